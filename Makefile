@@ -1,0 +1,50 @@
+# `make demo` and `make test` work from nothing; the rest is for people who change the code.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-all lint fmt bench install clean
+
+demo: $(INSTALLED)
+	$(BIN)/randygpt demo
+
+test: $(INSTALLED)
+	$(BIN)/pytest -m "not full"
+
+test-all: $(INSTALLED) .venv-relays/.installed tests/relays/node_modules/.installed
+	$(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+fmt: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/run.py
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "randygpt needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# The other relays of the full tests: their own environment, because their pins are old.
+.venv-relays/.installed: tests/relays/requirements.txt
+	test -x .venv-relays/bin/python || $(PYTHON) -m venv .venv-relays
+	.venv-relays/bin/pip install --quiet --disable-pip-version-check --requirement tests/relays/requirements.txt
+	touch $@
+
+tests/relays/node_modules/.installed: tests/relays/package.json
+	npm install --prefix tests/relays --no-audit --no-fund --loglevel=error
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-relays tests/relays/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,207 @@
+"""Releases, heads and chunks, to and from event drafts: the kinds and tags of protocol version 1. No I/O.
+
+A `Release` or `Head` object comes from a verified `Event` only, and holds nothing that breaks the protocol.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import orjson
+
+from distribution.chunking import CHUNK_SIZE, encode
+from distribution.errors import InvalidRelease
+from distribution.manifest import is_name
+from relay_client.event import Event, EventDraft, Tags
+
+CHUNK_KIND = 1064  # registered as NIP-95 blob data
+RELEASE_KIND = 4181  # regular: a release never changes
+HEAD_KIND = 34181  # addressable: the latest release of a name
+PROTOCOL = "1"
+
+MAX_VERSION = 2**31 - 1
+MAX_MANIFEST_CHUNKS = 64
+MAX_MANIFEST_SIZE = MAX_MANIFEST_CHUNKS * CHUNK_SIZE  # bytes
+MAX_FUTURE_S = 900  # what relays take too
+_MAX_SIZE = 2**53  # bytes; limits that matter are the caller's
+
+_DECIMAL = re.compile("[1-9][0-9]{0,15}")
+_FORMAT = re.compile("[A-Za-z0-9._-]{1,32}")
+_HEX32 = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """An immutable version of a model, as its author signed it."""
+
+    id: bytes  # event id, 32
+    author: bytes  # x-only public key, 32
+    created_at: int  # seconds since 1970
+    name: str
+    version: int
+    format: str
+    size: int  # bytes of all files
+    manifest_sha256: bytes
+    manifest_ids: tuple[bytes, ...]  # the events that carry the manifest, in order
+    card: Mapping[str, object]  # what the author says about it
+    event: Event
+
+    @classmethod
+    def parse(cls, event: Event, *, now: int) -> Self:
+        """The release in a verified event; raises InvalidRelease. `now` is in seconds since 1970."""
+        if event.kind != RELEASE_KIND:
+            raise InvalidRelease(f"kind {event.kind} is not a release ({RELEASE_KIND})")
+        _check_time(event, now)
+        if _one(event, "v") != PROTOCOL:
+            raise InvalidRelease("a release of a protocol version this program does not know")
+        name = _one(event, "name")
+        if not is_name(name):
+            raise InvalidRelease("the release's name is not allowed")
+        if not _FORMAT.fullmatch(_one(event, "format")):
+            raise InvalidRelease("the release's format is malformed")
+        manifest_ids = tuple(_hex32(value) for value in event.tag_values("e"))
+        if not 1 <= len(manifest_ids) <= MAX_MANIFEST_CHUNKS:
+            raise InvalidRelease(f"a manifest has 1 to {MAX_MANIFEST_CHUNKS} chunks, not {len(manifest_ids)}")
+        return cls(
+            id=event.id,
+            author=event.pubkey,
+            created_at=event.created_at,
+            name=name,
+            version=_decimal(event, "version", MAX_VERSION),
+            format=_one(event, "format"),
+            size=_decimal(event, "size", _MAX_SIZE),
+            manifest_sha256=_hex32(_one(event, "x")),
+            manifest_ids=manifest_ids,
+            card=_card(event.content),
+            event=event,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """An author's word on which release of a name is the latest."""
+
+    id: bytes  # event id, 32
+    author: bytes  # x-only public key, 32
+    created_at: int  # seconds since 1970
+    name: str
+    version: int
+    manifest_sha256: bytes
+    release_id: bytes
+
+    @classmethod
+    def parse(cls, event: Event, *, now: int) -> Self:
+        """The head in a verified event; raises InvalidRelease. `now` is in seconds since 1970."""
+        if event.kind != HEAD_KIND:
+            raise InvalidRelease(f"kind {event.kind} is not a head ({HEAD_KIND})")
+        _check_time(event, now)
+        return cls(
+            id=event.id,
+            author=event.pubkey,
+            created_at=event.created_at,
+            name=_one(event, "d"),
+            version=_decimal(event, "version", MAX_VERSION),
+            manifest_sha256=_hex32(_one(event, "x")),
+            release_id=_hex32(_one(event, "e")),
+        )
+
+    def names(self, release: Release) -> bool:
+        """Whether this head and that release say the same; a head counts only then."""
+        return (self.release_id, self.author, self.name, self.version, self.manifest_sha256) == (
+            release.id,
+            release.author,
+            release.name,
+            release.version,
+            release.manifest_sha256,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """The highest version of an author's name that this machine has met."""
+
+    version: int
+    manifest_sha256: bytes
+
+
+def chunk_draft(data: bytes, *, sha256: bytes, created_at: int) -> EventDraft:
+    """The event that carries one chunk (at most 46,080 bytes)."""
+    return EventDraft(kind=CHUNK_KIND, created_at=created_at, tags=(("x", sha256.hex()),), content=encode(data))
+
+
+def release_draft(  # noqa: PLR0913 (a release has this many facts)
+    manifest: bytes,
+    manifest_ids: Sequence[bytes],
+    *,
+    name: str,
+    version: int,
+    format: str,  # noqa: A002 (the protocol's word)
+    size: int,
+    card: Mapping[str, object],
+    hint: str,
+    created_at: int,
+) -> EventDraft:
+    """The event that announces a release; `hint` is a relay that has its manifest."""
+    tags: Tags = (
+        ("v", PROTOCOL),
+        ("name", name),
+        ("version", str(version)),
+        ("format", format),
+        ("size", str(size)),
+        ("x", hashlib.sha256(manifest).hexdigest()),
+        *(("e", event_id.hex(), hint) for event_id in manifest_ids),
+        ("t", "randygpt"),
+        ("t", "ai-model"),
+        ("alt", f"Language model {name}, version {version}: fetch it with randygpt"),
+    )
+    content = orjson.dumps(card, option=orjson.OPT_SORT_KEYS).decode()
+    return EventDraft(kind=RELEASE_KIND, created_at=created_at, tags=tags, content=content)
+
+
+def head_draft(release: Release, *, hint: str, created_at: int) -> EventDraft:
+    """The event that says `release` is the latest of its name."""
+    tags: Tags = (
+        ("d", release.name),
+        ("e", release.id.hex(), hint),
+        ("version", str(release.version)),
+        ("x", release.manifest_sha256.hex()),
+        ("alt", f"Latest version of the language model {release.name}: {release.version}"),
+    )
+    return EventDraft(kind=HEAD_KIND, created_at=created_at, tags=tags)
+
+
+def _check_time(event: Event, now: int) -> None:
+    if event.created_at > now + MAX_FUTURE_S:
+        raise InvalidRelease(f"dated {event.created_at - now} s in the future")
+
+
+def _one(event: Event, tag: str) -> str:
+    values = event.tag_values(tag)
+    if len(values) != 1:
+        raise InvalidRelease(f"there is not exactly one tag {tag}")
+    return values[0]
+
+
+def _decimal(event: Event, tag: str, maximum: int) -> int:
+    text = _one(event, tag)
+    if not _DECIMAL.fullmatch(text) or int(text) > maximum:
+        raise InvalidRelease(f"tag {tag} is not a whole number from 1 to {maximum}")
+    return int(text)
+
+
+def _hex32(text: str) -> bytes:
+    if not _HEX32.fullmatch(text):
+        raise InvalidRelease("an id or hash is not 32 bytes in lower-case hex")
+    return bytes.fromhex(text)
+
+
+def _card(content: str) -> Mapping[str, object]:
+    try:
+        card = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        card = None
+    if not isinstance(card, dict):
+        raise InvalidRelease("the card is not a JSON object")
+    return card

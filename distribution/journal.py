@@ -1,0 +1,110 @@
+"""What this machine has begun to publish, so that a rerun mints no new ids. Owns state/journal.sqlite.
+
+A publish is (author, name, file hashes). The journal keeps what its event ids depend on and nothing else: version,
+time, card and relay hint. With them a rerun makes the same drafts again, byte for byte, hence the same ids.
+"""
+
+import contextlib
+import hashlib
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import orjson
+
+from distribution.errors import StoreError
+from relay_client import durable
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS publishes (
+    author BLOB NOT NULL,
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    contents BLOB NOT NULL,     -- one hash over all paths and file hashes
+    created_at INTEGER NOT NULL,
+    card TEXT NOT NULL,
+    hint TEXT NOT NULL,
+    PRIMARY KEY (author, name, version)
+) STRICT;
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One publish."""
+
+    version: int
+    created_at: int  # seconds since 1970, of every event but the head
+    card: Mapping[str, object]
+    hint: str  # relay named in the release's tags
+    resumed: bool  # it was in the journal already
+
+
+def contents_digest(files: list[tuple[str, bytes]]) -> bytes:
+    """One hash over the (path, sha256) of a release's files."""
+    return hashlib.sha256(b"".join(path.encode() + b"\0" + sha256 for path, sha256 in sorted(files))).digest()
+
+
+class Journal:
+    """An open journal; a context manager. Raises StoreError when the file cannot be used."""
+
+    def __init__(self, path: Path) -> None:
+        durable.make_directory(path.parent)
+        self._path = path
+        with self._translated():
+            self._database = sqlite3.connect(path, timeout=10, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.execute(_SCHEMA)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._database.close()
+
+    def find(self, author: bytes, name: str, contents: bytes) -> Entry | None:
+        """The newest publish of exactly these files under this name, None if there was none."""
+        with self._translated():
+            row = self._database.execute(
+                "SELECT version, created_at, card, hint FROM publishes"
+                " WHERE author = ? AND name = ? AND contents = ? ORDER BY version DESC LIMIT 1",
+                (author, name, contents),
+            ).fetchone()
+        if row is None:
+            return None
+        version, created_at, card, hint = row
+        return Entry(version=version, created_at=created_at, card=orjson.loads(card), hint=hint, resumed=True)
+
+    def begin(
+        self,
+        author: bytes,
+        name: str,
+        contents: bytes,
+        *,
+        above: int,
+        created_at: int,
+        card: Mapping[str, object],
+        hint: str,
+    ) -> Entry:
+        """Record a new publish, durably; its version is one more than `above` and than any recorded here."""
+        with self._translated():
+            row = self._database.execute(
+                "INSERT INTO publishes (author, name, version, contents, created_at, card, hint)"
+                " SELECT ?1, ?2, 1 + max(?3, (SELECT coalesce(max(version), 0) FROM publishes"
+                " WHERE author = ?1 AND name = ?2)), ?4, ?5, ?6, ?7 RETURNING version",
+                (author, name, above, contents, created_at, orjson.dumps(card).decode(), hint),
+            ).fetchone()
+        return Entry(version=row[0], created_at=created_at, card=card, hint=hint, resumed=False)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: {error}") from None

@@ -1,0 +1,287 @@
+"""Publish a release: files → chunks → manifest → release, read back, and the head last.
+
+A visible head means a complete set. Does network I/O through a pool and disk I/O through the journal.
+"""
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from distribution.announcement import (
+    HEAD_KIND,
+    MAX_MANIFEST_CHUNKS,
+    Head,
+    Release,
+    chunk_draft,
+    head_draft,
+    release_draft,
+)
+from distribution.chunking import spans
+from distribution.errors import CallerError, InvalidRelease, NotPublished
+from distribution.journal import Entry, Journal, contents_digest
+from distribution.manifest import FileEntry, Manifest, Segment, is_name
+from relay_client.errors import InvalidEvent
+from relay_client.event import Event, EventDraft
+from relay_client.filter import Filter
+from relay_client.keys import SecretKey
+from relay_client.pool import Pool, RelayReport
+
+_HEADS_PER_RELAY = 10
+_READ_BACK_TRIES = 6  # some relays say OK before an event can be read
+_READ_BACK_FIRST_WAIT_S = 0.1  # doubles with each try
+
+OnProgress = Callable[[int, int], None]  # bytes of files sent so far, bytes in all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """A file to publish. It is read several times through one open descriptor, so a rename does not matter."""
+
+    path: str  # its name in the release
+    role: str
+    file: BinaryIO
+    segments: tuple[tuple[str, int], ...]  # (name, length in bytes), in order; together the whole file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What a publish ended with."""
+
+    release: Release
+    manifest: Manifest
+    events: int  # that make up the release, its head included
+    bytes: int  # of those events, as JSON
+    relays: Mapping[str, RelayReport]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Hashed:
+    """A file's hashes."""
+
+    path: str
+    sha256: bytes
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Planned:
+    """An event to be. It is drafted again and signed when it is sent, so that a release never sits in memory."""
+
+    draft: Callable[[], EventDraft]
+    id: bytes
+    size: int  # bytes of the event, as JSON
+    carries: int  # bytes of files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """Every event of a release but its head, in the order of sending; the release itself comes last."""
+
+    manifest: Manifest
+    events: list[_Planned]
+    announcement: Sequence[bytes]  # ids of the manifest's chunks and of the release
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publisher:
+    """Publishes as one author to the relays of a pool."""
+
+    pool: Pool
+    journal: Journal
+    key: SecretKey
+    now: Callable[[], int]  # seconds since 1970
+    on_progress: OnProgress = lambda _done, _total: None
+
+    async def publish(
+        self,
+        files: Sequence[SourceFile],
+        *,
+        name: str,
+        format: str,  # noqa: A002 (the protocol's word)
+        card: Mapping[str, object],
+        new_version: bool = False,
+    ) -> Published:
+        """Publish files under a name; the same files again send only what the relays lack and mint no new id.
+
+        `new_version` makes another version of the same files. Raises CallerError, NotPublished, StoreError, OSError.
+        """
+        if not is_name(name):
+            raise CallerError(f"not a name for a model: {name!r} (a-z, 0-9, dot, dash, underscore; at most 64)")
+        hashed = await asyncio.to_thread(lambda: [_hash(file) for file in files])
+        heads = await self._heads(name)
+        entry = self._enter(hashed, name, card, [head for _, head in heads], new_version=new_version)
+        plan = await asyncio.to_thread(self._plan, files, hashed, entry, name, format)
+        held = await self.pool.holdings([event.id for event in plan.events]) if entry.resumed else {}
+        for url, ids in held.items():
+            self.pool.reports[url].duplicate += len(ids)
+        await self.pool.publish(self._signed(plan, held))
+        self._check_reached("no relay took the whole release")
+        release = await self._read_back(plan)
+        head = head_draft(release, hint=entry.hint, created_at=self._head_time(heads))
+        await self._publish_head(head, release, heads)
+        return Published(
+            release=release,
+            manifest=plan.manifest,
+            events=len(plan.events) + 1,
+            bytes=sum(event.size for event in plan.events) + head.signed_size,
+            relays=self.pool.reports,
+        )
+
+    async def _heads(self, name: str) -> list[tuple[str, Head]]:
+        """(relay, head) of this author's name, as the relays have them now."""
+        wanted = Filter(authors=(self.key.pubkey,), kinds=(HEAD_KIND,), tags={"d": (name,)}, limit=_HEADS_PER_RELAY)
+        heads = []
+        for url, raw_event in await self.pool.query(wanted):
+            with contextlib.suppress(InvalidEvent, InvalidRelease):
+                head = Head.parse(Event.parse(raw_event), now=self.now())
+                if (head.author, head.name) == (self.key.pubkey, name):
+                    heads.append((url, head))
+        self._check_reached("no relay answers")
+        return heads
+
+    def _enter(
+        self, hashed: Sequence[_Hashed], name: str, card: Mapping[str, object], heads: list[Head], *, new_version: bool
+    ) -> Entry:
+        contents = contents_digest([(file.path, file.sha256) for file in hashed])
+        entry = None if new_version else self.journal.find(self.key.pubkey, name, contents)
+        return entry or self.journal.begin(
+            self.key.pubkey,
+            name,
+            contents,
+            above=max((head.version for head in heads), default=0),
+            created_at=self.now(),
+            card=card,
+            hint=self.pool.urls[0],
+        )
+
+    def _plan(
+        self, files: Sequence[SourceFile], hashed: Sequence[_Hashed], entry: Entry, name: str, release_format: str
+    ) -> _Plan:
+        events: dict[bytes, _Planned] = {}  # by id: equal chunks are one event
+
+        def plan(draft: Callable[[], EventDraft], carries: int = 0) -> bytes:
+            made = draft()
+            event_id = made.id_for(self.key.pubkey)
+            events.setdefault(event_id, _Planned(draft=draft, id=event_id, size=made.signed_size, carries=carries))
+            return event_id
+
+        entries = []
+        for source, facts in zip(files, hashed, strict=True):
+            references = b""
+            for offset, size in spans([length for _, length in source.segments]):
+                draft = functools.partial(_draft_chunk, source.file, offset, size, entry.created_at)
+                references += plan(draft, size) + hashlib.sha256(_read(source.file, offset, size)).digest()
+            entries.append(_file_entry(source, facts, references))
+        manifest = Manifest(files=tuple(entries))
+        encoded = io.BytesIO(manifest.encode())
+        manifest_ids = [
+            plan(functools.partial(_draft_chunk, encoded, offset, size, entry.created_at))
+            for offset, size in spans([len(encoded.getvalue())])
+        ]
+        if len(manifest_ids) > MAX_MANIFEST_CHUNKS:
+            raise CallerError(f"too large to publish: {manifest.size} bytes")
+        release_id = plan(
+            functools.partial(
+                release_draft,
+                encoded.getvalue(),
+                manifest_ids,
+                name=name,
+                version=entry.version,
+                format=release_format,
+                size=manifest.size,
+                card=entry.card,
+                hint=entry.hint,
+                created_at=entry.created_at,
+            )
+        )
+        return _Plan(manifest=manifest, events=list(events.values()), announcement=[*manifest_ids, release_id])
+
+    def _signed(self, plan: _Plan, held: Mapping[str, set[bytes]]) -> Iterator[tuple[Event, list[str]]]:
+        """Each event, signed, with the relays that lack it."""
+        done, total = 0, sum(planned.carries for planned in plan.events)
+        for planned in plan.events:
+            urls = [url for url in self.pool.urls if planned.id not in held.get(url, ())]
+            if urls:
+                event = planned.draft().sign(self.key)
+                if event.id != planned.id:
+                    raise CallerError("a file changed while it was being published")
+                yield event, urls
+            done += planned.carries
+            self.on_progress(done, total)
+
+    async def _read_back(self, plan: _Plan) -> Release:
+        """The release as the relays give it out. One that does not give it out in time is left out from here."""
+        wait_s = _READ_BACK_FIRST_WAIT_S
+        for attempt in range(_READ_BACK_TRIES):
+            held = await self.pool.holdings(plan.announcement)
+            lacking = [url for url, ids in held.items() if len(ids) < len(set(plan.announcement))]
+            if not lacking:
+                break
+            if attempt + 1 < _READ_BACK_TRIES:
+                await asyncio.sleep(wait_s)
+                wait_s *= 2
+            else:
+                for url in lacking:
+                    self.pool.reports[url].reason = f"{url}: said OK, and does not give the release out"
+        self._check_reached("no relay gives the release out")
+        return Release.parse(plan.events[-1].draft().sign(self.key), now=self.now())
+
+    async def _publish_head(self, draft: EventDraft, release: Release, heads: Sequence[tuple[str, Head]]) -> None:
+        """Point the name at the release, where it does not yet, and never back from a higher version."""
+        current = {url for url, head in heads if head.names(release) or head.version > release.version}
+        for url in current & set(self.pool.urls):
+            self.pool.reports[url].duplicate += 1
+        urls = [url for url in self.pool.urls if url not in current]
+        await self.pool.publish([(draft.sign(self.key), urls)] if urls else [])
+        self._check_reached("no relay took the head")
+
+    def _head_time(self, heads: Sequence[tuple[str, Head]]) -> int:
+        return max([self.now(), *(head.created_at + 1 for _, head in heads)])
+
+    def _check_reached(self, failure: str) -> None:
+        if not self.pool.urls:
+            raise NotPublished(f"{failure}: {self.pool.reasons()}")
+
+
+def _hash(source: SourceFile) -> _Hashed:
+    """Hash a file and its segments in one pass; raises CallerError if the segments are not the whole file."""
+    whole, segments = hashlib.sha256(), []
+    source.file.seek(0)
+    for name, length in source.segments:
+        part, left = hashlib.sha256(), length
+        while left and (block := source.file.read(min(left, 1 << 20))):
+            whole.update(block)
+            part.update(block)
+            left -= len(block)
+        segments.append(Segment(name=name, size=length, sha256=part.digest()))
+        if left or not length:
+            raise CallerError(f"{source.path}: shorter than it says, or empty")
+    if source.file.read(1):
+        raise CallerError(f"{source.path}: longer than it says")
+    return _Hashed(path=source.path, sha256=whole.digest(), segments=tuple(segments))
+
+
+def _file_entry(source: SourceFile, facts: _Hashed, references: bytes) -> FileEntry:
+    return FileEntry(
+        path=source.path,
+        role=source.role,
+        size=sum(segment.size for segment in facts.segments),
+        sha256=facts.sha256,
+        segments=facts.segments,
+        references=references,
+    )
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
+
+
+def _draft_chunk(file: BinaryIO, offset: int, size: int, created_at: int) -> EventDraft:
+    data = _read(file, offset, size)
+    return chunk_draft(data, sha256=hashlib.sha256(data).digest(), created_at=created_at)

@@ -1,0 +1,303 @@
+"""The local store: verified files, installed releases, and which one is current. Owns everything below its folder.
+
+store/blobs/<sha256>          verified bytes, read-only, linked into releases
+store/releases/<event id>/    release.json and the files under their own names
+store/refs/current, previous  {"release": <event id>}, replaced whole: the signal a server watches
+store/partial/<sha256>.part   a file being fetched
+state/seen.json               highest version met of each author's names
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+from filelock import AsyncFileLock
+
+from distribution.announcement import Release, Seen
+from distribution.errors import InvalidManifest, StoreError
+from distribution.manifest import RESERVED, FileEntry, Manifest
+from relay_client import durable
+
+_LINK_UNSUPPORTED = {errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstalledFile:
+    """A verified file of an installed release."""
+
+    path: str  # its name in the release
+    role: str
+    size: int  # bytes
+    sha256: bytes
+    chunks: int  # events that carry it
+    local: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstalledRelease:
+    """A release whose files are all in the store."""
+
+    id: bytes
+    author: bytes
+    name: str
+    version: int
+    created_at: int  # seconds since 1970
+    card: Mapping[str, object]
+    files: tuple[InstalledFile, ...]
+    folder: Path
+
+    def file(self, role: str) -> InstalledFile:
+        """The file with this role (checkpoint, tokenizer or config)."""
+        return next(file for file in self.files if file.role == role)
+
+
+class PartialFile:
+    """A file being fetched; survives a crash and is taken up again by whoever opens it next."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, durable.SECRET)
+        os.ftruncate(self._descriptor, size)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """What is there, verified or not."""
+        return os.pread(self._descriptor, size, offset)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Put verified bytes in their place; raises OSError."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._descriptor, view, offset)
+            view, offset = view[written:], offset + written
+
+    def finish(self, sha256: bytes, blob: Path) -> None:
+        """Verify the whole and move it to its place; raises InvalidManifest if it is not the file."""
+        if _hash(self._descriptor) != sha256:
+            self._path.unlink()
+            raise InvalidManifest("the chunks are the ones named, but not the file that the manifest promises")
+        os.fchmod(self._descriptor, durable.READ_ONLY)
+        os.fsync(self._descriptor)
+        self._path.replace(blob)
+        durable.sync_directory(blob.parent)
+
+
+class Store:
+    """The store below a home folder. Reading makes no folder, so a read-only process may use it too."""
+
+    def __init__(self, home: Path) -> None:
+        self._blobs = home / "store" / "blobs"
+        self._releases = home / "store" / "releases"
+        self._refs = home / "store" / "refs"
+        self._partial = home / "store" / "partial"
+        self._locks = home / "store" / "locks"
+        self._seen = home / "state" / "seen.json"
+        self.current_path = self._refs / "current"
+
+    # --- reading
+
+    def current(self) -> bytes | None:
+        """Event id of the active release, None before the first; raises StoreError."""
+        return self._read_ref(self.current_path)
+
+    def release(self, release_id: bytes) -> InstalledRelease | None:
+        """An installed release, None if it is not installed; raises StoreError if its record is damaged."""
+        folder = self._releases / release_id.hex()
+        try:
+            record = orjson.loads((folder / RESERVED).read_bytes())
+        except FileNotFoundError:
+            return None
+        except orjson.JSONDecodeError as error:
+            raise StoreError(f"{folder / RESERVED}: damaged ({error})") from None
+        try:
+            return _from_record(record, folder)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{folder / RESERVED}: damaged ({error!r})") from None
+
+    def seen(self, author: bytes, name: str) -> Seen | None:
+        """The highest version of this name met so far; raises StoreError."""
+        entry = self._read_seen().get(f"{author.hex()}/{name}")
+        return Seen(version=entry["version"], manifest_sha256=bytes.fromhex(entry["x"])) if entry else None
+
+    def has_blob(self, sha256: bytes) -> bool:
+        """Whether these bytes are in the store, checked by hashing them again."""
+        try:
+            descriptor = os.open(self._blob(sha256), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        try:
+            return _hash(descriptor) == sha256
+        finally:
+            os.close(descriptor)
+
+    def check_space(self, size: int) -> None:
+        """Raises StoreError unless `size` more bytes, and a little, fit on the disk."""
+        free = shutil.disk_usage(durable.make_directory(self._partial)).free
+        if free < size + _READ_BYTES:
+            raise StoreError(f"no room: {size} bytes to come, {free} free below {self._partial.parent}")
+
+    # --- writing
+
+    def lock(self, release_id: bytes) -> AsyncFileLock:
+        """Held while a release is fetched, so that two processes do not fetch it twice. Ends with its holder."""
+        return AsyncFileLock(durable.make_directory(self._locks) / f"{release_id.hex()}.lock")
+
+    def partial(self, file: FileEntry) -> PartialFile:
+        """Begin to fetch a file, or go on with it."""
+        return PartialFile(durable.make_directory(self._partial) / f"{file.sha256.hex()}.part", file.size)
+
+    def keep(self, partial: PartialFile, file: FileEntry) -> None:
+        """Move a complete file to the blobs; raises InvalidManifest if it is not the file named, and OSError."""
+        durable.make_directory(self._blobs)
+        partial.finish(file.sha256, self._blob(file.sha256))
+
+    def install(self, release: Release, manifest: Manifest) -> InstalledRelease:
+        """Make a release whose blobs are all here visible, whole at once; raises OSError."""
+        durable.make_directory(self._releases)
+        folder = self._releases / release.id.hex()
+        building = self._releases / f".tmp-{release.id.hex()}"
+        shutil.rmtree(building, ignore_errors=True)  # a killed predecessor's; the lock is ours
+        building.mkdir()
+        for file in manifest.files:
+            _link(self._blob(file.sha256), building / file.path)
+        record = orjson.dumps(_to_record(release, manifest), option=orjson.OPT_INDENT_2)
+        durable.write(building / RESERVED, record)
+        durable.sync_directory(building)
+        building.rename(folder)
+        durable.sync_directory(self._releases)
+        return _from_record(orjson.loads(record), folder)
+
+    def activate(self, release_id: bytes) -> None:
+        """Make an installed release the current one; the one before becomes `previous`. Raises OSError."""
+        before = self.current()
+        if before == release_id:
+            return
+        durable.make_directory(self._refs)
+        if before is not None:
+            durable.write(self._refs / "previous", _ref(before))
+        durable.write(self.current_path, _ref(release_id))
+
+    async def record_seen(self, release: Release) -> None:
+        """Remember a version, for good, if it is the highest of its name so far; raises OSError."""
+        durable.make_directory(self._seen.parent)
+        async with AsyncFileLock(self._seen.with_suffix(".lock")):
+            known = self._read_seen()
+            key = f"{release.author.hex()}/{release.name}"
+            if key not in known or known[key]["version"] < release.version:
+                known[key] = {"version": release.version, "x": release.manifest_sha256.hex()}
+                durable.write(self._seen, orjson.dumps(known, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+
+    # --- inside
+
+    def _blob(self, sha256: bytes) -> Path:
+        return self._blobs / sha256.hex()
+
+    def _read_seen(self) -> dict[str, Any]:
+        try:
+            known = orjson.loads(self._seen.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except orjson.JSONDecodeError as error:
+            raise StoreError(f"{self._seen}: damaged ({error})") from None
+        if not isinstance(known, dict):
+            raise StoreError(f"{self._seen}: damaged (not a map)")
+        return known
+
+    @staticmethod
+    def _read_ref(path: Path) -> bytes | None:
+        try:
+            return bytes.fromhex(orjson.loads(path.read_bytes())["release"])
+        except FileNotFoundError:
+            return None
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: damaged ({error!r})") from None
+
+
+def _ref(release_id: bytes) -> bytes:
+    return orjson.dumps({"release": release_id.hex()})
+
+
+def _hash(descriptor: int) -> bytes:
+    digest = hashlib.sha256()
+    for block in _blocks(descriptor):
+        digest.update(block)
+    return digest.digest()
+
+
+def _blocks(descriptor: int) -> Iterator[bytes]:
+    offset = 0
+    while block := os.pread(descriptor, _READ_BYTES, offset):
+        yield block
+        offset += len(block)
+
+
+def _link(blob: Path, path: Path) -> None:
+    """The blob under another name: a hard link, or a copy where the file system has none."""
+    try:
+        path.hardlink_to(blob)
+    except OSError as error:
+        if error.errno not in _LINK_UNSUPPORTED:
+            raise
+        with blob.open("rb") as source, durable.replacing(path, mode=durable.READ_ONLY) as target:
+            shutil.copyfileobj(source, target, _READ_BYTES)
+
+
+def _to_record(release: Release, manifest: Manifest) -> dict[str, object]:
+    return {
+        "release": release.id.hex(),
+        "author": release.author.hex(),
+        "name": release.name,
+        "version": release.version,
+        "format": release.format,
+        "created_at": release.created_at,
+        "installed_at": int(time.time()),
+        "manifest_sha256": release.manifest_sha256.hex(),
+        "card": release.card,
+        "files": [
+            {
+                "path": file.path,
+                "role": file.role,
+                "size": file.size,
+                "sha256": file.sha256.hex(),
+                "chunks": file.chunk_count,
+            }
+            for file in manifest.files
+        ],
+        "event": release.event.to_dict(),
+    }
+
+
+def _from_record(record: Mapping[str, Any], folder: Path) -> InstalledRelease:
+    return InstalledRelease(
+        id=bytes.fromhex(record["release"]),
+        author=bytes.fromhex(record["author"]),
+        name=record["name"],
+        version=record["version"],
+        created_at=record["created_at"],
+        card=record["card"],
+        files=tuple(
+            InstalledFile(
+                path=file["path"],
+                role=file["role"],
+                size=file["size"],
+                sha256=bytes.fromhex(file["sha256"]),
+                chunks=file["chunks"],
+                local=folder / file["path"],
+            )
+            for file in record["files"]
+        ),
+        folder=folder,
+    )

@@ -1,0 +1,100 @@
+"""RGPT files to and from tensors. Reads and writes files; every write is durable.
+
+A checkpoint in memory is flat: the weights as one vector (P,) in file order, and each moment as another.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from randygpt.config import ModelConfig
+from randygpt.errors import InvalidCheckpoint
+from randygpt.header import HEADER_SIZE, CheckpointHeader, tensor_shapes
+from relay_client import durable
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Weights and, where there are any, the first and second AdamW moments; each (P,), float32, in file order."""
+
+    header: CheckpointHeader
+    config: ModelConfig
+    weights: Tensor
+    moments: tuple[Tensor, Tensor] | None
+
+
+def read_weights(path: Path, config: ModelConfig) -> Tensor:
+    """The weights (P,) alone; raises InvalidCheckpoint, naming file and reason, and OSError.
+
+    Header and exact size are checked before anything is allocated, finiteness after.
+    """
+    return _read(path, config, with_moments=False).weights
+
+
+def read_checkpoint(path: Path, config: ModelConfig) -> Checkpoint:
+    """Everything in a checkpoint; raises InvalidCheckpoint, naming file and reason, and OSError."""
+    return _read(path, config, with_moments=True)
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write RGPT0003, or RGPT0002 where there are no moments, durably; raises OSError."""
+    with durable.replacing(path) as file:
+        file.write(checkpoint.header.encode())
+        for part in (checkpoint.weights, *(checkpoint.moments or ())):
+            file.write(memoryview(part.detach().cpu().numpy().astype("<f4", copy=False)).cast("B"))
+
+
+def _read(path: Path, config: ModelConfig, *, with_moments: bool) -> Checkpoint:
+    with path.open("rb") as file:
+        try:
+            header = CheckpointHeader.parse(file.read(HEADER_SIZE))
+            kind = header.moments(config, os.fstat(file.fileno()).st_size)
+            count = config.parameter_count
+            weights = _floats(file, count)
+            _check_finite(weights, config, "weights")
+            moments = None
+            if with_moments and kind != "none":
+                both = _floats(file, 2 * count)
+                first, second = (both[:count], both[count:]) if kind == "by kind" else _untangle(both, config)
+                _check_finite(first, config, "first moment")
+                _check_finite(second, config, "second moment")
+                moments = (torch.from_numpy(first), torch.from_numpy(second))
+        except InvalidCheckpoint as error:
+            raise InvalidCheckpoint(f"{path}: {error}") from None
+    return Checkpoint(header=header, config=config, weights=torch.from_numpy(weights), moments=moments)
+
+
+def _floats(file: BinaryIO, count: int) -> Array:
+    values = np.fromfile(file, dtype="<f4", count=count)
+    if len(values) != count:
+        raise InvalidCheckpoint("it became shorter while it was read")
+    return values.astype(np.float32, copy=False)
+
+
+def _untangle(both: Array, config: ModelConfig) -> tuple[Array, Array]:
+    """Moments that lie m, v, m, v tensor by tensor, as all of m and all of v."""
+    first, second, offset = [], [], 0
+    for rows, columns in tensor_shapes(config).values():
+        size = rows * columns
+        first.append(both[offset : offset + size])
+        second.append(both[offset + size : offset + 2 * size])
+        offset += 2 * size
+    return np.concatenate(first), np.concatenate(second)
+
+
+def _check_finite(values: Array, config: ModelConfig, what: str) -> None:
+    if np.isfinite(values).all():
+        return
+    where = int(np.argmin(np.isfinite(values)))
+    for name, (rows, columns) in tensor_shapes(config).items():
+        if where < rows * columns:
+            raise InvalidCheckpoint(f"a NaN or infinity in {name} ({what})")
+        where -= rows * columns

@@ -1,0 +1,5 @@
+"""`randygpt demo`."""
+
+
+def demo() -> None:
+    """Show the whole path."""

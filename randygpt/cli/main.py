@@ -1,0 +1,118 @@
+"""The command `randygpt`: its commands, and what an error means to a shell.
+
+Exit codes: 0 done · 1 bug · 2 usage, or a local input that is wrong · 3 refused: not trusted, or what came does not
+verify · 4 not reachable or incomplete, a rerun goes on · 5 local disk or store · 130 interrupted, 143 terminated.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+import distribution.errors
+import randygpt
+import randygpt.errors
+import relay_client.errors
+from randygpt.cli import demo, fetch, keys, publish, relays, serve, train
+from randygpt.cli.output import remark
+from randygpt.cli.spelling import normalise
+
+# All errors of the command line's own parser; the name of the base class is not part of typer's interface.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="randygpt",
+    help="Train a small GPT, share it as signed nostr events, fetch it by its event id, serve it.",
+    epilog="Start with: randygpt demo",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command("train", epilog=train.EXAMPLE)(train.train)
+app.command("publish", epilog=publish.EXAMPLE)(publish.publish)
+app.command("fetch", epilog=fetch.EXAMPLE)(fetch.fetch)
+app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
+app.command("relay", epilog=relays.RELAY_EXAMPLE)(relays.relay)
+app.command("demo")(demo.demo)
+app.add_typer(keys.app, name="keys")
+app.add_typer(relays.app, name="relays")
+
+
+def _show_version(shown: bool) -> None:  # noqa: FBT001 (typer calls it)
+    if shown:
+        sys.stdout.write(f"randygpt {randygpt.__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+_BUG = 1
+_EXIT_CODES: tuple[tuple[int, tuple[type[BaseException], ...]], ...] = (
+    (130, (KeyboardInterrupt, typer.Abort)),
+    (143, (Terminated,)),
+    (2, (UsageError, FileNotFoundError, IsADirectoryError, NotADirectoryError)),
+    (2, (randygpt.errors.RandyGPTError, relay_client.errors.CallerError, distribution.errors.CallerError)),
+    (3, (relay_client.errors.PeerError, distribution.errors.PeerError)),
+    (4, (relay_client.errors.TransportError, distribution.errors.TransportError)),
+    (5, (distribution.errors.StoreError, OSError)),
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Carry out a command line; every error is one line on stderr. Returns the exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        result = typer.main.get_command(app).main(normalise(arguments), prog_name="randygpt", standalone_mode=False)
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except BaseException as error:
+        code = exit_code(error)
+        if code == _BUG:
+            raise
+        remark(_usage_words(error) if isinstance(error, UsageError) else f"randygpt: {_words(error)}")
+        return code
+    return result if isinstance(result, int) else 0
+
+
+def exit_code(error: BaseException) -> int:
+    """What an error means to a shell; 1 for one that nobody raised on purpose."""
+    if isinstance(error, BaseExceptionGroup):
+        return max(exit_code(inner) for inner in error.exceptions)
+    return next((code for code, kinds in _EXIT_CODES if isinstance(error, kinds)), _BUG)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_words(inner) for inner in error.exceptions)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or {130: "interrupted", 143: "terminated"}.get(exit_code(error), repr(error))
+
+
+def _usage_words(error: Exception) -> str:
+    words = error.format_message() if hasattr(error, "format_message") else str(error)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return words
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "randygpt"
+    return f"{path}: {' '.join(words.split())} (see {path} --help)"

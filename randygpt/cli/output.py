@@ -1,0 +1,50 @@
+"""What every command shares: results as text or JSON on stdout, words and progress on stderr, sizes for people."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks.")]
+Relays = Annotated[
+    list[str] | None, typer.Option("--relay", metavar="URL", help="A relay; repeat for more. Overrides your list.")
+]
+
+
+def emit(as_json: bool, result: Mapping[str, object], text: str) -> None:  # noqa: FBT001 (passed on from the flag)
+    """Print a command's result, in the form the user asked for."""
+    sys.stdout.write((json.dumps(result, ensure_ascii=False) if as_json else text) + "\n")
+    sys.stdout.flush()
+
+
+def remark(text: str) -> None:
+    """A line for the person, not part of the result."""
+    sys.stderr.write(text + "\n")
+
+
+def size(count: float) -> str:
+    """Bytes in a unit for people."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":  # noqa: PLR2004 (SI)
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+
+
+@contextlib.contextmanager
+def byte_progress(words: str, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes on a terminal, nothing elsewhere; gives `update(done, total)`, and never goes backwards."""
+    if not shown or not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(words, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

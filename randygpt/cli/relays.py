@@ -1,0 +1,78 @@
+"""`randygpt relays`, the list of relays you use, and `randygpt relay`, one of your own."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from randygpt.cli.output import Json, emit, remark
+from randygpt.errors import CallerError
+from randygpt.settings import Home
+
+RELAY_EXAMPLE = "Example: randygpt relay --port 7777 --data ./relay-data"
+
+app = typer.Typer(help="The relays you publish to and fetch from.", no_args_is_help=True, rich_markup_mode=None)
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="Like wss://relay.example")]
+
+
+@app.command("add", epilog="Example: randygpt relays add wss://relay.example")
+def add(url: Url) -> None:
+    """Put a relay on your list."""
+    from relay_client.connection import check_url
+
+    home, relay = Home.from_environment(), check_url(url)
+    relays = home.read_relays()
+    if relay not in relays:
+        home.write_relays([*relays, relay])
+
+
+@app.command("remove", epilog="Example: randygpt relays remove wss://relay.example")
+def remove(url: Url) -> None:
+    """Take a relay off your list."""
+    from relay_client.connection import check_url
+
+    home, relay = Home.from_environment(), check_url(url)
+    relays = home.read_relays()
+    if relay not in relays:
+        raise CallerError(f"{relay} is not on your list")
+    home.write_relays([other for other in relays if other != relay])
+
+
+@app.command("list", epilog="Example: randygpt relays list")
+def list_(as_json: Json = False) -> None:
+    """Print your list."""
+    relays = Home.from_environment().read_relays()
+    if relays or as_json:
+        emit(as_json, {"relays": relays}, "\n".join(relays))
+
+
+def chosen(home: Home, flags: Sequence[str] | None) -> list[str]:
+    """The relays named by flags, else the user's list, each once; raises CallerError if there is none."""
+    from relay_client.connection import check_url
+
+    urls = list(dict.fromkeys(check_url(url) for url in flags or home.read_relays()))
+    if not urls:
+        raise CallerError("no relay; name one with --relay URL, or for good: randygpt relays add URL")
+    return urls
+
+
+def relay(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 7777,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep events here, not in memory.")] = None,
+) -> None:
+    """Run a relay of your own on 127.0.0.1, in the foreground, until Ctrl-C."""
+    asyncio.run(_relay(port, data))
+
+
+async def _relay(port: int, data: Path | None) -> None:
+    from relay_client.embedded import EmbeddedRelay
+
+    async with EmbeddedRelay(port=port, folder=data) as running:
+        sys.stdout.write(f"{running.url}\n")
+        sys.stdout.flush()
+        remark(f"events are kept in {data}" if data else "events are kept in memory, until this ends")
+        await asyncio.Event().wait()

@@ -1,0 +1,65 @@
+"""`randygpt serve`: completions over HTTP, from the release that is current or from a file."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from randygpt.settings import Home
+
+if TYPE_CHECKING:
+    from server.models import Serving
+    from server.reloader import Reloader
+
+EXAMPLE = "Example: randygpt serve --port 8080"
+
+
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    model: Annotated[Path | None, typer.Option(metavar="FILE", help="Serve this checkpoint, not the release.")] = None,
+    preset: Annotated[str | None, typer.Option(help="The file's shape, where nothing beside it says.")] = None,
+    vocab: Annotated[Path | None, typer.Option(metavar="FILE", help="The file's vocab.json, likewise.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="Clients must send it as a bearer token.")] = None,
+) -> None:
+    """Answer prompts over HTTP; a newly fetched release takes over without a request failing."""
+    import torch
+
+    from distribution.store import Store
+    from server.models import Serving, load_file
+    from server.reloader import Reloader
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    torch.set_num_threads(1)  # a step of a small model is too short to share; requests share the cores instead
+    serving = Serving()
+    reloader = None
+    if model:
+        serving.current = load_file(model, preset=preset, vocab=vocab)
+    else:
+        reloader = Reloader(Store(Home.from_environment().folder), serving)
+    raise typer.Exit(asyncio.run(_serve(serving, reloader, host, port, api_key)))
+
+
+async def _serve(serving: "Serving", reloader: "Reloader | None", host: str, port: int, api_key: str | None) -> int:
+    from server.app import running
+
+    stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, _stop, stop, number)
+    threads = os.cpu_count() or 1
+    async with running(serving, reloader, host=host, port=port, threads=threads, api_key=api_key) as address:
+        sys.stdout.write(f"{address}\n")
+        sys.stdout.flush()
+        if serving.current is None:
+            logging.getLogger(__name__).warning("no model yet: waiting for the first `randygpt fetch`")
+        return 128 + await stop
+
+
+def _stop(stop: asyncio.Future[int], number: int) -> None:
+    if not stop.done():
+        stop.set_result(number)

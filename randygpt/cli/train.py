@@ -1,0 +1,164 @@
+"""`randygpt train`: from a text to a checkpoint."""
+
+import contextlib
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from randygpt.cli.output import Json, Quiet, emit, remark
+from randygpt.config import DEFAULT_PRESET, ModelConfig, default_batch_size
+from randygpt.errors import CallerError
+
+if TYPE_CHECKING:
+    from randygpt.train import Step, Trainer, TrainOptions
+
+EXAMPLE = "Example: randygpt train --preset xs --iters 200 --train-file shakespeare.txt --checkpoint shakespeare"
+
+
+def train(
+    iters: Annotated[int, typer.Option(min=1, help="Iterations in all, those before a --resume included.")] = 1000,
+    preset: Annotated[str | None, typer.Option(help="xs, s, ds, m, l (default), deep or xl.")] = None,
+    train_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text to learn; else train.txt, else a built-in sample.")
+    ] = None,
+    checkpoint: Annotated[
+        Path, typer.Option(metavar="PREFIX", help="Writes PREFIX.bin, PREFIX_best.bin and PREFIX.metrics.jsonl.")
+    ] = Path("checkpoint"),
+    resume: Annotated[
+        str | None, typer.Option(metavar="[FILE]", help="Go on from a checkpoint; without a file, from PREFIX.bin.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Windows in a step (64; deep 16).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same model.")] = None,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-4,
+    min_lr: Annotated[float, typer.Option(help="Learning rate at the end.")] = 1e-5,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the fastest there is.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model on a text, character by character."""
+    from randygpt.data import read_text
+    from randygpt.train import TrainOptions
+
+    text, source = read_text(train_file)
+    checkpoint = checkpoint.with_name(checkpoint.name.removesuffix(".bin"))
+    if not checkpoint.name or not checkpoint.absolute().parent.is_dir():
+        raise CallerError(f"{checkpoint}: not a name in a folder that exists")
+    start = None if resume is None else Path(resume or f"{checkpoint}.bin")
+    options = TrainOptions(
+        iterations=iters,
+        batch_size=batch or default_batch_size(preset or DEFAULT_PRESET),
+        seed=_seed(seed, start),
+        peak_rate=lr,
+        lowest_rate=min(min_lr, lr),
+        device=_device(device),
+        prefix=checkpoint,
+    )
+    trainer = _trainer(options, text, start, preset)
+    if not quiet and not as_json:
+        config = trainer.model.config
+        remark(f"{config.name}, {config.parameter_count:,} parameters, {options.device}, text: {source}")
+    if trainer.next_iteration >= iters:
+        remark(f"nothing to do: {start} is at iteration {trainer.next_iteration} of {iters}")
+        return
+    _run(trainer, as_json=as_json, shown=not (as_json or quiet))
+
+
+def _seed(seed: int | None, resume: Path | None) -> int:
+    """The seed asked for, else the one of the run that is resumed, else the usual one."""
+    from randygpt.sidecar import read_sidecar
+    from randygpt.train import DEFAULT_SEED
+
+    sidecar = read_sidecar(resume) if resume and seed is None else None
+    known = sidecar.training.get("seed", DEFAULT_SEED) if sidecar else DEFAULT_SEED
+    return seed if seed is not None else int(known)
+
+
+def _device(asked: str | None) -> str:
+    import torch
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked is None:
+        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if not there.get(asked.split(":")[0]):
+        raise CallerError(f"no device {asked} here; there are {', '.join(name for name in there if there[name])}")
+    return asked
+
+
+def _trainer(options: "TrainOptions", text: str, resume: Path | None, preset: str | None) -> "Trainer":
+    from randygpt.train import Trainer
+
+    if resume is not None:
+        return Trainer.resume(options, text, resume, preset=preset)
+    name = "" if options.prefix.name == "checkpoint" else options.prefix.name
+
+    def config(vocab_size: int) -> ModelConfig:
+        return ModelConfig.from_preset(preset or DEFAULT_PRESET, vocab_size=vocab_size)
+
+    return Trainer.start(options, text, config, name=name)
+
+
+def _run(trainer: "Trainer", *, as_json: bool, shown: bool) -> None:
+    options = trainer.options
+    with _interruptible() as signals, _bar(trainer, shown=shown) as on_step:
+        finished = trainer.run(on_step, lambda: bool(signals))
+    best = trainer.best_loss
+    result = {
+        "iteration": trainer.next_iteration - 1,
+        "best_val_loss": best if math.isfinite(best) else None,
+        "checkpoint": str(options.newest),
+        "best": str(options.best),
+    }
+    measured = f", best validation loss {best:.4f}" if math.isfinite(best) else ""
+    emit(as_json, result, f"{options.best} and {options.newest}: iteration {trainer.next_iteration - 1}{measured}")
+    if not finished:
+        raise typer.Exit(128 + signals[0])
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that the step under way ends and is saved; a second one ends everything."""
+    received: list[int] = []
+    before = {}
+
+    def note(number: int, _frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        remark("saving; once more to stop at once")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _bar(trainer: "Trainer", *, shown: bool) -> "Iterator[Callable[[Step], None]]":
+    """A bar on a terminal, nothing elsewhere."""
+    if not shown or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=trainer.options.iterations, completed=trainer.next_iteration)
+        perplexity = "-"
+
+        def show(step: "Step") -> None:
+            nonlocal perplexity
+            if step.val_loss is not None:
+                perplexity = f"{math.exp(min(step.val_loss, 99)):.2f}"
+            words = f"loss {step.loss:.4f}  val ppl {perplexity}  {step.ms:.0f} ms/iter"
+            progress.update(task, completed=step.iteration + 1, description=words)
+
+        yield show

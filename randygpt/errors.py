@@ -1,0 +1,23 @@
+"""What can go wrong in the model and its files. No I/O.
+
+RandyGPTError
+├── InvalidModelFile       a file that belongs to a model (JSON, vocabulary, text) is wrong
+│   └── InvalidCheckpoint      a checkpoint's header, size or numbers are wrong
+└── CallerError            an argument or a setting is wrong
+"""
+
+
+class RandyGPTError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class InvalidModelFile(RandyGPTError):
+    """A file that belongs to a model (JSON, vocabulary, text) is wrong."""
+
+
+class InvalidCheckpoint(InvalidModelFile):
+    """A checkpoint's header, size or numbers are wrong."""
+
+
+class CallerError(RandyGPTError):
+    """An argument or a setting is wrong."""

@@ -1,0 +1,80 @@
+"""Decoding: one sequence, a key-value cache, one token a step. No I/O.
+
+Past block_size the window keeps its last half and is prefilled once, so a token costs one step on average (learned
+positions allow no cheaper exact rule).
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from randygpt.errors import CallerError
+from randygpt.model import GPT, KVCache
+from randygpt.tokenizer import BOS_ID, EOS_ID
+
+_NUCLEUS = 256  # entries looked at before a whole vocabulary is sorted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn; a value out of range raises CallerError."""
+
+    max_tokens: int = 256
+    temperature: float = 0.7  # 0: always the likeliest
+    top_p: float = 1.0  # draw from the likeliest tokens that together have this probability
+    top_k: int = 0  # draw from this many likeliest; 0: all
+    seed: int | None = None  # None: another text each time
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise CallerError(f"max_tokens is at least 1, not {self.max_tokens}")
+        if not 0 <= self.temperature <= 100:  # noqa: PLR2004 (NaN fails too)
+            raise CallerError(f"temperature is from 0 to 100, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise CallerError(f"top_p is over 0 and at most 1, not {self.top_p}")
+        if self.top_k < 0:
+            raise CallerError(f"top_k is not negative, as {self.top_k} is")
+
+
+@torch.inference_mode()
+def generate(model: GPT, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
+    """Token ids after a prompt, as they are drawn, until `max_tokens` or the end token.
+
+    An empty prompt starts from the begin token. The same seed gives the same ids.
+    """
+    uniform = random.Random(sampling.seed)  # noqa: S311 (not a secret)
+    block = model.config.block_size
+    window = list(prompt)[-block:] or [BOS_ID]
+    cache = KVCache(model.config, device=model.flat.device)
+    fresh = window  # ids the cache has not seen
+    for _ in range(sampling.max_tokens):
+        logits = model(torch.tensor([fresh], device=model.flat.device), cache)[0, -1]  # (V,)
+        token = draw(logits, sampling, uniform.random())
+        if token == EOS_ID:
+            return
+        yield token
+        window.append(token)
+        fresh = [token]
+        if len(window) > block:
+            window = window[-(block // 2) :]
+            cache.length, fresh = 0, window
+
+
+def draw(logits: Tensor, sampling: Sampling, uniform: float) -> int:
+    """A token id from logits (V,); `uniform` in [0, 1) decides, so equal arguments give an equal token."""
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    probabilities = (logits.float() / sampling.temperature).softmax(dim=-1)
+    size = len(probabilities)
+    likeliest = min(size, sampling.top_k or size, _NUCLEUS if sampling.top_p < 1 else size)
+    values, tokens = probabilities.topk(likeliest)
+    if sampling.top_p < 1 and likeliest < min(size, sampling.top_k or size) and values.sum() < sampling.top_p:
+        values, tokens = probabilities.topk(min(size, sampling.top_k or size))
+    before = values.cumsum(dim=-1) - values
+    values = values.masked_fill(before >= sampling.top_p, 0)
+    edges = values.cumsum(dim=-1)
+    index = int(torch.searchsorted(edges, uniform * edges[-1], right=True))
+    return int(tokens[min(index, len(tokens) - 1)])

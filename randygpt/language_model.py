@@ -1,0 +1,84 @@
+"""A trained model as a script uses it: logits, text, tokenizer, configuration. Reads files when loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from randygpt.checkpoint import read_weights
+from randygpt.config import ModelConfig
+from randygpt.errors import CallerError, InvalidModelFile
+from randygpt.generate import Sampling, generate
+from randygpt.model import GPT
+from randygpt.sidecar import describe
+from randygpt.tokenizer import CharTokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageModel:
+    """A model and the tokenizer it was trained with. Safe to use from several threads."""
+
+    model: GPT
+    tokenizer: CharTokenizer
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape."""
+        return self.model.config
+
+    @torch.inference_mode()
+    def logits(self, ids: Tensor | Sequence[Sequence[int]]) -> Tensor:
+        """Logits (B, T, V), float32, of token ids (B, T), T at most block_size.
+
+        Raises CallerError for ids of another shape or out of the vocabulary.
+        """
+        tensor = torch.as_tensor(ids)
+        if tensor.dim() != 2 or not 1 <= tensor.shape[1] <= self.config.block_size:  # noqa: PLR2004 (B, T)
+            raise CallerError(f"ids are (B, T) with T up to {self.config.block_size}, not {tuple(tensor.shape)}")
+        if tensor.is_floating_point() or tensor.min() < 0 or tensor.max() >= self.config.vocab_size:
+            raise CallerError(f"ids are whole numbers from 0 to {self.config.vocab_size - 1}")
+        result: Tensor = self.model(tensor.to(self.model.flat.device))
+        return result
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.7,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+    ) -> str:
+        """A completion, without the prompt; the same seed gives the same text. Raises CallerError."""
+        sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+        return self.tokenizer.decode(list(generate(self.model, self.tokenizer.encode(prompt).tolist(), sampling)))
+
+
+def load(
+    path: str | PathLike[str], *, preset: str | None = None, vocab: Path | None = None, device: str = "cpu"
+) -> LanguageModel:
+    """The model in a checkpoint, or in the folder of a fetched release; raises InvalidModelFile and OSError."""
+    description = describe(find_checkpoint(Path(path)), preset=preset, vocab=vocab)
+    if description.tokenizer is None:
+        raise InvalidModelFile(f"{description.path}: no vocabulary beside it (a .json of its name, or vocab.json)")
+    return from_weights(description.path, description.config, description.tokenizer, device=device)
+
+
+def from_weights(path: Path, config: ModelConfig, tokenizer: CharTokenizer, *, device: str = "cpu") -> LanguageModel:
+    """The model in a checkpoint whose shape and tokenizer are known; raises InvalidCheckpoint and OSError."""
+    model = GPT(config, read_weights(path, config).to(device))
+    return LanguageModel(model=model.eval().requires_grad_(requires_grad=False), tokenizer=tokenizer)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint a path means: the file itself, or the only .bin in a folder; raises InvalidModelFile."""
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob("*.bin"))
+    if len(found) != 1:
+        raise InvalidModelFile(f"{path}: {len(found)} checkpoints in this folder, name one")
+    return found[0]

@@ -1,0 +1,152 @@
+"""What stands beside a checkpoint: its shape and tokenizer, and what resuming needs. Reads and writes JSON; no torch.
+
+A checkpoint `X.bin` has `X.json` beside it. In the folder of a fetched release the same facts are in `config.json` and
+`vocab.json`. The .bin alone says neither its characters nor, for certain, its shape.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from randygpt.config import ModelConfig
+from randygpt.errors import InvalidModelFile
+from randygpt.header import HEADER_SIZE, CheckpointHeader
+from randygpt.tokenizer import CharTokenizer
+from relay_client import durable
+
+_MAX_JSON = 64 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sidecar:
+    """The JSON beside a checkpoint."""
+
+    config: ModelConfig
+    tokenizer: CharTokenizer
+    name: str = ""  # what to publish it as; empty: nobody said
+    iteration: int = 0  # index of the last iteration done
+    losses: Mapping[str, float | None] = field(default_factory=dict)  # train, val, best_val
+    training: Mapping[str, Any] = field(default_factory=dict)  # what an exact resume needs
+
+    def write(self, path: Path) -> None:
+        """Write it, durably; raises OSError."""
+        contents = {
+            "name": self.name,
+            "config": self.config.to_json(self.tokenizer.kind),
+            "iteration": self.iteration,
+            "losses": self.losses,
+            "training": self.training,
+            "tokenizer": self.tokenizer.to_json(),
+        }
+        durable.write(path, json.dumps(contents, ensure_ascii=False, indent=1).encode())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """A checkpoint file with all that is known about it before its numbers are read."""
+
+    path: Path
+    size: int  # bytes
+    header: CheckpointHeader
+    config: ModelConfig
+    tokenizer: CharTokenizer | None  # None: not said anywhere
+    sidecar: Sidecar | None
+
+
+def sidecar_path(checkpoint: Path) -> Path:
+    """Where the JSON beside a checkpoint is."""
+    return checkpoint.with_suffix(".json")
+
+
+def read_sidecar(checkpoint: Path) -> Sidecar | None:
+    """The JSON beside a checkpoint, None if there is none; raises InvalidModelFile, naming it."""
+    path = sidecar_path(checkpoint)
+    if not path.is_file():
+        return None
+    raw = read_json(path)
+    if not isinstance(raw, Mapping):
+        raise InvalidModelFile(f"{path}: not an object")
+    try:
+        return Sidecar(
+            config=ModelConfig.from_json(raw.get("config")),
+            tokenizer=CharTokenizer.from_json(raw.get("tokenizer")),
+            name=_typed(raw, "name", str, ""),
+            iteration=_typed(raw, "iteration", int, 0),
+            losses=_typed(raw, "losses", dict, {}),
+            training=_typed(raw, "training", dict, {}),
+        )
+    except InvalidModelFile as error:
+        raise InvalidModelFile(f"{path}: {error}") from None
+
+
+def describe(checkpoint: Path, *, preset: str | None = None, vocab: Path | None = None) -> Description:
+    """What a checkpoint is, from its header and exact size and from what stands beside it.
+
+    The shape comes from the JSON beside it, else config.json in its folder, else `preset`, else the size. Raises
+    InvalidModelFile, naming the file, and OSError. Reads 24 bytes of the checkpoint.
+    """
+    with checkpoint.open("rb") as file:
+        raw_header = file.read(HEADER_SIZE)
+    size = checkpoint.stat().st_size
+    sidecar = read_sidecar(checkpoint)
+    try:
+        header = CheckpointHeader.parse(raw_header)
+        config = _find_config(checkpoint, header, size, sidecar, preset)
+        header.moments(config, size)
+    except InvalidModelFile as error:
+        raise type(error)(f"{checkpoint}: {error}") from None
+    tokenizer = _find_tokenizer(checkpoint, sidecar, vocab)
+    if tokenizer is not None and tokenizer.vocab_size != header.vocab_size:
+        raise InvalidModelFile(
+            f"{checkpoint}: vocab {header.vocab_size} in the header, {tokenizer.vocab_size} entries in the vocabulary"
+        )
+    return Description(path=checkpoint, size=size, header=header, config=config, tokenizer=tokenizer, sidecar=sidecar)
+
+
+def read_json(path: Path) -> object:
+    """Decoded JSON of a file; raises InvalidModelFile, naming it, and OSError."""
+    if path.stat().st_size > _MAX_JSON:
+        raise InvalidModelFile(f"{path}: larger than {_MAX_JSON} bytes")
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InvalidModelFile(f"{path}: not JSON: {error}") from None
+
+
+def read_tokenizer(path: Path) -> CharTokenizer:
+    """The tokenizer in a vocab.json; raises InvalidModelFile, naming it, and OSError."""
+    try:
+        return CharTokenizer.from_json(read_json(path))
+    except InvalidModelFile as error:
+        raise InvalidModelFile(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def _find_config(
+    checkpoint: Path, header: CheckpointHeader, size: int, sidecar: Sidecar | None, preset: str | None
+) -> ModelConfig:
+    beside = checkpoint.with_name("config.json")
+    if sidecar:
+        return sidecar.config
+    if beside.is_file():
+        return ModelConfig.from_json(read_json(beside))
+    if preset:
+        return ModelConfig.from_preset(preset, vocab_size=header.vocab_size)
+    return header.infer_config(size)
+
+
+def _find_tokenizer(checkpoint: Path, sidecar: Sidecar | None, vocab: Path | None) -> CharTokenizer | None:
+    beside = checkpoint.with_name("vocab.json")
+    if vocab:
+        return read_tokenizer(vocab)
+    if sidecar:
+        return sidecar.tokenizer
+    return read_tokenizer(beside) if beside.is_file() else None
+
+
+def _typed(raw: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:  # noqa: ANN401 (JSON)
+    value = raw.get(key, default)
+    if not isinstance(value, kind):
+        raise InvalidModelFile(f"{key} is not a {kind.__name__}")
+    return value

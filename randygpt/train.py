@@ -1,0 +1,331 @@
+"""The training loop. Reads a corpus and a checkpoint, writes checkpoints, sidecars and metrics.
+
+`PREFIX.bin` is the newest state, `PREFIX_best.bin` the one with the lowest validation loss, each with its JSON beside
+it; `PREFIX.metrics.jsonl` has a line an iteration. Files are written off the training thread.
+"""
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from randygpt.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from randygpt.config import ModelConfig
+from randygpt.data import Corpus
+from randygpt.errors import CallerError
+from randygpt.header import CheckpointHeader
+from randygpt.model import GPT, gradient_views
+from randygpt.optim import FlatAdamW, Plateau, learning_rate
+from randygpt.sidecar import Sidecar, describe, sidecar_path
+from randygpt.tokenizer import CharTokenizer
+from relay_client import durable
+
+EVAL_EVERY = 25  # iterations
+EVAL_WINDOWS = 50
+SAVE_EVERY_S = 60.0  # the newest state; the best is saved when it is found
+DROPOUT = 0.1
+DEFAULT_SEED = 1337
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """What a run is asked to do; a value out of range raises CallerError."""
+
+    iterations: int  # the target, counted from the first iteration of the model's life
+    batch_size: int = 64  # windows in a step
+    seed: int = DEFAULT_SEED
+    peak_rate: float = 1e-4
+    lowest_rate: float = 1e-5
+    dropout: float = DROPOUT
+    device: str = "cpu"
+    prefix: Path = Path("checkpoint")
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or self.batch_size < 1 or self.seed < 0:
+            raise CallerError("iterations and batch size are at least 1, a seed is not negative")
+        if not 0 < self.lowest_rate <= self.peak_rate < math.inf or not 0 <= self.dropout < 1:
+            raise CallerError("learning rates are over 0, the lowest at most the peak; dropout is from 0 to under 1")
+
+    @property
+    def newest(self) -> Path:
+        """Where the newest state goes."""
+        return self.prefix.with_name(f"{self.prefix.name}.bin")
+
+    @property
+    def best(self) -> Path:
+        """Where the best state goes."""
+        return self.prefix.with_name(f"{self.prefix.name}_best.bin")
+
+    @property
+    def metrics(self) -> Path:
+        """Where the metrics go."""
+        return self.prefix.with_name(f"{self.prefix.name}.metrics.jsonl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One iteration, as it is reported."""
+
+    iteration: int  # index, from 0
+    loss: float
+    val_loss: float | None  # where it was measured
+    rate: float
+    ms: float  # milliseconds
+
+
+@dataclass(slots=True)
+class _State:
+    """Everything a resume needs, besides the options."""
+
+    model: GPT
+    optimizer: FlatAdamW
+    tokenizer: CharTokenizer
+    plateau: Plateau
+    next_iteration: int = 0
+    steps: int = 0
+    train_loss: float | None = None
+    val_loss: float | None = None
+
+
+class Trainer:
+    """One run: made by `start` or `resume`, carried out by `run`."""
+
+    def __init__(self, options: TrainOptions, corpus: Corpus, state: _State, *, name: str) -> None:
+        self.options = options
+        self.model = state.model
+        self._corpus = corpus
+        self._state = state
+        self._name = name
+        self._best_saved = False
+        self._validation = [part.to(options.device) for part in corpus.validation(EVAL_WINDOWS)]
+
+    @classmethod
+    def start(cls, options: TrainOptions, text: str, config: Callable[[int], ModelConfig], *, name: str = "") -> Self:
+        """A new model; `config` gives its shape for the vocabulary size of the text. Raises InvalidModelFile."""
+        tokenizer = CharTokenizer.from_text(text)
+        shape = config(tokenizer.vocab_size)
+        model = GPT.initialise(shape, seed=options.seed, dropout=options.dropout, device=options.device)
+        state = _State(model, _optimizer(model), tokenizer, Plateau())
+        return cls(options, Corpus(text, tokenizer, shape.block_size), state, name=name)
+
+    @classmethod
+    def resume(cls, options: TrainOptions, text: str, path: Path, *, preset: str | None = None) -> Self:
+        """Go on from a checkpoint. Raises InvalidModelFile, CallerError and OSError.
+
+        The JSON beside it gives the seed and the plateau's counters, so the run ends as an unbroken one would have.
+        Without one, the characters come from the text, and the counters start afresh.
+        """
+        found = describe(path, preset=preset)
+        tokenizer = found.tokenizer or CharTokenizer.from_text(text)
+        if tokenizer.vocab_size != found.header.vocab_size:
+            raise CallerError(f"{path}: no vocabulary beside it, and the text has {tokenizer.vocab_size} characters")
+        loaded = read_checkpoint(path, found.config)
+        model = GPT(found.config, loaded.weights.to(options.device), dropout=options.dropout)
+        state = _State(model, _optimizer(model), tokenizer, Plateau(best=loaded.header.best_loss))
+        state.next_iteration, state.steps = loaded.header.iteration + 1, loaded.header.step
+        if loaded.moments:
+            first, second = (moment.to(options.device) for moment in loaded.moments)
+            state.optimizer.restore(state.steps, (first, second))
+        sidecar = found.sidecar
+        if sidecar and sidecar.iteration == loaded.header.iteration and "plateau" in sidecar.training:
+            state.plateau = Plateau(**sidecar.training["plateau"])
+        corpus = Corpus(text, tokenizer, found.config.block_size)
+        trainer = cls(options, corpus, state, name=sidecar.name if sidecar else "")
+        trainer._best_saved = options.best.is_file()
+        return trainer
+
+    @property
+    def next_iteration(self) -> int:
+        """Index of the iteration that comes next."""
+        return self._state.next_iteration
+
+    @property
+    def best_loss(self) -> float:
+        """Lowest validation loss so far, infinite before the first."""
+        return self._state.plateau.best
+
+    def run(self, on_step: Callable[[Step], None], should_stop: Callable[[], bool]) -> bool:
+        """Train to the target, or to a plateau's end; False if `should_stop` ended it first. Raises OSError.
+
+        Both files are on disk when it returns.
+        """
+        options, state = self.options, self._state
+        saved_at = time.monotonic()
+        with _Writer() as writer, _open_metrics(options.metrics, state.next_iteration) as metrics:
+            interrupted = False
+            while state.next_iteration < options.iterations and not interrupted:
+                step, is_best, exhausted = self._iterate()
+                metrics.write(_metrics_line(step))
+                on_step(step)
+                if is_best:
+                    self._save(writer, options.best)
+                if step.val_loss is not None:
+                    metrics.flush()
+                if exhausted:
+                    break
+                if time.monotonic() - saved_at > SAVE_EVERY_S:
+                    self._save(writer, options.newest)
+                    saved_at = time.monotonic()
+                interrupted = should_stop()
+            self._save(writer, options.newest)
+            if not self._best_saved:
+                self._save(writer, options.best)
+        return not interrupted
+
+    def _iterate(self) -> tuple[Step, bool, bool]:
+        """One iteration: (what to report, whether it is the best so far, whether the plateau's cuts are used up)."""
+        options, state = self.options, self._state
+        iteration, started = state.next_iteration, time.perf_counter()
+        rate = learning_rate(
+            iteration, iterations=options.iterations, peak=options.peak_rate, lowest=options.lowest_rate
+        )
+        rate *= state.plateau.factor
+        state.train_loss = self._learn(iteration, rate)
+        state.next_iteration, state.steps = iteration + 1, state.steps + 1
+        val_loss, is_best, exhausted = None, False, False
+        if state.next_iteration % EVAL_EVERY == 0 or state.next_iteration == options.iterations:
+            state.val_loss = val_loss = self._evaluate()
+            is_best = val_loss < state.plateau.best
+            exhausted = state.plateau.update(val_loss)
+        ms = (time.perf_counter() - started) * 1e3
+        step = Step(iteration=iteration, loss=state.train_loss, val_loss=val_loss, rate=rate, ms=ms)
+        return step, is_best, exhausted
+
+    def _learn(self, iteration: int, rate: float) -> float:
+        options = self.options
+        inputs, targets = self._corpus.batch(seed=options.seed, iteration=iteration, batch_size=options.batch_size)
+        torch.manual_seed((options.seed << 32) + iteration)  # dropout depends on these two alone
+        self.model.train()
+        loss = _loss(self.model, inputs.to(options.device), targets.to(options.device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._state.optimizer.step(rate)
+        return loss.item()
+
+    @torch.inference_mode()
+    def _evaluate(self) -> float:
+        self.model.eval()
+        return _loss(self.model, *self._validation).item()
+
+    def _save(self, writer: "_Writer", path: Path) -> None:
+        state = self._state
+        self._best_saved |= path == self.options.best
+        header = CheckpointHeader(
+            magic="RGPT0003",
+            vocab_size=self.model.config.vocab_size,
+            iteration=state.next_iteration - 1,
+            step=state.steps,
+            best_loss=state.plateau.best,
+        )
+        first, second = state.optimizer.moments
+        checkpoint = Checkpoint(
+            header=header,
+            config=self.model.config,
+            weights=_copy(self.model.flat),
+            moments=(_copy(first), _copy(second)),
+        )
+        best = None if math.isinf(state.plateau.best) else state.plateau.best
+        sidecar = Sidecar(
+            config=self.model.config,
+            tokenizer=state.tokenizer,
+            name=self._name,
+            iteration=header.iteration,
+            losses={"train": state.train_loss, "val": state.val_loss, "best_val": best},
+            training={
+                "seed": self.options.seed,
+                "batch_size": self.options.batch_size,
+                "iterations": self.options.iterations,
+                "plateau": asdict(state.plateau),
+            },
+        )
+        writer.submit(path, checkpoint, sidecar)
+
+
+class _Writer:
+    """Writes checkpoints on a thread of its own; of several waiting for one path, the newest. A context manager."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Path, tuple[Checkpoint, Sidecar]] = {}
+        self._lock = threading.Lock()
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writes: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor.shutdown(wait=True)
+        if error is None:
+            self._raise_failures()
+
+    def submit(self, path: Path, checkpoint: Checkpoint, sidecar: Sidecar) -> None:
+        """Have it written soon; raises OSError if an earlier write failed."""
+        self._raise_failures()
+        with self._lock:
+            self._waiting[path] = (checkpoint, sidecar)
+        self._writes.append(self._executor.submit(self._write, path))
+
+    def _write(self, path: Path) -> None:
+        with self._lock:
+            newest = self._waiting.pop(path, None)
+        if newest:
+            checkpoint, sidecar = newest
+            sidecar.write(sidecar_path(path))  # first: a checkpoint without its characters is of little use
+            write_checkpoint(path, checkpoint)
+
+    def _raise_failures(self) -> None:
+        done = [write for write in self._writes if write.done()]
+        self._writes = [write for write in self._writes if not write.done()]
+        for write in done:
+            write.result()
+
+
+def _optimizer(model: GPT) -> FlatAdamW:
+    gradient = torch.zeros_like(model.flat)
+    gradient_views(model, gradient)
+    return FlatAdamW(model.flat, gradient)
+
+
+def _loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy, in nats a token, of windows (B, T)."""
+    return functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
+def _open_metrics(path: Path, first_iteration: int) -> TextIO:
+    """The metrics file, with the lines of iterations that are about to be done again taken out."""
+    kept = b""
+    if first_iteration and path.is_file():
+        with path.open("rb") as file:
+            kept = b"".join(line for line in file if _iteration_of(line) < first_iteration)
+    durable.write(path, kept)
+    return path.open("a", encoding="utf-8", buffering=1 << 16)
+
+
+def _iteration_of(line: bytes) -> float:
+    try:
+        return float(json.loads(line)["iter"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # cut off by a crash
+
+
+def _metrics_line(step: Step) -> str:
+    values: dict[str, float] = {"iter": step.iteration, "loss": round(step.loss, 6)}
+    if step.val_loss is not None:
+        values["val_loss"] = round(step.val_loss, 6)
+    values |= {"lr": step.rate, "ms_per_iter": round(step.ms, 3)}
+    return json.dumps(values) + "\n"

@@ -1,0 +1,205 @@
+"""One relay over a websocket: the edge around `session`. Does network I/O; every wait has a deadline."""
+
+import asyncio
+import contextlib
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+
+from relay_client.errors import CallerError, PeerError, TransportError
+from relay_client.event import Event
+from relay_client.filter import Filter
+from relay_client.session import Acknowledged, Delivered, Finished, Noticed, Session
+
+MAX_FRAME = 256 << 10  # bytes; an event of ours is a quarter of it
+CONNECT_S = 10.0
+ANSWER_S = 30.0  # without a single answer while some are owed
+
+OnEvent = Callable[[Mapping[str, object]], None]
+
+
+@dataclass(slots=True)
+class _Query:
+    on_event: OnEvent
+    done: asyncio.Future[Finished]
+
+
+def check_url(raw_url: str) -> str:
+    """A relay's address in one spelling (no slash at the end); raises CallerError."""
+    try:
+        parts = urlsplit(raw_url.strip())
+        _ = parts.port  # may raise as well
+    except ValueError as error:
+        raise CallerError(f"not a relay's address: {raw_url!r} ({error})") from None
+    if parts.scheme not in {"ws", "wss"} or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise CallerError(f"not a relay's address: {raw_url!r} (it looks like wss://relay.example)")
+    return parts.geturl().rstrip("/")
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Connection:
+    """An open connection to one relay. Made by `open`, ended by `close`."""
+
+    def __init__(self, url: str, socket: ClientConnection) -> None:
+        self.url = url
+        self._socket = socket
+        self._session = Session()
+        self._acks: dict[bytes, asyncio.Future[Acknowledged]] = {}
+        self._queries: dict[str, _Query] = {}
+        self._heard = asyncio.Event()  # set whenever a frame of use arrives
+        self._notice = ""
+        self._failure: TransportError | PeerError | None = None
+        self._reader = asyncio.create_task(self._read(), name=f"read {url}")
+
+    @classmethod
+    async def open(cls, url: str) -> Self:
+        """Connect; raises TransportError with the reason in words."""
+        local = _is_loopback(url)
+        try:
+            socket = await connect(
+                url,
+                max_size=MAX_FRAME,
+                max_queue=16,
+                open_timeout=CONNECT_S,
+                close_timeout=2,
+                compression=None if local else "deflate",
+                proxy=None if local else True,
+            )
+        except (OSError, TimeoutError, InvalidHandshake, InvalidURI) as error:
+            raise TransportError(f"{url}: {_words(error)}") from None
+        return cls(url, socket)
+
+    async def close(self) -> None:
+        """Stop reading and close the socket."""
+        self._reader.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._reader
+        await self._socket.close()
+
+    async def send(self, event: Event) -> asyncio.Future[Acknowledged]:
+        """Offer an event once there is room; raises TransportError or PeerError.
+
+        The future holds the relay's answer; it is cancelled if the connection fails first.
+        """
+        while not self._session.has_room:
+            await self._listen()
+        self._check_alive()
+        frame = self._session.publish(event)
+        future: asyncio.Future[Acknowledged] = asyncio.get_running_loop().create_future()
+        self._acks[event.id] = future
+        await self._write(frame)
+        return future
+
+    async def drain(self) -> None:
+        """Wait until every event sent has been answered; raises TransportError or PeerError."""
+        while self._session.unacknowledged:
+            await self._listen()
+        self._check_alive()
+
+    async def query(self, wanted: Filter, on_event: OnEvent) -> Finished:
+        """Ask, call `on_event` for each event as it arrives, and return when the relay has sent what it stores.
+
+        `on_event` gets unverified data, runs between two reads (so it is also the brake) and may raise, which ends
+        the query. Raises TransportError when the relay goes away or silent, PeerError when it talks nonsense.
+        """
+        self._check_alive()
+        subscription, frame = self._session.subscribe(wanted)
+        query = _Query(on_event, asyncio.get_running_loop().create_future())
+        self._queries[subscription] = query
+        try:
+            await self._write(frame)
+            while not query.done.done():
+                await self._listen()
+            return query.done.result()
+        finally:
+            del self._queries[subscription]
+            close = self._session.unsubscribe(subscription)
+            if close and not self._failure:
+                with contextlib.suppress(TransportError):
+                    await self._write(close)
+
+    async def _listen(self) -> None:
+        """Wait until the reader has heard something of use."""
+        self._check_alive()
+        self._heard.clear()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._heard.wait()
+        except TimeoutError:
+            said = f"; it said: {self._notice}" if self._notice else ""
+            raise TransportError(f"{self.url}: no answer for {ANSWER_S:.0f} s{said}") from None
+        self._check_alive()
+
+    def _check_alive(self) -> None:
+        if self._failure:
+            raise self._failure
+
+    async def _write(self, frame: bytes) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._socket.send(frame, text=True)
+        except (ConnectionClosed, TimeoutError) as error:
+            raise self._failure or TransportError(f"{self.url}: {_words(error)}") from None
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                self._handle(await self._socket.recv(decode=False))
+        except ConnectionClosed as error:
+            said = f"; it said: {self._notice}" if self._notice else ""
+            self._fail(TransportError(f"{self.url}: {_words(error)}{said}"))
+        except PeerError as error:
+            self._fail(type(error)(f"{self.url}: {error}"))
+
+    def _fail(self, failure: TransportError | PeerError) -> None:
+        self._failure = failure
+        for future in self._acks.values():
+            future.cancel()
+        self._heard.set()
+
+    def _handle(self, frame: bytes) -> None:
+        match self._session.receive(frame):
+            case Acknowledged() as answer:
+                self._acks.pop(answer.event_id).set_result(answer)
+            case Delivered() as delivered:
+                self._deliver(self._queries[delivered.subscription], delivered.raw_event)
+            case Finished() as finished:
+                query = self._queries.get(finished.subscription)
+                if query and not query.done.done():
+                    query.done.set_result(finished)
+            case Noticed() as noticed:
+                self._notice = noticed.text
+                return
+            case None:
+                return
+        self._heard.set()
+
+    @staticmethod
+    def _deliver(query: _Query, raw_event: Mapping[str, object]) -> None:
+        if query.done.done():
+            return
+        try:
+            query.on_event(raw_event)
+        except Exception as error:  # noqa: BLE001 (whatever it is belongs to whoever asked)
+            query.done.set_exception(error)
+
+
+def _words(error: Exception) -> str:
+    """A foreign error in a few words, without its class."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

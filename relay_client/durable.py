@@ -1,0 +1,76 @@
+"""Writes that survive a crash: the one way this project puts a file where somebody will look for it. Does disk I/O.
+
+Temporary file in the same directory → write → fsync → rename → fsync of the directory. A reader sees the old file or
+the new one, also after a power loss. It lives in the lowest package because every other one writes files.
+"""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+PUBLIC = 0o644
+READ_ONLY = 0o444
+SECRET = 0o600
+
+_TEMPORARY = ".tmp-"
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
+    """A file to write; on leaving, it is at `path` for good, or after an error nowhere. Raises OSError."""
+    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123 (a descriptor has no path)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write(path: Path, data: bytes, *, mode: int = PUBLIC) -> None:
+    """Put `data` at `path`, whole and for good; raises OSError."""
+    with replacing(path, mode=mode) as file:
+        file.write(data)
+
+
+def create(path: Path, data: bytes, *, mode: int) -> None:
+    """Put `data` at `path` only if nothing is there; raises FileExistsError."""
+    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
+    write(temporary, data, mode=mode)
+    try:
+        os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable; raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path, *, mode: int = 0o755) -> Path:
+    """The directory, made durably along with its missing parents; raises OSError."""
+    if not path.is_dir():
+        make_directory(path.parent, mode=mode)
+        path.mkdir(mode=mode, exist_ok=True)
+        sync_directory(path.parent)
+    return path
+
+
+def sweep(directory: Path) -> None:
+    """Remove temporary files that a killed process left in a directory nobody else is writing to."""
+    for leftover in directory.glob(f"{_TEMPORARY}*"):
+        leftover.unlink(missing_ok=True)

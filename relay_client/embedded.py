@@ -1,0 +1,59 @@
+"""The built-in relay: nostr-sdk's LocalRelay on 127.0.0.1. Does network I/O, and disk I/O when given a folder."""
+
+import asyncio
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import nostr_sdk
+
+from relay_client.errors import CallerError
+
+HOST = "127.0.0.1"
+# Its own limits are for strangers (60 events a minute); this one listens on the loopback address only.
+_EVENTS_PER_MINUTE = 60_000_000
+_MAX_REQUESTS = 500
+
+
+class EmbeddedRelay:
+    """A relay for this machine; an async context manager.
+
+    Keeps events in memory, or in `folder` (LMDB) if one is given. Takes events of up to 65,536 bytes. Raises
+    CallerError if the port is taken or the folder cannot be used.
+    """
+
+    def __init__(self, *, port: int, folder: Path | None = None) -> None:
+        self._port = port
+        self._folder = folder
+        self._relay: nostr_sdk.LocalRelay | None = None
+        self.url = f"ws://{HOST}:{port}"
+
+    async def __aenter__(self) -> Self:
+        await self._check_port()
+        builder = nostr_sdk.LocalRelayBuilder().addr(HOST).port(self._port)
+        limit = nostr_sdk.RateLimit(max_reqs=_MAX_REQUESTS, notes_per_minute=_EVENTS_PER_MINUTE)
+        try:
+            if self._folder is not None:
+                nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())  # else the database never answers
+                self._folder.mkdir(parents=True, exist_ok=True)
+                builder = builder.database(await nostr_sdk.NostrLmdb.open(str(self._folder)))
+            self._relay = builder.rate_limit(limit).build()
+            await self._relay.run()
+        except nostr_sdk.NostrSdkError as error:
+            raise CallerError(f"the relay cannot start: {error}") from None
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._relay is not None:
+            self._relay.shutdown()
+
+    async def _check_port(self) -> None:
+        """Fail in words if somebody listens there already."""
+        try:
+            server = await asyncio.start_server(lambda _reader, writer: writer.close(), HOST, self._port)
+        except OSError as error:
+            raise CallerError(f"cannot listen on {HOST}:{self._port}: {error.strerror or error}") from None
+        server.close()
+        await server.wait_closed()

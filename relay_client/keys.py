@@ -1,0 +1,159 @@
+"""Nostr keys and NIP-19 names (npub, nsec, note, nevent, naddr). No I/O.
+
+Plain NIP-19 goes through pynostr's bech32; its key classes take any prefix for any other, so the prefix is checked
+here. The names with fields inside (nevent, naddr) go through nostr-sdk, which is imported when one is met.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn, Self
+
+import coincurve
+from pynostr import bech32
+
+from relay_client.errors import InvalidKey, InvalidReference
+
+_HEX64 = re.compile("[0-9a-f]{64}", re.IGNORECASE)
+
+
+class SecretKey:
+    """A secp256k1 secret key. Prints as `***`, cannot be pickled; `reveal_nsec` is the only way out."""
+
+    __slots__ = ("_key", "pubkey")
+
+    pubkey: bytes
+
+    def __init__(self, secret: bytes) -> None:
+        try:
+            self._key = coincurve.PrivateKey(secret)
+        except ValueError:
+            raise InvalidKey("not a secp256k1 secret key") from None
+        self.pubkey = self._key.public_key_xonly.format()
+
+    @classmethod
+    def generate(cls) -> Self:
+        """A new key from the operating system's randomness."""
+        return cls(coincurve.PrivateKey().secret)
+
+    @classmethod
+    def from_nsec(cls, raw_nsec: str) -> Self:
+        """The key behind an `nsec1…`; raises InvalidKey, without repeating what was given."""
+        return cls(_decode_bech32("nsec", raw_nsec.strip()))
+
+    def sign(self, digest: bytes) -> bytes:
+        """BIP-340 signature, 64 bytes, over a 32-byte digest."""
+        return self._key.sign_schnorr(digest)
+
+    def reveal_nsec(self) -> str:
+        """The secret in NIP-19 form, for a key file and nothing else."""
+        return _encode_bech32("nsec", self._key.secret)
+
+    def __repr__(self) -> str:
+        return "SecretKey(***)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret key is not copied or pickled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventReference:
+    """One exact event."""
+
+    id: bytes  # 32
+    relays: tuple[str, ...] = ()  # hints, untrusted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressReference:
+    """The latest event that `author` keeps under `name`."""
+
+    author: bytes  # 32, x-only public key
+    name: str  # untrusted: match it against a pattern before use
+    kind: int | None = None  # an naddr names one, `npub…/name` does not
+    relays: tuple[str, ...] = ()  # hints, untrusted
+
+
+def encode_npub(pubkey: bytes) -> str:
+    """NIP-19 `npub1…` of a 32-byte public key."""
+    return _encode_bech32("npub", pubkey)
+
+
+def encode_nevent(event_id: bytes, *, author: bytes, kind: int, relays: Sequence[str]) -> str:
+    """NIP-19 `nevent1…` with author, kind and relay hints."""
+    import nostr_sdk  # noqa: PLC0415 (a sixth of a second)
+
+    return str(
+        nostr_sdk.Nip19Event(
+            nostr_sdk.EventId.from_bytes(event_id),
+            nostr_sdk.PublicKey.from_bytes(author),
+            nostr_sdk.Kind(kind),
+            [nostr_sdk.RelayUrl.parse(url) for url in relays],
+        ).to_bech32()
+    )
+
+
+def decode_pubkey(raw_key: str) -> bytes:
+    """32-byte public key from `npub1…` or 64 hex digits; raises InvalidKey."""
+    pubkey = bytes.fromhex(raw_key) if _HEX64.fullmatch(raw_key) else _decode_bech32("npub", raw_key)
+    try:
+        coincurve.PublicKeyXOnly(pubkey)
+    except ValueError:
+        raise InvalidKey("not a point on the curve, so nobody's public key") from None
+    return pubkey
+
+
+def parse_reference(raw_text: str) -> EventReference | AddressReference:
+    """What a person typed to name a release: hex, note, nevent, naddr, `npub…/name`; raises InvalidReference."""
+    text = raw_text.strip().removeprefix("nostr:")
+    try:
+        if "/" in text:
+            raw_key, name = text.split("/", 1)
+            return AddressReference(author=decode_pubkey(raw_key), name=name)
+        if _HEX64.fullmatch(text):
+            return EventReference(id=bytes.fromhex(text))
+        match text.lower().split("1", 1)[0]:
+            case "note":
+                return EventReference(id=_decode_bech32("note", text))
+            case "nevent" | "naddr" as prefix:
+                return _decode_with_fields(prefix, text)
+            case "npub":
+                raise InvalidReference("an npub names an author; a release is npub…/name")
+            case "nsec":
+                raise InvalidReference("that is a SECRET key (nsec); it is in your shell's history now")
+            case _:
+                raise InvalidReference(f"not an event id, note, nevent, naddr or npub…/name: {raw_text[:80]!r}")
+    except InvalidKey as error:
+        raise InvalidReference(str(error)) from None
+
+
+def _decode_with_fields(prefix: str, text: str) -> EventReference | AddressReference:
+    import nostr_sdk  # noqa: PLC0415 (a sixth of a second)
+
+    try:
+        if prefix == "nevent":
+            event = nostr_sdk.Nip19Event.from_bech32(text)
+            relays = tuple(str(url) for url in event.relays())
+            return EventReference(id=event.event_id().as_bytes(), relays=relays)
+        address = nostr_sdk.Nip19Coordinate.from_bech32(text)
+        coordinate = address.coordinate()
+        return AddressReference(
+            author=bytes.fromhex(coordinate.public_key().to_hex()),
+            name=coordinate.identifier(),
+            kind=coordinate.kind().as_u16(),
+            relays=tuple(str(url) for url in address.relays()),
+        )
+    except nostr_sdk.NostrSdkError as error:
+        raise InvalidReference(f"not a valid {prefix}: {error}") from None
+
+
+def _encode_bech32(prefix: str, data: bytes) -> str:
+    return str(bech32.bech32_encode(prefix, bech32.convertbits(data, 8, 5), bech32.Encoding.BECH32))
+
+
+def _decode_bech32(prefix: str, raw_text: str) -> bytes:
+    found, words, encoding = bech32.bech32_decode(raw_text)
+    data = bech32.convertbits(words, 5, 8, False) if words else None
+    if found != prefix or encoding is not bech32.Encoding.BECH32 or not data or len(data) != 32:  # noqa: PLR2004
+        raise InvalidKey(f"not a valid {prefix}")
+    return bytes(data)

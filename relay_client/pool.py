@@ -1,0 +1,195 @@
+"""Many relays as one: offer events to all of them, gather events from any of them. Does network I/O."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from relay_client.connection import Connection
+from relay_client.errors import InvalidEvent, PeerError, TransportError
+from relay_client.event import Event, HashedEvent
+from relay_client.filter import Filter
+from relay_client.session import Acknowledged
+
+IDS_PER_REQUEST = 50  # under the smallest result limit seen on a relay (100), and 3 MB of chunk events
+
+# Gets the relay's address and an unverified event; says whether the event is the one wanted, verified and kept.
+Offer = Callable[[str, Mapping[str, object]], bool]
+
+
+@dataclass(slots=True)
+class RelayReport:
+    """What became of one relay. `reason` is empty while it works."""
+
+    accepted: int = 0
+    duplicate: int = 0
+    refused: int = 0
+    reason: str = ""
+
+
+class Pool:
+    """Open connections to several relays; an async context manager.
+
+    Raises TransportError on entering if none can be reached. One that fails later is left out from there on, with
+    the reason in `reports`.
+    """
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self.reports = {url: RelayReport() for url in urls}
+        self._connections: list[Connection] = []
+
+    async def __aenter__(self) -> Self:
+        opened = await asyncio.gather(*(Connection.open(url) for url in self.reports), return_exceptions=True)
+        for url, result in zip(self.reports, opened, strict=True):
+            if isinstance(result, Connection):
+                self._connections.append(result)
+            elif isinstance(result, TransportError):
+                self.reports[url].reason = str(result)
+            else:
+                raise result
+        if not self._connections:
+            raise TransportError(f"no relay can be reached: {self.reasons() or 'none is named'}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.gather(*(connection.close() for connection in self._connections))
+
+    @property
+    def urls(self) -> list[str]:
+        """The relays that work so far."""
+        return [connection.url for connection in self._working()]
+
+    def reasons(self) -> str:
+        """Why the relays that do not work do not, in one line."""
+        return "; ".join(report.reason for report in self.reports.values() if report.reason)
+
+    def _working(self) -> list[Connection]:
+        return [connection for connection in self._connections if not self.reports[connection.url].reason]
+
+    async def publish(self, events: Iterable[tuple[Event, Sequence[str]]]) -> None:
+        """Offer each event to the relays named beside it, at the pace of the slowest, and wait for every answer.
+
+        The answers are counted in `reports`. A relay that refuses an event, fails, or is silent gets no more.
+        """
+        for event, urls in events:
+            relays = [connection for connection in self._working() if connection.url in urls]
+            await asyncio.gather(*(self._send(connection, event) for connection in relays))
+            if not self._working():
+                return
+        await asyncio.gather(*(self._drain(connection) for connection in self._working()))
+
+    async def _send(self, connection: Connection, event: Event) -> None:
+        try:
+            answer = await connection.send(event)
+        except (TransportError, PeerError) as error:
+            self.reports[connection.url].reason = str(error)
+        else:
+            answer.add_done_callback(lambda future: self._count(connection.url, future))
+
+    async def _drain(self, connection: Connection) -> None:
+        try:
+            await connection.drain()
+        except (TransportError, PeerError) as error:
+            self.reports[connection.url].reason = str(error)
+
+    def _count(self, url: str, answer: asyncio.Future[Acknowledged]) -> None:
+        report = self.reports[url]
+        if answer.cancelled():
+            return
+        outcome = answer.result()
+        if outcome.duplicate:
+            report.duplicate += 1
+        elif outcome.accepted:
+            report.accepted += 1
+        else:
+            report.refused += 1
+            report.reason = report.reason or f"{url}: refused an event: {outcome.reason or 'no reason given'}"
+
+    async def query(self, wanted: Filter) -> list[tuple[str, Mapping[str, object]]]:
+        """What all working relays store for a filter: (relay, event as it sent it), unverified and with repeats."""
+        answers: list[tuple[str, Mapping[str, object]]] = []
+
+        async def ask(connection: Connection) -> None:
+            try:
+                await connection.query(wanted, lambda raw_event: answers.append((connection.url, raw_event)))
+            except (TransportError, PeerError) as error:
+                self.reports[connection.url].reason = str(error)
+
+        await asyncio.gather(*(ask(connection) for connection in self._working()))
+        return answers
+
+    async def holdings(self, ids: Sequence[bytes]) -> dict[str, set[bytes]]:
+        """Which of these events each working relay gives out, by their recomputed ids."""
+        held: dict[str, set[bytes]] = {url: set() for url in self.urls}
+        for start in range(0, len(ids), IDS_PER_REQUEST):
+            batch = tuple(ids[start : start + IDS_PER_REQUEST])
+            for url, raw_event in await self.query(Filter(ids=batch, limit=len(batch))):
+                with contextlib.suppress(InvalidEvent):
+                    held[url].add(HashedEvent.parse(raw_event).id)
+        return held
+
+    async def collect(self, ids: Iterable[bytes], offer: Offer) -> None:
+        """Ask for events by id, all relays at once, until each was taken or every relay has been asked for it.
+
+        A relay takes its next share when it has answered the last one, so the faster ones carry more. `offer` is
+        called as events arrive; what it refuses is asked for elsewhere.
+        """
+        hunt = _Hunt(ids, offer)
+
+        async def ask(connection: Connection) -> None:
+            try:
+                await hunt.run(connection)
+            except (TransportError, PeerError) as error:
+                self.reports[connection.url].reason = str(error)
+
+        async with asyncio.TaskGroup() as group:
+            for connection in self._working():
+                group.create_task(ask(connection))
+
+
+class _Hunt:
+    """Shares a set of wanted event ids (in hex, in order) among relays."""
+
+    def __init__(self, ids: Iterable[bytes], offer: Offer) -> None:
+        self._free = dict.fromkeys(event_id.hex() for event_id in ids)
+        self._claimed: set[str] = set()
+        self._offer = offer
+        self._changed = asyncio.Condition()
+
+    async def run(self, connection: Connection) -> None:
+        """Work until nothing is left that this relay has not been asked for; raises what its connection raises."""
+        asked: set[str] = set()
+        while True:
+            async with self._changed:
+                share = [event_id for event_id in self._free if event_id not in asked][:IDS_PER_REQUEST]
+                if not share:
+                    if not self._claimed - asked:
+                        return
+                    await self._changed.wait()  # another relay may give some of its share back
+                    continue
+                for event_id in share:
+                    del self._free[event_id]
+                self._claimed.update(share)
+            asked.update(share)
+            await self._ask(connection, share)
+
+    async def _ask(self, connection: Connection, share: list[str]) -> None:
+        left = dict.fromkeys(share)
+
+        def on_event(raw_event: Mapping[str, object]) -> None:
+            event_id = raw_event["id"]
+            if event_id in left and self._offer(connection.url, raw_event):
+                del left[str(event_id)]
+
+        ids = tuple(bytes.fromhex(event_id) for event_id in share)
+        try:
+            await connection.query(Filter(ids=ids, limit=len(ids)), on_event)
+        finally:
+            async with self._changed:
+                self._claimed.difference_update(share)
+                self._free.update(left)
+                self._changed.notify_all()

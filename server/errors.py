@@ -1,0 +1,23 @@
+"""What can go wrong while serving. No I/O.
+
+ServerError
+├── InvalidRequest     the client's request is wrong (400)
+├── Busy               too many requests are waiting (503)
+└── UnfitModel         a model that must not answer: it could not be read, or failed its test
+"""
+
+
+class ServerError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class InvalidRequest(ServerError):
+    """The client's request is wrong."""
+
+
+class Busy(ServerError):
+    """Too many requests are waiting."""
+
+
+class UnfitModel(ServerError):
+    """A model that must not answer: it could not be read, or failed its test."""

@@ -1,0 +1,67 @@
+"""Watches the store's `refs/current` and swaps the model when it moves. Reads files, on a thread.
+
+The contract: the new model is loaded beside the old one and tested; one assignment puts it in charge; requests under
+way finish on the model they began with; a model that does not pass leaves the old one in charge.
+"""
+
+import asyncio
+import logging
+
+from distribution.errors import StoreError
+from distribution.store import Store
+from server.errors import UnfitModel
+from server.models import LoadedModel, Serving, load_release
+
+POLL_S = 0.2  # a stat of one file
+
+log = logging.getLogger(__name__)
+
+
+class Reloader:
+    """Keeps `serving` on the store's current release."""
+
+    def __init__(self, store: Store, serving: Serving) -> None:
+        self._store = store
+        self._serving = serving
+        self._signal: object = None  # what refs/current looked like when it was last read
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(POLL_S)
+
+    async def look(self) -> None:
+        """Swap if the signal moved since the last look; never raises for what is wrong with a release."""
+        signal = self._read_signal()
+        if signal == self._signal:
+            return
+        self._signal = signal
+        try:
+            loaded = await asyncio.to_thread(self._load)
+        except (UnfitModel, StoreError, OSError) as error:
+            self._serving.failure = str(error)
+            log.error("not swapped: %s", error)  # noqa: TRY400 (words for an operator, no traceback)
+            return
+        self._serving.failure = None
+        if loaded is not None:
+            self._serving.current = loaded
+            log.info("serving %s (%s)", loaded.label, loaded.release_id)
+
+    def _read_signal(self) -> object:
+        try:
+            facts = self._store.current_path.stat()
+        except FileNotFoundError:
+            return None
+        return (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+
+    def _load(self) -> LoadedModel | None:
+        """The current release's model, None if it is the one in charge already."""
+        release_id = self._store.current()
+        current = self._serving.current
+        if release_id is None or (current and current.release_id == release_id.hex()):
+            return None
+        release = self._store.release(release_id)
+        if release is None:
+            raise UnfitModel(f"release {release_id.hex()} is current and not installed")
+        return load_release(release)
