@@ -8,7 +8,7 @@ import contextlib
 import functools
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -215,30 +215,47 @@ class Publisher:
             self.on_progress(done, total)
 
     async def _read_back(self, plan: _Plan) -> Release:
-        """The release as the relays give it out. One that does not give it out in time is left out from here."""
-        wait_s = _READ_BACK_FIRST_WAIT_S
-        for attempt in range(_READ_BACK_TRIES):
+        """The release as a relay gives it out, once all of them do."""
+
+        async def complete() -> set[str]:
             held = await self.pool.holdings(plan.announcement)
-            lacking = [url for url, ids in held.items() if len(ids) < len(set(plan.announcement))]
-            if not lacking:
-                break
-            if attempt + 1 < _READ_BACK_TRIES:
-                await asyncio.sleep(wait_s)
-                wait_s *= 2
-            else:
-                for url in lacking:
-                    self.pool.reports[url].reason = f"{url}: said OK, and does not give the release out"
-        self._check_reached("no relay gives the release out")
-        return Release.parse(plan.events[-1].draft().sign(self.key), now=self.now())
+            return {url for url, ids in held.items() if ids.issuperset(plan.announcement)}
+
+        await self._until_readable(complete)
+        for _, raw_event in await self.pool.query(Filter(ids=(plan.announcement[-1],), limit=1)):
+            with contextlib.suppress(InvalidEvent):
+                return Release.parse(Event.parse(raw_event), now=self.now())
+        raise NotPublished("no relay gives the release out")
 
     async def _publish_head(self, draft: EventDraft, release: Release, heads: Sequence[tuple[str, Head]]) -> None:
         """Point the name at the release, where it does not yet, and never back from a higher version."""
-        current = {url for url, head in heads if head.names(release) or head.version > release.version}
-        for url in current & set(self.pool.urls):
+
+        def current(heads: Sequence[tuple[str, Head]]) -> set[str]:
+            return {url for url, head in heads if head.names(release) or head.version > release.version}
+
+        async def found() -> set[str]:
+            return current(await self._heads(release.name))
+
+        for url in current(heads) & set(self.pool.urls):
             self.pool.reports[url].duplicate += 1
-        urls = [url for url in self.pool.urls if url not in current]
-        await self.pool.publish([(draft.sign(self.key), urls)] if urls else [])
-        self._check_reached("no relay took the head")
+        urls = [url for url in self.pool.urls if url not in current(heads)]
+        if urls:
+            await self.pool.publish([(draft.sign(self.key), urls)])
+            self._check_reached("no relay took the head")
+            await self._until_readable(found)
+
+    async def _until_readable(self, read: Callable[[], Awaitable[set[str]]]) -> None:
+        """Wait until all relays give out what they took; `read` asks which do. One that never does is left out."""
+        wait_s = _READ_BACK_FIRST_WAIT_S
+        for _ in range(_READ_BACK_TRIES):
+            lacking = set(self.pool.urls) - await read()
+            if not lacking:
+                return
+            await asyncio.sleep(wait_s)
+            wait_s *= 2
+        for url in set(self.pool.urls) - await read():
+            self.pool.reports[url].reason = f"{url}: said OK, and does not give the release out"
+        self._check_reached("no relay gives the release out")
 
     def _head_time(self, heads: Sequence[tuple[str, Head]]) -> int:
         return max([self.now(), *(head.created_at + 1 for _, head in heads)])

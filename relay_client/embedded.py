@@ -30,11 +30,11 @@ class EmbeddedRelay:
 
     async def __aenter__(self) -> Self:
         await self._check_port()
+        nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())  # else a database never answers; global, so always
         builder = nostr_sdk.LocalRelayBuilder().addr(HOST).port(self._port)
         limit = nostr_sdk.RateLimit(max_reqs=_MAX_REQUESTS, notes_per_minute=_EVENTS_PER_MINUTE)
         try:
             if self._folder is not None:
-                nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())  # else the database never answers
                 self._folder.mkdir(parents=True, exist_ok=True)
                 builder = builder.database(await nostr_sdk.NostrLmdb.open(str(self._folder)))
             self._relay = builder.rate_limit(limit).build()

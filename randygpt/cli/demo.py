@@ -1,5 +1,233 @@
-"""`randygpt demo`."""
+"""`randygpt demo`: the whole path with the real commands, in a temporary folder that is gone afterwards."""
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from randygpt.cli.output import size
+
+_FIRST_ITERS = 120
+_MORE_ITERS = 180
+_TRAINING = ("--preset", "xs", "--batch", "16", "--lr", "3e-3", "--min-lr", "3e-4")
+_PROMPT = "The "
+_LONG_WORD = 40  # characters; an id is longer
+_DEADLINE_S = 60.0  # for anything that should take a second
+_AFTER_SWAP = 10  # replies from the new model before the client may stop
+
+
+class DemoFailed(Exception):
+    """Something did not go as the demo promises."""
 
 
 def demo() -> None:
-    """Show the whole path."""
+    """Show the whole path: train, publish, fetch, serve, and a new version while a client keeps asking."""
+    started = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="randygpt-demo-") as folder:
+            _run(_Stage(Path(folder)))
+    except DemoFailed as failure:
+        sys.stdout.write(f"\nThe demo FAILED: {failure}\n")
+        raise typer.Exit(1) from None
+    _say(f"\nDone in {time.monotonic() - started:.0f} s; nothing is left running, nothing was kept.")
+
+
+def _run(stage: "_Stage") -> None:
+    with contextlib.ExitStack() as stack:
+        _say("A relay of our own, in memory:")
+        relay = stack.enter_context(stage.background("author", "relay", "--port", str(_free_port())))
+        _say("\nThe author makes a key. The secret stays in a file only they can read; this is the public half:")
+        npub = stage.text("author", "keys", "new")
+        _say(f"  {npub}")
+        stage.text("author", "relays", "add", relay)
+
+        _say(f"\nThe author trains a small model for {_FIRST_ITERS} iterations on the Python manual:")
+        _say(f"  {stage.text('author', 'train', '--iters', str(_FIRST_ITERS), *_TRAINING)}")
+        first = _publish(stage)
+
+        _say("\nSomebody else, with nothing but that id, fetches it, and checks every byte:")
+        _fetch(stage, relay, first["release"], first)
+
+        _say("\nTheir server answers with it:")
+        address = stack.enter_context(stage.background("friend", "serve", "--port", "0"))
+        client = _Client(address)
+        text, release = client.ask()
+        _say(f"  {_PROMPT!r} → {text[:60]!r}\n  from release {release[:16]}…")
+        _check(release == first["release"], "the server answers with another release")
+
+        _say("\nA client keeps asking while the author trains on, publishes version 2, and the friend fetches it:")
+        with client.asking():
+            _say(f"  {stage.text('author', 'train', '--iters', str(_MORE_ITERS), '--resume', *_TRAINING)}")
+            second = _publish(stage)
+            _check(second["version"] == first["version"] + 1, "the second publish is not version 2")
+            _fetch(stage, relay, f"{npub}/demo", second)
+            client.wait_for(second["release"])
+        _say("\nWhat the client saw:")
+        for release, count in client.replies.items():
+            _say(f"  {count} replies from {release[:16]}…")
+        _say(f"  {len(client.failures)} requests failed")
+        _check(not client.failures, f"requests failed: {client.failures[:1]}")
+        _check(set(client.replies) == {first["release"], second["release"]}, "the swap was not seen")
+
+
+def _publish(stage: "_Stage") -> dict[str, Any]:
+    started = time.monotonic()
+    published = stage.json("author", "publish", "checkpoint_best.bin", "--name", "demo", "--json")
+    took = time.monotonic() - started
+    checkpoint = published["files"][0]
+    _say(f"  published as version {published['version']}: {published['release']}")
+    _say(f"  {checkpoint['path']}, {size(checkpoint['size'])}, sha256 {checkpoint['sha256'][:16]}…")
+    rate = f"{size(published['bytes'] / took)}/s, the start of the program included"
+    _say(f"  {published['events']} signed events, {size(published['bytes'])}; {rate}")
+    local = hashlib.sha256((stage.folder / "checkpoint_best.bin").read_bytes()).hexdigest()
+    _check(local == checkpoint["sha256"], "the published hash is not the file's")
+    return published
+
+
+def _fetch(stage: "_Stage", relay: str, reference: str, published: dict[str, Any]) -> None:
+    started = time.monotonic()
+    fetched = stage.json("friend", "fetch", reference, "--relay", relay, "--json")
+    took = time.monotonic() - started
+    file = next(file for file in fetched["files"] if file["role"] == "checkpoint")
+    _check(fetched["release"] == published["release"], "another release was fetched")
+    same = hashlib.sha256(Path(file["local"]).read_bytes()).hexdigest() == published["files"][0]["sha256"]
+    _check(same, "the fetched file differs from the published one")
+    chunks = fetched["chunks"]
+    _say(f"  version {fetched['version']} of {fetched['name']} by {fetched['author'][:16]}…: the same bytes")
+    counts = ", ".join(f"{count} {what}" for what, count in chunks.items())
+    _say(f"  chunks: {counts}; {size(file['size'] / took)}/s, the start of the program included")
+
+
+class _Stage:
+    """A folder with two people's homes in it, and the commands they type."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def text(self, who: str, *words: str) -> str:
+        """What a command prints; raises DemoFailed if it fails."""
+        self._show(who, words)
+        done = subprocess.run(
+            self._command(words), cwd=self.folder, env=self._environment(who), stdout=subprocess.PIPE, check=False
+        )
+        if done.returncode:
+            raise DemoFailed(f"`randygpt {' '.join(words)}` ended with exit code {done.returncode}")
+        return done.stdout.decode().strip()
+
+    def json(self, who: str, *words: str) -> dict[str, Any]:
+        """The JSON object a command prints."""
+        result: dict[str, Any] = json.loads(self.text(who, *words))
+        return result
+
+    @contextlib.contextmanager
+    def background(self, who: str, *words: str) -> Iterator[str]:
+        """A command that keeps running; gives the first line it prints (its address), and ends it afterwards."""
+        self._show(who, words)
+        log = self.folder / f"{words[0]}.log"
+        with (
+            log.open("wb") as errors,
+            subprocess.Popen(
+                self._command(words), cwd=self.folder, env=self._environment(who), stdout=subprocess.PIPE, stderr=errors
+            ) as process,
+        ):
+            assert process.stdout is not None
+            try:
+                address = process.stdout.readline().decode().strip()
+                if not address:
+                    raise DemoFailed(f"`randygpt {words[0]}` did not start: {log.read_text()[-500:]}")
+                _say(f"  {address}")
+                yield address
+            finally:
+                process.terminate()
+
+    @staticmethod
+    def _command(words: tuple[str, ...]) -> list[str]:
+        return [sys.executable, "-m", "randygpt", *words]
+
+    def _environment(self, who: str) -> dict[str, str]:
+        return os.environ | {"RANDYGPT_HOME": str(self.folder / who)}
+
+    @staticmethod
+    def _show(who: str, words: tuple[str, ...]) -> None:
+        shown = (word if len(word) < _LONG_WORD else f"{word[:16]}…{word[-4:]}" for word in words)
+        _say(f"  {who}$ randygpt {' '.join(shown)}")
+
+
+class _Client:
+    """Asks a server over HTTP, once or without pause."""
+
+    def __init__(self, address: str) -> None:
+        self._host = address.removeprefix("http://")
+        self._stop = threading.Event()
+        self.replies: Counter[str] = Counter()  # by release
+        self.failures: list[str] = []
+
+    def ask(self) -> tuple[str, str]:
+        """(completion, release id); raises DemoFailed for anything but a good answer."""
+        connection = http.client.HTTPConnection(self._host, timeout=_DEADLINE_S)
+        try:
+            connection.request("POST", "/", json.dumps({"prompt": _PROMPT, "max_tokens": 40}))
+            reply = connection.getresponse()
+            body = json.loads(reply.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise DemoFailed(f"no answer: {error!r}") from None
+        finally:
+            connection.close()
+        if reply.status != http.client.OK:
+            raise DemoFailed(f"status {reply.status}: {body}")
+        return body["text"], reply.headers["X-Release"]
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """Ask without pause, on a thread, counting replies and failures."""
+        thread = threading.Thread(target=self._keep_asking, name="client", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            thread.join()
+
+    def wait_for(self, release: str) -> None:
+        """Until some replies have come from `release`."""
+        deadline = time.monotonic() + _DEADLINE_S
+        while self.replies[release] < _AFTER_SWAP:
+            _check(time.monotonic() < deadline, "the server did not swap in time")
+            time.sleep(0.05)
+
+    def _keep_asking(self) -> None:
+        while not self._stop.is_set():
+            try:
+                _, release = self.ask()
+                self.replies[release] += 1
+            except DemoFailed as failure:
+                self.failures.append(str(failure))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _check(holds: object, failure: str) -> None:
+    if not holds:
+        raise DemoFailed(failure)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

@@ -4,7 +4,6 @@ Exit codes: 0 done · 1 bug · 2 usage, or a local input that is wrong · 3 refu
 verify · 4 not reachable or incomplete, a rerun goes on · 5 local disk or store · 130 interrupted, 143 terminated.
 """
 
-import os
 import signal
 import sys
 from types import FrameType
@@ -82,9 +81,6 @@ def run(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         result = typer.main.get_command(app).main(normalise(arguments), prog_name="randygpt", standalone_mode=False)
-    except BrokenPipeError:  # whoever read our output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except BaseException as error:
         code = exit_code(error)
         if code == _BUG:

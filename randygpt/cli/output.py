@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated
@@ -17,8 +18,11 @@ Relays = Annotated[
 
 def emit(as_json: bool, result: Mapping[str, object], text: str) -> None:  # noqa: FBT001 (passed on from the flag)
     """Print a command's result, in the form the user asked for."""
-    sys.stdout.write((json.dumps(result, ensure_ascii=False) if as_json else text) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write((json.dumps(result, ensure_ascii=False) if as_json else text) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has had enough; the command has done its work
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def remark(text: str) -> None:

@@ -1,0 +1,59 @@
+"""Fixtures that every package's tests use."""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from support.scripted_relay import ScriptedRelay, scripted_relay
+
+from relay_client.embedded import EmbeddedRelay
+from relay_client.keys import SecretKey
+
+NOW = 1_790_000_000  # a fixed clock, in seconds since 1970
+
+
+@pytest.fixture
+def golden() -> Path:
+    """The folder of compatibility data made by the Rust project's own tools; not part of this repository."""
+    folder = os.environ.get("RANDYGPT_GOLDEN")
+    if not folder:
+        pytest.skip("RANDYGPT_GOLDEN is not set")
+    return Path(folder)
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+async def relay(free_port: int) -> AsyncIterator[str]:
+    """Address of a real relay (nostr-sdk's), in memory."""
+    async with EmbeddedRelay(port=free_port) as running:
+        yield running.url
+
+
+@pytest.fixture
+async def scripted() -> AsyncIterator[ScriptedRelay]:
+    """A relay that does what the test says."""
+    async with scripted_relay() as running:
+        yield running
+
+
+@pytest.fixture
+def key() -> SecretKey:
+    return SecretKey(bytes.fromhex("11" * 32))
+
+
+@pytest.fixture
+def stranger() -> SecretKey:
+    return SecretKey(bytes.fromhex("22" * 32))
+
+
+@pytest.fixture
+def now() -> Callable[[], int]:
+    return lambda: NOW

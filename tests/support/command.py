@@ -1,0 +1,47 @@
+"""The real command `randygpt`, in processes of its own."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+TIMEOUT_S = 120
+
+
+def environment(home: Path) -> dict[str, str]:
+    return os.environ | {"RANDYGPT_HOME": str(home), "OMP_NUM_THREADS": "2"}
+
+
+def randygpt(home: Path, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "randygpt", *map(str, words)],
+        cwd=cwd or home,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+@contextlib.contextmanager
+def background(home: Path, *words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A command that keeps running: (process, first line it prints); terminated afterwards if it still runs."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "randygpt", *map(str, words)],
+        cwd=home,
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(timeout=TIMEOUT_S)

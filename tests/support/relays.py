@@ -1,0 +1,71 @@
+"""Real relays by other hands, as processes: PyPI `nostr-relay` (sqlite and LMDB) and npm `@nostr-relay/core`."""
+
+import contextlib
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PYTHON_RELAY = ROOT / ".venv-relays" / "bin" / "nostr-relay"
+NPM_RELAY = ROOT / "tests" / "relays" / "relay.cjs"
+START_S = 30
+
+_CONFIG = """
+DEBUG: false
+relay_name: test
+storage:
+{storage}
+  validators: [nostr_relay.validators.is_not_too_large, nostr_relay.validators.is_signed]
+verification: {{nip05_verification: disabled}}
+gunicorn: {{bind: "127.0.0.1:{port}", workers: 1, loglevel: warning}}
+purple: {{host: 127.0.0.1, port: {port}, workers: 1, disable_compression: true}}
+authentication: {{enabled: false}}
+subscription_limit: 32
+max_event_size: 1000000
+max_limit: 6000
+"""
+_STORAGE = {
+    "sqlite": "  sqlalchemy.url: sqlite+aiosqlite:///{folder}/events.sqlite3",
+    "lmdb": "  class: nostr_relay.storage.kv.LMDBStorage\n  path: {folder}/lmdb\n  map_size: 1000000000",
+}
+
+
+@contextlib.contextmanager
+def python_relay(folder: Path, port: int, storage: str) -> Iterator[str]:
+    """PyPI `nostr-relay` on a port, with its data in `folder`; gives its address."""
+    config = folder / "relay.yaml"
+    config.write_text(_CONFIG.format(port=port, storage=_STORAGE[storage].format(folder=folder)))
+    with _process([str(PYTHON_RELAY), "-c", str(config), "serve"], folder) as process:
+        deadline = time.monotonic() + START_S
+        while not _listens(port):
+            assert process.poll() is None, "the relay ended"
+            assert time.monotonic() < deadline, "the relay did not start"
+            time.sleep(0.1)
+        yield f"ws://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def npm_relay(folder: Path) -> Iterator[str]:
+    """npm `@nostr-relay/core` with sqlite in memory; gives its address."""
+    with _process(["node", str(NPM_RELAY), "0"], folder) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().decode().strip()
+        assert address.startswith("ws://"), "the relay did not start"
+        yield address
+
+
+@contextlib.contextmanager
+def _process(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(timeout=START_S)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,85 @@
+"""Publishing and fetching the tiny model through real sockets, and what a store looks like from outside."""
+
+import io
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from distribution.fetch import Fetched, Fetcher
+from distribution.journal import Journal
+from distribution.publish import Published, Publisher, SourceFile
+from distribution.store import Store
+from distribution.trust import TrustPolicy
+from randygpt.header import segments
+from relay_client.keys import AddressReference, EventReference, SecretKey
+from relay_client.pool import Pool
+from support.models import CONFIG, side_files, tiny_checkpoint
+
+
+def clock() -> int:
+    return int(time.time())
+
+
+def checkpoint_bytes(*, seed: int = 0) -> bytes:
+    """An RGPT0003 file of the tiny model: one chunk of weights, two of moments."""
+    checkpoint = tiny_checkpoint(seed=seed)
+    assert checkpoint.moments is not None
+    parts = (checkpoint.weights, *checkpoint.moments)
+    return checkpoint.header.encode() + b"".join(part.numpy().tobytes() for part in parts)
+
+
+def source(path: str, role: str, data: bytes, cuts: Sequence[tuple[str, int]] | None = None) -> SourceFile:
+    file: BinaryIO = io.BytesIO(data)
+    return SourceFile(path=path, role=role, file=file, segments=tuple(cuts or [("data", len(data))]))
+
+
+def tiny_sources(*, seed: int = 0) -> list[SourceFile]:
+    data = checkpoint_bytes(seed=seed)
+    side = side_files()
+    return [
+        source("checkpoint_best.bin", "checkpoint", data, segments(CONFIG, len(data))),
+        source("vocab.json", "tokenizer", side["vocab.json"]),
+        source("config.json", "config", side["config.json"]),
+    ]
+
+
+async def publish(
+    urls: Sequence[str],
+    home: Path,
+    key: SecretKey,
+    files: Sequence[SourceFile],
+    *,
+    name: str = "demo",
+    new_version: bool = False,
+    now: Callable[[], int] = clock,
+) -> Published:
+    with Journal(home / "state" / "journal.sqlite") as journal:
+        async with Pool(urls) as pool:
+            publisher = Publisher(pool=pool, journal=journal, key=key, now=now)
+            return await publisher.publish(files, name=name, format="RGPT0003", card={}, new_version=new_version)
+
+
+async def fetch(
+    urls: Sequence[str],
+    home: Path,
+    reference: EventReference | AddressReference | bytes,
+    *,
+    policy: TrustPolicy | None = None,
+    max_size: int = 1 << 30,
+) -> Fetched:
+    if isinstance(reference, bytes):
+        reference = EventReference(id=reference)
+    async with Pool(urls) as pool:
+        fetcher = Fetcher(pool=pool, store=Store(home), policy=policy or TrustPolicy(), now=clock, max_size=max_size)
+        return await fetcher.fetch(reference)
+
+
+def visible(home: Path) -> dict[str, bytes]:
+    """Every file that anybody would take for real: releases, blobs, refs and the memory of versions."""
+    found = {}
+    for folder in ("store/releases", "store/blobs", "store/refs", "state"):
+        for path in sorted((home / folder).rglob("*")):
+            if path.is_file() and path.suffix != ".lock":
+                found[str(path.relative_to(home))] = path.read_bytes()
+    return found

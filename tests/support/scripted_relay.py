@@ -1,0 +1,82 @@
+"""A small relay that misbehaves on purpose: real websockets, scripted answers.
+
+It stores what it is sent and gives it back by id, author, kind and `#d`, without checking anything, and passes every
+event through `deliver` on its way out: return another event, or None to withhold it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from websockets.asyncio.server import ServerConnection, serve
+
+RawEvent = dict[str, Any]
+
+
+@dataclass(slots=True)
+class ScriptedRelay:
+    """State of one scripted relay; tests read and change it while it runs."""
+
+    url: str = ""
+    events: dict[str, RawEvent] = field(default_factory=dict)  # by id
+    deliver: Callable[[RawEvent], RawEvent | None] = lambda event: event
+    accept: Callable[[RawEvent], tuple[bool, str]] = lambda _event: (True, "")  # (OK, reason)
+    keep: bool = True  # False: answers OK and forgets
+    silent: bool = False  # True: never answers anything
+    junk: list[RawEvent] = field(default_factory=list)  # sent before every answer, asked for or not
+    received: list[str] = field(default_factory=list)  # ids in the order they came
+    requests: list[dict[str, Any]] = field(default_factory=list)  # filters asked
+
+    async def handle(self, socket: ServerConnection) -> None:
+        async for frame in socket:
+            if self.silent:
+                continue
+            message = orjson.loads(frame)
+            if message[0] == "EVENT":
+                await self._take(socket, message[1])
+            elif message[0] == "REQ":
+                await self._give(socket, message[1], message[2])
+
+    async def _take(self, socket: ServerConnection, event: RawEvent) -> None:
+        self.received.append(event["id"])
+        accepted, reason = self.accept(event)
+        if accepted and event["id"] in self.events:
+            reason = "duplicate: have it"
+        if accepted and self.keep:
+            self.events[event["id"]] = event
+        await socket.send(orjson.dumps(["OK", event["id"], accepted, reason]).decode())
+
+    async def _give(self, socket: ServerConnection, subscription: str, wanted: dict[str, Any]) -> None:
+        self.requests.append(wanted)
+        found = [event for event in self.events.values() if _matches(event, wanted)]
+        for event in self.junk:
+            await socket.send(orjson.dumps(["EVENT", subscription, event]).decode())
+        for event in found[: wanted["limit"]]:
+            delivered = self.deliver(event)
+            if delivered is not None:
+                await socket.send(orjson.dumps(["EVENT", subscription, delivered]).decode())
+        await socket.send(orjson.dumps(["EOSE", subscription]).decode())
+
+
+def _matches(event: RawEvent, wanted: dict[str, Any]) -> bool:
+    tags = [tag[1] for tag in event["tags"] if tag[0] == "d"]
+    return (
+        event["id"] in wanted.get("ids", [event["id"]])
+        and event["pubkey"] in wanted.get("authors", [event["pubkey"]])
+        and event["kind"] in wanted.get("kinds", [event["kind"]])
+        and any(tag in wanted.get("#d", [tag]) for tag in tags or [""])
+    )
+
+
+@contextlib.asynccontextmanager
+async def scripted_relay() -> AsyncIterator[ScriptedRelay]:
+    """A scripted relay on a free port of the loopback address."""
+    relay = ScriptedRelay()
+    async with serve(relay.handle, "127.0.0.1", 0, compression=None, max_size=1 << 20) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        relay.url = f"ws://127.0.0.1:{port}"
+        yield relay
+        await asyncio.sleep(0)

@@ -1,0 +1,303 @@
+"""The command as a user meets it: real processes, exit codes, one-line errors, and nothing left half done."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.command import background, environment, randygpt
+from support.models import TEXT, write_tiny
+from support.releases import visible
+from support.scripted_relay import ScriptedRelay
+
+from randygpt.cli.main import run
+
+
+@pytest.fixture
+def author(tmp_path: Path) -> Path:
+    """A home with a key and a published-to-be checkpoint in it."""
+    home = tmp_path / "author"
+    home.mkdir()
+    write_tiny(home / "checkpoint_best.bin", name="demo")
+    assert randygpt(home, "keys", "new").returncode == 0
+    return home
+
+
+@pytest.fixture
+def friend(tmp_path: Path) -> Path:
+    home = tmp_path / "friend"
+    home.mkdir()
+    return home
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home, and this process in it: for command lines that end before they do anything."""
+    monkeypatch.setenv("RANDYGPT_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, before)
+
+
+def only_line(text: str) -> str:
+    """The one line of a message that must have just one, without a traceback."""
+    assert text.count("\n") == 1, text
+    assert "Traceback" not in text
+    return text.strip()
+
+
+def loads_torch(*words: str) -> bool:
+    """Whether a command line imports torch."""
+    code = (
+        "import sys; from randygpt.cli.main import run\n"
+        f"run({list(words)!r})\n"
+        "sys.stderr.write('torch' if 'torch' in sys.modules else 'none')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    return done.stderr.endswith("torch")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--help",),
+        ("publish", "--help"),
+        ("fetch", "--help"),
+        ("train", "--help"),
+        ("serve", "--help"),
+        ("keys", "show"),
+    ],
+)
+def test_torch_is_not_imported_for(words: tuple[str, ...]) -> None:
+    assert not loads_torch(*words)
+
+
+def test_publish_and_fetch_import_no_torch(author: Path, free_port: int) -> None:
+    code = (
+        "import sys; from randygpt.cli.main import run\n"
+        "code = run(sys.argv[1:]); sys.exit(code or ('torch' in sys.modules and 99))"
+    )
+
+    def exit_code(*words: str) -> int:
+        command = [sys.executable, "-c", code, *words, "--relay", url]
+        return subprocess.run(command, cwd=author, env=environment(author), timeout=60, check=False).returncode
+
+    with background(author, "relay", "--port", free_port) as (_, url):
+        npub = randygpt(author, "keys", "show").stdout.strip()
+        assert exit_code("publish", "checkpoint_best.bin") == 0
+        assert exit_code("fetch", f"{npub}/demo") == 0
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    listed = subprocess.run([sys.executable, "-m", "randygpt", "--help"], capture_output=True, text=True, check=True)
+    commands = listed.stdout.split("Commands:")[1].split("Start with")[0].split("\n")
+    names = [line.split()[0] for line in commands if line.startswith("  ") and line[2:3].strip()]
+    assert {"train", "publish", "fetch", "serve", "relay", "keys", "relays", "demo"} <= set(names)
+    for name in set(names) - {"keys", "relays", "demo"}:
+        shown = subprocess.run(
+            [sys.executable, "-m", "randygpt", name, "--help"], capture_output=True, text=True, check=True
+        )
+        assert "Example: randygpt" in shown.stdout
+
+
+def test_publish_and_fetch_print_the_promised_json(author: Path, friend: Path, free_port: int) -> None:
+    with background(author, "relay", "--port", free_port) as (_, url):
+        published = json.loads(randygpt(author, "publish", "checkpoint_best.bin", "--relay", url, "--json").stdout)
+        fetched = json.loads(randygpt(friend, "fetch", published["nevent"], "--relay", url, "--json").stdout)
+        again = json.loads(randygpt(author, "publish", "checkpoint_best.bin", "--relay", url, "--json").stdout)
+    assert set(published) == {"release", "nevent", "name", "version", "files", "events", "bytes", "relays"}
+    assert published["relays"] == {url: {"accepted": published["events"], "duplicate": 0, "refused": 0}}
+    assert [set(file) for file in published["files"]] == [{"path", "size", "sha256"}] * 3
+    assert set(fetched) == {"release", "author", "name", "version", "files", "chunks", "activated"}
+    assert [set(file) for file in fetched["files"]] == [{"path", "role", "size", "sha256", "local"}] * 3
+    assert fetched["chunks"] == {"fetched": 5, "reused": 0, "rejected": 0}
+    assert (fetched["release"], fetched["activated"], fetched["name"]) == (published["release"], True, "demo")
+    assert fetched["author"].startswith("npub1")
+    assert Path(fetched["files"][0]["local"]).read_bytes() == (author / "checkpoint_best.bin").read_bytes()
+    assert again["relays"][url] == {"accepted": 0, "duplicate": published["events"], "refused": 0}
+
+
+def test_a_fetch_by_name_note_and_hex(author: Path, friend: Path, free_port: int) -> None:
+    npub = randygpt(author, "keys", "show").stdout.strip()
+    with background(author, "relay", "--port", free_port) as (_, url):
+        assert randygpt(author, "relays", "add", url).returncode == 0
+        published = json.loads(randygpt(author, "publish", "checkpoint_best.bin", "--json").stdout)
+        for reference in (f"{npub}/demo", published["release"], published["nevent"], f"nostr:{published['nevent']}"):
+            done = randygpt(friend, "fetch", reference, "--relay", url)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert published["release"] in done.stdout
+            assert npub in done.stdout
+            assert str(friend) in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("fetch",), 2, "Missing argument"),
+        (("fetch", "nonsense", "--relay", "ws://127.0.0.1:1"), 2, "not an event id"),
+        (("fetch", "0" * 64), 2, "randygpt relays add"),
+        (("fetch", "0" * 64, "--relay", "http://x"), 2, "not a relay's address"),
+        (("fetch", "0" * 64, "--relay", "ws://127.0.0.1:1"), 4, "no relay can be reached"),
+        (("fetch", "0" * 64, "--bogus"), 2, "--bogus"),
+        (("publish", "missing.bin", "--relay", "ws://127.0.0.1:1"), 2, "randygpt keys new"),
+        (("relays", "remove", "ws://127.0.0.1:1"), 2, "not on your list"),
+        (("train", "--preset", "huge"), 2, "huge"),
+        (("train", "--iters", "0"), 2, "iters"),
+        (("train", "--train-file", "missing.txt"), 2, "missing.txt"),
+        (("train", "--resume"), 2, "checkpoint.bin"),
+        (("train", "--checkpoint", "missing/prefix"), 2, "missing"),
+        (("serve", "--model", "missing.bin"), 2, "missing.bin"),
+        (("bogus",), 2, "bogus"),
+    ],
+)
+def test_a_mistake_is_one_line_and_its_exit_code(
+    at_home: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], code: int, says: str
+) -> None:
+    assert run(list(words)) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert says in only_line(err)
+    assert list(at_home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda data: data[:7], "field magic"),
+        (lambda data: data[:11], "field vocab"),
+        (lambda data: data[:15], "field iter"),
+        (lambda data: data[:19], "field step"),
+        (lambda data: data[:23], "field best_loss"),
+        (lambda data: data + b"x", "bytes"),
+        (lambda data: data[:-1], "bytes"),
+        (lambda data: b"RGPT0009" + data[8:], "not a randyGPT checkpoint"),
+        (lambda data: data[:8] + b"\xff\xff\xff\xff" + data[12:], "vocab 4294967295"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_in_one_line(
+    at_home: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[bytes], bytes], says: str
+) -> None:
+    path = write_tiny(at_home / "checkpoint_best.bin")
+    path.write_bytes(damage(path.read_bytes()))
+    assert run(["keys", "new"]) == 0
+    capsys.readouterr()
+    assert run(["publish", "checkpoint_best.bin", "--relay", "ws://127.0.0.1:1"]) == 2
+    err = capsys.readouterr().err
+    assert says in only_line(err)
+    assert "checkpoint_best.bin" in err
+
+
+def test_a_key_is_made_once_and_only_its_public_half_is_shown(friend: Path) -> None:
+    done = randygpt(friend, "keys", "new")
+    assert done.stdout.startswith("npub1")
+    secret = (friend / "keys/nsec").read_text().strip()
+    assert stat.S_IMODE((friend / "keys/nsec").stat().st_mode) == 0o600
+    again = randygpt(friend, "keys", "new")
+    assert again.returncode == 2
+    assert (friend / "keys/nsec").read_text().strip() == secret
+    assert secret not in done.stdout + done.stderr + again.stdout + again.stderr
+
+
+def test_a_key_file_that_others_may_read_is_refused(author: Path) -> None:
+    (author / "keys/nsec").chmod(0o640)
+    done = randygpt(author, "publish", "checkpoint_best.bin", "--relay", "ws://127.0.0.1:1")
+    assert done.returncode == 2
+    assert "chmod 600" in only_line(done.stderr)
+
+
+def test_relays_are_kept_in_order_and_once(friend: Path) -> None:
+    for url in ("wss://b.example/", "wss://a.example", "wss://b.example"):
+        assert randygpt(friend, "relays", "add", url).returncode == 0
+    assert json.loads(randygpt(friend, "relays", "list", "--json").stdout) == {
+        "relays": ["wss://b.example", "wss://a.example"]
+    }
+    randygpt(friend, "relays", "remove", "wss://b.example")
+    assert randygpt(friend, "relays", "list").stdout == "wss://a.example\n"
+
+
+async def test_a_lie_ends_with_3_and_a_gap_with_4(scripted: ScriptedRelay, author: Path, friend: Path) -> None:
+    import asyncio  # noqa: PLC0415
+
+    async def command(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        return await asyncio.to_thread(randygpt, home, *words, "--relay", scripted.url)
+
+    published = json.loads((await command(author, "publish", "checkpoint_best.bin", "--json")).stdout)
+    first = scripted.received[0]
+    scripted.deliver = lambda event: None if event["id"] == first else event
+    gap = await command(friend, "fetch", published["release"])
+    scripted.deliver = lambda e: e | {"content": "A" + e["content"][1:]} if e["id"] == first else e
+    lie = await command(friend, "fetch", published["release"])
+    assert (gap.returncode, lie.returncode) == (4, 3)
+    assert "1 of 5 chunks are missing" in only_line(gap.stderr)
+    assert "not the hash" in only_line(lie.stderr)
+    assert (gap.stdout, lie.stdout, visible(friend)) == ("", "", {})
+
+
+def test_a_relay_keeps_events_on_disk_when_told_to(author: Path, friend: Path, free_port: int) -> None:
+    data = author / "relay-data"
+    with background(author, "relay", "--port", free_port, "--data", data) as (_, url):
+        published = json.loads(randygpt(author, "publish", "checkpoint_best.bin", "--relay", url, "--json").stdout)
+    with background(author, "relay", "--port", free_port, "--data", data) as (_, url):
+        assert randygpt(friend, "fetch", published["release"], "--relay", url).returncode == 0
+
+
+def test_a_taken_port_is_said_in_one_line(author: Path, free_port: int) -> None:
+    with background(author, "relay", "--port", free_port):
+        done = randygpt(author, "relay", "--port", free_port)
+    assert done.returncode == 2
+    assert f"127.0.0.1:{free_port}" in only_line(done.stderr)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_relay_with_its_exit_code(author: Path, free_port: int, number: int, code: int) -> None:
+    with background(author, "relay", "--port", free_port) as (process, _):
+        process.send_signal(number)
+        assert process.wait(timeout=30) == code
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_training_with_both_files_saved(friend: Path, number: int, code: int) -> None:
+    (friend / "text.txt").write_text(TEXT)
+    words = ("train", "--iters", "100000", "--preset", "xs", "--batch", "1", "--train-file", "text.txt", "--quiet")
+    with subprocess.Popen(
+        [sys.executable, "-m", "randygpt", *words],
+        cwd=friend,
+        env=environment(friend),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        metrics = friend / "checkpoint.metrics.jsonl"
+        while not (metrics.is_file() and metrics.stat().st_size):
+            assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(timeout=60) == code
+    assert (friend / "checkpoint.bin").stat().st_size == (friend / "checkpoint_best.bin").stat().st_size > 0
+    iterations = len(metrics.read_text().splitlines())
+    assert json.loads((friend / "checkpoint.json").read_text())["iteration"] == iterations - 1
+    assert randygpt(friend, *words[:1], "--iters", iterations, "--resume", "checkpoint.bin", *words[3:]).returncode == 0
+
+
+def test_the_rust_spelling_trains_and_goes_on(friend: Path) -> None:
+    (friend / "train.txt").write_text(TEXT)
+    common = ("--preset", "xs", "--batch", "2", "--quiet")
+    assert randygpt(friend, "--iters", "2", *common).returncode == 0
+    assert randygpt(friend, "--iters", "3", "--resume", *common).returncode == 0
+    metrics = (friend / "checkpoint.metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iter"] for line in metrics] == [0, 1, 2]
+    done = randygpt(friend, "--iters", "3", "--resume", *common)
+    assert (done.returncode, "nothing to do" in only_line(done.stderr)) == (0, True)
+
+
+def test_a_closed_pipe_is_no_error(author: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "randygpt", "keys", "show"]
+    done = subprocess.run(command, env=environment(author), stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")

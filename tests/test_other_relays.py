@@ -1,0 +1,43 @@
+"""The same contract on every relay: what is published can be fetched, again and in a second version."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from support.relays import npm_relay, python_relay
+from support.releases import checkpoint_bytes, fetch, publish, source, tiny_sources
+
+from relay_client.embedded import EmbeddedRelay
+from relay_client.keys import AddressReference, SecretKey
+
+pytestmark = pytest.mark.full
+RELAYS = ("embedded, memory", "embedded, disk", "nostr-relay, sqlite", "nostr-relay, lmdb", "npm, sqlite")
+
+
+@contextlib.asynccontextmanager
+async def running(name: str, folder: Path, port: int) -> AsyncIterator[str]:
+    if name.startswith("embedded"):
+        async with EmbeddedRelay(port=port, folder=folder if "disk" in name else None) as relay:
+            yield relay.url
+    else:
+        manager = npm_relay(folder) if name.startswith("npm") else python_relay(folder, port, name.split(", ")[1])
+        with manager as url:
+            yield url
+
+
+@pytest.mark.parametrize("name", RELAYS)
+async def test_publish_and_fetch(name: str, tmp_path: Path, free_port: int, key: SecretKey) -> None:
+    big = b"".join(bytes([number]) * 46_080 for number in range(130))  # more events than some relays give at once
+    async with running(name, tmp_path, free_port) as url:
+        first = await publish([url], tmp_path / "a", key, tiny_sources(seed=1))
+        again = await publish([url], tmp_path / "a", key, tiny_sources(seed=1))
+        sources = [source("big.bin", "checkpoint", big, [("weights", len(big))]), *tiny_sources()[1:]]
+        second = await publish([url], tmp_path / "a", key, sources)
+        by_name = await fetch([url], tmp_path / "b", AddressReference(author=key.pubkey, name="demo"))
+        by_id = await fetch([url], tmp_path / "c", first.release.id)
+    assert (again.release.id, again.relays[url].accepted) == (first.release.id, 0)
+    assert (by_name.release.id, by_name.release.version) == (second.release.id, 2)
+    assert by_name.release.file("checkpoint").local.read_bytes() == big
+    assert by_id.release.file("checkpoint").local.read_bytes() == checkpoint_bytes(seed=1)
+    assert (by_name.chunks.rejected, by_id.chunks.rejected) == (0, 0)
