@@ -7,7 +7,7 @@ import pybase64
 
 from distribution.errors import InvalidChunk
 
-# base64 of it in a signed event is 61,986 bytes: under the 65,536 that common relays take. Divides by 3: no padding.
+# As base64 in a signed event about 61,900 bytes: under the 65,536 that common relays take. Divides by 3: no padding.
 CHUNK_SIZE = 46_080  # bytes
 
 

@@ -89,10 +89,11 @@ class Fetcher:
         chunks = ChunkCounts()
         async with self.store.lock(release.id):
             installed = self.store.release(release.id)
-            if installed is None:
-                installed = await self._download(release, chunks)
-            else:
+            intact = installed is not None and await asyncio.to_thread(self.store.is_intact, installed)
+            if installed and intact:
                 chunks.reused = sum(file.chunks for file in installed.files)
+            else:
+                installed = await self._download(release, chunks)
             await self.store.record_seen(release)
             if activate:
                 self.store.activate(release.id)
@@ -185,9 +186,11 @@ class Fetcher:
         known = {file.sha256 for file in manifest.files if await asyncio.to_thread(self.store.has_blob, file.sha256)}
         wanted = {file.sha256: file for file in manifest.files if file.sha256 not in known}
         chunks.reused += sum(file.chunk_count for file in manifest.files if file.sha256 in known)
-        self.store.check_space(sum(file.size for file in wanted.values()))
         with ExitStack() as stack:
-            partials = {sha256: stack.enter_context(self.store.partial(file)) for sha256, file in wanted.items()}
+            partials = {
+                sha256: stack.enter_context(self.store.partial(release.id, file)) for sha256, file in wanted.items()
+            }
+            self.store.check_space(sum(max(0, file.size - partials[sha].allocated) for sha, file in wanted.items()))
             await self._fill(manifest, list(wanted.values()), partials, chunks)
             for sha256, file in wanted.items():
                 await asyncio.to_thread(self.store.keep, partials[sha256], file)
@@ -197,14 +200,9 @@ class Fetcher:
         self, manifest: Manifest, files: list[FileEntry], partials: Mapping[bytes, PartialFile], chunks: ChunkCounts
     ) -> None:
         assembler = Assembler(files, manifest.chunk_size)
-        done = manifest.size - sum(file.size for file in files)
-        for file in files:  # what an earlier run left is taken only where it hashes right
-            for chunk in file.chunks(manifest.chunk_size):
-                data = partials[file.sha256].read(chunk.offset, chunk.size)
-                if hashlib.sha256(data).digest() == chunk.sha256:
-                    assembler.have(chunk, file)
-                    chunks.reused += 1
-                    done += chunk.size
+        kept = await asyncio.to_thread(_adopt, assembler, manifest, files, partials)
+        chunks.reused += len(kept)
+        done = manifest.size - sum(file.size for file in files) + sum(kept)
         self.on_progress(done, manifest.size)
         refusals: list[str] = []
 
@@ -233,3 +231,16 @@ class Fetcher:
     def _because(self) -> str:
         reasons = self.pool.reasons()
         return f" ({reasons})" if reasons else ""
+
+
+def _adopt(
+    assembler: Assembler, manifest: Manifest, files: Sequence[FileEntry], partials: Mapping[bytes, PartialFile]
+) -> list[int]:
+    """Take what an earlier run left, where it hashes right; returns the sizes of those chunks."""
+    kept = []
+    for file in files:
+        for chunk in file.chunks(manifest.chunk_size):
+            if hashlib.sha256(partials[file.sha256].read(chunk.offset, chunk.size)).digest() == chunk.sha256:
+                assembler.have(chunk, file)
+                kept.append(chunk.size)
+    return kept

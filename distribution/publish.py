@@ -57,6 +57,7 @@ class Published:
     events: int  # that make up the release, its head included
     bytes: int  # of those events, as JSON
     relays: Mapping[str, RelayReport]
+    resumed: bool  # the same files were published before: version, card and id are those of then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +131,7 @@ class Publisher:
             events=len(plan.events) + 1,
             bytes=sum(event.size for event in plan.events) + head.signed_size,
             relays=self.pool.reports,
+            resumed=entry.resumed,
         )
 
     async def _heads(self, name: str) -> list[tuple[str, Head]]:
@@ -172,11 +174,15 @@ class Publisher:
 
         entries = []
         for source, facts in zip(files, hashed, strict=True):
-            references = b""
+            references, whole = bytearray(), hashlib.sha256()
             for offset, size in spans([length for _, length in source.segments]):
+                data = _read(source.file, offset, size)
+                whole.update(data)
                 draft = functools.partial(_draft_chunk, source.file, offset, size, entry.created_at)
-                references += plan(draft, size) + hashlib.sha256(_read(source.file, offset, size)).digest()
-            entries.append(_file_entry(source, facts, references))
+                references += plan(draft, size) + hashlib.sha256(data).digest()
+            if whole.digest() != facts.sha256:
+                raise CallerError(f"{source.path} changed while it was being published")
+            entries.append(_file_entry(source, facts, bytes(references)))
         manifest = Manifest(files=tuple(entries))
         encoded = io.BytesIO(manifest.encode())
         manifest_ids = [

@@ -3,7 +3,7 @@
 store/blobs/<sha256>          verified bytes, read-only, linked into releases
 store/releases/<event id>/    release.json and the files under their own names
 store/refs/current, previous  {"release": <event id>}, replaced whole: the signal a server watches
-store/partial/<sha256>.part   a file being fetched
+store/partial/<event id>-<sha256>.part   a file of a release being fetched
 state/seen.json               highest version met of each author's names
 """
 
@@ -27,6 +27,7 @@ from relay_client import durable
 
 _LINK_UNSUPPORTED = {errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 _READ_BYTES = 1 << 20
+_STAT_BLOCK = 512  # bytes, whatever the file system (POSIX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,11 @@ class PartialFile:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
+
+    @property
+    def allocated(self) -> int:
+        """Bytes of the disk that it takes already."""
+        return os.fstat(self._descriptor).st_blocks * _STAT_BLOCK
 
     def read(self, offset: int, size: int) -> bytes:
         """What is there, verified or not."""
@@ -129,19 +135,15 @@ class Store:
 
     def seen(self, author: bytes, name: str) -> Seen | None:
         """The highest version of this name met so far; raises StoreError."""
-        entry = self._read_seen().get(f"{author.hex()}/{name}")
-        return Seen(version=entry["version"], manifest_sha256=bytes.fromhex(entry["x"])) if entry else None
+        return self._read_seen().get(f"{author.hex()}/{name}")
+
+    def is_intact(self, release: InstalledRelease) -> bool:
+        """Whether an installed release's files are still what they were, checked by hashing them again."""
+        return all(_hashes_to(file.local, file.sha256) for file in release.files)
 
     def has_blob(self, sha256: bytes) -> bool:
         """Whether these bytes are in the store, checked by hashing them again."""
-        try:
-            descriptor = os.open(self._blob(sha256), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return False
-        try:
-            return _hash(descriptor) == sha256
-        finally:
-            os.close(descriptor)
+        return _hashes_to(self._blob(sha256), sha256)
 
     def check_space(self, size: int) -> None:
         """Raises StoreError unless `size` more bytes, and a little, fit on the disk."""
@@ -155,9 +157,10 @@ class Store:
         """Held while a release is fetched, so that two processes do not fetch it twice. Ends with its holder."""
         return AsyncFileLock(durable.make_directory(self._locks) / f"{release_id.hex()}.lock")
 
-    def partial(self, file: FileEntry) -> PartialFile:
-        """Begin to fetch a file, or go on with it."""
-        return PartialFile(durable.make_directory(self._partial) / f"{file.sha256.hex()}.part", file.size)
+    def partial(self, release_id: bytes, file: FileEntry) -> PartialFile:
+        """Begin to fetch a file of a release whose lock is held, or go on with it."""
+        name = f"{release_id.hex()}-{file.sha256.hex()}.part"  # two releases never share one: nor would their locks
+        return PartialFile(durable.make_directory(self._partial) / name, file.size)
 
     def keep(self, partial: PartialFile, file: FileEntry) -> None:
         """Move a complete file to the blobs; raises InvalidManifest if it is not the file named, and OSError."""
@@ -176,6 +179,7 @@ class Store:
         record = orjson.dumps(_to_record(release, manifest), option=orjson.OPT_INDENT_2)
         durable.write(building / RESERVED, record)
         durable.sync_directory(building)
+        shutil.rmtree(folder, ignore_errors=True)  # there only if its files were damaged
         building.rename(folder)
         durable.sync_directory(self._releases)
         return _from_record(orjson.loads(record), folder)
@@ -196,25 +200,28 @@ class Store:
         async with AsyncFileLock(self._seen.with_suffix(".lock")):
             known = self._read_seen()
             key = f"{release.author.hex()}/{release.name}"
-            if key not in known or known[key]["version"] < release.version:
-                known[key] = {"version": release.version, "x": release.manifest_sha256.hex()}
-                durable.write(self._seen, orjson.dumps(known, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+            if key not in known or known[key].version < release.version:
+                known[key] = Seen(version=release.version, manifest_sha256=release.manifest_sha256)
+                record = {
+                    name: {"version": seen.version, "x": seen.manifest_sha256.hex()} for name, seen in known.items()
+                }
+                durable.write(self._seen, orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
 
     # --- inside
 
     def _blob(self, sha256: bytes) -> Path:
         return self._blobs / sha256.hex()
 
-    def _read_seen(self) -> dict[str, Any]:
+    def _read_seen(self) -> dict[str, Seen]:
         try:
-            known = orjson.loads(self._seen.read_bytes())
+            return {
+                name: Seen(version=int(entry["version"]), manifest_sha256=bytes.fromhex(entry["x"]))
+                for name, entry in orjson.loads(self._seen.read_bytes()).items()
+            }
         except FileNotFoundError:
             return {}
-        except orjson.JSONDecodeError as error:
-            raise StoreError(f"{self._seen}: damaged ({error})") from None
-        if not isinstance(known, dict):
-            raise StoreError(f"{self._seen}: damaged (not a map)")
-        return known
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"{self._seen}: damaged ({error!r})") from None
 
     @staticmethod
     def _read_ref(path: Path) -> bytes | None:
@@ -228,6 +235,17 @@ class Store:
 
 def _ref(release_id: bytes) -> bytes:
     return orjson.dumps({"release": release_id.hex()})
+
+
+def _hashes_to(path: Path, sha256: bytes) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        return _hash(descriptor) == sha256
+    finally:
+        os.close(descriptor)
 
 
 def _hash(descriptor: int) -> bytes:

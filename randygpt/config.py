@@ -8,7 +8,7 @@ from randygpt.errors import InvalidModelFile
 
 BLOCK_SIZE = 256  # positions; RGPT files of the Rust program know no other
 MAX_VOCAB = 1 << 20
-_LIMITS = {"n_embd": 1 << 14, "n_head": 1 << 10, "n_layer": 1 << 10, "block_size": 1 << 16, "vocab_size": MAX_VOCAB}
+_LIMITS = {"n_embd": 1 << 13, "n_head": 1 << 8, "n_layer": 1 << 8, "block_size": 1 << 12, "vocab_size": MAX_VOCAB}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,7 @@ def generate(model: GPT, prompt: Sequence[int], sampling: Sampling) -> Iterator[
         window.append(token)
         fresh = [token]
         if len(window) > block:
-            window = window[-(block // 2) :]
+            window = window[-max(1, block // 2) :]
             cache.length, fresh = 0, window
 
 
@@ -67,7 +67,7 @@ def draw(logits: Tensor, sampling: Sampling, uniform: float) -> int:
     """A token id from logits (V,); `uniform` in [0, 1) decides, so equal arguments give an equal token."""
     if sampling.temperature == 0:
         return int(logits.argmax())
-    probabilities = (logits.float() / sampling.temperature).softmax(dim=-1)
+    probabilities = ((logits.float() - logits.max()) / sampling.temperature).softmax(dim=-1)
     size = len(probabilities)
     likeliest = min(size, sampling.top_k or size, _NUCLEUS if sampling.top_p < 1 else size)
     values, tokens = probabilities.topk(likeliest)

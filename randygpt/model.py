@@ -96,7 +96,8 @@ class GPT(nn.Module):
         """Logits (B, T, V) of token ids (B, T), T at most block_size.
 
         With a cache, the ids follow those it has seen, and it grows by T: first a prompt of any length, then one
-        token at a time. Raises ValueError beyond block_size, and for several tokens behind a prompt.
+        token at a time; only the last position's logits are computed, (B, 1, V). Raises ValueError beyond block_size,
+        and for several tokens behind a prompt.
         """
         length = ids.shape[1]
         start = cache.length if cache is not None else 0
@@ -107,6 +108,7 @@ class GPT(nn.Module):
             x = layer(x, cache, index)
         if cache is not None:
             cache.length += length
+            x = x[:, -1:]
         return functional.linear(x, self.lm_head)
 
 

@@ -15,6 +15,7 @@ import platformdirs
 
 from randygpt.errors import CallerError
 from relay_client import durable
+from relay_client.errors import InvalidKey
 from relay_client.keys import SecretKey
 
 _MAX_KEY_FILE = 4096  # bytes
@@ -66,7 +67,7 @@ class Home:
         """
         path = path or self.key_path
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             raise CallerError(f"no key at {path}; make one: randygpt keys new") from None
         except OSError as error:
@@ -79,7 +80,10 @@ class Home:
                 raise CallerError(f"{path}: a key file must be a plain file of your own")
             if facts.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise CallerError(f"{path}: others may read this key; run: chmod 600 {path}")
-            return SecretKey.from_nsec(file.read(_MAX_KEY_FILE).decode("ascii", "replace"))
+            try:
+                return SecretKey.from_nsec(file.read(_MAX_KEY_FILE).decode("ascii", "replace"))
+            except InvalidKey as error:
+                raise InvalidKey(f"{path}: {error}") from None
 
     def read_relays(self) -> list[str]:
         """The user's relays; raises CallerError if the file is damaged."""

@@ -30,6 +30,13 @@ class Sidecar:
     losses: Mapping[str, float | None] = field(default_factory=dict)  # train, val, best_val
     training: Mapping[str, Any] = field(default_factory=dict)  # what an exact resume needs
 
+    def remembered(self, name: str, default: int) -> int:
+        """A whole number of the run that wrote it; raises InvalidModelFile if it is something else."""
+        value = self.training.get(name, default)
+        if type(value) is not int or value < 0:
+            raise InvalidModelFile(f"the JSON beside the checkpoint: {name} is not a whole number")
+        return value
+
     def write(self, path: Path) -> None:
         """Write it, durably; raises OSError."""
         contents = {
@@ -127,13 +134,11 @@ def _find_config(
     checkpoint: Path, header: CheckpointHeader, size: int, sidecar: Sidecar | None, preset: str | None
 ) -> ModelConfig:
     beside = checkpoint.with_name("config.json")
-    if sidecar:
-        return sidecar.config
-    if beside.is_file():
-        return ModelConfig.from_json(read_json(beside))
-    if preset:
-        return ModelConfig.from_preset(preset, vocab_size=header.vocab_size)
-    return header.infer_config(size)
+    asked = ModelConfig.from_preset(preset, vocab_size=header.vocab_size) if preset else None
+    said = sidecar.config if sidecar else ModelConfig.from_json(read_json(beside)) if beside.is_file() else None
+    if said and asked and said.preset != asked.preset:
+        raise InvalidModelFile(f"the JSON beside it says preset {said.preset}, and --preset says {asked.preset}")
+    return said or asked or header.infer_config(size)
 
 
 def _find_tokenizer(checkpoint: Path, sidecar: Sidecar | None, vocab: Path | None) -> CharTokenizer | None:

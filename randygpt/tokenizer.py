@@ -27,6 +27,8 @@ class CharTokenizer:
             raise InvalidModelFile(f"a vocabulary has 2 to {MAX_VOCAB} entries, not {len(chars)}")
         if not all(isinstance(char, str) and len(char) == 1 for char in chars):
             raise InvalidModelFile("an entry of the vocabulary is not a single character")
+        if any(_is_surrogate(char) for char in chars):
+            raise InvalidModelFile("an entry of the vocabulary is half of a surrogate pair, not a character")
         self.chars = tuple(str(char) for char in chars)
         self._ids = np.full(_CODE_POINTS, -1, dtype=np.int32)
         for token, char in enumerate(self.chars):  # a character may appear twice: the later id wins
@@ -63,3 +65,7 @@ class CharTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids; begin and end have none."""
         return "".join(self.chars[token] for token in ids if token not in {BOS_ID, EOS_ID})
+
+
+def _is_surrogate(char: object) -> bool:
+    return isinstance(char, str) and "\ud800" <= char <= "\udfff"

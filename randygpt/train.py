@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
@@ -35,6 +35,7 @@ EVAL_WINDOWS = 50
 SAVE_EVERY_S = 60.0  # the newest state; the best is saved when it is found
 DROPOUT = 0.1
 DEFAULT_SEED = 1337
+MAX_SEED = 2**31 - 1  # with the iteration behind it, it fits the 64 bits of a generator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +52,8 @@ class TrainOptions:
     prefix: Path = Path("checkpoint")
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or self.batch_size < 1 or self.seed < 0:
-            raise CallerError("iterations and batch size are at least 1, a seed is not negative")
+        if self.iterations < 1 or self.batch_size < 1 or not 0 <= self.seed <= MAX_SEED:
+            raise CallerError(f"iterations and batch size are at least 1, a seed is from 0 to {MAX_SEED}")
         if not 0 < self.lowest_rate <= self.peak_rate < math.inf or not 0 <= self.dropout < 1:
             raise CallerError("learning rates are over 0, the lowest at most the peak; dropout is from 0 to under 1")
 
@@ -137,8 +138,9 @@ class Trainer:
             first, second = (moment.to(options.device) for moment in loaded.moments)
             state.optimizer.restore(state.steps, (first, second))
         sidecar = found.sidecar
-        if sidecar and sidecar.iteration == loaded.header.iteration and "plateau" in sidecar.training:
-            state.plateau = Plateau(**sidecar.training["plateau"])
+        if sidecar and sidecar.iteration == loaded.header.iteration:
+            state.plateau.waited = sidecar.remembered("plateau_waited", 0)
+            state.plateau.cuts = sidecar.remembered("plateau_cuts", 0)
         corpus = Corpus(text, tokenizer, found.config.block_size)
         trainer = cls(options, corpus, state, name=sidecar.name if sidecar else "")
         trainer._best_saved = options.best.is_file()
@@ -244,7 +246,8 @@ class Trainer:
                 "seed": self.options.seed,
                 "batch_size": self.options.batch_size,
                 "iterations": self.options.iterations,
-                "plateau": asdict(state.plateau),
+                "plateau_waited": state.plateau.waited,
+                "plateau_cuts": state.plateau.cuts,
             },
         )
         writer.submit(path, checkpoint, sidecar)

@@ -9,11 +9,12 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from relay_client.errors import CallerError, PeerError, TransportError
 from relay_client.event import Event
 from relay_client.filter import Filter
+from relay_client.messages import clean
 from relay_client.session import Acknowledged, Delivered, Finished, Noticed, Session
 
 MAX_FRAME = 256 << 10  # bytes; an event of ours is a quarter of it
@@ -77,7 +78,7 @@ class Connection:
                 compression=None if local else "deflate",
                 proxy=None if local else True,
             )
-        except (OSError, TimeoutError, InvalidHandshake, InvalidURI) as error:
+        except (OSError, ValueError, WebSocketException) as error:  # ValueError: a host name that is none
             raise TransportError(f"{url}: {_words(error)}") from None
         return cls(url, socket)
 
@@ -108,11 +109,12 @@ class Connection:
             await self._listen()
         self._check_alive()
 
-    async def query(self, wanted: Filter, on_event: OnEvent) -> Finished:
+    async def query(self, wanted: Filter, on_event: OnEvent) -> None:
         """Ask, call `on_event` for each event as it arrives, and return when the relay has sent what it stores.
 
         `on_event` gets unverified data, runs between two reads (so it is also the brake) and may raise, which ends
-        the query. Raises TransportError when the relay goes away or silent, PeerError when it talks nonsense.
+        the query. Raises TransportError when the relay refuses, goes away or is silent, PeerError when it talks
+        nonsense.
         """
         self._check_alive()
         subscription, frame = self._session.subscribe(wanted)
@@ -122,7 +124,8 @@ class Connection:
             await self._write(frame)
             while not query.done.done():
                 await self._listen()
-            return query.done.result()
+            if refusal := query.done.result().reason:  # without a reason, a relay is merely done
+                raise TransportError(f"{self.url}: refused a request: {refusal}")
         finally:
             del self._queries[subscription]
             close = self._session.unsubscribe(subscription)
@@ -162,6 +165,9 @@ class Connection:
             self._fail(TransportError(f"{self.url}: {_words(error)}{said}"))
         except PeerError as error:
             self._fail(type(error)(f"{self.url}: {error}"))
+        except Exception as error:
+            self._fail(TransportError(f"{self.url}: {error!r}"))
+            raise
 
     def _fail(self, failure: TransportError | PeerError) -> None:
         self._failure = failure
@@ -202,4 +208,4 @@ def _words(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error) or type(error).__name__
+    return clean(str(error)) or type(error).__name__

@@ -1,7 +1,7 @@
 """Writes that survive a crash: the one way this project puts a file where somebody will look for it. Does disk I/O.
 
 Temporary file in the same directory → write → fsync → rename → fsync of the directory. A reader sees the old file or
-the new one, also after a power loss. It lives in the lowest package because every other one writes files.
+the new one, also after a power loss. It lives in the lowest package because several write files.
 """
 
 import contextlib
@@ -68,9 +68,3 @@ def make_directory(path: Path, *, mode: int = 0o755) -> Path:
         path.mkdir(mode=mode, exist_ok=True)
         sync_directory(path.parent)
     return path
-
-
-def sweep(directory: Path) -> None:
-    """Remove temporary files that a killed process left in a directory nobody else is writing to."""
-    for leftover in directory.glob(f"{_TEMPORARY}*"):
-        leftover.unlink(missing_ok=True)

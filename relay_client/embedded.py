@@ -19,7 +19,7 @@ class EmbeddedRelay:
     """A relay for this machine; an async context manager.
 
     Keeps events in memory, or in `folder` (LMDB) if one is given. Takes events of up to 65,536 bytes. Raises
-    CallerError if the port is taken or the folder cannot be used.
+    CallerError if the port is taken or the database cannot be used, OSError if the folder cannot be made.
     """
 
     def __init__(self, *, port: int, folder: Path | None = None) -> None:

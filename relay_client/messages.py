@@ -96,7 +96,10 @@ def parse_relay_message(raw_message: str | bytes) -> RelayMessage | None:
             raise InvalidMessage("not a list that starts with a message type")
 
 
-def _text(rest: list[object]) -> str:
-    """The human-readable last part, shortened, on one line and without control characters."""
-    words = rest[0] if rest and isinstance(rest[0], str) else ""
+def clean(words: str) -> str:
+    """Words that somebody else chose, fit for a terminal: shortened, on one line, without control characters."""
     return "".join(c if c.isprintable() else " " for c in words[:200])
+
+
+def _text(rest: list[object]) -> str:
+    return clean(rest[0]) if rest and isinstance(rest[0], str) else ""

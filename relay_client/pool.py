@@ -45,10 +45,12 @@ class Pool:
         for url, result in zip(self.reports, opened, strict=True):
             if isinstance(result, Connection):
                 self._connections.append(result)
-            elif isinstance(result, TransportError):
-                self.reports[url].reason = str(result)
             else:
-                raise result
+                self.reports[url].reason = str(result)
+        bugs = [result for result in opened if not isinstance(result, Connection | TransportError)]
+        if bugs:
+            await self.__aexit__(None, None, None)
+            raise bugs[0]
         if not self._connections:
             raise TransportError(f"no relay can be reached: {self.reasons() or 'none is named'}")
         return self
@@ -146,9 +148,12 @@ class Pool:
             except (TransportError, PeerError) as error:
                 self.reports[connection.url].reason = str(error)
 
-        async with asyncio.TaskGroup() as group:
-            for connection in self._working():
-                group.create_task(ask(connection))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for connection in self._working():
+                    group.create_task(ask(connection))
+        except BaseExceptionGroup as group_error:  # what `offer` raised, as it raised it
+            raise group_error.exceptions[0] from None
 
 
 class _Hunt:

@@ -137,7 +137,8 @@ class Session:
         subscription = self._subscriptions.get(message.subscription)
         if subscription is None or subscription.allowance == 0:
             return None
-        if subscription.ids and message.raw_event.get("id") not in subscription.ids:
+        raw_id = message.raw_event.get("id")
+        if subscription.ids and not (isinstance(raw_id, str) and raw_id in subscription.ids):
             return None
         subscription.allowance -= 1
         return Delivered(subscription=message.subscription, raw_event=message.raw_event)

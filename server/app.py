@@ -10,7 +10,7 @@ from aiohttp import web
 
 from server.auth import is_authorised
 from server.engine import Engine
-from server.errors import Busy, InvalidRequest
+from server.errors import Busy, CannotListen, InvalidRequest
 from server.models import Serving
 from server.reloader import Reloader
 from server.schema import MAX_BODY, completion_reply, error_reply, parse_request
@@ -70,7 +70,7 @@ async def running(
 ) -> AsyncIterator[str]:
     """A server that answers; gives its address. On leaving, it takes no more requests and finishes those under way.
 
-    Raises OSError if the address cannot be had.
+    Raises CannotListen if the address cannot be had.
     """
     engine = Engine(threads=threads)
     application = Application(serving, engine, api_key=api_key)
@@ -83,7 +83,10 @@ async def running(
         if reloader:
             await reloader.look()
             watch = asyncio.create_task(reloader.run(), name="reloader")
-        await web.TCPSite(runner, host, port, reuse_address=True).start()
+        try:
+            await web.TCPSite(runner, host, port, reuse_address=True).start()
+        except OSError as error:
+            raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
         bound_host, bound_port, *_ = runner.addresses[0]
         yield f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}"
     finally:

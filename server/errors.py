@@ -3,7 +3,8 @@
 ServerError
 ├── InvalidRequest     the client's request is wrong (400)
 ├── Busy               too many requests are waiting (503)
-└── UnfitModel         a model that must not answer: it could not be read, or failed its test
+├── UnfitModel         a model that must not answer: it could not be read, or failed its test
+└── CannotListen       the address is taken, or not ours
 """
 
 
@@ -21,3 +22,7 @@ class Busy(ServerError):
 
 class UnfitModel(ServerError):
     """A model that must not answer: it could not be read, or failed its test."""
+
+
+class CannotListen(ServerError):
+    """The address is taken, or not ours."""

@@ -9,6 +9,7 @@ from distribution.store import InstalledRelease
 from randygpt.config import ModelConfig
 from randygpt.errors import RandyGPTError
 from randygpt.language_model import LanguageModel, from_weights, load
+from randygpt.model import KVCache
 from randygpt.sidecar import read_json, read_tokenizer
 from randygpt.tokenizer import BOS_ID
 from server.errors import UnfitModel
@@ -38,24 +39,25 @@ def load_release(release: InstalledRelease) -> LoadedModel:
         config = ModelConfig.from_json(read_json(release.file("config").local))
         tokenizer = read_tokenizer(release.file("tokenizer").local)
         language_model = from_weights(release.file("checkpoint").local, config, tokenizer)
-    except (RandyGPTError, OSError, StopIteration, MemoryError, RuntimeError) as error:
+        _test(language_model)
+    except (RandyGPTError, UnfitModel, OSError, StopIteration, MemoryError, RuntimeError) as error:
         raise UnfitModel(f"{label}: {error}") from None
-    _test(language_model, label)
     return LoadedModel(language_model=language_model, release_id=release.id.hex(), label=label)
 
 
 def load_file(path: Path, *, preset: str | None = None, vocab: Path | None = None) -> LoadedModel:
     """The model in a checkpoint file, tested; raises UnfitModel, InvalidModelFile and OSError."""
     language_model = load(path, preset=preset, vocab=vocab)
-    _test(language_model, str(path))
+    _test(language_model)
     return LoadedModel(language_model=language_model, release_id=None, label=str(path))
 
 
-def _test(language_model: LanguageModel, label: str) -> None:
-    """One forward pass over a whole block; raises UnfitModel unless every logit is finite."""
+def _test(language_model: LanguageModel) -> None:
+    """One forward pass as a request makes it, over a full window; raises UnfitModel unless its logits are finite."""
     config, tokenizer = language_model.config, language_model.tokenizer
     if tokenizer.vocab_size != config.vocab_size:
-        raise UnfitModel(f"{label}: the vocabulary has {tokenizer.vocab_size} entries, not {config.vocab_size}")
-    logits = language_model.logits(torch.full((1, config.block_size), BOS_ID))
+        raise UnfitModel(f"the vocabulary has {tokenizer.vocab_size} entries, not {config.vocab_size}")
+    with torch.inference_mode():
+        logits = language_model.model(torch.full((1, config.block_size), BOS_ID), KVCache(config))
     if not bool(torch.isfinite(logits).all()):
-        raise UnfitModel(f"{label}: it computes numbers that are not finite")
+        raise UnfitModel("it computes numbers that are not finite")

@@ -31,7 +31,8 @@ def fetch(
     from relay_client.keys import encode_npub, parse_reference
 
     home = Home.from_environment()
-    parsed, urls = parse_reference(reference), chosen(home, relay)
+    parsed = parse_reference(reference)
+    urls = chosen(home, relay, parsed.relays)
     with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
         fetched = asyncio.run(_fetch(home, urls, parsed, max_size, on_progress, activate=activate))
     release, author = fetched.release, encode_npub(fetched.release.author)

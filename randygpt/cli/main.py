@@ -7,7 +7,7 @@ verify · 4 not reachable or incomplete, a rerun goes on · 5 local disk or stor
 import signal
 import sys
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -15,6 +15,7 @@ import distribution.errors
 import randygpt
 import randygpt.errors
 import relay_client.errors
+import server.errors
 from randygpt.cli import demo, fetch, keys, publish, relays, serve, train
 from randygpt.cli.output import remark
 from randygpt.cli.spelling import normalise
@@ -56,20 +57,14 @@ def _options(
     pass
 
 
-class Terminated(BaseException):
-    """SIGTERM came."""
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated
-
-
 _BUG = 1
+_INTERRUPTED = 130
+_TERMINATED = 143
 _EXIT_CODES: tuple[tuple[int, tuple[type[BaseException], ...]], ...] = (
-    (130, (KeyboardInterrupt, typer.Abort)),
-    (143, (Terminated,)),
+    (_INTERRUPTED, (KeyboardInterrupt, typer.Abort)),
     (2, (UsageError, FileNotFoundError, IsADirectoryError, NotADirectoryError)),
     (2, (randygpt.errors.RandyGPTError, relay_client.errors.CallerError, distribution.errors.CallerError)),
+    (2, (server.errors.ServerError,)),
     (3, (relay_client.errors.PeerError, distribution.errors.PeerError)),
     (4, (relay_client.errors.TransportError, distribution.errors.TransportError)),
     (5, (distribution.errors.StoreError, OSError)),
@@ -78,31 +73,37 @@ _EXIT_CODES: tuple[tuple[int, tuple[type[BaseException], ...]], ...] = (
 
 def run(arguments: list[str]) -> int:
     """Carry out a command line; every error is one line on stderr. Returns the exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    terminated = False
+
+    def terminate(_number: int, _frame: FrameType | None) -> None:
+        nonlocal terminated
+        terminated = True
+        signal.raise_signal(signal.SIGINT)  # ends everything as Ctrl-C does, asyncio's main task included
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         result = typer.main.get_command(app).main(normalise(arguments), prog_name="randygpt", standalone_mode=False)
+        code = result if isinstance(result, int) else 0
     except BaseException as error:
         code = exit_code(error)
         if code == _BUG:
             raise
-        remark(_usage_words(error) if isinstance(error, UsageError) else f"randygpt: {_words(error)}")
-        return code
-    return result if isinstance(result, int) else 0
+        if code != _INTERRUPTED:
+            remark(_usage_words(error) if isinstance(error, UsageError) else f"randygpt: {_words(error)}")
+    if code == _INTERRUPTED:  # typer makes an exit code of a Ctrl-C
+        remark("terminated" if terminated else "interrupted")
+    return _TERMINATED if code == _INTERRUPTED and terminated else code
 
 
 def exit_code(error: BaseException) -> int:
     """What an error means to a shell; 1 for one that nobody raised on purpose."""
-    if isinstance(error, BaseExceptionGroup):
-        return max(exit_code(inner) for inner in error.exceptions)
     return next((code for code, kinds in _EXIT_CODES if isinstance(error, kinds)), _BUG)
 
 
 def _words(error: BaseException) -> str:
-    if isinstance(error, BaseExceptionGroup):
-        return "; ".join(_words(inner) for inner in error.exceptions)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or {130: "interrupted", 143: "terminated"}.get(exit_code(error), repr(error))
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _usage_words(error: Exception) -> str:

@@ -33,7 +33,9 @@ def publish(
     relay: Relays = None,
     key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Sign with the nsec in this file.")] = None,
     preset: Annotated[str | None, typer.Option(help="Its shape, where nothing beside the file says.")] = None,
-    vocab: Annotated[Path | None, typer.Option(metavar="FILE", help="Its vocab.json, likewise.")] = None,
+    vocab: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
+    ] = None,
     license_: Annotated[str | None, typer.Option("--license", help="A licence, for the card.")] = None,
     about: Annotated[str | None, typer.Option(help="A few words, for the card.")] = None,
     new_version: Annotated[bool, typer.Option("--new-version", help="A new version of the same bytes.")] = False,
@@ -52,6 +54,8 @@ def publish(
         files, card = _sources(file, found), _card(found) | extra
         job = _publish(home, urls, key, files, name, found.header.magic, card, on_progress, new_version=new_version)
         published = asyncio.run(job)
+    if published.resumed and extra and not quiet:
+        remark("published before: the card stays as it was then; --new-version makes a new one")
     _report(published, as_json=as_json, quiet=quiet)
 
 
@@ -97,8 +101,8 @@ def _sources(file: BinaryIO, found: "Description") -> "list[SourceFile]":
 
 def _release_path(name: str) -> str:
     """A local file name as the protocol allows it."""
-    path = re.sub(r"[^a-z0-9._-]", "-", name.lower()).lstrip("._-")[-64:].lstrip("._-")
-    return path if path not in {"", "vocab.json", "config.json", "release.json"} else "checkpoint.bin"
+    stem = re.sub(r"[^a-z0-9._-]", "-", name.lower()).removesuffix(".bin")[-60:].strip("._-")
+    return "checkpoint.bin" if stem in {"", "vocab", "config", "release"} else f"{stem}.bin"
 
 
 def _card(found: "Description") -> dict[str, object]:

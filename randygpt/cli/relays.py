@@ -50,13 +50,17 @@ def list_(as_json: Json = False) -> None:
         emit(as_json, {"relays": relays}, "\n".join(relays))
 
 
-def chosen(home: Home, flags: Sequence[str] | None) -> list[str]:
-    """The relays named by flags, else the user's list, each once; raises CallerError if there is none."""
+def chosen(home: Home, flags: Sequence[str] | None, hints: Sequence[str] = ()) -> list[str]:
+    """The relays named by flags, else the user's list, each once; raises CallerError if there is none.
+
+    Hints that came inside a name are shown then, not used: whoever made the name chose them.
+    """
     from relay_client.connection import check_url
 
     urls = list(dict.fromkeys(check_url(url) for url in flags or home.read_relays()))
     if not urls:
-        raise CallerError("no relay; name one with --relay URL, or for good: randygpt relays add URL")
+        hinted = f" (that name mentions {', '.join(map(repr, hints))})" if hints else ""
+        raise CallerError(f"no relay; name one with --relay URL, or for good: randygpt relays add URL{hinted}")
     return urls
 
 

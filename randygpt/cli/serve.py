@@ -24,7 +24,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     model: Annotated[Path | None, typer.Option(metavar="FILE", help="Serve this checkpoint, not the release.")] = None,
     preset: Annotated[str | None, typer.Option(help="The file's shape, where nothing beside it says.")] = None,
-    vocab: Annotated[Path | None, typer.Option(metavar="FILE", help="The file's vocab.json, likewise.")] = None,
+    vocab: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
+    ] = None,
     api_key: Annotated[str | None, typer.Option(help="Clients must send it as a bearer token.")] = None,
 ) -> None:
     """Answer prompts over HTTP; a newly fetched release takes over without a request failing."""

@@ -1,6 +1,6 @@
 """The Rust program's spelling of the command line, as ours. No I/O."""
 
-_OWN_FLAGS = {"--help", "--version", "--install-completion", "--show-completion"}
+_OWN_FLAGS = {"-h", "--help", "--version", "--install-completion", "--show-completion"}
 
 
 def normalise(arguments: list[str]) -> list[str]:

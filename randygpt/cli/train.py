@@ -42,17 +42,20 @@ def train(
 ) -> None:
     """Train a model on a text, character by character."""
     from randygpt.data import read_text
-    from randygpt.train import TrainOptions
+    from randygpt.sidecar import read_sidecar
+    from randygpt.train import DEFAULT_SEED, TrainOptions
 
     text, source = read_text(train_file)
     checkpoint = checkpoint.with_name(checkpoint.name.removesuffix(".bin"))
     if not checkpoint.name or not checkpoint.absolute().parent.is_dir():
         raise CallerError(f"{checkpoint}: not a name in a folder that exists")
     start = None if resume is None else Path(resume or f"{checkpoint}.bin")
+    before = read_sidecar(start) if start else None  # what that run was told holds, where nothing else is said
+    usual = default_batch_size(preset or DEFAULT_PRESET)
     options = TrainOptions(
         iterations=iters,
-        batch_size=batch or default_batch_size(preset or DEFAULT_PRESET),
-        seed=_seed(seed, start),
+        batch_size=batch or (before.remembered("batch_size", usual) if before else usual),
+        seed=seed if seed is not None else (before.remembered("seed", DEFAULT_SEED) if before else DEFAULT_SEED),
         peak_rate=lr,
         lowest_rate=min(min_lr, lr),
         device=_device(device),
@@ -66,16 +69,6 @@ def train(
         remark(f"nothing to do: {start} is at iteration {trainer.next_iteration} of {iters}")
         return
     _run(trainer, as_json=as_json, shown=not (as_json or quiet))
-
-
-def _seed(seed: int | None, resume: Path | None) -> int:
-    """The seed asked for, else the one of the run that is resumed, else the usual one."""
-    from randygpt.sidecar import read_sidecar
-    from randygpt.train import DEFAULT_SEED
-
-    sidecar = read_sidecar(resume) if resume and seed is None else None
-    known = sidecar.training.get("seed", DEFAULT_SEED) if sidecar else DEFAULT_SEED
-    return seed if seed is not None else int(known)
 
 
 def _device(asked: str | None) -> str:
