@@ -37,7 +37,7 @@ app.command("publish", epilog=publish.EXAMPLE)(publish.publish)
 app.command("fetch", epilog=fetch.EXAMPLE)(fetch.fetch)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
 app.command("relay", epilog=relays.RELAY_EXAMPLE)(relays.relay)
-app.command("demo")(demo.demo)
+app.command("demo", epilog="Example: randygpt demo")(demo.demo)
 app.add_typer(keys.app, name="keys")
 app.add_typer(relays.app, name="relays")
 
