@@ -56,8 +56,7 @@ class Journal:
         self._path = path
         with self._translated():
             self._database = sqlite3.connect(path, timeout=10, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.execute("PRAGMA synchronous = EXTRA")  # syncs the directory too
             self._database.execute(_SCHEMA)
 
     def __enter__(self) -> Self:

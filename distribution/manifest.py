@@ -108,7 +108,7 @@ class Manifest:
             raw = msgpack.unpackb(raw_manifest)
         except (ValueError, msgpack.UnpackException) as error:
             raise InvalidManifest(f"manifest: not msgpack: {error or type(error).__name__}") from None
-        if not isinstance(raw, dict) or raw.get("v") != VERSION:
+        if not isinstance(raw, dict) or type(raw.get("v")) is not int or raw["v"] != VERSION:
             raise InvalidManifest(f"manifest: not a map of version {VERSION}")
         chunk_size = _integer(raw, "chunk_size", CHUNK_SIZE)
         raw_files = _get(raw, "files", list)

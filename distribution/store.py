@@ -24,6 +24,8 @@ from distribution.announcement import Release, Seen
 from distribution.errors import InvalidManifest, StoreError
 from distribution.manifest import RESERVED, FileEntry, Manifest
 from relay_client import durable
+from relay_client.errors import InvalidEvent
+from relay_client.event import decode_hex
 
 _LINK_UNSUPPORTED = {errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 _READ_BYTES = 1 << 20
@@ -226,10 +228,10 @@ class Store:
     @staticmethod
     def _read_ref(path: Path) -> bytes | None:
         try:
-            return bytes.fromhex(orjson.loads(path.read_bytes())["release"])
+            return decode_hex(orjson.loads(path.read_bytes())["release"], 32)
         except FileNotFoundError:
             return None
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (InvalidEvent, KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{path}: damaged ({error!r})") from None
 
 

@@ -4,7 +4,7 @@ A checkpoint in memory is flat: the weights as one vector (P,) in file order, an
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,9 +45,10 @@ def read_checkpoint(path: Path, config: ModelConfig) -> Checkpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write RGPT0003, or RGPT0002 where there are no moments, durably; raises OSError."""
+    """Write RGPT0003, or RGPT0002 where there are no moments, durably, whatever it was read from; raises OSError."""
+    header = replace(checkpoint.header, magic="RGPT0003" if checkpoint.moments else "RGPT0002")
     with durable.replacing(path) as file:
-        file.write(checkpoint.header.encode())
+        file.write(header.encode())
         for part in (checkpoint.weights, *(checkpoint.moments or ())):
             file.write(memoryview(part.detach().cpu().numpy().astype("<f4", copy=False)).cast("B"))
 

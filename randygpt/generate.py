@@ -67,14 +67,14 @@ def draw(logits: Tensor, sampling: Sampling, uniform: float) -> int:
     """A token id from logits (V,); `uniform` in [0, 1) decides, so equal arguments give an equal token."""
     if sampling.temperature == 0:
         return int(logits.argmax())
-    probabilities = ((logits.float() - logits.max()) / sampling.temperature).softmax(dim=-1)
-    size = len(probabilities)
-    likeliest = min(size, sampling.top_k or size, _NUCLEUS if sampling.top_p < 1 else size)
-    values, tokens = probabilities.topk(likeliest)
-    if sampling.top_p < 1 and likeliest < min(size, sampling.top_k or size) and values.sum() < sampling.top_p:
-        values, tokens = probabilities.topk(min(size, sampling.top_k or size))
+    exact = logits.double()  # a rounded draw could land beyond the last token that counts
+    probabilities = ((exact - exact.max()) / sampling.temperature).softmax(dim=-1)
+    size = min(len(probabilities), sampling.top_k or len(probabilities))
+    values, tokens = probabilities.topk(min(size, _NUCLEUS) if sampling.top_p < 1 else size)
+    if len(values) < size and values.sum() < sampling.top_p:
+        values, tokens = probabilities.topk(size)
     before = values.cumsum(dim=-1) - values
     values = values.masked_fill(before >= sampling.top_p, 0)
     edges = values.cumsum(dim=-1)
     index = int(torch.searchsorted(edges, uniform * edges[-1], right=True))
-    return int(tokens[min(index, len(tokens) - 1)])
+    return int(tokens[min(index, int(values.count_nonzero()) - 1)])

@@ -35,8 +35,11 @@ class LanguageModel:
 
         Raises CallerError for ids of another shape or out of the vocabulary.
         """
-        tensor = torch.as_tensor(ids)
-        if tensor.dim() != 2 or not 1 <= tensor.shape[1] <= self.config.block_size:  # noqa: PLR2004 (B, T)
+        try:
+            tensor = torch.as_tensor(ids)
+        except (ValueError, TypeError) as error:
+            raise CallerError(f"ids are whole numbers (B, T): {error}") from None
+        if tensor.dim() != 2 or not tensor.numel() or tensor.shape[1] > self.config.block_size:  # noqa: PLR2004 (B, T)
             raise CallerError(f"ids are (B, T) with T up to {self.config.block_size}, not {tuple(tensor.shape)}")
         if tensor.is_floating_point() or tensor.min() < 0 or tensor.max() >= self.config.vocab_size:
             raise CallerError(f"ids are whole numbers from 0 to {self.config.vocab_size - 1}")

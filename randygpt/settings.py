@@ -74,16 +74,17 @@ class Home:
             if error.errno == errno.ELOOP:
                 raise CallerError(f"{path}: a key file may not be a symbolic link") from None
             raise
-        with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)
+        try:
             facts = os.fstat(descriptor)
             if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid():
                 raise CallerError(f"{path}: a key file must be a plain file of your own")
             if facts.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise CallerError(f"{path}: others may read this key; run: chmod 600 {path}")
-            try:
-                return SecretKey.from_nsec(file.read(_MAX_KEY_FILE).decode("ascii", "replace"))
-            except InvalidKey as error:
-                raise InvalidKey(f"{path}: {error}") from None
+            return SecretKey.from_nsec(os.read(descriptor, _MAX_KEY_FILE).decode("ascii", "replace"))
+        except InvalidKey as error:
+            raise InvalidKey(f"{path}: {error}") from None
+        finally:
+            os.close(descriptor)
 
     def read_relays(self) -> list[str]:
         """The user's relays; raises CallerError if the file is damaged."""
@@ -91,7 +92,7 @@ class Home:
             relays = json.loads(self.relays_path.read_bytes())
         except FileNotFoundError:
             return []
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CallerError(f"{self.relays_path}: not JSON: {error}") from None
         if not isinstance(relays, list) or not all(isinstance(url, str) for url in relays):
             raise CallerError(f"{self.relays_path}: not a list of addresses")

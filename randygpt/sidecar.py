@@ -135,10 +135,19 @@ def _find_config(
 ) -> ModelConfig:
     beside = checkpoint.with_name("config.json")
     asked = ModelConfig.from_preset(preset, vocab_size=header.vocab_size) if preset else None
-    said = sidecar.config if sidecar else ModelConfig.from_json(read_json(beside)) if beside.is_file() else None
+    said = sidecar.config if sidecar else _read_config(beside)
     if said and asked and said.preset != asked.preset:
         raise InvalidModelFile(f"the JSON beside it says preset {said.preset}, and --preset says {asked.preset}")
     return said or asked or header.infer_config(size)
+
+
+def _read_config(path: Path) -> ModelConfig | None:
+    if not path.is_file():
+        return None
+    try:
+        return ModelConfig.from_json(read_json(path))
+    except InvalidModelFile as error:
+        raise InvalidModelFile(f"{path.name}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
 def _find_tokenizer(checkpoint: Path, sidecar: Sidecar | None, vocab: Path | None) -> CharTokenizer | None:

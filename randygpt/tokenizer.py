@@ -58,7 +58,7 @@ class CharTokenizer:
 
     def encode(self, text: str) -> npt.NDArray[np.int32]:
         """Ids (T,) of a text; characters that are not in the vocabulary are dropped."""
-        points = np.frombuffer(text.encode("utf-32-le", "replace"), dtype="<u4")
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         ids: npt.NDArray[np.int32] = self._ids[points]
         return ids[ids >= 0]
 

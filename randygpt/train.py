@@ -133,12 +133,14 @@ class Trainer:
         loaded = read_checkpoint(path, found.config)
         model = GPT(found.config, loaded.weights.to(options.device), dropout=options.dropout)
         state = _State(model, _optimizer(model), tokenizer, Plateau(best=loaded.header.best_loss))
-        state.next_iteration, state.steps = loaded.header.iteration + 1, loaded.header.step
+        state.next_iteration = loaded.header.iteration + 1
         if loaded.moments:
+            state.steps = loaded.header.step
             first, second = (moment.to(options.device) for moment in loaded.moments)
             state.optimizer.restore(state.steps, (first, second))
         sidecar = found.sidecar
         if sidecar and sidecar.iteration == loaded.header.iteration:
+            state.train_loss, state.val_loss = sidecar.losses.get("train"), sidecar.losses.get("val")
             state.plateau.waited = sidecar.remembered("plateau_waited", 0)
             state.plateau.cuts = sidecar.remembered("plateau_cuts", 0)
         corpus = Corpus(text, tokenizer, found.config.block_size)
@@ -159,9 +161,11 @@ class Trainer:
     def run(self, on_step: Callable[[Step], None], should_stop: Callable[[], bool]) -> bool:
         """Train to the target, or to a plateau's end; False if `should_stop` ended it first. Raises OSError.
 
-        Both files are on disk when it returns.
+        Both files are on disk when it returns; a run that is at its target already writes nothing.
         """
         options, state = self.options, self._state
+        if state.next_iteration >= options.iterations:
+            return True
         saved_at = time.monotonic()
         with _Writer() as writer, _open_metrics(options.metrics, state.next_iteration) as metrics:
             interrupted = False
@@ -314,7 +318,8 @@ def _open_metrics(path: Path, first_iteration: int) -> TextIO:
     kept = b""
     if first_iteration and path.is_file():
         with path.open("rb") as file:
-            kept = b"".join(line for line in file if _iteration_of(line) < first_iteration)
+            lines = [line.rstrip(b"\n") + b"\n" for line in file if _iteration_of(line) < first_iteration]
+        kept = b"".join(lines)
     durable.write(path, kept)
     return path.open("a", encoding="utf-8", buffering=1 << 16)
 

@@ -13,13 +13,15 @@ HOST = "127.0.0.1"
 # Its own limits are for strangers (60 events a minute); this one listens on the loopback address only.
 _EVENTS_PER_MINUTE = 60_000_000
 _MAX_REQUESTS = 500
+_END_TRIES = 200
+_END_WAIT_S = 0.01
 
 
 class EmbeddedRelay:
     """A relay for this machine; an async context manager.
 
     Keeps events in memory, or in `folder` (LMDB) if one is given. Takes events of up to 65,536 bytes. Raises
-    CallerError if the port is taken or the database cannot be used, OSError if the folder cannot be made.
+    CallerError if the port is taken or the folder cannot be used.
     """
 
     def __init__(self, *, port: int, folder: Path | None = None) -> None:
@@ -29,7 +31,8 @@ class EmbeddedRelay:
         self.url = f"ws://{HOST}:{port}"
 
     async def __aenter__(self) -> Self:
-        await self._check_port()
+        if error := await self._listening_error():
+            raise CallerError(f"cannot listen on {HOST}:{self._port}: {error.strerror or error}")
         nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())  # else a database never answers; global, so always
         builder = nostr_sdk.LocalRelayBuilder().addr(HOST).port(self._port)
         limit = nostr_sdk.RateLimit(max_reqs=_MAX_REQUESTS, notes_per_minute=_EVENTS_PER_MINUTE)
@@ -39,21 +42,27 @@ class EmbeddedRelay:
                 builder = builder.database(await nostr_sdk.NostrLmdb.open(str(self._folder)))
             self._relay = builder.rate_limit(limit).build()
             await self._relay.run()
-        except nostr_sdk.NostrSdkError as error:
+        except (nostr_sdk.NostrSdkError, OSError) as error:
             raise CallerError(f"the relay cannot start: {error}") from None
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._relay is not None:
-            self._relay.shutdown()
+        if self._relay is None:
+            return
+        self._relay.shutdown()
+        for _ in range(_END_TRIES):  # it ends in the background
+            if await self._listening_error() is None:
+                return
+            await asyncio.sleep(_END_WAIT_S)
 
-    async def _check_port(self) -> None:
-        """Fail in words if somebody listens there already."""
+    async def _listening_error(self) -> OSError | None:
+        """Why nobody can listen on the port now, None if somebody can."""
         try:
             server = await asyncio.start_server(lambda _reader, writer: writer.close(), HOST, self._port)
         except OSError as error:
-            raise CallerError(f"cannot listen on {HOST}:{self._port}: {error.strerror or error}") from None
+            return error
         server.close()
         await server.wait_closed()
+        return None

@@ -14,6 +14,7 @@ from pynostr import bech32
 
 from relay_client.errors import InvalidKey, InvalidReference
 
+_KEY_SIZE = 32  # bytes, secret or public
 _HEX64 = re.compile("[0-9a-f]{64}", re.IGNORECASE)
 
 
@@ -26,7 +27,7 @@ class SecretKey:
 
     def __init__(self, secret: bytes) -> None:
         try:
-            self._key = coincurve.PrivateKey(secret)
+            self._key = coincurve.PrivateKey(secret if len(secret) == _KEY_SIZE else b"")
         except ValueError:
             raise InvalidKey("not a secp256k1 secret key") from None
         self.pubkey = self._key.public_key_xonly.format()
@@ -106,6 +107,10 @@ def decode_pubkey(raw_key: str) -> bytes:
 def parse_reference(raw_text: str) -> EventReference | AddressReference:
     """What a person typed to name a release: hex, note, nevent, naddr, `npub…/name`; raises InvalidReference."""
     text = raw_text.strip().removeprefix("nostr:")
+    if "nsec1" in text.lower():
+        raise InvalidReference("that is a SECRET key (nsec); it is in your shell's history now")
+    if not text.isascii():
+        raise InvalidReference(f"not an event id, note, nevent, naddr or npub…/name: {raw_text[:80]!a}")
     try:
         if "/" in text:
             raw_key, name = text.split("/", 1)
@@ -119,8 +124,6 @@ def parse_reference(raw_text: str) -> EventReference | AddressReference:
                 return _decode_with_fields(prefix, text)
             case "npub":
                 raise InvalidReference("an npub names an author; a release is npub…/name")
-            case "nsec":
-                raise InvalidReference("that is a SECRET key (nsec); it is in your shell's history now")
             case _:
                 raise InvalidReference(f"not an event id, note, nevent, naddr or npub…/name: {raw_text[:80]!r}")
     except InvalidKey as error:
@@ -154,6 +157,6 @@ def _encode_bech32(prefix: str, data: bytes) -> str:
 def _decode_bech32(prefix: str, raw_text: str) -> bytes:
     found, words, encoding = bech32.bech32_decode(raw_text)
     data = bech32.convertbits(words, 5, 8, False) if words else None
-    if found != prefix or encoding is not bech32.Encoding.BECH32 or not data or len(data) != 32:  # noqa: PLR2004
+    if found != prefix or encoding is not bech32.Encoding.BECH32 or not data or len(data) != _KEY_SIZE:
         raise InvalidKey(f"not a valid {prefix}")
     return bytes(data)

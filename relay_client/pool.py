@@ -38,19 +38,14 @@ class Pool:
 
     def __init__(self, urls: Sequence[str]) -> None:
         self.reports = {url: RelayReport() for url in urls}
-        self._connections: list[Connection] = []
+        self._connections: dict[str, Connection] = {}
 
     async def __aenter__(self) -> Self:
-        opened = await asyncio.gather(*(Connection.open(url) for url in self.reports), return_exceptions=True)
-        for url, result in zip(self.reports, opened, strict=True):
-            if isinstance(result, Connection):
-                self._connections.append(result)
-            else:
-                self.reports[url].reason = str(result)
-        bugs = [result for result in opened if not isinstance(result, Connection | TransportError)]
-        if bugs:
-            await self.__aexit__(None, None, None)
-            raise bugs[0]
+        try:
+            await asyncio.gather(*(self._open(url) for url in self.reports))
+        except BaseException:
+            await self._close()
+            raise
         if not self._connections:
             raise TransportError(f"no relay can be reached: {self.reasons() or 'none is named'}")
         return self
@@ -58,7 +53,16 @@ class Pool:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.gather(*(connection.close() for connection in self._connections))
+        await self._close()
+
+    async def _open(self, url: str) -> None:
+        try:
+            self._connections[url] = await Connection.open(url)
+        except TransportError as error:
+            self.reports[url].reason = str(error)
+
+    async def _close(self) -> None:
+        await asyncio.gather(*(connection.close() for connection in self._connections.values()))
 
     @property
     def urls(self) -> list[str]:
@@ -70,7 +74,7 @@ class Pool:
         return "; ".join(report.reason for report in self.reports.values() if report.reason)
 
     def _working(self) -> list[Connection]:
-        return [connection for connection in self._connections if not self.reports[connection.url].reason]
+        return [self._connections[url] for url, report in self.reports.items() if not report.reason]
 
     async def publish(self, events: Iterable[tuple[Event, Sequence[str]]]) -> None:
         """Offer each event to the relays named beside it, at the pace of the slowest, and wait for every answer.

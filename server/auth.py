@@ -8,5 +8,5 @@ def is_authorised(api_key: str | None, raw_authorization: str | None) -> bool:
     if api_key is None:
         return True
     scheme, _, token = (raw_authorization or "").partition(" ")
-    same = hmac.compare_digest(token.strip().encode("utf-8", "replace"), api_key.encode())
+    same = hmac.compare_digest(token.strip().encode("utf-8", "surrogatepass"), api_key.encode("utf-8", "surrogatepass"))
     return same and scheme.lower() == "bearer"

@@ -40,19 +40,28 @@ class Reloader:
         try:
             loaded = await asyncio.to_thread(self._load)
         except (UnfitModel, StoreError, OSError) as error:
-            self._serving.failure = str(error)
-            log.error("not swapped: %s", error)  # noqa: TRY400 (words for an operator, no traceback)
+            self._fail(str(error))
+            return
+        except Exception as error:  # a bug must not end the watch
+            self._fail(repr(error))
+            log.exception("a model could not be loaded")
             return
         self._serving.failure = None
         if loaded is not None:
             self._serving.current = loaded
             log.info("serving %s (%s)", loaded.label, loaded.release_id)
 
+    def _fail(self, reason: str) -> None:
+        self._serving.failure = reason
+        log.error("not swapped: %s", reason)
+
     def _read_signal(self) -> object:
         try:
             facts = self._store.current_path.stat()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            return repr(error)
         return (facts.st_ino, facts.st_mtime_ns, facts.st_size)
 
     def _load(self) -> LoadedModel | None:

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import torch
 from support.scripted_relay import ScriptedRelay, scripted_relay
 
 from relay_client.embedded import EmbeddedRelay
 from relay_client.keys import SecretKey
 
+torch.set_num_threads(1)  # the models here are too small to share out
 NOW = 1_790_000_000  # a fixed clock, in seconds since 1970
 
 

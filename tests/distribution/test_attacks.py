@@ -98,7 +98,7 @@ def chunk_of_another_file(events: dict[str, RawEvent]) -> Tamper:
 TAMPERINGS: dict[str, Tamper] = {
     "release: content": tampered(RELEASE_KIND, lambda event: event | {"content": '{"a":1}'}),
     "release: content, id made to fit": tampered(RELEASE_KIND, lambda e: rehashed(e | {"content": '{"a":1}'})),
-    "release: signature": tampered(RELEASE_KIND, lambda e: e | {"sig": e["sig"][:-2] + "00"}),
+    "release: signature": tampered(RELEASE_KIND, lambda e: e | {"sig": e["sig"][64:] + e["sig"][:64]}),
     "release: kind": tampered(RELEASE_KIND, lambda e: e | {"kind": 1}),
     "release: not an event": tampered(RELEASE_KIND, lambda e: {"id": e["id"]}),
     "release: tags are numbers": tampered(RELEASE_KIND, lambda e: e | {"tags": [[1, 2]]}),

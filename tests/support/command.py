@@ -11,7 +11,7 @@ TIMEOUT_S = 120
 
 
 def environment(home: Path) -> dict[str, str]:
-    return os.environ | {"RANDYGPT_HOME": str(home), "OMP_NUM_THREADS": "2"}
+    return os.environ | {"RANDYGPT_HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
 def randygpt(home: Path, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
