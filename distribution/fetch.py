@@ -29,7 +29,8 @@ from distribution.errors import (
     NotFound,
 )
 from distribution.manifest import FileEntry, Manifest, is_name
-from distribution.store import InstalledRelease, PartialFile, Store
+from distribution.partial import PartialFile
+from distribution.store import InstalledRelease, Store
 from distribution.trust import TrustPolicy
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event

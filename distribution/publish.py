@@ -7,10 +7,8 @@ import asyncio
 import contextlib
 import functools
 import hashlib
-import io
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from distribution.announcement import (
     HEAD_KIND,
@@ -24,7 +22,8 @@ from distribution.announcement import (
 from distribution.chunking import spans
 from distribution.errors import CallerError, InvalidRelease, NotPublished
 from distribution.journal import Entry, Journal, contents_digest
-from distribution.manifest import FileEntry, Manifest, Segment, is_name
+from distribution.manifest import Manifest, is_name
+from distribution.source import HashedSource, SourceFile
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
@@ -39,16 +38,6 @@ OnProgress = Callable[[int, int], None]  # bytes of files sent so far, bytes in 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFile:
-    """A file to publish. It is read several times through one open descriptor, so a rename does not matter."""
-
-    path: str  # its name in the release
-    role: str
-    file: BinaryIO
-    segments: tuple[tuple[str, int], ...]  # (name, length in bytes), in order; together the whole file
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
     """What a publish ended with."""
 
@@ -58,15 +47,6 @@ class Published:
     bytes: int  # of those events, as JSON
     relays: Mapping[str, RelayReport]
     resumed: bool  # the same files were published before: version, card and id are those of then
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Hashed:
-    """A file's hashes."""
-
-    path: str
-    sha256: bytes
-    segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +93,7 @@ class Publisher:
         """
         if not is_name(name):
             raise CallerError(f"not a name for a model: {name!r} (a-z, 0-9, dot, dash, underscore; at most 64)")
-        hashed = await asyncio.to_thread(lambda: [_hash(file) for file in files])
+        hashed = await asyncio.to_thread(lambda: [file.hash() for file in files])
         heads = await self._heads(name)
         entry = self._enter(hashed, name, card, [head for _, head in heads], new_version=new_version)
         plan = await asyncio.to_thread(self._plan, files, hashed, entry, name, format)
@@ -147,7 +127,13 @@ class Publisher:
         return heads
 
     def _enter(
-        self, hashed: Sequence[_Hashed], name: str, card: Mapping[str, object], heads: list[Head], *, new_version: bool
+        self,
+        hashed: Sequence[HashedSource],
+        name: str,
+        card: Mapping[str, object],
+        heads: list[Head],
+        *,
+        new_version: bool,
     ) -> Entry:
         contents = contents_digest([(file.path, file.sha256) for file in hashed])
         entry = None if new_version else self.journal.find(self.key.pubkey, name, contents)
@@ -162,7 +148,7 @@ class Publisher:
         )
 
     def _plan(
-        self, files: Sequence[SourceFile], hashed: Sequence[_Hashed], entry: Entry, name: str, release_format: str
+        self, files: Sequence[SourceFile], hashed: Sequence[HashedSource], entry: Entry, name: str, release_format: str
     ) -> _Plan:
         events: dict[bytes, _Planned] = {}  # by id: equal chunks are one event
 
@@ -176,25 +162,25 @@ class Publisher:
         for source, facts in zip(files, hashed, strict=True):
             references, whole = bytearray(), hashlib.sha256()
             for offset, size in spans([length for _, length in source.segments]):
-                data = _read(source.file, offset, size)
+                data = source.read(offset, size)
                 whole.update(data)
-                draft = functools.partial(_draft_chunk, source.file, offset, size, entry.created_at)
+                draft = functools.partial(_draft_chunk, source, offset, size, entry.created_at)
                 references += plan(draft, size) + hashlib.sha256(data).digest()
             if whole.digest() != facts.sha256:
                 raise CallerError(f"{source.path} changed while it was being published")
-            entries.append(_file_entry(source, facts, bytes(references)))
+            entries.append(facts.entry(bytes(references)))
         manifest = Manifest(files=tuple(entries))
-        encoded = io.BytesIO(manifest.encode())
+        encoded = manifest.encode()
         manifest_ids = [
-            plan(functools.partial(_draft_chunk, encoded, offset, size, entry.created_at))
-            for offset, size in spans([len(encoded.getvalue())])
+            plan(functools.partial(_draft_data, encoded[offset : offset + size], entry.created_at))
+            for offset, size in spans([len(encoded)])
         ]
         if len(manifest_ids) > MAX_MANIFEST_CHUNKS:
             raise CallerError(f"too large to publish: {manifest.size} bytes")
         release_id = plan(
             functools.partial(
                 release_draft,
-                encoded.getvalue(),
+                encoded,
                 manifest_ids,
                 name=name,
                 version=entry.version,
@@ -271,40 +257,9 @@ class Publisher:
             raise NotPublished(f"{failure}: {self.pool.reasons()}")
 
 
-def _hash(source: SourceFile) -> _Hashed:
-    """Hash a file and its segments in one pass; raises CallerError if the segments are not the whole file."""
-    whole, segments = hashlib.sha256(), []
-    source.file.seek(0)
-    for name, length in source.segments:
-        part, left = hashlib.sha256(), length
-        while left and (block := source.file.read(min(left, 1 << 20))):
-            whole.update(block)
-            part.update(block)
-            left -= len(block)
-        segments.append(Segment(name=name, size=length, sha256=part.digest()))
-        if left or not length:
-            raise CallerError(f"{source.path}: shorter than it says, or empty")
-    if source.file.read(1):
-        raise CallerError(f"{source.path}: longer than it says")
-    return _Hashed(path=source.path, sha256=whole.digest(), segments=tuple(segments))
+def _draft_chunk(source: SourceFile, offset: int, size: int, created_at: int) -> EventDraft:
+    return _draft_data(source.read(offset, size), created_at)
 
 
-def _file_entry(source: SourceFile, facts: _Hashed, references: bytes) -> FileEntry:
-    return FileEntry(
-        path=source.path,
-        role=source.role,
-        size=sum(segment.size for segment in facts.segments),
-        sha256=facts.sha256,
-        segments=facts.segments,
-        references=references,
-    )
-
-
-def _read(file: BinaryIO, offset: int, size: int) -> bytes:
-    file.seek(offset)
-    return file.read(size)
-
-
-def _draft_chunk(file: BinaryIO, offset: int, size: int, created_at: int) -> EventDraft:
-    data = _read(file, offset, size)
+def _draft_data(data: bytes, created_at: int) -> EventDraft:
     return chunk_draft(data, sha256=hashlib.sha256(data).digest(), created_at=created_at)

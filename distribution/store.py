@@ -8,28 +8,26 @@ state/seen.json               highest version met of each author's names
 """
 
 import errno
-import hashlib
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import orjson
 from filelock import AsyncFileLock
 
 from distribution.announcement import Release, Seen
-from distribution.errors import InvalidManifest, StoreError
+from distribution.errors import StoreError
 from distribution.manifest import RESERVED, FileEntry, Manifest
+from distribution.partial import PartialFile, hashes_to
 from relay_client import durable
 from relay_client.errors import InvalidEvent
 from relay_client.event import decode_hex
 
 _LINK_UNSUPPORTED = {errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 _READ_BYTES = 1 << 20
-_STAT_BLOCK = 512  # bytes, whatever the file system (POSIX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,47 +58,6 @@ class InstalledRelease:
     def file(self, role: str) -> InstalledFile:
         """The file with this role (checkpoint, tokenizer or config)."""
         return next(file for file in self.files if file.role == role)
-
-
-class PartialFile:
-    """A file being fetched; survives a crash and is taken up again by whoever opens it next."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self._path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, durable.SECRET)
-        os.ftruncate(self._descriptor, size)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
-
-    @property
-    def allocated(self) -> int:
-        """Bytes of the disk that it takes already."""
-        return os.fstat(self._descriptor).st_blocks * _STAT_BLOCK
-
-    def read(self, offset: int, size: int) -> bytes:
-        """What is there, verified or not."""
-        return os.pread(self._descriptor, size, offset)
-
-    def write(self, offset: int, data: bytes) -> None:
-        """Put verified bytes in their place; raises OSError."""
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._descriptor, view, offset)
-            view, offset = view[written:], offset + written
-
-    def finish(self, sha256: bytes, blob: Path) -> None:
-        """Verify the whole and move it to its place; raises InvalidManifest if it is not the file."""
-        if _hash(self._descriptor) != sha256:
-            self._path.unlink()
-            raise InvalidManifest("the chunks are the ones named, but not the file that the manifest promises")
-        os.fchmod(self._descriptor, durable.READ_ONLY)
-        os.fsync(self._descriptor)
-        self._path.replace(blob)
-        durable.sync_directory(blob.parent)
 
 
 class Store:
@@ -141,11 +98,11 @@ class Store:
 
     def is_intact(self, release: InstalledRelease) -> bool:
         """Whether an installed release's files are still what they were, checked by hashing them again."""
-        return all(_hashes_to(file.local, file.sha256) for file in release.files)
+        return all(hashes_to(file.local, file.sha256) for file in release.files)
 
     def has_blob(self, sha256: bytes) -> bool:
         """Whether these bytes are in the store, checked by hashing them again."""
-        return _hashes_to(self._blob(sha256), sha256)
+        return hashes_to(self._blob(sha256), sha256)
 
     def check_space(self, size: int) -> None:
         """Raises StoreError unless `size` more bytes, and a little, fit on the disk."""
@@ -237,31 +194,6 @@ class Store:
 
 def _ref(release_id: bytes) -> bytes:
     return orjson.dumps({"release": release_id.hex()})
-
-
-def _hashes_to(path: Path, sha256: bytes) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    try:
-        return _hash(descriptor) == sha256
-    finally:
-        os.close(descriptor)
-
-
-def _hash(descriptor: int) -> bytes:
-    digest = hashlib.sha256()
-    for block in _blocks(descriptor):
-        digest.update(block)
-    return digest.digest()
-
-
-def _blocks(descriptor: int) -> Iterator[bytes]:
-    offset = 0
-    while block := os.pread(descriptor, _READ_BYTES, offset):
-        yield block
-        offset += len(block)
 
 
 def _link(blob: Path, path: Path) -> None:

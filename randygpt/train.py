@@ -6,27 +6,25 @@ it; `PREFIX.metrics.jsonl` has a line an iteration. Files are written off the tr
 
 import json
 import math
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TextIO
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from randygpt.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from randygpt.checkpoint import Checkpoint, read_checkpoint
 from randygpt.config import ModelConfig
 from randygpt.data import Corpus
 from randygpt.errors import CallerError
 from randygpt.header import CheckpointHeader
 from randygpt.model import GPT, gradient_views
 from randygpt.optim import FlatAdamW, Plateau, learning_rate
-from randygpt.sidecar import Sidecar, describe, sidecar_path
+from randygpt.saving import CheckpointWriter
+from randygpt.sidecar import Sidecar, describe
 from randygpt.tokenizer import CharTokenizer
 from relay_client import durable
 
@@ -167,7 +165,7 @@ class Trainer:
         if state.next_iteration >= options.iterations:
             return True
         saved_at = time.monotonic()
-        with _Writer() as writer, _open_metrics(options.metrics, state.next_iteration) as metrics:
+        with CheckpointWriter() as writer, _open_metrics(options.metrics, state.next_iteration) as metrics:
             interrupted = False
             while state.next_iteration < options.iterations and not interrupted:
                 step, is_best, exhausted = self._iterate()
@@ -222,7 +220,7 @@ class Trainer:
         self.model.eval()
         return _loss(self.model, *self._validation).item()
 
-    def _save(self, writer: "_Writer", path: Path) -> None:
+    def _save(self, writer: CheckpointWriter, path: Path) -> None:
         state = self._state
         self._best_saved |= path == self.options.best
         header = CheckpointHeader(
@@ -255,47 +253,6 @@ class Trainer:
             },
         )
         writer.submit(path, checkpoint, sidecar)
-
-
-class _Writer:
-    """Writes checkpoints on a thread of its own; of several waiting for one path, the newest. A context manager."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[Path, tuple[Checkpoint, Sidecar]] = {}
-        self._lock = threading.Lock()
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._writes: list[Future[None]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._executor.shutdown(wait=True)
-        if error is None:
-            self._raise_failures()
-
-    def submit(self, path: Path, checkpoint: Checkpoint, sidecar: Sidecar) -> None:
-        """Have it written soon; raises OSError if an earlier write failed."""
-        self._raise_failures()
-        with self._lock:
-            self._waiting[path] = (checkpoint, sidecar)
-        self._writes.append(self._executor.submit(self._write, path))
-
-    def _write(self, path: Path) -> None:
-        with self._lock:
-            newest = self._waiting.pop(path, None)
-        if newest:
-            checkpoint, sidecar = newest
-            sidecar.write(sidecar_path(path))  # first: a checkpoint without its characters is of little use
-            write_checkpoint(path, checkpoint)
-
-    def _raise_failures(self) -> None:
-        done = [write for write in self._writes if write.done()]
-        self._writes = [write for write in self._writes if not write.done()]
-        for write in done:
-            write.result()
 
 
 def _optimizer(model: GPT) -> FlatAdamW:

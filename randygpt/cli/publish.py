@@ -18,7 +18,8 @@ from randygpt.errors import CallerError, InvalidCheckpoint, InvalidModelFile
 from randygpt.settings import Home
 
 if TYPE_CHECKING:
-    from distribution.publish import OnProgress, Published, SourceFile
+    from distribution.publish import OnProgress, Published
+    from distribution.source import SourceFile
     from randygpt.sidecar import Description
     from relay_client.keys import SecretKey
 
@@ -72,7 +73,7 @@ def _default_name(found: "Description") -> str:
 
 def _sources(file: BinaryIO, found: "Description") -> "list[SourceFile]":
     """The files of the release; the checkpoint's header and size are those of the descriptor that will be read."""
-    from distribution.publish import SourceFile
+    from distribution.source import SourceFile
     from randygpt.header import HEADER_SIZE, CheckpointHeader, segments
 
     if found.tokenizer is None:

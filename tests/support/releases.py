@@ -8,7 +8,8 @@ from typing import BinaryIO
 
 from distribution.fetch import Fetched, Fetcher
 from distribution.journal import Journal
-from distribution.publish import Published, Publisher, SourceFile
+from distribution.publish import Published, Publisher
+from distribution.source import SourceFile
 from distribution.store import Store
 from distribution.trust import TrustPolicy
 from randygpt.header import segments

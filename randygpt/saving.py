@@ -1,0 +1,51 @@
+"""Writes checkpoints while training goes on. Owns one thread."""
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from randygpt.checkpoint import Checkpoint, write_checkpoint
+from randygpt.sidecar import Sidecar, sidecar_path
+
+
+class CheckpointWriter:
+    """Writes checkpoints on a thread of its own; of several waiting for one path, the newest. A context manager."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Path, tuple[Checkpoint, Sidecar]] = {}
+        self._lock = threading.Lock()
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writes: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor.shutdown(wait=True)
+        if error is None:
+            self._raise_failures()
+
+    def submit(self, path: Path, checkpoint: Checkpoint, sidecar: Sidecar) -> None:
+        """Have it written soon; raises OSError if an earlier write failed."""
+        self._raise_failures()
+        with self._lock:
+            self._waiting[path] = (checkpoint, sidecar)
+        self._writes.append(self._executor.submit(self._write, path))
+
+    def _write(self, path: Path) -> None:
+        with self._lock:
+            newest = self._waiting.pop(path, None)
+        if newest:
+            checkpoint, sidecar = newest
+            sidecar.write(sidecar_path(path))  # first: a checkpoint without its characters is of little use
+            write_checkpoint(path, checkpoint)
+
+    def _raise_failures(self) -> None:
+        done = [write for write in self._writes if write.done()]
+        self._writes = [write for write in self._writes if not write.done()]
+        for write in done:
+            write.result()

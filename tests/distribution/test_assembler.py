@@ -1,0 +1,229 @@
+"""What is missing of a release's files, and which events fill a gap."""
+
+import dataclasses
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distribution.announcement import chunk_draft
+from distribution.assembler import Assembler
+from distribution.chunking import spans
+from distribution.errors import InvalidChunk
+from distribution.manifest import FileEntry, Segment
+from relay_client.errors import InvalidEvent
+from relay_client.event import Event, EventDraft
+from relay_client.keys import SecretKey
+
+KEY = SecretKey(bytes.fromhex("11" * 32))
+NOW = 1_790_000_000
+CHUNK = 10  # bytes; small chunks keep the tests readable
+
+RawEvent = Mapping[str, object]
+
+
+def chunk_event(data: bytes, created_at: int = NOW) -> Event:
+    return chunk_draft(data, sha256=hashlib.sha256(data).digest(), created_at=created_at).sign(KEY)
+
+
+def file_of(path: str, *parts: bytes) -> tuple[FileEntry, list[Event]]:
+    """A file of these segments, and the events of its chunks."""
+    data = b"".join(parts)
+    events = [chunk_event(data[offset : offset + size]) for offset, size in spans([len(part) for part in parts], CHUNK)]
+    entry = FileEntry(
+        path=path,
+        role="other",
+        size=len(data),
+        sha256=hashlib.sha256(data).digest(),
+        segments=tuple(Segment(name="data", size=len(part), sha256=hashlib.sha256(part).digest()) for part in parts),
+        references=b"".join(event.id + bytes.fromhex(event.tag_values("x")[0]) for event in events),
+    )
+    return entry, events
+
+
+def assemble(files: Sequence[FileEntry], raw_events: Sequence[RawEvent]) -> tuple[Assembler, dict[str, bytes]]:
+    """Offers everything and writes what is taken where it belongs."""
+    assembler = Assembler(files, CHUNK)
+    written = {file.path: bytearray(file.size) for file in files}
+    for raw_event in raw_events:
+        data, places = assembler.offer(raw_event)
+        for place in places:
+            written[place.file.path][place.offset : place.offset + len(data)] = data
+    return assembler, {path: bytes(data) for path, data in written.items()}
+
+
+FILE, EVENTS = file_of("a", bytes(range(25)), bytes(range(100, 112)))
+OTHER, OTHER_EVENTS = file_of("b", b"short")
+RAW = [event.to_dict() for event in EVENTS]
+
+
+def test_in_the_beginning_everything_is_missing_in_order() -> None:
+    assembler = Assembler([FILE, OTHER], CHUNK)
+    assert assembler.missing == [event.id for event in EVENTS + OTHER_EVENTS]
+    assert len(EVENTS) == 5
+    assert Assembler([], CHUNK).missing == []
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=30, deadline=None)
+def test_chunks_in_any_order_make_the_files(shuffler: random.Random) -> None:
+    raw_events = [*RAW, OTHER_EVENTS[0].to_dict(), RAW[0], RAW[3]]
+    shuffler.shuffle(raw_events)
+    assembler, files = assemble([FILE, OTHER], raw_events)
+    assert assembler.missing == []
+    assert files == {"a": bytes(range(25)) + bytes(range(100, 112)), "b": b"short"}
+
+
+def test_a_chunk_that_came_already_is_not_wanted() -> None:
+    assembler = Assembler([FILE], CHUNK)
+    data, places = assembler.offer(RAW[1])
+    assert (data, [(place.file, place.offset) for place in places]) == (bytes(range(10, 20)), [(FILE, 10)])
+    assert assembler.offer(RAW[1]) == (b"", [])
+    assert EVENTS[1].id not in assembler.missing
+    assert len(assembler.missing) == 4
+
+
+@pytest.mark.parametrize("foreign", [OTHER_EVENTS[0], chunk_event(bytes(range(10)), NOW + 1)])
+def test_a_chunk_of_something_else_is_not_wanted(foreign: Event) -> None:
+    # Not even the same bytes under another id: the manifest names events.
+    assembler = Assembler([FILE], CHUNK)
+    assert assembler.offer(foreign.to_dict()) == (b"", [])
+    assert len(assembler.missing) == 5
+
+
+def test_equal_chunks_are_one_event_that_fills_every_place() -> None:
+    file, events = file_of("zeros", bytes(25), bytes(10))
+    twin, _ = file_of("twin", bytes(10))
+    assert len({event.id for event in events}) == 2
+    assembler = Assembler([file, twin], CHUNK)
+    assert assembler.missing == [events[0].id, events[2].id]
+    data, places = assembler.offer(events[0].to_dict())
+    assert data == bytes(10)
+    assert [(place.file.path, place.offset) for place in places] == [
+        ("zeros", 0),
+        ("zeros", 10),
+        ("zeros", 25),
+        ("twin", 0),
+    ]
+    assert assembler.missing == [events[2].id]
+
+
+def test_a_file_named_twice_is_filled_twice() -> None:
+    copy = dataclasses.replace(FILE, path="copy")
+    _, files = assemble([FILE, copy], RAW)
+    assert files["a"] == files["copy"] == bytes(range(25)) + bytes(range(100, 112))
+
+
+def forged(event: Event, **changes: object) -> RawEvent:
+    return event.to_dict() | changes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"content": "AAAA"}, {"content": ""}, {"kind": 1}, {"created_at": 1}, {"tags": []}, {"pubkey": "0" * 64}],
+    ids=str,
+)
+def test_a_corrupted_chunk_is_refused_and_stays_missing(changes: dict[str, object]) -> None:
+    assembler = Assembler([FILE], CHUNK)
+    with pytest.raises(InvalidEvent, match="hash of the event"):
+        assembler.offer(forged(EVENTS[0], **changes))
+    assert assembler.missing == [event.id for event in EVENTS]
+    assert assembler.offer(RAW[0])[0] == bytes(range(10))
+
+
+@pytest.mark.parametrize("raw_id", [None, "", 1, [], {}, "zz", EVENTS[0].id.hex().upper(), EVENTS[0].id])
+def test_an_event_without_a_proper_id_is_refused(raw_id: object) -> None:
+    assembler = Assembler([FILE], CHUNK)
+    with pytest.raises(InvalidEvent):
+        assembler.offer(forged(EVENTS[0], id=raw_id))
+    with pytest.raises(InvalidEvent):
+        assembler.offer({})
+    assert len(assembler.missing) == 5
+
+
+def test_a_signature_is_not_needed_where_the_manifest_names_the_id() -> None:
+    assembler = Assembler([FILE], CHUNK)
+    assert assembler.offer(forged(EVENTS[0], sig="0" * 128))[0] == bytes(range(10))
+
+
+def naming(event: Event, data: bytes) -> FileEntry:
+    """A manifest's file of one chunk with this content, that names this event for it."""
+    digest = hashlib.sha256(data).digest()
+    return FileEntry(
+        path="a",
+        role="other",
+        size=len(data),
+        sha256=digest,
+        segments=(Segment(name="data", size=len(data), sha256=digest),),
+        references=event.id + digest,
+    )
+
+
+@pytest.mark.parametrize(
+    ("event", "wrong"),
+    [
+        (EventDraft(kind=1, created_at=NOW, content="aGVsbG8=").sign(KEY), "kind 1 is not a chunk"),
+        (chunk_event(b"jello"), "not the bytes"),
+        (chunk_event(b"hell"), "not the bytes"),
+        (chunk_event(b"hello you"), "12 characters"),
+        (EventDraft(kind=1064, created_at=NOW, content="aGVsbG8!").sign(KEY), "not base64"),
+    ],
+    ids=["kind", "other bytes", "too short", "too long", "not base64"],
+)
+def test_an_event_that_does_not_hold_what_the_manifest_says_is_refused(event: Event, wrong: str) -> None:
+    assembler = Assembler([naming(event, b"hello")], CHUNK)
+    with pytest.raises(InvalidChunk, match=wrong):
+        assembler.offer(event.to_dict())
+    assert assembler.missing == [event.id]
+
+
+def test_one_event_cannot_be_named_for_two_contents() -> None:
+    event = chunk_event(b"hello")
+    with pytest.raises(InvalidChunk, match="two contents"):
+        Assembler([naming(event, b"hello"), naming(event, b"jello")], CHUNK)
+    with pytest.raises(InvalidChunk, match="two contents"):
+        Assembler([naming(event, b"hello"), naming(event, b"hello you")], CHUNK)
+    assert Assembler([naming(event, b"hello"), naming(event, b"hello")], CHUNK).missing == [event.id]
+
+
+def test_what_is_there_already_is_not_missing() -> None:
+    assembler = Assembler([FILE], CHUNK)
+    chunks = list(FILE.chunks(CHUNK))
+    assembler.have(chunks[0], FILE)
+    assembler.have(chunks[0], FILE)
+    assert assembler.missing == [event.id for event in EVENTS[1:]]
+    assert assembler.offer(RAW[0]) == (b"", [])
+    for chunk in chunks[1:]:
+        assembler.have(chunk, FILE)
+    assert assembler.missing == []
+
+
+def test_having_one_of_several_equal_chunks_leaves_the_other_places() -> None:
+    file, events = file_of("zeros", bytes(20))
+    twin, _ = file_of("twin", bytes(10))
+    assembler = Assembler([file, twin], CHUNK)
+    assembler.have(list(file.chunks(CHUNK))[1], file)
+    _, places = assembler.offer(events[0].to_dict())
+    assert [(place.file.path, place.offset) for place in places] == [("zeros", 0), ("twin", 0)]
+    assert assembler.missing == []
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["id", "pubkey", "created_at", "kind", "tags", "content", "sig"]),
+        st.none() | st.booleans() | st.integers() | st.text(max_size=64) | st.lists(st.text(), max_size=2),
+        min_size=1,
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_whatever_comes_is_taken_whole_or_not_at_all(changes: dict[str, object]) -> None:
+    assembler = Assembler([FILE], CHUNK)
+    try:
+        data, places = assembler.offer(forged(EVENTS[0], **changes))
+    except (InvalidEvent, InvalidChunk):
+        assert len(assembler.missing) == 5
+    else:
+        assert (data, len(places)) in {(bytes(range(10)), 1), (b"", 0)}

@@ -1,0 +1,216 @@
+"""What this machine has begun to publish."""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distribution.errors import StoreError
+from distribution.journal import Entry, Journal, contents_digest
+
+AUTHOR, OTHER_AUTHOR = b"\xaa" * 32, b"\xbb" * 32
+ONE, TWO = b"\x01" * 32, b"\x02" * 32
+CARD = {"config": {"n_embd": 16}, "text": "Grüße 🧪", "loss": 1.25, "none": None}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "journal.sqlite"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    with Journal(path) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def database(path: Path) -> Iterator[sqlite3.Connection]:
+    """The journal's file, from outside."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as opened:
+        yield opened
+
+
+def begin(
+    journal: Journal,
+    contents: bytes = ONE,
+    *,
+    author: bytes = AUTHOR,
+    name: str = "demo",
+    above: int = 0,
+    created_at: int = 100,
+) -> Entry:
+    return journal.begin(author, name, contents, above=above, created_at=created_at, card=CARD, hint="wss://a")
+
+
+def test_nothing_is_found_in_a_new_journal(journal: Journal) -> None:
+    assert journal.find(AUTHOR, "demo", ONE) is None
+
+
+def test_the_same_contents_have_the_same_entry(journal: Journal) -> None:
+    begun = begin(journal)
+    assert begun == Entry(version=1, created_at=100, card=CARD, hint="wss://a", resumed=False)
+    assert journal.find(AUTHOR, "demo", ONE) == Entry(
+        version=1, created_at=100, card=CARD, hint="wss://a", resumed=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("author", "name", "contents"), [(OTHER_AUTHOR, "demo", ONE), (AUTHOR, "other", ONE), (AUTHOR, "demo", TWO)]
+)
+def test_something_else_is_not_found(journal: Journal, author: bytes, name: str, contents: bytes) -> None:
+    begin(journal)
+    assert journal.find(author, name, contents) is None
+
+
+def test_versions_increase_by_one(journal: Journal) -> None:
+    assert [begin(journal, contents).version for contents in (ONE, TWO, ONE)] == [1, 2, 3]
+
+
+def test_of_equal_contents_the_newest_is_found(journal: Journal) -> None:
+    begin(journal, created_at=100)
+    begin(journal, TWO, created_at=200)
+    begin(journal, created_at=300)
+    begin(journal, TWO, created_at=50)
+    found = journal.find(AUTHOR, "demo", ONE)
+    assert found is not None
+    assert (found.version, found.created_at) == (3, 300)
+
+
+@pytest.mark.parametrize(("above", "version"), [(0, 3), (1, 3), (2, 3), (3, 4), (41, 42), (2**31 - 2, 2**31 - 1)])
+def test_a_version_is_above_the_journal_and_the_heads(journal: Journal, above: int, version: int) -> None:
+    begin(journal)
+    begin(journal)
+    assert begin(journal, above=above).version == version
+
+
+def test_each_author_and_name_counts_alone(journal: Journal) -> None:
+    begin(journal)
+    begin(journal)
+    assert begin(journal, author=OTHER_AUTHOR).version == 1
+    assert begin(journal, name="other").version == 1
+    assert begin(journal).version == 3
+
+
+def test_a_journal_survives_reopening(path: Path) -> None:
+    with Journal(path) as journal:
+        begun = begin(journal)
+    with Journal(path) as journal:
+        found = journal.find(AUTHOR, "demo", ONE)
+        assert found is not None
+        assert (found.version, found.created_at, found.card, found.hint) == (
+            begun.version,
+            begun.created_at,
+            begun.card,
+            begun.hint,
+        )
+        assert begin(journal, TWO).version == 2
+
+
+def test_an_entry_is_on_disk_before_it_is_used(path: Path, journal: Journal) -> None:
+    begin(journal)
+    with database(path) as reader:
+        assert reader.execute("SELECT version, created_at FROM publishes").fetchall() == [(1, 100)]
+    (synchronous,) = journal._database.execute("PRAGMA synchronous").fetchone()
+    assert synchronous >= 2  # FULL: also after a power loss
+
+
+def test_two_journals_open_at_once_share_their_versions(path: Path) -> None:
+    with Journal(path) as one, Journal(path) as two:
+        assert [begin(journal).version for journal in (one, two, two, one)] == [1, 2, 3, 4]
+        found = two.find(AUTHOR, "demo", ONE)
+        assert found is not None
+        assert found.version == 4
+
+
+def test_two_writers_never_take_one_version(path: Path) -> None:
+    def write() -> list[int]:
+        with Journal(path) as journal:
+            return [begin(journal).version for _ in range(20)]
+
+    with Journal(path):
+        pass
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        one, two = (running.result() for running in [threads.submit(write), threads.submit(write)])
+    assert sorted(one + two) == list(range(1, 41))
+    assert one == sorted(one)
+    assert two == sorted(two)
+
+
+def test_opening_waits_for_another_writer(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    with database(path) as other:
+        other.execute("CREATE TABLE something (else_)")
+        other.execute("BEGIN IMMEDIATE")
+        end = threading.Timer(0.05, other.execute, ["COMMIT"])
+        end.start()
+        try:
+            with Journal(path) as journal:
+                assert begin(journal).version == 1
+        finally:
+            end.join()
+
+
+@pytest.mark.parametrize("damage", [b"damaged" * 1_000, b"SQLite format 3\0" + b"\xff" * 5_000])
+def test_a_damaged_journal_is_reported(path: Path, damage: bytes) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(damage)
+    with pytest.raises(StoreError, match=r"journal\.sqlite"):
+        Journal(path)
+    assert path.read_bytes() == damage
+
+
+def test_a_journal_damaged_while_it_is_open_is_reported(path: Path, journal: Journal) -> None:
+    with database(path) as other:
+        other.execute("DROP TABLE publishes")
+    with pytest.raises(StoreError, match=r"journal\.sqlite"):
+        journal.find(AUTHOR, "demo", ONE)
+    with pytest.raises(StoreError, match=r"journal\.sqlite"):
+        begin(journal)
+
+
+def test_a_journal_of_another_shape_is_reported(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    with database(path) as other:
+        other.execute("CREATE TABLE publishes (something)")
+    with Journal(path) as journal, pytest.raises(StoreError, match=r"journal\.sqlite"):
+        begin(journal)
+
+
+def test_a_folder_in_its_place_is_reported(path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"journal\.sqlite"):
+        Journal(path)
+
+
+# --- what makes contents the same
+
+
+def test_the_order_of_files_does_not_matter() -> None:
+    files = [("a", ONE), ("b", TWO), ("c", ONE)]
+    assert contents_digest(files) == contents_digest(files[::-1])
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [],
+        [("a", ONE)],
+        [("a", TWO), ("b", ONE)],
+        [("a", ONE), ("c", TWO)],
+        [("a", ONE), ("b", TWO), ("c", ONE)],
+        [("ab", ONE), ("", TWO)],
+    ],
+)
+def test_other_files_are_other_contents(files: list[tuple[str, bytes]]) -> None:
+    assert contents_digest(files) != contents_digest([("a", ONE), ("b", TWO)])
+
+
+def test_the_digest_of_contents_never_changes() -> None:
+    # Entries of an older program must be found again.
+    assert contents_digest([("b", TWO), ("a", ONE)]) == hashlib.sha256(b"a\0" + ONE + b"b\0" + TWO).digest()

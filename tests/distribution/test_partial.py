@@ -1,0 +1,132 @@
+"""Files being fetched: they survive a crash, and become blobs only whole."""
+
+import os
+import stat
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from distribution.errors import InvalidManifest
+from distribution.manifest import FileEntry, Segment
+from distribution.store import Store
+
+RELEASE, OTHER_RELEASE = b"\x01" * 32, b"\x02" * 32
+DATA = bytes(range(256)) * 1_000
+FILE = FileEntry(
+    path="checkpoint.bin",
+    role="checkpoint",
+    size=len(DATA),
+    sha256=sha256(DATA).digest(),
+    segments=(Segment(name="weights", size=len(DATA), sha256=sha256(DATA).digest()),),
+    references=b"",
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def parts(home: Path) -> list[Path]:
+    return list((home / "store" / "partial").iterdir())
+
+
+def test_a_new_part_is_empty_and_as_long_as_the_file(store: Store, tmp_path: Path) -> None:
+    with store.partial(RELEASE, FILE) as partial:
+        assert partial.read(0, FILE.size + 1) == bytes(FILE.size)
+    (part,) = parts(tmp_path)
+    assert part.stat().st_size == FILE.size
+    assert stat.S_IMODE(part.stat().st_mode) == 0o600
+
+
+def test_a_part_is_taken_up_again(tmp_path: Path) -> None:
+    with Store(tmp_path).partial(RELEASE, FILE) as partial:
+        partial.write(1_000, DATA[1_000:5_000])
+    with Store(tmp_path).partial(RELEASE, FILE) as partial:
+        assert partial.read(1_000, 4_000) == DATA[1_000:5_000]
+        assert partial.read(5_000, 10) == bytes(10)
+        partial.write(0, DATA[:1_000])
+        partial.write(5_000, DATA[5_000:])
+        Store(tmp_path).keep(partial, FILE)
+    assert Store(tmp_path).has_blob(FILE.sha256)
+    assert parts(tmp_path) == []
+
+
+def test_two_releases_do_not_share_a_part(store: Store) -> None:
+    with store.partial(RELEASE, FILE) as one, store.partial(OTHER_RELEASE, FILE) as two:
+        one.write(0, b"one")
+        assert two.read(0, 3) == bytes(3)
+
+
+@pytest.mark.parametrize("size", [0, 10, FILE.size + 10_000])
+def test_a_part_of_another_length_is_made_to_fit(store: Store, tmp_path: Path, size: int) -> None:
+    with store.partial(RELEASE, FILE):
+        pass
+    (part,) = parts(tmp_path)
+    part.write_bytes(b"x" * size)
+    with store.partial(RELEASE, FILE) as partial:
+        assert part.stat().st_size == FILE.size
+        partial.write(0, DATA)
+        store.keep(partial, FILE)
+    assert store.has_blob(FILE.sha256)
+
+
+@pytest.mark.parametrize("wrong", [b"", DATA[:-1], DATA[:-1] + b"x", b"x" + DATA[1:]], ids=len)
+def test_what_is_not_the_file_is_removed_and_no_blob(store: Store, tmp_path: Path, wrong: bytes) -> None:
+    with store.partial(RELEASE, FILE) as partial:
+        partial.write(0, wrong)
+        with pytest.raises(InvalidManifest, match="not the file"):
+            store.keep(partial, FILE)
+    assert parts(tmp_path) == []
+    assert not store.has_blob(FILE.sha256)
+
+
+def test_a_part_that_is_a_link_is_not_followed(store: Store, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"mine")
+    with store.partial(RELEASE, FILE):
+        pass
+    (part,) = parts(tmp_path)
+    part.unlink()
+    part.symlink_to(mine)
+    with pytest.raises(OSError, match="symbolic link"):
+        store.partial(RELEASE, FILE)
+    assert mine.read_bytes() == b"mine"
+
+
+def test_a_short_write_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: pwrite(descriptor, data[:1_000], offset))
+    with store.partial(RELEASE, FILE) as partial:
+        partial.write(0, DATA)
+        assert partial.read(0, FILE.size) == DATA
+
+
+def test_the_disk_that_a_part_takes_is_known(store: Store) -> None:
+    with store.partial(RELEASE, FILE) as partial:
+        partial.write(0, DATA)
+        assert partial.allocated >= FILE.size
+
+
+def test_bytes_are_safe_before_they_get_their_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def recording_fsync(descriptor: int) -> None:
+        calls.append("fsync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "fsync")
+        fsync(descriptor)
+
+    def recording_replace(source: Path, target: Path) -> None:
+        calls.append(f"replace {Path(target).name}")
+        replace(source, target)
+
+    with store.partial(RELEASE, FILE) as partial:
+        partial.write(0, DATA)
+        store.keep(partial, FILE)  # the folder of the blobs is there from now on
+    with store.partial(RELEASE, FILE) as partial:
+        partial.write(0, DATA)
+        monkeypatch.setattr(os, "fsync", recording_fsync)
+        monkeypatch.setattr(os, "replace", recording_replace)
+        store.keep(partial, FILE)
+    assert calls == ["fsync", f"replace {FILE.sha256.hex()}", "fsync folder"]

@@ -1,0 +1,125 @@
+"""Whose models, and which version of them."""
+
+import itertools
+
+import pytest
+
+from distribution.announcement import Head, Release, Seen, release_draft
+from distribution.errors import Equivocation, NotTrusted, Rollback
+from distribution.trust import TrustPolicy, check_version, latest
+from relay_client.keys import SecretKey, encode_npub
+
+KEY = SecretKey(bytes.fromhex("11" * 32))
+A, B = b"\xaa" * 32, b"\xbb" * 32
+
+
+def head(*, version: int = 1, created_at: int = 100, id_byte: int = 1, x: bytes = A) -> Head:
+    return Head(
+        id=bytes([id_byte]) * 32,
+        author=KEY.pubkey,
+        created_at=created_at,
+        name="demo",
+        version=version,
+        manifest_sha256=x,
+        release_id=B,
+    )
+
+
+def release(version: int) -> tuple[Release, bytes]:
+    """A release and its manifest's hash."""
+    draft = release_draft(
+        b"", [A], name="demo", version=version, format="x", size=1, card={}, hint="", created_at=100
+    ).sign(KEY)
+    made = Release.parse(draft, now=100)
+    return made, made.manifest_sha256
+
+
+# --- the list
+
+
+def test_explicit_takes_whom_the_user_names() -> None:
+    TrustPolicy().check(KEY.pubkey)
+    TrustPolicy(authors=frozenset({A})).check(KEY.pubkey)
+
+
+def test_allowlist_takes_the_listed_only() -> None:
+    policy = TrustPolicy(mode="allowlist", authors=frozenset({KEY.pubkey}))
+    policy.check(KEY.pubkey)
+    stranger = SecretKey(bytes.fromhex("22" * 32))
+    with pytest.raises(NotTrusted, match=encode_npub(stranger.pubkey)):
+        policy.check(stranger.pubkey)
+
+
+def test_an_empty_list_takes_nobody() -> None:
+    with pytest.raises(NotTrusted):
+        TrustPolicy(mode="allowlist").check(KEY.pubkey)
+
+
+# --- the latest
+
+
+def test_of_nothing_nothing_is_latest() -> None:
+    assert latest([]) is None
+
+
+@pytest.mark.parametrize(
+    ("best", "others"),
+    [
+        (head(version=10), [head(version=9, created_at=999), head(version=2, id_byte=0)]),
+        (head(created_at=300), [head(created_at=200, id_byte=0), head(created_at=100)]),
+        (head(id_byte=1), [head(id_byte=2), head(id_byte=255)]),
+        (head(version=2, created_at=5, id_byte=3), [head(version=2, created_at=4, id_byte=1), head(created_at=9)]),
+        (head(version=2), [head(version=1, x=B), head(version=1, x=A)]),
+    ],
+    ids=["version", "time", "id", "time before id", "older equivocation"],
+)
+def test_the_latest_does_not_depend_on_the_order(best: Head, others: list[Head]) -> None:
+    for order in itertools.permutations([best, *others]):
+        assert latest(order) == best
+
+
+@pytest.mark.parametrize("others", [[], [head(version=1)], [head(version=2, created_at=999, id_byte=9)]])
+def test_one_version_with_two_contents_is_reported(others: list[Head]) -> None:
+    two = [head(version=2), head(version=2, x=B, created_at=200, id_byte=2)]
+    for order in itertools.permutations([*two, *others]):
+        with pytest.raises(Equivocation, match="version 2 of demo"):
+            latest(order)
+
+
+def test_repeats_are_no_equivocation() -> None:
+    assert latest([head(), head()]) == head()
+
+
+# --- what was seen before
+
+
+@pytest.mark.parametrize("asked_by_id", [True, False])
+@pytest.mark.parametrize("version", [1, 5, 2**31 - 1])
+def test_the_first_of_a_name_is_fine(version: int, *, asked_by_id: bool) -> None:
+    check_version(release(version)[0], None, asked_by_id=asked_by_id)
+
+
+@pytest.mark.parametrize(
+    ("version", "same", "asked_by_id", "error"),
+    [
+        (5, True, False, None),
+        (5, True, True, None),
+        (5, False, False, Equivocation),
+        (5, False, True, Equivocation),
+        (6, False, False, None),
+        (6, False, True, None),
+        (6, True, False, None),
+        (4, False, False, Rollback),
+        (4, True, False, Rollback),
+        (4, False, True, None),
+        (4, True, True, None),
+    ],
+)
+def test_after_version_5(*, version: int, same: bool, asked_by_id: bool, error: type[Exception] | None) -> None:
+    made, digest = release(version)
+    seen = Seen(version=5, manifest_sha256=digest if same else B)
+    if error is None:
+        check_version(made, seen, asked_by_id=asked_by_id)
+    else:
+        with pytest.raises(error, match=f"version {version} of demo"):
+            check_version(made, seen, asked_by_id=asked_by_id)

@@ -1,0 +1,146 @@
+"""The package as a script uses it: load a model, ask it for logits and for text."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support.models import CONFIG, TOKENIZER, side_files, tiny_checkpoint, write_tiny
+
+import randygpt
+from randygpt.checkpoint import write_checkpoint
+from randygpt.errors import CallerError, InvalidCheckpoint, InvalidModelFile
+from randygpt.generate import Sampling, generate
+from randygpt.language_model import LanguageModel
+from randygpt.model import GPT
+
+BLOCK = CONFIG.block_size
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> LanguageModel:
+    return randygpt.load(write_tiny(tmp_path / "m.bin"))
+
+
+def put_release(folder: Path, checkpoint: str = "checkpoint.bin", *, with_moments: bool = True) -> Path:
+    """A folder as the store has it."""
+    folder.mkdir()
+    write_checkpoint(folder / checkpoint, tiny_checkpoint(with_moments=with_moments))
+    for name, data in side_files().items():
+        (folder / name).write_bytes(data)
+    (folder / "release.json").write_text("{}", encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_load_a_file(tmp_path: Path, kind: type) -> None:
+    path = write_tiny(tmp_path / "m.bin", seed=4)
+    model = randygpt.load(kind(path))
+    assert torch.equal(model.model.flat, tiny_checkpoint(seed=4).weights)
+    assert (model.config, model.tokenizer.chars) == (CONFIG, TOKENIZER.chars)
+    assert not model.model.training
+
+
+@pytest.mark.parametrize("checkpoint", ["checkpoint.bin", "story_best.bin"])
+def test_load_the_folder_of_a_release(tmp_path: Path, checkpoint: str) -> None:
+    model = randygpt.load(put_release(tmp_path / "release", checkpoint, with_moments=False))
+    assert torch.equal(model.model.flat, tiny_checkpoint().weights)
+    assert model.tokenizer.chars == TOKENIZER.chars
+
+
+@pytest.mark.parametrize("names", [[], ["a.bin", "b.bin"]])
+def test_a_folder_without_the_one_checkpoint(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        write_tiny(tmp_path / name)
+    with pytest.raises(InvalidModelFile, match=f"{len(names)} checkpoints in this folder"):
+        randygpt.load(tmp_path)
+
+
+def test_without_characters_a_model_cannot_be_used(tmp_path: Path) -> None:
+    folder = put_release(tmp_path / "release")
+    (folder / "vocab.json").unlink()
+    with pytest.raises(InvalidModelFile, match=r"checkpoint\.bin: no vocabulary beside it"):
+        randygpt.load(folder)
+
+
+def test_a_file_that_is_wrong_or_not_there(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.bin")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InvalidCheckpoint, match=r"m\.bin"):
+        randygpt.load(path)
+    with pytest.raises(FileNotFoundError):
+        randygpt.load(tmp_path / "other.bin")
+
+
+def test_logits(model: LanguageModel) -> None:
+    ids = [[2, 3, 4], [5, 6, 7]]
+    logits = model.logits(ids)
+    assert (logits.shape, logits.dtype) == ((2, 3, CONFIG.vocab_size), torch.float32)
+    assert torch.equal(logits, GPT.initialise(CONFIG, seed=0).eval()(torch.tensor(ids)))
+    assert torch.equal(model.logits(torch.tensor(ids, dtype=torch.int32)), logits)
+    assert not logits.requires_grad
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        torch.zeros(3, dtype=torch.int64),
+        torch.zeros(1, 2, 3, dtype=torch.int64),
+        torch.zeros(1, 0, dtype=torch.int64),
+        torch.zeros(0, 3, dtype=torch.int64),
+        torch.zeros(1, BLOCK + 1, dtype=torch.int64),
+        torch.zeros(1, 3),
+        [[]],
+        [[0, -1]],
+        [[0, CONFIG.vocab_size]],
+        [[0, 1.5]],
+        [[0, 1], [0]],
+    ],
+    ids=lambda ids: str(tuple(ids.shape) if isinstance(ids, torch.Tensor) else ids),
+)
+def test_ids_that_are_none(model: LanguageModel, ids: torch.Tensor) -> None:
+    with pytest.raises(CallerError, match="ids are"):
+        model.logits(ids)
+
+
+def test_a_whole_block_and_the_last_id(model: LanguageModel) -> None:
+    assert model.logits(torch.full((1, BLOCK), CONFIG.vocab_size - 1)).isfinite().all()
+
+
+def test_a_completion_is_without_the_prompt(model: LanguageModel) -> None:
+    prompt = "the quick brown"
+    sampling = Sampling(max_tokens=30, temperature=1.0, seed=1)
+    ids = list(generate(model.model, TOKENIZER.encode(prompt).tolist(), sampling))
+    text = model.generate(prompt, max_tokens=30, temperature=1.0, seed=1)
+    assert text == TOKENIZER.decode(ids)
+    assert not text.startswith(prompt)
+    assert 0 < len(text) <= 30
+
+
+def test_the_same_seed_gives_the_same_text(model: LanguageModel) -> None:
+    texts = {model.generate("fox", max_tokens=20, temperature=1.0, seed=seed) for seed in (1, 1, 1)}
+    assert len(texts) == 1
+    assert model.generate("fox", max_tokens=20, temperature=1.0, seed=2) not in texts
+
+
+def test_every_option_reaches_the_sampling(model: LanguageModel) -> None:
+    greedy = model.generate("fox", max_tokens=20, temperature=0)
+    assert model.generate("fox", max_tokens=20, top_k=1) == greedy
+    assert model.generate("fox", max_tokens=20, top_p=1e-6) == greedy
+    with pytest.raises(CallerError, match="temperature"):
+        model.generate("fox", temperature=float("nan"))
+
+
+@pytest.mark.parametrize(
+    "modules",
+    ["randygpt", "randygpt.settings, randygpt.sidecar, randygpt.header, randygpt.tokenizer", "randygpt.cli.main"],
+)
+def test_importing_the_package_imports_no_torch(modules: str) -> None:
+    code = f"import sys, {modules}; print(callable(randygpt.load), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_what_the_package_offers() -> None:
+    assert randygpt.__all__ == ["load"]

@@ -1,0 +1,37 @@
+"""The Rust program's spelling of the command line, as ours."""
+
+import pytest
+
+from randygpt.cli.spelling import normalise
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ([], []),
+        (["train"], ["train"]),
+        (["--iters", "1000"], ["train", "--iters", "1000"]),
+        (["--iters=1000", "--preset", "xs"], ["train", "--iters=1000", "--preset", "xs"]),
+        (["--resume"], ["train", "--resume="]),
+        (["--resume", "x.bin"], ["train", "--resume", "x.bin"]),
+        (["--resume", "--iters", "5"], ["train", "--resume=", "--iters", "5"]),
+        (["--iters", "5", "--resume"], ["train", "--iters", "5", "--resume="]),
+        (["--resume=x.bin"], ["train", "--resume=x.bin"]),
+        (["train", "--resume"], ["train", "--resume="]),
+        (["train", "--resume", "--quiet"], ["train", "--resume=", "--quiet"]),
+        (["train", "--resume", "x.bin", "--quiet"], ["train", "--resume", "x.bin", "--quiet"]),
+        (["train", "--help"], ["train", "--help"]),
+        (["--help"], ["--help"]),
+        (["--version"], ["--version"]),
+        (["-h"], ["-h"]),
+        (["--install-completion"], ["--install-completion"]),
+        (["publish", "--resume"], ["publish", "--resume"]),
+        (["publish", "x.bin", "--json"], ["publish", "x.bin", "--json"]),
+        (["serve", "--port", "8080"], ["serve", "--port", "8080"]),
+    ],
+    ids=lambda words: " ".join(words) or "nothing",
+)
+def test_spelling(typed: list[str], meant: list[str]) -> None:
+    given = list(typed)
+    assert normalise(given) == meant
+    assert given == typed

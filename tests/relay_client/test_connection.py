@@ -1,0 +1,314 @@
+"""One relay over a real websocket: honest, slow, broken and hostile ones."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+import pytest
+from support.scripted_relay import ScriptedRelay
+from websockets.asyncio.server import ServerConnection, serve
+
+from relay_client import connection as module
+from relay_client.connection import Connection, check_url
+from relay_client.errors import CallerError, InvalidMessage, PeerError, TransportError
+from relay_client.event import Event, EventDraft
+from relay_client.filter import Filter
+from relay_client.keys import SecretKey
+
+KEY = SecretKey(bytes.fromhex("11" * 32))
+EVENT = EventDraft(kind=1, created_at=1, content="hello").sign(KEY)
+WANTED = Filter(ids=(EVENT.id,), limit=1)
+SHORT_S = 0.05
+
+Handler = Callable[[ServerConnection], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def relay_that(handler: Handler) -> AsyncIterator[str]:
+    """Address of a relay that treats every connection as told."""
+    async with serve(handler, "127.0.0.1", 0, compression=None, max_size=1 << 20) as server:
+        yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Connection]:
+    connection = await Connection.open(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def answering(*frames: object) -> Handler:
+    """Answers the first message with these frames (JSON, or bytes as they are) and then falls silent."""
+
+    async def handler(peer: ServerConnection) -> None:
+        await peer.recv()
+        for frame in frames:
+            await peer.send(frame if isinstance(frame, bytes) else orjson.dumps(frame), text=True)
+        async for _ in peer:
+            pass
+
+    return handler
+
+
+@contextlib.asynccontextmanager
+async def server_that_answers(answer: bytes | None) -> AsyncIterator[str]:
+    """Address of something that is no relay: it reads a request and answers this, or waits for the other to go."""
+    done = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if answer is None:
+            await reader.read()
+        else:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        done.set()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await done.wait()
+
+
+def nothing(_raw_event: Mapping[str, object]) -> None:
+    """Takes events and does nothing."""
+
+
+# --- opening
+
+
+async def test_an_unreachable_relay(free_port: int) -> None:
+    with pytest.raises(TransportError, match=rf"^ws://127\.0\.0\.1:{free_port}: "):
+        await Connection.open(f"ws://127.0.0.1:{free_port}")
+
+
+@pytest.mark.parametrize("url", ["ws://relay..example", f"ws://{'a' * 64}.example", "ws://\udcff.example"], ids=ascii)
+async def test_a_host_that_cannot_exist_is_refused_or_unreachable(url: str) -> None:
+    with pytest.raises((CallerError, TransportError)):
+        await Connection.open(check_url(url))
+
+
+@pytest.mark.parametrize("answer", [b"", b"220 mail ready\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])
+async def test_something_that_is_no_relay(answer: bytes) -> None:
+    async with server_that_answers(answer) as url:
+        with pytest.raises(TransportError, match=f"^{url}: .+"):
+            await Connection.open(url)
+
+
+async def test_a_handshake_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONNECT_S", SHORT_S)
+    async with server_that_answers(None) as url:
+        with pytest.raises(TransportError, match=f"^{url}: no answer in time"):
+            await Connection.open(url)
+
+
+# --- sending
+
+
+async def test_the_answer_to_an_event(scripted: ScriptedRelay) -> None:
+    async with opened(scripted.url) as connection:
+        first = await connection.send(EVENT)
+        await connection.drain()
+        second = await connection.send(EVENT)
+        await connection.drain()
+    assert (first.result().accepted, first.result().duplicate) == (True, False)
+    assert (second.result().accepted, second.result().duplicate) == (True, True)
+    assert scripted.events == {EVENT.id.hex(): orjson.loads(EVENT.to_json())}
+
+
+async def test_a_relay_that_goes_away_answers_nothing() -> None:
+    async def handler(peer: ServerConnection) -> None:
+        await peer.recv()
+        await peer.close(1011, "out of disk")
+
+    async with relay_that(handler) as url, opened(url) as connection:
+        answer = await connection.send(EVENT)
+        with pytest.raises(TransportError, match="out of disk"):
+            await connection.drain()
+        assert answer.cancelled()
+        with pytest.raises(TransportError, match="out of disk"):
+            await connection.send(EVENT)
+        with pytest.raises(TransportError, match="out of disk"):
+            await connection.query(WANTED, nothing)
+
+
+async def test_the_last_words_of_a_relay_are_safe_to_print() -> None:
+    async def handler(peer: ServerConnection) -> None:
+        await peer.send('["NOTICE","\\u001b[2J"]')
+        await peer.close(1008, "\x1b[31mred\r\n\u202e")
+
+    async with relay_that(handler) as url, opened(url) as connection:
+        with pytest.raises(TransportError, match="red") as caught:
+            await connection.query(WANTED, nothing)
+    assert str(caught.value).isprintable()
+
+
+async def test_a_relay_that_never_answers_an_event(scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_S", SHORT_S)
+    scripted.silent = True
+    async with opened(scripted.url) as connection:
+        await connection.send(EVENT)
+        with pytest.raises(TransportError, match="no answer"):
+            await connection.drain()
+
+
+async def test_waiting_for_room_ends_with_a_silent_relay(
+    scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ANSWER_S", SHORT_S)
+    scripted.silent = True
+    events = [EventDraft(kind=1, created_at=number).sign(KEY) for number in range(9)]
+    async with opened(scripted.url) as connection:
+        for event in events[:8]:
+            await connection.send(event)
+        with pytest.raises(TransportError, match="no answer"):
+            await connection.send(events[8])
+
+
+# --- asking
+
+
+async def test_a_query_gives_what_the_relay_stores(scripted: ScriptedRelay) -> None:
+    scripted.events[EVENT.id.hex()] = orjson.loads(EVENT.to_json())
+    came: list[Mapping[str, object]] = []
+    async with opened(scripted.url) as connection:
+        await connection.query(WANTED, came.append)
+    assert [Event.parse(raw_event) for raw_event in came] == [EVENT]
+    assert scripted.requests == [{"ids": [EVENT.id.hex()], "limit": 1}]
+
+
+async def test_a_query_is_closed_when_it_is_answered() -> None:
+    heard: asyncio.Queue[list[Any]] = asyncio.Queue()
+
+    async def handler(peer: ServerConnection) -> None:
+        async for frame in peer:
+            message = orjson.loads(frame)
+            heard.put_nowait(message)
+            if message[0] == "REQ":
+                await peer.send(orjson.dumps(["EOSE", message[1]]), text=True)
+
+    async with relay_that(handler) as url, opened(url) as connection:
+        await connection.query(WANTED, nothing)
+        request, close = await heard.get(), await heard.get()
+    assert close == ["CLOSE", request[1]]
+
+
+async def test_queries_at_the_same_time_do_not_mix(scripted: ScriptedRelay) -> None:
+    events = [EventDraft(kind=kind, created_at=1).sign(KEY) for kind in range(5)]
+    scripted.events = {event.id.hex(): orjson.loads(event.to_json()) for event in events}
+    came: dict[int, list[object]] = {kind: [] for kind in range(5)}
+    async with opened(scripted.url) as connection:
+        await asyncio.gather(
+            *(
+                connection.query(Filter(kinds=(kind,), limit=9), lambda raw, kind=kind: came[kind].append(raw["kind"]))
+                for kind in came
+            )
+        )
+    assert came == {kind: [kind] for kind in range(5)}
+
+
+async def test_a_refused_query_says_why() -> None:
+    async with relay_that(answering(["CLOSED", "r1", "auth-required: who?"])) as url, opened(url) as connection:
+        with pytest.raises(TransportError, match=f"^{url}: refused a request: auth-required: who"):
+            await connection.query(WANTED, nothing)
+
+
+@pytest.mark.parametrize("frames", [[["CLOSED", "r1", ""]], [["EOSE", "r1"], ["CLOSED", "r1", "too many"]]])
+async def test_a_relay_that_closes_when_it_is_done(frames: list[object]) -> None:
+    came: list[object] = []
+    async with relay_that(answering(["EVENT", "r1", EVENT.to_dict()], *frames)) as url, opened(url) as connection:
+        await connection.query(WANTED, came.append)
+    assert len(came) == 1
+
+
+@pytest.mark.parametrize("raw_id", [[], {}, None, 1, "", "zz"], ids=repr)
+async def test_an_event_with_an_impossible_id_does_no_harm(raw_id: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_S", SHORT_S)
+    came: list[Mapping[str, object]] = []
+    handler = answering(["EVENT", "r1", {"id": raw_id}], ["EVENT", "r1", EVENT.to_dict()], ["EOSE", "r1"])
+    async with relay_that(handler) as url, opened(url) as connection:
+        await connection.query(WANTED, came.append)
+    assert [Event.parse(raw_event) for raw_event in came] == [EVENT]
+
+
+async def test_a_silent_relay_is_given_up_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_S", SHORT_S)
+    async with relay_that(answering(["NOTICE", "come back later"])) as url, opened(url) as connection:
+        with pytest.raises(TransportError, match=f"^{url}: no answer for .* it said: come back later"):
+            await connection.query(WANTED, nothing)
+
+
+async def test_a_relay_that_closes_in_the_middle_of_an_answer() -> None:
+    came: list[object] = []
+
+    async def handler(peer: ServerConnection) -> None:
+        await peer.recv()
+        await peer.send(orjson.dumps(["EVENT", "r1", EVENT.to_dict()]), text=True)
+        await peer.send(b'["NOTICE","too many requests"]', text=True)
+        await peer.close(1008, "policy")
+
+    async with relay_that(handler) as url, opened(url) as connection:
+        with pytest.raises(TransportError, match=r"policy.*it said: too many requests"):
+            await connection.query(WANTED, came.append)
+    assert len(came) == 1
+
+
+async def test_a_relay_whose_connection_breaks() -> None:
+    async def handler(peer: ServerConnection) -> None:
+        await peer.recv()
+        peer.transport.abort()
+
+    async with relay_that(handler) as url, opened(url) as connection:
+        with pytest.raises(TransportError, match=url):
+            await connection.query(WANTED, nothing)
+
+
+async def test_a_frame_up_to_the_limit_is_read() -> None:
+    raw_event = EVENT.to_dict() | {"padding": "x" * (255 << 10)}
+    came: list[object] = []
+    handler = answering(["EVENT", "r1", raw_event], ["EOSE", "r1"])
+    async with relay_that(handler) as url, opened(url) as connection:
+        await connection.query(WANTED, came.append)
+    assert len(came) == 1
+
+
+async def test_a_frame_over_the_limit_ends_the_connection() -> None:
+    raw_event = EVENT.to_dict() | {"padding": "x" * (256 << 10)}
+    handler = answering(["EVENT", "r1", raw_event], ["EOSE", "r1"])
+    async with relay_that(handler) as url, opened(url) as connection:
+        with pytest.raises(TransportError, match="too big"):
+            await connection.query(WANTED, nothing)
+
+
+@pytest.mark.parametrize("frame", [b"hello", b"{}", b'["EVENT","r1"]', b'["OK","r1",true,""]'])
+async def test_a_relay_that_talks_nonsense(frame: bytes) -> None:
+    async with relay_that(answering(frame)) as url, opened(url) as connection:
+        with pytest.raises(InvalidMessage, match=f"^{url}: "):
+            await connection.query(WANTED, nothing)
+        with pytest.raises(PeerError):
+            await connection.send(EVENT)
+
+
+async def test_a_relay_that_floods() -> None:
+    async with relay_that(answering(*[["EVENT", "r7", {}]] * 1_001)) as url, opened(url) as connection:
+        with pytest.raises(InvalidMessage, match="nobody asked for"):
+            await connection.query(WANTED, nothing)
+
+
+async def test_what_the_receiver_raises_ends_the_query_and_not_the_connection(scripted: ScriptedRelay) -> None:
+    scripted.events[EVENT.id.hex()] = orjson.loads(EVENT.to_json())
+    came: list[object] = []
+
+    def fail(_raw_event: Mapping[str, object]) -> None:
+        raise OSError("disk full")
+
+    async with opened(scripted.url) as connection:
+        with pytest.raises(OSError, match="disk full"):
+            await connection.query(WANTED, fail)
+        await connection.query(WANTED, came.append)
+    assert len(came) == 1

@@ -1,0 +1,191 @@
+"""Writes that survive a crash. What a power loss would show is shown by the order of the calls that prevent it."""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relay_client import durable
+
+
+class Interrupted(BaseException):
+    """Like KeyboardInterrupt: no Exception."""
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def write_half(path: Path, error: BaseException) -> None:
+    with durable.replacing(path) as file:
+        file.write(b"half")
+        file.flush()
+        raise error
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Names of the calls that make things durable or visible, with the content synced or the path made."""
+    calls: list[str] = []
+    fsync, replace, link = os.fsync, os.replace, os.link
+
+    def recording_fsync(descriptor: int) -> None:
+        inode = os.fstat(descriptor).st_ino
+        path = next(path for path in (tmp_path, *tmp_path.rglob("*")) if path.stat().st_ino == inode)
+        calls.append(f"fsync folder {path.name}" if path.is_dir() else f"fsync {path.read_bytes()!r}")
+        fsync(descriptor)
+
+    def recording_replace(source: Path, target: Path) -> None:
+        calls.append(f"replace {Path(target).name}")
+        replace(source, target)
+
+    def recording_link(source: Path, target: Path) -> None:
+        calls.append(f"link {Path(target).name}")
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(os, "replace", recording_replace)
+    monkeypatch.setattr(os, "rename", recording_replace)
+    monkeypatch.setattr(os, "link", recording_link)
+    return calls
+
+
+def test_a_write_is_whole(tmp_path: Path) -> None:
+    durable.write(tmp_path / "a", b"old")
+    durable.write(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_content_is_safe_before_its_name_and_the_name_before_we_return(tmp_path: Path, order: list[str]) -> None:
+    durable.write(tmp_path / "a", b"content")
+    assert order == ["fsync b'content'", "replace a", f"fsync folder {tmp_path.name}"]
+
+
+def test_create_is_as_careful(tmp_path: Path, order: list[str]) -> None:
+    durable.create(tmp_path / "a", b"content", mode=durable.SECRET)
+    assert order.index("fsync b'content'") < order.index("link a")
+    assert order[-2:] == ["link a", f"fsync folder {tmp_path.name}"]
+
+
+def test_a_folder_is_made_durable_in_its_parent(tmp_path: Path, order: list[str]) -> None:
+    assert durable.make_directory(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert (tmp_path / "a" / "b").is_dir()
+    assert order == [f"fsync folder {tmp_path.name}", "fsync folder a"]
+    order.clear()
+    durable.make_directory(tmp_path / "a" / "b")
+    assert order == []
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    durable.write(path, b"old")
+    with durable.replacing(path) as file:
+        file.write(b"half")
+        file.flush()
+        assert path.read_bytes() == b"old"
+        file.write(b" and half")
+    assert path.read_bytes() == b"half and half"
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), ValueError("bug"), Interrupted()], ids=repr)
+@pytest.mark.parametrize("before", [b"old", None])
+def test_an_error_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, error: BaseException, before: bytes | None
+) -> None:
+    path = tmp_path / "a"
+    if before is not None:
+        durable.write(path, before)
+    with pytest.raises(type(error)):
+        write_half(path, error)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == ({} if before is None else {"a": before})
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_a_failing_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    durable.write(tmp_path / "a", b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, name, fail)
+    with pytest.raises(OSError, match="disk full"):
+        durable.write(tmp_path / "a", b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
+
+
+@pytest.mark.parametrize("wanted", [durable.PUBLIC, durable.READ_ONLY, durable.SECRET])
+def test_modes(tmp_path: Path, wanted: int) -> None:
+    durable.write(tmp_path / "written", b"", mode=wanted)
+    durable.create(tmp_path / "created", b"", mode=wanted)
+    assert mode(tmp_path / "written") == mode(tmp_path / "created") == wanted
+
+
+def test_a_secret_is_never_readable_by_others(tmp_path: Path) -> None:
+    with durable.replacing(tmp_path / "key", mode=durable.SECRET) as file:
+        file.write(b"secret")
+        assert [mode(path) for path in tmp_path.iterdir()] == [0o600]
+
+
+def test_a_replaced_file_gets_the_mode_asked_for(tmp_path: Path) -> None:
+    durable.write(tmp_path / "key", b"1", mode=durable.PUBLIC)
+    durable.write(tmp_path / "key", b"2", mode=durable.SECRET)
+    assert mode(tmp_path / "key") == 0o600
+
+
+def test_create_makes_a_file(tmp_path: Path) -> None:
+    durable.create(tmp_path / "a", b"content", mode=durable.PUBLIC)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"content"}
+    assert (tmp_path / "a").stat().st_nlink == 1
+
+
+def dangling(path: Path) -> None:
+    path.symlink_to(path.with_name("nowhere"))
+
+
+@pytest.mark.parametrize("occupy", [lambda path: path.write_bytes(b"old"), Path.mkdir, dangling])
+def test_create_never_overwrites(tmp_path: Path, occupy: Callable[[Path], object]) -> None:
+    occupy(tmp_path / "a")
+    before = (tmp_path / "a").lstat()
+    with pytest.raises(FileExistsError):
+        durable.create(tmp_path / "a", b"new", mode=durable.PUBLIC)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").lstat() == before
+
+
+def test_a_link_is_replaced_and_what_it_points_to_is_not_touched(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"mine")
+    link.symlink_to(target)
+    durable.write(link, b"new")
+    assert not link.is_symlink()
+    assert (target.read_bytes(), link.read_bytes()) == (b"mine", b"new")
+
+
+def test_a_folder_in_the_way_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        durable.write(tmp_path / "a", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("length", [1, 200, 255])
+def test_names_up_to_the_longest(tmp_path: Path, length: int) -> None:
+    durable.write(tmp_path / ("n" * length), b"1")
+    durable.create(tmp_path / ("m" * length), b"2", mode=durable.PUBLIC)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m" * length, "n" * length]
+
+
+def test_make_directory_refuses_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(FileExistsError):
+        durable.make_directory(tmp_path / "a")
+    with pytest.raises(OSError, match="a"):
+        durable.make_directory(tmp_path / "a" / "b")
+
+
+def test_make_directory_takes_a_mode(tmp_path: Path) -> None:
+    durable.make_directory(tmp_path / "keys", mode=0o700)
+    assert mode(tmp_path / "keys") == 0o700

@@ -1,0 +1,212 @@
+"""What never becomes an `Event`: forgeries, and whatever else a relay may send in place of one."""
+
+import hashlib
+from typing import Any
+
+import coincurve
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay_client.errors import InvalidEvent
+from relay_client.event import Event, EventDraft, HashedEvent, decode_hex
+from relay_client.keys import SecretKey
+
+KEY = SecretKey(bytes.fromhex("11" * 32))
+OTHER = SecretKey(bytes.fromhex("22" * 32))
+DRAFT = EventDraft(kind=1064, created_at=1_790_000_000, tags=(("x", "abc"), ("t", "y")), content="hello")
+SIGNED = DRAFT.sign(KEY)
+RAW = orjson.loads(SIGNED.to_json())
+FIELDS = ["id", "pubkey", "created_at", "kind", "tags", "content", "sig"]
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=70) | st.from_regex(r"[0-9a-f]{64}"),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=10,
+)
+
+FORGERIES = {
+    "id": "0" * 64,
+    "pubkey": OTHER.pubkey.hex(),
+    "created_at": RAW["created_at"] + 1,
+    "kind": 4181,
+    "tags": [["x", "abd"], ["t", "y"]],
+    "content": "hellp",
+    "sig": DRAFT.sign(OTHER).sig.hex(),
+}
+
+
+def rehashed(**changes: object) -> dict[str, Any]:
+    """The event with fields changed and an id that fits them, which needs no key."""
+    raw = RAW | changes
+    fields = [0, raw["pubkey"], raw["created_at"], raw["kind"], raw["tags"], raw["content"]]
+    return raw | {"id": hashlib.sha256(orjson.dumps(fields)).hexdigest()}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_forged_field_makes_no_event(field: str) -> None:
+    with pytest.raises(InvalidEvent):
+        Event.parse(RAW | {field: FORGERIES[field]})
+
+
+@pytest.mark.parametrize("field", ["pubkey", "created_at", "kind", "tags", "content"])
+def test_a_forged_field_with_a_fitting_id_makes_no_event(field: str) -> None:
+    raw = rehashed(**{field: FORGERIES[field]})
+    with pytest.raises(InvalidEvent, match="signature"):
+        Event.parse(raw)
+    assert HashedEvent.parse(raw).id.hex() == raw["id"]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_an_event_built_by_hand_is_verified_too(field: str) -> None:
+    fields = {name: getattr(SIGNED, name) for name in FIELDS}
+    assert Event(**fields) == SIGNED
+    forged = DRAFT.sign(OTHER) if field in {"id", "pubkey", "sig"} else EventDraft(kind=2, created_at=3).sign(KEY)
+    with pytest.raises(InvalidEvent):
+        Event(**fields | {field: getattr(forged, field)})
+
+
+def test_a_hashed_event_takes_any_signature() -> None:
+    assert HashedEvent.parse(RAW | {"sig": "0" * 128}).sig == bytes(64)
+
+
+@pytest.mark.parametrize("field", [name for name in FIELDS if name != "sig"])
+def test_a_hashed_event_takes_no_other_id(field: str) -> None:
+    with pytest.raises(InvalidEvent, match="hash"):
+        HashedEvent.parse(RAW | {field: FORGERIES[field]})
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_missing_field_is_refused(field: str) -> None:
+    with pytest.raises(InvalidEvent):
+        Event.parse({name: value for name, value in RAW.items() if name != field})
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert Event.parse(RAW | {"ots": "x", "relays": []}) == SIGNED
+
+
+@pytest.mark.parametrize(("field", "length"), [("id", 64), ("pubkey", 64), ("sig", 128)])
+def test_no_hex_digit_can_be_flipped(field: str, length: int) -> None:
+    text = RAW[field]
+    assert len(text) == length
+    for position, digit in enumerate(text):
+        flipped = text[:position] + f"{int(digit, 16) ^ 1:x}" + text[position + 1 :]
+        with pytest.raises(InvalidEvent):
+            Event.parse(RAW | {field: flipped})
+
+
+@pytest.mark.parametrize("field", ["id", "pubkey", "sig"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        str.upper,
+        lambda text: text[:-1],
+        lambda text: text[:-2],
+        lambda text: text + "0",
+        lambda text: text + "00",
+        lambda text: " " + text[1:],
+        lambda text: text[:-1] + "\n",
+        lambda text: "0x" + text[2:],
+        lambda text: text[:-1] + "٣",  # a digit to Python's int(), not to hex
+        lambda text: text[:-1] + "g",
+        lambda _text: "",
+        bytes.fromhex,
+        lambda text: [text],
+        lambda text: int(text, 16),
+        lambda _text: None,
+    ],
+)
+def test_only_lower_case_hex_of_the_right_length_will_do(field: str, change: Any) -> None:  # noqa: ANN401
+    raw = RAW | {field: change(RAW[field])}
+    with pytest.raises(InvalidEvent, match="lower-case hex"):
+        HashedEvent.parse(raw)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("ab", 2), ("abcd", 1), ("AB", 1), ("", 1), ("ab\n", 1), (None, 1), (b"ab", 1), ("a b ", 2)]
+)
+def test_decode_hex_refuses(text: object, size: int) -> None:
+    with pytest.raises(InvalidEvent):
+        decode_hex(text, size)
+
+
+def test_decode_hex() -> None:
+    assert decode_hex("00ff", 2) == b"\x00\xff"
+
+
+@pytest.mark.parametrize("field", ["created_at", "kind"])
+@pytest.mark.parametrize("value", [True, False, -1, 1.0, "1", None, [1], 2**53, 2**64, 2**70, 10**400, float("nan")])
+def test_only_whole_numbers_in_range_will_do(field: str, value: object) -> None:
+    with pytest.raises(InvalidEvent, match=f"{field} is not a whole number"):
+        Event.parse(RAW | {field: value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "created_at"),
+    [(0, 0), (65_535, 2**53 - 1), (65_536, 0), (0, 2**53)],
+    ids=["least", "most", "kind", "time"],
+)
+def test_the_range_of_numbers(kind: int, created_at: int) -> None:
+    raw = EventDraft(kind=kind, created_at=created_at).sign(KEY).to_dict()
+    if kind <= 65_535 and created_at < 2**53:
+        assert Event.parse(raw).kind == kind
+    else:
+        with pytest.raises(InvalidEvent, match="whole number"):
+            Event.parse(raw)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [None, "x", {}, {"x": ["y"]}, ["x"], [["x"], "y"], [["x", 1]], [["x", None]], [["x", ["y"]]], [{"x": "y"}], [None]],
+)
+def test_only_lists_of_lists_of_text_are_tags(tags: object) -> None:
+    with pytest.raises(InvalidEvent, match="tag"):
+        Event.parse(rehashed(tags=tags))
+
+
+@pytest.mark.parametrize("content", [None, 1, [], {}, b"hello", ["hello"]])
+def test_only_text_is_content(content: object) -> None:
+    with pytest.raises(InvalidEvent, match="content"):
+        Event.parse(RAW | {"content": content})
+
+
+@pytest.mark.parametrize("field", ["content", "tags"])
+def test_a_lone_surrogate_is_refused(field: str) -> None:
+    raw = RAW | {field: "\ud800" if field == "content" else [["x", "\ud800"]]}
+    with pytest.raises(InvalidEvent, match="serialised"):
+        Event.parse(raw)
+
+
+@pytest.mark.parametrize("raw", [None, [], "{}", 1, True, b"{}", [RAW], {}])
+def test_only_an_object_is_an_event(raw: object) -> None:
+    with pytest.raises(InvalidEvent):
+        Event.parse(raw)
+
+
+@pytest.mark.parametrize("x", [5, 2**256 - 1, 0, 2**256 - 2**32 - 977], ids=["off it", "largest", "zero", "prime"])
+def test_a_pubkey_off_the_curve_makes_no_event(x: int) -> None:
+    with pytest.raises(ValueError, match="public key"):
+        coincurve.PublicKeyXOnly(x.to_bytes(32, "big"))
+    with pytest.raises(InvalidEvent, match="signature"):
+        Event.parse(rehashed(pubkey=f"{x:064x}"))
+
+
+@given(json_values)
+@settings(max_examples=150, deadline=None)
+def test_no_json_value_is_taken_for_an_event(raw: object) -> None:
+    with pytest.raises(InvalidEvent):
+        Event.parse(raw)
+
+
+@given(st.sampled_from(FIELDS), json_values)
+@settings(max_examples=200, deadline=None)
+def test_an_event_with_any_value_in_a_field_is_itself_or_refused(field: str, value: object) -> None:
+    raw = RAW | {field: value}
+    try:
+        event = Event.parse(raw)
+    except InvalidEvent:
+        assert raw != RAW
+    else:
+        assert event == SIGNED

@@ -1,0 +1,236 @@
+"""Many relays as one: opening, closing, and publishing to all of them at the pace they bear."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import orjson
+import pytest
+from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
+from websockets.asyncio.server import ServerConnection, serve
+
+from relay_client import connection
+from relay_client.errors import TransportError
+from relay_client.event import Event, EventDraft
+from relay_client.filter import Filter
+from relay_client.keys import SecretKey
+from relay_client.pool import Pool
+
+KEY = SecretKey(bytes.fromhex("11" * 32))
+SHORT_S = 0.05
+LONG_ENOUGH_S = 0.3  # to connect to this machine
+
+
+def made(count: int, content: str = "") -> list[Event]:
+    return [EventDraft(kind=1064, created_at=number + 1, content=content).sign(KEY) for number in range(count)]
+
+
+def stored(events: Sequence[Event]) -> dict[str, RawEvent]:
+    return {event.id.hex(): orjson.loads(event.to_json()) for event in events}
+
+
+def to(urls: Sequence[str], events: Sequence[Event]) -> Iterator[tuple[Event, Sequence[str]]]:
+    return ((event, urls) for event in events)
+
+
+def ids(events: Sequence[Event]) -> list[bytes]:
+    return [event.id for event in events]
+
+
+@pytest.fixture
+async def second() -> AsyncIterator[ScriptedRelay]:
+    async with scripted_relay() as running:
+        yield running
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address where nobody listens."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield f"ws://127.0.0.1:{reserved.getsockname()[1]}"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "ANSWER_S", SHORT_S)
+
+
+# --- entering and leaving
+
+
+async def test_a_pool_needs_one_relay(nobody: str) -> None:
+    with pytest.raises(TransportError, match=f"no relay can be reached: {nobody}: .+"):
+        await Pool([nobody]).__aenter__()
+    with pytest.raises(TransportError, match="none is named"):
+        await Pool([]).__aenter__()
+
+
+@pytest.mark.parametrize("bad", ["nobody", "ws://relay..example"])
+async def test_an_unreachable_relay_among_good_ones(scripted: ScriptedRelay, nobody: str, bad: str) -> None:
+    bad = bad.replace("nobody", nobody)
+    async with Pool([bad, scripted.url]) as pool:
+        assert pool.urls == [scripted.url]
+        assert pool.reports[bad].reason
+        assert pool.reasons() == pool.reports[bad].reason
+        await pool.publish(to([bad, scripted.url], made(3)))
+        assert pool.reports[scripted.url].accepted == 3
+        assert pool.reports[bad].accepted == 0
+
+
+async def test_one_relay_named_twice_is_one_relay(scripted: ScriptedRelay) -> None:
+    async with Pool([scripted.url, scripted.url]) as pool:
+        assert pool.urls == [scripted.url]
+        await pool.publish(to([scripted.url], made(2)))
+    assert len(scripted.received) == 2
+
+
+async def test_nothing_runs_on_after_a_pool(relay: str, nobody: str) -> None:
+    before = asyncio.all_tasks()
+    async with Pool([relay, nobody]) as pool:
+        await pool.publish(to([relay], made(20)))
+        assert len(await pool.query(Filter(kinds=(1064,), limit=20))) == 20
+        assert asyncio.all_tasks() > before
+    assert asyncio.all_tasks() == before
+
+
+async def test_nothing_runs_on_after_an_error_or_a_pool_that_never_was(relay: str, nobody: str) -> None:
+    before = asyncio.all_tasks()
+    with pytest.raises(TransportError):
+        await Pool([nobody]).__aenter__()
+    with pytest.raises(KeyError):
+        async with Pool([relay]):
+            raise KeyError
+    assert asyncio.all_tasks() == before
+
+
+async def test_nothing_runs_on_when_entering_is_cancelled(relay: str) -> None:
+    before = asyncio.all_tasks()
+    with socket.socket() as mute:  # takes connections and says nothing
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(LONG_ENOUGH_S):
+                await Pool([relay, f"ws://127.0.0.1:{mute.getsockname()[1]}"]).__aenter__()
+    assert asyncio.all_tasks() == before
+
+
+# --- publishing
+
+
+async def test_each_event_goes_where_it_should(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+    both, first_only, nowhere = made(3)
+    async with Pool([scripted.url, second.url]) as pool:
+        await pool.publish([(both, [scripted.url, second.url]), (first_only, [scripted.url]), (nowhere, [])])
+        assert [report.accepted for report in pool.reports.values()] == [2, 1]
+    assert scripted.received == [both.id.hex(), first_only.id.hex()]
+    assert second.received == [both.id.hex()]
+
+
+async def test_events_arrive_in_order(scripted: ScriptedRelay) -> None:
+    events = made(50)
+    async with Pool([scripted.url]) as pool:
+        await pool.publish(to(pool.urls, events))
+    assert scripted.received == [event.id.hex() for event in events]
+
+
+async def test_what_a_relay_has_counts_as_duplicate(scripted: ScriptedRelay) -> None:
+    events = made(5)
+    scripted.events = stored(events[:2])
+    async with Pool([scripted.url]) as pool:
+        await pool.publish(to(pool.urls, events))
+        report = pool.reports[scripted.url]
+    assert (report.accepted, report.duplicate, report.refused, report.reason) == (3, 2, 0, "")
+
+
+async def test_a_relay_that_refuses_is_left_out_with_its_reason(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+    scripted.accept = lambda _event: (False, "blocked: not on the list")
+    events = made(100)
+    async with Pool([scripted.url, second.url]) as pool:
+        await pool.publish(to([scripted.url, second.url], events))
+        assert pool.urls == [second.url]
+        report = pool.reports[scripted.url]
+        assert report.reason == f"{scripted.url}: refused an event: blocked: not on the list"
+        assert report.accepted == 0
+        assert 1 <= report.refused <= 16  # those already under way
+        assert pool.reports[second.url].accepted == 100
+        before = len(scripted.received)
+        await pool.publish(to([scripted.url, second.url], made(1, "other")))
+    assert len(scripted.received) == before < 30
+
+
+async def test_publishing_ends_when_no_relay_is_left(scripted: ScriptedRelay) -> None:
+    scripted.accept = lambda _event: (False, "")
+    source = iter(to([scripted.url], made(1_000)))
+    async with Pool([scripted.url]) as pool:
+        await pool.publish(source)
+        assert pool.urls == []
+        assert pool.reasons() == f"{scripted.url}: refused an event: no reason given"
+    assert next(source, None) is not None
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_relay_that_falls_silent_does_not_hold_the_others_up(
+    scripted: ScriptedRelay, second: ScriptedRelay
+) -> None:
+    scripted.silent = True
+    async with Pool([scripted.url, second.url]) as pool:
+        await pool.publish(to([scripted.url, second.url], made(30)))
+        assert pool.urls == [second.url]
+        assert "no answer" in pool.reasons()
+        assert pool.reports[second.url].accepted == 30
+
+
+async def test_at_most_eight_events_are_under_way() -> None:
+    waiting: list[str] = []
+    most = received = 0
+
+    async def handler(peer: ServerConnection) -> None:
+        nonlocal most, received
+        full = asyncio.Event()
+
+        async def answer() -> None:
+            while True:
+                await full.wait()
+                # Once the pong is here, so is everything that the other side was going to send before it.
+                await (await peer.ping())
+                full.clear()
+                answered = waiting[:]
+                waiting.clear()
+                for event_id in answered:
+                    await peer.send(orjson.dumps(["OK", event_id, True, ""]), text=True)
+
+        task = asyncio.create_task(answer())
+        async for frame in peer:
+            waiting.append(orjson.loads(frame)[1]["id"])
+            received += 1
+            most = max(most, len(waiting))
+            if len(waiting) >= 8 or received == 200:
+                full.set()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async with serve(handler, "127.0.0.1", 0, compression=None) as server:
+        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        async with Pool([url]) as pool:
+            await pool.publish(to([url], made(200)))
+            assert pool.reports[url].accepted == 200
+    assert (most, received) == (8, 200)
+
+
+async def test_a_real_relay_takes_200_events(relay: str) -> None:
+    events = made(200, "x" * 1_000)
+    async with Pool([relay]) as pool:
+        await pool.publish(to([relay], events))
+        assert pool.reports[relay].accepted == 200
+        assert await pool.holdings(ids(events)) == {relay: set(ids(events))}
+
+
+async def test_a_real_relay_refuses_a_forgery_and_an_event_too_large(relay: str, scripted: ScriptedRelay) -> None:
+    too_large = EventDraft(kind=1064, created_at=1, content="x" * 70_000).sign(KEY)
+    async with Pool([relay, scripted.url]) as pool:
+        await pool.publish(to([relay, scripted.url], [too_large]))
+        assert pool.urls == [scripted.url]
+        assert pool.reports[relay].reason.startswith(f"{relay}: refused an event: ")

@@ -1,0 +1,246 @@
+"""Asking many relays at once: some lack what others have, some lie, some go away."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+import orjson
+import pytest
+from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
+from websockets.asyncio.server import ServerConnection, serve
+
+from relay_client import connection
+from relay_client.errors import InvalidEvent
+from relay_client.event import Event, EventDraft
+from relay_client.filter import Filter
+from relay_client.keys import SecretKey
+from relay_client.pool import IDS_PER_REQUEST, Pool
+
+KEY = SecretKey(bytes.fromhex("11" * 32))
+SHORT_S = 0.05
+
+
+def made(count: int, content: str = "") -> list[Event]:
+    return [EventDraft(kind=1064, created_at=number + 1, content=content).sign(KEY) for number in range(count)]
+
+
+def stored(events: Sequence[Event]) -> dict[str, RawEvent]:
+    return {event.id.hex(): orjson.loads(event.to_json()) for event in events}
+
+
+def ids(events: Sequence[Event]) -> list[bytes]:
+    return [event.id for event in events]
+
+
+class Taker:
+    """An offer that takes whatever verifies and was not taken before."""
+
+    def __init__(self) -> None:
+        self.taken: dict[bytes, str] = {}  # event id -> relay
+
+    def __call__(self, url: str, raw_event: Mapping[str, object]) -> bool:
+        try:
+            event = Event.parse(raw_event)
+        except InvalidEvent:
+            return False
+        assert event.id not in self.taken
+        self.taken[event.id] = url
+        return True
+
+
+@pytest.fixture
+async def second() -> AsyncIterator[ScriptedRelay]:
+    async with scripted_relay() as running:
+        yield running
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "ANSWER_S", SHORT_S)
+
+
+async def test_a_query_asks_every_relay(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+    events = made(3)
+    scripted.events, second.events = stored(events[:2]), stored(events[1:])
+    async with Pool([scripted.url, second.url]) as pool:
+        answers = await pool.query(Filter(kinds=(1064,), limit=10))
+    came = sorted((url, Event.parse(raw_event).created_at) for url, raw_event in answers)
+    assert came == sorted([(scripted.url, 1), (scripted.url, 2), (second.url, 2), (second.url, 3)])
+
+
+async def test_holdings_are_counted_by_recomputed_ids(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+    events = made(120)
+    scripted.events = stored(events)
+    second.events = stored(events[:3])
+    scripted.deliver = lambda event: event | {"content": "forged"} if event["created_at"] > 100 else event
+    async with Pool([scripted.url, second.url]) as pool:
+        held = await pool.holdings(ids(events))
+    assert held == {scripted.url: set(ids(events[:100])), second.url: set(ids(events[:3]))}
+    assert [len(wanted["ids"]) for wanted in scripted.requests] == [50, 50, 20]
+    assert [wanted["limit"] for wanted in scripted.requests] == [50, 50, 20]
+
+
+async def test_holdings_of_nothing(scripted: ScriptedRelay) -> None:
+    async with Pool([scripted.url]) as pool:
+        assert await pool.holdings([]) == {scripted.url: set()}
+    assert scripted.requests == []
+
+
+async def test_two_relays_that_have_half_each(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+    events = made(240)
+    scripted.events, second.events = stored(events[::2]), stored(events[1::2])
+    taker = Taker()
+    async with Pool([scripted.url, second.url]) as pool:
+        await pool.collect(ids(events), taker)
+    assert taker.taken == {event.id: (scripted.url, second.url)[number % 2] for number, event in enumerate(events)}
+    requests = scripted.requests + second.requests
+    assert all(len(wanted["ids"]) == wanted["limit"] <= IDS_PER_REQUEST for wanted in requests)
+
+
+async def test_two_relays_share_what_both_have(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+    events = made(200)
+    scripted.events = second.events = stored(events)
+    taker = Taker()
+    async with Pool([scripted.url, second.url]) as pool:
+        await pool.collect(ids(events), taker)
+    assert set(taker.taken) == set(ids(events))
+    asked = [event_id for wanted in scripted.requests + second.requests for event_id in wanted["ids"]]
+    assert sorted(asked) == sorted(event.id.hex() for event in events)
+
+
+async def test_what_one_relay_forges_is_asked_of_another(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+    events = made(60)
+    scripted.events = second.events = stored(events)
+    scripted.deliver = lambda event: event | {"sig": "0" * 128}
+    taker = Taker()
+    async with Pool([scripted.url, second.url]) as pool:
+        await pool.collect(ids(events), taker)
+        assert pool.urls == [scripted.url, second.url]
+    assert taker.taken == dict.fromkeys(ids(events), second.url)
+
+
+async def test_what_nobody_has_is_asked_of_each_relay_once(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+    events = made(70)
+    scripted.events = second.events = stored(events[:5])
+    taker = Taker()
+    async with Pool([scripted.url, second.url]) as pool:
+        await pool.collect(ids(events), taker)
+    assert set(taker.taken) == set(ids(events[:5]))
+    for relay in (scripted, second):
+        asked = [event_id for wanted in relay.requests for event_id in wanted["ids"]]
+        assert len(asked) == len(set(asked))
+        assert {event.id.hex() for event in events[5:]} <= set(asked)
+
+
+async def test_a_relay_that_gives_fewer_than_asked(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+    events = made(100)
+    scripted.events = second.events = stored(events)
+    scripted.deliver = lambda event: event if event["created_at"] % 3 else None
+    taker = Taker()
+    async with Pool([scripted.url, second.url]) as pool:
+        await pool.collect(ids(events), taker)
+    assert set(taker.taken) == set(ids(events))
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_a_silent_relay_was_asked_for_is_asked_of_another(
+    scripted: ScriptedRelay, second: ScriptedRelay
+) -> None:
+    events = made(60)
+    scripted.silent = True
+    second.events = stored(events)
+    taker = Taker()
+    async with Pool([scripted.url, second.url]) as pool:
+        await pool.collect(ids(events), taker)
+        assert pool.urls == [second.url]
+    assert taker.taken == dict.fromkeys(ids(events), second.url)
+
+
+async def test_what_a_relay_still_owes_when_it_goes_is_asked_of_another(second: ScriptedRelay) -> None:
+    events = made(60)
+    second.events = stored(events)
+
+    async def handler(peer: ServerConnection) -> None:
+        subscription, wanted = orjson.loads(await peer.recv())[1:]
+        for event_id in wanted["ids"][:2]:
+            await peer.send(orjson.dumps(["EVENT", subscription, second.events[event_id]]), text=True)
+        await peer.close()
+
+    taker = Taker()
+    async with serve(handler, "127.0.0.1", 0, compression=None) as server:
+        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        async with Pool([url, second.url]) as pool:
+            await pool.collect(ids(events), taker)
+            assert pool.urls == [second.url]
+            assert pool.reports[url].reason.startswith(f"{url}: ")
+    assert set(taker.taken) == set(ids(events))
+    assert list(taker.taken.values()).count(url) == 2
+
+
+async def test_collecting_ends_when_every_relay_is_gone() -> None:
+    async def handler(peer: ServerConnection) -> None:
+        await peer.recv()
+
+    taker = Taker()
+    async with serve(handler, "127.0.0.1", 0, compression=None) as server:
+        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        async with Pool([url]) as pool:
+            await pool.collect(ids(made(3)), taker)
+            assert pool.urls == []
+    assert taker.taken == {}
+
+
+async def test_collecting_nothing_asks_nothing(scripted: ScriptedRelay) -> None:
+    async with Pool([scripted.url]) as pool:
+        await pool.collect([], Taker())
+    assert scripted.requests == []
+
+
+async def test_what_an_offer_raises_ends_the_collecting(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+    events = made(150)
+    scripted.events = second.events = stored(events)
+
+    def full(_url: str, _raw_event: Mapping[str, object]) -> bool:
+        raise OSError("disk full")
+
+    async with Pool([scripted.url, second.url]) as pool:
+        with pytest.raises(OSError, match="disk full"):
+            await pool.collect(ids(events), full)
+    assert len(scripted.requests) + len(second.requests) <= 2
+
+
+async def test_a_relay_that_refuses_to_answer_is_left_out_with_its_reason(second: ScriptedRelay) -> None:
+    events = made(3)
+    second.events = stored(events)
+
+    async def handler(peer: ServerConnection) -> None:
+        async for frame in peer:
+            await peer.send(orjson.dumps(["CLOSED", orjson.loads(frame)[1], "auth-required: who?"]), text=True)
+
+    taker = Taker()
+    async with serve(handler, "127.0.0.1", 0, compression=None) as server:
+        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        async with Pool([url, second.url]) as pool:
+            await pool.collect(ids(events), taker)
+            assert pool.urls == [second.url]
+            assert "auth-required: who?" in pool.reports[url].reason
+    assert taker.taken == dict.fromkeys(ids(events), second.url)
+
+
+async def test_a_collection_can_be_cancelled(scripted: ScriptedRelay) -> None:
+    scripted.silent = True
+    async with Pool([scripted.url]) as pool:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(SHORT_S):
+                await pool.collect(ids(made(1)), Taker())
+        scripted.silent = False
+        assert await pool.query(Filter(limit=1)) == []
+        assert pool.reasons() == ""
+
+
+async def test_a_real_relay_gives_200_events_back(relay: str) -> None:
+    events = made(200, "x" * 1_000)
+    taker = Taker()
+    async with Pool([relay]) as pool:
+        await pool.publish((event, [relay]) for event in events)
+        await pool.collect(ids(events), taker)
+    assert taker.taken == dict.fromkeys(ids(events), relay)

@@ -1,0 +1,145 @@
+"""What a person may type to name an event."""
+
+import nostr_sdk
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pynostr import bech32
+
+from relay_client.errors import InvalidReference
+from relay_client.keys import AddressReference, EventReference, SecretKey, encode_nevent, encode_npub, parse_reference
+
+KEY = SecretKey(bytes.fromhex("11" * 32))
+ID = bytes.fromhex("a1" * 32)
+RELAYS = ("wss://relay.example", "ws://127.0.0.1:4848")
+NPUB = encode_npub(KEY.pubkey)
+NEVENT = encode_nevent(ID, author=KEY.pubkey, kind=4181, relays=RELAYS)
+
+
+def note(event_id: bytes, prefix: str = "note", encoding: bech32.Encoding = bech32.Encoding.BECH32) -> str:
+    return str(bech32.bech32_encode(prefix, bech32.convertbits(event_id, 8, 5), encoding))
+
+
+def naddr(name: str, kind: int = 34181, relays: tuple[str, ...] = RELAYS) -> str:
+    author = nostr_sdk.PublicKey.from_bytes(KEY.pubkey)
+    coordinate = nostr_sdk.Coordinate(nostr_sdk.Kind(kind), author, name)
+    return nostr_sdk.Nip19Coordinate(coordinate, [nostr_sdk.RelayUrl.parse(url) for url in relays]).to_bech32()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [ID.hex(), ID.hex().upper(), note(ID), note(ID).upper(), nostr_sdk.EventId.from_bytes(ID).to_bech32()],
+    ids=["hex", "upper-case hex", "note", "upper-case note", "nostr-sdk's note"],
+)
+@pytest.mark.parametrize("around", ["{}", "nostr:{}", "  {}\n"])
+def test_one_event(text: str, around: str) -> None:
+    assert parse_reference(around.format(text)) == EventReference(id=ID)
+
+
+@pytest.mark.parametrize("around", ["{}", "nostr:{}", "  {}\n"])
+def test_one_event_with_hints(around: str) -> None:
+    assert parse_reference(around.format(NEVENT)) == EventReference(id=ID, relays=RELAYS)
+
+
+def test_an_nevent_in_capitals() -> None:
+    assert parse_reference(NEVENT.upper()) == EventReference(id=ID, relays=RELAYS)
+
+
+def test_an_nevent_holds_what_nostr_sdk_finds_in_it() -> None:
+    theirs = nostr_sdk.Nip19Event.from_bech32(NEVENT)
+    kind, author = theirs.kind(), theirs.author()
+    assert kind is not None
+    assert author is not None
+    assert (kind.as_u16(), author.to_hex(), theirs.event_id().to_hex()) == (4181, KEY.pubkey.hex(), ID.hex())
+
+
+def test_an_nevent_by_nostr_sdk_with_an_id_alone() -> None:
+    theirs = nostr_sdk.Nip19Event(nostr_sdk.EventId.from_bytes(ID)).to_bech32()
+    assert parse_reference(theirs) == EventReference(id=ID)
+
+
+@pytest.mark.parametrize("name", ["demo", "", "../../etc", "naïve", "a" * 200])
+def test_an_naddr_by_nostr_sdk(name: str) -> None:
+    expected = AddressReference(author=KEY.pubkey, name=name, kind=34181, relays=RELAYS)
+    assert parse_reference(naddr(name)) == expected
+    assert parse_reference(f"nostr:{naddr(name)}") == expected
+
+
+def test_an_naddr_keeps_the_kind_it_names() -> None:
+    assert parse_reference(naddr("demo", 30023, ())) == AddressReference(author=KEY.pubkey, name="demo", kind=30023)
+
+
+@pytest.mark.parametrize("author", [NPUB, NPUB.upper(), KEY.pubkey.hex(), KEY.pubkey.hex().upper(), f"nostr:{NPUB}"])
+@pytest.mark.parametrize("name", ["demo", "a/b", "", "../x"])
+def test_an_author_and_a_name(author: str, name: str) -> None:
+    # The name is passed on as it was typed: who uses it matches it against a pattern.
+    assert parse_reference(f"{author}/{name}") == AddressReference(author=KEY.pubkey, name=name)
+
+
+BAD = {
+    "empty": "",
+    "slash": "/",
+    "name without an author": "/demo",
+    "author who is nobody": "nobody/demo",
+    "author off the curve": f"{5:064x}/demo",
+    "author as note": f"{note(KEY.pubkey)}/demo",
+    "npub alone": NPUB,
+    "63 digits": ID.hex()[1:],
+    "65 digits": ID.hex() + "0",
+    "not hex": "g" * 64,
+    "note as bech32m": note(ID, encoding=bech32.Encoding.BECH32M),
+    "note of 31 bytes": note(ID[:31]),
+    "note of 33 bytes": note(ID + b"\0"),
+    "note with a bad checksum": note(ID)[:-1] + ("q" if note(ID)[-1] != "q" else "p"),
+    "other prefix": note(ID, "lnbc"),
+    "nevent with a bad checksum": NEVENT[:-1] + ("q" if NEVENT[-1] != "q" else "p"),
+    "nevent without an id": note(b"", "nevent"),
+    "nevent with nonsense inside": note(ID, "nevent"),
+    "naddr with nonsense inside": note(ID, "naddr"),
+    "nevent spelled naddr": "naddr" + NEVENT.removeprefix("nevent"),
+    "nprofile": note(b"\0\x20" + KEY.pubkey, "nprofile"),
+    "prefix twice": f"nostr:nostr:{ID.hex()}",
+    "two words": f"{ID.hex()} {ID.hex()}",
+    "lone surrogate": "\ud800",
+    "surrogate in an nevent": "nevent1\ud800",
+    "surrogate in an naddr": "naddr1\udcff",
+    "NUL": "nevent1\0",
+}
+
+
+@pytest.mark.parametrize("text", BAD.values(), ids=BAD)
+def test_what_names_nothing_is_refused(text: str) -> None:
+    with pytest.raises(InvalidReference):
+        parse_reference(text)
+
+
+def test_a_long_mistake_is_shortened() -> None:
+    with pytest.raises(InvalidReference) as caught:
+        parse_reference("x" * 100_000)
+    assert len(str(caught.value)) < 200
+
+
+prefixed = st.tuples(
+    st.sampled_from(["", "nostr:", "note1", "nevent1", "naddr1", "npub1", "nsec1", f"{NPUB}/", NEVENT[:20]]),
+    st.text(st.characters(), max_size=80) | st.text("qpzry9x8gf2tvdw0s3jn54khce6mua7l", max_size=80),
+).map("".join)
+
+
+@given(prefixed)
+@settings(max_examples=200, deadline=None)
+def test_any_text_is_a_reference_or_refused(text: str) -> None:
+    try:
+        found = parse_reference(text)
+    except InvalidReference:
+        return
+    assert isinstance(found, EventReference | AddressReference)
+
+
+@given(st.binary(max_size=120), st.sampled_from(["note", "nevent", "naddr", "npub"]))
+@settings(max_examples=150, deadline=None)
+def test_any_bytes_in_a_name_are_a_reference_or_refused(data: bytes, prefix: str) -> None:
+    try:
+        found = parse_reference(note(data, prefix))
+    except InvalidReference:
+        return
+    assert isinstance(found, EventReference | AddressReference)

@@ -1,0 +1,292 @@
+"""One conversation with a relay: what may be under way at once, and what of the relay's answers counts."""
+
+from collections.abc import Iterator
+
+import orjson
+import pytest
+
+from relay_client.errors import CallerError, InvalidMessage
+from relay_client.event import Event, EventDraft
+from relay_client.filter import Filter
+from relay_client.keys import SecretKey
+from relay_client.session import Acknowledged, Delivered, Finished, Noticed, Outcome, Session
+
+KEY = SecretKey(bytes.fromhex("11" * 32))
+ID, OTHER_ID = b"\xaa" * 32, b"\xbb" * 32
+
+
+def events(content: str = "") -> Iterator[Event]:
+    """Distinct events."""
+    number = 0
+    while True:
+        yield EventDraft(kind=1, created_at=number, content=content).sign(KEY)
+        number += 1
+
+
+def heard(session: Session, *parts: object) -> Outcome | None:
+    return session.receive(orjson.dumps(parts))
+
+
+def ok(session: Session, event: Event, *, accepted: bool = True, text: str = "") -> Outcome | None:
+    return heard(session, "OK", event.id.hex(), accepted, text)
+
+
+def asking(*ids: bytes, limit: int = 2) -> tuple[Session, str]:
+    session = Session()
+    subscription, _ = session.subscribe(Filter(ids=ids, limit=limit))
+    return session, subscription
+
+
+# --- offering events
+
+
+def test_an_offer_is_a_frame_and_is_counted() -> None:
+    session, event = Session(), next(events())
+    assert orjson.loads(session.publish(event)) == ["EVENT", orjson.loads(event.to_json())]
+    assert session.unacknowledged == 1
+
+
+def test_eight_events_may_wait_for_an_answer() -> None:
+    session, source = Session(), events()
+    sent = []
+    while session.has_room:
+        sent.append(next(source))
+        session.publish(sent[-1])
+    assert len(sent) == session.unacknowledged == 8
+    with pytest.raises(CallerError):
+        session.publish(next(source))
+    ok(session, sent[3])
+    assert session.has_room
+    session.publish(next(source))
+    assert not session.has_room
+
+
+def test_four_mebibytes_may_wait_for_an_answer() -> None:
+    session, source = Session(), events("x" * (1 << 20))
+    sent = [next(source) for _ in range(4)]
+    for event in sent[:3]:
+        session.publish(event)
+        assert session.has_room
+    session.publish(sent[3])
+    assert not session.has_room
+    with pytest.raises(CallerError):
+        session.publish(next(source))
+    ok(session, sent[0])
+    assert session.has_room
+
+
+def test_answers_give_all_their_bytes_back() -> None:
+    session, source = Session(), events("x" * (1 << 20))
+    for _ in range(20):
+        event = next(source)
+        session.publish(event)
+        ok(session, event, accepted=False)
+        assert session.unacknowledged == 0
+    for _ in range(4):
+        assert session.has_room
+        session.publish(next(source))
+
+
+def test_one_event_is_not_offered_twice_at_once() -> None:
+    session, event = Session(), next(events())
+    session.publish(event)
+    with pytest.raises(CallerError):
+        session.publish(event)
+    ok(session, event)
+    session.publish(event)
+    assert session.unacknowledged == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "accepted", "duplicate"),
+    [
+        (True, "", True, False),
+        (True, "duplicate: have it", True, True),
+        (False, "duplicate: have it", True, True),
+        (False, "duplicate", True, True),
+        (False, "blocked: no", False, False),
+        (False, "not a duplicate: of anything", False, False),
+        (False, "", False, False),
+    ],
+)
+def test_an_answer(*, said: bool, text: str, accepted: bool, duplicate: bool) -> None:
+    session, event = Session(), next(events())
+    session.publish(event)
+    expected = Acknowledged(event_id=event.id, accepted=accepted, duplicate=duplicate, reason=text)
+    assert ok(session, event, accepted=said, text=text) == expected
+    assert session.unacknowledged == 0
+
+
+def test_a_second_answer_and_one_to_nothing_are_ignored() -> None:
+    session, source = Session(), events()
+    first, second = next(source), next(source)
+    session.publish(first)
+    session.publish(second)
+    assert ok(session, first) is not None
+    assert ok(session, first) is None
+    assert heard(session, "OK", "cc" * 32, True, "") is None
+    assert session.unacknowledged == 1
+
+
+# --- asking for events
+
+
+def test_a_request_is_a_frame() -> None:
+    session = Session()
+    subscription, frame = session.subscribe(Filter(kinds=(1,), limit=2))
+    assert orjson.loads(frame) == ["REQ", subscription, {"kinds": [1], "limit": 2}]
+    assert orjson.loads(session.unsubscribe(subscription) or b"") == ["CLOSE", subscription]
+
+
+def test_subscription_ids_are_never_used_again() -> None:
+    session, used = Session(), set()
+    for _ in range(50):
+        subscription, _ = session.subscribe(Filter(limit=1))
+        used.add(subscription)
+        session.unsubscribe(subscription)
+    assert len(used) == 50
+    assert all(0 < len(subscription) <= 64 for subscription in used)  # NIP-01's limit
+
+
+def test_an_event_that_was_asked_for_is_delivered_unchecked() -> None:
+    session, subscription = asking(ID)
+    raw_event = {"id": ID.hex(), "kind": "nonsense"}
+    assert heard(session, "EVENT", subscription, raw_event) == Delivered(subscription=subscription, raw_event=raw_event)
+
+
+@pytest.mark.parametrize("raw_id", [OTHER_ID.hex(), ID.hex().upper(), "", None, 1, [], {}, [ID.hex()]], ids=repr)
+def test_an_event_with_another_id_is_dropped(raw_id: object) -> None:
+    session, subscription = asking(ID)
+    assert heard(session, "EVENT", subscription, {"id": raw_id}) is None
+
+
+def test_an_event_without_an_id_is_dropped() -> None:
+    session, subscription = asking(ID)
+    assert heard(session, "EVENT", subscription, {}) is None
+
+
+def test_a_request_without_ids_takes_any() -> None:
+    session, subscription = asking()
+    assert isinstance(heard(session, "EVENT", subscription, {"id": OTHER_ID.hex()}), Delivered)
+
+
+@pytest.mark.parametrize("stranger", ["r2", "", "R1"])
+def test_an_event_for_another_subscription_is_dropped(stranger: str) -> None:
+    session, subscription = asking(ID)
+    assert stranger != subscription
+    assert heard(session, "EVENT", stranger, {"id": ID.hex()}) is None
+
+
+def test_no_more_events_than_the_limit() -> None:
+    session, subscription = asking(ID, OTHER_ID, limit=2)
+    for _ in range(2):
+        assert isinstance(heard(session, "EVENT", subscription, {"id": ID.hex()}), Delivered)
+    assert heard(session, "EVENT", subscription, {"id": OTHER_ID.hex()}) is None
+
+
+def test_a_dropped_event_does_not_use_the_limit_up() -> None:
+    session, subscription = asking(ID, limit=1)
+    assert heard(session, "EVENT", subscription, {"id": OTHER_ID.hex()}) is None
+    assert isinstance(heard(session, "EVENT", subscription, {"id": ID.hex()}), Delivered)
+
+
+def test_each_subscription_has_its_own_limit_and_ids() -> None:
+    session, first = asking(ID, limit=1)
+    second, _ = session.subscribe(Filter(ids=(OTHER_ID,), limit=1))
+    assert heard(session, "EVENT", second, {"id": ID.hex()}) is None
+    assert isinstance(heard(session, "EVENT", first, {"id": ID.hex()}), Delivered)
+    assert isinstance(heard(session, "EVENT", second, {"id": OTHER_ID.hex()}), Delivered)
+
+
+def test_eose_ends_what_is_stored_and_leaves_the_subscription_open() -> None:
+    session, subscription = asking(ID)
+    assert heard(session, "EOSE", subscription) == Finished(subscription=subscription, reason="")
+    assert isinstance(heard(session, "EVENT", subscription, {"id": ID.hex()}), Delivered)
+    assert session.unsubscribe(subscription) is not None
+
+
+def test_closed_ends_a_subscription_with_a_reason() -> None:
+    session, subscription = asking(ID)
+    expected = Finished(subscription=subscription, reason="auth-required: who?")
+    assert heard(session, "CLOSED", subscription, "auth-required: who?") == expected
+    assert heard(session, "EVENT", subscription, {"id": ID.hex()}) is None
+    assert session.unsubscribe(subscription) is None
+
+
+def test_closed_after_eose() -> None:
+    session, subscription = asking(ID)
+    heard(session, "EOSE", subscription)
+    assert heard(session, "CLOSED", subscription, "") == Finished(subscription=subscription, reason="")
+    assert heard(session, "CLOSED", subscription, "") is None
+    assert session.unsubscribe(subscription) is None
+
+
+@pytest.mark.parametrize("kind", ["EOSE", "CLOSED"])
+def test_the_end_of_what_was_never_asked_is_ignored(kind: str) -> None:
+    session, _ = asking(ID)
+    assert heard(session, kind, "r99") is None
+
+
+def test_after_unsubscribing_everything_late_is_ignored() -> None:
+    session, subscription = asking(ID)
+    session.unsubscribe(subscription)
+    assert session.unsubscribe(subscription) is None
+    assert heard(session, "EVENT", subscription, {"id": ID.hex()}) is None
+    assert heard(session, "EOSE", subscription) is None
+    assert heard(session, "CLOSED", subscription, "bye") is None
+
+
+# --- the rest
+
+
+def test_a_notice_is_passed_on() -> None:
+    assert heard(Session(), "NOTICE", "slow down") == Noticed(text="slow down")
+
+
+def test_an_unknown_type_means_nothing() -> None:
+    assert heard(Session(), "AUTH", "challenge") is None
+
+
+@pytest.mark.parametrize("frame", [b"", b"[]", b'["EVENT"]', b'["OK","x",true]'])
+def test_nonsense_ends_the_conversation(frame: bytes) -> None:
+    with pytest.raises(InvalidMessage):
+        Session().receive(frame)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("EVENT", "r9", {"id": ID.hex()}),
+        ("EVENT", "r1", {"id": OTHER_ID.hex()}),
+        ("OK", OTHER_ID.hex(), True, ""),
+        ("AUTH", "challenge"),
+    ],
+    ids=["unknown subscription", "not asked for", "answer to nothing", "unknown type"],
+)
+def test_a_flood_of_what_nobody_asked_for_ends_the_conversation(parts: tuple[object, ...]) -> None:
+    session, _ = asking(ID)
+    for _ in range(1_000):
+        assert heard(session, *parts) is None
+    with pytest.raises(InvalidMessage, match="nobody asked for"):
+        heard(session, *parts)
+
+
+def test_events_beyond_the_limit_count_as_a_flood() -> None:
+    session, subscription = asking(ID, limit=1)
+    delivered = [heard(session, "EVENT", subscription, {"id": ID.hex()}) for _ in range(1_001)]
+    assert sum(outcome is not None for outcome in delivered) == 1
+    with pytest.raises(InvalidMessage, match="nobody asked for"):
+        heard(session, "EVENT", subscription, {"id": ID.hex()})
+
+
+def test_a_long_and_honest_conversation_is_no_flood() -> None:
+    session, source = Session(), events()
+    for _ in range(700):
+        event = next(source)
+        session.publish(event)
+        assert ok(session, event) is not None
+        subscription, _ = session.subscribe(Filter(ids=(ID,), limit=1))
+        assert heard(session, "EVENT", subscription, {"id": ID.hex()}) is not None
+        assert heard(session, "EOSE", subscription) is not None
+        session.unsubscribe(subscription)
+        heard(session, "CLOSED", subscription, "")

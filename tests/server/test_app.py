@@ -1,0 +1,258 @@
+"""The server over real HTTP: what it replies, and what it says when it cannot."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+import torch
+from support.models import CONFIG, TOKENIZER
+
+from randygpt.language_model import LanguageModel
+from randygpt.model import GPT
+from server import app
+from server.app import running
+from server.engine import Engine
+from server.models import LoadedModel, Serving
+from server.schema import MAX_BODY
+
+RELEASE = "ab" * 32
+KEY = "s3cret"
+
+
+@pytest.fixture
+def loaded() -> LoadedModel:
+    """A model with varied output that says no end token: dimension 0 is constant, and speaks against it."""
+    model = GPT.initialise(CONFIG, seed=1)
+    with torch.no_grad():
+        model.lm_head.mul_(20)[:, 0] = 0
+        model.wte.mul_(50)[:, 0] = 0
+        model.wpe[:, 0] = 3
+        model.lm_head[1] = 0
+        model.lm_head[1, 0] = -20
+    language_model = LanguageModel(model=model.eval().requires_grad_(requires_grad=False), tokenizer=TOKENIZER)
+    return LoadedModel(language_model=language_model, release_id=RELEASE, label="tiny version 1")
+
+
+@contextlib.asynccontextmanager
+async def serving(current: LoadedModel | None, *, api_key: str | None = None, **facts: Any) -> AsyncIterator[str]:  # noqa: ANN401 (fields)
+    state = Serving(current=current, **facts)
+    async with running(state, None, host="127.0.0.1", port=0, threads=2, api_key=api_key) as address:
+        yield address
+
+
+@pytest.fixture
+async def address(loaded: LoadedModel) -> AsyncIterator[str]:
+    async with serving(loaded) as found:
+        yield found
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as made:
+        yield made
+
+
+async def is_error(response: aiohttp.ClientResponse, status: int) -> str:
+    """Check the form of an error; gives its words."""
+    assert (response.status, response.content_type) == (status, "application/json")
+    body = await response.json()
+    assert list(body) == ["error"]
+    assert isinstance(body["error"], str)
+    assert "Traceback" not in body["error"]
+    return str(body["error"])
+
+
+async def test_a_completion(session: aiohttp.ClientSession, address: str, loaded: LoadedModel) -> None:
+    fields = {"prompt": "the quick", "max_tokens": 12, "temperature": 0}
+    async with session.post(address, json=fields) as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"] == "application/json; charset=utf-8"
+        assert response.headers["X-Release"] == RELEASE
+        assert await response.json() == {
+            "text": loaded.language_model.generate("the quick", max_tokens=12, temperature=0),
+            "model": "randygpt-2L-2H-16D",
+            "usage": {"prompt_tokens": 9, "completion_tokens": 12},
+        }
+
+
+async def test_the_prompt_is_not_repeated(session: aiohttp.ClientSession, address: str) -> None:
+    async with session.post(address, json={"prompt": "the quick brown fox", "max_tokens": 8}) as response:
+        text = (await response.json())["text"]
+    assert len(text) <= 8
+    assert not text.startswith("the quick")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "count"), [("", 0), ("fox", 3), ("F0X!", 0), ("f€o\U0001f600x", 3), ("x" * 600, 600)]
+)
+async def test_what_is_counted_are_known_characters(
+    session: aiohttp.ClientSession, address: str, prompt: str, count: int
+) -> None:
+    async with session.post(address, json={"prompt": prompt, "max_tokens": 3}) as response:
+        assert (await response.json())["usage"] == {"prompt_tokens": count, "completion_tokens": 3}
+
+
+async def test_defaults(session: aiohttp.ClientSession, address: str) -> None:
+    texts = []
+    for _ in range(2):
+        async with session.post(address, json={"prompt": "the"}) as response:
+            reply = await response.json()
+            assert reply["usage"]["completion_tokens"] == 256
+            texts.append(reply["text"])
+    assert texts[0] != texts[1]
+
+
+async def test_any_content_type_will_do(session: aiohttp.ClientSession, address: str) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    async with session.post(address, data=b'{"prompt": "the", "max_tokens": 2}', headers=headers) as response:
+        assert response.status == 200
+
+
+async def test_a_model_from_a_file_is_no_release(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
+    from_file = LoadedModel(language_model=loaded.language_model, release_id=None, label="m.bin")
+    async with serving(from_file) as address, session.post(address, json={"prompt": "x", "max_tokens": 1}) as response:
+        assert response.status == 200
+        assert "X-Release" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b"{}", "prompt is required"),
+        (b'{"prompt": 1}', "prompt is required"),
+        (b'{"prompt": "x", "max_tokens": 0}', "max_tokens"),
+        (b'{"prompt": "x", "max_tokens": 4097}', "max_tokens"),
+        (b'{"prompt": "x", "temperature": "hot"}', "temperature"),
+        (b'{"prompt": "x", "temperature": -1}', "temperature"),
+    ],
+)
+async def test_a_request_that_is_wrong(session: aiohttp.ClientSession, address: str, body: bytes, words: str) -> None:
+    async with session.post(address, data=body) as response:
+        assert words in await is_error(response, 400)
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", f"Basic {KEY}", "Bearer wrong", f"Bearer {KEY}x", KEY])
+async def test_without_the_key_there_is_no_answer(
+    session: aiohttp.ClientSession, loaded: LoadedModel, header: str | None
+) -> None:
+    headers = {} if header is None else {"Authorization": header}
+    async with serving(loaded, api_key=KEY) as address:
+        for body in (b'{"prompt": "x"}', b"{"):
+            async with session.post(address, data=body, headers=headers) as response:
+                assert await is_error(response, 401) == "a valid API key is required"
+                assert response.headers["WWW-Authenticate"] == "Bearer"
+        async with session.get(f"{address}/health", headers=headers) as response:
+            assert response.status == 200
+
+
+async def test_with_the_key_there_is(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with serving(loaded, api_key=KEY) as address:
+        async with session.post(address, json={"prompt": "x", "max_tokens": 1}, headers=headers) as response:
+            assert response.status == 200
+        async with session.post(address, data=b"{", headers=headers) as response:
+            await is_error(response, 400)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/health/", "/%00", "/../etc/passwd"])
+async def test_a_path_that_is_not_there(session: aiohttp.ClientSession, address: str, path: str) -> None:
+    async with session.post(f"{address}{path}", json={"prompt": "x"}) as response:
+        assert await is_error(response, 404) == "Not Found"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/", {"POST"}), ("PUT", "/", {"POST"}), ("DELETE", "/", {"POST"}), ("POST", "/health", {"GET", "HEAD"})],
+)
+async def test_a_method_that_is_not_there(
+    session: aiohttp.ClientSession, address: str, method: str, path: str, allowed: set[str]
+) -> None:
+    async with session.request(method, f"{address}{path}") as response:
+        assert await is_error(response, 405) == "Method Not Allowed"
+        assert set(response.headers["Allow"].split(",")) == allowed
+
+
+@pytest.mark.parametrize("chunked", ["with its length", "in pieces"])
+async def test_a_body_that_is_too_large(session: aiohttp.ClientSession, address: str, chunked: str) -> None:
+    data = b'{"prompt": "' + b"x" * MAX_BODY
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield data
+
+    async with session.post(address, data=pieces() if chunked == "in pieces" else data) as response:
+        await is_error(response, 413)
+
+
+async def test_a_body_that_is_just_small_enough(session: aiohttp.ClientSession, address: str) -> None:
+    start, end = b'{"max_tokens": 1, "prompt": "', b'"}'
+    body = start + b"x" * (MAX_BODY - 1 - len(start) - len(end)) + end
+    async with session.post(address, data=body) as response:
+        assert response.status == 200
+
+
+async def test_a_body_that_never_arrives(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "BODY_S", 0.05)
+    host, port = address.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
+        async with asyncio.timeout(30):
+            reply = await reader.readuntil(b"}")
+    finally:
+        writer.close()
+        await writer.wait_closed()
+    assert reply.startswith(b"HTTP/1.1 408 ")
+    assert b"application/json" in reply
+    assert reply.endswith(b'{"error":"the body did not arrive in 0 s"}')
+
+
+async def test_before_the_first_model_it_waits(session: aiohttp.ClientSession) -> None:
+    async with serving(None) as address:
+        async with session.post(address, json={"prompt": "x"}) as response:
+            assert await is_error(response, 503) == "no model to answer with yet"
+            assert response.headers["Retry-After"] == "1"
+        async with session.get(f"{address}/health") as response:
+            assert response.status == 200
+            assert await response.json() == {
+                "status": "waiting for a first model",
+                "model": None,
+                "serving": None,
+                "release": None,
+                "failure": None,
+            }
+
+
+async def test_health(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
+    failure = "tiny version 2: damaged"
+    async with serving(loaded, failure=failure) as address, session.get(f"{address}/health") as response:
+        assert (response.status, response.content_type) == (200, "application/json")
+        assert await response.json() == {
+            "status": "ok",
+            "model": "randygpt-2L-2H-16D",
+            "serving": "tiny version 1",
+            "release": RELEASE,
+            "failure": failure,
+        }
+
+
+async def test_a_bug_is_an_error_without_its_details(
+    session: aiohttp.ClientSession,
+    loaded: LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Closed(Engine):
+        def __init__(self, *, threads: int) -> None:
+            super().__init__(threads=threads)
+            self.close()
+
+    monkeypatch.setattr(app, "Engine", Closed)
+    async with serving(loaded) as address, session.post(address, json={"prompt": "x"}) as response:
+        assert await is_error(response, 500) == "the server failed; its log says why"
+    assert "cannot schedule new futures" in caplog.text

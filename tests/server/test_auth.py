@@ -1,0 +1,44 @@
+"""Who may ask."""
+
+import pytest
+
+from server.auth import is_authorised
+
+KEY = "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("api_key", "header", "allowed"),
+    [
+        (None, None, True),
+        (None, "", True),
+        (None, "Bearer anything", True),
+        (None, "\udcff", True),
+        (KEY, f"Bearer {KEY}", True),
+        (KEY, f"bearer {KEY}", True),
+        (KEY, f"BEARER {KEY}", True),
+        (KEY, f"Bearer   {KEY} ", True),
+        (KEY, None, False),
+        (KEY, "", False),
+        (KEY, "Bearer", False),
+        (KEY, "Bearer ", False),
+        (KEY, KEY, False),
+        (KEY, f" {KEY}", False),
+        (KEY, f"Bearer{KEY}", False),
+        (KEY, f"Basic {KEY}", False),
+        (KEY, f"Bearer: {KEY}", False),
+        (KEY, f"Bearer {KEY.upper()}", False),
+        (KEY, f"Bearer {KEY[:-1]}", False),
+        (KEY, f"Bearer {KEY}x", False),
+        (KEY, f"Bearer {KEY} {KEY}", False),
+        (KEY, "Bearer \xfc", False),
+        (KEY, "Bearer \udcff", False),
+        (KEY, "Bearer \x00", False),
+        ("schlüssel", "Bearer schlüssel", True),
+        ("schlüssel", "Bearer schlussel", False),
+        ("what?", "Bearer what?", True),
+        ("what?", "Bearer what\udcff", False),
+    ],
+)
+def test_who_may_ask(*, api_key: str | None, header: str | None, allowed: bool) -> None:
+    assert is_authorised(api_key, header) is allowed

@@ -1,0 +1,239 @@
+"""The server over time: connections kept, clients that leave, too many of them, start and stop."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import aiohttp
+import pytest
+import torch
+from support.models import CONFIG, TOKENIZER
+
+from randygpt.language_model import LanguageModel
+from randygpt.model import GPT
+from server import app, engine, schema
+from server.app import running
+from server.engine import Engine
+from server.errors import CannotListen
+from server.models import LoadedModel, Serving
+
+NEVER_DONE = 200_000  # tokens: far longer than any test waits
+WAIT_S = 15
+
+
+@pytest.fixture
+def loaded() -> LoadedModel:
+    """A model that never says the end token at temperature 0."""
+    model = GPT(CONFIG, torch.randn(CONFIG.parameter_count, generator=torch.Generator().manual_seed(2)) * 0.3)
+    with torch.no_grad():
+        model.lm_head[1] = 0
+        model.lm_head[3] = -model.lm_head[2]  # one of the two is over 0
+    language_model = LanguageModel(model=model.eval().requires_grad_(requires_grad=False), tokenizer=TOKENIZER)
+    return LoadedModel(language_model=language_model, release_id=None, label="endless")
+
+
+@pytest.fixture(autouse=True)
+def one_core_a_request() -> Iterator[None]:
+    """As the command does it: steps of a small model are too short to share."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
+    """The engine of every server that is started, to look into."""
+    made: list[Engine] = []
+
+    class Watched(Engine):
+        def __init__(self, *, threads: int) -> None:
+            super().__init__(threads=threads)
+            made.append(self)
+
+    monkeypatch.setattr(app, "Engine", Watched)
+    return made
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What a decoding thread may be made to wait for."""
+    opened = threading.Event()
+    yield opened
+    opened.set()
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as made:
+        yield made
+
+
+def serving(loaded: LoadedModel, *, threads: int = 1) -> contextlib.AbstractAsyncContextManager[str]:
+    return running(Serving(current=loaded), None, host="127.0.0.1", port=0, threads=threads, api_key=None)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110 (there is nothing to wait on)
+            await asyncio.sleep(0.001)
+
+
+async def ask(
+    session: aiohttp.ClientSession, address: str, *, prompt: str = "the", max_tokens: int = 20
+) -> tuple[int, str]:
+    """(status, text or words of the error)."""
+    fields = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+    async with session.post(address, json=fields) as response:
+        body = await response.json()
+        if response.status == 503:
+            assert response.headers["Retry-After"] == "1"
+        return response.status, body["text" if response.status == 200 else "error"]
+
+
+async def test_one_connection_serves_many_requests(loaded: LoadedModel) -> None:
+    made, reused = [], []
+    trace = aiohttp.TraceConfig()
+
+    async def on_made(*facts: object) -> None:
+        made.append(facts)
+
+    async def on_reused(*facts: object) -> None:
+        reused.append(facts)
+
+    trace.on_connection_create_end.append(on_made)
+    trace.on_connection_reuseconn.append(on_reused)
+    async with serving(loaded) as address, aiohttp.ClientSession(trace_configs=[trace]) as session:
+        for _ in range(2):
+            assert (await ask(session, address))[0] == 200
+            assert (await ask(session, address, max_tokens=0))[0] == 400
+            async with session.get(f"{address}/nothing") as response:
+                assert response.status == 404
+                await response.read()
+    assert (len(made), len(reused)) == (1, 5)
+
+
+async def test_a_client_that_disconnects_stops_its_decoding(
+    session: aiohttp.ClientSession, loaded: LoadedModel, engines: list[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "MAX_TOKENS", NEVER_DONE)
+    async with serving(loaded) as address:
+        gone = asyncio.create_task(ask(session, address, max_tokens=NEVER_DONE))
+        await until(lambda: engines[0]._waiting == 1)
+        gone.cancel()
+        await until(lambda: engines[0]._waiting == 0)
+        async with asyncio.timeout(WAIT_S):
+            assert (await ask(session, address))[0] == 200
+
+
+async def test_of_too_many_requests_some_are_sent_away_and_the_rest_answered(
+    session: aiohttp.ClientSession,
+    loaded: LoadedModel,
+    engines: list[Engine],
+    gate: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "MAX_WAITING", 4)
+    async with serving(loaded) as address:
+        engines[0]._executor.submit(gate.wait)
+        prompts = ["the", "quick", "brown", "fox"]
+        tasks = [asyncio.create_task(ask(session, address, prompt=prompt)) for prompt in prompts]
+        await until(lambda: engines[0]._waiting == 4)
+        for status, words in await asyncio.gather(*(ask(session, address) for _ in range(3))):
+            assert (status, words) == (503, "4 requests are waiting already")
+        async with session.get(f"{address}/health") as response:
+            assert response.status == 200
+        gate.set()
+        expected = [loaded.language_model.generate(prompt, max_tokens=20, temperature=0) for prompt in prompts]
+        assert await asyncio.gather(*tasks) == [(200, text) for text in expected]
+        assert (await ask(session, address))[0] == 200
+
+
+async def test_many_requests_at_once_are_all_answered_right(
+    session: aiohttp.ClientSession, loaded: LoadedModel
+) -> None:
+    prompts = [f"{word} {other}" for word in ("the", "fox", "lazy") for other in ("dog", "over", "jumps", "quick")]
+    async with serving(loaded, threads=2) as address:
+        replies = await asyncio.gather(*(ask(session, address, prompt=prompt, max_tokens=50) for prompt in prompts))
+    expected = [loaded.language_model.generate(prompt, max_tokens=50, temperature=0) for prompt in prompts]
+    assert replies == [(200, text) for text in expected]
+
+
+def is_listening(address: str) -> bool:
+    host, port = address.removeprefix("http://").rsplit(":", 1)
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+async def test_a_request_under_way_is_answered_before_the_server_ends(
+    session: aiohttp.ClientSession, loaded: LoadedModel, engines: list[Engine], gate: threading.Event
+) -> None:
+    stop = asyncio.Event()
+    started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def serve() -> None:
+        async with serving(loaded) as address:
+            engines[0]._executor.submit(gate.wait)
+            started.set_result(address)
+            await stop.wait()
+
+    server = asyncio.create_task(serve())
+    address = await started
+    request = asyncio.create_task(ask(session, address))
+    await until(lambda: engines[0]._waiting == 1)
+    stop.set()
+    await until(lambda: not is_listening(address))
+    assert not request.done()
+    gate.set()
+    expected = loaded.language_model.generate("the", max_tokens=20, temperature=0)
+    assert await request == (200, expected)
+    async with asyncio.timeout(WAIT_S):
+        await server
+
+
+async def test_an_idle_connection_does_not_keep_the_server(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
+    async with asyncio.timeout(WAIT_S):
+        async with serving(loaded) as address:
+            await ask(session, address)
+        assert not is_listening(address)
+
+
+async def test_the_end_does_not_wait_for_ever_for_a_request(
+    session: aiohttp.ClientSession, loaded: LoadedModel, engines: list[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "MAX_TOKENS", NEVER_DONE)
+    monkeypatch.setattr(app, "DRAIN_S", 0.05)
+    async with asyncio.timeout(WAIT_S):
+        async with serving(loaded) as address:
+            request = asyncio.create_task(ask(session, address, max_tokens=NEVER_DONE))
+            await until(lambda: engines[0]._waiting == 1)
+        with pytest.raises(aiohttp.ClientError):
+            await request
+
+
+async def test_an_address_in_use_is_named(loaded: LoadedModel) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        context = running(
+            Serving(current=loaded), None, host="127.0.0.1", port=taken.getsockname()[1], threads=1, api_key=None
+        )
+        with pytest.raises(CannotListen, match=r"127\.0\.0\.1:\d+: .*in use"):
+            await context.__aenter__()
+
+
+def has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+async def test_an_address_of_ipv6_can_be_used_as_it_is(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
+    serving_6 = running(Serving(current=loaded), None, host="::1", port=0, threads=1, api_key=None)
+    async with serving_6 as address:
+        assert address.startswith("http://[::1]:")
+        assert (await ask(session, address))[0] == 200

@@ -1,0 +1,70 @@
+"""Which models may answer: those that load, and compute finite numbers over a whole block."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from support.models import CONFIG, TOKENIZER, tiny_checkpoint, write_tiny
+
+from randygpt.checkpoint import Checkpoint, write_checkpoint
+from randygpt.errors import InvalidCheckpoint, InvalidModelFile
+from server.errors import UnfitModel
+from server.models import load_file
+
+
+def test_a_checkpoint_with_its_json(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.bin", seed=4)
+    loaded = load_file(path)
+    assert (loaded.release_id, loaded.label) == (None, str(path))
+    assert torch.equal(loaded.language_model.model.flat, tiny_checkpoint(seed=4).weights)
+    assert not loaded.language_model.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.language_model.model.parameters())
+
+
+def test_a_checkpoint_with_a_vocabulary_from_elsewhere(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.bin")
+    reversed_chars = ["<", ">", *TOKENIZER.chars[:1:-1]]
+    (tmp_path / "other.json").write_text(json.dumps({"chars": reversed_chars}), encoding="utf-8")
+    loaded = load_file(path, vocab=tmp_path / "other.json")
+    assert loaded.language_model.tokenizer.chars == tuple(reversed_chars)
+
+
+def test_a_preset_is_taken_where_nothing_else_is_known(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.bin")
+    (tmp_path / "m.json").unlink()
+    with pytest.raises(InvalidCheckpoint, match="shape randygpt-3L-4H-116D"):
+        load_file(path, preset="xs")
+    with pytest.raises(InvalidCheckpoint, match="fit no preset"):
+        load_file(path)
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e38])
+def test_finite_weights_that_compute_infinite_numbers(tmp_path: Path, scale: float) -> None:
+    healthy = tiny_checkpoint()
+    weights = (healthy.weights * scale).clamp(-3e38, 3e38)
+    assert weights.isfinite().all()
+    path = write_tiny(tmp_path / "m.bin")
+    write_checkpoint(path, Checkpoint(header=healthy.header, config=CONFIG, weights=weights, moments=healthy.moments))
+    with pytest.raises(UnfitModel, match="it computes numbers that are not finite"):
+        load_file(path)
+
+
+def test_the_test_goes_to_the_end_of_the_block(tmp_path: Path) -> None:
+    healthy = tiny_checkpoint()
+    head = (CONFIG.vocab_size + CONFIG.block_size) * CONFIG.n_embd  # the last position ends where it begins
+    healthy.weights[head - CONFIG.n_embd : head] = 3e38
+    healthy.weights[head : head + CONFIG.n_embd] = 1
+    path = write_tiny(tmp_path / "m.bin")
+    write_checkpoint(path, healthy)
+    with pytest.raises(UnfitModel, match="not finite"):
+        load_file(path)
+
+
+def test_a_file_that_is_wrong_or_not_there(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.bin")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InvalidModelFile, match=r"m\.bin"):
+        load_file(path)
+    with pytest.raises(FileNotFoundError):
+        load_file(tmp_path / "other.bin")

@@ -1,0 +1,397 @@
+"""Swapping models: real releases in a real store, requests over real HTTP."""
+
+import asyncio
+import hashlib
+import json
+import resource
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import pytest
+import torch
+from support.models import CONFIG, TOKENIZER, side_files
+
+from distribution.announcement import Release, release_draft
+from distribution.chunking import CHUNK_SIZE, count
+from distribution.manifest import FileEntry, Manifest, Segment
+from distribution.store import InstalledRelease, Store
+from randygpt.config import ModelConfig
+from randygpt.header import CheckpointHeader
+from relay_client.keys import SecretKey
+from server import app
+from server import reloader as reloader_module
+from server.app import running
+from server.engine import Engine
+from server.models import Serving
+from server.reloader import Reloader
+
+ROLES = {"checkpoint.bin": "checkpoint", "vocab.json": "tokenizer", "config.json": "config"}
+WAIT_S = 15
+NOW = 1_790_000_000  # seconds since 1970
+
+
+def weights(seed: int) -> np.ndarray:
+    """Weights of a model with lively output that never says the end token at temperature 0."""
+    flat = np.random.default_rng(seed).normal(scale=0.3, size=CONFIG.parameter_count).astype("<f4")
+    head = flat[(CONFIG.vocab_size + CONFIG.block_size) * CONFIG.n_embd :][: CONFIG.vocab_size * CONFIG.n_embd]
+    rows = head.reshape(CONFIG.vocab_size, CONFIG.n_embd)
+    rows[1] = 0
+    rows[3] = -rows[2]  # one of the two is over 0
+    return flat
+
+
+def checkpoint(values: np.ndarray, config: ModelConfig = CONFIG) -> bytes:
+    header = CheckpointHeader(magic="RGPT0002", vocab_size=config.vocab_size, iteration=0, step=1, best_loss=1.0)
+    return header.encode() + values.tobytes()
+
+
+@dataclass(slots=True, kw_only=True)
+class Shelf:
+    """A store, and the means to put releases in it."""
+
+    home: Path
+    key: SecretKey
+    version: int = 0
+
+    @property
+    def store(self) -> Store:
+        return Store(self.home)
+
+    def install(self, **changed: bytes) -> InstalledRelease:
+        """The next version, with some of its files changed (`checkpoint`, `vocab`, `config`)."""
+        self.version += 1
+        files = {"checkpoint.bin": checkpoint(weights(self.version)), **side_files()}
+        files |= {name: changed[name.split(".")[0]] for name in files if name.split(".")[0] in changed}
+        manifest = Manifest(files=tuple(self._keep(path, data) for path, data in files.items()))
+        draft = release_draft(
+            manifest.encode(),
+            [bytes(32)],
+            name="tiny",
+            version=self.version,
+            format="RGPT0002",
+            size=manifest.size,
+            card={},
+            hint="",
+            created_at=NOW,
+        )
+        return self.store.install(Release.parse(draft.sign(self.key), now=NOW), manifest)
+
+    def _keep(self, path: str, data: bytes) -> FileEntry:
+        digest = hashlib.sha256(data).digest()
+        name = "weights" if ROLES[path] == "checkpoint" else "data"
+        entry = FileEntry(
+            path=path,
+            role=ROLES[path],
+            size=len(data),
+            sha256=digest,
+            segments=(Segment(name=name, size=len(data), sha256=digest),),
+            references=bytes(64) * count(len(data), CHUNK_SIZE),
+        )
+        with self.store.partial(bytes(32), entry) as partial:
+            partial.write(0, data)
+            self.store.keep(partial, entry)
+        return entry
+
+
+@dataclass(slots=True, kw_only=True)
+class Server:
+    """A running server whose reloader looks only when it is told to."""
+
+    address: str
+    session: aiohttp.ClientSession
+    reloader: Reloader
+    serving: Serving
+    engine: Engine
+
+    async def ask(self, prompt: str = "the", max_tokens: int = 20) -> tuple[str, str]:
+        """(release, text)."""
+        fields = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+        async with self.session.post(self.address, json=fields) as response:
+            assert response.status == 200
+            return response.headers["X-Release"], (await response.json())["text"]
+
+    async def health(self) -> dict[str, str | None]:
+        async with self.session.get(f"{self.address}/health") as response:
+            assert response.status == 200
+            found: dict[str, str | None] = await response.json()
+            return found
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, key: SecretKey) -> Shelf:
+    return Shelf(home=tmp_path, key=key)
+
+
+@pytest.fixture
+async def server(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    engines: list[Engine] = []
+
+    class Watched(Engine):
+        def __init__(self, *, threads: int) -> None:
+            super().__init__(threads=threads)
+            engines.append(self)
+
+    monkeypatch.setattr(app, "Engine", Watched)
+    serving = Serving()
+    async with (
+        running(serving, None, host="127.0.0.1", port=0, threads=1, api_key=None) as address,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
+    ):
+        watch = Reloader(shelf.store, serving)
+        yield Server(address=address, session=session, reloader=watch, serving=serving, engine=engines[0])
+
+
+@pytest.fixture(autouse=True)
+def one_core_a_request() -> Iterator[None]:
+    """As the command does it: steps of a small model are too short to share."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What the decoding thread may be made to wait for."""
+    opened = threading.Event()
+    yield opened
+    opened.set()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110 (there is nothing to wait on)
+            await asyncio.sleep(0.001)
+
+
+async def swap(shelf: Shelf, server: Server, release: InstalledRelease) -> None:
+    shelf.store.activate(release.id)
+    await server.reloader.look()
+
+
+async def test_the_first_release(shelf: Shelf, server: Server) -> None:
+    await server.reloader.look()
+    assert (await server.health())["status"] == "waiting for a first model"
+    first = shelf.install()
+    await server.reloader.look()
+    assert server.serving.current is None
+    await swap(shelf, server, first)
+    assert await server.health() == {
+        "status": "ok",
+        "model": CONFIG.name,
+        "serving": "tiny version 1",
+        "release": first.id.hex(),
+        "failure": None,
+    }
+    assert (await server.ask())[0] == first.id.hex()
+    assert server.serving.current is not None
+    assert torch.equal(server.serving.current.language_model.model.flat, torch.from_numpy(weights(1)))
+
+
+async def test_requests_under_way_end_on_the_model_they_began_with(
+    shelf: Shelf, server: Server, gate: threading.Event
+) -> None:
+    first, second = shelf.install(), shelf.install()
+    await swap(shelf, server, first)
+    expected = await server.ask(max_tokens=600)
+    server.engine._executor.submit(gate.wait)
+    early = [asyncio.create_task(server.ask(max_tokens=600)) for _ in range(3)]
+    await until(lambda: server.engine._waiting == 3)
+    await swap(shelf, server, second)
+    assert (await server.health())["release"] == second.id.hex()
+    late = [asyncio.create_task(server.ask(max_tokens=600)) for _ in range(3)]
+    await until(lambda: server.engine._waiting == 6)
+    gate.set()
+    assert set(await asyncio.gather(*early)) == {expected}
+    others = set(await asyncio.gather(*late))
+    assert {release for release, _ in others} == {second.id.hex()}
+    assert len(others) == 1
+    assert expected[1] not in {text for _, text in others}
+
+
+async def test_no_request_fails_or_mixes_models_while_they_are_swapped(shelf: Shelf, server: Server) -> None:
+    releases = [shelf.install(), shelf.install()]
+    texts = {}
+    for release in releases:
+        await swap(shelf, server, release)
+        texts[release.id.hex()] = (await server.ask(max_tokens=60))[1]
+    assert len(set(texts.values())) == 2
+    tasks = []
+    for turn in range(12):
+        tasks += [asyncio.create_task(server.ask(max_tokens=60)) for _ in range(4)]
+        await until(lambda: server.engine._waiting > 0)
+        await swap(shelf, server, releases[turn % 2])
+    replies = await asyncio.gather(*tasks)
+    assert {release for release, _ in replies} == set(texts)
+    assert all(text == texts[release] for release, text in replies)
+
+
+async def test_the_release_in_charge_is_not_loaded_again(shelf: Shelf, server: Server) -> None:
+    first = shelf.install()
+    await swap(shelf, server, first)
+    loaded = server.serving.current
+    signal = shelf.store.current_path
+    signal.write_bytes(signal.read_bytes() + b" ")
+    await server.reloader.look()
+    assert server.serving.current is loaded
+    assert server.serving.failure is None
+
+
+def without_checkpoint(shelf: Shelf) -> InstalledRelease:
+    release = shelf.install()
+    release.file("checkpoint").local.unlink()
+    return release
+
+
+def with_a_damaged_record(shelf: Shelf) -> InstalledRelease:
+    release = shelf.install()
+    (release.folder / "release.json").write_bytes(b"{}")
+    return release
+
+
+def as_json(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+SHAPE = CONFIG.to_json("char")
+WITH_NAN = np.where(np.arange(CONFIG.parameter_count) == 5, np.float32("nan"), weights(9))
+HUGE = weights(9) * np.float32(1e37)
+BROKEN: dict[str, tuple[Callable[[Shelf], InstalledRelease], str]] = {
+    "a NaN": (lambda shelf: shelf.install(checkpoint=checkpoint(WITH_NAN)), "a NaN or infinity in wte"),
+    "infinite logits": (lambda shelf: shelf.install(checkpoint=checkpoint(HUGE)), "numbers that are not finite"),
+    "a byte too many": (
+        lambda shelf: shelf.install(checkpoint=checkpoint(weights(9)) + b"!"),
+        "44953 bytes, but RGPT0002",
+    ),
+    "no checkpoint": (lambda shelf: shelf.install(checkpoint=b"GGUF"), "truncated"),
+    "another shape": (lambda shelf: shelf.install(config=as_json(SHAPE | {"n_layer": 3})), "shape randygpt-3L"),
+    "an impossible shape": (lambda shelf: shelf.install(config=as_json(SHAPE | {"n_head": 3})), "not a multiple"),
+    "no shape": (lambda shelf: shelf.install(config=b"{"), "config.json: not JSON"),
+    "a short vocabulary": (
+        lambda shelf: shelf.install(vocab=as_json({"chars": TOKENIZER.chars[:-1]})),
+        "the vocabulary has 30 entries, not 31",
+    ),
+    "no vocabulary": (lambda shelf: shelf.install(vocab=b"[]"), "vocab.json: "),
+    "a missing file": (without_checkpoint, "No such file"),
+    "a damaged record": (with_a_damaged_record, "release.json: damaged"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+async def test_a_release_that_does_not_pass_leaves_the_old_one_in_charge(
+    shelf: Shelf, server: Server, how: str
+) -> None:
+    make, words = BROKEN[how]
+    await swap(shelf, server, shelf.install())
+    before, healthy = await server.ask(), await server.health()
+    await swap(shelf, server, make(shelf))
+    found = await server.health()
+    assert words in (found["failure"] or "")
+    assert found | {"failure": None} == healthy
+    assert await server.ask() == before
+    later = shelf.install()
+    await swap(shelf, server, later)
+    found = await server.health()
+    assert (found["release"], found["failure"]) == (later.id.hex(), None)
+
+
+def address_space() -> int:
+    """Bytes this process has mapped."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of memory is kept on Linux only")
+async def test_a_model_too_large_for_the_memory_leaves_the_old_one_in_charge(shelf: Shelf, server: Server) -> None:
+    await swap(shelf, server, shelf.install())
+    before = await server.ask()
+    config = replace(CONFIG, n_embd=32, n_layer=256, block_size=4096)  # 13 MB of weights, 268 MB to answer with
+    large = shelf.install(
+        checkpoint=checkpoint(np.zeros(config.parameter_count, dtype="<f4"), config),
+        config=as_json(config.to_json("char")),
+    )
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (address_space() + (128 << 20), limits[1]))
+    try:
+        await swap(shelf, server, large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert "memory" in ((await server.health())["failure"] or "")
+    assert await server.ask() == before
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        (b"", "refs/current: damaged"),
+        (b'{"release": "ab', "refs/current: damaged"),
+        (b"[]", "refs/current: damaged"),
+        (b'{"release": 5}', "refs/current: damaged"),
+        (b'{"release": "zz"}', "refs/current: damaged"),
+        (b'{"release": "' + b"ab" * 32 + b'"}', f"release {'ab' * 32} is current and not installed"),
+    ],
+)
+async def test_a_signal_that_is_damaged_leaves_the_old_model(
+    shelf: Shelf, server: Server, contents: bytes, words: str
+) -> None:
+    first = shelf.install()
+    await swap(shelf, server, first)
+    shelf.store.current_path.write_bytes(contents)
+    await server.reloader.look()
+    assert words in ((await server.health())["failure"] or "")
+    assert (await server.ask())[0] == first.id.hex()
+    shelf.store.current_path.unlink()
+    await swap(shelf, server, first)
+    assert (await server.health())["failure"] is None
+
+
+@pytest.mark.parametrize("place", ["refs/current", "refs"])
+async def test_a_store_that_is_not_as_it_should_be_leaves_the_old_model(
+    shelf: Shelf, server: Server, place: str
+) -> None:
+    first = shelf.install()
+    await swap(shelf, server, first)
+    path = shelf.home / "store" / place
+    path.rename(shelf.home / "aside")
+    path.mkdir() if place == "refs/current" else path.write_bytes(b"")
+    await server.reloader.look()
+    assert (await server.health())["failure"]
+    assert (await server.ask())[0] == first.id.hex()
+
+
+async def test_a_signal_that_goes_away_leaves_the_model(shelf: Shelf, server: Server) -> None:
+    first = shelf.install()
+    await swap(shelf, server, first)
+    shelf.store.current_path.unlink()
+    await server.reloader.look()
+    assert (await server.ask())[0] == first.id.hex()
+
+
+async def test_the_store_is_watched_while_the_server_runs(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reloader_module, "POLL_S", 0.001)
+    serving = Serving()
+    watch = Reloader(shelf.store, serving)
+    async with running(serving, watch, host="127.0.0.1", port=0, threads=1, api_key=None):
+        first = shelf.install()
+        shelf.store.activate(first.id)
+        await until(lambda: serving.current is not None)
+        shelf.store.activate(without_checkpoint(shelf).id)
+        await until(lambda: serving.failure is not None)
+        third = shelf.install()
+        shelf.store.activate(third.id)
+        await until(lambda: serving.failure is None)
+        assert serving.current is not None
+        assert serving.current.release_id == third.id.hex()
+
+
+async def test_what_is_current_already_answers_from_the_first_request_on(shelf: Shelf) -> None:
+    first = shelf.install()
+    shelf.store.activate(first.id)
+    serving = Serving()
+    async with running(serving, Reloader(shelf.store, serving), host="127.0.0.1", port=0, threads=1, api_key=None):
+        assert serving.current is not None
+        assert serving.current.release_id == first.id.hex()
