@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from distribution.announcement import (
     HEAD_KIND,
     MAX_MANIFEST_CHUNKS,
+    MAX_VERSION,
     Head,
     Release,
     chunk_draft,
@@ -137,11 +138,14 @@ class Publisher:
     ) -> Entry:
         contents = contents_digest([(file.path, file.sha256) for file in hashed])
         entry = None if new_version else self.journal.find(self.key.pubkey, name, contents)
+        highest = max((head.version for head in heads), default=0)
+        if highest >= MAX_VERSION:
+            raise CallerError(f"{name} has reached the last version there is, {MAX_VERSION}: use another name")
         return entry or self.journal.begin(
             self.key.pubkey,
             name,
             contents,
-            above=max((head.version for head in heads), default=0),
+            above=highest,
             created_at=self.now(),
             card=card,
             hint=self.pool.urls[0],

@@ -1,13 +1,15 @@
 """Publish and fetch over a real relay, and over scripted ones that are merely unreliable."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
-from support.releases import checkpoint_bytes, fetch, publish, source, tiny_sources, visible
+from support.releases import checkpoint_bytes, clock, fetch, publish, source, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay, scripted_relay
 
-from distribution.announcement import HEAD_KIND, RELEASE_KIND
+from distribution.announcement import HEAD_KIND, RELEASE_KIND, head_draft
 from distribution.errors import CallerError, ChunksMissing, NotFound, NotPublished
 from distribution.store import Store
 from relay_client.errors import TransportError
@@ -63,6 +65,19 @@ async def test_a_second_machine_counts_on_from_the_relays_heads(relay: str, tmp_
     await publish([relay], tmp_path / "laptop", key, tiny_sources(seed=1))
     second = await publish([relay], tmp_path / "desktop", key, tiny_sources(seed=2))
     assert second.release.version == 2
+
+
+async def test_after_the_last_version_there_is_no_other(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    first = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
+    last = replace(first.release, version=2**31 - 1)
+    head = head_draft(last, hint="", created_at=clock()).sign(key)
+    scripted.events[head.id.hex()] = orjson.loads(head.to_json())
+    scripted.received.clear()
+    with pytest.raises(CallerError, match="last version"):
+        await publish([scripted.url], tmp_path / "b", key, tiny_sources(seed=1))
+    assert scripted.received == []
 
 
 async def test_a_new_version_of_the_same_bytes(relay: str, tmp_path: Path, key: SecretKey) -> None:
