@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from randygpt.errors import InvalidModelFile
-from randygpt.tokenizer import CharTokenizer
+from randygpt.tokenizer import Tokenizer
 
 DEFAULT_TEXT = Path("train.txt")
 _TRAINING_PART = 0.9  # of the text; the rest validates
@@ -39,7 +39,7 @@ class Corpus:
     Raises InvalidModelFile for a text too short to give one window of each.
     """
 
-    def __init__(self, text: str, tokenizer: CharTokenizer, block_size: int) -> None:
+    def __init__(self, text: str, tokenizer: Tokenizer, block_size: int) -> None:
         tokens = tokenizer.encode(text).astype(np.int32, copy=False)
         border = int(len(tokens) * _TRAINING_PART)
         self._block_size = block_size

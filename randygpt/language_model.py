@@ -14,7 +14,7 @@ from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.generate import Sampling, generate
 from randygpt.model import GPT
 from randygpt.sidecar import describe
-from randygpt.tokenizer import CharTokenizer
+from randygpt.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class LanguageModel:
     """A model and the tokenizer it was trained with. Safe to use from several threads."""
 
     model: GPT
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
 
     @property
     def config(self) -> ModelConfig:
@@ -71,7 +71,7 @@ def load(
     return from_weights(description.path, description.config, description.tokenizer, device=device)
 
 
-def from_weights(path: Path, config: ModelConfig, tokenizer: CharTokenizer, *, device: str = "cpu") -> LanguageModel:
+def from_weights(path: Path, config: ModelConfig, tokenizer: Tokenizer, *, device: str = "cpu") -> LanguageModel:
     """The model in a checkpoint whose shape and tokenizer are known; raises InvalidCheckpoint and OSError."""
     model = GPT(config, read_weights(path, config).to(device))
     return LanguageModel(model=model.eval().requires_grad_(requires_grad=False), tokenizer=tokenizer)

@@ -13,7 +13,7 @@ from typing import Any
 from randygpt.config import ModelConfig
 from randygpt.errors import InvalidModelFile
 from randygpt.header import HEADER_SIZE, CheckpointHeader
-from randygpt.tokenizer import CharTokenizer
+from randygpt.tokenizer import Tokenizer, tokenizer_from_json
 from relay_client import durable
 
 _MAX_JSON = 64 << 20  # bytes
@@ -24,7 +24,7 @@ class Sidecar:
     """The JSON beside a checkpoint."""
 
     config: ModelConfig
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     name: str = ""  # what to publish it as; empty: nobody said
     iteration: int = 0  # index of the last iteration done
     losses: Mapping[str, float | None] = field(default_factory=dict)  # train, val, best_val
@@ -58,7 +58,7 @@ class Description:
     size: int  # bytes
     header: CheckpointHeader
     config: ModelConfig
-    tokenizer: CharTokenizer | None  # None: not said anywhere
+    tokenizer: Tokenizer | None  # None: not said anywhere
     sidecar: Sidecar | None
 
 
@@ -78,7 +78,7 @@ def read_sidecar(checkpoint: Path) -> Sidecar | None:
     try:
         return Sidecar(
             config=ModelConfig.from_json(raw.get("config")),
-            tokenizer=CharTokenizer.from_json(raw.get("tokenizer")),
+            tokenizer=tokenizer_from_json(raw.get("tokenizer")),
             name=_typed(raw, "name", str, ""),
             iteration=_typed(raw, "iteration", int, 0),
             losses=_typed(raw, "losses", dict, {}),
@@ -122,10 +122,10 @@ def read_json(path: Path) -> object:
         raise InvalidModelFile(f"{path}: not JSON: {error}") from None
 
 
-def read_tokenizer(path: Path) -> CharTokenizer:
+def read_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer in a vocab.json; raises InvalidModelFile, naming it, and OSError."""
     try:
-        return CharTokenizer.from_json(read_json(path))
+        return tokenizer_from_json(read_json(path))
     except InvalidModelFile as error:
         raise InvalidModelFile(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
@@ -150,7 +150,7 @@ def _read_config(path: Path) -> ModelConfig | None:
         raise InvalidModelFile(f"{path.name}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
-def _find_tokenizer(checkpoint: Path, sidecar: Sidecar | None, vocab: Path | None) -> CharTokenizer | None:
+def _find_tokenizer(checkpoint: Path, sidecar: Sidecar | None, vocab: Path | None) -> Tokenizer | None:
     beside = checkpoint.with_name("vocab.json")
     if vocab:
         return read_tokenizer(vocab)

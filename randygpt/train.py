@@ -25,7 +25,7 @@ from randygpt.model import GPT, gradient_views
 from randygpt.optim import FlatAdamW, Plateau, learning_rate
 from randygpt.saving import CheckpointWriter
 from randygpt.sidecar import Sidecar, describe
-from randygpt.tokenizer import CharTokenizer
+from randygpt.tokenizer import CharTokenizer, Tokenizer
 from relay_client import durable
 
 EVAL_EVERY = 25  # iterations
@@ -88,7 +88,7 @@ class _State:
 
     model: GPT
     optimizer: FlatAdamW
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     plateau: Plateau
     next_iteration: int = 0
     steps: int = 0
@@ -109,22 +109,35 @@ class Trainer:
         self._validation = [part.to(options.device) for part in corpus.validation(EVAL_WINDOWS)]
 
     @classmethod
-    def start(cls, options: TrainOptions, text: str, config: Callable[[int], ModelConfig], *, name: str = "") -> Self:
-        """A new model; `config` gives its shape for the vocabulary size of the text. Raises InvalidModelFile."""
-        tokenizer = CharTokenizer.from_text(text)
+    def start(
+        cls,
+        options: TrainOptions,
+        text: str,
+        config: Callable[[int], ModelConfig],
+        *,
+        tokenizer: Tokenizer | None = None,
+        name: str = "",
+    ) -> Self:
+        """A new model; `config` gives its shape for a vocabulary size. Raises InvalidModelFile.
+
+        Without a tokenizer, the tokens are the characters of the text.
+        """
+        tokenizer = tokenizer or CharTokenizer.from_text(text)
         shape = config(tokenizer.vocab_size)
         model = GPT.initialise(shape, seed=options.seed, dropout=options.dropout, device=options.device)
         state = _State(model, _optimizer(model), tokenizer, Plateau())
         return cls(options, Corpus(text, tokenizer, shape.block_size), state, name=name)
 
     @classmethod
-    def resume(cls, options: TrainOptions, text: str, path: Path, *, preset: str | None = None) -> Self:
+    def resume(
+        cls, options: TrainOptions, text: str, path: Path, *, preset: str | None = None, vocab: Path | None = None
+    ) -> Self:
         """Go on from a checkpoint. Raises InvalidModelFile, CallerError and OSError.
 
         The JSON beside it gives the seed and the plateau's counters, so the run ends as an unbroken one would have.
-        Without one, the characters come from the text, and the counters start afresh.
+        Without one, the vocabulary is the one in `vocab`, else the text's characters, and the counters start afresh.
         """
-        found = describe(path, preset=preset)
+        found = describe(path, preset=preset, vocab=vocab)
         tokenizer = found.tokenizer or CharTokenizer.from_text(text)
         if tokenizer.vocab_size != found.header.vocab_size:
             raise CallerError(f"{path}: no vocabulary beside it, and the text has {tokenizer.vocab_size} characters")
@@ -145,6 +158,11 @@ class Trainer:
         trainer = cls(options, corpus, state, name=sidecar.name if sidecar else "")
         trainer._best_saved = options.best.is_file()
         return trainer
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What the text is cut into tokens with."""
+        return self._state.tokenizer
 
     @property
     def next_iteration(self) -> int:

@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -153,6 +154,9 @@ def test_a_fetch_by_name_note_and_hex(author: Path, friend: Path, free_port: int
         (("train", "--resume"), 2, "checkpoint.bin"),
         (("train", "--checkpoint", "missing/prefix"), 2, "missing"),
         (("serve", "--model", "missing.bin"), 2, "missing.bin"),
+        (("generate",), 2, "neither checkpoint_best.bin nor checkpoint.bin"),
+        (("generate", "--temperature", "-1"), 2, "temperature"),
+        (("train", "--bpe", "3", "--preset", "xs"), 2, "smallest vocabulary"),
         (("bogus",), 2, "bogus"),
     ],
 )
@@ -292,6 +296,37 @@ def test_the_rust_spelling_trains_and_goes_on(friend: Path) -> None:
     assert [json.loads(line)["iter"] for line in metrics] == [0, 1, 2]
     done = randygpt(friend, "--iters", "3", "--resume", *common)
     assert (done.returncode, "nothing to do" in only_line(done.stderr)) == (0, True)
+
+
+def test_byte_pairs_are_learned_and_kept_through_a_resume(friend: Path) -> None:
+    (friend / "train.txt").write_text(TEXT)
+    common = ("--preset", "xs", "--batch", "1", "--quiet")
+    assert randygpt(friend, "--iters", "1", "--bpe", "40", *common).returncode == 0
+    assert randygpt(friend, "--iters", "2", "--bpe", "--resume", *common).returncode == 0
+    beside = json.loads((friend / "checkpoint.json").read_text())
+    assert (beside["config"]["tokenizer"], beside["config"]["vocab_size"], beside["iteration"]) == ("bpe", 40, 1)
+
+
+def test_generate_writes_on_from_each_prompt(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tiny(at_home / "checkpoint.bin")
+    assert run(["--generate", "the", "fox", "--max-tokens", "9", "--seed", "1"]) == 0
+    text = capsys.readouterr().out
+    assert run(["generate", "--json", "--max-tokens", "9", "--seed", "1", "the", "fox"]) == 0
+    completions = json.loads(capsys.readouterr().out)["completions"]
+    assert text == "".join(f"{each['prompt']}{each['text']}\n" for each in completions)
+    assert [each["prompt"] for each in completions] == ["the", "fox"]
+    assert all(1 <= len(each["text"]) <= 9 for each in completions)
+
+
+def test_serve_in_the_rust_spelling_answers_from_the_file(friend: Path) -> None:
+    write_tiny(friend / "checkpoint_best.bin")
+    with background(friend, "--bpe", "--serve", "127.0.0.1:0") as (_, address):
+        request = urllib.request.Request(address, data=b'{"prompt": "the", "max_tokens": 3}', method="POST")
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            body = json.loads(reply.read())
+            assert "X-Release" not in reply.headers
+    assert body["model"] == "randygpt-2L-2H-16D"
+    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 3}
 
 
 def test_a_closed_pipe_is_no_error(author: Path) -> None:

@@ -16,7 +16,7 @@ import randygpt
 import randygpt.errors
 import relay_client.errors
 import server.errors
-from randygpt.cli import demo, fetch, keys, publish, relays, serve, train
+from randygpt.cli import demo, fetch, generate, keys, publish, relays, serve, train
 from randygpt.cli.output import remark
 from randygpt.cli.spelling import normalise
 
@@ -33,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command("train", epilog=train.EXAMPLE)(train.train)
+app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
 app.command("publish", epilog=publish.EXAMPLE)(publish.publish)
 app.command("fetch", epilog=fetch.EXAMPLE)(fetch.fetch)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from randygpt.cli.generate import trained
 from randygpt.settings import Home
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8080,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     model: Annotated[Path | None, typer.Option(metavar="FILE", help="Serve this checkpoint, not the release.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="PREFIX", help="Serve PREFIX_best.bin, else PREFIX.bin, likewise.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="The file's shape, where nothing beside it says.")] = None,
     vocab: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
@@ -40,8 +44,9 @@ def serve(
     torch.set_num_threads(1)  # a step of a small model is too short to share; requests share the cores instead
     serving = Serving()
     reloader = None
-    if model:
-        serving.current = load_file(model, preset=preset, vocab=vocab)
+    path = model or (trained(checkpoint) if checkpoint else None)
+    if path:
+        serving.current = load_file(path, preset=preset, vocab=vocab)
     else:
         reloader = Reloader(Store(Home.from_environment().folder), serving)
     raise typer.Exit(asyncio.run(_serve(serving, reloader, host, port, api_key)))

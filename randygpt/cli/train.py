@@ -15,7 +15,8 @@ from randygpt.config import DEFAULT_PRESET, ModelConfig, default_batch_size
 from randygpt.errors import CallerError
 
 if TYPE_CHECKING:
-    from randygpt.train import Step, Trainer, TrainOptions
+    from randygpt.tokenizer import Tokenizer
+    from randygpt.train import Step, Trainer
 
 EXAMPLE = "Example: randygpt train --preset xs --iters 200 --train-file shakespeare.txt --checkpoint shakespeare"
 
@@ -36,14 +37,18 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same model.")] = None,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-4,
     min_lr: Annotated[float, typer.Option(help="Learning rate at the end.")] = 1e-5,
+    bpe: Annotated[
+        int | None, typer.Option(min=2, metavar="[SIZE]", help="Learn byte pairs: a vocabulary of SIZE (2000).")
+    ] = None,
+    vocab: Annotated[Path | None, typer.Option(metavar="FILE", help="Use the vocabulary in this vocab.json.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the fastest there is.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on a text, character by character."""
+    """Train a model on a text: characters, or byte pairs with --bpe."""
     from randygpt.data import read_text
     from randygpt.sidecar import read_sidecar
-    from randygpt.train import DEFAULT_SEED, TrainOptions
+    from randygpt.train import DEFAULT_SEED, Trainer, TrainOptions
 
     text, source = read_text(train_file)
     checkpoint = checkpoint.with_name(checkpoint.name.removesuffix(".bin"))
@@ -61,7 +66,20 @@ def train(
         device=_device(device),
         prefix=checkpoint,
     )
-    trainer = _trainer(options, text, start, preset)
+    trainer: Trainer
+    if start:
+        trainer = Trainer.resume(options, text, start, preset=preset, vocab=vocab)
+        if bpe and trainer.tokenizer.kind != "bpe":
+            raise CallerError(f"{start} was trained on characters, and --bpe asks for byte pairs")
+    else:
+        shape = preset or DEFAULT_PRESET
+        trainer = Trainer.start(
+            options,
+            text,
+            lambda vocab_size: ModelConfig.from_preset(shape, vocab_size=vocab_size),
+            tokenizer=_tokenizer(text, bpe, vocab, shown=not (as_json or quiet)),
+            name="" if checkpoint.name == "checkpoint" else checkpoint.name,
+        )
     if not quiet and not as_json:
         config = trainer.model.config
         remark(f"{config.name}, {config.parameter_count:,} parameters, {options.device}, text: {source}")
@@ -82,17 +100,14 @@ def _device(asked: str | None) -> str:
     return asked
 
 
-def _trainer(options: "TrainOptions", text: str, resume: Path | None, preset: str | None) -> "Trainer":
-    from randygpt.train import Trainer
+def _tokenizer(text: str, bpe: int | None, vocab: Path | None, *, shown: bool) -> "Tokenizer | None":
+    """The vocabulary asked for; None: the text's characters."""
+    from randygpt.sidecar import read_tokenizer
+    from randygpt.tokenizer import BpeTokenizer
 
-    if resume is not None:
-        return Trainer.resume(options, text, resume, preset=preset)
-    name = "" if options.prefix.name == "checkpoint" else options.prefix.name
-
-    def config(vocab_size: int) -> ModelConfig:
-        return ModelConfig.from_preset(preset or DEFAULT_PRESET, vocab_size=vocab_size)
-
-    return Trainer.start(options, text, config, name=name)
+    if vocab:
+        return read_tokenizer(vocab)
+    return BpeTokenizer.train(text, bpe, show_progress=shown and sys.stderr.isatty()) if bpe else None
 
 
 def _run(trainer: "Trainer", *, as_json: bool, shown: bool) -> None:

@@ -186,6 +186,9 @@ def test_one_event_cannot_be_named_for_two_contents() -> None:
         Assembler([naming(event, b"hello"), naming(event, b"jello")], CHUNK)
     with pytest.raises(InvalidChunk, match="two contents"):
         Assembler([naming(event, b"hello"), naming(event, b"hello you")], CHUNK)
+    longer = dataclasses.replace(naming(event, b"hello you"), references=event.id + hashlib.sha256(b"hello").digest())
+    with pytest.raises(InvalidChunk, match="two contents"):
+        Assembler([naming(event, b"hello"), longer], CHUNK)
     assert Assembler([naming(event, b"hello"), naming(event, b"hello")], CHUNK).missing == [event.id]
 
 

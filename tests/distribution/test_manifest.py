@@ -152,6 +152,17 @@ def segment(position: int, value: object, index: int = 0) -> Break:
     return lambda raw: raw["files"][0]["segments"][index].__setitem__(position, value)
 
 
+def resized(first: int, second: int, chunks: int) -> Break:
+    """A checkpoint with segments of other sizes that is right in every other way."""
+
+    def change(raw: Raw) -> None:
+        file = raw["files"][0]
+        file["segments"][0][1], file["segments"][1][1] = first, second
+        file.update(size=first + second, chunks=bytes(64 * chunks))
+
+    return change
+
+
 def without(key: str) -> Break:
     return lambda raw: raw["files"][0].pop(key)
 
@@ -244,10 +255,10 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "moments alone": (lambda raw: raw["files"][0]["segments"].pop(0), "segments"),
     "a third segment": (lambda raw: raw["files"][0]["segments"].append(["data", 1, bytes(32)]), "segments"),
     "segment name as bytes": (segment(0, b"weights"), "segments"),
-    "segment of 0 bytes": (segment(1, 0, 1), "segments"),
-    "segment below 0": (segment(1, -10, 1), "segments"),
-    "segment size as bool": (segment(1, True, 1), "segments"),
-    "segment size as float": (segment(1, 10.0, 1), "segments"),
+    "segment of 0 bytes": (resized(50_000, 0, 2), "segments is malformed"),
+    "segment below 0": (resized(50_000, -10, 2), "segments is malformed"),
+    "segment size as bool": (resized(50_000, True, 3), "segments is malformed"),
+    "segment size as float": (segment(1, 10.0, 1), "segments is malformed"),
     "segment digest too short": (segment(2, bytes(31)), "sha256"),
     "segment digest as text": (segment(2, "x" * 32), "segments"),
     "segment of four": (lambda raw: raw["files"][0]["segments"][0].append(1), "segments"),

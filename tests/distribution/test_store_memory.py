@@ -5,6 +5,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
+import filelock
 import orjson
 import pytest
 
@@ -119,6 +120,17 @@ async def test_each_author_and_name_is_remembered_alone(store: Store) -> None:
 async def test_nothing_is_lost_when_many_record_at_once(home: Path) -> None:
     await asyncio.gather(*(Store(home).record_seen(release(name=f"n{number}")) for number in range(10)))
     assert all(Store(home).seen(KEY.pubkey, f"n{number}") for number in range(10))
+
+
+async def test_recording_waits_for_another_process(store: Store, home: Path) -> None:
+    await store.record_seen(release(1))
+    async with filelock.AsyncFileLock(home / "state" / "seen.lock"):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await store.record_seen(release(2))
+        assert store.seen(KEY.pubkey, "demo") == Seen(version=1, manifest_sha256=sha256(b"").digest())
+    await store.record_seen(release(2))
+    assert store.seen(KEY.pubkey, "demo") == Seen(version=2, manifest_sha256=sha256(b"").digest())
 
 
 def broken_entry(change: Callable[[dict[str, object]], object]) -> bytes:

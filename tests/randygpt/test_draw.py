@@ -120,6 +120,11 @@ def test_a_token_outside_the_set_is_never_drawn(uniform: float, size: int, top_p
     assert draw(logits, sampling, uniform) in nucleus(logits, sampling)[1]
 
 
+def test_two_equal_tokens_share_the_uniform_numbers_evenly() -> None:
+    drawn = [draw(torch.zeros(2), Sampling(temperature=1.0), uniform) for uniform in (0.0, 0.5 - 2**-20, 0.5, 0.75)]
+    assert drawn in ([0, 0, 1, 1], [1, 1, 0, 0])
+
+
 def test_logits_of_a_model_in_half_precision() -> None:
     assert draw(torch.tensor([0.0, 9.0, 1.0], dtype=torch.bfloat16), Sampling(top_p=0.5), 0.5) == 1
 

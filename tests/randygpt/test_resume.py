@@ -1,6 +1,7 @@
 """Going on with a run: as if it had never stopped."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,19 @@ def test_the_best_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert sidecar is not None
     assert (sidecar.training["plateau_waited"], sidecar.training["plateau_cuts"]) == (11, 0)
     assert sidecar.losses["best_val"] == 0.5
+
+
+def test_a_failure_of_the_last_write_is_not_kept_quiet(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    start(options(folder), stop_after=4)
+    trainer = Trainer.resume(options(folder), TEXT, folder / "m.bin")
+
+    def lose_the_folder_and_stop() -> bool:
+        shutil.rmtree(folder)
+        return True
+
+    with pytest.raises(FileNotFoundError):
+        trainer.run(lambda _: None, lose_the_folder_and_stop)
 
 
 def test_cuts_of_the_rate_go_on(tmp_path: Path) -> None:

@@ -108,6 +108,15 @@ def test_a_preset_that_contradicts_the_json(tmp_path: Path, where: str) -> None:
     assert describe(path, preset="xs").config == config
 
 
+@pytest.mark.parametrize("preset", [None, "xs"])
+def test_json_beside_it_for_another_vocabulary(tmp_path: Path, preset: str | None) -> None:
+    config = ModelConfig.from_preset("xs", vocab_size=TOKENIZER.vocab_size)
+    path = hollow(tmp_path / "m.bin", config)
+    Sidecar(config=replace(config, vocab_size=40), tokenizer=TOKENIZER).write(tmp_path / "m.json")
+    with pytest.raises(InvalidCheckpoint, match=r"m\.bin: vocab 31 in the header, 40 in the configuration"):
+        describe(path, preset=preset)
+
+
 def test_a_preset_that_contradicts_a_shape_of_no_preset(tmp_path: Path) -> None:
     with pytest.raises(InvalidModelFile, match=r"m\.bin: .*says preset custom, and --preset says xs"):
         describe(write_tiny(tmp_path / "m.bin"), preset="xs")

@@ -21,6 +21,7 @@ KEY = SecretKey(bytes.fromhex("11" * 32))
 EVENT = EventDraft(kind=1, created_at=1, content="hello").sign(KEY)
 WANTED = Filter(ids=(EVENT.id,), limit=1)
 SHORT_S = 0.05
+GIVE_UP_S = 20  # a test that waits this long has failed
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
@@ -34,11 +35,12 @@ async def relay_that(handler: Handler) -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Connection]:
-    connection = await Connection.open(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
+    async with asyncio.timeout(GIVE_UP_S):
+        connection = await Connection.open(url)
+        try:
+            yield connection
+        finally:
+            await connection.close()
 
 
 def answering(*frames: object) -> Handler:

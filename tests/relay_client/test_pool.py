@@ -19,6 +19,7 @@ from relay_client.pool import Pool
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 SHORT_S = 0.05
+GIVE_UP_S = 20  # a test that waits this long has failed
 LONG_ENOUGH_S = 0.3  # to connect to this machine
 
 
@@ -70,7 +71,7 @@ async def test_a_pool_needs_one_relay(nobody: str) -> None:
 @pytest.mark.parametrize("bad", ["nobody", "ws://relay..example"])
 async def test_an_unreachable_relay_among_good_ones(scripted: ScriptedRelay, nobody: str, bad: str) -> None:
     bad = bad.replace("nobody", nobody)
-    async with Pool([bad, scripted.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([bad, scripted.url]) as pool:
         assert pool.urls == [scripted.url]
         assert pool.reports[bad].reason
         assert pool.reasons() == pool.reports[bad].reason
@@ -80,7 +81,7 @@ async def test_an_unreachable_relay_among_good_ones(scripted: ScriptedRelay, nob
 
 
 async def test_one_relay_named_twice_is_one_relay(scripted: ScriptedRelay) -> None:
-    async with Pool([scripted.url, scripted.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, scripted.url]) as pool:
         assert pool.urls == [scripted.url]
         await pool.publish(to([scripted.url], made(2)))
     assert len(scripted.received) == 2
@@ -88,7 +89,7 @@ async def test_one_relay_named_twice_is_one_relay(scripted: ScriptedRelay) -> No
 
 async def test_nothing_runs_on_after_a_pool(relay: str, nobody: str) -> None:
     before = asyncio.all_tasks()
-    async with Pool([relay, nobody]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([relay, nobody]) as pool:
         await pool.publish(to([relay], made(20)))
         assert len(await pool.query(Filter(kinds=(1064,), limit=20))) == 20
         assert asyncio.all_tasks() > before
@@ -100,7 +101,7 @@ async def test_nothing_runs_on_after_an_error_or_a_pool_that_never_was(relay: st
     with pytest.raises(TransportError):
         await Pool([nobody]).__aenter__()
     with pytest.raises(KeyError):
-        async with Pool([relay]):
+        async with asyncio.timeout(GIVE_UP_S), Pool([relay]):
             raise KeyError
     assert asyncio.all_tasks() == before
 
@@ -121,7 +122,7 @@ async def test_nothing_runs_on_when_entering_is_cancelled(relay: str) -> None:
 
 async def test_each_event_goes_where_it_should(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     both, first_only, nowhere = made(3)
-    async with Pool([scripted.url, second.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
         await pool.publish([(both, [scripted.url, second.url]), (first_only, [scripted.url]), (nowhere, [])])
         assert [report.accepted for report in pool.reports.values()] == [2, 1]
     assert scripted.received == [both.id.hex(), first_only.id.hex()]
@@ -130,7 +131,7 @@ async def test_each_event_goes_where_it_should(scripted: ScriptedRelay, second: 
 
 async def test_events_arrive_in_order(scripted: ScriptedRelay) -> None:
     events = made(50)
-    async with Pool([scripted.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
         await pool.publish(to(pool.urls, events))
     assert scripted.received == [event.id.hex() for event in events]
 
@@ -138,7 +139,7 @@ async def test_events_arrive_in_order(scripted: ScriptedRelay) -> None:
 async def test_what_a_relay_has_counts_as_duplicate(scripted: ScriptedRelay) -> None:
     events = made(5)
     scripted.events = stored(events[:2])
-    async with Pool([scripted.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
         await pool.publish(to(pool.urls, events))
         report = pool.reports[scripted.url]
     assert (report.accepted, report.duplicate, report.refused, report.reason) == (3, 2, 0, "")
@@ -147,7 +148,7 @@ async def test_what_a_relay_has_counts_as_duplicate(scripted: ScriptedRelay) -> 
 async def test_a_relay_that_refuses_is_left_out_with_its_reason(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     scripted.accept = lambda _event: (False, "blocked: not on the list")
     events = made(100)
-    async with Pool([scripted.url, second.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
         await pool.publish(to([scripted.url, second.url], events))
         assert pool.urls == [second.url]
         report = pool.reports[scripted.url]
@@ -163,7 +164,7 @@ async def test_a_relay_that_refuses_is_left_out_with_its_reason(scripted: Script
 async def test_publishing_ends_when_no_relay_is_left(scripted: ScriptedRelay) -> None:
     scripted.accept = lambda _event: (False, "")
     source = iter(to([scripted.url], made(1_000)))
-    async with Pool([scripted.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
         await pool.publish(source)
         assert pool.urls == []
         assert pool.reasons() == f"{scripted.url}: refused an event: no reason given"
@@ -175,7 +176,7 @@ async def test_a_relay_that_falls_silent_does_not_hold_the_others_up(
     scripted: ScriptedRelay, second: ScriptedRelay
 ) -> None:
     scripted.silent = True
-    async with Pool([scripted.url, second.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
         await pool.publish(to([scripted.url, second.url], made(30)))
         assert pool.urls == [second.url]
         assert "no answer" in pool.reasons()
@@ -214,7 +215,7 @@ async def test_at_most_eight_events_are_under_way() -> None:
 
     async with serve(handler, "127.0.0.1", 0, compression=None) as server:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
-        async with Pool([url]) as pool:
+        async with asyncio.timeout(GIVE_UP_S), Pool([url]) as pool:
             await pool.publish(to([url], made(200)))
             assert pool.reports[url].accepted == 200
     assert (most, received) == (8, 200)
@@ -222,7 +223,7 @@ async def test_at_most_eight_events_are_under_way() -> None:
 
 async def test_a_real_relay_takes_200_events(relay: str) -> None:
     events = made(200, "x" * 1_000)
-    async with Pool([relay]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([relay]) as pool:
         await pool.publish(to([relay], events))
         assert pool.reports[relay].accepted == 200
         assert await pool.holdings(ids(events)) == {relay: set(ids(events))}
@@ -230,7 +231,7 @@ async def test_a_real_relay_takes_200_events(relay: str) -> None:
 
 async def test_a_real_relay_refuses_a_forgery_and_an_event_too_large(relay: str, scripted: ScriptedRelay) -> None:
     too_large = EventDraft(kind=1064, created_at=1, content="x" * 70_000).sign(KEY)
-    async with Pool([relay, scripted.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([relay, scripted.url]) as pool:
         await pool.publish(to([relay, scripted.url], [too_large]))
         assert pool.urls == [scripted.url]
         assert pool.reports[relay].reason.startswith(f"{relay}: refused an event: ")

@@ -17,6 +17,7 @@ from relay_client.pool import IDS_PER_REQUEST, Pool
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 SHORT_S = 0.05
+GIVE_UP_S = 20  # a test that waits this long has failed
 
 
 def made(count: int, content: str = "") -> list[Event]:
@@ -61,7 +62,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_query_asks_every_relay(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     events = made(3)
     scripted.events, second.events = stored(events[:2]), stored(events[1:])
-    async with Pool([scripted.url, second.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
         answers = await pool.query(Filter(kinds=(1064,), limit=10))
     came = sorted((url, Event.parse(raw_event).created_at) for url, raw_event in answers)
     assert came == sorted([(scripted.url, 1), (scripted.url, 2), (second.url, 2), (second.url, 3)])
@@ -72,7 +73,7 @@ async def test_holdings_are_counted_by_recomputed_ids(scripted: ScriptedRelay, s
     scripted.events = stored(events)
     second.events = stored(events[:3])
     scripted.deliver = lambda event: event | {"content": "forged"} if event["created_at"] > 100 else event
-    async with Pool([scripted.url, second.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
         held = await pool.holdings(ids(events))
     assert held == {scripted.url: set(ids(events[:100])), second.url: set(ids(events[:3]))}
     assert [len(wanted["ids"]) for wanted in scripted.requests] == [50, 50, 20]
@@ -80,7 +81,7 @@ async def test_holdings_are_counted_by_recomputed_ids(scripted: ScriptedRelay, s
 
 
 async def test_holdings_of_nothing(scripted: ScriptedRelay) -> None:
-    async with Pool([scripted.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
         assert await pool.holdings([]) == {scripted.url: set()}
     assert scripted.requests == []
 
@@ -89,7 +90,7 @@ async def test_two_relays_that_have_half_each(scripted: ScriptedRelay, second: S
     events = made(240)
     scripted.events, second.events = stored(events[::2]), stored(events[1::2])
     taker = Taker()
-    async with Pool([scripted.url, second.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
         await pool.collect(ids(events), taker)
     assert taker.taken == {event.id: (scripted.url, second.url)[number % 2] for number, event in enumerate(events)}
     requests = scripted.requests + second.requests
@@ -100,7 +101,7 @@ async def test_two_relays_share_what_both_have(scripted: ScriptedRelay, second: 
     events = made(200)
     scripted.events = second.events = stored(events)
     taker = Taker()
-    async with Pool([scripted.url, second.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
         await pool.collect(ids(events), taker)
     assert set(taker.taken) == set(ids(events))
     asked = [event_id for wanted in scripted.requests + second.requests for event_id in wanted["ids"]]
@@ -112,7 +113,7 @@ async def test_what_one_relay_forges_is_asked_of_another(scripted: ScriptedRelay
     scripted.events = second.events = stored(events)
     scripted.deliver = lambda event: event | {"sig": "0" * 128}
     taker = Taker()
-    async with Pool([scripted.url, second.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
         await pool.collect(ids(events), taker)
         assert pool.urls == [scripted.url, second.url]
     assert taker.taken == dict.fromkeys(ids(events), second.url)
@@ -122,7 +123,7 @@ async def test_what_nobody_has_is_asked_of_each_relay_once(scripted: ScriptedRel
     events = made(70)
     scripted.events = second.events = stored(events[:5])
     taker = Taker()
-    async with Pool([scripted.url, second.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
         await pool.collect(ids(events), taker)
     assert set(taker.taken) == set(ids(events[:5]))
     for relay in (scripted, second):
@@ -136,7 +137,7 @@ async def test_a_relay_that_gives_fewer_than_asked(scripted: ScriptedRelay, seco
     scripted.events = second.events = stored(events)
     scripted.deliver = lambda event: event if event["created_at"] % 3 else None
     taker = Taker()
-    async with Pool([scripted.url, second.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
         await pool.collect(ids(events), taker)
     assert set(taker.taken) == set(ids(events))
 
@@ -149,7 +150,7 @@ async def test_what_a_silent_relay_was_asked_for_is_asked_of_another(
     scripted.silent = True
     second.events = stored(events)
     taker = Taker()
-    async with Pool([scripted.url, second.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
         await pool.collect(ids(events), taker)
         assert pool.urls == [second.url]
     assert taker.taken == dict.fromkeys(ids(events), second.url)
@@ -168,7 +169,7 @@ async def test_what_a_relay_still_owes_when_it_goes_is_asked_of_another(second: 
     taker = Taker()
     async with serve(handler, "127.0.0.1", 0, compression=None) as server:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
-        async with Pool([url, second.url]) as pool:
+        async with asyncio.timeout(GIVE_UP_S), Pool([url, second.url]) as pool:
             await pool.collect(ids(events), taker)
             assert pool.urls == [second.url]
             assert pool.reports[url].reason.startswith(f"{url}: ")
@@ -183,14 +184,14 @@ async def test_collecting_ends_when_every_relay_is_gone() -> None:
     taker = Taker()
     async with serve(handler, "127.0.0.1", 0, compression=None) as server:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
-        async with Pool([url]) as pool:
+        async with asyncio.timeout(GIVE_UP_S), Pool([url]) as pool:
             await pool.collect(ids(made(3)), taker)
             assert pool.urls == []
     assert taker.taken == {}
 
 
 async def test_collecting_nothing_asks_nothing(scripted: ScriptedRelay) -> None:
-    async with Pool([scripted.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
         await pool.collect([], Taker())
     assert scripted.requests == []
 
@@ -202,7 +203,7 @@ async def test_what_an_offer_raises_ends_the_collecting(scripted: ScriptedRelay,
     def full(_url: str, _raw_event: Mapping[str, object]) -> bool:
         raise OSError("disk full")
 
-    async with Pool([scripted.url, second.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
         with pytest.raises(OSError, match="disk full"):
             await pool.collect(ids(events), full)
     assert len(scripted.requests) + len(second.requests) <= 2
@@ -219,7 +220,7 @@ async def test_a_relay_that_refuses_to_answer_is_left_out_with_its_reason(second
     taker = Taker()
     async with serve(handler, "127.0.0.1", 0, compression=None) as server:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
-        async with Pool([url, second.url]) as pool:
+        async with asyncio.timeout(GIVE_UP_S), Pool([url, second.url]) as pool:
             await pool.collect(ids(events), taker)
             assert pool.urls == [second.url]
             assert "auth-required: who?" in pool.reports[url].reason
@@ -228,7 +229,7 @@ async def test_a_relay_that_refuses_to_answer_is_left_out_with_its_reason(second
 
 async def test_a_collection_can_be_cancelled(scripted: ScriptedRelay) -> None:
     scripted.silent = True
-    async with Pool([scripted.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(SHORT_S):
                 await pool.collect(ids(made(1)), Taker())
@@ -240,7 +241,7 @@ async def test_a_collection_can_be_cancelled(scripted: ScriptedRelay) -> None:
 async def test_a_real_relay_gives_200_events_back(relay: str) -> None:
     events = made(200, "x" * 1_000)
     taker = Taker()
-    async with Pool([relay]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([relay]) as pool:
         await pool.publish((event, [relay]) for event in events)
         await pool.collect(ids(events), taker)
     assert taker.taken == dict.fromkeys(ids(events), relay)

@@ -1,0 +1,76 @@
+"""`randygpt generate`: text from a checkpoint, as it is drawn."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from randygpt.cli.output import Json, emit
+from randygpt.errors import CallerError
+
+if TYPE_CHECKING:
+    from randygpt.generate import Sampling
+    from randygpt.language_model import LanguageModel
+
+EXAMPLE = 'Example: randygpt generate "Once upon a time" --model shakespeare_best.bin --seed 1'
+
+Prefix = Annotated[
+    Path, typer.Option(metavar="PREFIX", help="Where no --model is named: PREFIX_best.bin, else PREFIX.bin.")
+]
+
+
+def generate(
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="None: from the beginning.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(metavar="FILE", help="A checkpoint, or a release's folder.")] = None,
+    checkpoint: Prefix = Path("checkpoint"),
+    preset: Annotated[str | None, typer.Option(help="Its shape, where nothing beside the file says.")] = None,
+    vocab: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="Stop after so many tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens of this probability.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Draw from so many likeliest tokens; 0: all.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same text.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write on from a prompt, or from several."""
+    from randygpt.generate import Sampling
+    from randygpt.language_model import load
+
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+    language_model = load(model or trained(checkpoint), preset=preset, vocab=vocab)
+    completions = []
+    for prompt in prompts or [""]:
+        if not as_json:
+            sys.stdout.write(prompt)
+        text = _stream(language_model, prompt, sampling, shown=not as_json)
+        completions.append({"prompt": prompt, "text": text})
+    if as_json:
+        emit(as_json, {"completions": completions}, "")
+
+
+def trained(prefix: Path) -> Path:
+    """The better of the files that training leaves; raises CallerError if there is none."""
+    for path in (prefix.with_name(f"{prefix.name}_best.bin"), prefix.with_name(f"{prefix.name}.bin")):
+        if path.is_file():
+            return path
+    raise CallerError(f"neither {prefix}_best.bin nor {prefix}.bin is there; name a file with --model, or train one")
+
+
+def _stream(language_model: "LanguageModel", prompt: str, sampling: "Sampling", *, shown: bool) -> str:
+    """The completion, written as its tokens are drawn."""
+    from randygpt.generate import generate as draw_tokens
+
+    tokenizer, parts = language_model.tokenizer, []
+    for token in draw_tokens(language_model.model, tokenizer.encode(prompt).tolist(), sampling):
+        parts.append(tokenizer.decode([token]))
+        if shown:
+            sys.stdout.write(parts[-1])
+            sys.stdout.flush()
+    if shown:
+        sys.stdout.write("\n")
+    return "".join(parts)
