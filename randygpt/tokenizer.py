@@ -123,7 +123,7 @@ class BpeTokenizer:
         self._ids = ids
 
     @classmethod
-    def train(cls, text: str, vocab_size: int, *, show_progress: bool = False) -> Self:
+    def train(cls, text: str, vocab_size: int) -> Self:
         """Learn a vocabulary of `vocab_size` entries (fewer if the text has no more to merge) from a corpus."""
         import tokenizers  # noqa: PLC0415 (a tenth of a second)
 
@@ -135,7 +135,7 @@ class BpeTokenizer:
         learner = tokenizers.Tokenizer(tokenizers.models.BPE())
         learner.pre_tokenizer = tokenizers.pre_tokenizers.Split("\n", "isolated")
         trainer = tokenizers.trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=list(_SPECIAL), show_progress=show_progress
+            vocab_size=vocab_size, special_tokens=list(_SPECIAL), show_progress=False
         )
         learner.train_from_iterator(text.splitlines(keepends=True), trainer)
         model = json.loads(learner.to_str())["model"]

@@ -32,6 +32,7 @@ EVAL_EVERY = 25  # iterations
 EVAL_WINDOWS = 50
 SAVE_EVERY_S = 60.0  # the newest state; the best is saved when it is found
 DROPOUT = 0.1
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 DEFAULT_SEED = 1337
 MAX_SEED = 2**31 - 1  # with the iteration behind it, it fits the 64 bits of a generator
 
@@ -47,6 +48,7 @@ class TrainOptions:
     lowest_rate: float = 1e-5
     dropout: float = DROPOUT
     device: str = "cpu"
+    precision: str = "float32"  # of the linear maps in training steps: float32 or bf16
     prefix: Path = Path("checkpoint")
 
     def __post_init__(self) -> None:
@@ -54,6 +56,9 @@ class TrainOptions:
             raise CallerError(f"iterations and batch size are at least 1, a seed is from 0 to {MAX_SEED}")
         if not 0 < self.lowest_rate <= self.peak_rate < math.inf or not 0 <= self.dropout < 1:
             raise CallerError("learning rates are over 0, the lowest at most the peak; dropout is from 0 to under 1")
+
+        if self.precision not in PRECISIONS:
+            raise CallerError(f"precision is {' or '.join(PRECISIONS)}, not {self.precision}")
 
     @property
     def newest(self) -> Path:
@@ -106,6 +111,7 @@ class Trainer:
         self._state = state
         self._name = name
         self._best_saved = False
+        state.model.set_training_dtype(PRECISIONS[options.precision])
         self._validation = [part.to(options.device) for part in corpus.validation(EVAL_WINDOWS)]
 
     @classmethod
@@ -266,6 +272,7 @@ class Trainer:
                 "seed": self.options.seed,
                 "batch_size": self.options.batch_size,
                 "iterations": self.options.iterations,
+                "precision": self.options.precision,
                 "plateau_waited": state.plateau.waited,
                 "plateau_cuts": state.plateau.cuts,
             },
@@ -312,3 +319,12 @@ def _metrics_line(step: Step) -> str:
         values["val_loss"] = round(step.val_loss, 6)
     values |= {"lr": step.rate, "ms_per_iter": round(step.ms, 3)}
     return json.dumps(values) + "\n"
+
+
+def fastest_precision(device: str) -> str:
+    """The precision that is faster here and follows the loss of float32: bf16 where the processor multiplies it."""
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    # Says nothing in older releases of torch, which then train in float32.
+    there = torch.cpu.get_capabilities() if device == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if there.get("avx512_bf16") or there.get("amx_bf16") else "float32"

@@ -15,8 +15,7 @@ from randygpt.config import DEFAULT_PRESET, ModelConfig, default_batch_size
 from randygpt.errors import CallerError
 
 if TYPE_CHECKING:
-    from randygpt.tokenizer import Tokenizer
-    from randygpt.train import Step, Trainer
+    from randygpt.train import Step, Trainer, TrainOptions
 
 EXAMPLE = "Example: randygpt train --preset xs --iters 200 --train-file shakespeare.txt --checkpoint shakespeare"
 
@@ -41,6 +40,9 @@ def train(
         int | None, typer.Option(min=2, metavar="[SIZE]", help="Learn byte pairs: a vocabulary of SIZE (2000).")
     ] = None,
     vocab: Annotated[Path | None, typer.Option(metavar="FILE", help="Use the vocabulary in this vocab.json.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32 or bf16, of the matrix products; by default the faster.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the fastest there is.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -48,7 +50,7 @@ def train(
     """Train a model on a text: characters, or byte pairs with --bpe."""
     from randygpt.data import read_text
     from randygpt.sidecar import read_sidecar
-    from randygpt.train import DEFAULT_SEED, Trainer, TrainOptions
+    from randygpt.train import DEFAULT_SEED, TrainOptions, fastest_precision
 
     text, source = read_text(train_file)
     checkpoint = checkpoint.with_name(checkpoint.name.removesuffix(".bin"))
@@ -56,37 +58,52 @@ def train(
         raise CallerError(f"{checkpoint}: not a name in a folder that exists")
     start = None if resume is None else Path(resume or f"{checkpoint}.bin")
     before = read_sidecar(start) if start else None  # what that run was told holds, where nothing else is said
-    usual = default_batch_size(preset or DEFAULT_PRESET)
+    remembered = before.remembered if before else lambda _name, default: default
+    place = _device(device)
     options = TrainOptions(
         iterations=iters,
-        batch_size=batch or (before.remembered("batch_size", usual) if before else usual),
-        seed=seed if seed is not None else (before.remembered("seed", DEFAULT_SEED) if before else DEFAULT_SEED),
+        batch_size=batch or remembered("batch_size", default_batch_size(preset or DEFAULT_PRESET)),
+        seed=seed if seed is not None else remembered("seed", DEFAULT_SEED),
         peak_rate=lr,
         lowest_rate=min(min_lr, lr),
-        device=_device(device),
+        device=place,
+        precision=precision or (before and before.training.get("precision")) or fastest_precision(place),
         prefix=checkpoint,
     )
-    trainer: Trainer
-    if start:
-        trainer = Trainer.resume(options, text, start, preset=preset, vocab=vocab)
-        if bpe and trainer.tokenizer.kind != "bpe":
-            raise CallerError(f"{start} was trained on characters, and --bpe asks for byte pairs")
-    else:
-        shape = preset or DEFAULT_PRESET
-        trainer = Trainer.start(
-            options,
-            text,
-            lambda vocab_size: ModelConfig.from_preset(shape, vocab_size=vocab_size),
-            tokenizer=_tokenizer(text, bpe, vocab, shown=not (as_json or quiet)),
-            name="" if checkpoint.name == "checkpoint" else checkpoint.name,
-        )
-    if not quiet and not as_json:
-        config = trainer.model.config
-        remark(f"{config.name}, {config.parameter_count:,} parameters, {options.device}, text: {source}")
+    shown = not (as_json or quiet)
+    trainer = _resume(options, text, start, preset, vocab, bpe) if start else _start(options, text, preset, vocab, bpe)
+    if shown:
+        shape = f"{trainer.model.config.name}, {trainer.model.config.parameter_count:,} parameters"
+        remark(f"{shape}, {options.device}, {options.precision}, text: {source}")
     if trainer.next_iteration >= iters:
         remark(f"nothing to do: {start} is at iteration {trainer.next_iteration} of {iters}")
         return
-    _run(trainer, as_json=as_json, shown=not (as_json or quiet))
+    _run(trainer, as_json=as_json, shown=shown)
+
+
+def _resume(
+    options: "TrainOptions", text: str, start: Path, preset: str | None, vocab: Path | None, bpe: int | None
+) -> "Trainer":
+    from randygpt.train import Trainer
+
+    trainer = Trainer.resume(options, text, start, preset=preset, vocab=vocab)
+    if bpe and trainer.tokenizer.kind != "bpe":
+        raise CallerError(f"{start} was trained on characters, and --bpe asks for byte pairs")
+    return trainer
+
+
+def _start(options: "TrainOptions", text: str, preset: str | None, vocab: Path | None, bpe: int | None) -> "Trainer":
+    from randygpt.sidecar import read_tokenizer
+    from randygpt.tokenizer import BpeTokenizer
+    from randygpt.train import Trainer
+
+    tokenizer = read_tokenizer(vocab) if vocab else BpeTokenizer.train(text, bpe) if bpe else None
+    name = options.prefix.name
+
+    def config(vocab_size: int) -> ModelConfig:
+        return ModelConfig.from_preset(preset or DEFAULT_PRESET, vocab_size=vocab_size)
+
+    return Trainer.start(options, text, config, tokenizer=tokenizer, name="" if name == "checkpoint" else name)
 
 
 def _device(asked: str | None) -> str:
@@ -98,16 +115,6 @@ def _device(asked: str | None) -> str:
     if not there.get(asked.split(":")[0]):
         raise CallerError(f"no device {asked} here; there are {', '.join(name for name in there if there[name])}")
     return asked
-
-
-def _tokenizer(text: str, bpe: int | None, vocab: Path | None, *, shown: bool) -> "Tokenizer | None":
-    """The vocabulary asked for; None: the text's characters."""
-    from randygpt.sidecar import read_tokenizer
-    from randygpt.tokenizer import BpeTokenizer
-
-    if vocab:
-        return read_tokenizer(vocab)
-    return BpeTokenizer.train(text, bpe, show_progress=shown and sys.stderr.isatty()) if bpe else None
 
 
 def _run(trainer: "Trainer", *, as_json: bool, shown: bool) -> None:

@@ -125,9 +125,9 @@ async def test_nothing_is_lost_when_many_record_at_once(home: Path) -> None:
 async def test_recording_waits_for_another_process(store: Store, home: Path) -> None:
     await store.record_seen(release(1))
     async with filelock.AsyncFileLock(home / "state" / "seen.lock"):
+        waiting = asyncio.create_task(store.record_seen(release(2)))
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await store.record_seen(release(2))
+            await asyncio.wait_for(waiting, 0.05)
         assert store.seen(KEY.pubkey, "demo") == Seen(version=1, manifest_sha256=sha256(b"").digest())
     await store.record_seen(release(2))
     assert store.seen(KEY.pubkey, "demo") == Seen(version=2, manifest_sha256=sha256(b"").digest())

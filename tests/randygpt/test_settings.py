@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import platformdirs
@@ -139,6 +141,15 @@ def test_a_folder_is_no_key(home: Home) -> None:
     home.key_path.mkdir(parents=True, mode=0o700)
     with pytest.raises(CallerError, match=f"{home.key_path}: a key file must be a plain file"):
         home.read_key()
+
+
+def test_a_pipe_is_no_key_and_is_not_waited_for(home: Home) -> None:
+    home.key_path.parent.mkdir(parents=True, mode=0o700)
+    os.mkfifo(home.key_path, 0o600)
+    code = f"from pathlib import Path; from randygpt.settings import Home; Home(Path({str(home.folder)!r})).read_key()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert "CallerError" in done.stderr
+    assert "a key file must be a plain file" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")

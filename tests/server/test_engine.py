@@ -74,7 +74,7 @@ async def test_one_too_many_is_told_so_and_the_others_are_answered(
     tasks = [asyncio.create_task(engine.complete(loaded, ask(prompt))) for prompt in ("the", "fox", "dog")]
     await until(engine, 3)
     with pytest.raises(Busy, match="3 requests are waiting already"):
-        await engine.complete(loaded, ask())
+        await asyncio.wait_for(engine.complete(loaded, ask()), WAIT_S)
     gate.set()
     texts = [done.text for done in await asyncio.gather(*tasks)]
     assert texts == [

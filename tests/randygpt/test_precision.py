@@ -1,0 +1,103 @@
+"""Dropout masks, and matrix products in bf16."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.models import CONFIG, TEXT
+
+from randygpt.errors import CallerError
+from randygpt.model import GPT, drop
+from randygpt.sidecar import read_sidecar
+from randygpt.train import Step, Trainer, TrainOptions, fastest_precision
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.75])
+def test_dropout_drops_as_often_as_it_says_and_keeps_the_sum(probability: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(1)
+    count = 200_001  # no multiple of the four elements that share a word
+    dropped = drop(torch.ones(count, dtype=dtype), probability)
+    zeros = int((dropped == 0).sum())
+    deviation = (count * probability * (1 - probability)) ** 0.5
+    assert abs(zeros - count * probability) < 5 * deviation
+    assert dropped.dtype == dtype
+    assert dropped.max().item() == pytest.approx(1 / (1 - probability), rel=0.01)
+
+
+def test_dropout_depends_on_the_seed_alone() -> None:
+    masks = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        masks.append(drop(torch.ones(1000), 0.5))
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+
+
+def test_neighbours_are_dropped_independently() -> None:
+    torch.manual_seed(1)
+    zero = drop(torch.ones(400_000), 0.5) == 0
+    for distance in (1, 2, 3, 4, 5):
+        together = (zero[:-distance] & zero[distance:]).float().mean().item()
+        assert together == pytest.approx(0.25, abs=0.005)
+
+
+def test_what_is_dropped_has_no_gradient() -> None:
+    torch.manual_seed(1)
+    x = torch.ones(1000, requires_grad=True)
+    dropped = drop(x, 0.5)
+    dropped.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad == 0, dropped == 0)
+
+
+def test_bf16_is_for_training_steps_only() -> None:
+    model = GPT.initialise(CONFIG, seed=0)
+    ids = torch.arange(20)[None]
+    exact = model(ids)
+    model.set_training_dtype(torch.bfloat16)
+    rough = model(ids)
+    assert not torch.equal(rough, exact)
+    assert torch.allclose(rough, exact, atol=0.01)
+    assert rough.dtype == torch.float32
+    assert torch.equal(model.eval()(ids), exact)
+
+
+def trained(folder: Path, precision: str, *, stop_after: int | None = None) -> list[Step]:
+    folder.mkdir(exist_ok=True)
+    options = TrainOptions(iterations=50, batch_size=4, peak_rate=3e-3, prefix=folder / "m", precision=precision)
+    steps: list[Step] = []
+    if options.newest.is_file():
+        trainer = Trainer.resume(options, TEXT, options.newest)
+    else:
+        trainer = Trainer.start(options, TEXT, lambda _: CONFIG)
+    trainer.run(steps.append, lambda: len(steps) == stop_after)
+    return steps
+
+
+def test_the_loss_in_bf16_follows_that_in_float32(tmp_path: Path) -> None:
+    losses = [trained(tmp_path / precision, precision)[-1].val_loss for precision in ("float32", "bf16")]
+    assert losses[0] is not None
+    assert losses[0] < 3.2
+    assert losses[1] == pytest.approx(losses[0], abs=0.05)
+
+
+def test_a_resume_in_bf16_changes_nothing(tmp_path: Path) -> None:
+    trained(tmp_path / "whole", "bf16")
+    trained(tmp_path / "parts", "bf16", stop_after=7)
+    trained(tmp_path / "parts", "bf16")
+    for name in ("m.bin", "m_best.bin"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    beside = read_sidecar(tmp_path / "parts/m.bin")
+    assert beside is not None
+    assert beside.training["precision"] == "bf16"
+
+
+def test_another_precision_is_refused() -> None:
+    with pytest.raises(CallerError, match="float32 or bf16, not fp8"):
+        TrainOptions(iterations=1, precision="fp8")
+
+
+def test_the_fastest_precision_is_one_that_there_is() -> None:
+    assert fastest_precision("cpu") in {"float32", "bf16"}
+    assert fastest_precision("mps") == "float32"
