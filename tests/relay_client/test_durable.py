@@ -1,5 +1,6 @@
 """Writes that survive a crash. What a power loss would show is shown by the order of the calls that prevent it."""
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -114,6 +115,12 @@ def test_a_failing_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="disk full"):
         durable.write(tmp_path / "a", b"new")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
+
+
+def test_an_error_without_a_name_gets_the_files(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_half(tmp_path / "m.bin", OSError(errno.ENOSPC, "No space left on device"))
+    assert caught.value.filename == str(tmp_path / "m.bin")
 
 
 @pytest.mark.parametrize("wanted", [durable.PUBLIC, durable.READ_ONLY, durable.SECRET])
