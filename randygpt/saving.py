@@ -1,13 +1,16 @@
-"""Writes checkpoints while training goes on. Owns one thread."""
+"""What training leaves on disk: checkpoints, written on a thread of their own, and the metrics file."""
 
+import json
+import math
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from randygpt.checkpoint import Checkpoint, write_checkpoint
 from randygpt.sidecar import Sidecar, sidecar_path
+from relay_client import durable
 
 
 class CheckpointWriter:
@@ -49,3 +52,21 @@ class CheckpointWriter:
         self._writes = [write for write in self._writes if not write.done()]
         for write in done:
             write.result()
+
+
+def open_metrics(path: Path, first_iteration: int) -> TextIO:
+    """The metrics file, with the lines of iterations that are about to be done again taken out."""
+    kept = b""
+    if first_iteration and path.is_file():
+        with path.open("rb") as file:
+            lines = [line.rstrip(b"\n") + b"\n" for line in file if _iteration_of(line) < first_iteration]
+        kept = b"".join(lines)
+    durable.write(path, kept)
+    return path.open("a", encoding="utf-8", buffering=1 << 16)
+
+
+def _iteration_of(line: bytes) -> float:
+    try:
+        return float(json.loads(line)["iter"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # cut off by a crash

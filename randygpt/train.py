@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -23,10 +23,9 @@ from randygpt.errors import CallerError
 from randygpt.header import CheckpointHeader
 from randygpt.model import GPT, gradient_views
 from randygpt.optim import FlatAdamW, Plateau, learning_rate
-from randygpt.saving import CheckpointWriter
+from randygpt.saving import CheckpointWriter, open_metrics
 from randygpt.sidecar import Sidecar, describe
 from randygpt.tokenizer import CharTokenizer, Tokenizer
-from relay_client import durable
 
 EVAL_EVERY = 25  # iterations
 EVAL_WINDOWS = 50
@@ -189,7 +188,7 @@ class Trainer:
         if state.next_iteration >= options.iterations:
             return True
         saved_at = time.monotonic()
-        with CheckpointWriter() as writer, _open_metrics(options.metrics, state.next_iteration) as metrics:
+        with CheckpointWriter() as writer, open_metrics(options.metrics, state.next_iteration) as metrics:
             interrupted = False
             while state.next_iteration < options.iterations and not interrupted:
                 step, is_best, exhausted = self._iterate()
@@ -293,24 +292,6 @@ def _loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
 
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True)
-
-
-def _open_metrics(path: Path, first_iteration: int) -> TextIO:
-    """The metrics file, with the lines of iterations that are about to be done again taken out."""
-    kept = b""
-    if first_iteration and path.is_file():
-        with path.open("rb") as file:
-            lines = [line.rstrip(b"\n") + b"\n" for line in file if _iteration_of(line) < first_iteration]
-        kept = b"".join(lines)
-    durable.write(path, kept)
-    return path.open("a", encoding="utf-8", buffering=1 << 16)
-
-
-def _iteration_of(line: bytes) -> float:
-    try:
-        return float(json.loads(line)["iter"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # cut off by a crash
 
 
 def _metrics_line(step: Step) -> str:
