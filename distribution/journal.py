@@ -56,8 +56,12 @@ class Journal:
         self._path = path
         with self._translated():
             self._database = sqlite3.connect(path, timeout=10, isolation_level=None)
-            self._database.execute("PRAGMA synchronous = EXTRA")  # syncs the directory too
-            self._database.execute(_SCHEMA)
+            try:
+                self._database.execute("PRAGMA synchronous = EXTRA")  # syncs the directory too
+                self._database.execute(_SCHEMA)
+            except sqlite3.Error:
+                self._database.close()
+                raise
 
     def __enter__(self) -> Self:
         return self

@@ -138,14 +138,21 @@ class Store:
         record = orjson.dumps(_to_record(release, manifest), option=orjson.OPT_INDENT_2)
         durable.write(building / RESERVED, record)
         durable.sync_directory(building)
-        shutil.rmtree(folder, ignore_errors=True)  # there only if its files were damaged
+        damaged = self._releases / f".old-{release.id.hex()}"
+        shutil.rmtree(damaged, ignore_errors=True)
+        if folder.is_dir():  # only if its files were damaged
+            folder.rename(damaged)
         building.rename(folder)
         durable.sync_directory(self._releases)
+        shutil.rmtree(damaged, ignore_errors=True)
         return _from_record(orjson.loads(record), folder)
 
     def activate(self, release_id: bytes) -> None:
         """Make an installed release the current one; the one before becomes `previous`. Raises OSError."""
-        before = self.current()
+        try:
+            before = self.current()
+        except StoreError:  # a damaged ref is replaced like any other
+            before = None
         if before == release_id:
             return
         durable.make_directory(self._refs)

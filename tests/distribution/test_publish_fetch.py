@@ -190,6 +190,22 @@ async def test_fetching_again_moves_nothing(scripted: ScriptedRelay, tmp_path: P
     assert visible(tmp_path / "b") == before
 
 
+async def test_a_damaged_installation_is_fetched_again_and_put_right(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
+    first = await fetch([scripted.url], tmp_path / "b", published.release.id)
+    local = first.release.file("checkpoint").local
+    local.chmod(0o644)
+    local.write_bytes(b"damage")  # the blob too: they are one file
+    (tmp_path / "b/store/refs/current").write_bytes(b"damage")
+    again = await fetch([scripted.url], tmp_path / "b", published.release.id)
+    assert (again.chunks.fetched, again.chunks.reused) == (3, 2)
+    assert again.release.file("checkpoint").local.read_bytes() == checkpoint_bytes()
+    assert Store(tmp_path / "b").current() == published.release.id
+    assert [path.name for path in (tmp_path / "b/store/releases").iterdir()] == [published.release.id.hex()]
+
+
 async def test_requests_stay_small_and_name_a_limit(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     data = b"".join(bytes([n]) * 46_080 for n in range(120))
     files = [source("big.bin", "checkpoint", data, [("weights", len(data))]), *tiny_sources()[1:]]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from support.gates import gate as closed_gate
 from support.models import CONFIG, TOKENIZER
 
 from randygpt.generate import Sampling
@@ -52,10 +53,9 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture
 def gate(engine: Engine) -> Iterator[threading.Event]:
     """Keeps the engine's only thread from taking anything up until it is set."""
-    opened = threading.Event()
-    engine._executor.submit(opened.wait)
-    yield opened
-    opened.set()
+    with closed_gate(WAIT_S) as opened:
+        engine._executor.submit(opened.wait)
+        yield opened
 
 
 async def test_a_completion_is_what_the_model_writes(engine: Engine) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import aiohttp
 import pytest
 import torch
+from support.gates import gate as closed_gate
 from support.models import CONFIG, TOKENIZER
 
 from randygpt.language_model import LanguageModel
@@ -60,9 +61,8 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
     """What a decoding thread may be made to wait for."""
-    opened = threading.Event()
-    yield opened
-    opened.set()
+    with closed_gate(WAIT_S) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import aiohttp
 import numpy as np
 import pytest
 import torch
+from support.gates import gate as closed_gate
 from support.models import CONFIG, TOKENIZER, side_files
 
 from distribution.announcement import Release, release_draft
@@ -158,9 +159,8 @@ def one_core_a_request() -> Iterator[None]:
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
     """What the decoding thread may be made to wait for."""
-    opened = threading.Event()
-    yield opened
-    opened.set()
+    with closed_gate(WAIT_S) as opened:
+        yield opened
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -300,6 +300,14 @@ async def test_a_release_that_does_not_pass_leaves_the_old_one_in_charge(
     assert (found["release"], found["failure"]) == (later.id.hex(), None)
 
 
+async def test_a_release_that_does_not_pass_is_tried_once(
+    shelf: Shelf, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    await swap(shelf, server, without_checkpoint(shelf))
+    await server.reloader.look()
+    assert caplog.text.count("not swapped: tiny version 1") == 1
+
+
 def address_space() -> int:
     """Bytes this process has mapped."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
@@ -320,7 +328,9 @@ async def test_a_model_too_large_for_the_memory_leaves_the_old_one_in_charge(she
         await swap(shelf, server, large)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
-    assert "memory" in ((await server.health())["failure"] or "")
+    failure = (await server.health())["failure"] or ""
+    assert failure.startswith("tiny version 2: ")
+    assert "memory" in failure
     assert await server.ask() == before
 
 
