@@ -3,7 +3,8 @@
 RandyGPTError
 ├── InvalidModelFile       a file that belongs to a model (JSON, vocabulary, text) is wrong
 │   └── InvalidCheckpoint      a checkpoint's header, size or numbers are wrong
-└── CallerError            an argument or a setting is wrong
+├── CallerError            an argument or a setting is wrong
+└── Diverged               training left the finite numbers
 """
 
 
@@ -21,3 +22,7 @@ class InvalidCheckpoint(InvalidModelFile):
 
 class CallerError(RandyGPTError):
     """An argument or a setting is wrong."""
+
+
+class Diverged(RandyGPTError):
+    """Training left the finite numbers."""

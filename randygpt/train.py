@@ -19,7 +19,7 @@ from torch.nn import functional
 from randygpt.checkpoint import Checkpoint, read_checkpoint
 from randygpt.config import ModelConfig
 from randygpt.data import Corpus
-from randygpt.errors import CallerError
+from randygpt.errors import CallerError, Diverged
 from randygpt.header import CheckpointHeader
 from randygpt.model import GPT, gradient_views
 from randygpt.optim import FlatAdamW, Plateau, learning_rate
@@ -182,7 +182,8 @@ class Trainer:
     def run(self, on_step: Callable[[Step], None], should_stop: Callable[[], bool]) -> bool:
         """Train to the target, or to a plateau's end; False if `should_stop` ended it first. Raises OSError.
 
-        Both files are on disk when it returns; a run that is at its target already writes nothing.
+        Raises Diverged, and then the files are those of before. Both files are on disk when it returns; a run that is
+        at its target already writes nothing.
         """
         options, state = self.options, self._state
         if state.next_iteration >= options.iterations:
@@ -201,6 +202,7 @@ class Trainer:
                 if exhausted:
                     break
                 if time.monotonic() - saved_at > SAVE_EVERY_S:
+                    metrics.flush()
                     self._save(writer, options.newest)
                     saved_at = time.monotonic()
                 interrupted = should_stop()
@@ -234,6 +236,8 @@ class Trainer:
         torch.manual_seed((options.seed << 32) + iteration)  # dropout depends on these two alone
         self.model.train()
         loss = _loss(self.model, inputs.to(options.device), targets.to(options.device))
+        if not math.isfinite(loss.item()):  # the files on disk are from before
+            raise Diverged(f"the loss is {loss.item()} at iteration {iteration}: try a lower learning rate (--lr)")
         loss.backward()  # type: ignore[no-untyped-call]
         self._state.optimizer.step(rate)
         return loss.item()

@@ -14,6 +14,8 @@ from randygpt.sidecar import read_json, read_tokenizer
 from randygpt.tokenizer import BOS_ID
 from server.errors import UnfitModel
 
+_MAX_LOGITS = 1 << 28
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
@@ -48,16 +50,25 @@ def load_release(release: InstalledRelease) -> LoadedModel:
 def load_file(path: Path, *, preset: str | None = None, vocab: Path | None = None) -> LoadedModel:
     """The model in a checkpoint file, tested; raises UnfitModel, InvalidModelFile and OSError."""
     language_model = load(path, preset=preset, vocab=vocab)
-    _test(language_model)
+    try:
+        _test(language_model)
+    except UnfitModel as error:
+        raise UnfitModel(f"{path}: {error}") from None
     return LoadedModel(language_model=language_model, release_id=None, label=str(path))
 
 
 def _test(language_model: LanguageModel) -> None:
-    """One forward pass as a request makes it, over a full window; raises UnfitModel unless its logits are finite."""
+    """A full window as a request runs it, and all its logits where they are few.
+
+    Raises UnfitModel if one is not finite.
+    """
     config, tokenizer = language_model.config, language_model.tokenizer
     if tokenizer.vocab_size != config.vocab_size:
         raise UnfitModel(f"the vocabulary has {tokenizer.vocab_size} entries, not {config.vocab_size}")
+    window = torch.full((1, config.block_size), BOS_ID)
     with torch.inference_mode():
-        logits = language_model.model(torch.full((1, config.block_size), BOS_ID), KVCache(config))
-    if not bool(torch.isfinite(logits).all()):
-        raise UnfitModel("it computes numbers that are not finite")
+        last = language_model.model(window, KVCache(config))
+    few = config.block_size * config.vocab_size <= _MAX_LOGITS
+    for logits in (last, language_model.logits(window)) if few else (last,):
+        if not bool(torch.isfinite(logits).all()):
+            raise UnfitModel("it computes numbers that are not finite")

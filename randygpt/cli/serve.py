@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli.generate import trained
+from randygpt.errors import CallerError
 from randygpt.settings import Home
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def serve(
     from server.models import Serving, load_file
     from server.reloader import Reloader
 
+    if api_key is not None and not api_key.strip():
+        raise CallerError("an API key is not empty")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     torch.set_num_threads(1)  # a step of a small model is too short to share; requests share the cores instead
     serving = Serving()

@@ -1,6 +1,7 @@
 """Going on with a run: as if it had never stopped."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,9 @@ import pytest
 from support.models import CONFIG, TEXT, TOKENIZER, write_tiny
 
 from randygpt import train
-from randygpt.checkpoint import write_checkpoint
+from randygpt.checkpoint import read_checkpoint, write_checkpoint
 from randygpt.config import ModelConfig
-from randygpt.errors import CallerError, InvalidModelFile
+from randygpt.errors import CallerError, InvalidModelFile, RandyGPTError
 from randygpt.header import CheckpointHeader
 from randygpt.model import GPT
 from randygpt.sidecar import describe, read_sidecar
@@ -113,6 +114,20 @@ def test_a_failure_of_the_last_write_is_not_kept_quiet(tmp_path: Path) -> None:
 
     with pytest.raises(FileNotFoundError):
         trainer.run(lambda _: None, lose_the_folder_and_stop)
+
+
+def test_a_run_that_diverges_leaves_states_that_can_be_read(tmp_path: Path) -> None:
+    start(options(tmp_path), stop_after=3)
+    absurd = replace(options(tmp_path), peak_rate=1e6, lowest_rate=1e6)
+    signs: list[object] = []  # that it did diverge
+    trainer = Trainer.resume(absurd, TEXT, absurd.newest)
+    try:
+        trainer.run(lambda step: signs.append(step.loss) if not math.isfinite(step.loss) else None, lambda: False)
+    except RandyGPTError as error:
+        signs.append(error)
+    assert signs
+    for path in (absurd.newest, absurd.best):
+        assert read_checkpoint(path, CONFIG).header.iteration < 20
 
 
 def test_cuts_of_the_rate_go_on(tmp_path: Path) -> None:
