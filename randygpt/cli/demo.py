@@ -158,7 +158,8 @@ class _Stage:
         return [sys.executable, "-m", "randygpt", *words]
 
     def _environment(self, who: str) -> dict[str, str]:
-        return os.environ | {"RANDYGPT_HOME": str(self.folder / who)}
+        torch_cache = str(self.folder / "torch")  # torch makes one as it starts, elsewhere if not told
+        return os.environ | {"RANDYGPT_HOME": str(self.folder / who), "TORCHINDUCTOR_CACHE_DIR": torch_cache}
 
     @staticmethod
     def _show(who: str, words: tuple[str, ...]) -> None:
