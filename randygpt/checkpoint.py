@@ -1,4 +1,4 @@
-"""RGPT files to and from tensors. Reads and writes files; every write is durable.
+"""RGPT files to and from arrays. Reads and writes files; every write is durable; no torch.
 
 A checkpoint in memory is flat: the weights as one vector (P,) in file order, and each moment as another.
 """
@@ -10,8 +10,6 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from randygpt.config import ModelConfig
 from randygpt.errors import InvalidCheckpoint
@@ -27,11 +25,11 @@ class Checkpoint:
 
     header: CheckpointHeader
     config: ModelConfig
-    weights: Tensor
-    moments: tuple[Tensor, Tensor] | None
+    weights: Array
+    moments: tuple[Array, Array] | None
 
 
-def read_weights(path: Path, config: ModelConfig) -> Tensor:
+def read_weights(path: Path, config: ModelConfig) -> Array:
     """The weights (P,) alone; raises InvalidCheckpoint, naming file and reason, and OSError.
 
     Header and exact size are checked before anything is allocated, finiteness after.
@@ -50,7 +48,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     with durable.replacing(path) as file:
         file.write(header.encode())
         for part in (checkpoint.weights, *(checkpoint.moments or ())):
-            file.write(memoryview(part.detach().cpu().numpy().astype("<f4", copy=False)).cast("B"))
+            file.write(memoryview(part.astype("<f4", copy=False)).cast("B"))
 
 
 def _read(path: Path, config: ModelConfig, *, with_moments: bool) -> Checkpoint:
@@ -67,10 +65,10 @@ def _read(path: Path, config: ModelConfig, *, with_moments: bool) -> Checkpoint:
                 first, second = (both[:count], both[count:]) if kind == "by kind" else _untangle(both, config)
                 _check_finite(first, config, "first moment")
                 _check_finite(second, config, "second moment")
-                moments = (torch.from_numpy(first), torch.from_numpy(second))
+                moments = (first, second)
         except InvalidCheckpoint as error:
             raise InvalidCheckpoint(f"{path}: {error}") from None
-    return Checkpoint(header=header, config=config, weights=torch.from_numpy(weights), moments=moments)
+    return Checkpoint(header=header, config=config, weights=weights, moments=moments)
 
 
 def _floats(file: BinaryIO, count: int) -> Array:

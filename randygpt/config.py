@@ -8,6 +8,7 @@ from randygpt.errors import InvalidModelFile
 
 BLOCK_SIZE = 256  # positions; RGPT files of the Rust program know no other
 MAX_VOCAB = 1 << 20
+NORM_EPS = 1e-5
 _LIMITS = {"n_embd": 1 << 13, "n_head": 1 << 8, "n_layer": 1 << 8, "block_size": 1 << 12, "vocab_size": MAX_VOCAB}
 
 

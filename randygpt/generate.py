@@ -8,11 +8,11 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
+from randygpt.decoder import Array, Decoder, KVCache
 from randygpt.errors import CallerError
-from randygpt.model import GPT, KVCache
 from randygpt.tokenizer import BOS_ID, EOS_ID
 
 _NUCLEUS = 256  # entries looked at before a whole vocabulary is sorted
@@ -39,20 +39,18 @@ class Sampling:
             raise CallerError(f"top_k is not negative, as {self.top_k} is")
 
 
-@torch.inference_mode()
-def generate(model: GPT, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
+def generate(decoder: Decoder, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
     """Token ids after a prompt, as they are drawn, until `max_tokens` or the end token.
 
     An empty prompt starts from the begin token. The same seed gives the same ids.
     """
     uniform = random.Random(sampling.seed)  # noqa: S311 (not a secret)
-    block = model.config.block_size
+    block = decoder.config.block_size
     window = list(prompt)[-block:] or [BOS_ID]
-    cache = KVCache(model.config, device=model.flat.device)
+    cache = KVCache(decoder.config)
     fresh = window  # ids the cache has not seen
     for _ in range(sampling.max_tokens):
-        logits = model(torch.tensor([fresh], device=model.flat.device), cache)[0, -1]  # (V,)
-        token = draw(logits, sampling, uniform.random())
+        token = draw(decoder.next_logits(fresh, cache), sampling, uniform.random())
         if token == EOS_ID:
             return
         yield token
@@ -63,18 +61,30 @@ def generate(model: GPT, prompt: Sequence[int], sampling: Sampling) -> Iterator[
             cache.length, fresh = 0, window
 
 
-def draw(logits: Tensor, sampling: Sampling, uniform: float) -> int:
+def draw(logits: Array, sampling: Sampling, uniform: float) -> int:
     """A token id from logits (V,); `uniform` in [0, 1) decides, so equal arguments give an equal token."""
     if sampling.temperature == 0:
         return int(logits.argmax())
-    exact = logits.double()  # a rounded draw could land beyond the last token that counts
-    probabilities = ((exact - exact.max()) / sampling.temperature).softmax(dim=-1)
+    exact = logits.astype(np.float64)  # a rounded draw could land beyond the last token that counts
+    exact -= exact.max()
+    with np.errstate(over="ignore"):  # next to no temperature: minus infinity will do
+        exact /= sampling.temperature
+    probabilities = np.exp(exact)
+    probabilities /= probabilities.sum()
     size = min(len(probabilities), sampling.top_k or len(probabilities))
-    values, tokens = probabilities.topk(min(size, _NUCLEUS) if sampling.top_p < 1 else size)
-    if len(values) < size and values.sum() < sampling.top_p:
-        values, tokens = probabilities.topk(size)
-    before = values.cumsum(dim=-1) - values
-    values = values.masked_fill(before >= sampling.top_p, 0)
-    edges = values.cumsum(dim=-1)
-    index = int(torch.searchsorted(edges, uniform * edges[-1], right=True))
-    return int(tokens[min(index, int(values.count_nonzero()) - 1)])
+    tokens = _likeliest(logits, min(size, _NUCLEUS) if sampling.top_p < 1 else size)
+    if len(tokens) < size and probabilities[tokens].sum() < sampling.top_p:
+        tokens = _likeliest(logits, size)
+    values = probabilities[tokens]
+    edges = values.cumsum()
+    count = max(1, int(np.count_nonzero(values[edges - values < sampling.top_p])))
+    index = int(np.searchsorted(edges[:count], uniform * edges[count - 1], side="right"))
+    return int(tokens[min(index, count - 1)])
+
+
+def _likeliest(logits: Array, count: int) -> npt.NDArray[np.intp]:
+    """The `count` likeliest tokens, likeliest first."""
+    if count == len(logits):
+        return np.argsort(-logits)
+    tokens = np.argpartition(logits, -count)[-count:]
+    return tokens[np.argsort(-logits[tokens])]

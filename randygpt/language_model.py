@@ -1,50 +1,54 @@
 """A trained model as a script uses it: logits, text, tokenizer, configuration. Reads files when loaded."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from randygpt.checkpoint import read_weights
 from randygpt.config import ModelConfig
+from randygpt.decoder import Decoder
 from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.generate import Sampling, generate
-from randygpt.model import GPT
 from randygpt.sidecar import describe
 from randygpt.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageModel:
     """A model and the tokenizer it was trained with. Safe to use from several threads."""
 
-    model: GPT
+    decoder: Decoder
     tokenizer: Tokenizer
 
     @property
     def config(self) -> ModelConfig:
         """The model's shape."""
-        return self.model.config
+        return self.decoder.config
 
-    @torch.inference_mode()
-    def logits(self, ids: Tensor | Sequence[Sequence[int]]) -> Tensor:
+    def logits(self, ids: "torch.Tensor | Sequence[Sequence[int]]") -> "torch.Tensor":
         """Logits (B, T, V), float32, of token ids (B, T), T at most block_size.
 
         Raises CallerError for ids of another shape or out of the vocabulary.
         """
+        import torch  # noqa: PLC0415 (text needs none of it)
+
         try:
-            tensor = torch.as_tensor(ids)
+            array = np.asarray(ids)
         except (ValueError, TypeError) as error:
             raise CallerError(f"ids are whole numbers (B, T): {error}") from None
-        if tensor.dim() != 2 or not tensor.numel() or tensor.shape[1] > self.config.block_size:  # noqa: PLR2004 (B, T)
-            raise CallerError(f"ids are (B, T) with T up to {self.config.block_size}, not {tuple(tensor.shape)}")
-        if tensor.is_floating_point() or tensor.min() < 0 or tensor.max() >= self.config.vocab_size:
+        if array.ndim != 2 or not array.size or array.shape[1] > self.config.block_size:  # noqa: PLR2004 (B, T)
+            raise CallerError(f"ids are (B, T) with T up to {self.config.block_size}, not {array.shape}")
+        if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= self.config.vocab_size:
             raise CallerError(f"ids are whole numbers from 0 to {self.config.vocab_size - 1}")
-        result: Tensor = self.model(tensor.to(self.model.flat.device))
-        return result
+        return torch.from_numpy(np.stack([self.decoder.logits(row) for row in array.tolist()]))
 
     def generate(
         self,
@@ -58,23 +62,20 @@ class LanguageModel:
     ) -> str:
         """A completion, without the prompt; the same seed gives the same text. Raises CallerError."""
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-        return self.tokenizer.decode(list(generate(self.model, self.tokenizer.encode(prompt).tolist(), sampling)))
+        return self.tokenizer.decode(list(generate(self.decoder, self.tokenizer.encode(prompt).tolist(), sampling)))
 
 
-def load(
-    path: str | PathLike[str], *, preset: str | None = None, vocab: Path | None = None, device: str = "cpu"
-) -> LanguageModel:
+def load(path: str | PathLike[str], *, preset: str | None = None, vocab: Path | None = None) -> LanguageModel:
     """The model in a checkpoint, or in the folder of a fetched release; raises InvalidModelFile and OSError."""
     description = describe(find_checkpoint(Path(path)), preset=preset, vocab=vocab)
     if description.tokenizer is None:
         raise InvalidModelFile(f"{description.path}: no vocabulary beside it (a .json of its name, or vocab.json)")
-    return from_weights(description.path, description.config, description.tokenizer, device=device)
+    return from_weights(description.path, description.config, description.tokenizer)
 
 
-def from_weights(path: Path, config: ModelConfig, tokenizer: Tokenizer, *, device: str = "cpu") -> LanguageModel:
+def from_weights(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> LanguageModel:
     """The model in a checkpoint whose shape and tokenizer are known; raises InvalidCheckpoint and OSError."""
-    model = GPT(config, read_weights(path, config).to(device))
-    return LanguageModel(model=model.eval().requires_grad_(requires_grad=False), tokenizer=tokenizer)
+    return LanguageModel(decoder=Decoder(config, read_weights(path, config)), tokenizer=tokenizer)
 
 
 def find_checkpoint(path: Path) -> Path:

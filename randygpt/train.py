@@ -4,8 +4,10 @@
 it; `PREFIX.metrics.jsonl` has a line an iteration. Files are written off the training thread.
 """
 
+import ctypes
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from randygpt.checkpoint import Checkpoint, read_checkpoint
+from randygpt.checkpoint import Array, Checkpoint, read_checkpoint
 from randygpt.config import ModelConfig
 from randygpt.data import Corpus
 from randygpt.errors import CallerError, Diverged
@@ -33,6 +35,7 @@ SAVE_EVERY_S = 60.0  # the newest state; the best is saved when it is found
 DROPOUT = 0.1
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 DEFAULT_SEED = 1337
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
 MAX_SEED = 2**31 - 1  # with the iteration behind it, it fits the 64 bits of a generator
 
 
@@ -147,12 +150,12 @@ class Trainer:
         if tokenizer.vocab_size != found.header.vocab_size:
             raise CallerError(f"{path}: no vocabulary beside it, and the text has {tokenizer.vocab_size} characters")
         loaded = read_checkpoint(path, found.config)
-        model = GPT(found.config, loaded.weights.to(options.device), dropout=options.dropout)
+        model = GPT(found.config, _tensor(loaded.weights, options.device), dropout=options.dropout)
         state = _State(model, _optimizer(model), tokenizer, Plateau(best=loaded.header.best_loss))
         state.next_iteration = loaded.header.iteration + 1
         if loaded.moments:
             state.steps = loaded.header.step
-            first, second = (moment.to(options.device) for moment in loaded.moments)
+            first, second = (_tensor(moment, options.device) for moment in loaded.moments)
             state.optimizer.restore(state.steps, (first, second))
         sidecar = found.sidecar
         if sidecar and sidecar.iteration == loaded.header.iteration:
@@ -233,8 +236,8 @@ class Trainer:
     def _learn(self, iteration: int, rate: float) -> float:
         options = self.options
         inputs, targets = self._corpus.batch(seed=options.seed, iteration=iteration, batch_size=options.batch_size)
-        torch.manual_seed((options.seed << 32) + iteration)  # dropout depends on these two alone
         self.model.train()
+        self.model.dropout.begin(seed=options.seed, iteration=iteration, windows=range(options.batch_size))
         loss = _loss(self.model, inputs.to(options.device), targets.to(options.device))
         if not math.isfinite(loss.item()):  # the files on disk are from before
             raise Diverged(f"the loss is {loss.item()} at iteration {iteration}: try a lower learning rate (--lr)")
@@ -261,8 +264,8 @@ class Trainer:
         checkpoint = Checkpoint(
             header=header,
             config=self.model.config,
-            weights=_copy(self.model.flat),
-            moments=(_copy(first), _copy(second)),
+            weights=_array(self.model.flat),
+            moments=(_array(first), _array(second)),
         )
         best = None if math.isinf(state.plateau.best) else state.plateau.best
         sidecar = Sidecar(
@@ -294,8 +297,13 @@ def _loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
 
 
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True)
+def _tensor(values: Array, device: str) -> Tensor:
+    return torch.from_numpy(values).to(device)
+
+
+def _array(tensor: Tensor) -> Array:
+    """A copy on the CPU."""
+    return tensor.detach().to("cpu", copy=True).numpy()
 
 
 def _metrics_line(step: Step) -> str:
@@ -304,6 +312,14 @@ def _metrics_line(step: Step) -> str:
         values["val_loss"] = round(step.val_loss, 6)
     values |= {"lr": step.rate, "ms_per_iter": round(step.ms, 3)}
     return json.dumps(values) + "\n"
+
+
+def keep_memory() -> None:
+    """Keep what is freed, for the next step to use: the kernel's pages are slow to come by. On glibc, else nothing."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1)):
+            mallopt(option, value)
 
 
 def fastest_precision(device: str) -> str:

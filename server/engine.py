@@ -50,7 +50,7 @@ def _complete(loaded: LoadedModel, request: CompletionRequest, gone: threading.E
     tokenizer = loaded.language_model.tokenizer
     prompt = tokenizer.encode(request.prompt).tolist()
     tokens: list[int] = []
-    for token in generate(loaded.language_model.model, prompt, request.sampling):
+    for token in generate(loaded.language_model.decoder, prompt, request.sampling):
         tokens.append(token)
         if gone.is_set():
             break

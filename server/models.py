@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from distribution.store import InstalledRelease
 from randygpt.config import ModelConfig
+from randygpt.decoder import KVCache
 from randygpt.errors import RandyGPTError
 from randygpt.language_model import LanguageModel, from_weights, load
-from randygpt.model import KVCache
 from randygpt.sidecar import read_json, read_tokenizer
 from randygpt.tokenizer import BOS_ID
 from server.errors import UnfitModel
@@ -42,7 +42,9 @@ def load_release(release: InstalledRelease) -> LoadedModel:
         tokenizer = read_tokenizer(release.file("tokenizer").local)
         language_model = from_weights(release.file("checkpoint").local, config, tokenizer)
         _test(language_model)
-    except (RandyGPTError, UnfitModel, OSError, StopIteration, MemoryError, RuntimeError) as error:
+    except MemoryError:
+        raise UnfitModel(f"{label}: not enough memory for it") from None
+    except (RandyGPTError, UnfitModel, OSError, StopIteration, RuntimeError) as error:
         raise UnfitModel(f"{label}: {error}") from None
     return LoadedModel(language_model=language_model, release_id=release.id.hex(), label=label)
 
@@ -65,10 +67,9 @@ def _test(language_model: LanguageModel) -> None:
     config, tokenizer = language_model.config, language_model.tokenizer
     if tokenizer.vocab_size != config.vocab_size:
         raise UnfitModel(f"the vocabulary has {tokenizer.vocab_size} entries, not {config.vocab_size}")
-    window = torch.full((1, config.block_size), BOS_ID)
-    with torch.inference_mode():
-        last = language_model.model(window, KVCache(config))
+    window, decoder = [BOS_ID] * config.block_size, language_model.decoder
     few = config.block_size * config.vocab_size <= _MAX_LOGITS
-    for logits in (last, language_model.logits(window)) if few else (last,):
-        if not bool(torch.isfinite(logits).all()):
-            raise UnfitModel("it computes numbers that are not finite")
+    with np.errstate(all="ignore"):
+        logits = decoder.logits(window) if few else decoder.next_logits(window, KVCache(config))
+    if not np.isfinite(logits).all():
+        raise UnfitModel("it computes numbers that are not finite")

@@ -53,14 +53,16 @@ def only_line(text: str) -> str:
     return text.strip()
 
 
-def loads_torch(*words: str) -> bool:
+def loads_torch(folder: Path, *words: str) -> bool:
     """Whether a command line imports torch."""
     code = (
         "import sys; from randygpt.cli.main import run\n"
         f"run({list(words)!r})\n"
         "sys.stderr.write('torch' if 'torch' in sys.modules else 'none')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60, check=True
+    )
     return done.stderr.endswith("torch")
 
 
@@ -73,10 +75,12 @@ def loads_torch(*words: str) -> bool:
         ("train", "--help"),
         ("serve", "--help"),
         ("keys", "show"),
+        ("generate", "the ", "--model", "m.bin"),
     ],
 )
-def test_torch_is_not_imported_for(words: tuple[str, ...]) -> None:
-    assert not loads_torch(*words)
+def test_torch_is_not_imported_for(tmp_path: Path, words: tuple[str, ...]) -> None:
+    write_tiny(tmp_path / "m.bin")
+    assert not loads_torch(tmp_path, *words)
 
 
 def test_publish_and_fetch_import_no_torch(author: Path, free_port: int) -> None:

@@ -66,7 +66,7 @@ def _stream(language_model: "LanguageModel", prompt: str, sampling: "Sampling", 
     from randygpt.generate import generate as draw_tokens
 
     tokenizer, parts = language_model.tokenizer, []
-    for token in draw_tokens(language_model.model, tokenizer.encode(prompt).tolist(), sampling):
+    for token in draw_tokens(language_model.decoder, tokenizer.encode(prompt).tolist(), sampling):
         parts.append(tokenizer.decode([token]))
         if shown:
             sys.stdout.write(parts[-1])

@@ -35,8 +35,6 @@ def serve(
     api_key: Annotated[str | None, typer.Option(help="Clients must send it as a bearer token.")] = None,
 ) -> None:
     """Answer prompts over HTTP; a newly fetched release takes over without a request failing."""
-    import torch
-
     from distribution.store import Store
     from server.models import Serving, load_file
     from server.reloader import Reloader
@@ -44,7 +42,6 @@ def serve(
     if api_key is not None and not api_key.strip():
         raise CallerError("an API key is not empty")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    torch.set_num_threads(1)  # a step of a small model is too short to share; requests share the cores instead
     serving = Serving()
     reloader = None
     path = model or (trained(checkpoint) if checkpoint else None)

@@ -50,8 +50,9 @@ def train(
     """Train a model on a text: characters, or byte pairs with --bpe."""
     from randygpt.data import read_text
     from randygpt.sidecar import read_sidecar
-    from randygpt.train import DEFAULT_SEED, TrainOptions, fastest_precision
+    from randygpt.train import DEFAULT_SEED, TrainOptions, fastest_precision, keep_memory
 
+    keep_memory()
     text, source = read_text(train_file)
     checkpoint = checkpoint.with_name(checkpoint.name.removesuffix(".bin"))
     if not checkpoint.name or not checkpoint.absolute().parent.is_dir():

@@ -1,4 +1,4 @@
-"""RGPT files to and from tensors: layouts, damage, and writes that fail half way."""
+"""RGPT files to and from arrays: layouts, damage, and writes that fail half way."""
 
 import errno
 import os
@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from support.models import CONFIG, tiny_checkpoint, write_tiny
-from torch import Tensor
 
-from randygpt.checkpoint import Checkpoint, read_checkpoint, read_weights, write_checkpoint
+from randygpt.checkpoint import Array, Checkpoint, read_checkpoint, read_weights, write_checkpoint
 from randygpt.config import MAX_VOCAB, ModelConfig
 from randygpt.errors import InvalidCheckpoint
 from randygpt.header import CheckpointHeader, tensor_shapes
@@ -34,8 +32,8 @@ def offsets() -> dict[str, tuple[int, int]]:
 def interleaved(checkpoint: Checkpoint, magic: str) -> bytes:
     """The bytes of a checkpoint whose moments lie m, v, m, v."""
     assert checkpoint.moments is not None
-    first, second = (moment.numpy() for moment in checkpoint.moments)
-    parts = [replace(checkpoint.header, magic=magic).encode(), checkpoint.weights.numpy().tobytes()]
+    first, second = checkpoint.moments
+    parts = [replace(checkpoint.header, magic=magic).encode(), checkpoint.weights.tobytes()]
     for start, end in offsets().values():
         parts += [first[start:end].tobytes(), second[start:end].tobytes()]
     return b"".join(parts)
@@ -49,10 +47,10 @@ def plant(path: Path, position: int, value: float) -> None:
 
 
 def same(one: Checkpoint, other: Checkpoint) -> bool:
-    def parts(checkpoint: Checkpoint) -> list[Tensor]:
+    def parts(checkpoint: Checkpoint) -> list[Array]:
         return [checkpoint.weights, *(checkpoint.moments or ())]
 
-    return len(parts(one)) == len(parts(other)) and all(map(torch.equal, parts(one), parts(other)))
+    return len(parts(one)) == len(parts(other)) and all(map(np.array_equal, parts(one), parts(other)))
 
 
 @pytest.mark.parametrize("with_moments", [True, False])
@@ -70,7 +68,7 @@ def test_the_file_is_header_weights_first_and_second_moment(tmp_path: Path) -> N
     assert written.moments is not None
     write_checkpoint(tmp_path / "m.bin", written)
     parts = [written.weights, *written.moments]
-    expected = written.header.encode() + b"".join(part.numpy().astype("<f4").tobytes() for part in parts)
+    expected = written.header.encode() + b"".join(part.astype("<f4").tobytes() for part in parts)
     assert (tmp_path / "m.bin").read_bytes() == expected
 
 
@@ -117,7 +115,7 @@ def test_a_number_in_interleaved_moments_is_located(tmp_path: Path) -> None:
 def test_weights_alone_are_read_without_the_moments(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.bin")
     plant(path, COUNT, float("nan"))
-    assert torch.equal(read_weights(path, CONFIG), tiny_checkpoint().weights)
+    assert np.array_equal(read_weights(path, CONFIG), tiny_checkpoint().weights)
 
 
 @pytest.mark.parametrize("with_moments", [True, False])
@@ -180,4 +178,4 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     with path.open("rb") as reader:
         write_checkpoint(path, tiny_checkpoint(seed=2, with_moments=False))
         assert len(reader.read()) == 24 + 12 * COUNT
-    assert torch.equal(read_weights(path, CONFIG), tiny_checkpoint(seed=2).weights)
+    assert np.array_equal(read_weights(path, CONFIG), tiny_checkpoint(seed=2).weights)

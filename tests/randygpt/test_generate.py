@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.models import CONFIG
+from support.models import CONFIG, decoder_of
 
 from randygpt.config import ModelConfig
 from randygpt.generate import Sampling, draw, generate
@@ -33,7 +33,7 @@ def talkative(config: ModelConfig = CONFIG) -> GPT:
 
 
 def tokens(model: GPT, prompt: list[int], sampling: Sampling) -> list[int]:
-    return list(generate(model, prompt, sampling))
+    return list(generate(decoder_of(model), prompt, sampling))
 
 
 @torch.inference_mode()
@@ -42,7 +42,7 @@ def slowly(model: GPT, prompt: list[int], sampling: Sampling) -> list[int]:
     uniform = random.Random(sampling.seed)  # noqa: S311 (not a secret)
     window, written = prompt[-model.config.block_size :], []
     for _ in range(sampling.max_tokens):
-        token = draw(model(torch.tensor([window]))[0, -1], sampling, uniform.random())
+        token = draw(model(torch.tensor([window]))[0, -1].numpy(), sampling, uniform.random())
         written.append(token)
         window.append(token)
         if len(window) > model.config.block_size:
@@ -141,5 +141,5 @@ def test_the_prompt_is_left_alone() -> None:
 
 
 def test_tokens_come_as_they_are_drawn() -> None:
-    stream = generate(talkative(), [2], replace(WARM, max_tokens=10**9))
+    stream = generate(decoder_of(talkative()), [2], replace(WARM, max_tokens=10**9))
     assert [next(stream) for _ in range(5)] == tokens(talkative(), [2], replace(WARM, max_tokens=5))

@@ -1,4 +1,4 @@
-"""Dropout masks, and matrix products in bf16."""
+"""Training steps in bf16."""
 
 from pathlib import Path
 
@@ -7,48 +7,9 @@ import torch
 from support.models import CONFIG, TEXT
 
 from randygpt.errors import CallerError
-from randygpt.model import GPT, drop
+from randygpt.model import GPT
 from randygpt.sidecar import read_sidecar
 from randygpt.train import Step, Trainer, TrainOptions, fastest_precision
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("probability", [0.1, 0.5, 0.75])
-def test_dropout_drops_as_often_as_it_says_and_keeps_the_sum(probability: float, dtype: torch.dtype) -> None:
-    torch.manual_seed(1)
-    count = 200_001  # no multiple of the four elements that share a word
-    dropped = drop(torch.ones(count, dtype=dtype), probability)
-    zeros = int((dropped == 0).sum())
-    deviation = (count * probability * (1 - probability)) ** 0.5
-    assert abs(zeros - count * probability) < 5 * deviation
-    assert dropped.dtype == dtype
-    assert dropped.max().item() == pytest.approx(1 / (1 - probability), rel=0.01)
-
-
-def test_dropout_depends_on_the_seed_alone() -> None:
-    masks = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        masks.append(drop(torch.ones(1000), 0.5))
-    assert torch.equal(masks[0], masks[1])
-    assert not torch.equal(masks[0], masks[2])
-
-
-def test_neighbours_are_dropped_independently() -> None:
-    torch.manual_seed(1)
-    zero = drop(torch.ones(400_000), 0.5) == 0
-    for distance in (1, 2, 3, 4, 5):
-        together = (zero[:-distance] & zero[distance:]).float().mean().item()
-        assert together == pytest.approx(0.25, abs=0.005)
-
-
-def test_what_is_dropped_has_no_gradient() -> None:
-    torch.manual_seed(1)
-    x = torch.ones(1000, requires_grad=True)
-    dropped = drop(x, 0.5)
-    dropped.sum().backward()
-    assert x.grad is not None
-    assert torch.equal(x.grad == 0, dropped == 0)
 
 
 def test_bf16_is_for_training_steps_only() -> None:

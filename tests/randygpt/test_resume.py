@@ -176,7 +176,7 @@ def test_the_header_is_enough_to_go_on(tmp_path: Path) -> None:
 def test_a_file_of_a_preset_needs_nothing_beside_it(tmp_path: Path) -> None:
     config = ModelConfig.from_preset("xs", vocab_size=TOKENIZER.vocab_size)
     header = CheckpointHeader(magic="RGPT0002", vocab_size=config.vocab_size, iteration=29, step=30, best_loss=1.5)
-    weights = GPT.initialise(config, seed=3).flat
+    weights = GPT.initialise(config, seed=3).flat.numpy()
     write_checkpoint(tmp_path / "m.bin", Checkpoint(header=header, config=config, weights=weights, moments=None))
     trainer = Trainer.resume(options(tmp_path, 40), TEXT, tmp_path / "m.bin")
     assert (trainer.next_iteration, trainer.best_loss, trainer.model.config) == (30, 1.5, config)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.models import TEXT, TOKENIZER
@@ -88,10 +89,10 @@ def test_both_checkpoints_have_their_json_and_nothing_else_is_left(tmp_path: Pat
 def test_the_files_hold_what_was_learned(tmp_path: Path) -> None:
     trainer, _, _ = run(options(tmp_path))
     written = read_checkpoint(tmp_path / "m.bin", trainer.model.config)
-    assert torch.equal(written.weights, trainer.model.flat)
-    assert not torch.equal(written.weights, GPT.initialise(trainer.model.config, seed=1).flat)
+    assert np.array_equal(written.weights, trainer.model.flat)
+    assert not np.array_equal(written.weights, GPT.initialise(trainer.model.config, seed=1).flat)
     assert written.moments is not None
-    assert all(moment.abs().max() > 0 for moment in written.moments)
+    assert all(np.abs(moment).max() > 0 for moment in written.moments)
 
 
 def test_a_line_of_metrics_an_iteration(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_the_best_file_has_the_lowest_validation_loss(tmp_path: Path, monkeypatc
     assert (found.header.iteration, found.header.step) == (best, best + 1)
     assert found.header.best_loss == pytest.approx(losses[best], abs=1e-5)
     assert describe(tmp_path / "m.bin").header.best_loss == found.header.best_loss
-    model = GPT(found.config, read_checkpoint(found.path, found.config).weights).eval()
+    model = GPT(found.config, torch.from_numpy(read_checkpoint(found.path, found.config).weights)).eval()
     inputs, targets = Corpus(TEXT, TOKENIZER, 256).validation(train.EVAL_WINDOWS)
     with torch.inference_mode():
         loss = functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())

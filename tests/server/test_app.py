@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 import torch
-from support.models import CONFIG, TOKENIZER
+from support.models import CONFIG, TOKENIZER, decoder_of
 
 from randygpt.language_model import LanguageModel
 from randygpt.model import GPT
@@ -32,7 +32,7 @@ def loaded() -> LoadedModel:
         model.wpe[:, 0] = 3
         model.lm_head[1] = 0
         model.lm_head[1, 0] = -20
-    language_model = LanguageModel(model=model.eval().requires_grad_(requires_grad=False), tokenizer=TOKENIZER)
+    language_model = LanguageModel(decoder=decoder_of(model), tokenizer=TOKENIZER)
     return LoadedModel(language_model=language_model, release_id=RELEASE, label="tiny version 1")
 
 

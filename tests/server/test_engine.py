@@ -5,13 +5,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-import torch
 from support.gates import gate as closed_gate
-from support.models import CONFIG, TOKENIZER
+from support.models import endless
 
 from randygpt.generate import Sampling
-from randygpt.language_model import LanguageModel
-from randygpt.model import GPT
 from server import engine as engine_module
 from server.engine import Engine
 from server.errors import Busy
@@ -22,15 +19,8 @@ WAIT_S = 15
 NEVER_DONE = 200_000  # tokens: far longer than any test waits
 
 
-def endless() -> LoadedModel:
-    """A model that never says the end token at temperature 0."""
-    model = GPT(CONFIG, torch.randn(CONFIG.parameter_count, generator=torch.Generator().manual_seed(2)) * 0.3)
-    with torch.no_grad():
-        model.lm_head[1] = 0
-        model.lm_head[2:4] = torch.stack([model.lm_head[2], -model.lm_head[2]])  # one of the two is over 0
-    return LoadedModel(
-        language_model=LanguageModel(model=model.eval(), tokenizer=TOKENIZER), release_id=None, label="endless"
-    )
+def endless_model() -> LoadedModel:
+    return LoadedModel(language_model=endless(), release_id=None, label="endless")
 
 
 def ask(prompt: str = "the", max_tokens: int = 20) -> CompletionRequest:
@@ -59,7 +49,7 @@ def gate(engine: Engine) -> Iterator[threading.Event]:
 
 
 async def test_a_completion_is_what_the_model_writes(engine: Engine) -> None:
-    loaded = endless()
+    loaded = endless_model()
     done = await engine.complete(loaded, ask("the X fox", 40))
     assert done.text == loaded.language_model.generate("the  fox", max_tokens=40, temperature=0)
     assert (done.prompt_tokens, done.completion_tokens) == (8, 40)
@@ -70,7 +60,7 @@ async def test_one_too_many_is_told_so_and_the_others_are_answered(
     engine: Engine, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "MAX_WAITING", 3)
-    loaded = endless()
+    loaded = endless_model()
     tasks = [asyncio.create_task(engine.complete(loaded, ask(prompt))) for prompt in ("the", "fox", "dog")]
     await until(engine, 3)
     with pytest.raises(Busy, match="3 requests are waiting already"):
@@ -85,7 +75,7 @@ async def test_one_too_many_is_told_so_and_the_others_are_answered(
 
 async def test_nobody_decodes_for_a_client_that_is_gone() -> None:
     engine = Engine(threads=1)
-    task = asyncio.create_task(engine.complete(endless(), ask(max_tokens=NEVER_DONE)))
+    task = asyncio.create_task(engine.complete(endless_model(), ask(max_tokens=NEVER_DONE)))
     await until(engine, 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -96,7 +86,7 @@ async def test_nobody_decodes_for_a_client_that_is_gone() -> None:
 
 
 async def test_a_client_that_goes_while_it_waits_makes_room(engine: Engine, gate: threading.Event) -> None:
-    loaded = endless()
+    loaded = endless_model()
     waiting = asyncio.create_task(engine.complete(loaded, ask(max_tokens=NEVER_DONE)))
     await until(engine, 1)
     waiting.cancel()
@@ -108,12 +98,12 @@ async def test_a_client_that_goes_while_it_waits_makes_room(engine: Engine, gate
 def test_decoding_ends_within_a_token() -> None:
     gone = threading.Event()
     gone.set()
-    assert engine_module._complete(endless(), ask(max_tokens=NEVER_DONE), gone).completion_tokens == 1
+    assert engine_module._complete(endless_model(), ask(max_tokens=NEVER_DONE), gone).completion_tokens == 1
 
 
 async def test_a_failure_does_not_count_as_waiting(engine: Engine) -> None:
-    broken = endless()
-    broken.language_model.model.config = None  # type: ignore[assignment]
+    broken = endless_model()
+    broken.language_model.decoder.config = None  # type: ignore[assignment]
     with pytest.raises(AttributeError):
         await engine.complete(broken, ask())
     assert engine._waiting == 0
@@ -121,7 +111,7 @@ async def test_a_failure_does_not_count_as_waiting(engine: Engine) -> None:
 
 async def test_two_threads_decode_at_once() -> None:
     engine = Engine(threads=2)
-    loaded = endless()
+    loaded = endless_model()
     long = asyncio.create_task(engine.complete(loaded, ask(max_tokens=NEVER_DONE)))
     try:
         async with asyncio.timeout(WAIT_S):

@@ -8,12 +8,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import aiohttp
 import pytest
-import torch
 from support.gates import gate as closed_gate
-from support.models import CONFIG, TOKENIZER
+from support.models import endless
 
-from randygpt.language_model import LanguageModel
-from randygpt.model import GPT
 from server import app, engine, schema
 from server.app import running
 from server.engine import Engine
@@ -27,21 +24,7 @@ WAIT_S = 15
 @pytest.fixture
 def loaded() -> LoadedModel:
     """A model that never says the end token at temperature 0."""
-    model = GPT(CONFIG, torch.randn(CONFIG.parameter_count, generator=torch.Generator().manual_seed(2)) * 0.3)
-    with torch.no_grad():
-        model.lm_head[1] = 0
-        model.lm_head[3] = -model.lm_head[2]  # one of the two is over 0
-    language_model = LanguageModel(model=model.eval().requires_grad_(requires_grad=False), tokenizer=TOKENIZER)
-    return LoadedModel(language_model=language_model, release_id=None, label="endless")
-
-
-@pytest.fixture(autouse=True)
-def one_core_a_request() -> Iterator[None]:
-    """As the command does it: steps of a small model are too short to share."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    return LoadedModel(language_model=endless(), release_id=None, label="endless")
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 import pytest
-import torch
 from support.gates import gate as closed_gate
-from support.models import CONFIG, TOKENIZER, side_files
+from support.models import CONFIG, TOKENIZER, has_weights, side_files
 
 from distribution.announcement import Release, release_draft
 from distribution.chunking import CHUNK_SIZE, count
@@ -147,15 +146,6 @@ async def server(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         yield Server(address=address, session=session, reloader=watch, serving=serving, engine=engines[0])
 
 
-@pytest.fixture(autouse=True)
-def one_core_a_request() -> Iterator[None]:
-    """As the command does it: steps of a small model are too short to share."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
     """What the decoding thread may be made to wait for."""
@@ -190,7 +180,7 @@ async def test_the_first_release(shelf: Shelf, server: Server) -> None:
     }
     assert (await server.ask())[0] == first.id.hex()
     assert server.serving.current is not None
-    assert torch.equal(server.serving.current.language_model.model.flat, torch.from_numpy(weights(1)))
+    assert has_weights(server.serving.current.language_model.decoder, weights(1))
 
 
 async def test_requests_under_way_end_on_the_model_they_began_with(

@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from randygpt.checkpoint import Checkpoint, write_checkpoint
+from randygpt.checkpoint import Array, Checkpoint, write_checkpoint
 from randygpt.config import ModelConfig
+from randygpt.decoder import Decoder
 from randygpt.header import CheckpointHeader
+from randygpt.language_model import LanguageModel
 from randygpt.model import GPT
 from randygpt.sidecar import Sidecar, sidecar_path
 from randygpt.tokenizer import CharTokenizer
@@ -19,9 +22,8 @@ CONFIG = ModelConfig(n_embd=16, n_head=2, n_layer=2, vocab_size=TOKENIZER.vocab_
 
 def tiny_checkpoint(*, seed: int = 0, with_moments: bool = True) -> Checkpoint:
     """Random weights of the tiny shape; moments are random too, to be told apart."""
-    weights = GPT.initialise(CONFIG, seed=seed).flat
-    generator = torch.Generator().manual_seed(seed)
-    moments = (torch.rand(len(weights), generator=generator), torch.rand(len(weights), generator=generator))
+    weights = GPT.initialise(CONFIG, seed=seed).flat.numpy()
+    first, second = np.random.default_rng(seed).random((2, len(weights)), dtype=np.float32)
     header = CheckpointHeader(
         magic="RGPT0003" if with_moments else "RGPT0002",
         vocab_size=CONFIG.vocab_size,
@@ -29,7 +31,27 @@ def tiny_checkpoint(*, seed: int = 0, with_moments: bool = True) -> Checkpoint:
         step=seed + 1,
         best_loss=2.5,
     )
-    return Checkpoint(header=header, config=CONFIG, weights=weights, moments=moments if with_moments else None)
+    return Checkpoint(header=header, config=CONFIG, weights=weights, moments=(first, second) if with_moments else None)
+
+
+def decoder_of(model: GPT) -> Decoder:
+    """What generation and serving run, with a network's weights."""
+    return Decoder(model.config, model.flat.detach().numpy())
+
+
+def has_weights(decoder: Decoder, weights: Array) -> bool:
+    """Whether it computes what these weights (P,) compute."""
+    ids = range(2, 20)
+    return np.array_equal(decoder.logits(ids), Decoder(CONFIG, weights).logits(ids))
+
+
+def endless() -> LanguageModel:
+    """A model that never says the end token at temperature 0."""
+    model = GPT(CONFIG, torch.randn(CONFIG.parameter_count, generator=torch.Generator().manual_seed(2)) * 0.3)
+    with torch.no_grad():
+        model.lm_head[1] = 0
+        model.lm_head[3] = -model.lm_head[2]  # one of the two is over 0
+    return LanguageModel(decoder=decoder_of(model), tokenizer=TOKENIZER)
 
 
 def write_tiny(path: Path, *, seed: int = 0, name: str = "", with_moments: bool = True) -> Path:

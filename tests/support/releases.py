@@ -27,7 +27,7 @@ def checkpoint_bytes(*, seed: int = 0) -> bytes:
     checkpoint = tiny_checkpoint(seed=seed)
     assert checkpoint.moments is not None
     parts = (checkpoint.weights, *checkpoint.moments)
-    return checkpoint.header.encode() + b"".join(part.numpy().tobytes() for part in parts)
+    return checkpoint.header.encode() + b"".join(part.tobytes() for part in parts)
 
 
 def source(path: str, role: str, data: bytes, cuts: Sequence[tuple[str, int]] | None = None) -> SourceFile:
