@@ -3,16 +3,21 @@
 Two kinds, as in the Rust program. Characters: id 0 is `<` (begin), 1 is `>` (end), then every character of the corpus,
 sorted. Byte pairs (BPE): `<|bos|>`, `<|eos|>`, the sorted characters, then one entry a merge; merges never cross a
 newline. Either way a character that the vocabulary lacks is dropped.
+
+A prompt is plain text. In a training text the words `<|eos|>` end a document where tokens are byte pairs: there they
+are id 1, and nothing is learned from them.
 """
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from randygpt import blocks
 from randygpt.config import MAX_VOCAB
 from randygpt.errors import InvalidModelFile
 
@@ -22,8 +27,9 @@ if TYPE_CHECKING:
 BOS_ID = 0
 EOS_ID = 1
 _CODE_POINTS = 0x110000
-_SPECIAL = ("<|bos|>", "<|eos|>")
-_LINES_AT_ONCE = 1000  # of a text to encode; a newline stands alone, so cutting behind one changes no id
+_SPECIAL = ("<|bos|>", blocks.END)
+_LONGEST_UNCUT = 1 << 23  # characters encoded at once if a text has no place to cut it
+_LEARNED_FROM = 1 << 23  # characters that byte pairs are learned from at most; each takes up to 100 bytes meanwhile
 
 
 class Tokenizer(Protocol):
@@ -39,6 +45,9 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> npt.NDArray[np.int32]:
         """Ids (T,) of a text; characters that are not in the vocabulary are dropped."""
+
+    def encode_corpus(self, text: Iterable[str]) -> Iterator[npt.NDArray[np.int32]]:
+        """Ids of a training text, in pieces (T,); they do not depend on where it is cut into blocks."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids; begin and end have none."""
@@ -72,9 +81,9 @@ class CharTokenizer:
             self._ids[ord(char)] = token
 
     @classmethod
-    def from_text(cls, text: str) -> Self:
-        """The vocabulary of a corpus."""
-        return cls(["<", ">", *sorted(set(text))])
+    def from_text(cls, text: Iterable[str]) -> Self:
+        """The vocabulary of a corpus, whole or in blocks."""
+        return cls(["<", ">", *blocks.survey(text)[0]])
 
     @classmethod
     def from_json(cls, raw: object) -> Self:
@@ -95,9 +104,12 @@ class CharTokenizer:
 
     def encode(self, text: str) -> npt.NDArray[np.int32]:
         """Ids (T,) of a text; characters that are not in the vocabulary are dropped."""
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        ids: npt.NDArray[np.int32] = self._ids[points]
+        ids: npt.NDArray[np.int32] = self._ids[blocks.code_points(text)]
         return ids[ids >= 0]
+
+    def encode_corpus(self, text: Iterable[str]) -> Iterator[npt.NDArray[np.int32]]:
+        """Ids of a training text, in pieces (T,)."""
+        return map(self.encode, blocks.as_blocks(text))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids; begin and end have none."""
@@ -123,21 +135,34 @@ class BpeTokenizer:
         self._ids = ids
 
     @classmethod
-    def train(cls, text: str, vocab_size: int) -> Self:
-        """Learn a vocabulary of `vocab_size` entries (fewer if the text has no more to merge) from a corpus."""
+    def train(
+        cls,
+        text: Iterable[str],
+        vocab_size: int,
+        *,
+        show_progress: bool = False,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> Self:
+        """Learn a vocabulary of `vocab_size` entries (fewer if the text has no more to merge) from a corpus.
+
+        The corpus is a str, or blocks that can be gone through twice. Of one over 8 million characters every character
+        counts, and byte pairs are learned from blocks spread evenly over it; `tell` is told so.
+        """
         import tokenizers  # noqa: PLC0415 (a tenth of a second)
 
-        least = len(_SPECIAL) + len(set(text))
-        if vocab_size < least:
-            raise InvalidModelFile(
-                f"this text has {least - len(_SPECIAL)} characters: {least} is the smallest vocabulary"
-            )
+        chars, length = blocks.survey(blocks.without_ends(text))
+        if vocab_size < len(_SPECIAL) + len(chars):
+            least = len(_SPECIAL) + len(chars)
+            raise InvalidModelFile(f"this text has {len(chars)} characters: {least} is the smallest vocabulary")
+        share = _LEARNED_FROM / max(length, _LEARNED_FROM)
+        if share < 1:
+            tell(f"byte pairs are learned from {share:.1%} of the text, spread evenly over it")
         learner = tokenizers.Tokenizer(tokenizers.models.BPE())
         learner.pre_tokenizer = tokenizers.pre_tokenizers.Split("\n", "isolated")
         trainer = tokenizers.trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=list(_SPECIAL), show_progress=False
+            vocab_size=vocab_size, special_tokens=list(_SPECIAL), initial_alphabet=chars, show_progress=show_progress
         )
-        learner.train_from_iterator(text.splitlines(keepends=True), trainer)
+        learner.train_from_iterator(map(blocks.lines, blocks.spread(blocks.whole_ends(text), share)), trainer)
         model = json.loads(learner.to_str())["model"]
         return cls(sorted(model["vocab"], key=model["vocab"].get), [(left, right) for left, right in model["merges"]])
 
@@ -162,12 +187,53 @@ class BpeTokenizer:
 
     def encode(self, text: str) -> npt.NDArray[np.int32]:
         """Ids (T,) of a text; characters that are not in the vocabulary are dropped."""
-        lines = text.encode("utf-8", "ignore").decode().split("\n")
-        starts = range(0, len(lines), _LINES_AT_ONCE)
-        parts = ["\n".join(lines[start : start + _LINES_AT_ONCE]) for start in starts]
-        parts[:-1] = [f"{part}\n" for part in parts[:-1]]
-        encoded = self._encoder.encode_batch_fast(parts, add_special_tokens=False)
-        return np.concatenate([np.asarray(part.ids, dtype=np.int32) for part in encoded])
+        return self._encode([text])
+
+    def encode_corpus(self, text: Iterable[str]) -> Iterator[npt.NDArray[np.int32]]:
+        """Ids of a training text, in pieces (T,); the words `<|eos|>` are id 1.
+
+        They do not depend on where it is cut into blocks, unless 8 million characters in a row have no place where no
+        merge could reach across.
+        """
+        waiting: list[str] = []
+        for block in blocks.whole_ends(text):
+            cut = self._cut(block)
+            if not cut and sum(map(len, waiting)) + len(block) > _LONGEST_UNCUT:
+                cut = len(block)
+            if cut:
+                yield self._encode("".join([*waiting, block[:cut]]).split(blocks.END))
+                waiting = []
+            waiting.append(block[cut:])
+        yield self._encode("".join(waiting).split(blocks.END))
+
+    def _cut(self, block: str) -> int:
+        """The last place where a block can be cut without changing an id, 0 if there is none.
+
+        That is behind a newline or an end, or between two known characters that no entry has side by side.
+        """
+        end = block.rfind(blocks.END)
+        if cut := max(block.rfind("\n") + 1, end + len(blocks.END) if end >= 0 else 0):
+            return cut
+        for cut in range(len(block) - 1, 0, -1):
+            pair = block[cut - 1 : cut + 1]
+            if pair not in self._pairs and pair[0] in self._ids and pair[1] in self._ids:
+                return cut
+        return 0
+
+    @cached_property
+    def _pairs(self) -> frozenset[str]:
+        """Characters side by side in an entry."""
+        return frozenset(entry[at : at + 2] for entry in self._ids for at in range(len(entry) - 1))
+
+    def _encode(self, documents: Sequence[str]) -> npt.NDArray[np.int32]:
+        """Ids (T,) of documents, with the id of the end between them."""
+        parts = [blocks.parts(document) for document in documents]
+        encoded = iter(self._encoder.encode_batch_fast([*itertools.chain(*parts)], add_special_tokens=False))
+        ids: list[npt.NDArray[np.int32]] = []
+        for document in parts:
+            ids += [np.asarray(next(encoded).ids, dtype=np.int32) for _ in document]
+            ids.append(np.array([EOS_ID], dtype=np.int32))
+        return np.concatenate(ids[:-1])
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids; begin and end have none."""
