@@ -20,11 +20,11 @@ _TEMPORARY = ".tmp-"
 
 @contextlib.contextmanager
 def replacing(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
-    """A file to write; on leaving, it is at `path` for good, or after an error nowhere. Raises OSError."""
+    """A file to write (and to map); on leaving, it is at `path` for good, or after an error nowhere. Raises OSError."""
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123 (a descriptor has no path)
+        with open(descriptor, "w+b") as file:  # noqa: PTH123 (a descriptor has no path)
             yield file
             file.flush()
             os.fsync(file.fileno())
