@@ -24,9 +24,9 @@ import torch
 from distribution.announcement import chunk_draft
 from distribution.chunking import CHUNK_SIZE
 from randygpt.config import ModelConfig
-from randygpt.data import read_text
 from randygpt.generate import Sampling, generate
 from randygpt.model import GPT
+from randygpt.text import Text
 from randygpt.train import Trainer, TrainOptions
 from relay_client.embedded import EmbeddedRelay
 from relay_client.event import Event, HashedEvent
@@ -92,8 +92,7 @@ def baseline_figure(program: str, what: str, preset: str, key: str, *more: str) 
 def training_ms(folder: Path) -> float:
     """Median ms of an iteration at the default settings, dropout on."""
     options = TrainOptions(iterations=6, batch_size=64, prefix=folder / "bench")
-    text, _ = read_text(None)
-    trainer = Trainer.start(options, text, lambda size: ModelConfig.from_preset("s", vocab_size=size))
+    trainer = Trainer.start(options, Text.find(None), lambda size: ModelConfig.from_preset("s", vocab_size=size))
     times: list[float] = []
     trainer.run(lambda step: times.append(step.ms) if step.val_loss is None else None, lambda: False)
     return statistics.median(times[1:])

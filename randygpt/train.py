@@ -27,6 +27,7 @@ from randygpt.model import GPT, gradient_views
 from randygpt.optim import FlatAdamW, Plateau, learning_rate
 from randygpt.saving import CheckpointWriter, open_metrics
 from randygpt.sidecar import Sidecar, describe
+from randygpt.text import Text
 from randygpt.tokenizer import CharTokenizer, Tokenizer
 
 EVAL_EVERY = 25  # iterations
@@ -120,25 +121,33 @@ class Trainer:
     def start(
         cls,
         options: TrainOptions,
-        text: str,
+        text: Text | str,
         config: Callable[[int], ModelConfig],
         *,
         tokenizer: Tokenizer | None = None,
         name: str = "",
+        tell: Callable[[str], None] = lambda _: None,
     ) -> Self:
-        """A new model; `config` gives its shape for a vocabulary size. Raises InvalidModelFile.
+        """A new model; `config` gives its shape for a vocabulary size. Raises InvalidModelFile and OSError.
 
-        Without a tokenizer, the tokens are the characters of the text.
+        Without a tokenizer, the tokens are the characters of the text. `tell` gets remarks for the person.
         """
         tokenizer = tokenizer or CharTokenizer.from_text(text)
         shape = config(tokenizer.vocab_size)
         model = GPT.initialise(shape, seed=options.seed, dropout=options.dropout, device=options.device)
         state = _State(model, _optimizer(model), tokenizer, Plateau())
-        return cls(options, Corpus(text, tokenizer, shape.block_size), state, name=name)
+        return cls(options, Corpus(text, tokenizer, shape.block_size, tell=tell), state, name=name)
 
     @classmethod
     def resume(
-        cls, options: TrainOptions, text: str, path: Path, *, preset: str | None = None, vocab: Path | None = None
+        cls,
+        options: TrainOptions,
+        text: Text | str,
+        path: Path,
+        *,
+        preset: str | None = None,
+        vocab: Path | None = None,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> Self:
         """Go on from a checkpoint. Raises InvalidModelFile, CallerError and OSError.
 
@@ -162,7 +171,9 @@ class Trainer:
             state.train_loss, state.val_loss = sidecar.losses.get("train"), sidecar.losses.get("val")
             state.plateau.waited = sidecar.remembered("plateau_waited", 0)
             state.plateau.cuts = sidecar.remembered("plateau_cuts", 0)
-        corpus = Corpus(text, tokenizer, found.config.block_size)
+        corpus = Corpus(text, tokenizer, found.config.block_size, tell=tell)
+        if sidecar and sidecar.training.get("tokens", corpus.identity) != corpus.identity:
+            tell(f"the text is not the one {path} was trained on")
         trainer = cls(options, corpus, state, name=sidecar.name if sidecar else "")
         trainer._best_saved = options.best.is_file()
         return trainer
@@ -279,6 +290,7 @@ class Trainer:
                 "batch_size": self.options.batch_size,
                 "iterations": self.options.iterations,
                 "precision": self.options.precision,
+                "tokens": self._corpus.identity,
                 "plateau_waited": state.plateau.waited,
                 "plateau_cuts": state.plateau.cuts,
             },

@@ -312,6 +312,24 @@ def test_byte_pairs_are_learned_and_kept_through_a_resume(friend: Path) -> None:
     assert (beside["config"]["tokenizer"], beside["config"]["vocab_size"], beside["iteration"]) == ("bpe", 40, 1)
 
 
+def test_a_long_text_has_its_tokens_beside_it(friend: Path) -> None:
+    (friend / "my.txt").write_text(TEXT * 300)
+    common = ("train", "--preset", "xs", "--batch", "1", "--train-file", "my.txt")
+    tokens = friend / "my.txt.tokens"
+    assert randygpt(friend, *common, "--iters", "1", "--quiet").stderr == ""
+    made = tokens.stat().st_ino
+    assert randygpt(friend, *common, "--iters", "2", "--resume", "--quiet").stderr == ""
+    assert tokens.stat().st_ino == made
+    (friend / "my.txt").write_text("my " + TEXT * 300)
+    done = randygpt(friend, *common, "--iters", "3", "--resume")
+    assert "the text is not the one checkpoint.bin was trained on" in done.stderr
+    assert tokens.stat().st_ino != made
+    tokens.write_bytes(b"something of mine")
+    done = randygpt(friend, *common, "--iters", "4", "--resume")
+    assert (done.returncode, done.stderr.count("my.txt.tokens: is something else, and stays")) == (0, 1)
+    assert tokens.read_bytes() == b"something of mine"
+
+
 def test_generate_writes_on_from_each_prompt(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tiny(at_home / "checkpoint.bin")
     assert run(["--generate", "the", "fox", "--max-tokens", "9", "--seed", "1"]) == 0

@@ -15,6 +15,8 @@ from randygpt.config import DEFAULT_PRESET, ModelConfig, default_batch_size
 from randygpt.errors import CallerError
 
 if TYPE_CHECKING:
+    from randygpt.text import Text
+    from randygpt.tokenizer import Tokenizer
     from randygpt.train import Step, Trainer, TrainOptions
 
 EXAMPLE = "Example: randygpt train --preset xs --iters 200 --train-file shakespeare.txt --checkpoint shakespeare"
@@ -48,12 +50,12 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model on a text: characters, or byte pairs with --bpe."""
-    from randygpt.data import read_text
     from randygpt.sidecar import read_sidecar
+    from randygpt.text import Text
     from randygpt.train import DEFAULT_SEED, TrainOptions, fastest_precision, keep_memory
 
     keep_memory()
-    text, source = read_text(train_file)
+    text = Text.find(train_file)
     checkpoint = checkpoint.with_name(checkpoint.name.removesuffix(".bin"))
     if not checkpoint.name or not checkpoint.absolute().parent.is_dir():
         raise CallerError(f"{checkpoint}: not a name in a folder that exists")
@@ -72,10 +74,14 @@ def train(
         prefix=checkpoint,
     )
     shown = not (as_json or quiet)
-    trainer = _resume(options, text, start, preset, vocab, bpe) if start else _start(options, text, preset, vocab, bpe)
+    tell = remark if shown else lambda _: None
+    if start:
+        trainer = _resume(options, text, start, preset, vocab, bpe, tell)
+    else:
+        trainer = _start(options, text, preset, vocab, bpe, tell)
     if shown:
         shape = f"{trainer.model.config.name}, {trainer.model.config.parameter_count:,} parameters"
-        remark(f"{shape}, {options.device}, {options.precision}, text: {source}")
+        remark(f"{shape}, {options.device}, {options.precision}, text: {text.source}")
     if trainer.next_iteration >= iters:
         remark(f"nothing to do: {start} is at iteration {trainer.next_iteration} of {iters}")
         return
@@ -83,28 +89,44 @@ def train(
 
 
 def _resume(
-    options: "TrainOptions", text: str, start: Path, preset: str | None, vocab: Path | None, bpe: int | None
+    options: "TrainOptions",
+    text: "Text",
+    start: Path,
+    preset: str | None,
+    vocab: Path | None,
+    bpe: int | None,
+    tell: Callable[[str], None],
 ) -> "Trainer":
     from randygpt.train import Trainer
 
-    trainer = Trainer.resume(options, text, start, preset=preset, vocab=vocab)
+    trainer = Trainer.resume(options, text, start, preset=preset, vocab=vocab, tell=tell)
     if bpe and trainer.tokenizer.kind != "bpe":
         raise CallerError(f"{start} was trained on characters, and --bpe asks for byte pairs")
     return trainer
 
 
-def _start(options: "TrainOptions", text: str, preset: str | None, vocab: Path | None, bpe: int | None) -> "Trainer":
+def _start(
+    options: "TrainOptions",
+    text: "Text",
+    preset: str | None,
+    vocab: Path | None,
+    bpe: int | None,
+    tell: Callable[[str], None],
+) -> "Trainer":
     from randygpt.sidecar import read_tokenizer
     from randygpt.tokenizer import BpeTokenizer
     from randygpt.train import Trainer
 
-    tokenizer = read_tokenizer(vocab) if vocab else BpeTokenizer.train(text, bpe) if bpe else None
+    tokenizer: Tokenizer | None = read_tokenizer(vocab) if vocab else None
+    if bpe and not tokenizer:
+        tokenizer = BpeTokenizer.train(text, bpe, show_progress=tell is remark and sys.stderr.isatty(), tell=tell)
     name = options.prefix.name
 
     def config(vocab_size: int) -> ModelConfig:
         return ModelConfig.from_preset(preset or DEFAULT_PRESET, vocab_size=vocab_size)
 
-    return Trainer.start(options, text, config, tokenizer=tokenizer, name="" if name == "checkpoint" else name)
+    name = "" if name == "checkpoint" else name
+    return Trainer.start(options, text, config, tokenizer=tokenizer, name=name, tell=tell)
 
 
 def _device(asked: str | None) -> str:

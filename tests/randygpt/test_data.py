@@ -1,13 +1,13 @@
 """Training text: where it comes from, and which windows are cut from it."""
 
-from pathlib import Path
+from collections import Counter
 
 import pytest
 import torch
 
-from randygpt.data import Corpus, read_text
+from randygpt.data import Corpus
 from randygpt.errors import InvalidModelFile
-from randygpt.tokenizer import CharTokenizer
+from randygpt.tokenizer import BpeTokenizer, CharTokenizer
 
 FIRST_CHARACTER = 0x4E00
 BLOCK = 8
@@ -77,40 +77,62 @@ def test_a_text_too_short_to_train_and_validate(length: int) -> None:
         numbered(length)
 
 
+@pytest.mark.parametrize("part", [slice(0, 4), slice(4, 16), slice(15, 16), slice(3, 12, 2), slice(0, 0)], ids=str)
+def test_a_part_of_a_batch_is_cut_out_of_the_whole(part: slice) -> None:
+    corpus = numbered(1000)
+    whole = corpus.batch(seed=1, iteration=5, batch_size=16)
+    shared = corpus.batch(seed=1, iteration=5, batch_size=16, part=part)
+    assert torch.equal(shared[0], whole[0][part])
+    assert torch.equal(shared[1], whole[1][part])
+
+
+def documents(*lengths: int) -> Corpus:
+    """Documents of numbered characters, an end behind each; the last stands for what validates."""
+    chars = [chr(FIRST_CHARACTER + at) for at in range(max(lengths))]
+    text = "".join("".join(chars[:length]) + "<|eos|>" for length in lengths)
+    return Corpus(text, BpeTokenizer(["<|bos|>", "<|eos|>", *chars], []), BLOCK)
+
+
+def drawn(corpus: Corpus, batches: int) -> Counter[tuple[int, ...]]:
+    """The windows of some batches, each with its last target, and how often each was drawn."""
+    parts = [corpus.batch(seed=1, iteration=iteration, batch_size=64) for iteration in range(batches)]
+    return Counter(window for part in parts for window in both(*part))
+
+
+def both(inputs: torch.Tensor, targets: torch.Tensor) -> list[tuple[int, ...]]:
+    return [tuple(window) for window in torch.cat([inputs, targets[:, -1:]], dim=1).tolist()]
+
+
+def run(last: int) -> tuple[int, ...]:
+    """The window whose last token is that of the character at position `last`."""
+    return tuple(range(2 + last - BLOCK, 2 + last + 1))
+
+
+def test_windows_stay_in_their_document_and_each_is_as_likely() -> None:
+    corpus = documents(20, 3, 12, BLOCK, BLOCK - 1, 200)  # 256 tokens, of which 230 train: 175 of the last document
+    often = drawn(corpus, 400)
+    ends = {(*run(length - 1)[1:], 1): 1 for length in (20, 12, BLOCK)}
+    inside = {run(last): (last < 20) + (last < 12) + 1 for last in range(BLOCK, 175)}
+    expected = inside | ends
+    assert set(often) == set(expected)
+    share = 400 * 64 / sum(expected.values())
+    assert all(0.6 * share < often[window] / times < 1.5 * share for window, times in expected.items())
+
+
+def test_validation_windows_stay_in_their_document() -> None:
+    windows = both(*documents(2000, 5, 100, 9, 80).validation(50))
+    assert not any(1 in window[:-1] for window in windows)
+    assert windows[-1] == (*run(79)[1:], 1)
+    assert len(windows) == 50
+
+
+@pytest.mark.parametrize("lengths", [(BLOCK - 1,) * 100, (3000, 3000)], ids=["each is short", "ends are rare"])
+def test_there_is_no_rule_if_it_would_leave_nothing_or_hardly_matter(lengths: tuple[int, ...]) -> None:
+    corpus = documents(*lengths)
+    assert any(1 in window[:-1] for window in drawn(corpus, 100))
+    assert len(both(*corpus.validation(5))) == 5
+
+
 def test_what_counts_is_tokens_and_not_characters() -> None:
     with pytest.raises(InvalidModelFile, match="has 0 tokens"):
         Corpus("x" * 1000, CharTokenizer.from_text("abc"), BLOCK)
-
-
-def test_a_text_file(tmp_path: Path) -> None:
-    path = tmp_path / "story.txt"
-    path.write_bytes("né\r\n\u2028".encode())
-    assert read_text(path) == ("né\r\n\u2028", str(path))
-
-
-def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
-    path = tmp_path / "story.txt"
-    path.write_bytes(b"abc\xff")
-    with pytest.raises(InvalidModelFile, match=r"story\.txt: not UTF-8 text: byte 3"):
-        read_text(path)
-
-
-def test_a_text_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        read_text(tmp_path / "story.txt")
-
-
-def test_without_a_file_the_train_txt_of_the_folder_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("train.txt").write_text("mine", encoding="utf-8")
-    Path("other.txt").write_text("other", encoding="utf-8")
-    assert read_text(None) == ("mine", "train.txt")
-    assert read_text(Path("other.txt")) == ("other", "other.txt")
-
-
-def test_without_any_file_there_is_a_built_in_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    text, source = read_text(None)
-    assert len(text) > 400_000
-    assert "built in" in source
-    Corpus(text, CharTokenizer.from_text(text), 256)

@@ -210,6 +210,25 @@ def test_with_its_characters_the_text_may_be_another(tmp_path: Path) -> None:
     assert found.header.iteration == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "remarks"), [(TEXT, 0), (TEXT + "!", 1), (TEXT[::-1], 1)], ids=["same", "more", "other"]
+)
+def test_going_on_with_another_text_is_remarked_upon(tmp_path: Path, text: str, remarks: int) -> None:
+    start(options(tmp_path), stop_after=1)
+    told: list[str] = []
+    Trainer.resume(options(tmp_path), text, tmp_path / "m.bin", tell=told.append)
+    assert told == [f"the text is not the one {tmp_path / 'm.bin'} was trained on"] * remarks
+
+
+def test_without_json_nobody_knows_which_text_it_was(tmp_path: Path) -> None:
+    start(options(tmp_path), stop_after=1)
+    change_json(tmp_path / "m.json", training={"seed": 1})  # as an earlier version wrote it
+    Trainer.resume(options(tmp_path), TEXT[::-1], tmp_path / "m.bin", tell=pytest.fail)
+    (tmp_path / "m.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_json("char")), encoding="utf-8")
+    Trainer.resume(options(tmp_path), TEXT[::-1], tmp_path / "m.bin", tell=pytest.fail)
+
+
 def test_a_finished_run_has_nothing_to_go_on_with(tmp_path: Path) -> None:
     start(options(tmp_path, 6))
 

@@ -78,6 +78,7 @@ def test_both_checkpoints_have_their_json_and_nothing_else_is_left(tmp_path: Pat
         assert found.sidecar.losses == {"train": steps[-1].loss, "val": best, "best_val": best}
         assert found.sidecar.training == {
             "precision": "float32",
+            "tokens": Corpus(TEXT, TOKENIZER, 256).identity,
             "seed": 1,
             "batch_size": 2,
             "iterations": 6,
