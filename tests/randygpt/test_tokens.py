@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,7 @@ def test_a_damaged_file_is_written_anew(path: Path, counting: Counting, damage: 
     kept(path).write_bytes(damage(whole))
     assert np.array_equal(load(path, counting).ids, counting.encode(TEXT))
     assert counting.times == 2
-    assert kept(path).read_bytes() == whole
+    assert sha256(kept(path).read_bytes()).digest() == sha256(whole).digest()  # shorter to report than 2 MB
 
 
 @pytest.mark.parametrize("contents", [b"", b"my own notes", b"randygpt tokens 2\n" + bytes(600)], ids=len)
