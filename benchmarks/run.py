@@ -26,8 +26,9 @@ from distribution.chunking import CHUNK_SIZE
 from randygpt.config import ModelConfig
 from randygpt.generate import Sampling, generate
 from randygpt.model import GPT
+from randygpt.options import TrainOptions
 from randygpt.text import Text
-from randygpt.train import Trainer, TrainOptions
+from randygpt.train import Trainer
 from relay_client.embedded import EmbeddedRelay
 from relay_client.event import Event, HashedEvent
 from relay_client.filter import Filter

@@ -41,6 +41,13 @@ class ModelConfig:
         return f"randygpt-{self.n_layer}L-{self.n_head}H-{self.n_embd}D"
 
     @property
+    def shape(self) -> str:
+        """The shape in words: preset xs, or its four numbers."""
+        if self.preset != "custom":
+            return f"preset {self.preset}"
+        return f"dim {self.n_embd}, heads {self.n_head}, layers {self.n_layer}, block {self.block_size}"
+
+    @property
     def preset(self) -> str:
         """The preset with this shape, else `custom`."""
         shape = (self.n_embd, self.n_head, self.n_layer, self.block_size)
@@ -63,12 +70,13 @@ class ModelConfig:
         return cls(**{name: raw[name] for name in _LIMITS})
 
     @classmethod
-    def from_preset(cls, preset: str, *, vocab_size: int) -> Self:
-        """A preset's shape with a vocabulary; raises InvalidModelFile for an unknown name."""
+    def from_preset(cls, preset: str, *, vocab_size: int, **other: int) -> Self:
+        """A preset's shape with a vocabulary, and `other` fields; raises InvalidModelFile for an unknown name."""
         if preset not in PRESETS:
             raise InvalidModelFile(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
         n_embd, n_head, n_layer = PRESETS[preset]
-        return cls(n_embd=n_embd, n_head=n_head, n_layer=n_layer, vocab_size=vocab_size)
+        shape = {"n_embd": n_embd, "n_head": n_head, "n_layer": n_layer, "vocab_size": vocab_size} | other
+        return cls(**shape)
 
 
 # n_embd, n_head, n_layer (randyGPT config.rs)

@@ -1,28 +1,58 @@
-"""How fast to learn: the schedule, the plateau rule, and AdamW over one flat vector (randyGPT train.rs). No I/O."""
+"""How fast to learn: schedules, the plateau rule, and optimisers over one flat vector. No I/O."""
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from randygpt.config import ModelConfig
+from randygpt.header import tensor_shapes
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
 WEIGHT_DECAY = 0.1
 DECAY_START = 0.6  # of the iterations at the full rate, the rest on a cosine
+WARMUP = 10  # iterations
+MUON_MOMENTUM = 0.9
+TABLE_BETAS = (0.9, 0.95)
+TABLE_SHARE = 1 / 3  # of the matrices' rate
 
 PLATEAU_PATIENCE = 30  # evaluations without a new best
 PLATEAU_FACTOR = 0.5
 PLATEAU_CUTS = 3  # then the run stops
 
 
-def learning_rate(iteration: int, *, iterations: int, peak: float, lowest: float) -> float:
-    """Constant, then a cosine from `peak` to `lowest` over the last 40 % of the iterations."""
+class Optimizer(Protocol):
+    """What training asks of an optimiser over one vector (P,)."""
+
+    gradient: Tensor  # (P,), gathered since the last step
+
+    @property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """First and second moment of the gradient, (P,) each; live, not copies."""
+
+    def restore(self, steps: int, moments: tuple[Tensor, Tensor]) -> None:
+        """Go on from `steps` steps with these moments (P,)."""
+
+    def step(self, rate: float) -> None:
+        """One step on the gradient, which is then zero again."""
+
+
+def constant_then_cosine(iteration: int, *, iterations: int, peak: float, lowest: float) -> float:
+    """Constant, then a cosine from `peak` to `lowest` over the last 40 % of the iterations (randyGPT train.rs)."""
     start = int(iterations * DECAY_START)
     if iteration < start:
         return peak
     progress = min(1.0, (iteration - start) / max(1, iterations - start))
     return lowest + 0.5 * (peak - lowest) * (1 + math.cos(math.pi * progress))
+
+
+def warmup_then_linear(iteration: int, *, iterations: int, peak: float, lowest: float) -> float:
+    """Up to `peak` in ten iterations, and on a straight line down to `lowest` at the end."""
+    line = lowest + (peak - lowest) * max(0.0, 1 - iteration / iterations)
+    return line * min(1.0, (iteration + 1) / WARMUP)
 
 
 @dataclass(slots=True)
@@ -56,32 +86,99 @@ class FlatAdamW:
     """AdamW over one vector (P,), with a gradient of the same shape that is clamped element by element."""
 
     def __init__(self, flat: Tensor, gradient: Tensor) -> None:
-        self._parameter = nn.Parameter(flat)
-        self._parameter.grad = gradient
-        self._gradient = gradient
-        fused = flat.device.type in {"cpu", "cuda"}
-        self._adamw = torch.optim.AdamW(
-            [self._parameter], lr=0.0, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, fused=fused
-        )
+        self.gradient = gradient
+        self._parameter = _parameter(flat, gradient)
+        self._adamw = _adamw(self._parameter, betas=BETAS, weight_decay=WEIGHT_DECAY)
         self.restore(0, (torch.zeros_like(flat), torch.zeros_like(flat)))
 
     @property
     def moments(self) -> tuple[Tensor, Tensor]:
         """First and second moment, (P,) each; live, not copies."""
-        state = self._adamw.state[self._parameter]
-        return state["exp_avg"], state["exp_avg_sq"]
+        return self._moments
 
     def restore(self, steps: int, moments: tuple[Tensor, Tensor]) -> None:
         """Go on from `steps` steps with these moments (P,)."""
-        self._adamw.state[self._parameter] = {
-            "step": torch.tensor(float(steps), device=self._parameter.device),
-            "exp_avg": moments[0],
-            "exp_avg_sq": moments[1],
-        }
+        self._moments = moments
+        _restore(self._adamw, self._parameter, steps, *moments)
 
     def step(self, rate: float) -> None:
         """One step on the gradient gathered since the last, which is then zero again."""
-        self._gradient.clamp_(-1.0, 1.0)
-        self._adamw.param_groups[0]["lr"] = rate
-        self._adamw.step()
-        self._gradient.zero_()
+        self.gradient.clamp_(-1.0, 1.0)
+        _step(self._adamw, rate)
+        self.gradient.zero_()
+
+
+class FlatMuon:
+    """Muon for the matrices of the layers, AdamW for the tables before them, over one vector (P,).
+
+    Muon's momentum is AdamW's first moment, and the second is kept for the matrices too though nothing here needs it:
+    a checkpoint can be gone on with by either.
+    """
+
+    def __init__(self, config: ModelConfig, flat: Tensor, gradient: Tensor) -> None:
+        self.gradient = gradient
+        self._config = config
+        self._border = sum(rows * columns for _, rows, columns in _matrices(config, of_layers=False))
+        self._tables = _parameter(flat[: self._border], gradient[: self._border])
+        self._weights = [
+            _parameter(weights, part) for weights, part in zip(self._views(flat), self._views(gradient), strict=True)
+        ]
+        self._adamw = _adamw(self._tables, betas=TABLE_BETAS, weight_decay=0.0)
+        self._muon = torch.optim.Muon(self._weights, lr=0.0, momentum=MUON_MOMENTUM, weight_decay=0.0)
+        self.restore(0, (torch.zeros_like(flat), torch.zeros_like(flat)))
+
+    @property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """First and second moment, (P,) each; live, not copies."""
+        return self._moments
+
+    def restore(self, steps: int, moments: tuple[Tensor, Tensor]) -> None:
+        """Go on from `steps` steps with these moments (P,)."""
+        self._moments = moments
+        _restore(self._adamw, self._tables, steps, *(moment[: self._border] for moment in moments))
+        for weights, momentum in zip(self._weights, self._views(moments[0]), strict=True):
+            self._muon.state[weights] = {"momentum_buffer": momentum}
+
+    def step(self, rate: float) -> None:
+        """One step on the gradient gathered since the last, which is then zero again; `rate` is the matrices'."""
+        behind = self.gradient[self._border :]
+        self._moments[1][self._border :].mul_(BETAS[1]).addcmul_(behind, behind, value=1 - BETAS[1])
+        _step(self._adamw, rate * TABLE_SHARE)
+        _step(self._muon, rate)
+        self.gradient.zero_()
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        """The layers' matrices in a vector (P,)."""
+        matrices = _matrices(self._config, of_layers=True)
+        return [flat[start : start + rows * columns].view(rows, columns) for start, rows, columns in matrices]
+
+
+def _matrices(config: ModelConfig, *, of_layers: bool) -> list[tuple[int, int, int]]:
+    """(Where it begins, rows, columns) of the layers' matrices in the flat vector, or of the tables before them."""
+    found, start = [], 0
+    for name, (rows, columns) in tensor_shapes(config).items():
+        if name.startswith("layer") == of_layers:
+            found.append((start, rows, columns))
+        start += rows * columns
+    return found
+
+
+def _parameter(values: Tensor, gradient: Tensor) -> nn.Parameter:
+    parameter = nn.Parameter(values)
+    parameter.grad = gradient
+    return parameter
+
+
+def _adamw(parameter: nn.Parameter, *, betas: tuple[float, float], weight_decay: float) -> torch.optim.Optimizer:
+    fused = parameter.device.type in {"cpu", "cuda"}
+    return torch.optim.AdamW([parameter], lr=0.0, betas=betas, eps=EPS, weight_decay=weight_decay, fused=fused)
+
+
+def _restore(adamw: torch.optim.Optimizer, parameter: nn.Parameter, steps: int, first: Tensor, second: Tensor) -> None:
+    step = torch.tensor(float(steps), device=parameter.device)
+    adamw.state[parameter] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
+
+
+def _step(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    optimizer.param_groups[0]["lr"] = rate
+    optimizer.step()

@@ -1,9 +1,11 @@
 """What training leaves on disk: checkpoints, written on a thread of their own, and the metrics file."""
 
+import io
 import json
 import math
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
@@ -11,6 +13,26 @@ from typing import Self, TextIO
 from randygpt.checkpoint import Checkpoint, write_checkpoint
 from randygpt.sidecar import Sidecar, sidecar_path
 from relay_client import durable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One iteration, as it is reported."""
+
+    iteration: int  # index, from 0
+    loss: float
+    val_loss: float | None  # where it was measured
+    rate: float
+    ms: float  # milliseconds
+    tokens: int  # trained on so far
+
+    def as_line(self) -> str:
+        """A line of the metrics file."""
+        values: dict[str, float] = {"iter": self.iteration, "loss": round(self.loss, 6)}
+        if self.val_loss is not None:
+            values["val_loss"] = round(self.val_loss, 6)
+        values |= {"lr": self.rate, "ms_per_iter": round(self.ms, 3), "tokens": self.tokens}
+        return json.dumps(values) + "\n"
 
 
 class CheckpointWriter:
@@ -54,8 +76,10 @@ class CheckpointWriter:
             write.result()
 
 
-def open_metrics(path: Path, first_iteration: int) -> TextIO:
-    """The metrics file, with the lines of iterations that are about to be done again taken out."""
+def open_metrics(path: Path | None, first_iteration: int) -> TextIO:
+    """The metrics file, with the lines of iterations that are about to be done again taken out; None: nowhere."""
+    if path is None:
+        return io.StringIO()
     kept = b""
     if first_iteration and path.is_file():
         with path.open("rb") as file:

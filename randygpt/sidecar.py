@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from randygpt.config import ModelConfig
+from randygpt.config import DEFAULT_PRESET, ModelConfig
 from randygpt.errors import InvalidModelFile
 from randygpt.header import HEADER_SIZE, CheckpointHeader
 from randygpt.tokenizer import Tokenizer, tokenizer_from_json
@@ -88,10 +88,17 @@ def read_sidecar(checkpoint: Path) -> Sidecar | None:
         raise InvalidModelFile(f"{path}: {error}") from None
 
 
-def describe(checkpoint: Path, *, preset: str | None = None, vocab: Path | None = None) -> Description:
+def describe(
+    checkpoint: Path,
+    *,
+    preset: str | None = None,
+    shape: Mapping[str, int] | None = None,
+    vocab: Path | None = None,
+) -> Description:
     """What a checkpoint is, from its header and exact size and from what stands beside it.
 
-    The shape comes from the JSON beside it, else config.json in its folder, else `preset`, else the size. Raises
+    The shape comes from the JSON beside it, else config.json in its folder, else `preset` (by default the default) with
+    the fields of `shape`, else the size. Raises
     InvalidModelFile, naming the file, and OSError. Reads 24 bytes of the checkpoint.
     """
     with checkpoint.open("rb") as file:
@@ -100,7 +107,10 @@ def describe(checkpoint: Path, *, preset: str | None = None, vocab: Path | None 
     sidecar = read_sidecar(checkpoint)
     try:
         header = CheckpointHeader.parse(raw_header)
-        config = _find_config(checkpoint, header, size, sidecar, preset)
+        asked = None
+        if preset or shape:
+            asked = ModelConfig.from_preset(preset or DEFAULT_PRESET, vocab_size=header.vocab_size, **(shape or {}))
+        config = _find_config(checkpoint, header, size, sidecar, asked)
         header.moments(config, size)
     except InvalidModelFile as error:
         raise type(error)(f"{checkpoint}: {error}") from None
@@ -131,13 +141,12 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 
 def _find_config(
-    checkpoint: Path, header: CheckpointHeader, size: int, sidecar: Sidecar | None, preset: str | None
+    checkpoint: Path, header: CheckpointHeader, size: int, sidecar: Sidecar | None, asked: ModelConfig | None
 ) -> ModelConfig:
     beside = checkpoint.with_name("config.json")
-    asked = ModelConfig.from_preset(preset, vocab_size=header.vocab_size) if preset else None
     said = sidecar.config if sidecar else _read_config(beside)
-    if said and asked and said.preset != asked.preset:
-        raise InvalidModelFile(f"the JSON beside it says preset {said.preset}, and --preset says {asked.preset}")
+    if said and asked and said.shape != asked.shape:
+        raise InvalidModelFile(f"the JSON beside it says {said.shape}, and the command line says {asked.shape}")
     return said or asked or header.infer_config(size)
 
 

@@ -1,15 +1,12 @@
 """The training loop. Reads a corpus and a checkpoint, writes checkpoints, sidecars and metrics.
 
 `PREFIX.bin` is the newest state, `PREFIX_best.bin` the one with the lowest validation loss, each with its JSON beside
-it; `PREFIX.metrics.jsonl` has a line an iteration. Files are written off the training thread.
+it; `PREFIX.metrics.jsonl` has a line an iteration. Files are written off the training thread, by the first process.
 """
 
-import ctypes
-import json
 import math
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -23,71 +20,19 @@ from randygpt.config import ModelConfig
 from randygpt.data import Corpus
 from randygpt.errors import CallerError, Diverged
 from randygpt.header import CheckpointHeader
+from randygpt.machine import World
 from randygpt.model import GPT, gradient_views
-from randygpt.optim import FlatAdamW, Plateau, learning_rate
-from randygpt.saving import CheckpointWriter, open_metrics
-from randygpt.sidecar import Sidecar, describe
+from randygpt.optim import Optimizer, Plateau
+from randygpt.options import TrainOptions
+from randygpt.recipe import RECIPES
+from randygpt.saving import CheckpointWriter, Step, open_metrics
+from randygpt.sidecar import Description, Sidecar
 from randygpt.text import Text
 from randygpt.tokenizer import CharTokenizer, Tokenizer
 
-EVAL_EVERY = 25  # iterations
 EVAL_WINDOWS = 50
 SAVE_EVERY_S = 60.0  # the newest state; the best is saved when it is found
-DROPOUT = 0.1
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
-DEFAULT_SEED = 1337
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
-MAX_SEED = 2**31 - 1  # with the iteration behind it, it fits the 64 bits of a generator
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainOptions:
-    """What a run is asked to do; a value out of range raises CallerError."""
-
-    iterations: int  # the target, counted from the first iteration of the model's life
-    batch_size: int = 64  # windows in a step
-    seed: int = DEFAULT_SEED
-    peak_rate: float = 1e-4
-    lowest_rate: float = 1e-5
-    dropout: float = DROPOUT
-    device: str = "cpu"
-    precision: str = "float32"  # of the linear maps in training steps: float32 or bf16
-    prefix: Path = Path("checkpoint")
-
-    def __post_init__(self) -> None:
-        if self.iterations < 1 or self.batch_size < 1 or not 0 <= self.seed <= MAX_SEED:
-            raise CallerError(f"iterations and batch size are at least 1, a seed is from 0 to {MAX_SEED}")
-        if not 0 < self.lowest_rate <= self.peak_rate < math.inf or not 0 <= self.dropout < 1:
-            raise CallerError("learning rates are over 0, the lowest at most the peak; dropout is from 0 to under 1")
-
-        if self.precision not in PRECISIONS:
-            raise CallerError(f"precision is {' or '.join(PRECISIONS)}, not {self.precision}")
-
-    @property
-    def newest(self) -> Path:
-        """Where the newest state goes."""
-        return self.prefix.with_name(f"{self.prefix.name}.bin")
-
-    @property
-    def best(self) -> Path:
-        """Where the best state goes."""
-        return self.prefix.with_name(f"{self.prefix.name}_best.bin")
-
-    @property
-    def metrics(self) -> Path:
-        """Where the metrics go."""
-        return self.prefix.with_name(f"{self.prefix.name}.metrics.jsonl")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One iteration, as it is reported."""
-
-    iteration: int  # index, from 0
-    loss: float
-    val_loss: float | None  # where it was measured
-    rate: float
-    ms: float  # milliseconds
+_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(slots=True)
@@ -95,11 +40,12 @@ class _State:
     """Everything a resume needs, besides the options."""
 
     model: GPT
-    optimizer: FlatAdamW
+    optimizer: Optimizer
     tokenizer: Tokenizer
     plateau: Plateau
     next_iteration: int = 0
     steps: int = 0
+    tokens: int = 0  # trained on, over the model's life
     train_loss: float | None = None
     val_loss: float | None = None
 
@@ -107,15 +53,18 @@ class _State:
 class Trainer:
     """One run: made by `start` or `resume`, carried out by `run`."""
 
-    def __init__(self, options: TrainOptions, corpus: Corpus, state: _State, *, name: str) -> None:
+    def __init__(self, options: TrainOptions, corpus: Corpus, state: _State, *, name: str, world: World) -> None:
         self.options = options
         self.model = state.model
         self._corpus = corpus
         self._state = state
         self._name = name
+        self._world = world
+        self._recipe = RECIPES[options.recipe]
         self._best_saved = False
-        state.model.set_training_dtype(PRECISIONS[options.precision])
-        self._validation = [part.to(options.device) for part in corpus.validation(EVAL_WINDOWS)]
+        state.model.set_training_dtype(_DTYPES[options.precision])
+        mine = world.share(EVAL_WINDOWS)
+        self._validation = [part[mine.start : mine.stop].to(options.device) for part in corpus.validation(EVAL_WINDOWS)]
 
     @classmethod
     def start(
@@ -126,6 +75,7 @@ class Trainer:
         *,
         tokenizer: Tokenizer | None = None,
         name: str = "",
+        world: World = World(),  # noqa: B008 (frozen)
         tell: Callable[[str], None] = lambda _: None,
     ) -> Self:
         """A new model; `config` gives its shape for a vocabulary size. Raises InvalidModelFile and OSError.
@@ -134,48 +84,41 @@ class Trainer:
         """
         tokenizer = tokenizer or CharTokenizer.from_text(text)
         shape = config(tokenizer.vocab_size)
-        model = GPT.initialise(shape, seed=options.seed, dropout=options.dropout, device=options.device)
-        state = _State(model, _optimizer(model), tokenizer, Plateau())
-        return cls(options, Corpus(text, tokenizer, shape.block_size, tell=tell), state, name=name)
+        model = GPT.initialise(shape, seed=options.seed, dropout=options.dropout)
+        RECIPES[options.recipe].prepare(model)
+        state = _state(options, shape, model.flat, tokenizer)
+        return cls(options, Corpus(text, tokenizer, shape.block_size, tell=tell), state, name=name, world=world)
 
     @classmethod
     def resume(
         cls,
         options: TrainOptions,
         text: Text | str,
-        path: Path,
+        found: Description,
         *,
-        preset: str | None = None,
-        vocab: Path | None = None,
+        fine_tune: bool = False,
+        world: World = World(),  # noqa: B008 (frozen)
         tell: Callable[[str], None] = lambda _: None,
     ) -> Self:
         """Go on from a checkpoint. Raises InvalidModelFile, CallerError and OSError.
 
-        The JSON beside it gives the seed and the plateau's counters, so the run ends as an unbroken one would have.
-        Without one, the vocabulary is the one in `vocab`, else the text's characters, and the counters start afresh.
+        The JSON beside it gives the plateau's counters, so the run ends as an unbroken one would have. Without one,
+        the counters start afresh; without a vocabulary, the tokens are the text's characters.
+        To fine-tune is to keep the weights, and begin anew with everything else.
         """
-        found = describe(path, preset=preset, vocab=vocab)
+        path = found.path
         tokenizer = found.tokenizer or CharTokenizer.from_text(text)
         if tokenizer.vocab_size != found.header.vocab_size:
             raise CallerError(f"{path}: no vocabulary beside it, and the text has {tokenizer.vocab_size} characters")
         loaded = read_checkpoint(path, found.config)
-        model = GPT(found.config, _tensor(loaded.weights, options.device), dropout=options.dropout)
-        state = _State(model, _optimizer(model), tokenizer, Plateau(best=loaded.header.best_loss))
-        state.next_iteration = loaded.header.iteration + 1
-        if loaded.moments:
-            state.steps = loaded.header.step
-            first, second = (_tensor(moment, options.device) for moment in loaded.moments)
-            state.optimizer.restore(state.steps, (first, second))
-        sidecar = found.sidecar
-        if sidecar and sidecar.iteration == loaded.header.iteration:
-            state.train_loss, state.val_loss = sidecar.losses.get("train"), sidecar.losses.get("val")
-            state.plateau.waited = sidecar.remembered("plateau_waited", 0)
-            state.plateau.cuts = sidecar.remembered("plateau_cuts", 0)
+        state = _state(options, found.config, torch.from_numpy(loaded.weights), tokenizer)
         corpus = Corpus(text, tokenizer, found.config.block_size, tell=tell)
-        if sidecar and sidecar.training.get("tokens", corpus.identity) != corpus.identity:
-            tell(f"the text is not the one {path} was trained on")
-        trainer = cls(options, corpus, state, name=sidecar.name if sidecar else "")
-        trainer._best_saved = options.best.is_file()
+        trainer = cls(options, corpus, state, name=found.sidecar.name if found.sidecar else "", world=world)
+        if not fine_tune:
+            _go_on(state, loaded, found.sidecar, options.device)
+            if found.sidecar and found.sidecar.training.get("tokens", corpus.identity) != corpus.identity:
+                tell(f"the text is not the one {path} was trained on")
+            trainer._best_saved = options.best.is_file()
         return trainer
 
     @property
@@ -203,11 +146,12 @@ class Trainer:
         if state.next_iteration >= options.iterations:
             return True
         saved_at = time.monotonic()
-        with CheckpointWriter() as writer, open_metrics(options.metrics, state.next_iteration) as metrics:
+        metrics_path = options.metrics if self._world.rank == 0 else None
+        with CheckpointWriter() as writer, open_metrics(metrics_path, state.next_iteration) as metrics:
             interrupted = False
             while state.next_iteration < options.iterations and not interrupted:
                 step, is_best, exhausted = self._iterate()
-                metrics.write(_metrics_line(step))
+                metrics.write(step.as_line())
                 on_step(step)
                 if is_best:
                     self._save(writer, options.best)
@@ -219,7 +163,7 @@ class Trainer:
                     metrics.flush()
                     self._save(writer, options.newest)
                     saved_at = time.monotonic()
-                interrupted = should_stop()
+                interrupted = self._world.any(should_stop())
             self._save(writer, options.newest)
             if not self._best_saved:
                 self._save(writer, options.best)
@@ -229,41 +173,74 @@ class Trainer:
         """One iteration: (what to report, whether it is the best so far, whether the plateau's cuts are used up)."""
         options, state = self.options, self._state
         iteration, started = state.next_iteration, time.perf_counter()
-        rate = learning_rate(
+        rate = self._recipe.rate(
             iteration, iterations=options.iterations, peak=options.peak_rate, lowest=options.lowest_rate
         )
         rate *= state.plateau.factor
         state.train_loss = self._learn(iteration, rate)
         state.next_iteration, state.steps = iteration + 1, state.steps + 1
+        state.tokens += options.batch_size * self.model.config.block_size
         val_loss, is_best, exhausted = None, False, False
-        if state.next_iteration % EVAL_EVERY == 0 or state.next_iteration == options.iterations:
+        if state.next_iteration % self._recipe.eval_every == 0 or state.next_iteration == options.iterations:
             state.val_loss = val_loss = self._evaluate()
             is_best = val_loss < state.plateau.best
             exhausted = state.plateau.update(val_loss)
         ms = (time.perf_counter() - started) * 1e3
-        step = Step(iteration=iteration, loss=state.train_loss, val_loss=val_loss, rate=rate, ms=ms)
+        step = Step(
+            iteration=iteration, loss=state.train_loss, val_loss=val_loss, rate=rate, ms=ms, tokens=state.tokens
+        )
         return step, is_best, exhausted
 
     def _learn(self, iteration: int, rate: float) -> float:
-        options = self.options
-        inputs, targets = self._corpus.batch(seed=options.seed, iteration=iteration, batch_size=options.batch_size)
+        """One step on the global batch, of which each process does its share; the loss of all of it."""
+        options, optimizer = self.options, self._state.optimizer
         self.model.train()
-        self.model.dropout.begin(seed=options.seed, iteration=iteration, windows=range(options.batch_size))
-        loss = _loss(self.model, inputs.to(options.device), targets.to(options.device))
-        if not math.isfinite(loss.item()):  # the files on disk are from before
-            raise Diverged(f"the loss is {loss.item()} at iteration {iteration}: try a lower learning rate (--lr)")
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._state.optimizer.step(rate)
-        return loss.item()
+        total = torch.zeros((), device=options.device)
+        for part in self._parts():
+            inputs, targets = self._corpus.batch(
+                seed=options.seed,
+                iteration=iteration,
+                batch_size=options.batch_size,
+                part=slice(part.start, part.stop),
+            )
+            self.model.dropout.begin(seed=options.seed, iteration=iteration, windows=part)
+            loss = _loss(self.model, inputs.to(options.device), targets.to(options.device))
+            loss = loss * (len(part) / options.batch_size)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        self._world.sum(total)
+        if not math.isfinite(total.item()):  # the files on disk are from before
+            raise Diverged(f"the loss is {total.item()} at iteration {iteration}: try a lower learning rate (--lr)")
+        self._world.sum(optimizer.gradient)
+        optimizer.step(rate)
+        return total.item()
+
+    def _parts(self) -> Iterator[range]:
+        """Our share of the global batch's windows, in as many parts as asked for."""
+        mine, count = self._world.share(self.options.batch_size), self.options.accumulate
+        for index in range(count):
+            part = mine[len(mine) * index // count : len(mine) * (index + 1) // count]
+            if part:
+                yield part
 
     @torch.inference_mode()
     def _evaluate(self) -> float:
+        """Mean loss of the validation windows, in nats a token."""
         self.model.eval()
-        return _loss(self.model, *self._validation).item()
+        inputs, targets = self._validation
+        total = torch.zeros((), device=self.options.device)
+        if len(inputs):
+            total += _loss(self.model, inputs, targets) * (len(inputs) / EVAL_WINDOWS)
+        self._world.sum(total)
+        if not math.isfinite(total.item()):
+            raise Diverged(f"the validation loss is {total.item()}: try a lower learning rate (--lr)")
+        return total.item()
 
     def _save(self, writer: CheckpointWriter, path: Path) -> None:
         state = self._state
         self._best_saved |= path == self.options.best
+        if self._world.rank:
+            return
         header = CheckpointHeader(
             magic="RGPT0003",
             vocab_size=self.model.config.vocab_size,
@@ -286,11 +263,13 @@ class Trainer:
             iteration=header.iteration,
             losses={"train": state.train_loss, "val": state.val_loss, "best_val": best},
             training={
+                "recipe": self.options.recipe,
                 "seed": self.options.seed,
                 "batch_size": self.options.batch_size,
                 "iterations": self.options.iterations,
                 "precision": self.options.precision,
                 "tokens": self._corpus.identity,
+                "tokens_seen": state.tokens,
                 "plateau_waited": state.plateau.waited,
                 "plateau_cuts": state.plateau.cuts,
             },
@@ -298,10 +277,28 @@ class Trainer:
         writer.submit(path, checkpoint, sidecar)
 
 
-def _optimizer(model: GPT) -> FlatAdamW:
-    gradient = torch.zeros_like(model.flat)
+def _state(options: TrainOptions, config: ModelConfig, weights: Tensor, tokenizer: Tokenizer) -> _State:
+    """A model at its beginning, on its device."""
+    flat = weights.to(options.device)
+    model = GPT(config, flat, dropout=options.dropout)
+    gradient = torch.zeros_like(flat)
     gradient_views(model, gradient)
-    return FlatAdamW(model.flat, gradient)
+    return _State(model, RECIPES[options.recipe].optimizer(config, flat, gradient), tokenizer, Plateau())
+
+
+def _go_on(state: _State, loaded: Checkpoint, sidecar: Sidecar | None, device: str) -> None:
+    """Take over what a checkpoint and the JSON beside it say of the run that wrote them."""
+    header = loaded.header
+    state.plateau.best, state.next_iteration = header.best_loss, header.iteration + 1
+    if loaded.moments:
+        state.steps = header.step
+        first, second = (torch.from_numpy(moment).to(device) for moment in loaded.moments)
+        state.optimizer.restore(state.steps, (first, second))
+    if sidecar and sidecar.iteration == header.iteration:
+        state.train_loss, state.val_loss = sidecar.losses.get("train"), sidecar.losses.get("val")
+        state.tokens = sidecar.remembered("tokens_seen", 0)
+        state.plateau.waited = sidecar.remembered("plateau_waited", 0)
+        state.plateau.cuts = sidecar.remembered("plateau_cuts", 0)
 
 
 def _loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -309,35 +306,6 @@ def _loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
 
 
-def _tensor(values: Array, device: str) -> Tensor:
-    return torch.from_numpy(values).to(device)
-
-
 def _array(tensor: Tensor) -> Array:
     """A copy on the CPU."""
     return tensor.detach().to("cpu", copy=True).numpy()
-
-
-def _metrics_line(step: Step) -> str:
-    values: dict[str, float] = {"iter": step.iteration, "loss": round(step.loss, 6)}
-    if step.val_loss is not None:
-        values["val_loss"] = round(step.val_loss, 6)
-    values |= {"lr": step.rate, "ms_per_iter": round(step.ms, 3)}
-    return json.dumps(values) + "\n"
-
-
-def keep_memory() -> None:
-    """Keep what is freed, for the next step to use: the kernel's pages are slow to come by. On glibc, else nothing."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1)):
-            mallopt(option, value)
-
-
-def fastest_precision(device: str) -> str:
-    """The precision that is faster here and follows the loss of float32: bf16 where the processor multiplies it."""
-    if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    # Says nothing in older releases of torch, which then train in float32.
-    there = torch.cpu.get_capabilities() if device == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
-    return "bf16" if there.get("avx512_bf16") or there.get("amx_bf16") else "float32"

@@ -4,9 +4,10 @@ import contextlib
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,9 +16,11 @@ from randygpt.config import DEFAULT_PRESET, ModelConfig, default_batch_size
 from randygpt.errors import CallerError
 
 if TYPE_CHECKING:
-    from randygpt.text import Text
+    from randygpt.machine import World
+    from randygpt.options import TrainOptions
+    from randygpt.saving import Step
     from randygpt.tokenizer import Tokenizer
-    from randygpt.train import Step, Trainer, TrainOptions
+    from randygpt.train import Trainer
 
 EXAMPLE = "Example: randygpt train --preset xs --iters 200 --train-file shakespeare.txt --checkpoint shakespeare"
 
@@ -25,6 +28,10 @@ EXAMPLE = "Example: randygpt train --preset xs --iters 200 --train-file shakespe
 def train(
     iters: Annotated[int, typer.Option(min=1, help="Iterations in all, those before a --resume included.")] = 1000,
     preset: Annotated[str | None, typer.Option(help="xs, s, ds, m, l (default), deep or xl.")] = None,
+    dim: Annotated[int | None, typer.Option(min=1, help="Width, in place of the preset's.")] = None,
+    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, likewise.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Layers, likewise.")] = None,
+    block: Annotated[int | None, typer.Option(min=1, help="Positions, likewise (256).")] = None,
     train_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Text to learn; else train.txt, else a built-in sample.")
     ] = None,
@@ -34,113 +41,136 @@ def train(
     resume: Annotated[
         str | None, typer.Option(metavar="[FILE]", help="Go on from a checkpoint; without a file, from PREFIX.bin.")
     ] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Windows in a step (64; deep 16).")] = None,
+    fine_tune: Annotated[
+        bool, typer.Option("--fine-tune", help="Of what --resume names, keep the weights and begin anew.")
+    ] = False,
+    recipe: Annotated[
+        str | None, typer.Option(help="classic (as the Rust program learns) or fast (another optimiser and schedule).")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Windows in a step (64; deep 16; fast 8).")] = None,
+    accumulate: Annotated[int, typer.Option(min=1, help="Do a step in so many parts, to save memory.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same model.")] = None,
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-4,
-    min_lr: Annotated[float, typer.Option(help="Learning rate at the end.")] = 1e-5,
+    lr: Annotated[float | None, typer.Option(help="Learning rate (1e-4; fast 0.03).")] = None,
+    min_lr: Annotated[float | None, typer.Option(help="Learning rate at the end (1e-5; fast 0.0015).")] = None,
     bpe: Annotated[
         int | None, typer.Option(min=2, metavar="[SIZE]", help="Learn byte pairs: a vocabulary of SIZE (2000).")
     ] = None,
     vocab: Annotated[Path | None, typer.Option(metavar="FILE", help="Use the vocabulary in this vocab.json.")] = None,
     precision: Annotated[
-        str | None, typer.Option(help="float32 or bf16, of the matrix products; by default the faster.")
+        str | None, typer.Option(help="float32 or bf16, of the work in the layers; by default the faster.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the fastest there is.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a model on a text: characters, or byte pairs with --bpe."""
-    from randygpt.sidecar import read_sidecar
-    from randygpt.text import Text
-    from randygpt.train import DEFAULT_SEED, TrainOptions, fastest_precision, keep_memory
+    from randygpt.machine import find_device, joined, keep_memory
 
     keep_memory()
-    text = Text.find(train_file)
+    place = find_device(device)
     checkpoint = checkpoint.with_name(checkpoint.name.removesuffix(".bin"))
     if not checkpoint.name or not checkpoint.absolute().parent.is_dir():
         raise CallerError(f"{checkpoint}: not a name in a folder that exists")
-    start = None if resume is None else Path(resume or f"{checkpoint}.bin")
-    before = read_sidecar(start) if start else None  # what that run was told holds, where nothing else is said
-    remembered = before.remembered if before else lambda _name, default: default
-    place = _device(device)
-    options = TrainOptions(
+    if fine_tune and resume is None:
+        resume = ""
+    fields = {"n_embd": dim, "n_head": heads, "n_layer": layers, "block_size": block}
+    model = _Wanted(
+        start=None if resume is None else Path(resume or f"{checkpoint}.bin"),
+        fine_tune=fine_tune,
+        preset=preset,
+        shape={name: value for name, value in fields.items() if value is not None},
+        bpe=bpe,
+        vocab=vocab,
+    )
+    options = _options(
+        model,
+        recipe,
         iterations=iters,
-        batch_size=batch or remembered("batch_size", default_batch_size(preset or DEFAULT_PRESET)),
-        seed=seed if seed is not None else remembered("seed", DEFAULT_SEED),
+        batch_size=batch,
+        accumulate=accumulate,
+        seed=seed,
         peak_rate=lr,
-        lowest_rate=min(min_lr, lr),
+        lowest_rate=min_lr,
         device=place,
-        precision=precision or (before and before.training.get("precision")) or fastest_precision(place),
+        precision=precision,
         prefix=checkpoint,
     )
-    shown = not (as_json or quiet)
-    tell = remark if shown else lambda _: None
-    if start:
-        trainer = _resume(options, text, start, preset, vocab, bpe, tell)
-    else:
-        trainer = _start(options, text, preset, vocab, bpe, tell)
-    if shown:
-        shape = f"{trainer.model.config.name}, {trainer.model.config.parameter_count:,} parameters"
-        remark(f"{shape}, {options.device}, {options.precision}, text: {text.source}")
-    if trainer.next_iteration >= iters:
-        remark(f"nothing to do: {start} is at iteration {trainer.next_iteration} of {iters}")
-        return
-    _run(trainer, as_json=as_json, shown=shown)
+    with joined(place) as world:
+        shown = not (as_json or quiet) and world.rank == 0
+        trainer = _trainer(model, options, train_file, world, remark if shown else lambda _: None)
+        if trainer.next_iteration < iters:
+            _run(trainer, as_json=as_json, shown=shown, first=world.rank == 0)
+        elif world.rank == 0:
+            remark(f"nothing to do: {model.start} is at iteration {trainer.next_iteration} of {iters}")
 
 
-def _resume(
-    options: "TrainOptions",
-    text: "Text",
-    start: Path,
-    preset: str | None,
-    vocab: Path | None,
-    bpe: int | None,
-    tell: Callable[[str], None],
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """Which model the user wants to train."""
+
+    start: Path | None  # the checkpoint to go on from
+    fine_tune: bool
+    preset: str | None
+    shape: Mapping[str, int]  # in place of the preset's
+    bpe: int | None
+    vocab: Path | None
+
+
+def _options(model: _Wanted, recipe: str | None, **asked: Any) -> "TrainOptions":  # noqa: ANN401 (fields of TrainOptions)
+    """What the user asked for, else what the run that is resumed was told, else the recipe's values."""
+    from randygpt.machine import fastest_precision
+    from randygpt.options import DEFAULT_SEED, TrainOptions
+    from randygpt.recipe import CLASSIC, RECIPES
+    from randygpt.sidecar import read_sidecar
+
+    before = read_sidecar(model.start) if model.start and not model.fine_tune else None
+    told = before.training if before else {}
+    name = recipe or told.get("recipe", CLASSIC)
+    defaults = RECIPES.get(name, RECIPES[CLASSIC])
+    batch_size = defaults.batch_size or default_batch_size(model.preset or DEFAULT_PRESET)
+    peak = asked["peak_rate"] or defaults.peak_rate
+    fallback: dict[str, Any] = {
+        "batch_size": before.remembered("batch_size", batch_size) if before else batch_size,
+        "seed": before.remembered("seed", DEFAULT_SEED) if before else DEFAULT_SEED,
+        "peak_rate": peak,
+        "lowest_rate": min(defaults.lowest_rate, peak),
+        "precision": told.get("precision") or fastest_precision(asked["device"]),
+    }
+    chosen = {field: fallback[field] if value is None else value for field, value in asked.items()}
+    return TrainOptions(recipe=name, dropout=defaults.dropout, **chosen)
+
+
+def _trainer(
+    model: _Wanted, options: "TrainOptions", train_file: Path | None, world: "World", tell: Callable[[str], None]
 ) -> "Trainer":
-    from randygpt.train import Trainer
-
-    trainer = Trainer.resume(options, text, start, preset=preset, vocab=vocab, tell=tell)
-    if bpe and trainer.tokenizer.kind != "bpe":
-        raise CallerError(f"{start} was trained on characters, and --bpe asks for byte pairs")
-    return trainer
-
-
-def _start(
-    options: "TrainOptions",
-    text: "Text",
-    preset: str | None,
-    vocab: Path | None,
-    bpe: int | None,
-    tell: Callable[[str], None],
-) -> "Trainer":
-    from randygpt.sidecar import read_tokenizer
+    from randygpt.sidecar import describe, read_tokenizer
+    from randygpt.text import Text
     from randygpt.tokenizer import BpeTokenizer
     from randygpt.train import Trainer
 
-    tokenizer: Tokenizer | None = read_tokenizer(vocab) if vocab else None
-    if bpe and not tokenizer:
-        tokenizer = BpeTokenizer.train(text, bpe, show_progress=tell is remark and sys.stderr.isatty(), tell=tell)
-    name = options.prefix.name
+    text = Text.find(train_file)
+    if model.start:
+        found = describe(model.start, preset=model.preset, shape=model.shape, vocab=model.vocab)
+        trainer = Trainer.resume(options, text, found, fine_tune=model.fine_tune, world=world, tell=tell)
+        if model.bpe and trainer.tokenizer.kind != "bpe":
+            raise CallerError(f"{model.start} was trained on characters, and --bpe asks for byte pairs")
+    else:
+        tokenizer: Tokenizer | None = read_tokenizer(model.vocab) if model.vocab else None
+        if model.bpe and not tokenizer:
+            shown = tell is remark and sys.stderr.isatty()
+            tokenizer = BpeTokenizer.train(text, model.bpe, show_progress=shown, tell=tell)
 
-    def config(vocab_size: int) -> ModelConfig:
-        return ModelConfig.from_preset(preset or DEFAULT_PRESET, vocab_size=vocab_size)
+        def config(vocab_size: int) -> ModelConfig:
+            return ModelConfig.from_preset(model.preset or DEFAULT_PRESET, vocab_size=vocab_size, **model.shape)
 
-    name = "" if name == "checkpoint" else name
-    return Trainer.start(options, text, config, tokenizer=tokenizer, name=name, tell=tell)
-
-
-def _device(asked: str | None) -> str:
-    import torch
-
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if asked is None:
-        return next(name for name in ("cuda", "mps", "cpu") if there[name])
-    if not there.get(asked.split(":")[0]):
-        raise CallerError(f"no device {asked} here; there are {', '.join(name for name in there if there[name])}")
-    return asked
+        name = "" if options.prefix.name == "checkpoint" else options.prefix.name
+        trainer = Trainer.start(options, text, config, tokenizer=tokenizer, name=name, world=world, tell=tell)
+    shape = f"{trainer.model.config.name}, {trainer.model.config.parameter_count:,} parameters"
+    tell(f"{shape}, {options.device}, {options.precision}, text: {text.source}")
+    return trainer
 
 
-def _run(trainer: "Trainer", *, as_json: bool, shown: bool) -> None:
+def _run(trainer: "Trainer", *, as_json: bool, shown: bool, first: bool) -> None:
     options = trainer.options
     with _interruptible() as signals, _bar(trainer, shown=shown) as on_step:
         finished = trainer.run(on_step, lambda: bool(signals))
@@ -152,7 +182,8 @@ def _run(trainer: "Trainer", *, as_json: bool, shown: bool) -> None:
         "best": str(options.best),
     }
     measured = f", best validation loss {best:.4f}" if math.isfinite(best) else ""
-    emit(as_json, result, f"{options.best} and {options.newest}: iteration {trainer.next_iteration - 1}{measured}")
+    if first:
+        emit(as_json, result, f"{options.best} and {options.newest}: iteration {trainer.next_iteration - 1}{measured}")
     if not finished:
         raise typer.Exit(128 + signals[0])
 

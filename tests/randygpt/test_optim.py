@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from randygpt.optim import FlatAdamW, Plateau, learning_rate
+from randygpt.optim import FlatAdamW, Plateau, constant_then_cosine
 
 PEAK, LOWEST = 1e-4, 1e-5
 
@@ -25,19 +25,19 @@ PEAK, LOWEST = 1e-4, 1e-5
     ],
 )
 def test_the_rate_is_constant_and_then_a_cosine(iteration: int, expected: float) -> None:
-    rate = learning_rate(iteration, iterations=1000, peak=PEAK, lowest=LOWEST)
+    rate = constant_then_cosine(iteration, iterations=1000, peak=PEAK, lowest=LOWEST)
     assert rate == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_rate_never_rises() -> None:
-    rates = [learning_rate(iteration, iterations=77, peak=PEAK, lowest=LOWEST) for iteration in range(78)]
+    rates = [constant_then_cosine(iteration, iterations=77, peak=PEAK, lowest=LOWEST) for iteration in range(78)]
     assert rates == sorted(rates, reverse=True)
     assert rates[46] > rates[47] > rates[76] > LOWEST
 
 
 @pytest.mark.parametrize("iterations", [1, 2])
 def test_a_run_of_next_to_nothing_has_a_rate(iterations: int) -> None:
-    assert learning_rate(0, iterations=iterations, peak=PEAK, lowest=LOWEST) == PEAK
+    assert constant_then_cosine(0, iterations=iterations, peak=PEAK, lowest=LOWEST) == PEAK
 
 
 def test_thirty_evaluations_without_a_best_halve_the_rate_and_after_three_cuts_the_run_ends() -> None:

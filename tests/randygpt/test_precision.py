@@ -7,9 +7,12 @@ import torch
 from support.models import CONFIG, TEXT
 
 from randygpt.errors import CallerError
+from randygpt.machine import fastest_precision
 from randygpt.model import GPT
-from randygpt.sidecar import read_sidecar
-from randygpt.train import Step, Trainer, TrainOptions, fastest_precision
+from randygpt.options import TrainOptions
+from randygpt.saving import Step
+from randygpt.sidecar import describe, read_sidecar
+from randygpt.train import Trainer
 
 
 def test_bf16_is_for_training_steps_only() -> None:
@@ -29,7 +32,7 @@ def trained(folder: Path, precision: str, *, stop_after: int | None = None) -> l
     options = TrainOptions(iterations=50, batch_size=4, peak_rate=3e-3, prefix=folder / "m", precision=precision)
     steps: list[Step] = []
     if options.newest.is_file():
-        trainer = Trainer.resume(options, TEXT, options.newest)
+        trainer = Trainer.resume(options, TEXT, describe(options.newest))
     else:
         trainer = Trainer.start(options, TEXT, lambda _: CONFIG)
     trainer.run(steps.append, lambda: len(steps) == stop_after)

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.models import CONFIG, TEXT, TOKENIZER, write_tiny
+from support.models import CONFIG, TEXT, TOKENIZER, evaluate_every, write_tiny
 
-from randygpt import train
 from randygpt.checkpoint import read_checkpoint, write_checkpoint
 from randygpt.config import ModelConfig
 from randygpt.errors import CallerError, InvalidModelFile, RandyGPTError
 from randygpt.header import CheckpointHeader
 from randygpt.model import GPT
+from randygpt.options import TrainOptions
+from randygpt.saving import Step
 from randygpt.sidecar import describe, read_sidecar
-from randygpt.train import Checkpoint, Step, Trainer, TrainOptions
+from randygpt.train import Checkpoint, Trainer
 
 FILES = ("m.bin", "m.json", "m_best.bin", "m_best.json")
 
@@ -38,7 +39,7 @@ def start(asked: TrainOptions, *, stop_after: int | None = None) -> list[Step]:
 
 
 def resume(asked: TrainOptions, *, stop_after: int | None = None, text: str = TEXT) -> list[Step]:
-    return carry_out(Trainer.resume(asked, text, asked.newest), stop_after=stop_after)
+    return carry_out(Trainer.resume(asked, text, describe(asked.newest)), stop_after=stop_after)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -61,7 +62,7 @@ def change_json(path: Path, **changes: Any) -> None:  # noqa: ANN401 (JSON)
 
 @pytest.mark.parametrize("eval_every", [25, 4])
 def test_a_stop_and_a_resume_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eval_every: int) -> None:
-    monkeypatch.setattr(train, "EVAL_EVERY", eval_every)
+    evaluate_every(monkeypatch, eval_every)
     start(options(tmp_path / "unbroken"))
     start(options(tmp_path / "broken"), stop_after=10)
     steps = resume(options(tmp_path / "broken"))
@@ -80,7 +81,7 @@ def test_stops_at_many_points_change_nothing(tmp_path: Path) -> None:
 
 
 def test_what_was_last_measured_is_still_known_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "EVAL_EVERY", 4)
+    evaluate_every(monkeypatch, 4)
     start(options(tmp_path / "unbroken"), stop_after=7)
     start(options(tmp_path / "broken"), stop_after=6)
     resume(options(tmp_path / "broken"), stop_after=1)
@@ -88,12 +89,12 @@ def test_what_was_last_measured_is_still_known_after_a_resume(tmp_path: Path, mo
 
 
 def test_the_best_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "EVAL_EVERY", 2)
+    evaluate_every(monkeypatch, 2)
     start(options(tmp_path), stop_after=4)
     claim_best(tmp_path / "m.bin", 0.5)
     change_json(tmp_path / "m.json", training={"plateau_waited": 3, "plateau_cuts": 0})
     best = (tmp_path / "m_best.bin").read_bytes()
-    trainer = Trainer.resume(options(tmp_path), TEXT, tmp_path / "m.bin")
+    trainer = Trainer.resume(options(tmp_path), TEXT, describe(tmp_path / "m.bin"))
     assert trainer.best_loss == 0.5
     carry_out(trainer)
     assert (tmp_path / "m_best.bin").read_bytes() == best
@@ -106,7 +107,7 @@ def test_the_best_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_failure_of_the_last_write_is_not_kept_quiet(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     start(options(folder), stop_after=4)
-    trainer = Trainer.resume(options(folder), TEXT, folder / "m.bin")
+    trainer = Trainer.resume(options(folder), TEXT, describe(folder / "m.bin"))
 
     def lose_the_folder_and_stop() -> bool:
         shutil.rmtree(folder)
@@ -120,7 +121,7 @@ def test_a_run_that_diverges_leaves_states_that_can_be_read(tmp_path: Path) -> N
     start(options(tmp_path), stop_after=3)
     absurd = replace(options(tmp_path), peak_rate=1e6, lowest_rate=1e6)
     signs: list[object] = []  # that it did diverge
-    trainer = Trainer.resume(absurd, TEXT, absurd.newest)
+    trainer = Trainer.resume(absurd, TEXT, describe(absurd.newest))
     try:
         trainer.run(lambda step: signs.append(step.loss) if not math.isfinite(step.loss) else None, lambda: False)
     except RandyGPTError as error:
@@ -141,7 +142,7 @@ def test_a_plateau_ends_the_run_before_its_target(tmp_path: Path, monkeypatch: p
     start(options(tmp_path), stop_after=4)
     claim_best(tmp_path / "m.bin", 0.5)
     change_json(tmp_path / "m.json", training={"plateau_waited": 28, "plateau_cuts": 3})
-    monkeypatch.setattr(train, "EVAL_EVERY", 1)
+    evaluate_every(monkeypatch, 1)
     steps = resume(options(tmp_path))
     assert [step.iteration for step in steps] == [4, 5]
     assert describe(tmp_path / "m.bin").header.iteration == 5
@@ -160,7 +161,7 @@ def test_damaged_counters_are_an_error_of_the_file(tmp_path: Path, name: str, va
     start(options(tmp_path), stop_after=1)
     change_json(tmp_path / "m.json", training={name: value})
     with pytest.raises(InvalidModelFile, match=f"{name} is not a whole number"):
-        Trainer.resume(options(tmp_path), TEXT, tmp_path / "m.bin")
+        Trainer.resume(options(tmp_path), TEXT, describe(tmp_path / "m.bin"))
 
 
 def test_the_header_is_enough_to_go_on(tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_a_file_of_a_preset_needs_nothing_beside_it(tmp_path: Path) -> None:
     header = CheckpointHeader(magic="RGPT0002", vocab_size=config.vocab_size, iteration=29, step=30, best_loss=1.5)
     weights = GPT.initialise(config, seed=3).flat.numpy()
     write_checkpoint(tmp_path / "m.bin", Checkpoint(header=header, config=config, weights=weights, moments=None))
-    trainer = Trainer.resume(options(tmp_path, 40), TEXT, tmp_path / "m.bin")
+    trainer = Trainer.resume(options(tmp_path, 40), TEXT, describe(tmp_path / "m.bin"))
     assert (trainer.next_iteration, trainer.best_loss, trainer.model.config) == (30, 1.5, config)
     carry_out(trainer, stop_after=1)
     assert describe(tmp_path / "m.bin").header.iteration == 30
@@ -216,17 +217,17 @@ def test_with_its_characters_the_text_may_be_another(tmp_path: Path) -> None:
 def test_going_on_with_another_text_is_remarked_upon(tmp_path: Path, text: str, remarks: int) -> None:
     start(options(tmp_path), stop_after=1)
     told: list[str] = []
-    Trainer.resume(options(tmp_path), text, tmp_path / "m.bin", tell=told.append)
+    Trainer.resume(options(tmp_path), text, describe(tmp_path / "m.bin"), tell=told.append)
     assert told == [f"the text is not the one {tmp_path / 'm.bin'} was trained on"] * remarks
 
 
 def test_without_json_nobody_knows_which_text_it_was(tmp_path: Path) -> None:
     start(options(tmp_path), stop_after=1)
     change_json(tmp_path / "m.json", training={"seed": 1})  # as an earlier version wrote it
-    Trainer.resume(options(tmp_path), TEXT[::-1], tmp_path / "m.bin", tell=pytest.fail)
+    Trainer.resume(options(tmp_path), TEXT[::-1], describe(tmp_path / "m.bin"), tell=pytest.fail)
     (tmp_path / "m.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_json("char")), encoding="utf-8")
-    Trainer.resume(options(tmp_path), TEXT[::-1], tmp_path / "m.bin", tell=pytest.fail)
+    Trainer.resume(options(tmp_path), TEXT[::-1], describe(tmp_path / "m.bin"), tell=pytest.fail)
 
 
 def test_a_finished_run_has_nothing_to_go_on_with(tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_a_resume_under_another_name_has_both_its_files(tmp_path: Path) -> None:
     start(options(tmp_path), stop_after=4)
     before = contents(tmp_path)
     other = replace(options(tmp_path), prefix=tmp_path / "other")
-    carry_out(Trainer.resume(other, TEXT, tmp_path / "m.bin"), stop_after=1)
+    carry_out(Trainer.resume(other, TEXT, describe(tmp_path / "m.bin")), stop_after=1)
     assert [describe(path).header.iteration for path in (other.newest, other.best)] == [4, 4]
     assert contents(tmp_path) == before
     sidecar = read_sidecar(other.newest)

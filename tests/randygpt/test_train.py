@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.models import TEXT, TOKENIZER
+from support.models import TEXT, TOKENIZER, evaluate_every
 from torch.nn import functional
 
 from randygpt import train
@@ -20,8 +20,10 @@ from randygpt.config import ModelConfig
 from randygpt.data import Corpus
 from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.model import GPT
+from randygpt.options import TrainOptions
+from randygpt.saving import Step
 from randygpt.sidecar import describe, read_sidecar
-from randygpt.train import Step, Trainer, TrainOptions
+from randygpt.train import Trainer
 
 FILES = ("m.bin", "m.json", "m_best.bin", "m_best.json")
 
@@ -77,7 +79,9 @@ def test_both_checkpoints_have_their_json_and_nothing_else_is_left(tmp_path: Pat
         best = trainer.best_loss
         assert found.sidecar.losses == {"train": steps[-1].loss, "val": best, "best_val": best}
         assert found.sidecar.training == {
+            "recipe": "classic",
             "precision": "float32",
+            "tokens_seen": 6 * 2 * 256,
             "tokens": Corpus(TEXT, TOKENIZER, 256).identity,
             "seed": 1,
             "batch_size": 2,
@@ -102,7 +106,7 @@ def test_a_line_of_metrics_an_iteration(tmp_path: Path) -> None:
     assert [line["iter"] for line in lines] == list(range(30))
     for line, step in zip(lines, steps, strict=True):
         measured = step.iteration in {24, 29}
-        expected = {"iter", "loss", "lr", "ms_per_iter"} | ({"val_loss"} if measured else set())
+        expected = {"iter", "loss", "lr", "ms_per_iter", "tokens"} | ({"val_loss"} if measured else set())
         assert set(line) == expected
         assert (step.val_loss is not None) == measured
         assert (line["loss"], line["lr"]) == (round(step.loss, 6), step.rate)
@@ -117,7 +121,7 @@ def test_a_new_run_starts_its_metrics_anew(tmp_path: Path) -> None:
 
 
 def test_the_best_file_has_the_lowest_validation_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "EVAL_EVERY", 1)
+    evaluate_every(monkeypatch, 1)
     trainer, _, _ = run(options(tmp_path, 12, peak_rate=0.08, lowest_rate=0.08))  # so high that it jumps about
     losses = [line["val_loss"] for line in metrics(tmp_path)]
     best = losses.index(min(losses))
@@ -177,7 +181,7 @@ def test_dropout_is_part_of_training(tmp_path: Path) -> None:
 def test_a_folder_that_goes_away_is_an_error_of_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost_at: int
 ) -> None:
-    monkeypatch.setattr(train, "EVAL_EVERY", 1)
+    evaluate_every(monkeypatch, 1)
     folder = tmp_path / "run"
     trainer = Trainer.start(options(folder), TEXT, shape)
 

@@ -1,11 +1,14 @@
 """A model small enough for every test."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from randygpt import recipe, train
 from randygpt.checkpoint import Array, Checkpoint, write_checkpoint
 from randygpt.config import ModelConfig
 from randygpt.decoder import Decoder
@@ -43,6 +46,12 @@ def has_weights(decoder: Decoder, weights: Array) -> bool:
     """Whether it computes what these weights (P,) compute."""
     ids = range(2, 20)
     return np.array_equal(decoder.logits(ids), Decoder(CONFIG, weights).logits(ids))
+
+
+def evaluate_every(monkeypatch: pytest.MonkeyPatch, iterations: int) -> None:
+    """Have runs of the classic recipe evaluate more often than every 25 iterations."""
+    changed = {**recipe.RECIPES, recipe.CLASSIC: replace(recipe.RECIPES[recipe.CLASSIC], eval_every=iterations)}
+    monkeypatch.setattr(train, "RECIPES", changed)
 
 
 def endless() -> LanguageModel:
