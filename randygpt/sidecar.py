@@ -5,6 +5,7 @@ A checkpoint `X.bin` has `X.json` beside it. In the folder of a fetched release 
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +82,7 @@ def read_sidecar(checkpoint: Path) -> Sidecar | None:
             tokenizer=tokenizer_from_json(raw.get("tokenizer")),
             name=_typed(raw, "name", str, ""),
             iteration=_typed(raw, "iteration", int, 0),
-            losses=_typed(raw, "losses", dict, {}),
+            losses=_losses(_typed(raw, "losses", dict, {})),
             training=_typed(raw, "training", dict, {}),
         )
     except InvalidModelFile as error:
@@ -173,3 +174,11 @@ def _typed(raw: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:  
     if not isinstance(value, kind):
         raise InvalidModelFile(f"{key} is not a {kind.__name__}")
     return value
+
+
+def _losses(raw: Mapping[str, Any]) -> dict[str, float | None]:
+    for name, value in raw.items():
+        is_finite = type(value) in {int, float} and abs(value) <= sys.float_info.max
+        if value is not None and not is_finite:
+            raise InvalidModelFile(f"the loss {name} is neither a finite number nor null")
+    return dict(raw)

@@ -203,6 +203,11 @@ NOT_A_SIDECAR = {
     "a name that is none": GOOD | {"name": 7},
     "an iteration that is none": GOOD | {"iteration": "7"},
     "losses that are none": GOOD | {"losses": []},
+    "a loss that is text": GOOD | {"losses": {"train": "1.5"}},
+    "a loss that is true": GOOD | {"losses": {"val": True}},
+    "a loss that is NaN": GOOD | {"losses": {"val": float("nan")}},
+    "a loss that is infinite": GOOD | {"losses": {"best_val": float("inf")}},
+    "a loss beyond all floats": GOOD | {"losses": {"best_val": 10**400}},
     "training that is none": GOOD | {"training": None},
 }
 
@@ -217,6 +222,15 @@ def test_damaged_json_beside_a_checkpoint_is_named(tmp_path: Path, data: bytes) 
     (tmp_path / "m.json").write_bytes(data)
     with pytest.raises(InvalidModelFile, match=r"m\.json: "):
         describe(path)
+
+
+@pytest.mark.parametrize("value", [None, 0, 2.5, 3])
+def test_a_loss_is_a_finite_number_or_null(tmp_path: Path, value: float | None) -> None:
+    path = bare(tmp_path / "m.bin")
+    (tmp_path / "m.json").write_text(json.dumps(GOOD | {"losses": {"val": value}}), encoding="utf-8")
+    read = read_sidecar(path)
+    assert read is not None
+    assert read.losses == {"val": value}
 
 
 @pytest.mark.parametrize("data", [*NOT_JSON.values(), b"[]", b"{}", b'{"n_embd": 1}'], ids=lambda data: repr(data)[:12])
