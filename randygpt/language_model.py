@@ -12,7 +12,7 @@ from randygpt.config import ModelConfig
 from randygpt.decoder import Decoder
 from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.generate import Sampling, generate
-from randygpt.sidecar import describe
+from randygpt.sidecar import describe, find_checkpoint
 from randygpt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -76,13 +76,3 @@ def load(path: str | PathLike[str], *, preset: str | None = None, vocab: Path | 
 def from_weights(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> LanguageModel:
     """The model in a checkpoint whose shape and tokenizer are known; raises InvalidCheckpoint and OSError."""
     return LanguageModel(decoder=Decoder(config, read_weights(path, config)), tokenizer=tokenizer)
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint a path means: the file itself, or the only .bin in a folder; raises InvalidModelFile."""
-    if not path.is_dir():
-        return path
-    found = sorted(path.glob("*.bin"))
-    if len(found) != 1:
-        raise InvalidModelFile(f"{path}: {len(found)} checkpoints in this folder, name one")
-    return found[0]

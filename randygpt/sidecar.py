@@ -123,6 +123,16 @@ def describe(
     return Description(path=checkpoint, size=size, header=header, config=config, tokenizer=tokenizer, sidecar=sidecar)
 
 
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint a path means: the file itself, or the only .bin in a folder; raises InvalidModelFile."""
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob("*.bin"))
+    if len(found) != 1:
+        raise InvalidModelFile(f"{path}: {len(found)} checkpoints in this folder, name one")
+    return found[0]
+
+
 def read_json(path: Path) -> object:
     """Decoded JSON of a file; raises InvalidModelFile, naming it, and OSError."""
     if path.stat().st_size > _MAX_JSON:

@@ -1,8 +1,9 @@
 """Fixtures that every package's tests use."""
 
 import os
+import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,13 @@ def stranger() -> SecretKey:
 @pytest.fixture
 def now() -> Callable[[], int]:
     return lambda: NOW
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home, and this process in it: for command lines that end before they do anything."""
+    monkeypatch.setenv("RANDYGPT_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, before)

@@ -7,11 +7,11 @@ import stat
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.command import background, environment, randygpt
+from support.command import background, environment, loads_torch, only_line, randygpt
 from support.models import TEXT, write_tiny
 from support.releases import visible
 from support.scripted_relay import ScriptedRelay
@@ -36,36 +36,6 @@ def friend(tmp_path: Path) -> Path:
     return home
 
 
-@pytest.fixture
-def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty home, and this process in it: for command lines that end before they do anything."""
-    monkeypatch.setenv("RANDYGPT_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    before = signal.getsignal(signal.SIGTERM)
-    yield tmp_path
-    signal.signal(signal.SIGTERM, before)
-
-
-def only_line(text: str) -> str:
-    """The one line of a message that must have just one, without a traceback."""
-    assert text.count("\n") == 1, text
-    assert "Traceback" not in text
-    return text.strip()
-
-
-def loads_torch(folder: Path, *words: str) -> bool:
-    """Whether a command line imports torch."""
-    code = (
-        "import sys; from randygpt.cli.main import run\n"
-        f"run({list(words)!r})\n"
-        "sys.stderr.write('torch' if 'torch' in sys.modules else 'none')"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60, check=True
-    )
-    return done.stderr.endswith("torch")
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -74,13 +44,14 @@ def loads_torch(folder: Path, *words: str) -> bool:
         ("fetch", "--help"),
         ("train", "--help"),
         ("serve", "--help"),
+        ("show", "--help"),
         ("keys", "show"),
         ("generate", "the ", "--model", "m.bin"),
     ],
 )
 def test_torch_is_not_imported_for(tmp_path: Path, words: tuple[str, ...]) -> None:
     write_tiny(tmp_path / "m.bin")
-    assert not loads_torch(tmp_path, *words)
+    assert not loads_torch(*words, folder=tmp_path)
 
 
 def test_publish_and_fetch_import_no_torch(author: Path, free_port: int) -> None:
@@ -349,7 +320,8 @@ def test_serve_in_the_rust_spelling_answers_from_the_file(friend: Path) -> None:
             body = json.loads(reply.read())
             assert "X-Release" not in reply.headers
     assert body["model"] == "randygpt-2L-2H-16D"
-    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 3}
+    assert body["usage"]["prompt_tokens"] == 3
+    assert 1 <= body["usage"]["completion_tokens"] <= 3  # it may draw the end sooner
 
 
 def test_a_closed_pipe_is_no_error(author: Path) -> None:

@@ -45,3 +45,23 @@ def background(home: Path, *words: object) -> Iterator[tuple[subprocess.Popen[st
             if process.poll() is None:
                 process.terminate()
                 process.wait(timeout=TIMEOUT_S)
+
+
+def only_line(text: str) -> str:
+    """The one line of a message that must have just one, without a traceback."""
+    assert text.count("\n") == 1, text
+    assert "Traceback" not in text
+    return text.strip()
+
+
+def loads_torch(*words: str, folder: Path | None = None) -> bool:
+    """Whether a command line, given in a folder, imports torch."""
+    code = (
+        "import sys; from randygpt.cli.main import run\n"
+        f"run({list(words)!r})\n"
+        "sys.stderr.write('torch' if 'torch' in sys.modules else 'none')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stderr.endswith("torch")

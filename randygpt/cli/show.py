@@ -1,0 +1,86 @@
+"""`randygpt show`: what a checkpoint is, without its numbers being loaded."""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from randygpt.cli.output import Json, emit, size
+
+if TYPE_CHECKING:
+    from randygpt.sidecar import Description
+
+EXAMPLE = "Example: randygpt show shakespeare_best.bin"
+
+_KINDS = {"char": "characters", "bpe": "byte pairs"}
+
+
+def show(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint, or the folder of a fetched release.")],
+    preset: Annotated[str | None, typer.Option(help="Its shape, where nothing beside the file says.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a checkpoint is: shape, vocabulary, training, size and hash."""
+    from randygpt.sidecar import describe, find_checkpoint
+
+    found = describe(find_checkpoint(file), preset=preset)
+    facts = _facts(found)
+    emit(as_json, facts, _text(found, facts))
+
+
+def _facts(found: "Description") -> dict[str, object]:
+    """What `--json` prints."""
+    header, config, beside = found.header, found.config, found.sidecar
+    losses = beside.losses if beside and beside.iteration == header.iteration else {}  # else: those of another moment
+    with found.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return {
+        "file": str(found.path),
+        "name": beside.name or None if beside else None,
+        "format": header.magic,
+        "moments": header.moments(config, found.size) != "none",
+        "preset": config.preset,
+        "n_embd": config.n_embd,
+        "n_head": config.n_head,
+        "n_layer": config.n_layer,
+        "block_size": config.block_size,
+        "vocab_size": header.vocab_size,
+        "tokenizer": found.tokenizer.kind if found.tokenizer else None,
+        "parameters": config.parameter_count,
+        "iteration": header.iteration,
+        "step": header.step,
+        "best_loss": header.best_loss if math.isfinite(header.best_loss) else None,
+        "train_loss": losses.get("train"),
+        "val_loss": losses.get("val"),
+        "bytes": found.size,
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _text(found: "Description", facts: dict[str, object]) -> str:
+    config, header = found.config, found.header
+    kind = _KINDS[found.tokenizer.kind] if found.tokenizer else "entries; nothing beside the file says which"
+    moments = "with the optimizer's moments" if facts["moments"] else "weights only"
+    lines = {
+        "file": f"{found.path} ({size(found.size)}, {found.size:,} bytes)",
+        "name": facts["name"],
+        "format": f"{header.magic}, {moments}",
+        "shape": f"{config.preset}: {config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, "
+        f"{config.block_size} positions",
+        "vocabulary": f"{header.vocab_size:,} {kind}",
+        "parameters": f"{config.parameter_count:,}",
+        "trained": f"up to iteration {header.iteration:,}, {header.step:,} AdamW steps",
+        "best loss": _loss(facts["best_loss"]),
+        "train loss": _loss(facts["train_loss"]),
+        "val loss": _loss(facts["val_loss"]),
+        "sha256": facts["sha256"],
+    }
+    return "\n".join(f"{name:<10}  {words}" for name, words in lines.items() if words)
+
+
+def _loss(value: object) -> str:
+    if not isinstance(value, int | float):
+        return ""
+    return f"{value:.4f} (perplexity {math.exp(value):,.2f})" if value < 99 else f"{value:.4f}"  # noqa: PLR2004
