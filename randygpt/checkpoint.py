@@ -51,6 +51,17 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             file.write(memoryview(part.astype("<f4", copy=False)).cast("B"))
 
 
+def check_finite(values: Array, config: ModelConfig, what: str) -> None:
+    """Raise InvalidCheckpoint if one of the numbers (P,) is none, naming its array and `what` they are."""
+    if np.isfinite(values).all():
+        return
+    where = int(np.argmin(np.isfinite(values)))
+    for name, (rows, columns) in tensor_shapes(config).items():
+        if where < rows * columns:
+            raise InvalidCheckpoint(f"a NaN or infinity in {name} ({what})")
+        where -= rows * columns
+
+
 def _read(path: Path, config: ModelConfig, *, with_moments: bool) -> Checkpoint:
     with path.open("rb") as file:
         try:
@@ -58,13 +69,13 @@ def _read(path: Path, config: ModelConfig, *, with_moments: bool) -> Checkpoint:
             kind = header.moments(config, os.fstat(file.fileno()).st_size)
             count = config.parameter_count
             weights = _floats(file, count)
-            _check_finite(weights, config, "weights")
+            check_finite(weights, config, "weights")
             moments = None
             if with_moments and kind != "none":
                 both = _floats(file, 2 * count)
                 first, second = (both[:count], both[count:]) if kind == "by kind" else _untangle(both, config)
-                _check_finite(first, config, "first moment")
-                _check_finite(second, config, "second moment")
+                check_finite(first, config, "first moment")
+                check_finite(second, config, "second moment")
                 moments = (first, second)
         except InvalidCheckpoint as error:
             raise InvalidCheckpoint(f"{path}: {error}") from None
@@ -87,13 +98,3 @@ def _untangle(both: Array, config: ModelConfig) -> tuple[Array, Array]:
         second.append(both[offset + size : offset + 2 * size])
         offset += 2 * size
     return np.concatenate(first), np.concatenate(second)
-
-
-def _check_finite(values: Array, config: ModelConfig, what: str) -> None:
-    if np.isfinite(values).all():
-        return
-    where = int(np.argmin(np.isfinite(values)))
-    for name, (rows, columns) in tensor_shapes(config).items():
-        if where < rows * columns:
-            raise InvalidCheckpoint(f"a NaN or infinity in {name} ({what})")
-        where -= rows * columns

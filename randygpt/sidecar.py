@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from randygpt.config import DEFAULT_PRESET, ModelConfig
 from randygpt.errors import InvalidModelFile
@@ -38,9 +38,9 @@ class Sidecar:
             raise InvalidModelFile(f"the JSON beside the checkpoint: {name} is not a whole number")
         return value
 
-    def write(self, path: Path) -> None:
-        """Write it, durably; raises OSError."""
-        contents = {
+    def to_json(self) -> dict[str, object]:
+        """What is written."""
+        return {
             "name": self.name,
             "config": self.config.to_json(self.tokenizer.kind),
             "iteration": self.iteration,
@@ -48,7 +48,24 @@ class Sidecar:
             "training": self.training,
             "tokenizer": self.tokenizer.to_json(),
         }
-        durable.write(path, json.dumps(contents, ensure_ascii=False, indent=1).encode())
+
+    @classmethod
+    def from_json(cls, raw: object) -> Self:
+        """What was written; raises InvalidModelFile."""
+        if not isinstance(raw, Mapping):
+            raise InvalidModelFile("not an object")
+        return cls(
+            config=ModelConfig.from_json(raw.get("config")),
+            tokenizer=tokenizer_from_json(raw.get("tokenizer")),
+            name=_typed(raw, "name", str, ""),
+            iteration=_typed(raw, "iteration", int, 0),
+            losses=_losses(_typed(raw, "losses", dict, {})),
+            training=_typed(raw, "training", dict, {}),
+        )
+
+    def write(self, path: Path) -> None:
+        """Write it, durably; raises OSError."""
+        durable.write(path, json.dumps(self.to_json(), ensure_ascii=False, indent=1).encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,17 +91,8 @@ def read_sidecar(checkpoint: Path) -> Sidecar | None:
     if not path.is_file():
         return None
     raw = read_json(path)
-    if not isinstance(raw, Mapping):
-        raise InvalidModelFile(f"{path}: not an object")
     try:
-        return Sidecar(
-            config=ModelConfig.from_json(raw.get("config")),
-            tokenizer=tokenizer_from_json(raw.get("tokenizer")),
-            name=_typed(raw, "name", str, ""),
-            iteration=_typed(raw, "iteration", int, 0),
-            losses=_losses(_typed(raw, "losses", dict, {})),
-            training=_typed(raw, "training", dict, {}),
-        )
+        return Sidecar.from_json(raw)
     except InvalidModelFile as error:
         raise InvalidModelFile(f"{path}: {error}") from None
 

@@ -43,6 +43,10 @@ class Tokenizer(Protocol):
     def vocab_size(self) -> int:
         """How many ids there are."""
 
+    @property
+    def texts(self) -> Sequence[str]:
+        """The entries of the vocabulary, by id."""
+
     def encode(self, text: str) -> npt.NDArray[np.int32]:
         """Ids (T,) of a text; characters that are not in the vocabulary are dropped."""
 
@@ -101,6 +105,11 @@ class CharTokenizer:
     def vocab_size(self) -> int:
         """How many ids there are."""
         return len(self.chars)
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The entries of the vocabulary, by id."""
+        return self.chars
 
     def encode(self, text: str) -> npt.NDArray[np.int32]:
         """Ids (T,) of a text; characters that are not in the vocabulary are dropped."""
@@ -185,6 +194,11 @@ class BpeTokenizer:
         """How many ids there are."""
         return len(self.vocab)
 
+    @property
+    def texts(self) -> Sequence[str]:
+        """The entries of the vocabulary, by id."""
+        return self.vocab
+
     def encode(self, text: str) -> npt.NDArray[np.int32]:
         """Ids (T,) of a text; characters that are not in the vocabulary are dropped."""
         return self._encode([text])
@@ -239,12 +253,15 @@ class BpeTokenizer:
         """The text of some ids; begin and end have none."""
         return "".join(self.vocab[token] for token in ids if token not in {BOS_ID, EOS_ID})
 
+    def merges_by_priority(self) -> list[tuple[str, str]]:
+        """The merges in the order in which they are tried: that of what they give."""
+        return sorted(self.merges, key=lambda pair: self._ids["".join(pair)])
+
     @cached_property
     def _encoder(self) -> "tokenizers.Tokenizer":
         import tokenizers  # noqa: PLC0415 (a tenth of a second)
 
-        by_priority = sorted(self.merges, key=lambda pair: self._ids["".join(pair)])
-        encoder = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=self._ids, merges=by_priority))
+        encoder = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=self._ids, merges=self.merges_by_priority()))
         encoder.pre_tokenizer = tokenizers.pre_tokenizers.Split("\n", "isolated")
         return encoder
 

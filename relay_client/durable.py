@@ -7,6 +7,7 @@ the new one, also after a power loss. It lives in the lowest package because sev
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -51,6 +52,23 @@ def create(path: Path, data: bytes, *, mode: int) -> None:
         os.link(temporary, path)
     finally:
         temporary.unlink()
+    sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def filling(path: Path) -> Iterator[Path]:
+    """A new directory for durable writes; on leaving, it is at `path` for good, or after an error nowhere.
+
+    Only an empty directory is replaced. Raises OSError.
+    """
+    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     sync_directory(path.parent)
 
 

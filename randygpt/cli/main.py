@@ -16,7 +16,7 @@ import randygpt
 import randygpt.errors
 import relay_client.errors
 import server.errors
-from randygpt.cli import demo, fetch, generate, keys, plot, publish, relays, serve, show, train
+from randygpt.cli import demo, export, fetch, generate, keys, plot, publish, relays, serve, show, train
 from randygpt.cli.output import remark
 from randygpt.cli.spelling import normalise
 
@@ -36,6 +36,8 @@ app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
 app.command("show", epilog=show.EXAMPLE)(show.show)
 app.command("plot", epilog=plot.EXAMPLE)(plot.plot)
+app.command("export", epilog=export.EXPORT_EXAMPLE)(export.export)
+app.command("import", epilog=export.IMPORT_EXAMPLE)(export.import_model)
 app.command("publish", epilog=publish.EXAMPLE)(publish.publish)
 app.command("fetch", epilog=fetch.EXAMPLE)(fetch.fetch)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)

@@ -196,3 +196,37 @@ def test_make_directory_refuses_a_file_in_the_way(tmp_path: Path) -> None:
 def test_make_directory_takes_a_mode(tmp_path: Path) -> None:
     durable.make_directory(tmp_path / "keys", mode=0o700)
     assert mode(tmp_path / "keys") == 0o700
+
+
+def test_a_directory_is_there_when_it_is_filled(tmp_path: Path, order: list[str]) -> None:
+    target = tmp_path / "target"
+    with durable.filling(target) as folder:
+        durable.write(folder / "a", b"1")
+        assert not target.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    assert (target / "a").read_bytes() == b"1"
+    assert order[0] == "fsync b'1'"
+    assert order[-2:] == ["replace target", f"fsync folder {tmp_path.name}"]
+
+
+def test_an_empty_directory_is_replaced_and_no_other(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    with durable.filling(target) as folder:
+        durable.write(folder / "a", b"1")
+    with pytest.raises(OSError, match="not empty"), durable.filling(target):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    assert [path.name for path in target.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("error", [Interrupted(), OSError(errno.ENOSPC, "full")])
+def test_a_directory_half_filled_is_nowhere(tmp_path: Path, error: BaseException) -> None:
+    def fill_half() -> None:
+        with durable.filling(tmp_path / "target") as folder:
+            durable.write(folder / "a", b"1")
+            raise error
+
+    with pytest.raises(type(error)):
+        fill_half()
+    assert list(tmp_path.iterdir()) == []

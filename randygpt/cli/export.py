@@ -1,0 +1,62 @@
+"""`randygpt export` and `randygpt import`: a checkpoint as other programs take it, and back."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from randygpt.cli.output import Json, emit, size
+from randygpt.errors import CallerError
+
+EXPORT_EXAMPLE = "Example: randygpt export --format hf shakespeare_best.bin shakespeare-hf"
+IMPORT_EXAMPLE = "Example: randygpt import shakespeare-hf shakespeare2"
+
+
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint, or the folder of a fetched release.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet, or empty.")],
+    kind: Annotated[
+        Literal["safetensors", "hf"],
+        typer.Option("--format", help="hf: as transformers loads it. safetensors: moments too, for `import`."),
+    ] = "safetensors",
+    preset: Annotated[str | None, typer.Option(help="Its shape, where nothing beside the file says.")] = None,
+    vocab: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a checkpoint as safetensors, or as a folder that transformers loads."""
+    from randygpt.export import export_model
+    from randygpt.sidecar import describe, find_checkpoint
+
+    names = export_model(describe(find_checkpoint(file), preset=preset, vocab=vocab), folder, kind)
+    total = size(sum((folder / name).stat().st_size for name in names))
+    result = {"folder": str(folder), "format": kind, "files": names}
+    emit(as_json, result, f"{folder}: {', '.join(names)} ({total})")
+
+
+def import_model(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `export` wrote, or transformers saved of it.")],
+    target: Annotated[
+        Path | None, typer.Argument(metavar="[PREFIX]", help="Writes PREFIX.bin, and PREFIX.json; default: DIR's name.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a checkpoint of an exported folder: RGPT0003 where it has moments, else RGPT0002."""
+    from randygpt import export as logic
+
+    prefix = target or Path(folder.resolve().name)
+    path = prefix.with_name(f"{prefix.name.removesuffix('.bin')}.bin")
+    if path.name == ".bin":
+        raise CallerError(f"{prefix}: not a name for a checkpoint")
+    checkpoint = logic.import_model(folder, path)
+    has_moments = checkpoint.moments is not None
+    result = {
+        "checkpoint": str(path),
+        "format": "RGPT0003" if has_moments else "RGPT0002",
+        "moments": has_moments,
+        "parameters": checkpoint.config.parameter_count,
+        "iteration": checkpoint.header.iteration,
+    }
+    moments = "with the optimizer's moments" if has_moments else "weights only"
+    emit(as_json, result, f"{path}: {result['format']}, {moments}, {checkpoint.config.parameter_count:,} parameters")

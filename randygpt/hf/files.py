@@ -1,0 +1,100 @@
+"""What stands beside the weights of a model for transformers: configuration, tokenizer, and the code that runs it.
+
+Tokens of both kinds become byte pairs there: no unknown token, so a character that the vocabulary lacks is dropped; a
+newline stands alone; decoding joins. Two ids cannot have the same text there, so the earlier one's text gets a mark
+behind it, which decoding takes away.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from importlib import resources
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from randygpt.config import ModelConfig
+from randygpt.errors import InvalidModelFile
+from randygpt.header import tensor_shapes
+from randygpt.tokenizer import BOS_ID, EOS_ID, BpeTokenizer, CharTokenizer, Tokenizer
+
+_PRIVATE_USE = range(0xF0000, 0x10FFFE)  # characters without a meaning: one that the vocabulary lacks is the mark
+_CODE = ("configuration_randygpt", "modeling_randygpt")
+
+
+def files(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, bytes]:
+    """Name and contents of every file but the weights."""
+    backend, texts = _backend(tokenizer)
+    special = {"bos_token": texts[BOS_ID], "eos_token": texts[EOS_ID], "pad_token": texts[EOS_ID]}
+    ids = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": EOS_ID}
+    contents = {
+        "config.json": {
+            "architectures": ["RandyGPTForCausalLM"],
+            "auto_map": {
+                "AutoConfig": "configuration_randygpt.RandyGPTConfig",
+                "AutoModelForCausalLM": "modeling_randygpt.RandyGPTForCausalLM",
+            },
+            "model_type": "randygpt",
+            "torch_dtype": "float32",
+            **config.to_json(tokenizer.kind),
+            **ids,
+            "tie_word_embeddings": False,
+            "use_cache": True,
+        },
+        "generation_config.json": {**ids, "do_sample": True, "temperature": 0.7},
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": config.block_size,
+            "clean_up_tokenization_spaces": False,
+            "split_special_tokens": True,  # "<|bos|>" in a text is these seven characters
+            "padding_side": "left",
+            **special,
+        },
+    }
+    encoded = {name: json.dumps(each, ensure_ascii=False, indent=1).encode() for name, each in contents.items()}
+    code = {f"{name}.py": (resources.files("randygpt.hf") / f"{name}.py").read_bytes() for name in _CODE}
+    return encoded | {"tokenizer.json": backend.to_str(pretty=True).encode()} | code
+
+
+def tensor_names(config: ModelConfig) -> dict[str, str]:
+    """Name of each array of `header.tensor_shapes`, and what transformers calls it."""
+    return {name: f"{name.replace('layer', 'layers.', 1)}.weight" for name in tensor_shapes(config)}
+
+
+def read_tokenizer_json(raw: object, kind: object) -> Tokenizer:
+    """The tokenizer in a decoded tokenizer.json that `files` made; raises InvalidModelFile."""
+    try:
+        ids, merges = raw["model"]["vocab"], raw["model"]["merges"]  # type: ignore[index]
+        decoders_there = raw["decoder"]["decoders"]  # type: ignore[index]
+        marks = [step["pattern"]["String"] for step in decoders_there if step["type"] == "Replace"]
+        texts = [text for text, _ in sorted(ids.items(), key=lambda entry: int(entry[1]))]
+        for mark in marks:
+            texts = [text.replace(mark, "") for text in texts]
+        if sorted(ids.values()) != list(range(len(texts))):
+            raise InvalidModelFile("the ids of the tokenizer have gaps")
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        raise InvalidModelFile("not a tokenizer that randygpt exported") from None
+    return CharTokenizer(texts) if kind == "char" else BpeTokenizer.from_json({"vocab": texts, "merges": merges})
+
+
+def _backend(tokenizer: Tokenizer) -> tuple[tokenizers.Tokenizer, list[str]]:
+    """The tokenizer for transformers, and its texts by id."""
+    texts, mark = _distinct(tokenizer.texts)
+    merges = tokenizer.merges_by_priority() if isinstance(tokenizer, BpeTokenizer) else []
+    backend = tokenizers.Tokenizer(models.BPE(vocab={text: token for token, text in enumerate(texts)}, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.Split("\n", "isolated")
+    unmark = [decoders.Replace(mark, "")] if mark else []
+    backend.decoder = decoders.Sequence([*unmark, decoders.Fuse()])
+    return backend, texts
+
+
+def _distinct(texts: Sequence[str]) -> tuple[list[str], str]:
+    """The texts with a mark, as often as needed, behind those that come again; and that mark, empty if none needed."""
+    counts = Counter(texts)
+    used = {char for text in texts for char in text}
+    mark = next(chr(point) for point in _PRIVATE_USE if chr(point) not in used)
+    distinct = []
+    for text in texts:
+        counts[text] -= 1
+        distinct.append(text + counts[text] * mark)
+    return distinct, mark if len(set(texts)) < len(texts) else ""
