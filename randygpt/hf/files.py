@@ -45,6 +45,7 @@ def files(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, bytes]:
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": config.block_size,
+            "model_input_names": ["input_ids", "attention_mask"],
             "clean_up_tokenization_spaces": False,
             "split_special_tokens": True,  # "<|bos|>" in a text is these seven characters
             "padding_side": "left",
