@@ -133,5 +133,5 @@ def _allowed(start: int, length: int, attention_mask: Tensor | None, device: tor
     allowed = (keys <= queries)[None, None]
     if attention_mask is not None:
         padding = attention_mask[:, None, None, :].to(device) == 0
-        allowed = allowed & ~padding | (keys == queries)  # padding looks at itself: a row of nothing would be NaN
+        allowed = allowed & ~padding | (keys == queries)  # itself: a row of nothing may be NaN
     return allowed

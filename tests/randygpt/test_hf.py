@@ -180,6 +180,12 @@ def test_of_entries_that_come_twice_the_later_counts_and_each_can_be_decoded() -
         assert tuple(back.texts) == tuple(tokenizer.texts)
 
 
+def test_merges_are_tried_in_the_order_of_what_they_give() -> None:
+    tokenizer = BpeTokenizer(["<|bos|>", "<|eos|>", "a", "b", "c", "ab", "bc"], [("b", "c"), ("a", "b")])
+    assert tokenizer.encode("abc").tolist() == [5, 4]
+    agree(tokenizer, ["abc"])
+
+
 def test_a_large_vocabulary() -> None:
     chars = CharTokenizer(["<", ">", *(chr(point) for point in range(0x4E00, 0x9000)), "\n"])
     text = "".join(random.Random(1).choices(chars.chars[2:], k=2000))  # noqa: S311
