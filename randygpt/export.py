@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from torch import Tensor
 
 from randygpt.checkpoint import Array, Checkpoint, check_finite, read_checkpoint, write_checkpoint
 from randygpt.config import ModelConfig
@@ -119,14 +119,14 @@ def _contents(
     yield _WEIGHTS, save(arrays, metadata)
 
 
-def _arrays(flat: Tensor, config: ModelConfig) -> dict[str, Array]:
+def _arrays(flat: Array, config: ModelConfig) -> dict[str, Array]:
     """The arrays in a vector (P,), by our names."""
     shapes = tensor_shapes(config)
-    parts = torch.split(flat, [rows * columns for rows, columns in shapes.values()])
-    return {name: part.view(shape).numpy() for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    parts = np.split(flat, np.cumsum([rows * columns for rows, columns in shapes.values()])[:-1])
+    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
-def _read_arrays(path: Path, config: ModelConfig, prefixes: Mapping[str, str]) -> tuple[list[Tensor], dict[str, str]]:
+def _read_arrays(path: Path, config: ModelConfig, prefixes: Mapping[str, str]) -> tuple[list[Array], dict[str, str]]:
     """A vector (P,) for each prefix of the arrays' names, and the file's metadata; raises InvalidModelFile, OSError."""
     path.stat()  # safe_open does not say which file is missing
     vectors = []
@@ -137,8 +137,9 @@ def _read_arrays(path: Path, config: ModelConfig, prefixes: Mapping[str, str]) -
             _check_names(there, {prefix + name for prefix in prefixes for name in names.values()})
             _check_shapes(file, config, prefixes, names)
             for prefix, what in prefixes.items():
-                vector = torch.cat([file.get_tensor(prefix + name).flatten().float() for name in names.values()])
-                check_finite(vector.numpy(), config, what)
+                tensors = [file.get_tensor(prefix + name).flatten().float() for name in names.values()]
+                vector = torch.cat(tensors).numpy()
+                check_finite(vector, config, what)
                 vectors.append(vector)
             return vectors, dict(file.metadata() or {})
     except (SafetensorError, InvalidModelFile) as error:
