@@ -5,7 +5,7 @@ positions allow no cheaper exact rule).
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,27 @@ def generate(decoder: Decoder, prompt: Sequence[int], sampling: Sampling) -> Ite
         if len(window) > block:
             window = window[-max(1, block // 2) :]
             cache.length, fresh = 0, window
+
+
+def until_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    """The text of some pieces, up to where one of `stops` begins; what may be the beginning of one is held back.
+
+    Raises CallerError for an empty stop.
+    """
+    if not all(stops):
+        raise CallerError("a text to stop at is not empty")
+    held = ""
+    for piece in pieces:
+        held += piece
+        ends = [held.find(stop) for stop in stops if stop in held]
+        if ends:
+            yield held[: min(ends)]
+            return
+        begun = (size for stop in stops for size in range(len(stop)) if held.endswith(stop[:size]))
+        ready = len(held) - max(begun, default=0)
+        yield held[:ready]
+        held = held[ready:]
+    yield held
 
 
 def draw(logits: Array, sampling: Sampling, uniform: float) -> int:

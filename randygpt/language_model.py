@@ -11,12 +11,12 @@ from randygpt.checkpoint import read_weights
 from randygpt.config import ModelConfig
 from randygpt.decoder import Decoder
 from randygpt.errors import CallerError, InvalidModelFile
-from randygpt.generate import Sampling, generate
+from randygpt.generate import Sampling, generate, until_stop
 from randygpt.sidecar import describe, find_checkpoint
 from randygpt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import torch
 
@@ -59,10 +59,19 @@ class LanguageModel:
         top_p: float = 1.0,
         top_k: int = 0,
         seed: int | None = None,
+        stop: "Sequence[str]" = (),
     ) -> str:
-        """A completion, without the prompt; the same seed gives the same text. Raises CallerError."""
+        """A completion, without the prompt and up to a text in `stop`; the same seed gives it again.
+
+        Raises CallerError.
+        """
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-        return self.tokenizer.decode(list(generate(self.decoder, self.tokenizer.encode(prompt).tolist(), sampling)))
+        return "".join(self.stream(prompt, sampling, stop))
+
+    def stream(self, prompt: str, sampling: Sampling, stop: "Sequence[str]" = ()) -> "Iterator[str]":
+        """The same in pieces, as they are drawn."""
+        tokens = generate(self.decoder, self.tokenizer.encode(prompt).tolist(), sampling)
+        return until_stop((self.tokenizer.decode([token]) for token in tokens), stop)
 
 
 def load(path: str | PathLike[str], *, preset: str | None = None, vocab: Path | None = None) -> LanguageModel:

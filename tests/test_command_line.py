@@ -307,7 +307,9 @@ def test_generate_writes_on_from_each_prompt(at_home: Path, capsys: pytest.Captu
     text = capsys.readouterr().out
     assert run(["generate", "--json", "--max-tokens", "9", "--seed", "1", "the", "fox"]) == 0
     completions = json.loads(capsys.readouterr().out)["completions"]
-    assert text == "".join(f"{each['prompt']}{each['text']}\n" for each in completions)
+    assert text == "".join(f"{each['text']}\n" for each in completions)
+    assert run(["generate", "--max-tokens", "9", "--seed", "1", "--stop", "fb", "--stop", "zz", "the"]) == 0
+    assert capsys.readouterr().out == completions[0]["text"].split("fb")[0] + "\n"
     assert [each["prompt"] for each in completions] == ["the", "fox"]
     assert all(1 <= len(each["text"]) <= 9 for each in completions)
 

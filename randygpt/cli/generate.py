@@ -2,16 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from randygpt.cli.output import Json, emit
 from randygpt.errors import CallerError
-
-if TYPE_CHECKING:
-    from randygpt.generate import Sampling
-    from randygpt.language_model import LanguageModel
 
 EXAMPLE = 'Example: randygpt generate "Once upon a time" --model shakespeare_best.bin --seed 1'
 
@@ -35,9 +31,12 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens of this probability.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Draw from so many likeliest tokens; 0: all.")] = 0,
     seed: Annotated[int | None, typer.Option(help="Same seed, same text.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End where this text would begin; repeat for more.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write on from a prompt, or from several."""
+    """Write on from a prompt, or from several; the completion alone is printed."""
     from randygpt.generate import Sampling
     from randygpt.language_model import load
 
@@ -45,10 +44,15 @@ def generate(
     language_model = load(model or trained(checkpoint), preset=preset, vocab=vocab)
     completions = []
     for prompt in prompts or [""]:
+        parts = []
+        for part in language_model.stream(prompt, sampling, stop or ()):
+            parts.append(part)
+            if not as_json:
+                sys.stdout.write(part)
+                sys.stdout.flush()
         if not as_json:
-            sys.stdout.write(prompt)
-        text = _stream(language_model, prompt, sampling, shown=not as_json)
-        completions.append({"prompt": prompt, "text": text})
+            sys.stdout.write("\n")
+        completions.append({"prompt": prompt, "text": "".join(parts)})
     if as_json:
         emit(as_json, {"completions": completions}, "")
 
@@ -59,18 +63,3 @@ def trained(prefix: Path) -> Path:
         if path.is_file():
             return path
     raise CallerError(f"neither {prefix}_best.bin nor {prefix}.bin is there; name a file with --model, or train one")
-
-
-def _stream(language_model: "LanguageModel", prompt: str, sampling: "Sampling", *, shown: bool) -> str:
-    """The completion, written as its tokens are drawn."""
-    from randygpt.generate import generate as draw_tokens
-
-    tokenizer, parts = language_model.tokenizer, []
-    for token in draw_tokens(language_model.decoder, tokenizer.encode(prompt).tolist(), sampling):
-        parts.append(tokenizer.decode([token]))
-        if shown:
-            sys.stdout.write(parts[-1])
-            sys.stdout.flush()
-    if shown:
-        sys.stdout.write("\n")
-    return "".join(parts)

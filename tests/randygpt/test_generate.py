@@ -1,6 +1,7 @@
 """Decoding a sequence: what it starts from, where it ends, and the window past the block."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from support.models import CONFIG, decoder_of
 
 from randygpt.config import ModelConfig
-from randygpt.generate import Sampling, draw, generate
+from randygpt.errors import CallerError
+from randygpt.generate import Sampling, draw, generate, until_stop
 from randygpt.model import GPT
 from randygpt.tokenizer import BOS_ID, EOS_ID
 
@@ -143,3 +145,51 @@ def test_the_prompt_is_left_alone() -> None:
 def test_tokens_come_as_they_are_drawn() -> None:
     stream = generate(decoder_of(talkative()), [2], replace(WARM, max_tokens=10**9))
     assert [next(stream) for _ in range(5)] == tokens(talkative(), [2], replace(WARM, max_tokens=5))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stops", "expected"),
+    [
+        (["ab", "cd"], [], "abcd"),
+        (["ab", "cd"], ["x"], "abcd"),
+        (["ab", "cd"], ["bc"], "a"),
+        (["ab", "cd"], ["d"], "abc"),
+        (["ab", "cd"], ["cd", "b"], "a"),
+        (["a", "a", "b", "c"], ["ab"], "a"),
+        (["a", "b", "a", "b", "c"], ["abc"], "ab"),
+        (["x", "\n", "y", "\n", "\n", "z"], ["\n\n"], "x\ny"),
+        (["ab"], ["abc"], "ab"),  # the end comes first
+        (["ab"], ["ab"], ""),
+        ([], ["ab"], ""),
+    ],
+)
+def test_a_text_to_stop_at(pieces: list[str], stops: list[str], expected: str) -> None:
+    assert "".join(until_stop(pieces, stops)) == expected
+
+
+def test_what_cannot_be_the_beginning_of_a_stop_comes_at_once() -> None:
+    read: list[str] = []
+
+    def pieces() -> Iterator[str]:
+        for piece in ("ab", "xx", "yz"):
+            read.append(piece)
+            yield piece
+
+    stream = until_stop(pieces(), ["bxxy"])
+    assert next(stream) == "a"
+    assert read == ["ab"]
+    assert next(stream) == ""
+    assert next(stream) == ""
+    assert read == ["ab", "xx", "yz"]
+
+
+def test_nothing_is_drawn_behind_a_stop() -> None:
+    drawn: list[str] = []
+    pieces = (drawn.append(piece) or piece for piece in "abcdef")
+    assert "".join(until_stop(pieces, ["c"])) == "ab"
+    assert drawn == ["a", "b", "c"]
+
+
+def test_an_empty_stop_is_refused() -> None:
+    with pytest.raises(CallerError, match="a text to stop at is not empty"):
+        list(until_stop(["a"], ["b", ""]))

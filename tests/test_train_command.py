@@ -1,0 +1,168 @@
+"""`randygpt train` as a user types it: shapes, recipes, fine-tuning, and what it says when there is nothing to do."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.command import only_line
+from support.models import TEXT, TOKENIZER
+
+from randygpt.checkpoint import read_checkpoint, read_weights
+from randygpt.cli.main import run
+from randygpt.sidecar import Description, describe, read_sidecar
+
+TINY = ("--dim", "16", "--heads", "2", "--layers", "1", "--batch", "2")
+
+
+@pytest.fixture
+def at_work(at_home: Path) -> Path:
+    (at_home / "train.txt").write_text(TEXT, encoding="utf-8")
+    return at_home
+
+
+def train(*words: str) -> int:
+    return run(["train", "--quiet", *words])
+
+
+def found(name: str = "checkpoint.bin") -> Description:
+    return describe(Path(name))
+
+
+def training(name: str = "checkpoint.bin") -> dict[str, object]:
+    sidecar = read_sidecar(Path(name))
+    assert sidecar is not None
+    return dict(sidecar.training)
+
+
+@pytest.mark.usefixtures("at_work")
+def test_any_shape() -> None:
+    assert train(*TINY, "--block", "64", "--iters", "2") == 0
+    config = found().config
+    assert (config.n_embd, config.n_head, config.n_layer, config.block_size) == (16, 2, 1, 64)
+    assert train("--preset", "xs", "--layers", "1", "--batch", "2", "--iters", "1", "--checkpoint", "other") == 0
+    config = found("other.bin").config
+    assert (config.n_embd, config.n_head, config.n_layer, config.preset) == (116, 4, 1, "custom")
+
+
+@pytest.mark.usefixtures("at_work")
+def test_a_shape_that_is_impossible(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--dim", "10", "--heads", "3") == 2
+    assert "10 is not a multiple of n_head 3" in only_line(capsys.readouterr().err)
+
+
+@pytest.mark.usefixtures("at_work")
+def test_a_custom_shape_without_its_json_is_named_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(*TINY, "--iters", "2") == 0
+    Path("checkpoint.json").unlink()
+    capsys.readouterr()
+    assert train("--resume", "--iters", "3") == 2
+    assert "fit no preset" in only_line(capsys.readouterr().err)
+    assert train(*TINY, "--resume", "--iters", "3") == 0
+    assert found().header.iteration == 2
+
+
+@pytest.mark.usefixtures("at_work")
+def test_a_resume_in_another_shape_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(*TINY, "--iters", "1") == 0
+    capsys.readouterr()
+    assert train("--resume", "--iters", "3", "--dim", "32") == 2
+    line = only_line(capsys.readouterr().err)
+    assert "says dim 16, heads 2, layers 1, block 256, and the command line says dim 32, heads 8, layers 6" in line
+
+
+@pytest.mark.usefixtures("at_work")
+def test_a_recipe_is_remembered() -> None:
+    assert train(*TINY, "--iters", "2") == 0
+    assert training()["recipe"] == "classic"
+    assert train("--dim", "16", "--heads", "2", "--layers", "1", "--recipe", "fast", "--iters", "2") == 0
+    assert (training()["recipe"], training()["batch_size"]) == ("fast", 8)
+    assert train("--resume", "--iters", "3") == 0
+    assert (training()["recipe"], training()["batch_size"]) == ("fast", 8)
+    lines = [json.loads(line) for line in Path("checkpoint.metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["lr"] for line in lines] == pytest.approx([0.003, 0.00315, 0.0033], rel=0.5)  # a warm-up
+    assert [line["tokens"] for line in lines] == [8 * 256 * count for count in (1, 2, 3)]
+
+
+@pytest.mark.usefixtures("at_work")
+@pytest.mark.parametrize("words", [("--recipe", "slow"), ("--accumulate", "3", "--batch", "2"), ("--precision", "fp8")])
+def test_what_there_is_not(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    assert train("--iters", "1", *words) == 2
+    only_line(capsys.readouterr().err)
+    assert not Path("checkpoint.bin").exists()
+
+
+@pytest.mark.usefixtures("at_work")
+@pytest.mark.parametrize("words", [("--resume", "base.bin", "--fine-tune"), ("--fine-tune", "--resume", "base.bin")])
+def test_fine_tuning_keeps_the_weights_and_nothing_else(words: tuple[str, ...]) -> None:
+    assert train(*TINY, "--iters", "30", "--seed", "5", "--checkpoint", "base") == 0
+    before = Path("base.bin").read_bytes()
+    Path("other.txt").write_text(TEXT[::-1], encoding="utf-8")
+    # a rate so low that the weights stay where they are
+    rate = ("--lr", "1e-12", "--min-lr", "1e-12", "--iters", "4", "--batch", "2")
+    assert train(*words, *rate, "--train-file", "other.txt", "--checkpoint", "tuned") == 0
+    tuned, base = found("tuned.bin"), found("base.bin")
+    assert (tuned.header.iteration, tuned.header.step) == (3, 4)
+    assert tuned.header.best_loss > base.header.best_loss  # on a text it does not know
+    weights = read_weights(tuned.path, tuned.config)
+    np.testing.assert_allclose(weights, read_weights(base.path, base.config), rtol=0, atol=1e-9)
+    moments = [read_checkpoint(each.path, each.config).moments for each in (tuned, base)]
+    assert moments[0] is not None
+    assert moments[1] is not None
+    assert not np.allclose(moments[0][1], moments[1][1])
+    assert training("tuned.bin")["seed"] != 5
+    assert tuned.tokenizer is not None
+    assert tuned.tokenizer.to_json() == TOKENIZER.to_json()
+    lines = Path("tuned.metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["iter"] for line in lines] == [0, 1, 2, 3]
+    assert Path("base.bin").read_bytes() == before
+
+
+@pytest.mark.usefixtures("at_work")
+def test_fine_tuning_alone_takes_the_newest_state() -> None:
+    assert train(*TINY, "--iters", "3") == 0
+    assert train("--fine-tune", "--iters", "2", "--batch", "2") == 0
+    assert found().header.iteration == 1
+
+
+@pytest.mark.usefixtures("at_work")
+def test_fine_tuning_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--fine-tune", "--iters", "2") == 2
+    assert "checkpoint.bin: No such file" in only_line(capsys.readouterr().err)
+
+
+@pytest.mark.usefixtures("at_work")
+@pytest.mark.parametrize("iters", ["2", "1"])
+def test_at_the_target_or_past_it_there_is_nothing_to_do(capsys: pytest.CaptureFixture[str], iters: str) -> None:
+    assert train(*TINY, "--iters", "2") == 0
+    before = Path("checkpoint.bin").read_bytes()
+    capsys.readouterr()
+    assert run(["--iters", iters, "--resume", "--quiet"]) == 0
+    assert f"nothing to do: checkpoint.bin is at iteration 2 of {iters}" in only_line(capsys.readouterr().err)
+    assert Path("checkpoint.bin").read_bytes() == before
+
+
+@pytest.mark.usefixtures("at_work")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--iters", "3", "--seed", "1"),
+        ("--iters", "3", "--bpe", "40"),
+        ("--iters", "3", "--bpe", "40", "--checkpoint", "my_run", "--lr", "1e-3", "--min-lr", "1e-4"),
+        ("--iters", "3", "--train-file", "train.txt"),
+    ],
+)
+def test_the_rust_programs_command_lines(words: tuple[str, ...]) -> None:
+    assert run([*words, *TINY, "--quiet"]) == 0
+    prefix = "my_run" if "my_run" in words else "checkpoint"
+    more = ["--checkpoint", prefix] if prefix == "my_run" else []
+    for resume in (["--resume"], ["--resume", f"{prefix}_best.bin"], ["--resume", f"{prefix}.bin"]):
+        assert run(["--iters", "4", *resume, *more, "--quiet"]) == 0
+    assert found(f"{prefix}.bin").header.iteration == 3
+    assert found(f"{prefix}.bin").config.vocab_size == (40 if "--bpe" in words else TOKENIZER.vocab_size)
+    bpe = ["--bpe"] if "--bpe" in words else []
+    assert run(["--iters", "5", "--resume", *bpe, *more, "--quiet"]) == 0
+    assert (
+        run(["--generate", "the", "fox", "--max-tokens", "5", "--temperature", "0.5", "--top-p", "0.9", *bpe, *more])
+        == 0
+    )
