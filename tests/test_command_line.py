@@ -301,6 +301,15 @@ def test_a_long_text_has_its_tokens_beside_it(friend: Path) -> None:
     assert tokens.read_bytes() == b"something of mine"
 
 
+def test_generate_ends_when_nobody_reads_any_more(at_home: Path) -> None:
+    write_tiny(at_home / "checkpoint.bin")
+    command = f"{sys.executable} -m randygpt generate --max-tokens 100000 the fox jumps a x y z | head -c 1"
+    done = subprocess.run(
+        ["/bin/bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, len(done.stdout), done.stderr) == (0, 1, "")
+
+
 def test_generate_writes_on_from_each_prompt(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tiny(at_home / "checkpoint.bin")
     assert run(["--generate", "the", "fox", "--max-tokens", "9", "--seed", "1"]) == 0

@@ -1,12 +1,11 @@
 """`randygpt generate`: text from a checkpoint, as it is drawn."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from randygpt.cli.output import Json, emit
+from randygpt.cli.output import Json, emit, write
 from randygpt.errors import CallerError
 
 EXAMPLE = 'Example: randygpt generate "Once upon a time" --model shakespeare_best.bin --seed 1'
@@ -47,11 +46,10 @@ def generate(
         parts = []
         for part in language_model.stream(prompt, sampling, stop or ()):
             parts.append(part)
-            if not as_json:
-                sys.stdout.write(part)
-                sys.stdout.flush()
+            if not as_json and not write(part):
+                return
         if not as_json:
-            sys.stdout.write("\n")
+            write("\n")
         completions.append({"prompt": prompt, "text": "".join(parts)})
     if as_json:
         emit(as_json, {"completions": completions}, "")

@@ -18,11 +18,18 @@ Relays = Annotated[
 
 def emit(as_json: bool, result: Mapping[str, object], text: str) -> None:  # noqa: FBT001 (passed on from the flag)
     """Print a command's result, in the form the user asked for."""
+    write((json.dumps(result, ensure_ascii=False) if as_json else text) + "\n")
+
+
+def write(text: str) -> bool:
+    """Write to stdout at once; False if whoever read it has had enough, and then the rest goes nowhere."""
     try:
-        sys.stdout.write((json.dumps(result, ensure_ascii=False) if as_json else text) + "\n")
+        sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has had enough; the command has done its work
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def remark(text: str) -> None:
