@@ -22,6 +22,7 @@ class World:
 
     rank: int = 0  # ours; the first writes the files
     size: int = 1
+    device: str = "cpu"
 
     def share(self, count: int) -> range:
         """Which of `count` pieces of work are ours."""
@@ -36,10 +37,8 @@ class World:
         """Whether one of the processes says yes."""
         if self.size == 1:
             return ours
-        votes = torch.tensor(float(ours))
-        if dist.get_backend() == "nccl":
-            votes = votes.cuda()
-        dist.all_reduce(votes)
+        votes = torch.tensor(float(ours), device=self.device)
+        self.sum(votes)
         return bool(votes)
 
 
@@ -47,12 +46,14 @@ class World:
 def joined(device: str) -> Iterator[World]:
     """The world that `torchrun` started us in (it says so in the environment), else one of our own."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield World()
+    if size == 1 or "MASTER_ADDR" not in os.environ:
+        yield World(device=device)
         return
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
-        yield World(dist.get_rank(), size)
+        yield World(dist.get_rank(), size, device)
     finally:
         dist.destroy_process_group()
 
