@@ -1,8 +1,8 @@
 """How fast to learn: schedules, the plateau rule, and optimisers over one flat vector. No I/O."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,20 +24,29 @@ PLATEAU_FACTOR = 0.5
 PLATEAU_CUTS = 3  # then the run stops
 
 
-class Optimizer(Protocol):
-    """What training asks of an optimiser over one vector (P,)."""
+class Optimizer(ABC):
+    """What steps on a vector (P,) of weights, of which the model's parameters are views."""
 
-    gradient: Tensor  # (P,), gathered since the last step
+    def __init__(self, flat: Tensor, gradient: Tensor) -> None:
+        self.gradient = gradient  # (P,), gathered since the last step
+        self.restore(0, (torch.zeros_like(flat), torch.zeros_like(flat)))
 
     @property
     def moments(self) -> tuple[Tensor, Tensor]:
         """First and second moment of the gradient, (P,) each; live, not copies."""
+        return self._moments
 
     def restore(self, steps: int, moments: tuple[Tensor, Tensor]) -> None:
         """Go on from `steps` steps with these moments (P,)."""
+        self._moments = moments
+        self._restore(steps, moments)
 
+    @abstractmethod
+    def _restore(self, steps: int, moments: tuple[Tensor, Tensor]) -> None: ...
+
+    @abstractmethod
     def step(self, rate: float) -> None:
-        """One step on the gradient, which is then zero again."""
+        """One step on the gradient gathered since the last, which is then zero again."""
 
 
 def constant_then_cosine(iteration: int, *, iterations: int, peak: float, lowest: float) -> float:
@@ -82,23 +91,15 @@ class Plateau:
         return False
 
 
-class FlatAdamW:
-    """AdamW over one vector (P,), with a gradient of the same shape that is clamped element by element."""
+class FlatAdamW(Optimizer):
+    """AdamW, with a gradient that is clamped element by element."""
 
     def __init__(self, flat: Tensor, gradient: Tensor) -> None:
-        self.gradient = gradient
         self._parameter = _parameter(flat, gradient)
         self._adamw = _adamw(self._parameter, betas=BETAS, weight_decay=WEIGHT_DECAY)
-        self.restore(0, (torch.zeros_like(flat), torch.zeros_like(flat)))
+        super().__init__(flat, gradient)
 
-    @property
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """First and second moment, (P,) each; live, not copies."""
-        return self._moments
-
-    def restore(self, steps: int, moments: tuple[Tensor, Tensor]) -> None:
-        """Go on from `steps` steps with these moments (P,)."""
-        self._moments = moments
+    def _restore(self, steps: int, moments: tuple[Tensor, Tensor]) -> None:
         _restore(self._adamw, self._parameter, steps, *moments)
 
     def step(self, rate: float) -> None:
@@ -108,33 +109,24 @@ class FlatAdamW:
         self.gradient.zero_()
 
 
-class FlatMuon:
-    """Muon for the matrices of the layers, AdamW for the tables before them, over one vector (P,).
+class FlatMuon(Optimizer):
+    """Muon for the matrices of the layers, AdamW for the tables before them.
 
     Muon's momentum is AdamW's first moment, and the second is kept for the matrices too though nothing here needs it:
     a checkpoint can be gone on with by either.
     """
 
     def __init__(self, config: ModelConfig, flat: Tensor, gradient: Tensor) -> None:
-        self.gradient = gradient
         self._config = config
         self._border = sum(rows * columns for _, rows, columns in _matrices(config, of_layers=False))
         self._tables = _parameter(flat[: self._border], gradient[: self._border])
-        self._weights = [
-            _parameter(weights, part) for weights, part in zip(self._views(flat), self._views(gradient), strict=True)
-        ]
+        both = zip(self._views(flat), self._views(gradient), strict=True)
+        self._weights = [_parameter(weights, part) for weights, part in both]
         self._adamw = _adamw(self._tables, betas=TABLE_BETAS, weight_decay=0.0)
         self._muon = torch.optim.Muon(self._weights, lr=0.0, momentum=MUON_MOMENTUM, weight_decay=0.0)
-        self.restore(0, (torch.zeros_like(flat), torch.zeros_like(flat)))
+        super().__init__(flat, gradient)
 
-    @property
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """First and second moment, (P,) each; live, not copies."""
-        return self._moments
-
-    def restore(self, steps: int, moments: tuple[Tensor, Tensor]) -> None:
-        """Go on from `steps` steps with these moments (P,)."""
-        self._moments = moments
+    def _restore(self, steps: int, moments: tuple[Tensor, Tensor]) -> None:
         _restore(self._adamw, self._tables, steps, *(moment[: self._border] for moment in moments))
         for weights, momentum in zip(self._weights, self._views(moments[0]), strict=True):
             self._muon.state[weights] = {"momentum_buffer": momentum}
@@ -142,7 +134,7 @@ class FlatMuon:
     def step(self, rate: float) -> None:
         """One step on the gradient gathered since the last, which is then zero again; `rate` is the matrices'."""
         behind = self.gradient[self._border :]
-        self._moments[1][self._border :].mul_(BETAS[1]).addcmul_(behind, behind, value=1 - BETAS[1])
+        self.moments[1][self._border :].mul_(BETAS[1]).addcmul_(behind, behind, value=1 - BETAS[1])
         _step(self._adamw, rate * TABLE_SHARE)
         _step(self._muon, rate)
         self.gradient.zero_()

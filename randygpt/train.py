@@ -97,6 +97,7 @@ class Trainer:
         found: Description,
         *,
         fine_tune: bool = False,
+        name: str = "",
         world: World = World(),  # noqa: B008 (frozen)
         tell: Callable[[str], None] = lambda _: None,
     ) -> Self:
@@ -104,7 +105,7 @@ class Trainer:
 
         The JSON beside it gives the plateau's counters, so the run ends as an unbroken one would have. Without one,
         the counters start afresh; without a vocabulary, the tokens are the text's characters.
-        To fine-tune is to keep the weights, and begin anew with everything else.
+        To fine-tune is to keep the weights, and begin anew with everything else, the name included.
         """
         path = found.path
         tokenizer = found.tokenizer or CharTokenizer.from_text(text)
@@ -113,7 +114,9 @@ class Trainer:
         loaded = read_checkpoint(path, found.config)
         state = _state(options, found.config, torch.from_numpy(loaded.weights), tokenizer)
         corpus = Corpus(text, tokenizer, found.config.block_size, tell=tell)
-        trainer = cls(options, corpus, state, name=found.sidecar.name if found.sidecar else "", world=world)
+        if found.sidecar and not fine_tune:
+            name = found.sidecar.name
+        trainer = cls(options, corpus, state, name=name, world=world)
         if not fine_tune:
             _go_on(state, loaded, found.sidecar, options.device)
             if found.sidecar and found.sidecar.training.get("tokens", corpus.identity) != corpus.identity:

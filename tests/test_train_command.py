@@ -111,6 +111,8 @@ def test_fine_tuning_keeps_the_weights_and_nothing_else(words: tuple[str, ...]) 
     assert moments[1] is not None
     assert not np.allclose(moments[0][1], moments[1][1])
     assert training("tuned.bin")["seed"] != 5
+    assert tuned.sidecar is not None
+    assert tuned.sidecar.name == "tuned"
     assert tuned.tokenizer is not None
     assert tuned.tokenizer.to_json() == TOKENIZER.to_json()
     lines = Path("tuned.metrics.jsonl").read_text(encoding="utf-8").splitlines()

@@ -149,9 +149,10 @@ def _trainer(
     from randygpt.train import Trainer
 
     text = Text.find(train_file)
+    name = "" if options.prefix.name == "checkpoint" else options.prefix.name
     if model.start:
         found = describe(model.start, preset=model.preset, shape=model.shape, vocab=model.vocab)
-        trainer = Trainer.resume(options, text, found, fine_tune=model.fine_tune, world=world, tell=tell)
+        trainer = Trainer.resume(options, text, found, fine_tune=model.fine_tune, name=name, world=world, tell=tell)
         if model.bpe and trainer.tokenizer.kind != "bpe":
             raise CallerError(f"{model.start} was trained on characters, and --bpe asks for byte pairs")
     else:
@@ -163,7 +164,6 @@ def _trainer(
         def config(vocab_size: int) -> ModelConfig:
             return ModelConfig.from_preset(model.preset or DEFAULT_PRESET, vocab_size=vocab_size, **model.shape)
 
-        name = "" if options.prefix.name == "checkpoint" else options.prefix.name
         trainer = Trainer.start(options, text, config, tokenizer=tokenizer, name=name, world=world, tell=tell)
     shape = f"{trainer.model.config.name}, {trainer.model.config.parameter_count:,} parameters"
     tell(f"{shape}, {options.device}, {options.precision}, text: {text.source}")
