@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all lint fmt bench install clean
+.PHONY: demo test test-all lint fmt bench bench-recipe install clean
 
 demo: $(INSTALLED)
 	$(BIN)/randygpt demo
@@ -27,6 +27,9 @@ fmt: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py
+
+bench-recipe: $(INSTALLED)
+	$(BIN)/python benchmarks/run.py --recipe
 
 install: $(INSTALLED)
 

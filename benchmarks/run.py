@@ -1,192 +1,136 @@
-"""How fast it is, as ratios taken in one run: `make bench`. Writes JSON with machine and commit.
+"""How fast it is, mostly as ratios taken in one run: `make bench`. Prints a table, writes JSON and a picture.
 
 `RANDYGPT_BASELINE` names a plain PyTorch program that prints {"ms_per_iter"} for `train` and {"tokens_per_s"} for
-`decode`; without it those two rows are left out.
+`decode`; `RANDYGPT_TEXT` names the text to train on, else it is the built-in sample. Rows that need one of the two and
+do not have it are left out. `--only` measures the rows whose name holds a word; its report, `local-…`, is not kept.
 """
 
-import asyncio
-import hashlib
+import argparse
+import contextlib
+import importlib.metadata
 import json
 import os
 import platform
-import statistics
+import shutil
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import coincurve
-import pybase64
-import torch
+import picture
+import rows_machine
+import rows_model
+import rows_relay
+from measure import BASELINE, TEXT, Bench, Result, Row
 
-from distribution.announcement import chunk_draft
-from distribution.chunking import CHUNK_SIZE
-from randygpt.config import ModelConfig
-from randygpt.generate import Sampling, generate
-from randygpt.model import GPT
-from randygpt.options import TrainOptions
 from randygpt.text import Text
-from randygpt.train import Trainer
-from relay_client.embedded import EmbeddedRelay
-from relay_client.event import Event, HashedEvent
-from relay_client.filter import Filter
-from relay_client.keys import SecretKey
-from relay_client.pool import Pool
+from randygpt.tokenizer import CharTokenizer
 
 RESULTS = Path(__file__).parent / "results"
-ROUNDS = 3  # A B A B A B
-CHUNKS = 300
+USUAL = (*rows_model.ROWS, *rows_relay.ROWS, *rows_machine.ROWS)
 
 
 def main() -> None:
-    """Measure, print a line a row, and write the JSON."""
-    rows: dict[str, dict[str, float]] = {}
+    """Measure, print a line a row, and write JSON and picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", metavar="WORD", default="", help="rows whose name holds this")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--recipe", action="store_true", help="the rows of the fast recipe, in place of the usual")
+    which.add_argument("--all", action="store_true", help="both")
+    asked = parser.parse_args()
+    chosen = [] if asked.recipe else [*USUAL]
+    if asked.recipe or asked.all:
+        chosen += rows_model.RECIPE_ROWS
+    rows = [row for row in chosen if asked.only in row.name]
+    if not rows:
+        parser.error(f"no row's name holds {asked.only!r}")
+    about = machine()
+    print(f"{about['machine']}, load {about['load']}\n", flush=True)
+    results = measured(rows)
+    if results:
+        commit = f"{about['date']}-{about['commit']}{'-dirty' if about['dirty'] else ''}"
+        name = f"{'local-' if asked.only else ''}{commit}{'-recipe' if asked.recipe else ''}"
+        write(RESULTS / name, about, results)
+
+
+def measured(rows: list[Row]) -> list[Result]:
+    """Results of the rows, printed as they come."""
+    width = max(len(row.name) for row in rows)
+    results = []
     with tempfile.TemporaryDirectory() as folder:
-        baseline = os.environ.get("RANDYGPT_BASELINE")
-        if baseline:
-            rows["training iteration, preset s, batch 64"] = compare(
-                lambda: baseline_figure(baseline, "train", "s", "ms_per_iter", "--vocab", "98"),
-                lambda: training_ms(Path(folder)),
-            )
-            rows["decoding, preset l, vocabulary 2000, 200 tokens"] = compare(
-                lambda: 1e3 / baseline_figure(baseline, "decode", "l", "tokens_per_s", "--vocab", "2000"),
-                decoding_ms,
-            )
-        rows["sign and pack a chunk, against bare sha256, base64 and Schnorr"] = compare(bare_signing_ms, signing_ms)
-        rows["verify a chunk event, against bare sha256 and Schnorr"] = compare(bare_verifying_ms, verifying_ms)
-        rows["fetch and verify, against reading and discarding"] = asyncio.run(fetching())
-    report = {
+        bench = prepare(Path(folder))
+        print(f"{'row':{width}}  {'value':>16}  {'goal':>6}  reached")
+        for row in rows:
+            missing = row.missing(bench)
+            if missing:
+                print(f"{row.name:{width}}  left out: {' and '.join(missing)} not set", flush=True)
+                continue
+            result = Result(row, row.measure(bench))
+            results.append(result)
+            reached = {True: "yes", False: "NO", None: ""}[result.reached]
+            shown = f"{row.name:{width}}  {result.value_words:>16}  {result.goal_words:>6}  {reached:7}"
+            print(f"{shown}  {result.measured.fault or raw_words(result)}".rstrip(), flush=True)
+    return results
+
+
+def prepare(folder: Path) -> Bench:
+    """A folder with a copy of the text, beside which training leaves its tokens."""
+    baseline, text = os.environ.get(BASELINE), os.environ.get(TEXT)
+    copied = folder / "train.txt"
+    if text:
+        shutil.copyfile(text, copied)
+    else:
+        with contextlib.chdir(folder):  # where no text is
+            copied.write_text("".join(Text.find(None)), encoding="utf-8")
+    vocab_size = CharTokenizer.from_text(Text.find(copied)).vocab_size
+    baseline = str(Path(baseline).resolve(strict=True)) if baseline else None
+    return Bench(folder=folder, baseline=baseline, has_text=bool(text), vocab_size=vocab_size)
+
+
+def raw_words(result: Result) -> str:
+    """The figures behind a result."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in result.measured.raw.items())
+
+
+def machine() -> dict[str, object]:
+    """What was measured, where, and whether others were at work there."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
+    processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
+    return {
         "commit": git("rev-parse", "--short", "HEAD"),
         "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "torch": torch.__version__,
-        "rows": rows,
-    }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    target = RESULTS / f"{report['date']}-{report['commit']}.json"
-    target.write_text(json.dumps(report, indent=1) + "\n")
-    for name, row in rows.items():
-        print(f"{row['ratio']:7.2f} x  {name}  ({row['a_ms']:.3g} ms against {row['b_ms']:.3g} ms)")
-    print(target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target)
-
-
-def compare(a: Callable[[], float], b: Callable[[], float]) -> dict[str, float]:
-    """Medians of A B A B A B, in ms, and how many times faster B is, pair by pair."""
-    pairs = [(a(), b()) for _ in range(ROUNDS)]
-    return {
-        "ratio": statistics.median(first / second for first, second in pairs),
-        "a_ms": statistics.median(first for first, _ in pairs),
-        "b_ms": statistics.median(second for _, second in pairs),
-    }
-
-
-def baseline_figure(program: str, what: str, preset: str, key: str, *more: str) -> float:
-    """One figure that the plain program prints."""
-    command = [sys.executable, program, what, "--preset", preset, *more]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    return float(json.loads(done.stdout)[key])
-
-
-def training_ms(folder: Path) -> float:
-    """Median ms of an iteration at the default settings, dropout on."""
-    options = TrainOptions(iterations=6, batch_size=64, prefix=folder / "bench")
-    trainer = Trainer.start(options, Text.find(None), lambda size: ModelConfig.from_preset("s", vocab_size=size))
-    times: list[float] = []
-    trainer.run(lambda step: times.append(step.ms) if step.val_loss is None else None, lambda: False)
-    return statistics.median(times[1:])
-
-
-def decoding_ms() -> float:
-    """Ms a token, one sequence."""
-    model = GPT.initialise(ModelConfig.from_preset("l", vocab_size=2000), seed=0).eval()
-    start = time.perf_counter()
-    count = sum(1 for _ in generate(model, [5] * 16, Sampling(max_tokens=200, temperature=0.8, top_p=0.9, seed=1)))
-    return (time.perf_counter() - start) * 1e3 / count
-
-
-KEY = SecretKey.generate()
-DATA = [os.urandom(CHUNK_SIZE) for _ in range(CHUNKS)]
-EVENTS = [chunk_draft(data, sha256=hashlib.sha256(data).digest(), created_at=1).sign(KEY) for data in DATA]
-
-
-def each_ms(work: Callable[[int], object]) -> float:
-    """Ms for one of CHUNKS pieces of work."""
-    start = time.perf_counter()
-    for index in range(CHUNKS):
-        work(index)
-    return (time.perf_counter() - start) * 1e3 / CHUNKS
-
-
-def bare_signing_ms() -> float:
-    """What signing a chunk costs if nothing else is done."""
-    bare = coincurve.PrivateKey()
-
-    def work(index: int) -> bytes:
-        text = pybase64.b64encode(DATA[index])
-        hashlib.sha256(DATA[index])
-        return bare.sign_schnorr(hashlib.sha256(text).digest())
-
-    return each_ms(work)
-
-
-def signing_ms() -> float:
-    """From a chunk's bytes to the event's JSON."""
-
-    def work(index: int) -> bytes:
-        data = DATA[index]
-        return chunk_draft(data, sha256=hashlib.sha256(data).digest(), created_at=2).sign(KEY).to_json()
-
-    return each_ms(work)
-
-
-def bare_verifying_ms() -> float:
-    """What verifying an event costs if nothing else is done."""
-    public = coincurve.PublicKeyXOnly(KEY.pubkey)
-
-    def work(index: int) -> bool:
-        hashlib.sha256(EVENTS[index].content.encode())
-        return public.verify(EVENTS[index].sig, EVENTS[index].id)
-
-    return each_ms(work)
-
-
-def verifying_ms() -> float:
-    """From decoded JSON to an `Event`."""
-    raw_events = [event.to_dict() for event in EVENTS]
-    return each_ms(lambda index: Event.parse(raw_events[index]))
-
-
-async def fetching() -> dict[str, float]:
-    """Reading events from the embedded relay: verified by id, against dropped as they come."""
-    async with EmbeddedRelay(port=7797) as relay, Pool([relay.url]) as pool:
-        await pool.publish((event, [relay.url]) for event in EVENTS)
-        ids = [event.id for event in EVENTS]
-
-        async def read(*, verified: bool) -> float:
-            start = time.perf_counter()
-            if verified:
-                await pool.collect(ids, lambda _url, raw_event: bool(HashedEvent.parse(raw_event)))
-            else:
-                for first in range(0, CHUNKS, 50):
-                    batch = tuple(ids[first : first + 50])
-                    await pool.query(Filter(ids=batch, limit=len(batch)))
-            return (time.perf_counter() - start) * 1e3 / CHUNKS
-
-        pairs = [(await read(verified=False), await read(verified=True)) for _ in range(ROUNDS)]
-    return {
-        "ratio": statistics.median(first / second for first, second in pairs),
-        "a_ms": statistics.median(first for first, _ in pairs),
-        "b_ms": statistics.median(second for _, second in pairs),
+        "machine": f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "load": round(os.getloadavg()[0], 1),
+        "torch": importlib.metadata.version("torch"),
+        "numpy": importlib.metadata.version("numpy"),
     }
 
 
 def git(*words: str) -> str:
     """What git says, empty outside a checkout."""
-    done = subprocess.run(["git", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    done = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=False,
+    )
     return done.stdout.strip()
+
+
+def write(stem: Path, about: dict[str, object], results: list[Result]) -> None:
+    """Write the report, and its picture if a row of it has a goal."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    report = {**about, "rows": [result.as_json() for result in results]}
+    written = [stem.with_name(f"{stem.name}.json")]
+    written[0].write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if any(result.score is not None for result in results):
+        written.append(stem.with_name(f"{stem.name}.svg"))
+        written[1].write_bytes(picture.draw(results, f"{about['machine']}; commit {about['commit']}, {about['date']}"))
+    for path in written:
+        print(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 if __name__ == "__main__":

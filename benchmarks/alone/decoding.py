@@ -1,0 +1,34 @@
+"""Writes 200 tokens with preset l and a vocabulary of 2,000; prints {"tokens_per_s"}. No torch, as in `generate`."""
+
+import json
+import sys
+import time
+
+import numpy as np
+
+from randygpt.config import ModelConfig
+from randygpt.decoder import Decoder
+from randygpt.generate import Sampling, generate
+from randygpt.header import tensor_shapes
+
+TOKENS = 200
+
+
+def main() -> None:
+    """Measure, and print."""
+    config = ModelConfig.from_preset("l", vocab_size=2000)
+    count = sum(rows * columns for rows, columns in tensor_shapes(config).values())
+    weights = np.random.default_rng(0).standard_normal(count, dtype=np.float32) * np.float32(0.02)
+    decoder = Decoder(config, weights)
+    start = time.perf_counter()
+    written = sum(
+        1 for _ in generate(decoder, [5] * 16, Sampling(max_tokens=TOKENS, temperature=0.8, top_p=0.9, seed=1))
+    )
+    seconds = time.perf_counter() - start
+    if written < TOKENS or "torch" in sys.modules:
+        raise RuntimeError("the end was drawn, or torch imported: this is not what was to be measured")
+    print(json.dumps({"tokens_per_s": written / seconds}))
+
+
+if __name__ == "__main__":
+    main()

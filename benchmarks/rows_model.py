@@ -1,0 +1,164 @@
+"""Rows about training, decoding and byte pairs; those of the fast recipe, which take longer, are apart."""
+
+import functools
+import math
+import statistics
+from collections.abc import Callable
+from functools import partial
+
+from measure import BASELINE, TEXT, Bench, Measured, Metrics, Raw, Row, compare, iteration_ms, ratio
+
+CLASSIC_RUN = ("--preset", "s", "--iters", "8")
+CLASSIC_ITERATIONS = 1000  # what a fast run is held against
+RECIPE_ROUNDS = 2
+
+
+def training(bench: Bench, preset: str, plain_steps: int) -> Measured:
+    """An iteration of the plain program against one of `randygpt train`, 64 windows each."""
+    return compare(
+        lambda: bench.plain_training_ms(preset, plain_steps),
+        lambda: iteration_ms(bench.train("--preset", preset, "--iters", "8")),
+    )
+
+
+def decoding(bench: Bench) -> Measured:
+    """A token of the plain program against one of ours."""
+    return compare(bench.plain_decoding_ms, lambda: 1e3 / bench.alone("decoding.py")["tokens_per_s"])
+
+
+@functools.cache  # two rows share it
+def byte_pairs(bench: Bench) -> Raw:
+    """Medians of three runs."""
+    runs = [bench.alone("byte_pairs.py", str(bench.text)) for _ in range(3)]
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
+def learning_byte_pairs(bench: Bench) -> Measured:
+    """Seconds; beside them, how many times faster than the library's plain call."""
+    raw = byte_pairs(bench)
+    ours, plain = raw["train_s"], raw["plain_train_s"]
+    return Measured(value=ours, raw={"ours_s": ours, "plain_s": plain, "ratio": plain / ours})
+
+
+def encoding_byte_pairs(bench: Bench) -> Measured:
+    """MB/s; beside them, how many times faster than the library's plain call."""
+    raw = byte_pairs(bench)
+    ours, plain = raw["encode_s"], raw["plain_encode_s"]
+    return Measured(value=raw["bytes"] / ours / 1e6, raw={"ours_s": ours, "plain_s": plain, "ratio": plain / ours})
+
+
+def evaluating(bench: Bench, *flags: str) -> Measured:
+    """Per cent of a run's time that goes to measuring the validation loss."""
+    metrics = bench.train(*flags)
+    usual = iteration_ms(metrics)
+    evaluations = [line["ms_per_iter"] - usual for line in metrics if "val_loss" in line]
+    return Measured(
+        value=100 * sum(evaluations) / total_ms(metrics),
+        raw={"iteration_ms": usual, "evaluation_ms": statistics.median(evaluations), "evaluations": len(evaluations)},
+    )
+
+
+def fast_s(bench: Bench, iterations: int, most_loss: float) -> Measured:
+    """1000 classic iterations, of which a few are measured, against a fast run that gets as far."""
+
+    def classic_ms() -> float:
+        return CLASSIC_ITERATIONS * iteration_ms(bench.train(*CLASSIC_RUN))
+
+    return fast(bench, classic_ms, "s", iterations, most_loss, inverse=False)
+
+
+def fast_xs(bench: Bench, iterations: int, most_loss: float) -> Measured:
+    """A fast run, in iterations of preset s of the plain program."""
+    return fast(bench, lambda: bench.plain_training_ms("s", 4), "xs", iterations, most_loss, inverse=True)
+
+
+def fast(
+    bench: Bench, reference_ms: Callable[[], float], preset: str, iterations: int, most_loss: float, *, inverse: bool
+) -> Measured:
+    """Whole fast runs against a reference. A run that ends with a higher loss than it must is a fault."""
+    pairs, losses = [], []
+    for _ in range(RECIPE_ROUNDS):
+        reference = reference_ms()
+        metrics = bench.train("--recipe", "fast", "--preset", preset, "--iters", str(iterations))
+        pairs.append((reference, total_ms(metrics)))
+        losses.append(metrics[-1]["val_loss"])
+    found = ratio(pairs, inverse=inverse)
+    fault = "" if max(losses) <= most_loss else f"validation loss {max(losses):.4f}, not {most_loss:.4f}"
+    return Measured(value=found.value, raw={**found.raw, "val_loss": max(losses)}, fault=fault)
+
+
+def total_ms(metrics: Metrics) -> float:
+    """Time of a whole run, evaluations included."""
+    return sum(line["ms_per_iter"] for line in metrics)
+
+
+ROWS = (
+    Row(
+        name="training iteration, preset s, batch 64",
+        unit="x",
+        goal=3.5,
+        needs=(BASELINE,),
+        measure=partial(training, preset="s", plain_steps=5),
+    ),
+    Row(
+        name="training iteration, preset l, batch 64",
+        unit="x",
+        goal=3.5,
+        needs=(BASELINE,),
+        measure=partial(training, preset="l", plain_steps=3),
+    ),
+    Row(
+        name="decoding, preset l, vocabulary 2000, 200 tokens",
+        unit="x",
+        goal=10,
+        needs=(BASELINE,),
+        measure=decoding,
+    ),
+    Row(
+        name="learning byte pairs, vocabulary 500",
+        unit="s",
+        goal=3,
+        at_most=True,
+        needs=(TEXT,),
+        measure=learning_byte_pairs,
+    ),
+    Row(
+        name="encoding byte pairs, vocabulary 500",
+        unit="MB/s",
+        goal=5,
+        needs=(TEXT,),
+        measure=encoding_byte_pairs,
+    ),
+    Row(
+        name="evaluation's share of training, preset s",
+        unit="%",
+        goal=5,
+        at_most=True,
+        measure=lambda bench: evaluating(bench, "--preset", "s", "--iters", "50"),
+    ),
+    Row(
+        name="evaluation's share of training, preset xs, fast recipe",
+        unit="%",
+        goal=5,
+        at_most=True,
+        measure=lambda bench: evaluating(bench, "--recipe", "fast", "--preset", "xs", "--iters", "200"),
+    ),
+)
+
+RECIPE_ROWS = (
+    Row(
+        name="fast recipe, preset s, to perplexity 11.15, against 1000 classic iterations",
+        unit="x",
+        goal=20,
+        needs=(TEXT,),
+        measure=partial(fast_s, iterations=120, most_loss=math.log(11.15)),
+    ),
+    Row(
+        name="fast recipe, preset xs, to loss 1.886, in plain iterations of preset s",
+        unit="iterations",
+        goal=15,
+        at_most=True,
+        needs=(BASELINE, TEXT),
+        measure=partial(fast_xs, iterations=380, most_loss=1.886),
+    ),
+)
