@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 REACHED, MISSED, QUIET = "#0072B2", "#D55E00", "#555555"  # the first two of Okabe and Ito
 TICKS = (1, 1.5, 2, 3, 5, 10, 20, 50, 100)  # times as good, and times as bad
 LEAST, MOST = 1.6, 100.0  # times the goal that the axis shows in any case, and at most
-NAME_WIDTH = 38  # characters of a line
+NAME_WIDTH = 40  # characters of a line
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
