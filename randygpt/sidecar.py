@@ -7,7 +7,7 @@ A checkpoint `X.bin` has `X.json` beside it. In the folder of a fetched release 
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,12 +30,14 @@ class Sidecar:
     iteration: int = 0  # index of the last iteration done
     losses: Mapping[str, float | None] = field(default_factory=dict)  # train, val, best_val
     training: Mapping[str, Any] = field(default_factory=dict)  # what an exact resume needs
+    source: str = field(default="the JSON beside the checkpoint", compare=False)
 
-    def remembered(self, name: str, default: int) -> int:
-        """A whole number of the run that wrote it; raises InvalidModelFile if it is something else."""
+    def remembered(self, name: str, default: Any) -> Any:  # noqa: ANN401 (int or str, as the default)
+        """A whole number or a text of the run that wrote it; raises InvalidModelFile if it is something else."""
         value = self.training.get(name, default)
-        if type(value) is not int or value < 0:
-            raise InvalidModelFile(f"the JSON beside the checkpoint: {name} is not a whole number")
+        if type(value) is not type(default) or (isinstance(value, int) and value < 0):
+            kind = "a whole number" if isinstance(default, int) else "text"
+            raise InvalidModelFile(f"{self.source}: {name} is not {kind}")
         return value
 
     def to_json(self) -> dict[str, object]:
@@ -92,7 +94,7 @@ def read_sidecar(checkpoint: Path) -> Sidecar | None:
         return None
     raw = read_json(path)
     try:
-        return Sidecar.from_json(raw)
+        return replace(Sidecar.from_json(raw), source=str(path))
     except InvalidModelFile as error:
         raise InvalidModelFile(f"{path}: {error}") from None
 
@@ -107,8 +109,8 @@ def describe(
     """What a checkpoint is, from its header and exact size and from what stands beside it.
 
     The shape comes from the JSON beside it, else config.json in its folder, else `preset` (by default the default) with
-    the fields of `shape`, else the size. Raises
-    InvalidModelFile, naming the file, and OSError. Reads 24 bytes of the checkpoint.
+    the fields of `shape`, else the size. Raises InvalidModelFile, naming the file, and OSError. Reads 24 bytes of the
+    checkpoint.
     """
     with checkpoint.open("rb") as file:
         raw_header = file.read(HEADER_SIZE)

@@ -124,17 +124,16 @@ def _options(model: _Wanted, recipe: str | None, **asked: Any) -> "TrainOptions"
     from randygpt.sidecar import read_sidecar
 
     before = read_sidecar(model.start) if model.start and not model.fine_tune else None
-    told = before.training if before else {}
-    name = recipe or told.get("recipe", CLASSIC)
+    told: Callable[[str, Any], Any] = before.remembered if before else lambda _name, default: default
+    name = recipe or told("recipe", CLASSIC)
     defaults = RECIPES.get(name, RECIPES[CLASSIC])
-    batch_size = defaults.batch_size or default_batch_size(model.preset or DEFAULT_PRESET)
     peak = asked["peak_rate"] or defaults.peak_rate
     fallback: dict[str, Any] = {
-        "batch_size": before.remembered("batch_size", batch_size) if before else batch_size,
-        "seed": before.remembered("seed", DEFAULT_SEED) if before else DEFAULT_SEED,
+        "batch_size": told("batch_size", defaults.batch_size or default_batch_size(model.preset or DEFAULT_PRESET)),
+        "seed": told("seed", DEFAULT_SEED),
         "peak_rate": peak,
         "lowest_rate": min(defaults.lowest_rate, peak),
-        "precision": told.get("precision") or fastest_precision(asked["device"]),
+        "precision": told("precision", fastest_precision(asked["device"])),
     }
     chosen = {field: fallback[field] if value is None else value for field, value in asked.items()}
     return TrainOptions(recipe=name, dropout=defaults.dropout, **chosen)
