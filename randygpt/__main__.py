@@ -1,12 +1,16 @@
 """`python -m randygpt`, and the command `randygpt`."""
 
+import os
 import sys
-
-from randygpt.cli.main import run
 
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    # Products with one row are too small to share, and OpenBLAS's threads wait for work in a loop. It reads this as it
+    # is loaded.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from randygpt.cli.main import run  # noqa: PLC0415
+
     sys.exit(run(sys.argv[1:]))
 
 
