@@ -82,3 +82,14 @@ def test_tokens_that_do_not_fit(decoder: Decoder, before: int, length: int) -> N
     with pytest.raises(ValueError, match=f"{length} tokens behind {before} do not fit a block of {BLOCK}"):
         decoder.next_logits(some_ids(length), cache)
     assert cache.length == before
+
+
+@torch.inference_mode()
+def test_scores_whose_exponentials_are_too_large_for_a_float() -> None:
+    model = lively()
+    for name, weights in model.named_parameters():
+        if name.endswith("qkv"):
+            weights[: 2 * CONFIG.n_embd] *= 30
+    ids = some_ids(40)
+    logits = decoder_of(model).logits(ids)
+    np.testing.assert_allclose(logits, model(torch.tensor([ids]))[0].numpy(), rtol=0, atol=1e-2)

@@ -155,6 +155,7 @@ def test_tokens_come_as_they_are_drawn() -> None:
         (["ab", "cd"], ["bc"], "a"),
         (["ab", "cd"], ["d"], "abc"),
         (["ab", "cd"], ["cd", "b"], "a"),
+        (["abcd"], ["d", "b"], "a"),  # of two in one piece, the first
         (["a", "a", "b", "c"], ["ab"], "a"),
         (["a", "b", "a", "b", "c"], ["abc"], "ab"),
         (["x", "\n", "y", "\n", "\n", "z"], ["\n\n"], "x\ny"),

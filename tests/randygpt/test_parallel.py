@@ -15,7 +15,7 @@ from support.models import CONFIG, TEXT
 
 from randygpt.checkpoint import read_weights
 from randygpt.errors import CallerError
-from randygpt.machine import World
+from randygpt.machine import World, joined
 from randygpt.options import TrainOptions
 from randygpt.sidecar import describe
 from randygpt.train import Trainer
@@ -109,3 +109,26 @@ def test_shares_are_everything_once(count: int, size: int) -> None:
     shares = [World(rank, size).share(count) for rank in range(size)]
     assert [piece for share in shares for piece in share] == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_size_without_an_address_is_not_a_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cluster managers say WORLD_SIZE too."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with joined("cpu") as world:
+        assert (world.rank, world.size) == (0, 1)
+
+
+class _Second(World):
+    """Not the first process, and with nobody to wait for."""
+
+    def share(self, count: int) -> range:
+        return range(count)
+
+
+def test_only_the_first_process_writes(tmp_path: Path) -> None:
+    world = _Second(rank=1, size=1)
+    trainer = Trainer.start(options(tmp_path / "second"), TEXT, lambda _: CONFIG, world=world)
+    assert trainer.run(lambda _: None, lambda: False)
+    assert trainer.next_iteration == 12
+    assert not list((tmp_path / "second").iterdir())

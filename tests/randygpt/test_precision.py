@@ -62,6 +62,22 @@ def test_another_precision_is_refused() -> None:
         TrainOptions(iterations=1, precision="fp8")
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+        ({"avx512_bf16": False}, "float32"),
+        ({}, "float32"),
+    ],
+)
+def test_bf16_where_the_processor_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert fastest_precision("cpu") == expected
+
+
 def test_the_fastest_precision_is_one_that_there_is() -> None:
     assert fastest_precision("cpu") in {"float32", "bf16"}
     assert fastest_precision("mps") == "float32"

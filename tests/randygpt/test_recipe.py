@@ -45,6 +45,7 @@ def test_the_classic_values_are_those_of_the_rust_program() -> None:
     classic, default = RECIPES[CLASSIC], TrainOptions(iterations=1)
     assert (classic.peak_rate, classic.lowest_rate, classic.dropout, classic.eval_every) == (1e-4, 1e-5, 0.1, 25)
     assert (default.recipe, default.peak_rate, default.lowest_rate, default.dropout) == (CLASSIC, 1e-4, 1e-5, 0.1)
+    assert classic.batch_size is None
     model = GPT.initialise(CONFIG, seed=1)
     before = model.flat.clone()
     classic.prepare(model)
@@ -168,3 +169,8 @@ def test_gradients_reach_the_optimiser() -> None:
     optimizer.step(0.03)
     assert not torch.equal(model.wte.detach().flatten(), before[: model.wte.numel()])
     assert not torch.equal(model.flat[-10:], before[-10:])
+
+
+def test_the_fast_values_are_those_of_the_documentation() -> None:
+    assert (FAST.peak_rate, FAST.lowest_rate, FAST.dropout) == (0.03, 0.0015, 0.0)
+    assert (FAST.eval_every, FAST.batch_size) == (100, 8)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from randygpt import train
 from randygpt.checkpoint import read_checkpoint
 from randygpt.config import ModelConfig
 from randygpt.data import Corpus
-from randygpt.errors import CallerError, InvalidModelFile
+from randygpt.errors import CallerError, Diverged, InvalidModelFile
 from randygpt.model import GPT
 from randygpt.options import TrainOptions
 from randygpt.saving import Step
@@ -258,3 +259,29 @@ def test_what_cannot_be_trained(tmp_path: Path, text: str, config: Callable[[int
         Trainer.start(options(tmp_path), text, config)
     assert list(tmp_path.iterdir()) == []
     assert read_sidecar(tmp_path / "m.bin") is None
+
+
+def test_the_newest_state_is_not_saved_more_often_than_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(1000))
+    clock = SimpleNamespace(monotonic=lambda: next(seconds), perf_counter=lambda: 0.0)
+    monkeypatch.setattr(train, "time", clock)
+    monkeypatch.setattr(train, "SAVE_EVERY_S", 5)
+    saved: list[Path] = []
+    submit = train.CheckpointWriter.submit
+
+    def note(writer: train.CheckpointWriter, path: Path, *state: Any) -> None:  # noqa: ANN401 (passed on)
+        saved.append(path)
+        submit(writer, path, *state)
+
+    monkeypatch.setattr(train.CheckpointWriter, "submit", note)
+    trainer, _, _ = run(options(tmp_path, 20))
+    assert 3 <= saved.count(trainer.options.newest) <= 4
+
+
+def test_a_training_loss_that_is_no_number_ends_it_at_once(tmp_path: Path) -> None:
+    """Not at the next evaluation: the newest state could be saved before that."""
+    steps: list[Step] = []
+    trainer = Trainer.start(options(tmp_path, peak_rate=1e30), TEXT, shape)
+    with pytest.raises(Diverged, match="at iteration"):
+        trainer.run(steps.append, lambda: len(steps) == 4)
+    assert not (tmp_path / "m.bin").exists()
