@@ -34,12 +34,13 @@ class Corpus:
         *,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._tokens = tokens = tokenise(Text.of(text) if isinstance(text, str) else text, tokenizer, tell)
+        text = Text.of(text) if isinstance(text, str) else text
+        self._tokens = tokens = tokenise(text, tokenizer, tell)
         count = len(tokens.ids)
         border = int(count * _TRAINING_PART)
         if min(border, count - border) <= block_size:
             least = 10 * (block_size + 1)
-            raise InvalidModelFile(f"the text has {count} tokens; about {least} are needed to train and validate")
+            raise InvalidModelFile(f"{text.source}: {count} tokens; about {least} are needed to train and validate")
         self.identity = tokens.identity  # 64 hex digits: the same for the same text and vocabulary only
         first, second = np.split(tokens.ends, np.searchsorted(tokens.ends, [border]))
         self._train = _Windows(tokens.ids[:border], first, block_size)

@@ -92,5 +92,5 @@ def open_metrics(path: Path | None, first_iteration: int) -> TextIO:
 def _iteration_of(line: bytes) -> float:
     try:
         return float(json.loads(line)["iter"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf  # cut off by a crash

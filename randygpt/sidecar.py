@@ -18,6 +18,7 @@ from randygpt.tokenizer import Tokenizer, tokenizer_from_json
 from relay_client import durable
 
 _MAX_JSON = 64 << 20  # bytes
+_MOST = 1 << 63  # of a number that is remembered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class Sidecar:
     def remembered(self, name: str, default: Any) -> Any:  # noqa: ANN401 (int or str, as the default)
         """A whole number or a text of the run that wrote it; raises InvalidModelFile if it is something else."""
         value = self.training.get(name, default)
-        if type(value) is not type(default) or (isinstance(value, int) and value < 0):
+        if type(value) is not type(default) or (isinstance(value, int) and not 0 <= value < _MOST):
             kind = "a whole number" if isinstance(default, int) else "text"
             raise InvalidModelFile(f"{self.source}: {name} is not {kind}")
         return value

@@ -121,7 +121,8 @@ class Trainer:
             _go_on(state, loaded, found.sidecar, options.device)
             if found.sidecar and found.sidecar.training.get("tokens", corpus.identity) != corpus.identity:
                 tell(f"the text is not the one {path} was trained on")
-            trainer._best_saved = options.best.is_file()
+            same_run = path.resolve() in {options.newest.resolve(), options.best.resolve()}
+            trainer._best_saved = same_run and options.best.is_file()
         return trainer
 
     @property

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from randygpt.cli.output import Json, emit, write
+from randygpt.cli.output import Json, emit, named, write
 from randygpt.errors import CallerError
 
 EXAMPLE = 'Example: randygpt generate "Once upon a time" --model shakespeare_best.bin --seed 1'
@@ -57,6 +57,7 @@ def generate(
 
 def trained(prefix: Path) -> Path:
     """The better of the files that training leaves; raises CallerError if there is none."""
+    prefix = named(prefix).with_name(prefix.name.removesuffix(".bin") or prefix.name)
     for path in (prefix.with_name(f"{prefix.name}_best.bin"), prefix.with_name(f"{prefix.name}.bin")):
         if path.is_file():
             return path

@@ -5,9 +5,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from randygpt.errors import CallerError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks.")]
@@ -19,6 +22,13 @@ Relays = Annotated[
 def emit(as_json: bool, result: Mapping[str, object], text: str) -> None:  # noqa: FBT001 (passed on from the flag)
     """Print a command's result, in the form the user asked for."""
     write((json.dumps(result, ensure_ascii=False) if as_json else text) + "\n")
+
+
+def named(path: Path) -> Path:
+    """A path that can name files, in a folder that exists; raises CallerError."""
+    if path.name in {"", ".."} or not path.absolute().parent.is_dir():
+        raise CallerError(f"{path}: not a name in a folder that exists")
+    return path
 
 
 def write(text: str) -> bool:

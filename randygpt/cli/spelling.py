@@ -26,7 +26,7 @@ def _serve(arguments: list[str]) -> list[str]:
     """`--serve [ADDR]`: from a file, on `host:port`, `:port` or `host`."""
     rest, address = _take(_without_bpe(arguments), "--serve", most=1)
     host, _, port = (address[0] if address else "").partition(":")
-    if "--checkpoint" not in rest:
+    if not any(word.split("=")[0] == "--checkpoint" for word in rest):
         rest += ["--checkpoint", _PREFIX]
     return rest + (["--host", host] if host else []) + (["--port", port] if port else [])
 

@@ -4,14 +4,14 @@ import contextlib
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, emit, remark
+from randygpt.cli.output import Json, Quiet, emit, named, remark
 from randygpt.config import DEFAULT_PRESET, ModelConfig, default_batch_size
 from randygpt.errors import CallerError
 
@@ -65,12 +65,11 @@ def train(
 ) -> None:
     """Train a model on a text: characters, or byte pairs with --bpe."""
     from randygpt.machine import find_device, joined, keep_memory
+    from randygpt.text import DEFAULT_TEXT
 
     keep_memory()
     place = find_device(device)
-    checkpoint = checkpoint.with_name(checkpoint.name.removesuffix(".bin"))
-    if not checkpoint.name or not checkpoint.absolute().parent.is_dir():
-        raise CallerError(f"{checkpoint}: not a name in a folder that exists")
+    checkpoint = named(checkpoint.parent / named(checkpoint).name.removesuffix(".bin"))
     if fine_tune and resume is None:
         resume = ""
     fields = {"n_embd": dim, "n_head": heads, "n_layer": layers, "block_size": block}
@@ -95,6 +94,7 @@ def train(
         precision=precision,
         prefix=checkpoint,
     )
+    _spare([train_file or DEFAULT_TEXT, vocab], options)
     with joined(place) as world:
         shown = not (as_json or quiet) and world.rank == 0
         trainer = _trainer(model, options, train_file, world, remark if shown else lambda _: None)
@@ -102,6 +102,8 @@ def train(
             _run(trainer, as_json=as_json, shown=shown, first=world.rank == 0)
         elif world.rank == 0:
             remark(f"nothing to do: {model.start} is at iteration {trainer.next_iteration} of {iters}")
+            if as_json:
+                emit(as_json, _result(trainer), "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,16 @@ class _Wanted:
     shape: Mapping[str, int]  # in place of the preset's
     bpe: int | None
     vocab: Path | None
+
+
+def _spare(inputs: Sequence[Path | None], options: "TrainOptions") -> None:
+    """Raise CallerError if a file that is read would be written over."""
+    from randygpt.sidecar import sidecar_path
+
+    written = [options.newest, options.best, options.metrics, *map(sidecar_path, (options.newest, options.best))]
+    for path in inputs:
+        if path and path.resolve() in {each.resolve() for each in written}:
+            raise CallerError(f"{path}: training would write over it; choose another --checkpoint")
 
 
 def _options(model: _Wanted, recipe: str | None, **asked: Any) -> "TrainOptions":  # noqa: ANN401 (fields of TrainOptions)
@@ -174,17 +186,25 @@ def _run(trainer: "Trainer", *, as_json: bool, shown: bool, first: bool) -> None
     with _interruptible() as signals, _bar(trainer, shown=shown) as on_step:
         finished = trainer.run(on_step, lambda: bool(signals))
     best = trainer.best_loss
-    result = {
-        "iteration": trainer.next_iteration - 1,
-        "best_val_loss": best if math.isfinite(best) else None,
-        "checkpoint": str(options.newest),
-        "best": str(options.best),
-    }
     measured = f", best validation loss {best:.4f}" if math.isfinite(best) else ""
     if first:
-        emit(as_json, result, f"{options.best} and {options.newest}: iteration {trainer.next_iteration - 1}{measured}")
+        emit(
+            as_json,
+            _result(trainer),
+            f"{options.best} and {options.newest}: iteration {trainer.next_iteration - 1}{measured}",
+        )
     if not finished:
         raise typer.Exit(128 + signals[0])
+
+
+def _result(trainer: "Trainer") -> dict[str, object]:
+    best = trainer.best_loss
+    return {
+        "iteration": trainer.next_iteration - 1,
+        "best_val_loss": best if math.isfinite(best) else None,
+        "checkpoint": str(trainer.options.newest),
+        "best": str(trainer.options.best),
+    }
 
 
 @contextlib.contextmanager

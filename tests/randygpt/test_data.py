@@ -73,7 +73,7 @@ def test_the_shortest_text_there_may_be() -> None:
 
 @pytest.mark.parametrize("length", [0, 1, BLOCK, 80])
 def test_a_text_too_short_to_train_and_validate(length: int) -> None:
-    with pytest.raises(InvalidModelFile, match=f"has {length} tokens; about 90 are needed"):
+    with pytest.raises(InvalidModelFile, match=f"text: {length} tokens; about 90 are needed"):
         numbered(length)
 
 
@@ -134,5 +134,5 @@ def test_there_is_no_rule_if_it_would_leave_nothing_or_hardly_matter(lengths: tu
 
 
 def test_what_counts_is_tokens_and_not_characters() -> None:
-    with pytest.raises(InvalidModelFile, match="has 0 tokens"):
+    with pytest.raises(InvalidModelFile, match="text: 0 tokens"):
         Corpus("x" * 1000, CharTokenizer.from_text("abc"), BLOCK)
