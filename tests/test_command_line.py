@@ -263,6 +263,25 @@ def test_a_signal_ends_training_with_both_files_saved(friend: Path, number: int,
     assert randygpt(friend, *words[:1], "--iters", iterations, "--resume", "checkpoint.bin", *words[3:]).returncode == 0
 
 
+def test_a_run_that_was_killed_ends_with_the_bytes_of_one_that_was_not(tmp_path: Path) -> None:
+    words = ("train", "--dim", "16", "--heads", "2", "--layers", "2", "--batch", "2", "--iters", "400", "--quiet")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for home in (whole, parts):
+        home.mkdir()
+        (home / "train.txt").write_text(TEXT, encoding="utf-8")
+    assert randygpt(whole, *words).returncode == 0
+    with subprocess.Popen([sys.executable, "-m", "randygpt", *words], cwd=parts, env=environment(parts)) as process:
+        while not (parts / "checkpoint_best.bin").is_file():
+            assert process.poll() is None
+        process.terminate()
+        assert process.wait(timeout=60) == 143
+    stopped_at = json.loads((parts / "checkpoint.json").read_bytes())["iteration"]
+    assert 24 <= stopped_at < 399
+    assert randygpt(parts, *words, "--resume").returncode == 0
+    for name in ("checkpoint.bin", "checkpoint.json", "checkpoint_best.bin", "checkpoint_best.json"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+
+
 def test_the_rust_spelling_trains_and_goes_on(friend: Path) -> None:
     (friend / "train.txt").write_text(TEXT)
     common = ("--preset", "xs", "--batch", "2", "--quiet")
