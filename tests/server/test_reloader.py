@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import numpy as np
@@ -26,9 +27,10 @@ from relay_client.keys import SecretKey
 from server import app
 from server import reloader as reloader_module
 from server.app import running
-from server.engine import Engine
-from server.models import Serving
+from server.engine import Completion, Engine
+from server.models import LoadedModel, Serving
 from server.reloader import Reloader
+from server.schema import CompletionRequest
 
 ROLES = {"checkpoint.bin": "checkpoint", "vocab.json": "tokenizer", "config.json": "config"}
 WAIT_S = 15
@@ -106,7 +108,7 @@ class Server:
     session: aiohttp.ClientSession
     reloader: Reloader
     serving: Serving
-    engine: Engine
+    engine: Any  # that counts what it is asked
 
     async def ask(self, prompt: str = "the", max_tokens: int = 20) -> tuple[str, str]:
         """(release, text)."""
@@ -129,12 +131,17 @@ def shelf(tmp_path: Path, key: SecretKey) -> Shelf:
 
 @pytest.fixture
 async def server(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    engines: list[Engine] = []
+    engines: list[Any] = []
 
     class Watched(Engine):
         def __init__(self, *, threads: int) -> None:
             super().__init__(threads=threads)
+            self.asked = 0
             engines.append(self)
+
+        async def complete(self, loaded: LoadedModel, request: CompletionRequest) -> Completion:
+            self.asked += 1
+            return await super().complete(loaded, request)
 
     monkeypatch.setattr(app, "Engine", Watched)
     serving = Serving()
@@ -212,9 +219,10 @@ async def test_no_request_fails_or_mixes_models_while_they_are_swapped(shelf: Sh
         texts[release.id.hex()] = (await server.ask(max_tokens=60))[1]
     assert len(set(texts.values())) == 2
     tasks = []
+    before = server.engine.asked
     for turn in range(12):
         tasks += [asyncio.create_task(server.ask(max_tokens=60)) for _ in range(4)]
-        await until(lambda: server.engine._waiting > 0)
+        await until(lambda due=before + 4 * turn: server.engine.asked > due)
         await swap(shelf, server, releases[turn % 2])
     replies = await asyncio.gather(*tasks)
     assert {release for release, _ in replies} == set(texts)
