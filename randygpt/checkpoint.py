@@ -42,23 +42,40 @@ def read_checkpoint(path: Path, config: ModelConfig) -> Checkpoint:
     return _read(path, config, with_moments=True)
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write RGPT0003, or RGPT0002 where there are no moments, durably, whatever it was read from; raises OSError."""
+def write_checkpoint(path: Path, checkpoint: Checkpoint, beside: tuple[Path, bytes] | None = None) -> None:
+    """Write RGPT0003, or RGPT0002 where there are no moments, durably, whatever it was read from; raises OSError.
+
+    `beside` is a second file (path, contents) that belongs to it: after an error, both are what they were.
+    """
     header = replace(checkpoint.header, magic="RGPT0003" if checkpoint.moments else "RGPT0002")
     with durable.replacing(path) as file:
         file.write(header.encode())
         for part in (checkpoint.weights, *(checkpoint.moments or ())):
             file.write(memoryview(part.astype("<f4", copy=False)).cast("B"))
+        if beside:  # in place just before the checkpoint, of which nothing is left to fail then
+            durable.sync(file)
+            durable.write(*beside)
 
 
 def check_finite(values: Array, config: ModelConfig, what: str) -> None:
     """Raise InvalidCheckpoint if one of the numbers (P,) is none, naming its array and `what` they are."""
-    if np.isfinite(values).all():
+    _check(np.isfinite(values), config, f"a NaN or infinity in {{}} ({what})")
+
+
+def check_moments(first: Array, second: Array, config: ModelConfig) -> None:
+    """Raise InvalidCheckpoint if AdamW moments (P,) are not numbers, or the second, means of squares, are under 0."""
+    check_finite(first, config, "first moment")
+    check_finite(second, config, "second moment")
+    _check(second >= 0, config, "a second moment under 0 in {}")
+
+
+def _check(good: npt.NDArray[np.bool_], config: ModelConfig, words: str) -> None:
+    if good.all():
         return
-    where = int(np.argmin(np.isfinite(values)))
+    where = int(np.argmin(good))
     for name, (rows, columns) in tensor_shapes(config).items():
         if where < rows * columns:
-            raise InvalidCheckpoint(f"a NaN or infinity in {name} ({what})")
+            raise InvalidCheckpoint(words.format(name))
         where -= rows * columns
 
 
@@ -74,8 +91,7 @@ def _read(path: Path, config: ModelConfig, *, with_moments: bool) -> Checkpoint:
             if with_moments and kind != "none":
                 both = _floats(file, 2 * count)
                 first, second = (both[:count], both[count:]) if kind == "by kind" else _untangle(both, config)
-                check_finite(first, config, "first moment")
-                check_finite(second, config, "second moment")
+                check_moments(first, second, config)
                 moments = (first, second)
         except InvalidCheckpoint as error:
             raise InvalidCheckpoint(f"{path}: {error}") from None

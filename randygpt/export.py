@@ -5,8 +5,7 @@ comes back byte for byte. `hf` is what transformers loads; its names of the arra
 """
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from randygpt.checkpoint import Array, Checkpoint, check_finite, read_checkpoint, write_checkpoint
+from randygpt.checkpoint import Array, Checkpoint, check_finite, check_moments, read_checkpoint, write_checkpoint
 from randygpt.config import ModelConfig
 from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.header import CheckpointHeader, tensor_shapes
@@ -27,8 +26,7 @@ from relay_client import durable
 
 Format = Literal["safetensors", "hf"]
 _WEIGHTS, _OPTIMIZER = "model.safetensors", "optimizer.safetensors"
-_MOMENTS = {"exp_avg.": "first moment", "exp_avg_sq.": "second moment"}  # as torch calls them, and as we do
-_U32 = 1 << 32
+_MOMENTS = ("exp_avg.", "exp_avg_sq.")  # as torch calls the first and the second
 _DTYPES = {"F64", "F32", "F16", "BF16"}
 
 
@@ -64,8 +62,7 @@ def import_model(folder: Path, target: Path) -> Checkpoint:
     if not target.absolute().parent.is_dir():
         raise CallerError(f"{target}: not in a folder that exists")
     checkpoint, sidecar = read_export(folder)
-    sidecar.write(beside)  # first: a checkpoint without its characters is of little use
-    write_checkpoint(target, checkpoint)
+    write_checkpoint(target, checkpoint, (beside, sidecar.encode()))
     return checkpoint
 
 
@@ -81,10 +78,14 @@ def read_export(folder: Path) -> tuple[Checkpoint, Sidecar]:
         raise InvalidModelFile(
             f"{folder}: vocab {config.vocab_size} in config.json, {tokenizer.vocab_size} entries in the vocabulary"
         )
-    (weights,), facts = _read_arrays(folder / _WEIGHTS, config, {"": "weights"})
+    (weights,), facts = _read_arrays(
+        folder / _WEIGHTS, config, [""], lambda weights: check_finite(weights, config, "weights")
+    )
     moments = None
     if (folder / _OPTIMIZER).is_file():
-        (first, second), _ = _read_arrays(folder / _OPTIMIZER, config, _MOMENTS)
+        (first, second), _ = _read_arrays(
+            folder / _OPTIMIZER, config, _MOMENTS, lambda first, second: check_moments(first, second, config)
+        )
         moments = (first, second)
     try:
         header = _header(config, facts)
@@ -126,8 +127,13 @@ def _arrays(flat: Array, config: ModelConfig) -> dict[str, Array]:
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
-def _read_arrays(path: Path, config: ModelConfig, prefixes: Mapping[str, str]) -> tuple[list[Array], dict[str, str]]:
-    """A vector (P,) for each prefix of the arrays' names, and the file's metadata; raises InvalidModelFile, OSError."""
+def _read_arrays(
+    path: Path, config: ModelConfig, prefixes: Sequence[str], check: Callable[..., None]
+) -> tuple[list[Array], dict[str, str]]:
+    """A vector (P,) for each prefix of the arrays' names, and the file's metadata; raises InvalidModelFile, OSError.
+
+    `check` gets the vectors and raises InvalidModelFile.
+    """
     path.stat()  # safe_open does not say which file is missing
     vectors = []
     try:
@@ -136,11 +142,10 @@ def _read_arrays(path: Path, config: ModelConfig, prefixes: Mapping[str, str]) -
             names = _names(there, config)
             _check_names(there, {prefix + name for prefix in prefixes for name in names.values()})
             _check_shapes(file, config, prefixes, names)
-            for prefix, what in prefixes.items():
+            for prefix in prefixes:
                 tensors = [file.get_tensor(prefix + name).flatten().float() for name in names.values()]
-                vector = torch.cat(tensors).numpy()
-                check_finite(vector, config, what)
-                vectors.append(vector)
+                vectors.append(torch.cat(tensors).numpy())
+            check(*vectors)
             return vectors, dict(file.metadata() or {})
     except (SafetensorError, InvalidModelFile) as error:
         raise InvalidModelFile(f"{path}: {error}") from None
@@ -159,7 +164,7 @@ def _check_names(there: set[str], wanted: set[str]) -> None:
             raise InvalidModelFile(f"{words} {min(names)}{more}")
 
 
-def _check_shapes(file: safe_open, config: ModelConfig, prefixes: Mapping[str, str], names: Mapping[str, str]) -> None:
+def _check_shapes(file: safe_open, config: ModelConfig, prefixes: Sequence[str], names: Mapping[str, str]) -> None:
     for prefix in prefixes:
         for name, shape in tensor_shapes(config).items():
             found = file.get_slice(prefix + names[name])  # type: ignore[no-untyped-call]
@@ -173,8 +178,6 @@ def _header(config: ModelConfig, facts: Mapping[str, str]) -> CheckpointHeader:
     """The header's facts; those of a model that never trained where the file does not say."""
     iteration, step = int(facts.get("iteration", 0)), int(facts.get("step", 0))
     best_loss = float(facts.get("best_loss", "inf"))
-    if not (0 <= iteration < _U32 and 0 <= step < _U32) or math.isnan(best_loss):
-        raise InvalidModelFile("iteration, step or best_loss is out of range")
     return CheckpointHeader(
         magic="RGPT0003", vocab_size=config.vocab_size, iteration=iteration, step=step, best_loss=best_loss
     )

@@ -16,6 +16,8 @@ from randygpt.errors import InvalidCheckpoint
 
 HEADER_SIZE = 24  # bytes
 MAGICS = ("RGPT0001", "RGPT0002", "RGPT0003")
+MAX_COUNT = 2**32 - 1  # of iterations and steps
+_MAX_LOSS = 3.4028234663852886e38  # float32
 _HEADER = struct.Struct("<8sIIIf")
 _FIELDS = (("magic", 8), ("vocab", 12), ("iter", 16), ("step", 20), ("best_loss", 24))  # where each ends
 
@@ -24,13 +26,21 @@ Moments = Literal["none", "by tensor", "by kind"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointHeader:
-    """The first 24 bytes of a checkpoint (randyGPT checkpoint.rs)."""
+    """The first 24 bytes of a checkpoint (randyGPT checkpoint.rs); one it cannot hold raises InvalidCheckpoint."""
 
     magic: str
     vocab_size: int
     iteration: int  # index of the last iteration done, from 0
     step: int  # AdamW steps done
     best_loss: float  # lowest validation loss so far, infinite before the first
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.vocab_size <= MAX_VOCAB:
+            raise InvalidCheckpoint(f"vocab {self.vocab_size} is not from 1 to {MAX_VOCAB}")
+        if not (0 <= self.iteration <= MAX_COUNT and 0 <= self.step <= MAX_COUNT):
+            raise InvalidCheckpoint(f"iter {self.iteration} or step {self.step} is not from 0 to {MAX_COUNT}")
+        if not (abs(self.best_loss) <= _MAX_LOSS or self.best_loss == math.inf):
+            raise InvalidCheckpoint(f"best_loss is {self.best_loss}")
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
@@ -42,10 +52,6 @@ class CheckpointHeader:
         magic = raw_magic.decode("ascii", "replace")
         if magic not in MAGICS:
             raise InvalidCheckpoint(f"not a randyGPT checkpoint: it starts with {raw_magic!r}")
-        if not 1 <= vocab_size <= MAX_VOCAB:
-            raise InvalidCheckpoint(f"vocab {vocab_size} is not from 1 to {MAX_VOCAB}")
-        if math.isnan(best_loss):
-            raise InvalidCheckpoint("best_loss is NaN")
         return cls(magic=magic, vocab_size=vocab_size, iteration=iteration, step=step, best_loss=best_loss)
 
     def encode(self) -> bytes:

@@ -44,8 +44,14 @@ class World:
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[World]:
-    """The world that `torchrun` started us in (it says so in the environment), else one of our own."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    """The world that `torchrun` started us in (it says so in the environment), else one of our own.
+
+    Raises CallerError.
+    """
+    said = os.environ.get("WORLD_SIZE", "1")
+    if not (said.isascii() and said.isdecimal()):
+        raise CallerError(f"WORLD_SIZE in the environment is not a number of processes: {said!r}")
+    size = int(said)
     if size == 1 or "MASTER_ADDR" not in os.environ:
         yield World(device=device)
         return

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from randygpt.errors import CallerError
+from randygpt.header import MAX_COUNT
 from randygpt.recipe import CLASSIC, RECIPES
 
 PRECISIONS = ("float32", "bf16")
 DEFAULT_SEED = 1337
-MAX_SEED = 2**31 - 1
+LIMITS = {"iterations": range(1, MAX_COUNT + 1), "batch_size": range(1, 1 << 24), "seed": range(1 << 31)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +30,16 @@ class TrainOptions:
     prefix: Path = Path("checkpoint")
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or self.batch_size < 1 or not 0 <= self.seed <= MAX_SEED:
-            raise CallerError(f"iterations and batch size are at least 1, a seed is from 0 to {MAX_SEED}")
+        for name, words in (("iterations", "--iters"), ("batch_size", "--batch"), ("seed", "--seed")):
+            allowed = LIMITS[name]
+            if getattr(self, name) not in allowed:
+                raise CallerError(f"{words} is from {allowed.start} to {allowed.stop - 1}, not {getattr(self, name)}")
         if not 1 <= self.accumulate <= self.batch_size:
-            raise CallerError(f"a batch of {self.batch_size} is done in 1 to {self.batch_size} parts")
-        if not 0 < self.lowest_rate <= self.peak_rate < math.inf or not 0 <= self.dropout < 1:
-            raise CallerError("learning rates are over 0, the lowest at most the peak; dropout is from 0 to under 1")
+            raise CallerError(f"a batch of {self.batch_size} is done in 1 to {self.batch_size} parts (--accumulate)")
+        if not 0 < self.lowest_rate <= self.peak_rate < math.inf:
+            raise CallerError("learning rates are over 0, and the lowest is at most the peak (--lr, --min-lr)")
+        if not 0 <= self.dropout < 1:
+            raise CallerError(f"dropout is from 0 to under 1, not {self.dropout}")
         if self.precision not in PRECISIONS:
             raise CallerError(f"precision is {' or '.join(PRECISIONS)}, not {self.precision}")
         if self.recipe not in RECIPES:

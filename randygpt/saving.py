@@ -1,6 +1,5 @@
 """What training leaves on disk: checkpoints, written on a thread of their own, and the metrics file."""
 
-import io
 import json
 import math
 import threading
@@ -66,8 +65,7 @@ class CheckpointWriter:
             newest = self._waiting.pop(path, None)
         if newest:
             checkpoint, sidecar = newest
-            sidecar.write(sidecar_path(path))  # first: a checkpoint without its characters is of little use
-            write_checkpoint(path, checkpoint)
+            write_checkpoint(path, checkpoint, (sidecar_path(path), sidecar.encode()))
 
     def _raise_failures(self) -> None:
         done = [write for write in self._writes if write.done()]
@@ -76,17 +74,51 @@ class CheckpointWriter:
             write.result()
 
 
-def open_metrics(path: Path | None, first_iteration: int) -> TextIO:
-    """The metrics file, with the lines of iterations that are about to be done again taken out; None: nowhere."""
-    if path is None:
-        return io.StringIO()
-    kept = b""
-    if first_iteration and path.is_file():
+class Metrics:
+    """The metrics file: a line an iteration. A context manager that flushes after work that went well.
+
+    The lines of an earlier run in the file, from `first_iteration` on, are taken out at the first `flush`; until then
+    nothing is touched. Without a path nothing is written. Raises OSError.
+    """
+
+    def __init__(self, path: Path | None, first_iteration: int) -> None:
+        self._path = path
+        self._first = first_iteration
+        self._lines: list[str] = []
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.flush()
+        finally:
+            if self._file:
+                self._file.close()
+
+    def add(self, step: Step) -> None:
+        """Remember a line, for the next flush."""
+        self._lines.append(step.as_line())
+
+    def flush(self) -> None:
+        """Write what was added."""
+        if self._path and not self._file:
+            durable.write(self._path, self._kept(self._path))
+            self._file = self._path.open("a", encoding="utf-8")
+        if self._file:
+            self._file.writelines(self._lines)
+            self._file.flush()
+        self._lines.clear()
+
+    def _kept(self, path: Path) -> bytes:
+        if not self._first or not path.is_file():
+            return b""
         with path.open("rb") as file:
-            lines = [line.rstrip(b"\n") + b"\n" for line in file if _iteration_of(line) < first_iteration]
-        kept = b"".join(lines)
-    durable.write(path, kept)
-    return path.open("a", encoding="utf-8", buffering=1 << 16)
+            return b"".join(line.rstrip(b"\n") + b"\n" for line in file if _iteration_of(line) < self._first)
 
 
 def _iteration_of(line: bytes) -> float:

@@ -6,7 +6,7 @@ A checkpoint `X.bin` has `X.json` beside it. In the folder of a fetched release 
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -15,10 +15,9 @@ from randygpt.config import DEFAULT_PRESET, ModelConfig
 from randygpt.errors import InvalidModelFile
 from randygpt.header import HEADER_SIZE, CheckpointHeader
 from randygpt.tokenizer import Tokenizer, tokenizer_from_json
-from relay_client import durable
 
 _MAX_JSON = 64 << 20  # bytes
-_MOST = 1 << 63  # of a number that is remembered
+COUNTS = range(1 << 63)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +32,11 @@ class Sidecar:
     training: Mapping[str, Any] = field(default_factory=dict)  # what an exact resume needs
     source: str = field(default="the JSON beside the checkpoint", compare=False)
 
-    def remembered(self, name: str, default: Any) -> Any:  # noqa: ANN401 (int or str, as the default)
-        """A whole number or a text of the run that wrote it; raises InvalidModelFile if it is something else."""
+    def remembered(self, name: str, default: Any, allowed: Container[Any] = COUNTS) -> Any:  # noqa: ANN401 (int or str)
+        """A whole number or a text of the run that wrote it; raises InvalidModelFile if it is not allowed."""
         value = self.training.get(name, default)
-        if type(value) is not type(default) or (isinstance(value, int) and not 0 <= value < _MOST):
-            kind = "a whole number" if isinstance(default, int) else "text"
-            raise InvalidModelFile(f"{self.source}: {name} is not {kind}")
+        if type(value) is not type(default) or value not in allowed:
+            raise InvalidModelFile(f"{self.source}: {name} is out of range, or not of its type")
         return value
 
     def to_json(self) -> dict[str, object]:
@@ -61,14 +59,14 @@ class Sidecar:
             config=ModelConfig.from_json(raw.get("config")),
             tokenizer=tokenizer_from_json(raw.get("tokenizer")),
             name=_typed(raw, "name", str, ""),
-            iteration=_typed(raw, "iteration", int, 0),
+            iteration=_count(raw, "iteration"),
             losses=_losses(_typed(raw, "losses", dict, {})),
             training=_typed(raw, "training", dict, {}),
         )
 
-    def write(self, path: Path) -> None:
-        """Write it, durably; raises OSError."""
-        durable.write(path, json.dumps(self.to_json(), ensure_ascii=False, indent=1).encode())
+    def encode(self) -> bytes:
+        """The file's contents."""
+        return json.dumps(self.to_json(), ensure_ascii=False, indent=1).encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +192,13 @@ def _typed(raw: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:  
     value = raw.get(key, default)
     if not isinstance(value, kind):
         raise InvalidModelFile(f"{key} is not a {kind.__name__}")
+    return value
+
+
+def _count(raw: Mapping[str, Any], key: str) -> int:
+    value = raw.get(key, 0)
+    if type(value) is not int or value not in COUNTS:
+        raise InvalidModelFile(f"{key} is not a whole number from 0")
     return value
 
 

@@ -18,14 +18,14 @@ from torch.nn import functional
 from randygpt.checkpoint import Array, Checkpoint, read_checkpoint
 from randygpt.config import ModelConfig
 from randygpt.data import Corpus
-from randygpt.errors import CallerError, Diverged
-from randygpt.header import CheckpointHeader
+from randygpt.errors import CallerError, Diverged, InvalidCheckpoint
+from randygpt.header import MAX_COUNT, CheckpointHeader
 from randygpt.machine import World
 from randygpt.model import GPT, gradient_views
 from randygpt.optim import Optimizer, Plateau
 from randygpt.options import TrainOptions
 from randygpt.recipe import RECIPES
-from randygpt.saving import CheckpointWriter, Step, open_metrics
+from randygpt.saving import CheckpointWriter, Metrics, Step
 from randygpt.sidecar import Description, Sidecar
 from randygpt.text import Text
 from randygpt.tokenizer import CharTokenizer, Tokenizer
@@ -61,6 +61,7 @@ class Trainer:
         self._name = name
         self._world = world
         self._recipe = RECIPES[options.recipe]
+        self.same_run = False  # as the one whose files have our names
         self._best_saved = False
         state.model.set_training_dtype(_DTYPES[options.precision])
         mine = world.share(EVAL_WINDOWS)
@@ -118,11 +119,13 @@ class Trainer:
             name = found.sidecar.name
         trainer = cls(options, corpus, state, name=name, world=world)
         if not fine_tune:
+            if loaded.header.step + options.iterations - loaded.header.iteration > MAX_COUNT:
+                raise InvalidCheckpoint(f"{path}: after {loaded.header.step} steps there is no room for so many more")
             _go_on(state, loaded, found.sidecar, options.device)
             if found.sidecar and found.sidecar.training.get("tokens", corpus.identity) != corpus.identity:
                 tell(f"the text is not the one {path} was trained on")
-            same_run = path.resolve() in {options.newest.resolve(), options.best.resolve()}
-            trainer._best_saved = same_run and options.best.is_file()
+            trainer.same_run = path.resolve() in {options.newest.resolve(), options.best.resolve()}
+            trainer._best_saved = trainer.same_run and options.best.is_file()
         return trainer
 
     @property
@@ -151,11 +154,12 @@ class Trainer:
             return True
         saved_at = time.monotonic()
         metrics_path = options.metrics if self._world.rank == 0 else None
-        with CheckpointWriter() as writer, open_metrics(metrics_path, state.next_iteration) as metrics:
+        kept = state.next_iteration if self.same_run else 0
+        with CheckpointWriter() as writer, Metrics(metrics_path, kept) as metrics:
             interrupted = False
             while state.next_iteration < options.iterations and not interrupted:
                 step, is_best, exhausted = self._iterate()
-                metrics.write(step.as_line())
+                metrics.add(step)
                 on_step(step)
                 if is_best:
                     self._save(writer, options.best)

@@ -23,17 +23,17 @@ _TEMPORARY = ".tmp-"
 def replacing(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
     """A file to write (and to map); on leaving, it is at `path` for good, or after an error nowhere. Raises OSError."""
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with open(descriptor, "w+b") as file:  # noqa: PTH123 (a descriptor has no path)
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            sync(file)
         temporary.replace(path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename is None:
-            error.filename = str(path)  # a full disk does not say which file it was
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.errno and str(error.filename) in {"None", str(temporary)}:
+            error.filename = str(path)  # a full disk does not say which file it was, and nobody knows the temporary one
         raise
     sync_directory(path.parent)
 
@@ -70,6 +70,12 @@ def filling(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_directory(path.parent)
+
+
+def sync(file: BinaryIO) -> None:
+    """Have what was written to an open file on the disk; raises OSError."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def sync_directory(path: Path) -> None:

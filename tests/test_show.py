@@ -35,7 +35,8 @@ def as_json(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object
 
 def test_everything_that_is_known(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_tiny(at_home / "m.bin", seed=7)
-    Sidecar(config=CONFIG, tokenizer=TOKENIZER, name="tiny", iteration=7, losses=LOSSES).write(at_home / "m.json")
+    sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, name="tiny", iteration=7, losses=LOSSES)
+    (at_home / "m.json").write_bytes(sidecar.encode())
     data = path.read_bytes()
     assert as_json(capsys, "m.bin") == {
         "file": "m.bin",
@@ -76,7 +77,7 @@ def test_everything_that_is_known(at_home: Path, capsys: pytest.CaptureFixture[s
 
 def test_losses_of_another_moment_are_not_shown(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tiny(at_home / "m.bin", seed=7)
-    Sidecar(config=CONFIG, tokenizer=TOKENIZER, iteration=8, losses=LOSSES).write(at_home / "m.json")
+    (at_home / "m.json").write_bytes(Sidecar(config=CONFIG, tokenizer=TOKENIZER, iteration=8, losses=LOSSES).encode())
     shown = as_json(capsys, "m.bin")
     assert (shown["train_loss"], shown["val_loss"], shown["best_loss"]) == (None, None, 2.5)
 
@@ -108,7 +109,7 @@ def test_byte_pairs_are_called_so(at_home: Path, capsys: pytest.CaptureFixture[s
     tokenizer = BpeTokenizer.train("the fox and the dog and the fox\n" * 9, 31)
     hollow(at_home / "m.bin", "xs", tokenizer.vocab_size, "RGPT0003", 3)
     config = ModelConfig.from_preset("xs", vocab_size=tokenizer.vocab_size)
-    Sidecar(config=config, tokenizer=tokenizer).write(sidecar_path(at_home / "m.bin"))
+    sidecar_path(at_home / "m.bin").write_bytes(Sidecar(config=config, tokenizer=tokenizer).encode())
     assert run(["show", "m.bin"]) == 0
     assert f"vocabulary  {tokenizer.vocab_size} byte pairs\n" in capsys.readouterr().out
 

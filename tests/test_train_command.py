@@ -168,30 +168,3 @@ def test_the_rust_programs_command_lines(words: tuple[str, ...]) -> None:
         run(["--generate", "the", "fox", "--max-tokens", "5", "--temperature", "0.5", "--top-p", "0.9", *bpe, *more])
         == 0
     )
-
-
-@pytest.mark.usefixtures("at_work")
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("recipe", 5),
-        ("recipe", []),
-        ("precision", []),
-        ("precision", None),
-        ("batch_size", "x"),
-        ("batch_size", True),
-        ("seed", -1),
-        ("tokens_seen", -1),
-        ("plateau_waited", 1.5),
-    ],
-)
-def test_a_json_that_remembers_nonsense(capsys: pytest.CaptureFixture[str], field: str, value: object) -> None:
-    assert train(*TINY, "--iters", "2") == 0
-    before = Path("checkpoint.bin").read_bytes()
-    contents = json.loads(Path("checkpoint.json").read_bytes())
-    contents["training"][field] = value
-    Path("checkpoint.json").write_text(json.dumps(contents), encoding="utf-8")
-    capsys.readouterr()
-    assert train("--resume", "--iters", "3") == 2
-    assert f"checkpoint.json: {field} is not " in only_line(capsys.readouterr().err)
-    assert Path("checkpoint.bin").read_bytes() == before

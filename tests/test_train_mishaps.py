@@ -1,17 +1,26 @@
 """What goes wrong around a run: files of somebody else under its names, damaged files, names that are none."""
 
-import errno
+import contextlib
 import json
-import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from support.command import only_line
-from support.models import TEXT
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from support.command import environment, only_line
+from support.models import TEXT, TOKENIZER, write_tiny
 
+from randygpt.checkpoint import Checkpoint, write_checkpoint
 from randygpt.cli.main import run
 from randygpt.cli.spelling import normalise
+from randygpt.config import ModelConfig
+from randygpt.header import CheckpointHeader
 from randygpt.sidecar import describe
 
 TINY = ("--dim", "16", "--heads", "2", "--layers", "1", "--batch", "2", "--block", "32")
@@ -26,8 +35,15 @@ def train(*words: str) -> int:
     return run(["train", "--quiet", *words])
 
 
-def no_room(*_: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@contextlib.contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file grows beyond so many bytes meanwhile."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def change_training(name: str, **changes: Any) -> None:  # noqa: ANN401 (JSON)
@@ -57,17 +73,105 @@ def test_the_best_file_of_a_resume_under_another_name_is_of_that_run() -> None:
     assert describe(Path("checkpoint_best.bin")).config.n_embd == 16
 
 
+def test_a_checkpoint_for_which_there_is_no_room_leaves_both_files_as_they_were(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert train(*TINY, "--iters", "10") == 0
+    before = {path: path.read_bytes() for path in (Path("checkpoint.bin"), Path("checkpoint.json"))}
+    capsys.readouterr()
+    with room_for(len(before[Path("checkpoint.bin")]) - 1):
+        assert train("--resume", "--iters", "20") == 5
+    assert "checkpoint" in only_line(capsys.readouterr().err)
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list(Path().glob(".tmp*"))
+    assert train("--resume", "--iters", "20") == 0
+
+
+def test_a_run_that_diverges_spares_the_older_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(*TINY, "--iters", "10") == 0
+    before = {path: path.read_bytes() for path in Path().glob("checkpoint*")}
+    capsys.readouterr()
+    assert train(*TINY, "--iters", "20", "--lr", "1e30") == 2
+    assert "--lr" in only_line(capsys.readouterr().err)
+    assert {path: path.read_bytes() for path in Path().glob("checkpoint*")} == before
+
+
+def test_a_batch_for_which_there_is_no_memory_spares_the_older_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(*TINY, "--iters", "2") == 0
+    before = {path: path.read_bytes() for path in Path().glob("checkpoint*")}
+    capsys.readouterr()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, hard))
+    try:
+        assert train(*TINY, "--iters", "3", "--batch", "16000000") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert "--accumulate" in only_line(capsys.readouterr().err)
+    assert {path: path.read_bytes() for path in Path().glob("checkpoint*")} == before
+
+
+def test_a_run_says_that_it_replaces_an_older_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(*TINY, "--iters", "1") == 0
+    assert run(["train", *TINY, "--iters", "2"]) == 0
+    assert "checkpoint.bin is there already" in capsys.readouterr().err
+    assert run(["train", "--resume", "--iters", "3"]) == 0
+    assert "is there already" not in capsys.readouterr().err
+
+
+def test_a_directory_in_the_way_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("checkpoint.metrics.jsonl").mkdir()
+    assert train(*TINY, "--iters", "1") == 2
+    assert "checkpoint.metrics.jsonl: " in only_line(capsys.readouterr().err)
+
+
+def test_a_bare_resume_where_only_the_best_is_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(*TINY, "--iters", "1") == 0
+    Path("checkpoint.bin").unlink()
+    capsys.readouterr()
+    assert train("--resume", "--iters", "2") == 2
+    assert "--resume checkpoint_best.bin" in only_line(capsys.readouterr().err)
+
+
+def test_a_resume_that_asks_for_another_vocabulary_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(*TINY, "--iters", "1", "--bpe", "40") == 0
+    assert run(["train", "--resume", "--iters", "2", "--bpe", "50"]) == 0
+    assert "stays that of checkpoint.bin: 40 entries" in capsys.readouterr().err
+
+
+def test_the_batch_of_a_deep_model_is_that_of_its_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    deep = ModelConfig.from_preset("deep", vocab_size=TOKENIZER.vocab_size)
+    header = CheckpointHeader(magic="RGPT0002", vocab_size=TOKENIZER.vocab_size, iteration=0, step=0, best_loss=1.0)
+    zeros = np.zeros(deep.parameter_count, dtype=np.float32)
+    write_checkpoint(Path("m.bin"), Checkpoint(header=header, config=deep, weights=zeros, moments=None))
+    assert train("--resume", "m.bin", "--iters", "2", "--checkpoint", "m", "--accumulate", "17") == 2
+    assert "a batch of 16 is" in only_line(capsys.readouterr().err)
+
+
+def test_a_number_of_processes_that_is_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "x")
+    assert train(*TINY, "--iters", "1") == 2
+    assert "WORLD_SIZE" in only_line(capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"recipe": 5},
         {"recipe": []},
+        {"recipe": "slow"},
         {"precision": []},
         {"precision": ["bf16"]},
         {"precision": 5},
         {"batch_size": "x"},
+        {"batch_size": 0},
+        {"batch_size": True},
+        {"precision": None},
+        {"plateau_waited": 1.5},
         {"batch_size": 10**30},
         {"seed": -1},
+        {"seed": 2**40},
         {"tokens_seen": -1},
         {"plateau_waited": "x"},
         {"plateau_cuts": 10**400},
@@ -82,6 +186,48 @@ def test_damaged_facts_of_a_run(capsys: pytest.CaptureFixture[str], changes: dic
     assert train("--resume", "--iters", "3") == 2
     assert "checkpoint.json: " in only_line(capsys.readouterr().err)
     assert Path("checkpoint.bin").read_bytes() == before
+
+
+def test_an_iteration_in_the_json_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(*TINY, "--iters", "2") == 0
+    path = Path("checkpoint.json")
+    for value in (True, -1, 1.5):
+        path.write_text(json.dumps(json.loads(path.read_bytes()) | {"iteration": value}), encoding="utf-8")
+        capsys.readouterr()
+        assert train("--resume", "--iters", "3") == 2
+        assert "checkpoint.json: iteration" in only_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("field", ["iteration", "step"])
+def test_counters_at_their_end(capsys: pytest.CaptureFixture[str], field: str) -> None:
+    """What goes on from there could not be written."""
+    assert train(*TINY, "--iters", "2") == 0
+    path = Path("checkpoint.bin")
+    data = path.read_bytes()
+    fields = {name: getattr(CheckpointHeader.parse(data), name) for name in CheckpointHeader.__dataclass_fields__}
+    path.write_bytes(CheckpointHeader(**fields | {field: 2**32 - 1}).encode() + data[24:])
+    before = Path("checkpoint.json").read_bytes()
+    capsys.readouterr()
+    if field == "iteration":
+        assert train("--resume", "--iters", str(2**32 - 1)) == 0
+        assert "nothing to do" in only_line(capsys.readouterr().err)
+    assert train("--resume", "--iters", str(2**32 if field == "iteration" else 3)) == 2
+    assert ("--iters" if field == "iteration" else "checkpoint.bin: ") in only_line(capsys.readouterr().err)
+    assert Path("checkpoint.json").read_bytes() == before
+
+
+def test_a_second_moment_under_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    """The root of it is no number."""
+    assert train(*TINY, "--iters", "2") == 0
+    path = Path("checkpoint.bin")
+    data = bytearray(path.read_bytes())
+    data[-4:] = np.float32(-1).tobytes()
+    path.write_bytes(data)
+    metrics = Path("checkpoint.metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    assert train("--resume", "--iters", "3") == 2
+    assert "checkpoint.bin: " in only_line(capsys.readouterr().err)
+    assert Path("checkpoint.metrics.jsonl").read_bytes() == metrics
 
 
 @pytest.mark.parametrize("line", [b'{"iter": 1%s}' % (b"0" * 400), b"[" * 100_000], ids=["huge", "deep"])
@@ -108,6 +254,10 @@ def test_a_text_too_short_is_named(capsys: pytest.CaptureFixture[str], text: str
         ("train", "--checkpoint", ".."),
         ("train", "--checkpoint", ".bin"),
         ("generate", "--checkpoint", "."),
+        ("plot", "."),
+        ("plot", ""),
+        ("import", "folder", ".."),
+        ("import", "folder", "."),
     ],
 )
 def test_a_name_that_is_none(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
@@ -126,3 +276,43 @@ def test_nothing_to_do_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_prefix_behind_an_equals_sign_is_served() -> None:
     words = normalise(["--serve", "--checkpoint=my_run"])
     assert "checkpoint" not in words
+
+
+def test_a_prompt_that_is_not_text_is_json(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "m.bin")
+    done = subprocess.run(
+        [sys.executable, "-m", "randygpt", "generate", b"a\xff", "--model", "m.bin", "--max-tokens", "2", "--json"],
+        cwd=tmp_path,
+        env=environment(tmp_path) | {"PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout)["completions"]
+
+
+def exported(change: Callable[[dict[str, str]], object] = lambda _: None) -> None:
+    write_tiny(Path("m.bin"))
+    assert run(["export", "m.bin", "folder"]) == 0
+    path = Path("folder/model.safetensors")
+    with safe_open(path, framework="numpy") as file:
+        metadata = dict(file.metadata())
+    change(metadata)
+    save_file(load_file(path), path, metadata)
+
+
+def test_an_import_that_does_not_fit_can_be_done_again() -> None:
+    exported()
+    with room_for(Path("m.bin").stat().st_size - 1):
+        assert run(["import", "folder", "back"]) == 5
+    assert not list(Path().glob("*back*"))
+    assert run(["import", "folder", "back"]) == 0
+
+
+def test_an_import_with_a_loss_that_no_header_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    exported(lambda metadata: metadata.update(best_loss="1e39"))
+    capsys.readouterr()
+    assert run(["import", "folder", "back"]) == 2
+    assert "folder/model.safetensors: " in only_line(capsys.readouterr().err)
+    assert not Path("back.json").exists()

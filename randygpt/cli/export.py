@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from randygpt.cli.output import Json, emit, size
+from randygpt.cli.output import Json, emit, named, size
 from randygpt.errors import CallerError
 
 EXPORT_EXAMPLE = "Example: randygpt export --format hf shakespeare_best.bin shakespeare-hf"
@@ -45,7 +45,7 @@ def import_model(
     """Make a checkpoint of an exported folder: RGPT0003 where it has moments, else RGPT0002."""
     from randygpt import export as logic
 
-    prefix = target or Path(folder.resolve().name)
+    prefix = named(target or Path(folder.resolve().name))
     path = prefix.with_name(f"{prefix.name.removesuffix('.bin')}.bin")
     if path.name == ".bin":
         raise CallerError(f"{prefix}: not a name for a checkpoint")

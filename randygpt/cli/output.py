@@ -21,7 +21,8 @@ Relays = Annotated[
 
 def emit(as_json: bool, result: Mapping[str, object], text: str) -> None:  # noqa: FBT001 (passed on from the flag)
     """Print a command's result, in the form the user asked for."""
-    write((json.dumps(result, ensure_ascii=False) if as_json else text) + "\n")
+    is_utf8 = sys.stdout.encoding.lower() in {"utf-8", "utf8"}
+    write((json.dumps(result, ensure_ascii=not is_utf8) if as_json else text) + "\n")
 
 
 def named(path: Path) -> Path:

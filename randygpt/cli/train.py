@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from randygpt.machine import World
     from randygpt.options import TrainOptions
     from randygpt.saving import Step
-    from randygpt.tokenizer import Tokenizer
+    from randygpt.sidecar import Description
     from randygpt.train import Trainer
 
 EXAMPLE = "Example: randygpt train --preset xs --iters 200 --train-file shakespeare.txt --checkpoint shakespeare"
@@ -65,6 +65,7 @@ def train(
 ) -> None:
     """Train a model on a text: characters, or byte pairs with --bpe."""
     from randygpt.machine import find_device, joined, keep_memory
+    from randygpt.sidecar import describe
     from randygpt.text import DEFAULT_TEXT
 
     keep_memory()
@@ -73,14 +74,10 @@ def train(
     if fine_tune and resume is None:
         resume = ""
     fields = {"n_embd": dim, "n_head": heads, "n_layer": layers, "block_size": block}
-    model = _Wanted(
-        start=None if resume is None else Path(resume or f"{checkpoint}.bin"),
-        fine_tune=fine_tune,
-        preset=preset,
-        shape={name: value for name, value in fields.items() if value is not None},
-        bpe=bpe,
-        vocab=vocab,
-    )
+    shape = {name: value for name, value in fields.items() if value is not None}
+    start = None if resume is None else _start(resume, checkpoint)
+    found = describe(start, preset=preset, shape=shape, vocab=vocab) if start else None
+    model = _Wanted(found=found, fine_tune=fine_tune, preset=preset, shape=shape, bpe=bpe, vocab=vocab)
     options = _options(
         model,
         recipe,
@@ -101,7 +98,7 @@ def train(
         if trainer.next_iteration < iters:
             _run(trainer, as_json=as_json, shown=shown, first=world.rank == 0)
         elif world.rank == 0:
-            remark(f"nothing to do: {model.start} is at iteration {trainer.next_iteration} of {iters}")
+            remark(f"nothing to do: {start} is at iteration {trainer.next_iteration} of {iters}")
             if as_json:
                 emit(as_json, _result(trainer), "")
 
@@ -110,12 +107,20 @@ def train(
 class _Wanted:
     """Which model the user wants to train."""
 
-    start: Path | None  # the checkpoint to go on from
+    found: "Description | None"  # the checkpoint to go on from
     fine_tune: bool
     preset: str | None
     shape: Mapping[str, int]  # in place of the preset's
     bpe: int | None
     vocab: Path | None
+
+
+def _start(named_file: str, prefix: Path) -> Path:
+    """The checkpoint that --resume means; raises CallerError where a bare one finds only the best."""
+    newest, best = Path(f"{prefix}.bin"), Path(f"{prefix}_best.bin")
+    if not named_file and not newest.is_file() and best.is_file():
+        raise CallerError(f"{newest} is not there; go on from the best state: --resume {best}")
+    return Path(named_file) if named_file else newest
 
 
 def _spare(inputs: Sequence[Path | None], options: "TrainOptions") -> None:
@@ -131,21 +136,22 @@ def _spare(inputs: Sequence[Path | None], options: "TrainOptions") -> None:
 def _options(model: _Wanted, recipe: str | None, **asked: Any) -> "TrainOptions":  # noqa: ANN401 (fields of TrainOptions)
     """What the user asked for, else what the run that is resumed was told, else the recipe's values."""
     from randygpt.machine import fastest_precision
-    from randygpt.options import DEFAULT_SEED, TrainOptions
+    from randygpt.options import DEFAULT_SEED, LIMITS, PRECISIONS, TrainOptions
     from randygpt.recipe import CLASSIC, RECIPES
-    from randygpt.sidecar import read_sidecar
 
-    before = read_sidecar(model.start) if model.start and not model.fine_tune else None
-    told: Callable[[str, Any], Any] = before.remembered if before else lambda _name, default: default
-    name = recipe or told("recipe", CLASSIC)
+    before = model.found.sidecar if model.found and not model.fine_tune else None
+    told: Callable[[str, Any, Any], Any] = before.remembered if before else lambda _name, default, _allowed: default
+    name = recipe or told("recipe", CLASSIC, RECIPES)
     defaults = RECIPES.get(name, RECIPES[CLASSIC])
     peak = asked["peak_rate"] or defaults.peak_rate
+    preset = model.found.config.preset if model.found else model.preset or DEFAULT_PRESET
+    batch_size = defaults.batch_size or default_batch_size(preset)
     fallback: dict[str, Any] = {
-        "batch_size": told("batch_size", defaults.batch_size or default_batch_size(model.preset or DEFAULT_PRESET)),
-        "seed": told("seed", DEFAULT_SEED),
+        "batch_size": told("batch_size", batch_size, LIMITS["batch_size"]),
+        "seed": told("seed", DEFAULT_SEED, LIMITS["seed"]),
         "peak_rate": peak,
         "lowest_rate": min(defaults.lowest_rate, peak),
-        "precision": told("precision", fastest_precision(asked["device"])),
+        "precision": told("precision", fastest_precision(asked["device"]), PRECISIONS),
     }
     chosen = {field: fallback[field] if value is None else value for field, value in asked.items()}
     return TrainOptions(recipe=name, dropout=defaults.dropout, **chosen)
@@ -154,28 +160,35 @@ def _options(model: _Wanted, recipe: str | None, **asked: Any) -> "TrainOptions"
 def _trainer(
     model: _Wanted, options: "TrainOptions", train_file: Path | None, world: "World", tell: Callable[[str], None]
 ) -> "Trainer":
-    from randygpt.sidecar import describe, read_tokenizer
+    from randygpt.sidecar import read_tokenizer
     from randygpt.text import Text
     from randygpt.tokenizer import BpeTokenizer
     from randygpt.train import Trainer
 
     text = Text.find(train_file)
     name = "" if options.prefix.name == "checkpoint" else options.prefix.name
-    if model.start:
-        found = describe(model.start, preset=model.preset, shape=model.shape, vocab=model.vocab)
-        trainer = Trainer.resume(options, text, found, fine_tune=model.fine_tune, name=name, world=world, tell=tell)
-        if model.bpe and trainer.tokenizer.kind != "bpe":
-            raise CallerError(f"{model.start} was trained on characters, and --bpe asks for byte pairs")
+    if model.found:
+        trainer = Trainer.resume(
+            options, text, model.found, fine_tune=model.fine_tune, name=name, world=world, tell=tell
+        )
+        tokenizer = trainer.tokenizer
+        if model.bpe and tokenizer.kind != "bpe":
+            raise CallerError(f"{model.found.path} was trained on characters, and --bpe asks for byte pairs")
+        if model.bpe and model.bpe != tokenizer.vocab_size:
+            tell(f"the vocabulary stays that of {model.found.path}: {tokenizer.vocab_size} entries")
     else:
-        tokenizer: Tokenizer | None = read_tokenizer(model.vocab) if model.vocab else None
-        if model.bpe and not tokenizer:
+        given = read_tokenizer(model.vocab) if model.vocab else None
+        if model.bpe and not given:
             shown = tell is remark and sys.stderr.isatty()
-            tokenizer = BpeTokenizer.train(text, model.bpe, show_progress=shown, tell=tell)
+            given = BpeTokenizer.train(text, model.bpe, show_progress=shown, tell=tell)
 
         def config(vocab_size: int) -> ModelConfig:
             return ModelConfig.from_preset(model.preset or DEFAULT_PRESET, vocab_size=vocab_size, **model.shape)
 
-        trainer = Trainer.start(options, text, config, tokenizer=tokenizer, name=name, world=world, tell=tell)
+        trainer = Trainer.start(options, text, config, tokenizer=given, name=name, world=world, tell=tell)
+    older = [path for path in (options.newest, options.best) if path.is_file()]
+    if older and not trainer.same_run:
+        tell(f"{older[0]} is there already: the first save replaces it (another --checkpoint spares it)")
     shape = f"{trainer.model.config.name}, {trainer.model.config.parameter_count:,} parameters"
     tell(f"{shape}, {options.device}, {options.precision}, text: {text.source}")
     return trainer
@@ -184,7 +197,13 @@ def _trainer(
 def _run(trainer: "Trainer", *, as_json: bool, shown: bool, first: bool) -> None:
     options = trainer.options
     with _interruptible() as signals, _bar(trainer, shown=shown) as on_step:
-        finished = trainer.run(on_step, lambda: bool(signals))
+        try:
+            finished = trainer.run(on_step, lambda: bool(signals))
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "memory" not in str(error):  # torch raises a RuntimeError
+                raise
+            words = f"no memory for a batch of {options.batch_size}: take a smaller --batch, or --accumulate"
+            raise CallerError(words) from None
     best = trainer.best_loss
     measured = f", best validation loss {best:.4f}" if math.isfinite(best) else ""
     if first:

@@ -117,7 +117,7 @@ def test_either_kind_goes_through_the_json_beside_a_checkpoint(tmp_path: Path) -
 
     for tokenizer in (SMALL, CharTokenizer.from_text(TEXT)):
         path = sidecar_path(tmp_path / "m.bin")
-        Sidecar(config=CONFIG, tokenizer=tokenizer).write(path)
+        path.write_bytes(Sidecar(config=CONFIG, tokenizer=tokenizer).encode())
         read = read_sidecar(tmp_path / "m.bin")
         assert read is not None
         assert (read.tokenizer.kind, read.tokenizer.to_json()) == (tokenizer.kind, tokenizer.to_json())

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import struct
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from support.models import CONFIG, tiny_checkpoint, write_tiny
 from randygpt.checkpoint import Array, Checkpoint, read_checkpoint, read_weights, write_checkpoint
 from randygpt.config import MAX_VOCAB, ModelConfig
 from randygpt.errors import InvalidCheckpoint
-from randygpt.header import CheckpointHeader, tensor_shapes
+from randygpt.header import tensor_shapes
 
 COUNT = CONFIG.parameter_count
 PARTS = {"weights": 0, "first moment": COUNT, "second moment": 2 * COUNT}  # where they begin in RGPT0003, in floats
@@ -139,8 +140,7 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, data: bytes) -> N
 @pytest.mark.parametrize("vocab_size", [MAX_VOCAB, 2**32 - 1])
 def test_nothing_is_allocated_for_what_a_header_claims(tmp_path: Path, vocab_size: int) -> None:
     path = tmp_path / "m.bin"
-    claim = CheckpointHeader(magic="RGPT0003", vocab_size=vocab_size, iteration=0, step=0, best_loss=1.0)
-    path.write_bytes(claim.encode() + bytes(100))
+    path.write_bytes(struct.pack("<8sIIIf", b"RGPT0003", vocab_size, 0, 0, 1.0) + bytes(100))
     config = ModelConfig.from_preset("xl", vocab_size=min(vocab_size, MAX_VOCAB))
     tracemalloc.start()
     try:

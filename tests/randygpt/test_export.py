@@ -29,7 +29,7 @@ def put(folder: Path, *, with_moments: bool = True) -> Path:
     path = write_tiny(folder / "m.bin", seed=5, with_moments=with_moments)
     training = {"seed": 7, "precision": "bf16"}
     sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, name="né", iteration=5, losses=LOSSES, training=training)
-    sidecar.write(folder / "m.json")
+    (folder / "m.json").write_bytes(sidecar.encode())
     return path
 
 
@@ -94,7 +94,7 @@ def test_the_arrays_have_our_names_and_what_the_header_says(tmp_path: Path) -> N
         assert json.loads((folder / name).read_bytes()) == json.loads(data)
 
 
-@pytest.mark.parametrize("best_loss", [float("inf"), float("-inf"), float(np.float32(0.1)), 0.0])
+@pytest.mark.parametrize("best_loss", [float("inf"), float(np.float32(0.1)), 0.0])
 def test_any_best_loss_comes_back(tmp_path: Path, best_loss: float) -> None:
     path, checkpoint = tmp_path / "m.bin", tiny_checkpoint()
     header = replace(checkpoint.header, best_loss=best_loss, iteration=2**32 - 1, step=2**32 - 1)
@@ -212,6 +212,10 @@ def reshape(folder: Path) -> None:
             change(lambda arrays: arrays["exp_avg_sq.wpe"].fill(np.inf), "optimizer.safetensors"),
             r"optimizer\.safetensors: a NaN or infinity in wpe \(second moment\)",
         ),
+        (
+            change(lambda arrays: arrays["exp_avg_sq.wpe"].fill(-1), "optimizer.safetensors"),
+            r"optimizer\.safetensors: a second moment under 0 in wpe",
+        ),
         (change(lambda arrays: arrays.clear(), "optimizer.safetensors"), r"optimizer\.safetensors: it lacks exp_avg\."),
         (rewrite(WEIGHTS, b""), r"model\.safetensors: "),
         (rewrite(WEIGHTS, b"\xff" * 100), r"model\.safetensors: "),
@@ -221,9 +225,9 @@ def reshape(folder: Path) -> None:
         (rewrite("vocab.json", b'{"chars": ["a", "b"]}'), "vocab 31 in config.json, 2 entries"),
         (reshape, r"model\.safetensors: it lacks layer10\.fc1 and 1523 more"),
         (tell(iteration="x"), r"model\.safetensors: in its metadata: "),
-        (tell(step="-1"), "metadata: iteration, step or best_loss is out of range"),
-        (tell(iteration=str(2**32)), "metadata: iteration, step or best_loss is out of range"),
-        (tell(best_loss="nan"), "metadata: iteration, step or best_loss is out of range"),
+        (tell(step="-1"), "metadata: (iter|best_loss)"),
+        (tell(iteration=str(2**32)), "metadata: (iter|best_loss)"),
+        (tell(best_loss="nan"), "metadata: (iter|best_loss)"),
         (tell(beside="["), r"model\.safetensors: in its metadata: "),
         (tell(beside="[]"), "metadata: beside is not an object"),
         (tell(beside='{"losses": {"val": "x"}}'), "metadata: the loss val"),
@@ -283,7 +287,7 @@ def test_the_commands(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None
         (("export", "missing.bin", "x"), "missing.bin: No such file"),
         (("import", "plain"), "plain.bin: there already"),
         (("import", "missing"), "missing/config.json: No such file"),
-        (("import", "plain", "nowhere/x"), "nowhere/x.bin: not in a folder that exists"),
+        (("import", "plain", "nowhere/x"), "nowhere/x: not a name in a folder that exists"),
         (("import", "plain", ".bin"), "not a name for a checkpoint"),
     ):
         assert run(list(words)) == 2

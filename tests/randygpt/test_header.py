@@ -3,6 +3,7 @@
 import math
 import re
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -42,7 +43,7 @@ def test_the_bytes_are_little_endian_in_this_order() -> None:
     vocab_size=st.integers(1, MAX_VOCAB),
     iteration=counts,
     step=counts,
-    best_loss=st.floats(width=32, allow_nan=False),
+    best_loss=st.floats(min_value=0, width=32),
 )
 def test_round_trip(magic: str, vocab_size: int, iteration: int, step: int, best_loss: float) -> None:
     made = CheckpointHeader(magic=magic, vocab_size=vocab_size, iteration=iteration, step=step, best_loss=best_loss)
@@ -75,9 +76,16 @@ def test_the_smallest_and_the_largest_vocabulary(vocab_size: int) -> None:
     assert CheckpointHeader.parse(raw(vocab_size=vocab_size)).vocab_size == vocab_size
 
 
-def test_a_best_loss_of_nan() -> None:
-    with pytest.raises(InvalidCheckpoint, match="best_loss is NaN"):
-        CheckpointHeader.parse(raw(best_loss=math.nan))
+@pytest.mark.parametrize("best_loss", [math.nan, -math.inf])
+def test_a_best_loss_that_is_none(best_loss: float) -> None:
+    with pytest.raises(InvalidCheckpoint, match="best_loss is"):
+        CheckpointHeader.parse(raw(best_loss=best_loss))
+
+
+@pytest.mark.parametrize("changes", [{"best_loss": 1e39}, {"iteration": 2**32}, {"step": -1}, {"vocab_size": 0}])
+def test_a_header_that_cannot_be_written_is_not_made(changes: dict[str, float]) -> None:
+    with pytest.raises(InvalidCheckpoint):
+        replace(CheckpointHeader.parse(raw()), **changes)  # type: ignore[arg-type]
 
 
 def test_before_the_first_evaluation_the_best_loss_is_infinite() -> None:

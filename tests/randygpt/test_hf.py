@@ -61,7 +61,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     header = CheckpointHeader(magic="RGPT0002", vocab_size=config.vocab_size, iteration=3, step=4, best_loss=2.5)
     weights = GPT.initialise(config, seed=0).flat.numpy() * 8  # far from uniform, as a trained model is
     write_checkpoint(path, Checkpoint(header=header, config=config, weights=weights, moments=None))
-    Sidecar(config=config, tokenizer=tokenizer, name="tiny").write(sidecar_path(path))
+    sidecar_path(path).write_bytes(Sidecar(config=config, tokenizer=tokenizer, name="tiny").encode())
     export_model(describe(path), folder / "export", "hf")
     ids = torch.randint(config.vocab_size, (2, 256), generator=torch.Generator().manual_seed(1))
     prompts = ["the quick", "fox jumps over the lazy", "o"]

@@ -87,7 +87,7 @@ def test_a_file_without_a_usable_line_is_named(tmp_path: Path, contents: bytes) 
 
 def test_what_is_seen_of_one_run(tmp_path: Path) -> None:
     path = put_run(tmp_path, "run", 30)
-    Sidecar(config=CONFIG, tokenizer=TOKENIZER, name="story").write(tmp_path / "run.json")
+    (tmp_path / "run.json").write_bytes(Sidecar(config=CONFIG, tokenizer=TOKENIZER, name="story").encode())
     picture = draw([read_run(path)], "svg").decode()
     for words in (
         ">story (randygpt-2L-2H-16D)<",
@@ -156,7 +156,7 @@ def test_the_command_draws_beside_the_metrics(at_home: Path, capsys: pytest.Capt
     [
         (("missing",), "missing.metrics.jsonl: No such file"),
         (("run", "--out", "picture.pdf"), "picture.pdf: not a .png or .svg"),
-        (("run", "--out", "nowhere/picture.png"), "nowhere/picture.png: not in a folder that exists"),
+        (("run", "--out", "nowhere/picture.png"), "nowhere/picture.png: not a name in a folder that exists"),
         (("run", "cut"), "cut.metrics.jsonl: no line"),
     ],
 )

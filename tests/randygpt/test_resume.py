@@ -160,7 +160,7 @@ def test_json_of_another_state_is_not_believed(tmp_path: Path) -> None:
 def test_damaged_counters_are_an_error_of_the_file(tmp_path: Path, name: str, value: object) -> None:
     start(options(tmp_path), stop_after=1)
     change_json(tmp_path / "m.json", training={name: value})
-    with pytest.raises(InvalidModelFile, match=f"{name} is not a whole number"):
+    with pytest.raises(InvalidModelFile, match=f"{name} is out of range"):
         Trainer.resume(options(tmp_path), TEXT, describe(tmp_path / "m.bin"))
 
 

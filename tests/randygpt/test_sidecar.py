@@ -48,7 +48,7 @@ def test_round_trip(tmp_path: Path) -> None:
         losses={"train": 1.5, "val": 1.75, "best_val": None},
         training={"seed": 7, "plateau": {"best": 1.5, "waited": 2, "cuts": 1}},
     )
-    written.write(tmp_path / "m.json")
+    (tmp_path / "m.json").write_bytes(written.encode())
     read = read_sidecar(tmp_path / "m.bin")
     assert read is not None
     assert replace(read, tokenizer=written.tokenizer) == written
@@ -100,7 +100,7 @@ def test_a_preset_that_contradicts_the_json(tmp_path: Path, where: str) -> None:
     config = ModelConfig.from_preset("xs", vocab_size=TOKENIZER.vocab_size)
     path = hollow(tmp_path / "m.bin", config)
     if where == "beside":
-        Sidecar(config=config, tokenizer=TOKENIZER).write(tmp_path / "m.json")
+        (tmp_path / "m.json").write_bytes(Sidecar(config=config, tokenizer=TOKENIZER).encode())
     else:
         put_config(tmp_path, config)
     with pytest.raises(InvalidModelFile, match=r"m\.bin: .*says preset xs, and the command line says preset xl"):
@@ -112,7 +112,7 @@ def test_a_preset_that_contradicts_the_json(tmp_path: Path, where: str) -> None:
 def test_json_beside_it_for_another_vocabulary(tmp_path: Path, preset: str | None) -> None:
     config = ModelConfig.from_preset("xs", vocab_size=TOKENIZER.vocab_size)
     path = hollow(tmp_path / "m.bin", config)
-    Sidecar(config=replace(config, vocab_size=40), tokenizer=TOKENIZER).write(tmp_path / "m.json")
+    (tmp_path / "m.json").write_bytes(Sidecar(config=replace(config, vocab_size=40), tokenizer=TOKENIZER).encode())
     with pytest.raises(InvalidCheckpoint, match=r"m\.bin: vocab 31 in the header, 40 in the configuration"):
         describe(path, preset=preset)
 
@@ -152,7 +152,7 @@ def test_a_preset_the_file_does_not_fit(tmp_path: Path) -> None:
 
 def test_a_shape_beside_it_that_the_file_does_not_fit(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.bin")
-    Sidecar(config=replace(CONFIG, n_layer=3), tokenizer=TOKENIZER).write(tmp_path / "m.json")
+    (tmp_path / "m.json").write_bytes(Sidecar(config=replace(CONFIG, n_layer=3), tokenizer=TOKENIZER).encode())
     with pytest.raises(InvalidCheckpoint, match=r"m\.bin: .* bytes, but"):
         describe(path)
 
@@ -173,7 +173,7 @@ def test_characters_come_from_the_file_named_then_the_json_beside_then_the_folde
         return tokenizer.chars
 
     assert found() == in_folder.chars
-    Sidecar(config=CONFIG, tokenizer=beside).write(tmp_path / "m.json")
+    (tmp_path / "m.json").write_bytes(Sidecar(config=CONFIG, tokenizer=beside).encode())
     assert found() == beside.chars
     assert found(tmp_path / "named.json") == named.chars
 
@@ -184,7 +184,7 @@ def test_a_vocabulary_of_another_size(tmp_path: Path, where: str) -> None:
     put_config(tmp_path, CONFIG)
     other = CharTokenizer(TOKENIZER.chars[:-1])
     if where == "m.json":
-        Sidecar(config=CONFIG, tokenizer=other).write(tmp_path / where)
+        (tmp_path / where).write_bytes(Sidecar(config=CONFIG, tokenizer=other).encode())
     else:
         (tmp_path / where).write_text(json.dumps(other.to_json()), encoding="utf-8")
     with pytest.raises(InvalidModelFile, match=r"m\.bin: vocab 31 in the header, 30 entries in the vocabulary"):

@@ -66,7 +66,8 @@ def endless() -> LanguageModel:
 def write_tiny(path: Path, *, seed: int = 0, name: str = "", with_moments: bool = True) -> Path:
     """A tiny checkpoint with its JSON beside it."""
     write_checkpoint(path, tiny_checkpoint(seed=seed, with_moments=with_moments))
-    Sidecar(config=CONFIG, tokenizer=TOKENIZER, name=name, iteration=seed).write(sidecar_path(path))
+    sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, name=name, iteration=seed)
+    sidecar_path(path).write_bytes(sidecar.encode())
     return path
 
 
