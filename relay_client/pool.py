@@ -2,21 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from relay_client import hunt
 from relay_client.connection import Connection
 from relay_client.errors import InvalidEvent, PeerError, TransportError
 from relay_client.event import Event, HashedEvent
 from relay_client.filter import Filter
 from relay_client.session import Acknowledged
-
-IDS_PER_REQUEST = 50  # under the smallest result limit seen on a relay (100), and 3 MB of chunk events
-
-# Gets the relay's address and an unverified event; says whether the event is the one wanted, verified and kept.
-Offer = Callable[[str, Mapping[str, object]], bool]
 
 
 @dataclass(slots=True)
@@ -131,74 +127,21 @@ class Pool:
     async def holdings(self, ids: Sequence[bytes]) -> dict[str, set[bytes]]:
         """Which of these events each working relay gives out, by their recomputed ids."""
         held: dict[str, set[bytes]] = {url: set() for url in self.urls}
-        for start in range(0, len(ids), IDS_PER_REQUEST):
-            batch = tuple(ids[start : start + IDS_PER_REQUEST])
+        for start in range(0, len(ids), hunt.IDS_PER_REQUEST):
+            batch = tuple(ids[start : start + hunt.IDS_PER_REQUEST])
             for url, raw_event in await self.query(Filter(ids=batch, limit=len(batch))):
                 with contextlib.suppress(InvalidEvent):
                     held[url].add(HashedEvent.parse(raw_event).id)
         return held
 
-    async def collect(self, ids: Iterable[bytes], offer: Offer) -> None:
+    async def collect(self, ids: Iterable[bytes], offer: hunt.Offer) -> None:
         """Ask for events by id, all relays at once, until each was taken or every relay has been asked for it.
 
         A relay takes its next share when it has answered the last one, so the faster ones carry more. `offer` is
         called as events arrive; what it refuses is asked for elsewhere.
         """
-        hunt = _Hunt(ids, offer)
 
-        async def ask(connection: Connection) -> None:
-            try:
-                await hunt.run(connection)
-            except (TransportError, PeerError) as error:
-                self.reports[connection.url].reason = str(error)
+        def fail(url: str, error: Exception) -> None:
+            self.reports[url].reason = str(error)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for connection in self._working():
-                    group.create_task(ask(connection))
-        except BaseExceptionGroup as group_error:  # what `offer` raised, as it raised it
-            raise group_error.exceptions[0] from None
-
-
-class _Hunt:
-    """Shares a set of wanted event ids (in hex, in order) among relays."""
-
-    def __init__(self, ids: Iterable[bytes], offer: Offer) -> None:
-        self._free = dict.fromkeys(event_id.hex() for event_id in ids)
-        self._claimed: set[str] = set()
-        self._offer = offer
-        self._changed = asyncio.Condition()
-
-    async def run(self, connection: Connection) -> None:
-        """Work until nothing is left that this relay has not been asked for; raises what its connection raises."""
-        asked: set[str] = set()
-        while True:
-            async with self._changed:
-                share = [event_id for event_id in self._free if event_id not in asked][:IDS_PER_REQUEST]
-                if not share:
-                    if not self._claimed - asked:
-                        return
-                    await self._changed.wait()  # another relay may give some of its share back
-                    continue
-                for event_id in share:
-                    del self._free[event_id]
-                self._claimed.update(share)
-            asked.update(share)
-            await self._ask(connection, share)
-
-    async def _ask(self, connection: Connection, share: list[str]) -> None:
-        left = dict.fromkeys(share)
-
-        def on_event(raw_event: Mapping[str, object]) -> None:
-            event_id = raw_event["id"]
-            if event_id in left and self._offer(connection.url, raw_event):
-                del left[str(event_id)]
-
-        ids = tuple(bytes.fromhex(event_id) for event_id in share)
-        try:
-            await connection.query(Filter(ids=ids, limit=len(ids)), on_event)
-        finally:
-            async with self._changed:
-                self._claimed.difference_update(share)
-                self._free.update(left)
-                self._changed.notify_all()
+        await hunt.collect(self._working(), ids, offer, fail)

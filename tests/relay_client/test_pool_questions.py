@@ -12,8 +12,9 @@ from relay_client import connection
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
+from relay_client.hunt import IDS_PER_REQUEST
 from relay_client.keys import SecretKey
-from relay_client.pool import IDS_PER_REQUEST, Pool
+from relay_client.pool import Pool
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 SHORT_S = 0.5  # an honest relay on this machine answers sooner, also on a busy day
