@@ -21,7 +21,7 @@ MAX_FRAME = 256 << 10  # bytes; an event of ours is a quarter of it
 CONNECT_S = 10.0
 ANSWER_S = 30.0  # without a single answer while some are owed
 
-OnEvent = Callable[[Mapping[str, object]], None]
+OnEvent = Callable[[Mapping[str, object]], bool | None]  # True: that was enough
 
 
 @dataclass(slots=True)
@@ -112,9 +112,9 @@ class Connection:
     async def query(self, wanted: Filter, on_event: OnEvent) -> None:
         """Ask, call `on_event` for each event as it arrives, and return when the relay has sent what it stores.
 
-        `on_event` gets unverified data, runs between two reads (so it is also the brake) and may raise, which ends
-        the query. Raises TransportError when the relay refuses, goes away or is silent, PeerError when it talks
-        nonsense.
+        `on_event` gets unverified data and runs between two reads (so it is also the brake). It ends the query by
+        returning True, or by raising. Raises TransportError when the relay refuses, goes away or is silent, PeerError
+        when it talks nonsense.
         """
         self._check_alive()
         subscription, frame = self._session.subscribe(wanted)
@@ -197,7 +197,8 @@ class Connection:
         if query.done.done():
             return
         try:
-            query.on_event(raw_event)
+            if query.on_event(raw_event):
+                query.done.set_result(Finished(subscription="", reason=""))
         except Exception as error:  # noqa: BLE001 (whatever it is belongs to whoever asked)
             query.done.set_exception(error)
 

@@ -13,6 +13,7 @@ from relay_client.errors import InvalidEvent, PeerError, TransportError
 from relay_client.event import Event, HashedEvent
 from relay_client.filter import Filter
 from relay_client.session import Acknowledged
+from relay_client.shares import IDS_PER_REQUEST
 
 
 @dataclass(slots=True)
@@ -34,6 +35,7 @@ class Pool:
 
     def __init__(self, urls: Sequence[str]) -> None:
         self.reports = {url: RelayReport() for url in urls}
+        self.liars: set[str] = set()  # relays that gave a wrong event
         self._connections: dict[str, Connection] = {}
 
     async def __aenter__(self) -> Self:
@@ -127,21 +129,24 @@ class Pool:
     async def holdings(self, ids: Sequence[bytes]) -> dict[str, set[bytes]]:
         """Which of these events each working relay gives out, by their recomputed ids."""
         held: dict[str, set[bytes]] = {url: set() for url in self.urls}
-        for start in range(0, len(ids), hunt.IDS_PER_REQUEST):
-            batch = tuple(ids[start : start + hunt.IDS_PER_REQUEST])
+        for start in range(0, len(ids), IDS_PER_REQUEST):
+            batch = tuple(ids[start : start + IDS_PER_REQUEST])
             for url, raw_event in await self.query(Filter(ids=batch, limit=len(batch))):
                 with contextlib.suppress(InvalidEvent):
                     held[url].add(HashedEvent.parse(raw_event).id)
         return held
 
-    async def collect(self, ids: Iterable[bytes], offer: hunt.Offer) -> None:
-        """Ask for events by id, all relays at once, until each was taken or every relay has been asked for it.
+    async def collect(self, keys: Iterable[bytes], offer: hunt.Offer, search: hunt.Search = hunt.BY_ID) -> list[bytes]:
+        """Gather events, by id unless `search` says otherwise; returns the keys (32 bytes each) that did not come.
 
-        A relay takes its next share when it has answered the last one, so the faster ones carry more. `offer` is
-        called as events arrive; what it refuses is asked for elsewhere.
+        `offer` is called as events arrive; what it refuses is asked for elsewhere, and the relay is asked last from
+        then on (`liars`). Raises what `offer` raises.
         """
 
         def fail(url: str, error: Exception) -> None:
             self.reports[url].reason = str(error)
 
-        await hunt.collect(self._working(), ids, offer, fail)
+        missing = await hunt.collect(
+            self._working(), [key.hex() for key in keys], offer, search=search, liars=self.liars, on_failure=fail
+        )
+        return [bytes.fromhex(key) for key in missing]

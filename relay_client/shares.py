@@ -1,0 +1,103 @@
+"""Which relay is asked for which of the wanted events: a ledger without I/O and without a clock.
+
+A wanted key (an event id or a hash, in hex) is free, or being asked of some relays, or settled. A relay that answered
+without it is not asked for it again. A relay that was caught lying is asked last: for what no other relay still
+asked of could give.
+"""
+
+from collections.abc import Iterable
+from itertools import chain, islice
+
+IDS_PER_REQUEST = 50  # under the smallest result limit seen on a relay (100), and 3 MB of chunk events
+_SMALL_SHARE = 10  # not worth dividing
+
+
+class Shares:
+    """Hands out shares of the wanted keys to relays, which are known by their addresses."""
+
+    def __init__(self, keys: Iterable[str], relays: Iterable[str], liars: Iterable[str] = ()) -> None:
+        self._free = dict.fromkeys(keys)  # wanted, and nobody is being asked; in order
+        self._asking: dict[str, set[str]] = {}  # wanted -> the relays being asked
+        self._without: dict[str, set[str]] = {url: set() for url in relays}  # relay -> what it answered without
+        self._liars = set(liars)
+
+    @property
+    def wanted(self) -> list[str]:
+        """The keys not settled yet, what is being asked for first."""
+        return [*self._asking, *self._free]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is wanted any more."""
+        return not self._free and not self._asking
+
+    def wants(self, key: str) -> bool:
+        """Whether a key is not settled yet."""
+        return key in self._asking or key in self._free
+
+    def can_help(self, url: str) -> bool:
+        """Whether there may ever be something to ask of a relay beyond what it is being asked for now."""
+        without = self._without.get(url)
+        if without is None:
+            return False
+        return any(
+            key not in without and url not in self._asking.get(key, ()) for key in chain(self._free, self._asking)
+        )
+
+    def take(self, url: str) -> list[str]:
+        """The next share of what is free. The fewer keys are left for each relay, the smaller it is."""
+        size = min(IDS_PER_REQUEST, max(_SMALL_SHARE, -(-len(self._free) // max(1, len(self._honest)))))
+        return self._hand_out(url, islice((key for key in self._free if self._may_ask(url, key)), size))
+
+    def take_over(self, url: str) -> list[str]:
+        """A share of what others are being asked for: first what is asked of the fewest."""
+        owed = [key for key, relays in self._asking.items() if url not in relays and self._may_ask(url, key)]
+        return self._hand_out(url, sorted(owed, key=lambda key: len(self._asking[key]))[:IDS_PER_REQUEST])
+
+    def settle(self, key: str) -> None:
+        """Nobody needs to be asked for this key any more."""
+        self._free.pop(key, None)
+        self._asking.pop(key, None)
+
+    def give_back(self, url: str, share: Iterable[str], *, answered: bool) -> None:
+        """A request is over. What it asked for and is still wanted is free again, where no other is asked for it.
+
+        If it was `answered`, the relay does not have those, and is not asked for them again.
+        """
+        unsettled = [key for key in share if key in self._asking]
+        if answered and url in self._without:
+            self._without[url].update(unsettled)
+        for key in unsettled:
+            self._asking[key].discard(url)
+            if not self._asking[key]:
+                del self._asking[key]
+                self._free[key] = None
+
+    def accuse(self, url: str, key: str) -> bool:
+        """A relay gave a wrong event for a key. Returns whether that is its first lie."""
+        if url in self._without:
+            self._without[url].add(key)
+        first = url not in self._liars
+        self._liars.add(url)
+        return first
+
+    def leave(self, url: str) -> None:
+        """A relay is gone: no other waits for it."""
+        self._without.pop(url, None)
+
+    @property
+    def _honest(self) -> set[str]:
+        return self._without.keys() - self._liars
+
+    def _may_ask(self, url: str, key: str) -> bool:
+        without = self._without.get(url)
+        if without is None or key in without:
+            return False
+        return url not in self._liars or all(key in self._without[other] for other in self._honest)
+
+    def _hand_out(self, url: str, keys: Iterable[str]) -> list[str]:
+        share = list(keys)
+        for key in share:
+            self._free.pop(key, None)
+            self._asking.setdefault(key, set()).add(url)
+        return share
