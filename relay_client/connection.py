@@ -2,18 +2,22 @@
 
 import asyncio
 import contextlib
-import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from socket import SOCK_STREAM
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.proxy import get_proxy
+from websockets.uri import parse_uri
 
-from relay_client.errors import CallerError, PeerError, TransportError
+from relay_client.address import is_loopback
+from relay_client.errors import PeerError, TransportError
 from relay_client.event import Event
 from relay_client.filter import Filter
+from relay_client.hints import is_public
 from relay_client.messages import clean
 from relay_client.session import Acknowledged, Delivered, Finished, Noticed, Session
 
@@ -28,26 +32,6 @@ OnEvent = Callable[[Mapping[str, object]], bool | None]  # True: that was enough
 class _Query:
     on_event: OnEvent
     done: asyncio.Future[Finished]
-
-
-def check_url(raw_url: str) -> str:
-    """A relay's address in one spelling (no slash at the end); raises CallerError."""
-    try:
-        parts = urlsplit(raw_url.strip())
-        _ = parts.port  # may raise as well
-    except ValueError as error:
-        raise CallerError(f"not a relay's address: {raw_url!r} ({error})") from None
-    if parts.scheme not in {"ws", "wss"} or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
-        raise CallerError(f"not a relay's address: {raw_url!r} (it looks like wss://relay.example)")
-    return parts._replace(netloc=parts.netloc.lower()).geturl().rstrip("/")
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Connection:
@@ -65,12 +49,14 @@ class Connection:
         self._reader = asyncio.create_task(self._read(), name=f"read {url}")
 
     @classmethod
-    async def open(cls, url: str) -> Self:
-        """Connect; raises TransportError with the reason in words."""
-        local = _is_loopback(url)
+    async def open(cls, url: str, *, only_public: bool = False) -> Self:
+        """Connect, if `only_public` then to the open internet or not at all; raises TransportError with the reason."""
+        local = is_loopback(url)
         try:
+            where: dict[str, Any] = {"host": await _public_address(url)} if only_public else {}
             socket = await connect(
                 url,
+                **where,  # an address given here is not looked up again, and not left for a redirect
                 max_size=MAX_FRAME,
                 max_queue=16,
                 open_timeout=CONNECT_S,
@@ -201,6 +187,19 @@ class Connection:
                 query.done.set_result(Finished(subscription="", reason=""))
         except Exception as error:  # noqa: BLE001 (whatever it is belongs to whoever asked)
             query.done.set_exception(error)
+
+
+async def _public_address(url: str) -> str:
+    """What the host of a `wss` address resolves to; raises TransportError unless that is the open internet only."""
+    if get_proxy(parse_uri(url)):
+        raise TransportError(f"{url}: where a proxy leads cannot be checked")
+    parts = urlsplit(url)
+    async with asyncio.timeout(CONNECT_S):
+        found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port or 443, type=SOCK_STREAM)
+    addresses = [str(address[0]) for *_, address in found]
+    if not addresses or not all(map(is_public, addresses)):
+        raise TransportError(f"{url}: not a public address")
+    return addresses[0]
 
 
 def _words(error: Exception) -> str:

@@ -22,7 +22,7 @@ Url = Annotated[str, typer.Argument(metavar="URL", help="Like wss://relay.exampl
 @app.command("add", epilog="Example: randygpt relays add wss://relay.example")
 def add(url: Url) -> None:
     """Put a relay on your list."""
-    from relay_client.connection import check_url
+    from relay_client.address import check_url
 
     home, relay = Home.from_environment(), check_url(url)
     relays = home.read_relays()
@@ -33,7 +33,7 @@ def add(url: Url) -> None:
 @app.command("remove", epilog="Example: randygpt relays remove wss://relay.example")
 def remove(url: Url) -> None:
     """Take a relay off your list."""
-    from relay_client.connection import check_url
+    from relay_client.address import check_url
 
     home, relay = Home.from_environment(), check_url(url)
     relays = home.read_relays()
@@ -55,7 +55,7 @@ def chosen(home: Home, flags: Sequence[str] | None, hints: Sequence[str] = ()) -
 
     Hints that came inside a name are shown then, not used: whoever made the name chose them.
     """
-    from relay_client.connection import check_url
+    from relay_client.address import check_url
 
     urls = list(dict.fromkeys(check_url(url) for url in flags or home.read_relays()))
     if not urls:

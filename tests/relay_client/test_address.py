@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay_client.connection import check_url
+from relay_client.address import check_url
 from relay_client.errors import CallerError
 
 

@@ -11,7 +11,8 @@ from support.scripted_relay import ScriptedRelay
 from websockets.asyncio.server import ServerConnection, serve
 
 from relay_client import connection as module
-from relay_client.connection import Connection, check_url
+from relay_client.address import check_url
+from relay_client.connection import Connection
 from relay_client.errors import CallerError, InvalidMessage, PeerError, TransportError
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter

@@ -29,8 +29,10 @@ class ScriptedRelay:
     junk: list[RawEvent] = field(default_factory=list)  # sent before every answer, asked for or not
     received: list[str] = field(default_factory=list)  # ids in the order they came
     requests: list[dict[str, Any]] = field(default_factory=list)  # filters asked
+    connections: int = 0  # so far
 
     async def handle(self, socket: ServerConnection) -> None:
+        self.connections += 1
         async for frame in socket:
             if self.silent:
                 continue

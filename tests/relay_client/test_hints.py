@@ -1,0 +1,118 @@
+"""Relay hints: which may be followed, and that the address behind a name is looked at before anybody connects."""
+
+import asyncio
+import socket
+from urllib.parse import urlsplit
+
+import pytest
+from support.scripted_relay import ScriptedRelay
+
+from relay_client.connection import Connection
+from relay_client.errors import TransportError
+from relay_client.hints import MAX_HINTS, is_public, usable
+
+GOOD = "wss://relay.example"
+
+
+def test_a_public_relay_may_be_followed_in_one_spelling_and_once() -> None:
+    assert usable([GOOD, " WSS://Relay.Example/ ", "wss://8.8.8.8:7777/path"], known=[]) == [
+        GOOD,
+        "wss://8.8.8.8:7777/path",
+    ]
+
+
+def test_what_the_user_has_already_is_no_hint() -> None:
+    assert usable([GOOD, "wss://other.example"], known={GOOD}) == ["wss://other.example"]
+
+
+def test_a_few_are_enough() -> None:
+    hints = [f"wss://relay{number}.example" for number in range(100)]
+    assert usable(hints, known=[hints[0]]) == hints[1 : 1 + MAX_HINTS]
+
+
+@pytest.mark.parametrize(
+    "raw_hint",
+    [
+        "",
+        "nonsense",
+        "ws://relay.example",
+        "https://relay.example",
+        "wss://user:word@relay.example",
+        "wss://localhost",
+        "wss://router",
+        "wss://router.local",
+        "wss://db.internal.",
+        "wss://x.onion",
+        "wss://127.0.0.1",
+        "wss://127.1",
+        "wss://2130706433",
+        "wss://10.1.2.3",
+        "wss://192.168.0.1:443",
+        "wss://169.254.169.254",
+        "wss://100.64.0.1",
+        "wss://0.0.0.0",
+        "wss://224.0.0.1",
+        "wss://[::1]",
+        "wss://[::]",
+        "wss://[fe80::1]",
+        "wss://[fc00::1]",
+        "wss://[fec0::1]",
+        "wss://[ff02::1]",
+        "wss://[::ffff:127.0.0.1]",
+        "wss://[2002:7f00:1::]",
+        "wss://[64:ff9b::7f00:1]",
+    ],
+)
+def test_what_could_lead_into_ones_own_network_is_not_followed(raw_hint: str) -> None:
+    assert usable([raw_hint, GOOD], known=[]) == [GOOD]
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_addresses_of_the_open_internet(address: str) -> None:
+    assert is_public(address)
+
+
+def test_a_name_is_not_an_address() -> None:
+    assert not is_public("relay.example")
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["::1"], []], ids=str)
+async def test_a_public_name_with_a_private_address_is_not_connected_to(
+    scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch, addresses: list[str]
+) -> None:
+    port = urlsplit(scripted.url).port
+    asked = []
+
+    def resolve(host: str, port: int, *_: object, **__: object) -> list[tuple[object, ...]]:
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(TransportError, match="not a public address"):
+        await Connection.open(f"wss://relay.example:{port}", only_public=True)
+    assert asked == ["relay.example"]
+    assert scripted.connections == 0
+
+
+async def test_the_address_that_was_checked_is_the_one_that_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(["8.8.8.8", "127.0.0.1"])  # a second look would lead elsewhere
+    connected = []
+
+    def resolve(host: str, port: int, *_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers) if "relay" in host else host, port))]
+
+    async def connect(_loop: object, _socket: object, address: tuple[str, int]) -> None:
+        connected.append(address)
+        raise OSError("stop here")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(type(asyncio.get_running_loop()), "sock_connect", connect)
+    with pytest.raises(TransportError, match="stop here"):
+        await Connection.open("wss://relay.example", only_public=True)
+    assert connected == [("8.8.8.8", 443)]
+
+
+async def test_behind_a_proxy_no_hint_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    with pytest.raises(TransportError, match="proxy"):
+        await Connection.open(GOOD, only_public=True)
