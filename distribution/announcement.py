@@ -6,7 +6,7 @@ A `Release` or `Head` object comes from a verified `Event` only, and holds nothi
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import orjson
@@ -53,7 +53,7 @@ class Release:
         """The release in a verified event; raises InvalidRelease. `now` is in seconds since 1970."""
         if event.kind != RELEASE_KIND:
             raise InvalidRelease(f"kind {event.kind} is not a release ({RELEASE_KIND})")
-        _check_time(event, now)
+        check_time(event, now)
         if _one(event, "v") != PROTOCOL:
             raise InvalidRelease("a release of a protocol version this program does not know")
         name = _one(event, "name")
@@ -96,7 +96,7 @@ class Head:
         """The head in a verified event; raises InvalidRelease. `now` is in seconds since 1970."""
         if event.kind != HEAD_KIND:
             raise InvalidRelease(f"kind {event.kind} is not a head ({HEAD_KIND})")
-        _check_time(event, now)
+        check_time(event, now)
         return cls(
             id=event.id,
             author=event.pubkey,
@@ -119,11 +119,25 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """The highest version of an author's name that this machine has met."""
+class SeenVersion:
+    """A version that this machine has met."""
 
-    version: int
+    release_id: bytes
     manifest_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What this machine has met of one author's name."""
+
+    versions: Mapping[int, SeenVersion] = field(default_factory=dict)
+    revoked: frozenset[bytes] = frozenset()  # ids of releases that their author took back
+    settled: int = 0  # up to this version it was decided what is current, by `follow` or by the user
+
+    @property
+    def highest(self) -> int:
+        """The highest version met that its author did not take back, 0 if there is none."""
+        return max((version for version, met in self.versions.items() if met.release_id not in self.revoked), default=0)
 
 
 def chunk_draft(data: bytes, *, sha256: bytes, created_at: int) -> EventDraft:
@@ -172,7 +186,8 @@ def head_draft(release: Release, *, hint: str, created_at: int) -> EventDraft:
     return EventDraft(kind=HEAD_KIND, created_at=created_at, tags=tags)
 
 
-def _check_time(event: Event, now: int) -> None:
+def check_time(event: Event, now: int) -> None:
+    """Raises InvalidRelease for an event from the future; `now` is in seconds since 1970."""
     if event.created_at > now + MAX_FUTURE_S:
         raise InvalidRelease(f"dated {event.created_at - now} s in the future")
 

@@ -30,6 +30,7 @@ from distribution.errors import (
 )
 from distribution.manifest import FileEntry, Manifest, is_name
 from distribution.partial import PartialFile
+from distribution.revocation import ask_revoked
 from distribution.store import InstalledRelease, Store
 from distribution.trust import TrustPolicy
 from relay_client.errors import InvalidEvent
@@ -80,13 +81,7 @@ class Fetcher:
         goes on from there), StoreError and OSError for the disk. After any of them the store shows what it showed
         before.
         """
-        asked_by_id = isinstance(reference, EventReference)
-        if isinstance(reference, EventReference):
-            release = await self._by_id(reference.id)
-        else:
-            release = await self._by_address(reference)
-        self.policy.check(release.author)
-        trust.check_version(release, self.store.seen(release.author, release.name), asked_by_id=asked_by_id)
+        release = await self.find(reference)
         chunks = ChunkCounts()
         async with self.store.lock(release.id):
             installed = self.store.release(release.id)
@@ -95,10 +90,25 @@ class Fetcher:
                 chunks.reused = sum(file.chunks for file in installed.files)
             else:
                 installed = await self._download(release, chunks)
-            await self.store.record_seen(release)
+            await self.store.versions.record(release)
             if activate:
-                self.store.activate(release.id)
+                await self.store.choose(release.id)
         return Fetched(release=installed, chunks=chunks, activated=activate)
+
+    async def find(self, reference: EventReference | AddressReference) -> Release:
+        """The release that a reference names: verified, by an author who is trusted, and no older than it may be.
+
+        Raises what `fetch` raises.
+        """
+        asked_by_id = isinstance(reference, EventReference)
+        if isinstance(reference, EventReference):
+            release = await self._by_id(reference.id)
+        else:
+            release = await self._by_address(reference)
+        self.policy.check(release.author)
+        seen = self.store.versions.seen(release.author, release.name)
+        trust.check_version(release, seen, asked_by_id=asked_by_id)
+        return release
 
     async def _by_address(self, reference: AddressReference) -> Release:
         """The release that the author's latest head names."""
@@ -121,10 +131,13 @@ class Fetcher:
         own = [head for head in heads if (head.author, head.name) == (reference.author, reference.name)]
         if len(own) < len(heads):
             refusals.append(InvalidRelease("a head of another author or name"))
-        latest = trust.latest(own)
+        revoked = await ask_revoked(self.pool, self.store.versions, reference, own, now=self.now())
+        latest = trust.latest(own, revoked)
         if latest is None:
             if refusals:
                 raise InvalidRelease(f"no relay has a valid head of {who}: {refusals[0]}")
+            if own:
+                raise NotFound(f"the author took back what the relays have of {who}")
             raise NotFound(f"no relay knows a model {who}{self._because()}")
         release = await self._by_id(latest.release_id)
         if not latest.names(release):

@@ -4,7 +4,8 @@ store/blobs/<sha256>          verified bytes, read-only, linked into releases
 store/releases/<event id>/    release.json and the files under their own names
 store/refs/current, previous  {"release": <event id>}, replaced whole: the signal a server watches
 store/partial/<event id>-<sha256>.part   a file of a release being fetched
-state/seen.json               highest version met of each author's names
+state/pins.json               releases that the user wants kept
+state/seen.json               versions met of each author's names
 """
 
 import errno
@@ -18,16 +19,19 @@ from typing import Any
 import orjson
 from filelock import AsyncFileLock
 
-from distribution.announcement import Release, Seen
+from distribution.announcement import Release
 from distribution.errors import StoreError
 from distribution.manifest import RESERVED, FileEntry, Manifest
 from distribution.partial import PartialFile, hashes_to
+from distribution.state import StateFile
+from distribution.versions import Versions
 from relay_client import durable
 from relay_client.errors import InvalidEvent
 from relay_client.event import decode_hex
 
 _LINK_UNSUPPORTED = {errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 _READ_BYTES = 1 << 20
+_ID_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,12 @@ class InstalledRelease:
     card: Mapping[str, object]
     files: tuple[InstalledFile, ...]
     folder: Path
+    installed_at: int  # seconds since 1970
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.files)
 
     def file(self, role: str) -> InstalledFile:
         """The file with this role (checkpoint, tokenizer or config)."""
@@ -69,7 +79,8 @@ class Store:
         self._refs = home / "store" / "refs"
         self._partial = home / "store" / "partial"
         self._locks = home / "store" / "locks"
-        self._seen = home / "state" / "seen.json"
+        self._pins = StateFile(home / "state" / "pins.json")
+        self.versions = Versions(home)
         self.current_path = self._refs / "current"
 
     # --- reading
@@ -77,6 +88,10 @@ class Store:
     def current(self) -> bytes | None:
         """Event id of the active release, None before the first; raises StoreError."""
         return self._read_ref(self.current_path)
+
+    def previous(self) -> bytes | None:
+        """Event id of the release that was active before; raises StoreError."""
+        return self._read_ref(self._refs / "previous")
 
     def release(self, release_id: bytes) -> InstalledRelease | None:
         """An installed release, None if it is not installed; raises StoreError if its record is damaged."""
@@ -92,9 +107,18 @@ class Store:
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{folder / RESERVED}: damaged ({error!r})") from None
 
-    def seen(self, author: bytes, name: str) -> Seen | None:
-        """The highest version of this name met so far; raises StoreError."""
-        return self._read_seen().get(f"{author.hex()}/{name}")
+    def releases(self) -> list[InstalledRelease]:
+        """All installed releases, the one installed last first; raises StoreError if a record is damaged."""
+        names = [path.name for path in self._releases.glob("[0-9a-f]*")] if self._releases.is_dir() else []
+        found = [self.release(bytes.fromhex(name)) for name in names if len(name) == 2 * _ID_BYTES]
+        return sorted(filter(None, found), key=lambda release: (release.installed_at, release.version), reverse=True)
+
+    def pinned(self) -> frozenset[bytes]:
+        """Ids of the releases that the user wants kept; raises StoreError."""
+        try:
+            return frozenset(decode_hex(key, _ID_BYTES) for key in self._pins.read())
+        except InvalidEvent as error:
+            raise self._pins.damaged(error) from None
 
     def is_intact(self, release: InstalledRelease) -> bool:
         """Whether an installed release's files are still what they were, checked by hashing them again."""
@@ -160,39 +184,31 @@ class Store:
             durable.write(self._refs / "previous", _ref(before))
         durable.write(self.current_path, _ref(release_id))
 
-    async def record_seen(self, release: Release) -> None:
-        """Remember a version, for good, if it is the highest of its name so far; raises OSError."""
-        durable.make_directory(self._seen.parent)
-        async with AsyncFileLock(self._seen.with_suffix(".lock")):
-            known = self._read_seen()
-            key = f"{release.author.hex()}/{release.name}"
-            if key not in known or known[key].version < release.version:
-                known[key] = Seen(version=release.version, manifest_sha256=release.manifest_sha256)
-                record = {
-                    name: {"version": seen.version, "x": seen.manifest_sha256.hex()} for name, seen in known.items()
-                }
-                durable.write(self._seen, orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+    async def choose(self, release_id: bytes) -> None:
+        """Make an installed release current because the user says so: `follow` leaves it until a newer one appears.
+
+        Raises StoreError and OSError.
+        """
+        await self.versions.settle_all()
+        self.activate(release_id)
+
+    async def pin(self, release_id: bytes, *, pinned: bool = True) -> None:
+        """Keep a release whatever happens, or no more; raises StoreError and OSError."""
+        async with self._pins.changing() as pins:
+            if pinned:
+                pins.setdefault(release_id.hex(), int(time.time()))
+            else:
+                pins.pop(release_id.hex(), None)
 
     # --- inside
 
     def _blob(self, sha256: bytes) -> Path:
         return self._blobs / sha256.hex()
 
-    def _read_seen(self) -> dict[str, Seen]:
-        try:
-            return {
-                name: Seen(version=int(entry["version"]), manifest_sha256=bytes.fromhex(entry["x"]))
-                for name, entry in orjson.loads(self._seen.read_bytes()).items()
-            }
-        except FileNotFoundError:
-            return {}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"{self._seen}: damaged ({error!r})") from None
-
     @staticmethod
     def _read_ref(path: Path) -> bytes | None:
         try:
-            return decode_hex(orjson.loads(path.read_bytes())["release"], 32)
+            return decode_hex(orjson.loads(path.read_bytes())["release"], _ID_BYTES)
         except FileNotFoundError:
             return None
         except (InvalidEvent, KeyError, TypeError, ValueError) as error:
@@ -259,4 +275,5 @@ def _from_record(record: Mapping[str, Any], folder: Path) -> InstalledRelease:
             for file in record["files"]
         ),
         folder=folder,
+        installed_at=record["installed_at"],
     )

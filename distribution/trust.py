@@ -1,49 +1,53 @@
 """Whose models, and which version of them: decisions only, no I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from distribution.announcement import Head, Release, Seen
 from distribution.errors import Equivocation, NotTrusted, Rollback
 from relay_client.keys import encode_npub
+
+Mode = Literal["explicit", "allowlist"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustPolicy:
     """`explicit`: what the user names is trusted. `allowlist`: listed authors only, whatever is named."""
 
-    mode: Literal["explicit", "allowlist"] = "explicit"
+    mode: Mode = "explicit"
     authors: frozenset[bytes] = field(default_factory=frozenset)  # x-only public keys, 32 each
 
     def check(self, author: bytes) -> None:
         """Raises NotTrusted unless this author's releases may be fetched."""
         if self.mode == "allowlist" and author not in self.authors:
-            raise NotTrusted(f"not trusted: {encode_npub(author)} is not on the list")
+            raise NotTrusted(f"not trusted: {encode_npub(author)} is not on the list (randygpt trust add)")
 
 
-def latest(heads: Sequence[Head]) -> Head | None:
+def latest(heads: Sequence[Head], revoked: Collection[bytes] = ()) -> Head | None:
     """Of one author's heads for one name: highest version, then newest, then lowest id. None if there is none.
 
-    Raises Equivocation if that version stands for two contents.
+    Heads of revoked releases do not count. Raises Equivocation if that version stands for two contents.
     """
-    if not heads:
+    good = [head for head in heads if head.release_id not in revoked]
+    if not good:
         return None
-    version = max(head.version for head in heads)
-    best = [head for head in heads if head.version == version]
+    version = max(head.version for head in good)
+    best = [head for head in good if head.version == version]
     if len({head.manifest_sha256 for head in best}) > 1:
         raise Equivocation(f"the author signed two different releases as version {version} of {best[0].name}")
     return min(best, key=lambda head: (-head.created_at, head.id))
 
 
-def check_version(release: Release, seen: Seen | None, *, asked_by_id: bool) -> None:
+def check_version(release: Release, seen: Seen, *, asked_by_id: bool) -> None:
     """Raises Rollback or Equivocation where `release` contradicts what was seen.
 
-    An older version is fine if the user asked for exactly that release.
+    An older version is fine if the user asked for exactly that release, or if its author took back all that came
+    after it.
     """
-    if seen is None:
-        return
-    if release.version == seen.version and release.manifest_sha256 != seen.manifest_sha256:
+    known = seen.versions.get(release.version)
+    if known and known.release_id not in seen.revoked and known.manifest_sha256 != release.manifest_sha256:
         raise Equivocation(f"another release was seen before as version {release.version} of {release.name}")
-    if release.version < seen.version and not asked_by_id:
-        raise Rollback(f"version {release.version} of {release.name} is older than {seen.version}, seen before")
+    if release.version < seen.highest and not asked_by_id:
+        raise Rollback(f"version {release.version} of {release.name} is older than {seen.highest}, seen before")

@@ -15,9 +15,8 @@ from relay_client.errors import PeerError, TransportError
 from relay_client.filter import Filter
 from relay_client.shares import Shares
 
-REQUESTS_PER_RELAY = (
-    2  # measured: four times as fast as one where a relay's last frame waits for ours, and as fast as 4
-)
+# Measured: four times as fast as one request where a relay's last frame waits for ours, and as fast as four.
+REQUESTS_PER_RELAY = 2
 _PATIENCE_S = 0.5  # how long an idle relay waits before it takes over what another owes
 _MAX_COPIES = 100  # events that a request for copies may bring: the smallest result limit seen on a relay
 

@@ -11,7 +11,7 @@ import filelock
 import orjson
 import pytest
 
-from distribution.announcement import Release, release_draft
+from distribution.announcement import Release, Seen, release_draft
 from distribution.chunking import count
 from distribution.errors import StoreError
 from distribution.manifest import FileEntry, Manifest, Segment
@@ -101,7 +101,8 @@ def damage(path: Path) -> None:
 def test_reading_makes_no_folder(store: Store, home: Path) -> None:
     assert store.current() is None
     assert store.release(RELEASE.id) is None
-    assert store.seen(KEY.pubkey, "demo") is None
+    assert store.versions.seen(KEY.pubkey, "demo") == Seen()
+    assert (store.releases(), store.pinned(), store.previous()) == ([], frozenset(), None)
     assert not store.has_blob(bytes(32))
     assert not home.exists()
 

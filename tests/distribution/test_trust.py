@@ -1,10 +1,11 @@
 """Whose models, and which version of them."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
-from distribution.announcement import Head, Release, Seen, release_draft
+from distribution.announcement import Head, Release, Seen, SeenVersion, release_draft
 from distribution.errors import Equivocation, NotTrusted, Rollback
 from distribution.trust import TrustPolicy, check_version, latest
 from relay_client.keys import SecretKey, encode_npub
@@ -90,13 +91,24 @@ def test_repeats_are_no_equivocation() -> None:
     assert latest([head(), head()]) == head()
 
 
+def test_a_head_of_what_was_taken_back_does_not_count() -> None:
+    heads = [head(version=1), replace(head(version=2), release_id=A), replace(head(version=3), release_id=A)]
+    assert latest(heads, {A}) == heads[0]
+    assert latest(heads[1:], {A}) is None
+
+
+def test_what_was_taken_back_is_no_equivocation() -> None:
+    two = [head(version=2), replace(head(version=2, x=B), release_id=A)]
+    assert latest(two, {A}) == two[0]
+
+
 # --- what was seen before
 
 
 @pytest.mark.parametrize("asked_by_id", [True, False])
 @pytest.mark.parametrize("version", [1, 5, 2**31 - 1])
 def test_the_first_of_a_name_is_fine(version: int, *, asked_by_id: bool) -> None:
-    check_version(release(version)[0], None, asked_by_id=asked_by_id)
+    check_version(release(version)[0], Seen(), asked_by_id=asked_by_id)
 
 
 @pytest.mark.parametrize(
@@ -117,9 +129,30 @@ def test_the_first_of_a_name_is_fine(version: int, *, asked_by_id: bool) -> None
 )
 def test_after_version_5(*, version: int, same: bool, asked_by_id: bool, error: type[Exception] | None) -> None:
     made, digest = release(version)
-    seen = Seen(version=5, manifest_sha256=digest if same else B)
+    seen = Seen(versions={5: SeenVersion(release_id=A, manifest_sha256=digest if same else B)})
     if error is None:
         check_version(made, seen, asked_by_id=asked_by_id)
     else:
         with pytest.raises(error, match=f"version {version} of demo"):
             check_version(made, seen, asked_by_id=asked_by_id)
+
+
+def met(*versions: int, revoked: tuple[int, ...] = (), x: bytes = B) -> Seen:
+    ids = {version: bytes([version]) * 32 for version in versions}
+    known = {version: SeenVersion(release_id=ids[version], manifest_sha256=x) for version in versions}
+    return Seen(versions=known, revoked=frozenset(ids[version] for version in revoked))
+
+
+def test_a_lower_version_is_fine_once_all_higher_ones_were_taken_back() -> None:
+    older = release(3)[0]
+    with pytest.raises(Rollback, match="older than 5"):
+        check_version(older, met(1, 4, 5, revoked=(4,)), asked_by_id=False)
+    with pytest.raises(Rollback, match="older than 4"):
+        check_version(older, met(1, 4, 5, revoked=(5,)), asked_by_id=False)
+    check_version(older, met(1, 4, 5, revoked=(4, 5)), asked_by_id=False)
+
+
+def test_a_version_that_was_taken_back_may_be_made_again() -> None:
+    check_version(release(5)[0], met(5, revoked=(5,)), asked_by_id=False)
+    with pytest.raises(Equivocation):
+        check_version(release(5)[0], met(5), asked_by_id=False)

@@ -1,0 +1,71 @@
+"""Taking a release back: deletion requests (NIP-09), to and from events.
+
+Only `ask_revoked` does I/O: on the network through a pool, and it remembers what it hears.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from distribution.announcement import RELEASE_KIND, Head, Release, check_time
+from distribution.errors import InvalidRelease
+from distribution.versions import Versions
+from relay_client.errors import InvalidEvent
+from relay_client.event import Event, EventDraft
+from relay_client.filter import Filter
+from relay_client.keys import AddressReference
+from relay_client.pool import Pool
+from relay_client.shares import IDS_PER_REQUEST
+
+REVOCATION_KIND = 5
+
+_HEX32 = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """An author's word that some of their events are to be used no more. It says nothing of anybody else's."""
+
+    id: bytes  # event id, 32
+    author: bytes  # x-only public key, 32
+    event_ids: frozenset[bytes]
+
+    @classmethod
+    def parse(cls, event: Event, *, now: int) -> Self:
+        """The revocation in a verified event; raises InvalidRelease. `now` is in seconds since 1970."""
+        if event.kind != REVOCATION_KIND:
+            raise InvalidRelease(f"kind {event.kind} takes nothing back ({REVOCATION_KIND} does)")
+        check_time(event, now)
+        ids = frozenset(bytes.fromhex(value) for value in event.tag_values("e") if _HEX32.fullmatch(value))
+        return cls(id=event.id, author=event.pubkey, event_ids=ids)
+
+
+def revocation_draft(release: Release, *, reason: str, created_at: int) -> EventDraft:
+    """The event by which an author takes a release back."""
+    tags = (("e", release.id.hex()), ("k", str(RELEASE_KIND)))
+    return EventDraft(kind=REVOCATION_KIND, created_at=created_at, tags=tags, content=reason)
+
+
+async def ask_revoked(
+    pool: Pool, versions: Versions, address: AddressReference, heads: Iterable[Head], *, now: int
+) -> frozenset[bytes]:
+    """Releases of a name that its author took back, as far as relays and this machine know; raises StoreError.
+
+    Asked for are the releases that `heads` name and those met before: one that was taken back is never met again.
+    """
+    seen = versions.seen(address.author, address.name)
+    met = {version.release_id for version in seen.versions.values()} | {head.release_id for head in heads}
+    candidates = sorted(met - seen.revoked)
+    revoked: set[bytes] = set()
+    for start in range(0, len(candidates), IDS_PER_REQUEST):
+        ids = tuple(release_id.hex() for release_id in candidates[start : start + IDS_PER_REQUEST])
+        wanted = Filter(authors=(address.author,), kinds=(REVOCATION_KIND,), tags={"e": ids}, limit=2 * len(ids))
+        for _, raw_event in await pool.query(wanted):
+            with contextlib.suppress(InvalidEvent, InvalidRelease):  # then it takes nothing back
+                revocation = Revocation.parse(Event.parse(raw_event), now=now)
+                if revocation.author == address.author:
+                    revoked |= revocation.event_ids & met
+    await versions.revoke(address.author, address.name, revoked)
+    return seen.revoked | revoked
