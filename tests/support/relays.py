@@ -37,7 +37,8 @@ def python_relay(folder: Path, port: int, storage: str) -> Iterator[str]:
     """PyPI `nostr-relay` on a port, with its data in `folder`; gives its address."""
     config = folder / "relay.yaml"
     config.write_text(_CONFIG.format(port=port, storage=_STORAGE[storage].format(folder=folder)))
-    with _process([str(PYTHON_RELAY), "-c", str(config), "serve"], folder) as process:
+    command = [str(PYTHON_RELAY), "-c", str(config), "serve"]
+    with _process(command, folder, subprocess.DEVNULL) as process:  # it logs every event: a pipe would be full soon
         deadline = time.monotonic() + START_S
         while not _listens(port):
             assert process.poll() is None, "the relay ended"
@@ -49,7 +50,7 @@ def python_relay(folder: Path, port: int, storage: str) -> Iterator[str]:
 @contextlib.contextmanager
 def npm_relay(folder: Path) -> Iterator[str]:
     """npm `@nostr-relay/core` with sqlite in memory; gives its address."""
-    with _process(["node", str(NPM_RELAY), "0"], folder) as process:
+    with _process(["node", str(NPM_RELAY), "0"], folder, subprocess.PIPE) as process:
         assert process.stdout is not None
         address = process.stdout.readline().decode().strip()
         assert address.startswith("ws://"), "the relay did not start"
@@ -57,8 +58,8 @@ def npm_relay(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _process(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+def _process(command: list[str], folder: Path, stdout: int) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(command, cwd=folder, stdout=stdout, stderr=subprocess.DEVNULL) as process:
         try:
             yield process
         finally:
