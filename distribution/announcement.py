@@ -140,9 +140,10 @@ class Seen:
         return max((version for version, met in self.versions.items() if met.release_id not in self.revoked), default=0)
 
 
-def chunk_draft(data: bytes, *, sha256: bytes, created_at: int) -> EventDraft:
+def chunk_draft(data: bytes, *, sha256: bytes, created_at: int, expires: int | None = None) -> EventDraft:
     """The event that carries one chunk (at most 46,080 bytes)."""
-    return EventDraft(kind=CHUNK_KIND, created_at=created_at, tags=(("x", sha256.hex()),), content=encode(data))
+    tags: Tags = (("x", sha256.hex()), *_expiration(expires))
+    return EventDraft(kind=CHUNK_KIND, created_at=created_at, tags=tags, content=encode(data))
 
 
 def release_draft(  # noqa: PLR0913 (a release has this many facts)
@@ -156,6 +157,7 @@ def release_draft(  # noqa: PLR0913 (a release has this many facts)
     card: Mapping[str, object],
     hint: str,
     created_at: int,
+    expires: int | None = None,
 ) -> EventDraft:
     """The event that announces a release; `hint` is a relay that has its manifest."""
     tags: Tags = (
@@ -169,12 +171,13 @@ def release_draft(  # noqa: PLR0913 (a release has this many facts)
         ("t", "randygpt"),
         ("t", "ai-model"),
         ("alt", f"Language model {name}, version {version}: fetch it with randygpt"),
+        *_expiration(expires),
     )
     content = orjson.dumps(card, option=orjson.OPT_SORT_KEYS).decode()
     return EventDraft(kind=RELEASE_KIND, created_at=created_at, tags=tags, content=content)
 
 
-def head_draft(release: Release, *, hint: str, created_at: int) -> EventDraft:
+def head_draft(release: Release, *, hint: str, created_at: int, expires: int | None = None) -> EventDraft:
     """The event that says `release` is the latest of its name."""
     tags: Tags = (
         ("d", release.name),
@@ -182,8 +185,14 @@ def head_draft(release: Release, *, hint: str, created_at: int) -> EventDraft:
         ("version", str(release.version)),
         ("x", release.manifest_sha256.hex()),
         ("alt", f"Latest version of the language model {release.name}: {release.version}"),
+        *_expiration(expires),
     )
     return EventDraft(kind=HEAD_KIND, created_at=created_at, tags=tags)
+
+
+def _expiration(expires: int | None) -> Tags:
+    """When relays may forget an event (NIP-40), in seconds since 1970. Readers go by what they hold, not by this."""
+    return () if expires is None else (("expiration", str(expires)),)
 
 
 def check_time(event: Event, now: int) -> None:

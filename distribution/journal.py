@@ -1,7 +1,8 @@
 """What this machine has begun to publish, so that a rerun mints no new ids. Owns state/journal.sqlite.
 
 A publish is (author, name, file hashes). The journal keeps what its event ids depend on and nothing else: version,
-time, card and relay hint. With them a rerun makes the same drafts again, byte for byte, hence the same ids.
+time, expiry, card and relay hint. With them a rerun makes the same drafts again, byte for byte, hence the same ids.
+Which relay took what is kept beside it, in state/receipts.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from typing import Self
 import orjson
 
 from distribution.errors import StoreError
+from distribution.receipts import Receipts
 from relay_client import durable
 
 _SCHEMA = """
@@ -27,9 +29,11 @@ CREATE TABLE IF NOT EXISTS publishes (
     created_at INTEGER NOT NULL,
     card TEXT NOT NULL,
     hint TEXT NOT NULL,
+    expires INTEGER,            -- null: never
     PRIMARY KEY (author, name, version)
 ) STRICT;
 """
+_ADD_EXPIRES = "ALTER TABLE publishes ADD COLUMN expires INTEGER"  # journals of older programs lack it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,7 @@ class Entry:
     created_at: int  # seconds since 1970, of every event but the head
     card: Mapping[str, object]
     hint: str  # relay named in the release's tags
+    expires: int | None = None  # seconds since 1970
     resumed: bool  # it was in the journal already
 
 
@@ -59,6 +64,10 @@ class Journal:
             try:
                 self._database.execute("PRAGMA synchronous = EXTRA")  # syncs the directory too
                 self._database.execute(_SCHEMA)
+                columns = {column for _, column, *_ in self._database.execute("PRAGMA table_info(publishes)")}
+                if "expires" not in columns:
+                    with contextlib.suppress(sqlite3.OperationalError):  # another process was quicker
+                        self._database.execute(_ADD_EXPIRES)
             except sqlite3.Error:
                 self._database.close()
                 raise
@@ -71,18 +80,24 @@ class Journal:
     ) -> None:
         self._database.close()
 
+    def receipts(self, release_id: bytes) -> Receipts:
+        """Which relay took which event of a release."""
+        return Receipts(self._path.with_name("receipts") / release_id.hex())
+
     def find(self, author: bytes, name: str, contents: bytes) -> Entry | None:
         """The newest publish of exactly these files under this name, None if there was none."""
         with self._translated():
             row = self._database.execute(
-                "SELECT version, created_at, card, hint FROM publishes"
+                "SELECT version, created_at, card, hint, expires FROM publishes"
                 " WHERE author = ? AND name = ? AND contents = ? ORDER BY version DESC LIMIT 1",
                 (author, name, contents),
             ).fetchone()
         if row is None:
             return None
-        version, created_at, card, hint = row
-        return Entry(version=version, created_at=created_at, card=orjson.loads(card), hint=hint, resumed=True)
+        version, created_at, card, hint, expires = row
+        return Entry(
+            version=version, created_at=created_at, card=orjson.loads(card), hint=hint, expires=expires, resumed=True
+        )
 
     def begin(
         self,
@@ -94,16 +109,17 @@ class Journal:
         created_at: int,
         card: Mapping[str, object],
         hint: str,
+        expires: int | None = None,
     ) -> Entry:
         """Record a new publish, durably; its version is one more than `above` and than any recorded here."""
         with self._translated():
             row = self._database.execute(
-                "INSERT INTO publishes (author, name, version, contents, created_at, card, hint)"
+                "INSERT INTO publishes (author, name, version, contents, created_at, card, hint, expires)"
                 " SELECT ?1, ?2, 1 + max(?3, (SELECT coalesce(max(version), 0) FROM publishes"
-                " WHERE author = ?1 AND name = ?2)), ?4, ?5, ?6, ?7 RETURNING version",
-                (author, name, above, contents, created_at, orjson.dumps(card).decode(), hint),
+                " WHERE author = ?1 AND name = ?2)), ?4, ?5, ?6, ?7, ?8 RETURNING version",
+                (author, name, above, contents, created_at, orjson.dumps(card).decode(), hint, expires),
             ).fetchone()
-        return Entry(version=row[0], created_at=created_at, card=card, hint=hint, resumed=False)
+        return Entry(version=row[0], created_at=created_at, card=card, hint=hint, expires=expires, resumed=False)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -6,36 +6,35 @@ A visible head means a complete set. Does network I/O through a pool and disk I/
 import asyncio
 import contextlib
 import functools
-import hashlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from distribution.announcement import (
-    HEAD_KIND,
-    MAX_MANIFEST_CHUNKS,
-    MAX_VERSION,
-    Head,
-    Release,
-    chunk_draft,
-    head_draft,
-    release_draft,
-)
-from distribution.chunking import spans
+import orjson
+
+from distribution.announcement import HEAD_KIND, MAX_VERSION, Head, Release, head_draft
 from distribution.errors import CallerError, InvalidRelease, NotPublished
 from distribution.journal import Entry, Journal, contents_digest
 from distribution.manifest import Manifest, is_name
+from distribution.plan import Plan, make_plan
+from distribution.receipts import Receipts
 from distribution.source import HashedSource, SourceFile
+from relay_client.courier import RelayReport
+from relay_client.delivery import Delivery
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
+from relay_client.info import read_infos
 from relay_client.keys import SecretKey
-from relay_client.pool import Pool, RelayReport
+from relay_client.pool import Pool
 
 _HEADS_PER_RELAY = 10
 _READ_BACK_TRIES = 6  # some relays say OK before an event can be read
 _READ_BACK_FIRST_WAIT_S = 0.1  # doubles with each try
+_SAMPLE = 8  # chunks of which a relay that took them must show some
+_SIGNED_KEPT = 32  # events kept for relays that follow close behind, 2 MB
+_FRAME = len('["EVENT",]')  # bytes around an event
 
-OnProgress = Callable[[int, int], None]  # bytes of files sent so far, bytes in all
+OnProgress = Callable[[int, int], None]  # bytes of events sent so far, bytes in all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,25 +50,6 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Planned:
-    """An event to be. It is drafted again and signed when it is sent, so that a release never sits in memory."""
-
-    draft: Callable[[], EventDraft]
-    id: bytes
-    size: int  # bytes of the event, as JSON
-    carries: int  # bytes of files
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """Every event of a release but its head, in the order of sending; the release itself comes last."""
-
-    manifest: Manifest
-    events: list[_Planned]
-    announcement: Sequence[bytes]  # ids of the manifest's chunks and of the release
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Publisher:
     """Publishes as one author to the relays of a pool."""
 
@@ -77,6 +57,8 @@ class Publisher:
     journal: Journal
     key: SecretKey
     now: Callable[[], int]  # seconds since 1970
+    copies: int | None = None  # relays that each chunk goes to; None: all
+    check: bool = False  # believe no receipts: ask the relays for everything
     on_progress: OnProgress = lambda _done, _total: None
 
     async def publish(
@@ -87,30 +69,31 @@ class Publisher:
         format: str,  # noqa: A002 (the protocol's word)
         card: Mapping[str, object],
         new_version: bool = False,
+        expires_in_s: int | None = None,
     ) -> Published:
         """Publish files under a name; the same files again send only what the relays lack and mint no new id.
 
         `new_version` makes another version of the same files. Raises CallerError, NotPublished, StoreError, OSError.
         """
-        if not is_name(name):
-            raise CallerError(f"not a name for a model: {name!r} (a-z, 0-9, dot, dash, underscore; at most 64)")
+        check_words(name, card)
         hashed = await asyncio.to_thread(lambda: [file.hash() for file in files])
-        heads = await self._heads(name)
-        entry = self._enter(hashed, name, card, [head for _, head in heads], new_version=new_version)
-        plan = await asyncio.to_thread(self._plan, files, hashed, entry, name, format)
-        held = await self.pool.holdings([event.id for event in plan.events]) if entry.resumed else {}
-        for url, ids in held.items():
-            self.pool.reports[url].duplicate += len(ids)
-        await self.pool.publish(self._signed(plan, held))
-        self._check_reached("no relay took the whole release")
-        release = await self._read_back(plan)
-        head = head_draft(release, hint=entry.hint, created_at=self._head_time(heads))
+        infos, heads = await asyncio.gather(read_infos(self.pool.urls), self._heads(name))
+        expires = None if expires_in_s is None else self.now() + expires_in_s
+        entry = self._enter(hashed, name, card, heads, new_version=new_version, expires=expires)
+        plan = await asyncio.to_thread(
+            make_plan, files, hashed, entry, name=name, format=format, author=self.key.pubkey
+        )
+        self.pool.heed(infos, frame_size=_FRAME + max(event.size for event in plan.events))
+        self._check_reached("no relay takes events as large as these")
+        with self.journal.receipts(plan.release_id) as receipts:
+            release = await self._deliver(plan, receipts, resumed=entry.resumed)
+        head = head_draft(release, hint=entry.hint, created_at=self._head_time(heads), expires=entry.expires)
         await self._publish_head(head, release, heads)
         return Published(
             release=release,
             manifest=plan.manifest,
             events=len(plan.events) + 1,
-            bytes=sum(event.size for event in plan.events) + head.signed_size,
+            bytes=plan.size + head.signed_size,
             relays=self.pool.reports,
             resumed=entry.resumed,
         )
@@ -132,13 +115,16 @@ class Publisher:
         hashed: Sequence[HashedSource],
         name: str,
         card: Mapping[str, object],
-        heads: list[Head],
+        heads: Iterable[tuple[str, Head]],
         *,
         new_version: bool,
+        expires: int | None,
     ) -> Entry:
         contents = contents_digest([(file.path, file.sha256) for file in hashed])
         entry = None if new_version else self.journal.find(self.key.pubkey, name, contents)
-        highest = max((head.version for head in heads), default=0)
+        if entry and entry.expires is not None and entry.expires <= self.now():
+            raise CallerError(f"version {entry.version} of {name} was these files, and has expired: use --new-version")
+        highest = max((head.version for _, head in heads), default=0)
         if highest >= MAX_VERSION:
             raise CallerError(f"{name} has reached the last version there is, {MAX_VERSION}: use another name")
         return entry or self.journal.begin(
@@ -149,68 +135,60 @@ class Publisher:
             created_at=self.now(),
             card=card,
             hint=self.pool.urls[0],
+            expires=expires,
         )
 
-    def _plan(
-        self, files: Sequence[SourceFile], hashed: Sequence[HashedSource], entry: Entry, name: str, release_format: str
-    ) -> _Plan:
-        events: dict[bytes, _Planned] = {}  # by id: equal chunks are one event
+    async def _deliver(self, plan: Plan, receipts: Receipts, *, resumed: bool) -> Release:
+        """Bring the relays what they lack, until some give the whole announcement out; returns the release."""
+        relays = self.pool.urls
+        held = await self._held(plan, receipts) if resumed else {}
+        copies = [self.copies or len(relays)] * plan.chunks + [len(relays)] * (len(plan.events) - plan.chunks)
+        delivery = Delivery(relays, copies, held=held, last=plan.chunks)
+        copies_left, done = delivery.pending, 0
 
-        def plan(draft: Callable[[], EventDraft], carries: int = 0) -> bytes:
-            made = draft()
-            event_id = made.id_for(self.key.pubkey)
-            events.setdefault(event_id, _Planned(draft=draft, id=event_id, size=made.signed_size, carries=carries))
-            return event_id
+        @functools.lru_cache(maxsize=_SIGNED_KEPT)
+        def signed(number: int) -> Event:
+            return plan.events[number].sign(self.key)
 
-        entries = []
-        for source, facts in zip(files, hashed, strict=True):
-            references, whole = bytearray(), hashlib.sha256()
-            for offset, size in spans([length for _, length in source.segments]):
-                data = source.read(offset, size)
-                whole.update(data)
-                draft = functools.partial(_draft_chunk, source, offset, size, entry.created_at)
-                references += plan(draft, size) + hashlib.sha256(data).digest()
-            if whole.digest() != facts.sha256:
-                raise CallerError(f"{source.path} changed while it was being published")
-            entries.append(facts.entry(bytes(references)))
-        manifest = Manifest(files=tuple(entries))
-        encoded = manifest.encode()
-        manifest_ids = [
-            plan(functools.partial(_draft_data, encoded[offset : offset + size], entry.created_at))
-            for offset, size in spans([len(encoded)])
-        ]
-        if len(manifest_ids) > MAX_MANIFEST_CHUNKS:
-            raise CallerError(f"too large to publish: {manifest.size} bytes")
-        release_id = plan(
-            functools.partial(
-                release_draft,
-                encoded,
-                manifest_ids,
-                name=name,
-                version=entry.version,
-                format=release_format,
-                size=manifest.size,
-                card=entry.card,
-                hint=entry.hint,
-                created_at=entry.created_at,
-            )
-        )
-        return _Plan(manifest=manifest, events=list(events.values()), announcement=[*manifest_ids, release_id])
+        def taken(url: str, number: int) -> None:
+            nonlocal done
+            receipts.add(url, plan.events[number].id)
+            done = max(done, plan.size * (copies_left - delivery.pending) // copies_left)  # what moves is sent again
+            self.on_progress(done, plan.size)
 
-    def _signed(self, plan: _Plan, held: Mapping[str, set[bytes]]) -> Iterator[tuple[Event, list[str]]]:
-        """Each event, signed, with the relays that lack it."""
-        done, total = 0, sum(planned.carries for planned in plan.events)
-        for planned in plan.events:
-            urls = [url for url in self.pool.urls if planned.id not in held.get(url, ())]
-            if urls:
-                event = planned.draft().sign(self.key)
-                if event.id != planned.id:
-                    raise CallerError("a file changed while it was being published")
-                yield event, urls
-            done += planned.carries
-            self.on_progress(done, total)
+        while True:
+            await self.pool.deliver(delivery, signed, taken)
+            if lacking := len(delivery.homeless):
+                reasons = self.pool.reasons()
+                raise NotPublished(f"no relay took {lacking:,} of {len(plan.events):,} events: {reasons}")
+            self._check_reached("no relay took the whole release")
+            release = await self._read_back(plan)
+            if set(delivery.relays) == set(self.pool.urls):  # else the share of a relay lost just now has to move
+                return release
 
-    async def _read_back(self, plan: _Plan) -> Release:
+    async def _held(self, plan: Plan, receipts: Receipts) -> dict[str, set[int]]:
+        """The numbers of the events that each relay has: by its receipts, else by asking for them.
+
+        A relay that does not show a sample of what it took has lost its events, and its receipts are void.
+        """
+        ids = [event.id for event in plan.events]
+        known = {url: set[bytes]() if self.check else {*ids} & receipts.of(url) for url in self.pool.urls}
+        sample = {url: _sample([one for one in ids if one in taken], plan) for url, taken in known.items()}
+        shown = await self.pool.holdings(sample)
+        for url in known:
+            if not shown.get(url, set()).issuperset(sample[url]):
+                receipts.forget(url)
+                known[url] = set()
+        unknown = {url: [event_id for event_id in ids if event_id not in taken] for url, taken in known.items()}
+        held = {}
+        for url, found in (await self.pool.holdings(unknown)).items():
+            for event_id in found:
+                receipts.add(url, event_id)
+            held[url] = {number for number, event_id in enumerate(ids) if event_id in found | known[url]}
+            self.pool.reports[url].duplicate += len(held[url])
+        return held
+
+    async def _read_back(self, plan: Plan) -> Release:
         """The release as a relay gives it out, once all of them do."""
 
         async def complete() -> set[str]:
@@ -261,9 +239,17 @@ class Publisher:
             raise NotPublished(f"{failure}: {self.pool.reasons()}")
 
 
-def _draft_chunk(source: SourceFile, offset: int, size: int, created_at: int) -> EventDraft:
-    return _draft_data(source.read(offset, size), created_at)
+def check_words(name: str, card: Mapping[str, object]) -> None:
+    """Raise CallerError unless these can be the name and the card of a release."""
+    if not is_name(name):
+        raise CallerError(f"not a name for a model: {name!r} (a-z, 0-9, dot, dash, underscore; at most 64)")
+    try:
+        orjson.dumps(card)
+    except TypeError as error:
+        raise CallerError(f"the card has no JSON: {error}") from None
 
 
-def _draft_data(data: bytes, created_at: int) -> EventDraft:
-    return chunk_draft(data, sha256=hashlib.sha256(data).digest(), created_at=created_at)
+def _sample(taken: Sequence[bytes], plan: Plan) -> list[bytes]:
+    """Some of the events that a relay took, spread over the release, and all that announce it."""
+    chunks = [event_id for event_id in taken if event_id not in plan.announcement]
+    return [*chunks[:: max(1, len(chunks) // _SAMPLE)], *taken[len(chunks) :]]

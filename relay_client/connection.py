@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from socket import SOCK_STREAM
@@ -14,12 +16,12 @@ from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
 from relay_client.address import is_loopback
-from relay_client.errors import PeerError, TransportError
-from relay_client.event import Event
+from relay_client.errors import PeerError, Refused, TransportError
+from relay_client.event import HashedEvent, Signer
 from relay_client.filter import Filter
 from relay_client.hints import is_public
-from relay_client.messages import clean
-from relay_client.session import Acknowledged, Delivered, Finished, Noticed, Session
+from relay_client.messages import clean, prefix
+from relay_client.session import Acknowledged, Challenged, Delivered, Finished, Identified, Noticed, Session
 
 MAX_FRAME = 256 << 10  # bytes; an event of ours is a quarter of it
 CONNECT_S = 10.0
@@ -37,20 +39,26 @@ class _Query:
 class Connection:
     """An open connection to one relay. Made by `open`, ended by `close`."""
 
-    def __init__(self, url: str, socket: ClientConnection) -> None:
+    def __init__(self, url: str, socket: ClientConnection, signer: Signer | None) -> None:
         self.url = url
         self._socket = socket
+        self._signer = signer
         self._session = Session()
-        self._acks: dict[bytes, asyncio.Future[Acknowledged]] = {}
+        self._said: deque[Acknowledged | Noticed] = deque()  # as many as the session lets through
+        self._identities: list[Identified] = []  # answers to the last `identify`: one
         self._queries: dict[str, _Query] = {}
         self._heard = asyncio.Event()  # set whenever a frame of use arrives
+        self._active_at = 0.0  # loop time of the last frame of use, theirs or ours: from here silence is counted
         self._notice = ""
         self._failure: TransportError | PeerError | None = None
         self._reader = asyncio.create_task(self._read(), name=f"read {url}")
 
     @classmethod
-    async def open(cls, url: str, *, only_public: bool = False) -> Self:
-        """Connect, if `only_public` then to the open internet or not at all; raises TransportError with the reason."""
+    async def open(cls, url: str, signer: Signer | None = None, *, only_public: bool = False) -> Self:
+        """Connect, if `only_public` then to the open internet or not at all; raises TransportError with the reason.
+
+        A relay that insists on knowing who is there learns who `signer` is.
+        """
         local = is_loopback(url)
         try:
             where: dict[str, Any] = {"host": await _public_address(url)} if only_public else {}
@@ -66,7 +74,7 @@ class Connection:
             )
         except (OSError, ValueError, WebSocketException) as error:  # ValueError: a host name that is none
             raise TransportError(f"{url}: {_words(error)}") from None
-        return cls(url, socket)
+        return cls(url, socket, signer)
 
     async def close(self) -> None:
         """Stop reading and close the socket."""
@@ -75,33 +83,61 @@ class Connection:
             await self._reader
         await self._socket.close()
 
-    async def send(self, event: Event) -> asyncio.Future[Acknowledged]:
-        """Offer an event once there is room; raises TransportError or PeerError.
+    @property
+    def has_room(self) -> bool:
+        """Whether one more event may be sent before the next answer."""
+        return self._session.has_room
 
-        The future holds the relay's answer; it is cancelled if the connection fails first.
+    @property
+    def identified(self) -> bool:
+        """Whether the relay knows who is there (NIP-42)."""
+        return self._session.identified
+
+    async def send(self, event: HashedEvent) -> None:
+        """Offer an event, for which there must be room; `answers` tells. Raises TransportError and PeerError."""
+        self._check_alive()
+        await self._write(self._session.publish(event))
+
+    async def answers(self) -> list[Acknowledged | Noticed]:
+        """What the relay has said about events since the last call, at least one thing; raises as `send` does.
+
+        An event whose connection fails before it is answered is never answered.
         """
-        while not self._session.has_room:
+        while not self._said:
             await self._listen()
-        self._check_alive()
-        frame = self._session.publish(event)
-        future: asyncio.Future[Acknowledged] = asyncio.get_running_loop().create_future()
-        self._acks[event.id] = future
-        await self._write(frame)
-        return future
+        said = list(self._said)
+        self._said.clear()
+        return said
 
-    async def drain(self) -> None:
-        """Wait until every event sent has been answered; raises TransportError or PeerError."""
-        while self._session.unacknowledged:
+    async def identify(self, reason: str) -> None:
+        """Say who is here, to a relay that gave this reason for refusing something; raises Refused, TransportError."""
+        if self._signer is None or self.identified:
+            raise Refused(f"{self.url}: {reason}")
+        while not self._session.challenged:
             await self._listen()
-        self._check_alive()
+        self._identities.clear()
+        await self._write(self._session.identify(self._signer, url=self.url, now=int(time.time())))
+        while not self._identities:
+            await self._listen()
+        if refusal := self._identities.pop().refusal:
+            raise Refused(f"{self.url}: does not accept this key: {refusal}")
 
     async def query(self, wanted: Filter, on_event: OnEvent) -> None:
         """Ask, call `on_event` for each event as it arrives, and return when the relay has sent what it stores.
 
         `on_event` gets unverified data and runs between two reads (so it is also the brake). It ends the query by
-        returning True, or by raising. Raises TransportError when the relay refuses, goes away or is silent, PeerError
-        when it talks nonsense.
+        returning True, or by raising. Raises Refused when the relay refuses, TransportError when it goes away or is
+        silent, PeerError when it talks nonsense.
         """
+        refusal = await self._ask(wanted, on_event)
+        if prefix(refusal) == "auth-required" and self._signer:
+            await self.identify(refusal)
+            refusal = await self._ask(wanted, on_event)
+        if refusal:  # without a reason, a relay is merely done
+            raise Refused(f"{self.url}: refused a request: {refusal}")
+
+    async def _ask(self, wanted: Filter, on_event: OnEvent) -> str:
+        """One request, to its end; gives the reason if the relay closed it."""
         self._check_alive()
         subscription, frame = self._session.subscribe(wanted)
         query = _Query(on_event, asyncio.get_running_loop().create_future())
@@ -110,8 +146,7 @@ class Connection:
             await self._write(frame)
             while not query.done.done():
                 await self._listen()
-            if refusal := query.done.result().reason:  # without a reason, a relay is merely done
-                raise TransportError(f"{self.url}: refused a request: {refusal}")
+            return query.done.result().reason
         finally:
             del self._queries[subscription]
             close = self._session.unsubscribe(subscription)
@@ -124,7 +159,7 @@ class Connection:
         self._check_alive()
         self._heard.clear()
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout_at(self._active_at + ANSWER_S):
                 await self._heard.wait()
         except TimeoutError:
             said = f"; it said: {self._notice}" if self._notice else ""
@@ -136,6 +171,7 @@ class Connection:
             raise self._failure
 
     async def _write(self, frame: bytes) -> None:
+        self._active_at = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._socket.send(frame, text=True)
@@ -157,25 +193,30 @@ class Connection:
 
     def _fail(self, failure: TransportError | PeerError) -> None:
         self._failure = failure
-        for future in self._acks.values():
-            future.cancel()
         self._heard.set()
 
     def _handle(self, frame: bytes) -> None:
         match self._session.receive(frame):
             case Acknowledged() as answer:
-                self._acks.pop(answer.event_id).set_result(answer)
+                self._said.append(answer)
             case Delivered() as delivered:
                 self._deliver(self._queries[delivered.subscription], delivered.raw_event)
             case Finished() as finished:
                 query = self._queries.get(finished.subscription)
                 if query and not query.done.done():
                     query.done.set_result(finished)
+            case Identified() as identified:
+                self._identities.append(identified)
+            case Challenged():
+                pass
             case Noticed() as noticed:
                 self._notice = noticed.text
-                return
+                self._said.append(noticed)
+                self._heard.set()
+                return  # words alone do not put off the end of patience
             case None:
                 return
+        self._active_at = asyncio.get_running_loop().time()
         self._heard.set()
 
     @staticmethod

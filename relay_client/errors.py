@@ -5,6 +5,7 @@ RelayClientError
 │   ├── InvalidEvent       not a NIP-01 event, or its id or signature does not hold
 │   └── InvalidMessage     not a NIP-01 message, or one that nobody asked for
 ├── TransportError     a relay cannot be reached, closed, or fell silent
+│   └── Refused            a relay answers, and will not do what it was asked; asking again is of no use
 └── CallerError        an argument is wrong
     ├── InvalidKey         not a usable nostr key
     └── InvalidReference   not a name by which an event can be found
@@ -29,6 +30,10 @@ class InvalidMessage(PeerError):
 
 class TransportError(RelayClientError):
     """A relay cannot be reached, closed the connection, or did not answer in time."""
+
+
+class Refused(TransportError):
+    """A relay answers, and will not do what it was asked; asking again is of no use."""
 
 
 class CallerError(RelayClientError):

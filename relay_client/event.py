@@ -43,8 +43,12 @@ def decode_hex(raw_text: object, size: int) -> bytes:
 
 
 def _digest(pubkey: bytes, created_at: int, kind: int, tags: Tags, content: str) -> bytes:
+    return hashlib.sha256(_dump([0, pubkey.hex(), created_at, kind, tags, content])).digest()
+
+
+def _dump(fields: list[object]) -> bytes:
     try:
-        return hashlib.sha256(orjson.dumps([0, pubkey.hex(), created_at, kind, tags, content])).digest()
+        return orjson.dumps(fields)
     except TypeError as error:  # a lone surrogate has no UTF-8
         raise InvalidEvent(f"cannot be serialised: {error}") from None
 
@@ -64,10 +68,10 @@ class EventDraft:
 
     @property
     def signed_size(self) -> int:
-        """Bytes of the event as JSON, once it is signed."""
-        fields = [self.created_at, self.kind, self.tags, self.content]
+        """Bytes of the event as JSON, once it is signed; raises InvalidEvent if it has no JSON."""
+        fields: list[object] = [self.created_at, self.kind, self.tags, self.content]
         names = sum(len(name) + 4 for name in _FIELDS) + 1  # "name":value, with braces for the first comma
-        return len(orjson.dumps(fields)) - len(fields) - 1 + names + sum(size + 2 for size in (64, 64, 128))
+        return len(_dump(fields)) - len(fields) - 1 + names + sum(size + 2 for size in (64, 64, 128))
 
     def sign(self, signer: Signer) -> "Event":
         """The event, signed. The signature is made here, so it is not verified a second time."""

@@ -2,41 +2,38 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from relay_client import hunt
-from relay_client.connection import Connection
-from relay_client.errors import InvalidEvent, PeerError, TransportError
-from relay_client.event import Event, HashedEvent
+from relay_client.connection import Connection, OnEvent
+from relay_client.courier import Courier, OnTaken, RelayReport
+from relay_client.delivery import Delivery
+from relay_client.errors import InvalidEvent, PeerError, Refused, TransportError
+from relay_client.event import Event, HashedEvent, Signer
 from relay_client.filter import Filter
-from relay_client.session import Acknowledged
+from relay_client.pacing import Pace
 from relay_client.shares import IDS_PER_REQUEST
 
-
-@dataclass(slots=True)
-class RelayReport:
-    """What became of one relay. `reason` is empty while it works."""
-
-    accepted: int = 0
-    duplicate: int = 0
-    refused: int = 0
-    reason: str = ""
+if TYPE_CHECKING:  # it imports an HTTP client, which a fetch has no use for
+    from relay_client.info import RelayInfo
 
 
 class Pool:
     """Open connections to several relays; an async context manager.
 
     Raises TransportError on entering if none can be reached. One that fails later is left out from there on, with
-    the reason in `reports`.
+    the reason in `reports`. A relay that insists on knowing who is there is told, if there is a `signer`.
     """
 
-    def __init__(self, urls: Sequence[str]) -> None:
+    def __init__(self, urls: Sequence[str], *, signer: Signer | None = None) -> None:
         self.reports = {url: RelayReport() for url in urls}
         self.liars: set[str] = set()  # relays that gave a wrong event
+        self._signer = signer
         self._connections: dict[str, Connection] = {}
+        self._paces = {url: Pace() for url in self.reports}
+        self._ids_per_request = dict.fromkeys(self.reports, IDS_PER_REQUEST)
 
     async def __aenter__(self) -> Self:
         try:
@@ -55,7 +52,7 @@ class Pool:
 
     async def _open(self, url: str) -> None:
         try:
-            self._connections[url] = await Connection.open(url)
+            self._connections[url] = await Connection.open(url, self._signer)
         except TransportError as error:
             self.reports[url].reason = str(error)
 
@@ -74,67 +71,118 @@ class Pool:
     def _working(self) -> list[Connection]:
         return [self._connections[url] for url, report in self.reports.items() if not report.reason]
 
-    async def publish(self, events: Iterable[tuple[Event, Sequence[str]]]) -> None:
-        """Offer each event to the relays named beside it, at the pace of the slowest, and wait for every answer.
+    def heed(self, infos: "Mapping[str, RelayInfo]", *, frame_size: int) -> None:
+        """Believe what relays say about themselves, as far as it lowers what is asked of them.
 
-        The answers are counted in `reports`. A relay that refuses an event, fails, or is silent gets no more.
+        One that takes no frame of `frame_size` bytes is left out from here on.
         """
-        for event, urls in events:
-            relays = [connection for connection in self._working() if connection.url in urls]
-            await asyncio.gather(*(self._send(connection, event) for connection in relays))
-            if not self._working():
-                return
-        await asyncio.gather(*(self._drain(connection) for connection in self._working()))
+        for url, info in infos.items():
+            report = self.reports[url]
+            report.demands = info.demands
+            self._ids_per_request[url] = min(IDS_PER_REQUEST, info.max_limit or IDS_PER_REQUEST)
+            limit = info.max_message_length
+            if limit is not None and limit < frame_size and not report.reason:
+                report.reason = f"{url}: takes messages of up to {limit:,} bytes, and one of these has {frame_size:,}"
 
-    async def _send(self, connection: Connection, event: Event) -> None:
+    async def publish(self, events: Iterable[tuple[Event, Sequence[str]]]) -> None:
+        """Offer each event to the relays named beside it, and wait for every answer; they are counted in `reports`."""
+        offered = list(events)
+        working = self.urls
+        elsewhere = {url: {number for number, (_, urls) in enumerate(offered) if url not in urls} for url in working}
+        delivery = Delivery(working, [len(working)] * len(offered), held=elsewhere)
+        await self.deliver(delivery, lambda number: offered[number][0])
+
+    async def deliver(
+        self, delivery: Delivery, event: Callable[[int], Event], on_taken: OnTaken = lambda _url, _number: None
+    ) -> None:
+        """Bring each relay its share, each at its own pace; answers are counted in `reports`.
+
+        `event` makes the event of a number; it is called once for each relay, and again for what is sent again. A
+        relay that refuses an event, or keeps failing, gets no more, and its share moves to the others. Raises what
+        `event` and `on_taken` raise, and nothing else.
+        """
+        for url in set(delivery.relays).difference(self.urls):
+            delivery.drop(url, keeps=False)
+        couriers = {
+            url: Courier(
+                url,
+                connection=self._connections[url],
+                reopen=self._reopen,
+                pace=self._paces[url],
+                delivery=delivery,
+                event=event,
+                report=self.reports[url],
+                on_taken=on_taken,
+            )
+            for url in delivery.relays
+        }
+        running: dict[asyncio.Task[None], str] = {}
         try:
-            answer = await connection.send(event)
-        except (TransportError, PeerError) as error:
-            self.reports[connection.url].reason = str(error)
-        else:
-            answer.add_done_callback(lambda future: self._count(connection.url, future))
+            while True:
+                for url in set(delivery.relays).difference(running.values()):
+                    if delivery.has_work(url):
+                        running[asyncio.create_task(couriers[url].run(), name=f"deliver to {url}")] = url
+                if not running:
+                    return
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    url = running.pop(task)
+                    try:
+                        task.result()
+                    except (TransportError, PeerError) as error:
+                        self.reports[url].reason = str(error)
+                        delivery.drop(url, keeps=isinstance(error, Refused))
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
-    async def _drain(self, connection: Connection) -> None:
-        try:
-            await connection.drain()
-        except (TransportError, PeerError) as error:
-            self.reports[connection.url].reason = str(error)
-
-    def _count(self, url: str, answer: asyncio.Future[Acknowledged]) -> None:
-        report = self.reports[url]
-        if answer.cancelled():
-            return
-        outcome = answer.result()
-        if outcome.duplicate:
-            report.duplicate += 1
-        elif outcome.accepted:
-            report.accepted += 1
-        else:
-            report.refused += 1
-            report.reason = report.reason or f"{url}: refused an event: {outcome.reason or 'no reason given'}"
+    async def _reopen(self, url: str) -> Connection:
+        await self._connections[url].close()
+        self._connections[url] = await Connection.open(url, self._signer)
+        return self._connections[url]
 
     async def query(self, wanted: Filter) -> list[tuple[str, Mapping[str, object]]]:
         """What all working relays store for a filter: (relay, event as it sent it), unverified and with repeats."""
         answers: list[tuple[str, Mapping[str, object]]] = []
 
-        async def ask(connection: Connection) -> None:
-            try:
-                await connection.query(wanted, lambda raw_event: answers.append((connection.url, raw_event)))
-            except (TransportError, PeerError) as error:
-                self.reports[connection.url].reason = str(error)
+        async def ask(url: str) -> None:
+            await self._ask(url, wanted, lambda raw_event: answers.append((url, raw_event)))
 
-        await asyncio.gather(*(ask(connection) for connection in self._working()))
+        await asyncio.gather(*(ask(url) for url in self.urls))
         return answers
 
-    async def holdings(self, ids: Sequence[bytes]) -> dict[str, set[bytes]]:
-        """Which of these events each working relay gives out, by their recomputed ids."""
+    async def holdings(self, ids: Sequence[bytes] | Mapping[str, Sequence[bytes]]) -> dict[str, set[bytes]]:
+        """Which of these events each working relay gives out, by their recomputed ids; `ids` may differ by relay."""
         held: dict[str, set[bytes]] = {url: set() for url in self.urls}
-        for start in range(0, len(ids), IDS_PER_REQUEST):
-            batch = tuple(ids[start : start + IDS_PER_REQUEST])
-            for url, raw_event in await self.query(Filter(ids=batch, limit=len(batch))):
+
+        async def ask(url: str) -> None:
+            def take(raw_event: Mapping[str, object]) -> None:
                 with contextlib.suppress(InvalidEvent):
                     held[url].add(HashedEvent.parse(raw_event).id)
+
+            wanted = ids.get(url, ()) if isinstance(ids, Mapping) else ids
+            size = self._ids_per_request[url]
+            for start in range(0, len(wanted), size):
+                batch = tuple(wanted[start : start + size])
+                await self._ask(url, Filter(ids=batch, limit=len(batch)), take)
+
+        await asyncio.gather(*(ask(url) for url in held))
         return held
+
+    async def _ask(self, url: str, wanted: Filter, on_event: OnEvent) -> None:
+        """Ask one relay, a second time if its connection broke; one that fails is left out from here on."""
+        if self.reports[url].reason:
+            return
+        try:
+            try:
+                await self._connections[url].query(wanted, on_event)
+            except Refused:
+                raise
+            except TransportError:
+                await (await self._reopen(url)).query(wanted, on_event)
+        except (TransportError, PeerError) as error:
+            self.reports[url].reason = str(error)
 
     async def collect(self, keys: Iterable[bytes], offer: hunt.Offer, search: hunt.Search = hunt.BY_ID) -> list[bytes]:
         """Gather events, by id unless `search` says otherwise; returns the keys (32 bytes each) that did not come.

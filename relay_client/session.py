@@ -1,30 +1,56 @@
-"""One client's conversation with one relay (NIP-01), without I/O: frames in, meanings out.
+"""One client's conversation with one relay (NIP-01, NIP-42), without I/O: frames in, meanings out.
 
-Owns what is open: events sent and not yet acknowledged, subscriptions and how much they may still deliver. What a
-relay sends beyond that is dropped and counted; too much of it ends the conversation.
+Owns what is open: events sent and not yet acknowledged, subscriptions and how much they may still deliver, who the
+relay has been told we are. What a relay sends beyond that is dropped and counted; too much of it ends the conversation.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from relay_client.errors import CallerError, InvalidMessage
-from relay_client.event import HashedEvent
+from relay_client.event import EventDraft, HashedEvent, Signer
 from relay_client.filter import Filter
 from relay_client.messages import (
+    AuthMessage,
     ClosedMessage,
     EoseMessage,
     EventMessage,
     NoticeMessage,
     OkMessage,
+    encode_auth,
     encode_close,
     encode_event,
     encode_req,
     parse_relay_message,
+    prefix,
 )
 
+AUTH_KIND = 22242
 MAX_UNACKED_EVENTS = 8
 MAX_UNACKED_BYTES = 4 << 20
 MAX_UNSOLICITED = 1_000  # frames in one connection that nobody asked for
+_CLOSED_REMEMBERED = 64  # subscriptions that we ended lately: answers that cross our CLOSE are normal
+
+
+class Verdict(Enum):
+    """What a relay's answer to an event means for whoever sent it."""
+
+    TAKEN = auto()
+    DUPLICATE = auto()  # the relay had it before: as good as taken
+    LATER = auto()  # too fast; it will be welcome after a wait
+    IDENTIFY = auto()  # not before the relay knows who is there (NIP-42)
+    FAILED = auto()  # the relay could not; it may the next time
+    REFUSED = auto()  # blocked, restricted, invalid, pow, or no reason at all
+
+
+_VERDICTS = {
+    "duplicate": Verdict.DUPLICATE,
+    "rate-limited": Verdict.LATER,
+    "auth-required": Verdict.IDENTIFY,
+    "error": Verdict.FAILED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +58,7 @@ class Acknowledged:
     """A relay's answer to one event we sent."""
 
     event_id: bytes
-    accepted: bool  # the relay has it now
-    duplicate: bool  # ... and had it before
+    verdict: Verdict
     reason: str
 
 
@@ -60,13 +85,26 @@ class Noticed:
     text: str
 
 
-Outcome = Acknowledged | Delivered | Finished | Noticed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Challenged:
+    """The relay wants to know who is there; `identify` answers it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identified:
+    """The relay's answer to `identify`: its reason is empty where it knows us now."""
+
+    refusal: str
+
+
+Outcome = Acknowledged | Delivered | Finished | Noticed | Challenged | Identified
 
 
 @dataclass(slots=True)
 class _Subscription:
     ids: frozenset[str]  # in hex; empty: any
     allowance: int  # events it may still deliver
+    ended: bool = False  # what is stored has been sent
 
 
 class Session:
@@ -76,8 +114,12 @@ class Session:
         self._unacked: dict[bytes, int] = {}  # event id -> frame size in bytes
         self._unacked_bytes = 0
         self._subscriptions: dict[str, _Subscription] = {}
+        self._closed: OrderedDict[str, _Subscription] = OrderedDict()
         self._opened = 0
         self._unsolicited = 0
+        self._challenge = ""
+        self._identity: bytes | None = None  # id of the event that says who we are, until it is answered
+        self.identified = False
 
     @property
     def unacknowledged(self) -> int:
@@ -89,6 +131,11 @@ class Session:
         """Whether one more event may be sent before the next answer."""
         return len(self._unacked) < MAX_UNACKED_EVENTS and self._unacked_bytes < MAX_UNACKED_BYTES
 
+    @property
+    def challenged(self) -> bool:
+        """Whether the relay has asked who is there."""
+        return bool(self._challenge)
+
     def publish(self, event: HashedEvent) -> bytes:
         """Frame that offers `event`; raises CallerError if there is no room or it is under way already."""
         if not self.has_room or event.id in self._unacked:
@@ -97,6 +144,15 @@ class Session:
         self._unacked[event.id] = len(frame)
         self._unacked_bytes += len(frame)
         return frame
+
+    def identify(self, signer: Signer, *, url: str, now: int) -> bytes:
+        """Frame that answers the relay's challenge; raises CallerError if there is none. `now`: seconds since 1970."""
+        if not self._challenge:
+            raise CallerError("the relay has not asked who is there")
+        tags = (("relay", url), ("challenge", self._challenge))
+        event = EventDraft(kind=AUTH_KIND, created_at=now, tags=tags).sign(signer)
+        self._identity = event.id
+        return encode_auth(event)
 
     def subscribe(self, wanted: Filter) -> tuple[str, bytes]:
         """A new subscription's id, never used before on this connection, and the frame that opens it."""
@@ -108,30 +164,54 @@ class Session:
 
     def unsubscribe(self, subscription: str) -> bytes | None:
         """Frame that closes a subscription; None where the relay has closed it already."""
-        return encode_close(subscription) if self._subscriptions.pop(subscription, None) else None
+        closed = self._subscriptions.pop(subscription, None)
+        if closed is None:
+            return None
+        self._closed[subscription] = closed
+        if len(self._closed) > _CLOSED_REMEMBERED:
+            self._closed.popitem(last=False)
+        return encode_close(subscription)
 
     def receive(self, raw_message: str | bytes) -> Outcome | None:
         """What one frame means, None if nothing; raises InvalidMessage for nonsense, or for a flood of it."""
-        message = parse_relay_message(raw_message)
         outcome: Outcome | None = None
-        match message:
-            case EventMessage():
-                outcome = self._deliver(message)
-            case OkMessage():
-                outcome = self._acknowledge(message)
-            case EoseMessage() if message.subscription in self._subscriptions:
-                return Finished(subscription=message.subscription, reason="")
-            case ClosedMessage() if self._subscriptions.pop(message.subscription, None):
-                return Finished(subscription=message.subscription, reason=message.text)
-            case NoticeMessage():
-                return Noticed(text=message.text)
-            case EoseMessage() | ClosedMessage():  # answers that cross our CLOSE are normal
+        match parse_relay_message(raw_message):
+            case (EventMessage() | EoseMessage() | ClosedMessage()) as message if self._crossed(message):
                 return None
-        if outcome is None:
-            self._unsolicited += 1
-            if self._unsolicited > MAX_UNSOLICITED:
-                raise InvalidMessage(f"over {MAX_UNSOLICITED} messages that nobody asked for")
+            case EventMessage() as message:
+                outcome = self._deliver(message)
+            case OkMessage() as message:
+                outcome = self._acknowledge(message)
+            case EoseMessage(subscription=subscription):
+                outcome = self._end(subscription)
+            case ClosedMessage() as message:
+                outcome = self._close(message)
+            case NoticeMessage(text=text):
+                outcome = Noticed(text=text)
+            case AuthMessage(challenge=challenge):
+                self._challenge, self.identified = challenge, False
+                outcome = Challenged()
+            case None:
+                pass
+        if outcome is None or isinstance(outcome, Noticed | Challenged):
+            self._count_unsolicited()
         return outcome
+
+    def _count_unsolicited(self) -> None:
+        self._unsolicited += 1
+        if self._unsolicited > MAX_UNSOLICITED:
+            raise InvalidMessage(f"over {MAX_UNSOLICITED} messages that nobody asked for")
+
+    def _crossed(self, message: EventMessage | EoseMessage | ClosedMessage) -> bool:
+        """Whether a message was on its way when we closed its subscription."""
+        closed = self._closed.get(message.subscription)
+        if closed is None:
+            return False
+        if isinstance(message, EventMessage) and closed.allowance:
+            closed.allowance -= 1
+        else:
+            del self._closed[message.subscription]
+        return True
 
     def _deliver(self, message: EventMessage) -> Delivered | None:
         subscription = self._subscriptions.get(message.subscription)
@@ -143,15 +223,27 @@ class Session:
         subscription.allowance -= 1
         return Delivered(subscription=message.subscription, raw_event=message.raw_event)
 
-    def _acknowledge(self, message: OkMessage) -> Acknowledged | None:
+    def _end(self, name: str) -> Finished | None:
+        subscription = self._subscriptions.get(name)
+        if subscription is None or subscription.ended:
+            return None
+        subscription.ended = True
+        return Finished(subscription=name, reason="")
+
+    def _close(self, message: ClosedMessage) -> Finished | None:
+        if self._subscriptions.pop(message.subscription, None) is None:
+            return None
+        return Finished(subscription=message.subscription, reason=message.text)
+
+    def _acknowledge(self, message: OkMessage) -> Acknowledged | Identified | None:
+        if message.event_id == self._identity:
+            self._identity, self.identified = None, message.accepted
+            return Identified(refusal="" if message.accepted else message.text or "no reason given")
         size = self._unacked.pop(message.event_id, None)
         if size is None:
             return None
         self._unacked_bytes -= size
-        duplicate = message.text.startswith("duplicate")
-        return Acknowledged(
-            event_id=message.event_id,
-            accepted=message.accepted or duplicate,
-            duplicate=duplicate,
-            reason=message.text,
-        )
+        verdict = _VERDICTS.get(prefix(message.text), Verdict.REFUSED)
+        if message.accepted and verdict is not Verdict.DUPLICATE:
+            verdict = Verdict.TAKEN
+        return Acknowledged(event_id=message.event_id, verdict=verdict, reason=message.text)

@@ -134,7 +134,7 @@ async def _publish(
     from relay_client.pool import Pool
 
     with Journal(home.journal_path) as journal:
-        async with Pool(urls) as pool:
+        async with Pool(urls, signer=key) as pool:
             publisher = Publisher(
                 pool=pool, journal=journal, key=key, now=lambda: int(time.time()), on_progress=on_progress
             )

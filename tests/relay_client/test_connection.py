@@ -2,21 +2,25 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
+import nostr_sdk
 import orjson
 import pytest
 from support.scripted_relay import ScriptedRelay
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from relay_client import connection as module
 from relay_client.address import check_url
 from relay_client.connection import Connection
-from relay_client.errors import CallerError, InvalidMessage, PeerError, TransportError
+from relay_client.errors import CallerError, InvalidMessage, PeerError, Refused, TransportError
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
+from relay_client.session import Acknowledged, Verdict
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 EVENT = EventDraft(kind=1, created_at=1, content="hello").sign(KEY)
@@ -35,9 +39,9 @@ async def relay_that(handler: Handler) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Connection]:
+async def opened(url: str, key: SecretKey | None = None) -> AsyncIterator[Connection]:
     async with asyncio.timeout(GIVE_UP_S):
-        connection = await Connection.open(url)
+        connection = await Connection.open(url, key)
         try:
             yield connection
         finally:
@@ -78,6 +82,17 @@ async def server_that_answers(answer: bytes | None) -> AsyncIterator[str]:
         await done.wait()
 
 
+@pytest.fixture
+async def nip42_relay(free_port: int) -> AsyncIterator[str]:
+    """Address of a real relay that gives nothing to strangers."""
+    nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
+    mode = nostr_sdk.LocalRelayBuilderNip42(mode=nostr_sdk.LocalRelayBuilderNip42Mode.BOTH)
+    running = nostr_sdk.LocalRelayBuilder().addr("127.0.0.1").port(free_port).nip42(mode).build()
+    await running.run()
+    yield f"ws://127.0.0.1:{free_port}"
+    running.shutdown()
+
+
 def nothing(_raw_event: Mapping[str, object]) -> None:
     """Takes events and does nothing."""
 
@@ -115,12 +130,12 @@ async def test_a_handshake_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_the_answer_to_an_event(scripted: ScriptedRelay) -> None:
     async with opened(scripted.url) as connection:
-        first = await connection.send(EVENT)
-        await connection.drain()
-        second = await connection.send(EVENT)
-        await connection.drain()
-    assert (first.result().accepted, first.result().duplicate) == (True, False)
-    assert (second.result().accepted, second.result().duplicate) == (True, True)
+        await connection.send(EVENT)
+        (first,) = await connection.answers()
+        await connection.send(EVENT)
+        (second,) = await connection.answers()
+    assert first == Acknowledged(event_id=EVENT.id, verdict=Verdict.TAKEN, reason="")
+    assert second == Acknowledged(event_id=EVENT.id, verdict=Verdict.DUPLICATE, reason="duplicate: have it")
     assert scripted.events == {EVENT.id.hex(): orjson.loads(EVENT.to_json())}
 
 
@@ -130,10 +145,9 @@ async def test_a_relay_that_goes_away_answers_nothing() -> None:
         await peer.close(1011, "out of disk")
 
     async with relay_that(handler) as url, opened(url) as connection:
-        answer = await connection.send(EVENT)
+        await connection.send(EVENT)
         with pytest.raises(TransportError, match="out of disk"):
-            await connection.drain()
-        assert answer.cancelled()
+            await connection.answers()
         with pytest.raises(TransportError, match="out of disk"):
             await connection.send(EVENT)
         with pytest.raises(TransportError, match="out of disk"):
@@ -157,20 +171,96 @@ async def test_a_relay_that_never_answers_an_event(scripted: ScriptedRelay, monk
     async with opened(scripted.url) as connection:
         await connection.send(EVENT)
         with pytest.raises(TransportError, match="no answer"):
-            await connection.drain()
+            await connection.answers()
 
 
-async def test_waiting_for_room_ends_with_a_silent_relay(
-    scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_words_do_not_put_off_the_end_of_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ANSWER_S", SHORT_S)
-    scripted.silent = True
-    events = [EventDraft(kind=1, created_at=number).sign(KEY) for number in range(9)]
-    async with opened(scripted.url) as connection:
-        for event in events[:8]:
-            await connection.send(event)
-        with pytest.raises(TransportError, match="no answer"):
-            await connection.send(events[8])
+
+    async def handler(peer: ServerConnection) -> None:
+        await peer.recv()
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await peer.send('["NOTICE","busy"]')
+                await asyncio.sleep(SHORT_S / 10)
+
+    async with relay_that(handler) as url, opened(url) as connection:
+        with pytest.raises(TransportError, match=r"no answer.*it said: busy"):
+            await connection.query(WANTED, nothing)
+
+
+# --- saying who is here
+
+
+async def test_a_relay_that_insists_learns_who_is_there() -> None:
+    heard: list[Any] = []
+
+    async def handler(peer: ServerConnection) -> None:
+        await peer.send('["AUTH","prove it"]')
+        async for frame in peer:
+            kind, *rest = orjson.loads(frame)
+            heard.append((kind, rest))
+            known = any(kind == "AUTH" for kind, _ in heard)
+            if kind == "AUTH":
+                await peer.send(orjson.dumps(["OK", rest[0]["id"], True, ""]), text=True)
+            elif kind == "REQ" and known:
+                await peer.send(orjson.dumps(["EVENT", rest[0], EVENT.to_dict()]), text=True)
+                await peer.send(orjson.dumps(["EOSE", rest[0]]), text=True)
+            elif kind == "REQ":
+                await peer.send(orjson.dumps(["CLOSED", rest[0], "auth-required: members only"]), text=True)
+
+    came: list[Mapping[str, object]] = []
+    async with relay_that(handler) as url, opened(url, KEY) as connection:
+        await connection.query(WANTED, came.append)
+        assert connection.identified
+    said = Event.parse(next(rest[0] for kind, rest in heard if kind == "AUTH"))
+    assert (said.pubkey, said.kind, said.content) == (KEY.pubkey, 22242, "")
+    assert said.tags == (("relay", url), ("challenge", "prove it"))
+    assert abs(said.created_at - time.time()) < 60
+    assert [Event.parse(raw_event) for raw_event in came] == [EVENT]
+
+
+async def test_nobody_is_named_unless_the_relay_insists() -> None:
+    heard: list[str] = []
+
+    async def handler(peer: ServerConnection) -> None:
+        await peer.send('["AUTH","prove it"]')
+        async for frame in peer:
+            heard.append(orjson.loads(frame)[0])
+            await peer.send('["EOSE","r1"]')
+
+    async with relay_that(handler) as url, opened(url, KEY) as connection:
+        await connection.query(WANTED, nothing)
+        assert not connection.identified
+    assert "AUTH" not in heard
+
+
+async def test_without_a_key_the_refusal_says_why(nip42_relay: str) -> None:
+    async with opened(nip42_relay) as connection:
+        with pytest.raises(Refused, match=f"^{nip42_relay}: .*auth-required: "):
+            await connection.query(WANTED, nothing)
+
+
+async def test_a_real_relay_accepts_who_we_are(nip42_relay: str) -> None:
+    async with opened(nip42_relay, KEY) as connection:
+        await connection.query(WANTED, nothing)
+        assert connection.identified
+
+
+async def test_a_key_that_the_relay_does_not_accept() -> None:
+    async def handler(peer: ServerConnection) -> None:
+        await peer.send('["AUTH","prove it"]')
+        async for frame in peer:
+            kind, content, *_ = orjson.loads(frame)
+            answer = ["CLOSED", content, "auth-required: members only"]
+            if kind == "AUTH":
+                answer = ["OK", content["id"], False, "restricted: not a member"]
+            await peer.send(orjson.dumps(answer), text=True)
+
+    async with relay_that(handler) as url, opened(url, KEY) as connection:
+        with pytest.raises(Refused, match="does not accept this key: restricted: not a member"):
+            await connection.query(WANTED, nothing)
+        assert not connection.identified
 
 
 # --- asking

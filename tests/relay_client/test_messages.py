@@ -10,20 +10,23 @@ from relay_client.event import EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
 from relay_client.messages import (
+    AuthMessage,
     ClosedMessage,
     EoseMessage,
     EventMessage,
     NoticeMessage,
     OkMessage,
     RelayMessage,
+    encode_auth,
     encode_close,
     encode_event,
     encode_req,
     parse_relay_message,
+    prefix,
 )
 
 ID = "ab" * 32
-MESSAGES = (EventMessage, OkMessage, EoseMessage, ClosedMessage, NoticeMessage)
+MESSAGES = (EventMessage, OkMessage, EoseMessage, ClosedMessage, NoticeMessage, AuthMessage)
 
 
 def parse(*parts: object) -> RelayMessage | None:
@@ -33,6 +36,7 @@ def parse(*parts: object) -> RelayMessage | None:
 def test_an_event_is_offered_as_nip_01_says(key: SecretKey) -> None:
     event = EventDraft(kind=1, created_at=2, tags=(("x", "y"),), content="\n").sign(key)
     assert encode_event(event) == b'["EVENT",' + event.to_json() + b"]"
+    assert encode_auth(event) == b'["AUTH",' + event.to_json() + b"]"
 
 
 def test_a_request_and_its_end() -> None:
@@ -75,7 +79,27 @@ def test_text_frames_and_bytes_are_the_same() -> None:
     assert parse_relay_message('["NOTICE","ü"]') == parse_relay_message('["NOTICE","ü"]'.encode())
 
 
-@pytest.mark.parametrize("kind", ["AUTH", "COUNT", "NEG-MSG", "event", "", "EVENT "])
+def test_a_challenge() -> None:
+    assert parse("AUTH", "x" * 1_024) == AuthMessage(challenge="x" * 1_024)
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        ("duplicate: have it", "duplicate"),
+        ("rate-limited:", "rate-limited"),
+        ("duplicate", "duplicate"),
+        ("not a duplicate: of anything", ""),
+        ("Blocked: no", ""),
+        (": no", ""),
+        ("", ""),
+    ],
+)
+def test_the_kind_of_a_reason_is_its_first_word(reason: str, word: str) -> None:
+    assert prefix(reason) == word
+
+
+@pytest.mark.parametrize("kind", ["COUNT", "NEG-MSG", "event", "", "EVENT "])
 def test_other_types_mean_nothing(kind: str) -> None:
     assert parse(kind, "challenge") is None
     assert parse(kind) is None
@@ -108,6 +132,9 @@ def test_other_types_mean_nothing(kind: str) -> None:
         ("CLOSED",),
         ("CLOSED", None),
         ("CLOSED", {"a": 1}, "x"),
+        ("AUTH",),
+        ("AUTH", 1),
+        ("AUTH", "x" * 1_025),
         (),
         (1,),
         (None, "EVENT"),

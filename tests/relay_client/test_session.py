@@ -9,7 +9,17 @@ from relay_client.errors import CallerError, InvalidMessage
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
-from relay_client.session import Acknowledged, Delivered, Finished, Noticed, Outcome, Session
+from relay_client.session import (
+    Acknowledged,
+    Challenged,
+    Delivered,
+    Finished,
+    Identified,
+    Noticed,
+    Outcome,
+    Session,
+    Verdict,
+)
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 ID, OTHER_ID = b"\xaa" * 32, b"\xbb" * 32
@@ -98,22 +108,29 @@ def test_one_event_is_not_offered_twice_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "text", "accepted", "duplicate"),
+    ("said", "text", "verdict"),
     [
-        (True, "", True, False),
-        (True, "duplicate: have it", True, True),
-        (False, "duplicate: have it", True, True),
-        (False, "duplicate", True, True),
-        (False, "blocked: no", False, False),
-        (False, "not a duplicate: of anything", False, False),
-        (False, "", False, False),
+        (True, "", Verdict.TAKEN),
+        (True, "stored", Verdict.TAKEN),
+        (True, "duplicate: have it", Verdict.DUPLICATE),
+        (False, "duplicate: have it", Verdict.DUPLICATE),
+        (False, "duplicate", Verdict.DUPLICATE),
+        (True, "rate-limited: but this one is in", Verdict.TAKEN),
+        (False, "rate-limited: slow down", Verdict.LATER),
+        (False, "auth-required: who?", Verdict.IDENTIFY),
+        (False, "error: disk on fire", Verdict.FAILED),
+        (False, "blocked: no", Verdict.REFUSED),
+        (False, "restricted: members only", Verdict.REFUSED),
+        (False, "invalid: too large", Verdict.REFUSED),
+        (False, "pow: 25 bits", Verdict.REFUSED),
+        (False, "not a duplicate: of anything", Verdict.REFUSED),
+        (False, "", Verdict.REFUSED),
     ],
 )
-def test_an_answer(*, said: bool, text: str, accepted: bool, duplicate: bool) -> None:
+def test_an_answer(*, said: bool, text: str, verdict: Verdict) -> None:
     session, event = Session(), next(events())
     session.publish(event)
-    expected = Acknowledged(event_id=event.id, accepted=accepted, duplicate=duplicate, reason=text)
-    assert ok(session, event, accepted=said, text=text) == expected
+    assert ok(session, event, accepted=said, text=text) == Acknowledged(event_id=event.id, verdict=verdict, reason=text)
     assert session.unacknowledged == 0
 
 
@@ -236,6 +253,53 @@ def test_after_unsubscribing_everything_late_is_ignored() -> None:
     assert heard(session, "CLOSED", subscription, "bye") is None
 
 
+# --- saying who is here
+
+
+def test_a_challenge_is_answered_with_a_signed_event() -> None:
+    session = Session()
+    with pytest.raises(CallerError):
+        session.identify(KEY, url="wss://a", now=7)
+    assert heard(session, "AUTH", "prove it") == Challenged()
+    assert session.challenged
+    kind, raw_event = orjson.loads(session.identify(KEY, url="wss://a", now=7))
+    event = Event.parse(raw_event)
+    assert (kind, event.kind, event.pubkey, event.created_at) == ("AUTH", 22242, KEY.pubkey, 7)
+    assert event.tags == (("relay", "wss://a"), ("challenge", "prove it"))
+    assert not session.identified
+    assert ok(session, event) == Identified(refusal="")
+    assert session.identified
+
+
+@pytest.mark.parametrize(("text", "refusal"), [("restricted: no", "restricted: no"), ("", "no reason given")])
+def test_a_relay_may_not_like_who_is_here(text: str, refusal: str) -> None:
+    session = Session()
+    heard(session, "AUTH", "prove it")
+    event = Event.parse(orjson.loads(session.identify(KEY, url="wss://a", now=7))[1])
+    assert ok(session, event, accepted=False, text=text) == Identified(refusal=refusal)
+    assert not session.identified
+
+
+def test_who_is_here_is_not_an_event_under_way() -> None:
+    session, event = Session(), next(events())
+    session.publish(event)
+    heard(session, "AUTH", "prove it")
+    session.identify(KEY, url="wss://a", now=7)
+    assert session.unacknowledged == 1
+    assert isinstance(ok(session, event), Acknowledged)
+    assert not session.identified
+
+
+def test_a_new_challenge_needs_a_new_answer() -> None:
+    session = Session()
+    heard(session, "AUTH", "one")
+    ok(session, Event.parse(orjson.loads(session.identify(KEY, url="wss://a", now=7))[1]))
+    heard(session, "AUTH", "two")
+    assert not session.identified
+    event = Event.parse(orjson.loads(session.identify(KEY, url="wss://a", now=7))[1])
+    assert event.tag_values("challenge") == ["two"]
+
+
 # --- the rest
 
 
@@ -244,7 +308,7 @@ def test_a_notice_is_passed_on() -> None:
 
 
 def test_an_unknown_type_means_nothing() -> None:
-    assert heard(Session(), "AUTH", "challenge") is None
+    assert heard(Session(), "COUNT", "r1", {"count": 3}) is None
 
 
 @pytest.mark.parametrize("frame", [b"", b"[]", b'["EVENT"]', b'["OK","x",true]'])
@@ -259,9 +323,11 @@ def test_nonsense_ends_the_conversation(frame: bytes) -> None:
         ("EVENT", "r9", {"id": ID.hex()}),
         ("EVENT", "r1", {"id": OTHER_ID.hex()}),
         ("OK", OTHER_ID.hex(), True, ""),
-        ("AUTH", "challenge"),
+        ("COUNT", "r1"),
+        ("EOSE", "r9"),
+        ("CLOSED", "r9", "bye"),
     ],
-    ids=["unknown subscription", "not asked for", "answer to nothing", "unknown type"],
+    ids=["unknown subscription", "not asked for", "answer to nothing", "unknown type", "end of nothing", "no such"],
 )
 def test_a_flood_of_what_nobody_asked_for_ends_the_conversation(parts: tuple[object, ...]) -> None:
     session, _ = asking(ID)
@@ -269,6 +335,24 @@ def test_a_flood_of_what_nobody_asked_for_ends_the_conversation(parts: tuple[obj
         assert heard(session, *parts) is None
     with pytest.raises(InvalidMessage, match="nobody asked for"):
         heard(session, *parts)
+
+
+@pytest.mark.parametrize("parts", [("NOTICE", "hello"), ("AUTH", "prove it")], ids=lambda parts: parts[0])
+def test_a_flood_of_words_ends_the_conversation(parts: tuple[str, str]) -> None:
+    session = Session()
+    for _ in range(1_000):
+        assert heard(session, *parts) is not None
+    with pytest.raises(InvalidMessage, match="nobody asked for"):
+        heard(session, *parts)
+
+
+def test_the_end_of_what_is_stored_comes_once() -> None:
+    session, subscription = asking(ID)
+    assert heard(session, "EOSE", subscription) is not None
+    for _ in range(1_000):
+        assert heard(session, "EOSE", subscription) is None
+    with pytest.raises(InvalidMessage, match="nobody asked for"):
+        heard(session, "EOSE", subscription)
 
 
 def test_events_beyond_the_limit_count_as_a_flood() -> None:
@@ -281,7 +365,7 @@ def test_events_beyond_the_limit_count_as_a_flood() -> None:
 
 def test_a_long_and_honest_conversation_is_no_flood() -> None:
     session, source = Session(), events()
-    for _ in range(700):
+    for _ in range(1_100):
         event = next(source)
         session.publish(event)
         assert ok(session, event) is not None
@@ -290,3 +374,13 @@ def test_a_long_and_honest_conversation_is_no_flood() -> None:
         assert heard(session, "EOSE", subscription) is not None
         session.unsubscribe(subscription)
         heard(session, "CLOSED", subscription, "")
+
+
+def test_events_that_cross_our_close_are_no_flood() -> None:
+    session = Session()
+    for _ in range(50):
+        subscription, _ = session.subscribe(Filter(limit=50))
+        session.unsubscribe(subscription)
+        for _ in range(50):
+            assert heard(session, "EVENT", subscription, {"id": ID.hex()}) is None
+        assert heard(session, "EOSE", subscription) is None

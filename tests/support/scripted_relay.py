@@ -27,17 +27,26 @@ class ScriptedRelay:
     keep: bool = True  # False: answers OK and forgets
     silent: bool = False  # True: never answers anything
     junk: list[RawEvent] = field(default_factory=list)  # sent before every answer, asked for or not
+    members: list[str] = field(default_factory=list)  # the only ones whose events are taken (NIP-42), if any are named
     received: list[str] = field(default_factory=list)  # ids in the order they came
     requests: list[dict[str, Any]] = field(default_factory=list)  # filters asked
     connections: int = 0  # so far
 
     async def handle(self, socket: ServerConnection) -> None:
         self.connections += 1
+        known = not self.members
+        if not known:
+            await socket.send('["AUTH","who is there?"]')
         async for frame in socket:
             if self.silent:
                 continue
             message = orjson.loads(frame)
-            if message[0] == "EVENT":
+            if message[0] == "AUTH":
+                known = message[1]["pubkey"] in self.members
+                await socket.send(orjson.dumps(["OK", message[1]["id"], known, ""]).decode())
+            elif message[0] == "EVENT" and not known:
+                await socket.send(orjson.dumps(["OK", message[1]["id"], False, "auth-required: members only"]).decode())
+            elif message[0] == "EVENT":
                 await self._take(socket, message[1])
             elif message[0] == "REQ":
                 await self._give(socket, message[1], message[2])

@@ -1,0 +1,57 @@
+"""Which relay has said that it took which event of a release, so that a rerun does not send or ask for it again.
+
+One file for each relay below a folder of the release: the 32-byte ids of the events, one after the other, in the order
+of the answers. Each is appended as its answer comes. That survives the death of the process, and need not survive a
+power loss: what is not recorded is asked for. Does disk I/O.
+"""
+
+import hashlib
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from relay_client import durable
+
+_ID = 32  # bytes
+
+
+class Receipts:
+    """The receipts of one release; a context manager. Raises OSError."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, BinaryIO] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        durable.make_directory(self._folder)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def of(self, relay: str) -> frozenset[bytes]:
+        """The ids of the events that a relay (by its address) took."""
+        try:
+            data = self._path(relay).read_bytes()
+        except FileNotFoundError:
+            return frozenset()
+        return frozenset(data[start : start + _ID] for start in range(0, len(data) - _ID + 1, _ID))
+
+    def add(self, relay: str, event_id: bytes) -> None:
+        """A relay took an event."""
+        if relay not in self._files:
+            self._files[relay] = self._stack.enter_context(self._path(relay).open("ab", buffering=0))
+        self._files[relay].write(event_id)
+
+    def forget(self, relay: str) -> None:
+        """What a relay took it no longer has."""
+        if file := self._files.pop(relay, None):
+            file.close()
+        self._path(relay).unlink(missing_ok=True)
+
+    def _path(self, relay: str) -> Path:
+        return self._folder / hashlib.sha256(relay.encode()).hexdigest()[:32]
