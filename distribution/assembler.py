@@ -8,7 +8,7 @@ from distribution.announcement import CHUNK_KIND
 from distribution.chunking import decode_exactly
 from distribution.errors import InvalidChunk
 from distribution.manifest import Chunk, FileEntry
-from relay_client.event import HashedEvent, decode_hex
+from relay_client.event import HashedEvent, decode_hex, raw_tag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,21 @@ class Assembler:
         """Ids of the events still wanted, in the order of the files."""
         return list(self._places)
 
+    @property
+    def missing_hashes(self) -> list[bytes]:
+        """What those events must hold: sha256 of the bytes, each once."""
+        return list(dict.fromkeys(self._chunks[event_id].sha256 for event_id in self._places))
+
+    @property
+    def missing_places(self) -> int:
+        """How many chunks of the files are still empty."""
+        return sum(map(len, self._places.values()))
+
+    def complete_to(self, file: FileEntry) -> int:
+        """How many bytes of a file are in place without a gap, counted from its start."""
+        gaps = (place.offset for places in self._places.values() for place in places if place.file is file)
+        return min(gaps, default=file.size)
+
     def have(self, chunk: Chunk, file: FileEntry) -> None:
         """Note that a chunk is in place already."""
         places = self._places.get(chunk.event_id, [])
@@ -56,9 +71,23 @@ class Assembler:
         event_id = decode_hex(raw_event.get("id"), 32)
         if event_id not in self._places:
             return b"", []
-        chunk = self._chunks[event_id]
+        return self._read(raw_event, self._chunks[event_id]), self._places.pop(event_id)
+
+    def offer_copy(self, raw_event: Mapping[str, object]) -> tuple[bytes, list[Placement]]:
+        """The same for an event by anyone that carries missing bytes under another id, and says so in its tag `x`.
+
+        The verified manifest names the bytes, so it does not matter who signed them. Raises what `offer` raises.
+        """
+        claimed = raw_tag(raw_event, "x")
+        wanted = [event_id for event_id in self._places if self._chunks[event_id].sha256.hex() == claimed]
+        if not wanted:
+            return b"", []
+        data = self._read(raw_event, self._chunks[wanted[0]])
+        return data, [place for event_id in wanted for place in self._places.pop(event_id)]
+
+    @staticmethod
+    def _read(raw_event: Mapping[str, object], chunk: Chunk) -> bytes:
         event = HashedEvent.parse(raw_event)
         if event.kind != CHUNK_KIND:
             raise InvalidChunk(f"kind {event.kind} is not a chunk ({CHUNK_KIND})")
-        data = decode_exactly(event.content, size=chunk.size, sha256=chunk.sha256)
-        return data, self._places.pop(event_id)
+        return decode_exactly(event.content, size=chunk.size, sha256=chunk.sha256)

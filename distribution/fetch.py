@@ -7,8 +7,7 @@ Does network I/O through a pool and disk I/O through the store.
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distribution import trust
 from distribution.announcement import (
@@ -18,18 +17,17 @@ from distribution.announcement import (
     Head,
     Release,
 )
-from distribution.assembler import Assembler
 from distribution.chunking import decode
+from distribution.download import ChunkCounts, Download, OnProgress
 from distribution.errors import (
     CallerError,
-    ChunksMissing,
     InvalidChunk,
     InvalidManifest,
     InvalidRelease,
     NotFound,
 )
-from distribution.manifest import FileEntry, Manifest, is_name
-from distribution.partial import PartialFile
+from distribution.manifest import Manifest, is_name
+from distribution.partial import Rewrite
 from distribution.revocation import ask_revoked
 from distribution.store import InstalledRelease, Store
 from distribution.trust import TrustPolicy
@@ -42,17 +40,6 @@ from relay_client.pool import Pool
 MAX_SIZE = 1 << 30  # bytes of a release, unless the user says otherwise
 _HEADS_PER_RELAY = 10  # an honest relay sends one
 
-OnProgress = Callable[[int, int], None]  # verified bytes so far, bytes in all
-
-
-@dataclass(slots=True)
-class ChunkCounts:
-    """Where the chunks of a release came from."""
-
-    fetched: int = 0
-    reused: int = 0  # in the store already
-    rejected: int = 0  # came and did not verify
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
@@ -60,6 +47,7 @@ class Fetched:
 
     release: InstalledRelease
     chunks: ChunkCounts
+    liars: list[str]  # relays that gave something that does not verify
     activated: bool
 
 
@@ -74,9 +62,16 @@ class Fetcher:
     max_size: int = MAX_SIZE  # bytes
     on_progress: OnProgress = lambda _done, _total: None
 
-    async def fetch(self, reference: EventReference | AddressReference, *, activate: bool = True) -> Fetched:
-        """Install the release a reference names, and make it current.
+    async def fetch(
+        self,
+        reference: EventReference | AddressReference,
+        *,
+        activate: bool = True,
+        weights: Rewrite | None = None,
+    ) -> Fetched:
+        """Install the release a reference names, and make it current; with `weights`, only what inference needs of it.
 
+        `weights` makes a checkpoint of its own out of the first segment; a release that is here whole stays so.
         Raises a PeerError for what does not verify or is not trusted, a TransportError for what did not come (a rerun
         goes on from there), StoreError and OSError for the disk. After any of them the store shows what it showed
         before.
@@ -86,14 +81,14 @@ class Fetcher:
         async with self.store.lock(release.id):
             installed = self.store.release(release.id)
             intact = installed is not None and await asyncio.to_thread(self.store.is_intact, installed)
-            if installed and intact:
+            if installed and intact and (weights or not installed.partial):
                 chunks.reused = sum(file.chunks for file in installed.files)
             else:
-                installed = await self._download(release, chunks)
+                installed = await self._download(release, installed, weights, chunks)
             await self.store.versions.record(release)
             if activate:
                 await self.store.choose(release.id)
-        return Fetched(release=installed, chunks=chunks, activated=activate)
+        return Fetched(release=installed, chunks=chunks, liars=sorted(self.pool.liars), activated=activate)
 
     async def find(self, reference: EventReference | AddressReference) -> Release:
         """The release that a reference names: verified, by an author who is trusted, and no older than it may be.
@@ -193,68 +188,38 @@ class Fetcher:
             raise InvalidManifest("the files do not add up to the size that the release names")
         return manifest
 
-    async def _download(self, release: Release, chunks: ChunkCounts) -> InstalledRelease:
-        if release.size > self.max_size:
-            raise InvalidRelease(f"the release has {release.size} bytes, the limit is {self.max_size} (--max-size)")
+    async def _download(
+        self, release: Release, found: InstalledRelease | None, weights: Rewrite | None, chunks: ChunkCounts
+    ) -> InstalledRelease:
+        if not weights:
+            self._check_size(release.size)
         manifest = await self._manifest(release)
-        known = {file.sha256 for file in manifest.files if await asyncio.to_thread(self.store.has_blob, file.sha256)}
-        wanted = {file.sha256: file for file in manifest.files if file.sha256 not in known}
-        chunks.reused += sum(file.chunk_count for file in manifest.files if file.sha256 in known)
-        with ExitStack() as stack:
-            partials = {
-                sha256: stack.enter_context(self.store.partial(release.id, file)) for sha256, file in wanted.items()
-            }
-            self.store.check_space(sum(max(0, file.size - partials[sha].allocated) for sha, file in wanted.items()))
-            await self._fill(manifest, list(wanted.values()), partials, chunks)
-            for sha256, file in wanted.items():
-                await asyncio.to_thread(self.store.keep, partials[sha256], file)
-        return await asyncio.to_thread(self.store.install, release, manifest)
+        if weights:
+            manifest, weights = await asyncio.to_thread(self._weights_of, manifest, weights)
+            self._check_size(manifest.size)
+        download = Download(
+            pool=self.pool,
+            store=self.store,
+            release=release,
+            manifest=manifest,
+            rewrite=weights,
+            counts=chunks,
+            on_progress=self.on_progress,
+        )
+        return await download.run(found)
 
-    async def _fill(
-        self, manifest: Manifest, files: list[FileEntry], partials: Mapping[bytes, PartialFile], chunks: ChunkCounts
-    ) -> None:
-        assembler = Assembler(files, manifest.chunk_size)
-        kept = await asyncio.to_thread(_adopt, assembler, manifest, files, partials)
-        chunks.reused += len(kept)
-        done = manifest.size - sum(file.size for file in files) + sum(kept)
-        self.on_progress(done, manifest.size)
-        refusals: list[str] = []
+    def _weights_of(self, manifest: Manifest, rewrite: Rewrite) -> tuple[Manifest, Rewrite | None]:
+        """What to fetch for the weights alone: all of it, unrewritten, where there is nothing to leave out."""
+        checkpoint = next(file for file in manifest.files if file.role == "checkpoint")
+        if len(checkpoint.segments) == 1 or self.store.has_blob(checkpoint.sha256):
+            return manifest, None
+        weights = checkpoint.beginning(manifest.chunk_size)
+        return replace(manifest, files=(weights, *(file for file in manifest.files if file is not checkpoint))), rewrite
 
-        def offer(url: str, raw_event: Mapping[str, object]) -> bool:
-            nonlocal done
-            try:
-                data, places = assembler.offer(raw_event)
-            except (InvalidEvent, InvalidChunk) as error:
-                chunks.rejected += 1
-                refusals.append(f"{url}: {error}")
-                return False
-            for place in places:
-                partials[place.file.sha256].write(place.offset, data)
-                done += len(data)
-                chunks.fetched += 1
-            self.on_progress(done, manifest.size)
-            return True
-
-        total = len(assembler.missing)
-        await self.pool.collect(assembler.missing, offer)
-        if missing := len(assembler.missing):
-            if refusals:
-                raise InvalidChunk(f"{missing} of {total} chunks did not verify or are missing: {refusals[0]}")
-            raise ChunksMissing(f"{missing} of {total} chunks are missing; run it again later{self._because()}")
+    def _check_size(self, size: int) -> None:
+        if size > self.max_size:
+            raise InvalidRelease(f"{size:,} bytes to fetch, and the limit is {self.max_size:,} (--max-size)")
 
     def _because(self) -> str:
         reasons = self.pool.reasons()
         return f" ({reasons})" if reasons else ""
-
-
-def _adopt(
-    assembler: Assembler, manifest: Manifest, files: Sequence[FileEntry], partials: Mapping[bytes, PartialFile]
-) -> list[int]:
-    """Take what an earlier run left, where it hashes right; returns the sizes of those chunks."""
-    kept = []
-    for file in files:
-        for chunk in file.chunks(manifest.chunk_size):
-            if hashlib.sha256(partials[file.sha256].read(chunk.offset, chunk.size)).digest() == chunk.sha256:
-                assembler.have(chunk, file)
-                kept.append(chunk.size)
-    return kept

@@ -6,7 +6,7 @@ up, the number of chunks is the one the sizes imply.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn, TypeVar
 
 import msgpack
@@ -65,6 +65,12 @@ class FileEntry:
     def chunk_count(self) -> int:
         """How many chunks the file has."""
         return len(self.references) // _REFERENCE
+
+    def beginning(self, chunk_size: int) -> "FileEntry":
+        """The first segment as if it were the file: the manifest signs its hash too."""
+        first = self.segments[0]
+        references = self.references[: count(first.size, chunk_size) * _REFERENCE]
+        return replace(self, size=first.size, sha256=first.sha256, segments=(first,), references=references)
 
     def chunks(self, chunk_size: int) -> Iterator[Chunk]:
         """The file's chunks, in order."""

@@ -22,7 +22,7 @@ from filelock import AsyncFileLock
 from distribution.announcement import Release
 from distribution.errors import StoreError
 from distribution.manifest import RESERVED, FileEntry, Manifest
-from distribution.partial import PartialFile, hashes_to
+from distribution.partial import PartialFile, Rewrite, hashes_to
 from distribution.state import StateFile
 from distribution.versions import Versions
 from relay_client import durable
@@ -35,6 +35,14 @@ _ID_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Original:
+    """What a file was before its beginning was rewritten: the part of a file that its author signed."""
+
+    sha256: bytes
+    start: bytes  # what the first bytes were
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstalledFile:
     """A verified file of an installed release."""
 
@@ -44,6 +52,7 @@ class InstalledFile:
     sha256: bytes
     chunks: int  # events that carry it
     local: Path
+    original: Original | None = None  # where it is only a part of the file that the manifest names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +73,11 @@ class InstalledRelease:
     def size(self) -> int:
         """Bytes of all files together."""
         return sum(file.size for file in self.files)
+
+    @property
+    def partial(self) -> bool:
+        """Whether it has the weights alone."""
+        return any(file.original for file in self.files)
 
     def file(self, role: str) -> InstalledFile:
         """The file with this role (checkpoint, tokenizer or config)."""
@@ -122,7 +136,7 @@ class Store:
 
     def is_intact(self, release: InstalledRelease) -> bool:
         """Whether an installed release's files are still what they were, checked by hashing them again."""
-        return all(hashes_to(file.local, file.sha256) for file in release.files)
+        return all(_is_intact(file) for file in release.files)
 
     def has_blob(self, sha256: bytes) -> bool:
         """Whether these bytes are in the store, checked by hashing them again."""
@@ -145,13 +159,19 @@ class Store:
         name = f"{release_id.hex()}-{file.sha256.hex()}.part"  # two releases never share one: nor would their locks
         return PartialFile(durable.make_directory(self._partial) / name, file.size)
 
-    def keep(self, partial: PartialFile, file: FileEntry) -> None:
-        """Move a complete file to the blobs; raises InvalidManifest if it is not the file named, and OSError."""
-        durable.make_directory(self._blobs)
-        partial.finish(file.sha256, self._blob(file.sha256))
+    def keep(self, partial: PartialFile, file: FileEntry, rewrite: Rewrite | None = None) -> bytes:
+        """Move a complete file to the blobs, rewritten if need be; returns the blob's hash.
 
-    def install(self, release: Release, manifest: Manifest) -> InstalledRelease:
-        """Make a release whose blobs are all here visible, whole at once; raises OSError."""
+        Raises InvalidManifest if it is not the file named, and OSError.
+        """
+        return partial.finish(file.sha256, durable.make_directory(self._blobs), rewrite)
+
+    def install(self, release: Release, manifest: Manifest, original: Original | None = None) -> InstalledRelease:
+        """Make a release whose blobs are all here visible, whole at once; raises OSError.
+
+        `original` is what the checkpoint was, if the manifest was changed to name a rewritten part of it. A release
+        that is there already, damaged or in part, is put right file by file, its record last.
+        """
         durable.make_directory(self._releases)
         folder = self._releases / release.id.hex()
         building = self._releases / f".tmp-{release.id.hex()}"
@@ -159,16 +179,17 @@ class Store:
         building.mkdir()
         for file in manifest.files:
             _link(self._blob(file.sha256), building / file.path)
-        record = orjson.dumps(_to_record(release, manifest), option=orjson.OPT_INDENT_2)
+        record = orjson.dumps(_to_record(release, manifest, original), option=orjson.OPT_INDENT_2)
         durable.write(building / RESERVED, record)
         durable.sync_directory(building)
-        damaged = self._releases / f".old-{release.id.hex()}"
-        shutil.rmtree(damaged, ignore_errors=True)
-        if folder.is_dir():  # only if its files were damaged
-            folder.rename(damaged)
-        building.rename(folder)
-        durable.sync_directory(self._releases)
-        shutil.rmtree(damaged, ignore_errors=True)
+        if folder.is_dir():
+            for name in [*(file.path for file in manifest.files), RESERVED]:
+                (building / name).replace(folder / name)
+            durable.sync_directory(folder)
+            shutil.rmtree(building)  # links to what was there already are still in it
+        else:
+            building.rename(folder)
+            durable.sync_directory(self._releases)
         return _from_record(orjson.loads(record), folder)
 
     def activate(self, release_id: bytes) -> None:
@@ -230,7 +251,13 @@ def _link(blob: Path, path: Path) -> None:
             shutil.copyfileobj(source, target, _READ_BYTES)
 
 
-def _to_record(release: Release, manifest: Manifest) -> dict[str, object]:
+def _is_intact(file: InstalledFile) -> bool:
+    if file.original and not hashes_to(file.local, file.original.sha256, start=file.original.start):
+        return False
+    return hashes_to(file.local, file.sha256)
+
+
+def _to_record(release: Release, manifest: Manifest, original: Original | None) -> dict[str, object]:
     return {
         "release": release.id.hex(),
         "author": release.author.hex(),
@@ -241,18 +268,23 @@ def _to_record(release: Release, manifest: Manifest) -> dict[str, object]:
         "installed_at": int(time.time()),
         "manifest_sha256": release.manifest_sha256.hex(),
         "card": release.card,
-        "files": [
-            {
-                "path": file.path,
-                "role": file.role,
-                "size": file.size,
-                "sha256": file.sha256.hex(),
-                "chunks": file.chunk_count,
-            }
-            for file in manifest.files
-        ],
+        "partial": original is not None,
+        "files": [_to_file_record(file, original) for file in manifest.files],
         "event": release.event.to_dict(),
     }
+
+
+def _to_file_record(file: FileEntry, original: Original | None) -> dict[str, object]:
+    record: dict[str, object] = {
+        "path": file.path,
+        "role": file.role,
+        "size": file.size,
+        "sha256": file.sha256.hex(),
+        "chunks": file.chunk_count,
+    }
+    if original and file.role == "checkpoint":
+        record["original"] = {"sha256": original.sha256.hex(), "start": original.start.hex()}
+    return record
 
 
 def _from_record(record: Mapping[str, Any], folder: Path) -> InstalledRelease:
@@ -263,17 +295,22 @@ def _from_record(record: Mapping[str, Any], folder: Path) -> InstalledRelease:
         version=record["version"],
         created_at=record["created_at"],
         card=record["card"],
-        files=tuple(
-            InstalledFile(
-                path=file["path"],
-                role=file["role"],
-                size=file["size"],
-                sha256=bytes.fromhex(file["sha256"]),
-                chunks=file["chunks"],
-                local=folder / file["path"],
-            )
-            for file in record["files"]
-        ),
+        files=tuple(_from_file_record(file, folder) for file in record["files"]),
         folder=folder,
         installed_at=record["installed_at"],
+    )
+
+
+def _from_file_record(record: Mapping[str, Any], folder: Path) -> InstalledFile:
+    original = record.get("original")
+    return InstalledFile(
+        path=record["path"],
+        role=record["role"],
+        size=record["size"],
+        sha256=bytes.fromhex(record["sha256"]),
+        chunks=record["chunks"],
+        local=folder / record["path"],
+        original=Original(sha256=bytes.fromhex(original["sha256"]), start=bytes.fromhex(original["start"]))
+        if original
+        else None,
     )

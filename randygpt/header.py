@@ -18,6 +18,7 @@ HEADER_SIZE = 24  # bytes
 MAGICS = ("RGPT0001", "RGPT0002", "RGPT0003")
 MAX_COUNT = 2**32 - 1  # of iterations and steps
 _MAX_LOSS = 3.4028234663852886e38  # float32
+WEIGHTS_MAGIC = b"RGPT0002"  # what the weights segment of any checkpoint begins with, to be a checkpoint of its own
 _HEADER = struct.Struct("<8sIIIf")
 _FIELDS = (("magic", 8), ("vocab", 12), ("iter", 16), ("step", 20), ("best_loss", 24))  # where each ends
 

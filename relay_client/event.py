@@ -42,6 +42,16 @@ def decode_hex(raw_text: object, size: int) -> bytes:
     return bytes.fromhex(raw_text)
 
 
+def raw_tag(raw_event: Mapping[str, object], name: str) -> str | None:
+    """The second element of the first tag called `name` in decoded JSON of which nothing is checked."""
+    raw_tags = raw_event.get("tags")
+    for raw_item in raw_tags if isinstance(raw_tags, list) else []:
+        match raw_item:
+            case [str(found), str(value), *_] if found == name:
+                return value
+    return None
+
+
 def _digest(pubkey: bytes, created_at: int, kind: int, tags: Tags, content: str) -> bytes:
     return hashlib.sha256(_dump([0, pubkey.hex(), created_at, kind, tags, content])).digest()
 

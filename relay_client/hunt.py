@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from relay_client.connection import Connection
 from relay_client.errors import PeerError, TransportError
+from relay_client.event import raw_tag
 from relay_client.filter import Filter
 from relay_client.shares import Shares
 
@@ -34,29 +35,18 @@ class Search:
     blames: bool  # whether a wrong event is the fault of the relay that gave it
 
 
-def _id(raw_event: Mapping[str, object]) -> str | None:
-    return str(raw_event.get("id"))
-
-
-def _tag_x(raw_event: Mapping[str, object]) -> str | None:
-    match raw_event.get("tags"):
-        case [["x", str(value), *_], *_]:
-            return value
-    return None
-
-
 BY_ID = Search(
     filter=lambda keys: Filter(ids=tuple(map(bytes.fromhex, keys)), limit=len(keys)),
-    key=_id,
+    key=lambda raw_event: str(raw_event.get("id")),
     blames=True,  # the id is the hash of the event
 )
 
 
 def copies(kind: int) -> Search:
-    """Events of a kind whose first tag is `x` with a wanted hash, by anyone: a relay cannot know whether they lie."""
+    """Events of a kind whose tag `x` is a wanted hash, by anyone: a relay cannot know whether they lie."""
     return Search(
         filter=lambda keys: Filter(kinds=(kind,), tags={"x": tuple(keys)}, limit=_MAX_COPIES),
-        key=_tag_x,
+        key=lambda raw_event: raw_tag(raw_event, "x"),
         blames=False,
     )
 

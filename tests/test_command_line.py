@@ -90,7 +90,9 @@ def test_publish_and_fetch_print_the_promised_json(author: Path, friend: Path, f
     assert set(published) == {"release", "nevent", "name", "version", "files", "events", "bytes", "relays"}
     assert published["relays"] == {url: {"accepted": published["events"], "duplicate": 0, "refused": 0}}
     assert [set(file) for file in published["files"]] == [{"path", "size", "sha256"}] * 3
-    assert set(fetched) == {"release", "author", "name", "version", "files", "chunks", "activated"}
+    names = {"release", "author", "name", "version", "files", "chunks", "relays", "partial", "activated"}
+    assert set(fetched) == names
+    assert (fetched["relays"], fetched["partial"]) == ({url: {"given": 5, "lied": False}}, False)
     assert [set(file) for file in fetched["files"]] == [{"path", "role", "size", "sha256", "local"}] * 3
     assert fetched["chunks"] == {"fetched": 5, "reused": 0, "rejected": 0}
     assert (fetched["release"], fetched["activated"], fetched["name"]) == (published["release"], True, "demo")
@@ -214,7 +216,7 @@ async def test_a_lie_ends_with_3_and_a_gap_with_4(scripted: ScriptedRelay, autho
     scripted.deliver = lambda e: e | {"content": "A" + e["content"][1:]} if e["id"] == first else e
     lie = await command(friend, "fetch", published["release"])
     assert (gap.returncode, lie.returncode) == (4, 3)
-    assert "1 of 5 chunks are missing" in only_line(gap.stderr)
+    assert "1 of 5 chunks missing" in only_line(gap.stderr)
     assert "not the hash" in only_line(lie.stderr)
     assert (gap.stdout, lie.stdout, visible(friend)) == ("", "", {})
 

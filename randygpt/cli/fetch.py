@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, Relays, byte_progress, emit, size
+from randygpt.cli.output import Json, Quiet, Relays, byte_count, byte_progress, emit, remark, size
 from randygpt.cli.relays import chosen
 from randygpt.settings import Home
 
 if TYPE_CHECKING:
-    from distribution.fetch import Fetched, OnProgress
+    from distribution.download import OnProgress
+    from distribution.fetch import Fetched
     from relay_client.keys import AddressReference, EventReference
 
 EXAMPLE = "Example: randygpt fetch npub1…/shakespeare --relay wss://relay.example"
@@ -22,7 +23,10 @@ def fetch(
         str, typer.Argument(metavar="RELEASE", help="An event id in hex, note, nevent, naddr, or npub…/name.")
     ],
     relay: Relays = None,
-    max_size: Annotated[int, typer.Option(min=1, metavar="BYTES", help="Refuse a larger release.")] = 1 << 30,
+    weights_only: Annotated[
+        bool, typer.Option("--weights-only", help="Leave out the optimiser's part: a third of the bytes, to be served.")
+    ] = False,
+    max_size: Annotated[str, typer.Option(metavar="BYTES", help="Refuse to fetch more, like 500M or 2G.")] = "1G",
     activate: Annotated[bool, typer.Option(help="Make it the one that `serve` answers with.")] = True,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -30,20 +34,28 @@ def fetch(
     """Fetch a model: every byte verified against its author's signature, installed whole or not at all."""
     from relay_client.keys import encode_npub, parse_reference
 
-    home = Home.from_environment()
+    home, limit = Home.from_environment(), byte_count(max_size)
     parsed = parse_reference(reference)
     urls = chosen(home, relay, parsed.relays)
     with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
-        fetched = asyncio.run(_fetch(home, urls, parsed, max_size, on_progress, activate=activate))
+        job = _fetch(home, urls, parsed, limit, on_progress, activate=activate, weights_only=weights_only)
+        fetched = asyncio.run(job)
     release, author = fetched.release, encode_npub(fetched.release.author)
+    for url in fetched.liars if not quiet else ():
+        remark(f"{url} gave something that does not verify, and was asked last from then on")
     text = "\n".join(
         [
-            f"{release.name} version {release.version} by {author}",
-            f"release  {release.id.hex()}",
+            f"{release.name} version {release.version}, signed by {name_of(author)}",
+            f"release  {release.id.hex()}{' (weights only)' if release.partial else ''}",
             f"path     {release.file('checkpoint').local} ({size(release.file('checkpoint').size)})",
         ]
     )
     emit(as_json, _as_json(fetched, author), text)
+
+
+def name_of(npub: str) -> str:
+    """Who that is, in words."""
+    return npub
 
 
 async def _fetch(
@@ -54,12 +66,16 @@ async def _fetch(
     on_progress: "OnProgress",
     *,
     activate: bool,
+    weights_only: bool,
 ) -> "Fetched":
     from distribution.fetch import Fetcher
+    from distribution.partial import Rewrite
     from distribution.store import Store
     from distribution.trust import TrustPolicy
+    from randygpt.header import WEIGHTS_MAGIC
     from relay_client.pool import Pool
 
+    rewrite = Rewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC) if weights_only else None
     async with Pool(urls) as pool:
         fetcher = Fetcher(
             pool=pool,
@@ -69,7 +85,7 @@ async def _fetch(
             max_size=max_size,
             on_progress=on_progress,
         )
-        return await fetcher.fetch(reference, activate=activate)
+        return await fetcher.fetch(reference, activate=activate, weights=rewrite)
 
 
 def _as_json(fetched: "Fetched", author: str) -> dict[str, object]:
@@ -90,5 +106,10 @@ def _as_json(fetched: "Fetched", author: str) -> dict[str, object]:
             for file in release.files
         ],
         "chunks": {"fetched": chunks.fetched, "reused": chunks.reused, "rejected": chunks.rejected},
+        "relays": {
+            url: {"given": chunks.relays.get(url, 0), "lied": url in fetched.liars}
+            for url in sorted({*chunks.relays, *fetched.liars})
+        },
+        "partial": release.partial,
         "activated": fetched.activated,
     }

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -46,6 +47,14 @@ def write(text: str) -> bool:
 def remark(text: str) -> None:
     """A line for the person, not part of the result."""
     sys.stderr.write(text + "\n")
+
+
+def byte_count(text: str) -> int:
+    """Bytes as a person writes them: 1000000, 500M, 2G (of 1024); raises CallerError."""
+    found = re.fullmatch("([1-9][0-9]{0,15})([KMGT]?)B?", text.strip().upper())
+    if not found:
+        raise CallerError(f"not a number of bytes: {text!r} (500M and 2G are)")
+    return int(found[1]) << 10 * " KMGT".index(found[2] or " ")
 
 
 def size(count: float) -> str:

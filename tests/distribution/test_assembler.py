@@ -5,13 +5,14 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distribution.announcement import chunk_draft
 from distribution.assembler import Assembler
-from distribution.chunking import spans
+from distribution.chunking import encode, spans
 from distribution.errors import InvalidChunk
 from distribution.manifest import FileEntry, Segment
 from relay_client.errors import InvalidEvent
@@ -19,6 +20,7 @@ from relay_client.event import Event, EventDraft
 from relay_client.keys import SecretKey
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
+STRANGER = SecretKey(bytes.fromhex("22" * 32))
 NOW = 1_790_000_000
 CHUNK = 10  # bytes; small chunks keep the tests readable
 
@@ -230,3 +232,73 @@ def test_whatever_comes_is_taken_whole_or_not_at_all(changes: dict[str, object])
         assert len(assembler.missing) == 5
     else:
         assert (data, len(places)) in {(bytes(range(10)), 1), (b"", 0)}
+
+
+def copy_of(data: bytes, **changes: object) -> RawEvent:
+    """Somebody else's event with these bytes, its tags and content changed before it was signed."""
+    made = chunk_draft(data, sha256=hashlib.sha256(data).digest(), created_at=NOW + 5)
+    return dataclasses.replace(made, **changes).sign(STRANGER).to_dict()  # type: ignore[arg-type]
+
+
+def json_of(event: RawEvent) -> RawEvent:
+    """As it comes from a relay: lists, not tuples."""
+    return dict(orjson.loads(orjson.dumps(event)))
+
+
+def test_a_copy_by_anyone_fills_every_place_that_lacks_those_bytes() -> None:
+    file, events = file_of("a", b"0123456789", b"0123456789")
+    twin, _ = file_of("b", b"0123456789")
+    other = dataclasses.replace(twin, references=EVENTS[0].id + twin.references[32:])  # another event, the same bytes
+    assembler = Assembler([file, other], CHUNK)
+    assert assembler.missing_hashes == [hashlib.sha256(b"0123456789").digest()]
+    data, places = assembler.offer_copy(json_of(copy_of(b"0123456789")))
+    assert data == b"0123456789"
+    assert [(place.file.path, place.offset) for place in places] == [("a", 0), ("a", 10), ("b", 0)]
+    assert assembler.missing == []
+    assert assembler.offer_copy(json_of(copy_of(b"0123456789"))) == (b"", [])
+    assert len(events) == 2
+
+
+def test_a_copy_says_which_bytes_it_has_among_other_tags() -> None:
+    x = hashlib.sha256(bytes(range(10))).hexdigest()
+    tags = (("expiration", "9999999999"), ("x",), ("x", x))
+    assembler = Assembler([FILE], CHUNK)
+    assert assembler.offer_copy(json_of(copy_of(bytes(range(10)), tags=tags)))[0] == bytes(range(10))
+
+
+@pytest.mark.parametrize("tags", [(), (("x", "00" * 32),), (("X", "00"),)])
+def test_a_copy_that_does_not_say_so_is_not_wanted(tags: tuple[tuple[str, ...], ...]) -> None:
+    assembler = Assembler([FILE], CHUNK)
+    assert assembler.offer_copy(json_of(copy_of(bytes(range(10)), tags=tags))) == (b"", [])
+    assert len(assembler.missing) == 5
+
+
+@pytest.mark.parametrize(
+    ("raw_copy", "wrong"),
+    [
+        (copy_of(bytes(range(10)), content="AAAA"), "characters"),
+        (copy_of(bytes(range(10)), content=encode(bytes(10))), "not the bytes"),
+        (copy_of(bytes(range(10)), kind=1), "kind 1"),
+        (copy_of(bytes(range(10))) | {"content": encode(bytes(10))}, "hash of the event"),
+    ],
+    ids=["too short", "other bytes", "kind", "not its id"],
+)
+def test_a_copy_that_lies_is_refused_and_its_place_stays_empty(raw_copy: RawEvent, wrong: str) -> None:
+    assembler = Assembler([FILE], CHUNK)
+    with pytest.raises((InvalidChunk, InvalidEvent), match=wrong):
+        assembler.offer_copy(json_of(raw_copy))
+    assert len(assembler.missing) == 5
+
+
+@pytest.mark.parametrize("raw_tags", [None, "x", [["x", ["00"]]], [[]], [5], {}])
+def test_a_copy_with_nonsense_for_tags_is_not_wanted(raw_tags: object) -> None:
+    assert Assembler([FILE], CHUNK).offer_copy({"tags": raw_tags}) == (b"", [])
+
+
+def test_a_file_is_complete_up_to_its_first_gap() -> None:
+    assembler = Assembler([FILE, OTHER], CHUNK)
+    assert (assembler.complete_to(FILE), assembler.missing_places) == (0, 6)
+    for number, expected in ((1, 0), (0, 20), (3, 20), (2, 35), (4, FILE.size)):
+        assembler.offer(RAW[number])
+        assert assembler.complete_to(FILE) == expected
+    assert (assembler.complete_to(OTHER), assembler.missing_places) == (0, 1)

@@ -9,6 +9,7 @@ import pytest
 
 from distribution.errors import InvalidManifest
 from distribution.manifest import FileEntry, Segment
+from distribution.partial import Rewrite, hashes_to
 from distribution.store import Store
 
 RELEASE, OTHER_RELEASE = b"\x01" * 32, b"\x02" * 32
@@ -107,6 +108,59 @@ def test_the_disk_that_a_part_takes_is_known(store: Store) -> None:
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, DATA)
         assert partial.allocated >= FILE.size
+
+
+def test_holes_are_known_where_nothing_was_written(store: Store) -> None:
+    with store.partial(RELEASE, FILE) as partial:
+        assert partial.is_hole(0, FILE.size)
+        partial.write(200_000, DATA[200_000:200_010])
+        assert not partial.is_hole(200_000, 10)
+        assert not partial.is_hole(0, FILE.size)
+        assert partial.is_hole(0, 100_000)
+
+
+def test_bytes_hashed_on_the_way_are_those_that_were_there_then(store: Store) -> None:
+    with store.partial(RELEASE, FILE) as partial:
+        partial.write(0, DATA[:100_000])
+        partial.advance(100_000)
+        partial.advance(50_000)  # never back
+        partial.write(100_000, DATA[100_000:])
+        store.keep(partial, FILE)
+    assert store.has_blob(FILE.sha256)
+
+
+def test_what_was_hashed_wrong_on_the_way_is_no_blob(store: Store) -> None:
+    with store.partial(RELEASE, FILE) as partial:
+        partial.write(0, bytes(100_000))
+        partial.advance(100_000)
+        partial.write(0, DATA)
+        with pytest.raises(InvalidManifest, match="not the file"):
+            store.keep(partial, FILE)
+    assert not store.has_blob(FILE.sha256)
+
+
+def test_a_part_that_is_closed_is_not_touched_any_more(store: Store) -> None:
+    with store.partial(RELEASE, FILE) as partial:
+        partial.write(0, DATA)
+    partial.advance(FILE.size)  # a thread that was too late
+
+
+def test_a_rewritten_file_is_a_blob_by_its_new_hash(store: Store, tmp_path: Path) -> None:
+    with store.partial(RELEASE, FILE) as partial:
+        partial.write(0, DATA)
+        sha256_ = store.keep(partial, FILE, Rewrite(size=3, apply=lambda start: start[::-1]))
+    blob = tmp_path / "store" / "blobs" / sha256_.hex()
+    assert blob.read_bytes() == bytes([2, 1, 0]) + DATA[3:]
+    assert sha256_ == sha256(blob.read_bytes()).digest()
+    assert hashes_to(blob, FILE.sha256, start=bytes([0, 1, 2]))
+    assert not hashes_to(blob, FILE.sha256)
+
+
+def test_a_rewritten_file_leads_back_to_its_part(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "here").write_bytes(b"xyz" + DATA[3:2_000_000])
+    with store.partial(RELEASE, FILE) as partial:
+        partial.copy(tmp_path / "here", start=DATA[:3])
+        assert partial.read(0, FILE.size) == DATA
 
 
 def test_bytes_are_safe_before_they_get_their_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,17 @@ from typing import BinaryIO
 
 from distribution.fetch import Fetched, Fetcher
 from distribution.journal import Journal
+from distribution.partial import Rewrite
 from distribution.publish import Published, Publisher
 from distribution.source import SourceFile
 from distribution.store import Store
 from distribution.trust import TrustPolicy
-from randygpt.header import segments
+from randygpt.header import WEIGHTS_MAGIC, segments
 from relay_client.keys import AddressReference, EventReference, SecretKey
 from relay_client.pool import Pool
 from support.models import CONFIG, side_files, tiny_checkpoint
+
+WEIGHTS_ONLY = Rewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC)
 
 
 def clock() -> int:
@@ -68,12 +71,13 @@ async def fetch(
     *,
     policy: TrustPolicy | None = None,
     max_size: int = 1 << 30,
+    weights: Rewrite | None = None,
 ) -> Fetched:
     if isinstance(reference, bytes):
         reference = EventReference(id=reference)
     async with Pool(urls) as pool:
         fetcher = Fetcher(pool=pool, store=Store(home), policy=policy or TrustPolicy(), now=clock, max_size=max_size)
-        return await fetcher.fetch(reference)
+        return await fetcher.fetch(reference, weights=weights)
 
 
 def visible(home: Path) -> dict[str, bytes]:

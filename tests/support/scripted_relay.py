@@ -73,12 +73,15 @@ class ScriptedRelay:
 
 
 def _matches(event: RawEvent, wanted: dict[str, Any]) -> bool:
-    tags = [tag[1] for tag in event["tags"] if tag[0] == "d"]
     return (
         event["id"] in wanted.get("ids", [event["id"]])
         and event["pubkey"] in wanted.get("authors", [event["pubkey"]])
         and event["kind"] in wanted.get("kinds", [event["kind"]])
-        and any(tag in wanted.get("#d", [tag]) for tag in tags or [""])
+        and all(
+            any(tag[0] == name[1:] and tag[1] in values for tag in event["tags"])
+            for name, values in wanted.items()
+            if name.startswith("#")
+        )
     )
 
 

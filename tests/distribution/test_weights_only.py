@@ -1,0 +1,150 @@
+"""The weights of a full release alone: fewer bytes, a checkpoint of its own, and completed later from where it is."""
+
+from pathlib import Path
+
+import orjson
+import pytest
+from support.models import CONFIG, has_weights, tiny_checkpoint
+from support.releases import WEIGHTS_ONLY, checkpoint_bytes, fetch, publish, source, tiny_sources, visible
+from support.scripted_relay import ScriptedRelay
+
+from distribution.errors import ChunksMissing, InvalidRelease
+from distribution.publish import Published
+from distribution.store import Store
+from randygpt.header import weights_size
+from relay_client.keys import SecretKey
+from server.models import load_release
+
+WEIGHTS = weights_size(CONFIG)
+
+
+@pytest.fixture
+async def published(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> Published:
+    done = await publish([scripted.url], tmp_path / "author", key, tiny_sources())
+    scripted.requests.clear()
+    return done
+
+
+def chunks_asked(scripted: ScriptedRelay, published: Published) -> set[str]:
+    """Ids of file chunks that somebody asked for."""
+    chunks = {chunk.event_id.hex() for file in published.manifest.files for chunk in file.chunks(46_080)}
+    return chunks & {event_id for wanted in scripted.requests for event_id in wanted.get("ids", [])}
+
+
+async def test_the_optimisers_part_is_not_asked_for(
+    scripted: ScriptedRelay, tmp_path: Path, published: Published
+) -> None:
+    fetched = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
+    checkpoint, *side = published.manifest.files
+    weights = checkpoint.beginning(46_080)
+    assert chunks_asked(scripted, published) == {
+        chunk.event_id.hex() for file in (weights, *side) for chunk in file.chunks(46_080)
+    }
+    assert weights.size == WEIGHTS <= 0.34 * checkpoint.size
+    assert (fetched.chunks.fetched, fetched.release.partial) == (3, True)
+
+
+async def test_what_is_installed_is_a_checkpoint_that_is_served(
+    scripted: ScriptedRelay, tmp_path: Path, published: Published
+) -> None:
+    fetched = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
+    local = fetched.release.file("checkpoint").local
+    assert local.read_bytes() == b"RGPT0002" + checkpoint_bytes()[8:WEIGHTS]
+    assert local.stat().st_mode & 0o222 == 0
+    installed = Store(tmp_path).release(published.release.id)
+    assert installed == fetched.release
+    assert has_weights(load_release(installed).language_model.decoder, tiny_checkpoint().weights)
+    record = orjson.loads((fetched.release.folder / "release.json").read_bytes())
+    assert record["partial"] is True
+
+
+async def test_its_bytes_lead_back_to_what_the_author_signed(
+    scripted: ScriptedRelay, tmp_path: Path, published: Published
+) -> None:
+    fetched = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
+    file, store = fetched.release.file("checkpoint"), Store(tmp_path)
+    assert file.original is not None
+    assert file.original.sha256 == published.manifest.files[0].segments[0].sha256
+    assert file.original.start == b"RGPT0003"
+    assert store.is_intact(fetched.release)
+    file.local.chmod(0o644)
+    file.local.write_bytes(b"RGPT0001" + file.local.read_bytes()[8:])  # a start that nobody signed, and nobody wrote
+    assert not store.is_intact(fetched.release)
+
+
+async def test_a_full_fetch_completes_it_with_what_is_missing(
+    scripted: ScriptedRelay, tmp_path: Path, published: Published
+) -> None:
+    await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
+    scripted.requests.clear()
+    full = await fetch([scripted.url], tmp_path, published.release.id)
+    optimiser = [chunk for chunk in published.manifest.files[0].chunks(46_080) if chunk.offset >= WEIGHTS]
+    assert chunks_asked(scripted, published) == {chunk.event_id.hex() for chunk in optimiser}
+    assert (full.chunks.fetched, full.chunks.reused, full.release.partial) == (2, 3, False)
+    assert full.release.file("checkpoint").local.read_bytes() == checkpoint_bytes()
+    assert Store(tmp_path).is_intact(full.release)
+    assert Store(tmp_path).release(published.release.id) == full.release
+
+
+async def test_until_it_is_complete_the_weights_stay_as_they_are(
+    scripted: ScriptedRelay, tmp_path: Path, published: Published
+) -> None:
+    await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
+    before = visible(tmp_path)
+    last = list(published.manifest.files[0].chunks(46_080))[-1]
+    scripted.events.pop(last.event_id.hex())
+    with pytest.raises(ChunksMissing, match="1 of 5 chunks"):
+        await fetch([scripted.url], tmp_path, published.release.id)
+    assert visible(tmp_path) == before
+
+
+async def test_a_release_that_is_here_whole_stays_whole(
+    scripted: ScriptedRelay, tmp_path: Path, published: Published
+) -> None:
+    await fetch([scripted.url], tmp_path, published.release.id)
+    before = visible(tmp_path)
+    again = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
+    assert (again.chunks.fetched, again.release.partial) == (0, False)
+    assert visible(tmp_path) == before
+
+
+async def test_the_weights_again_ask_for_nothing(scripted: ScriptedRelay, tmp_path: Path, published: Published) -> None:
+    await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
+    scripted.requests.clear()
+    again = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
+    assert chunks_asked(scripted, published) == set()
+    assert (again.chunks.reused, again.release.partial) == (3, True)
+
+
+async def test_a_damaged_start_is_put_right_by_fetching_one_chunk(
+    scripted: ScriptedRelay, tmp_path: Path, published: Published
+) -> None:
+    first = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
+    local = first.release.file("checkpoint").local
+    local.chmod(0o644)
+    local.write_bytes(b"damage!!" + bytes(8) + local.read_bytes()[16:])
+    again = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
+    assert (again.chunks.fetched, again.chunks.reused) == (1, 2)
+    assert local.read_bytes() == b"RGPT0002" + checkpoint_bytes()[8:WEIGHTS]
+
+
+async def test_a_release_without_an_optimiser_is_fetched_as_it_is(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    data = b"RGPT0002" + checkpoint_bytes()[8:WEIGHTS]
+    files = [source("checkpoint.bin", "checkpoint", data, [("weights", WEIGHTS)]), *tiny_sources()[1:]]
+    small = await publish([scripted.url], tmp_path / "a", key, files)
+    fetched = await fetch([scripted.url], tmp_path / "b", small.release.id, weights=WEIGHTS_ONLY)
+    assert not fetched.release.partial
+    assert fetched.release.file("checkpoint").sha256 == small.manifest.files[0].sha256
+
+
+async def test_the_limit_is_for_what_is_fetched(scripted: ScriptedRelay, tmp_path: Path, published: Published) -> None:
+    checkpoint, *side = published.manifest.files
+    needed = WEIGHTS + sum(file.size for file in side)
+    with pytest.raises(InvalidRelease, match="--max-size"):
+        await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY, max_size=needed - 1)
+    assert chunks_asked(scripted, published) == set()
+    assert visible(tmp_path) == {}
+    await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY, max_size=needed)
+    assert checkpoint.size > needed
