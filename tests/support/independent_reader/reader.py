@@ -1,0 +1,153 @@
+"""Reading a release: from its name to its files."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .events import (
+    ANY,
+    CHUNK,
+    DECIMAL,
+    HEAD,
+    HEX32,
+    MAX_VERSION,
+    NAME,
+    REVOCATION,
+    Event,
+    check_head,
+    check_release,
+    checked,
+    chunk_bytes,
+    once,
+    values,
+)
+from .manifest import check_manifest, places, whole
+from .refused import Refused, need
+
+Ask = Callable[[dict[str, Any]], Iterable[Event]]  # a filter -> what a relay sends for it
+
+
+class Reader:
+    """Reads releases through `ask`, and remembers the versions it met."""
+
+    def __init__(self, ask: Ask, now: int) -> None:
+        self._ask = ask
+        self._now = now
+        self.met: dict[tuple[str, str], dict[int, Event]] = {}  # (author, name) -> version -> release
+
+    def read(self, reference: str, *, weights_only: bool = False) -> dict[str, bytes]:
+        """The files of a release by path; `reference` is its id, or pubkey/name."""
+        author, _, name = reference.rpartition("/")
+        release = self._latest(author, name) if author else self._release(reference)
+        self._check_version(release, by_name=bool(author))
+        manifest = self._manifest(release)
+        need(sum(file["size"] for file in manifest["files"]) == int(once(release, "size", DECIMAL)), "sizes differ")
+        events = self._chunks(manifest, weights_only=weights_only)
+        files = {file["path"]: whole(file, manifest["chunk_size"], events, weights_only) for file in manifest["files"]}
+        self._met(release).setdefault(version_of(release), release)
+        return files
+
+    def _found(self, wanted: dict[str, Any], check: Callable[[Event], object]) -> list[Event]:
+        """Events for a filter that pass a check."""
+        found = []
+        for event in self._ask(wanted):
+            try:
+                check(event)
+            except Refused:
+                continue
+            found.append(event)
+        return found
+
+    def _by_ids(self, ids: Iterable[str], check: Callable[[Event], object]) -> dict[str, Event]:
+        """Events by id, at most 50 at once; those that did not come, or do not pass, are not among them."""
+        left, found = list(dict.fromkeys(ids)), {}
+        while left:
+            batch, left = left[:50], left[50:]
+            for event in self._found({"ids": batch, "limit": len(batch)}, check):
+                if event["id"] in batch:
+                    found[event["id"]] = event
+        return found
+
+    def _release(self, release_id: str) -> Event:
+        found = self._by_ids([release_id], lambda event: check_release(event, self._now))
+        need(found, "no release came that holds")
+        return found[release_id]
+
+    def _latest(self, author: str, name: str) -> Event:
+        wanted = {"authors": [author], "kinds": [HEAD], "#d": [name], "limit": 10}
+        heads = [
+            head
+            for head in self._found(wanted, lambda event: check_head(event, self._now))
+            if (head["pubkey"], once(head, "d", ANY)) == (author, name)
+        ]
+        revoked = self._revoked(author, [once(head, "e", HEX32) for head in heads])
+        heads = [head for head in heads if once(head, "e", HEX32) not in revoked]
+        need(heads, "no head came that holds")
+        highest = max(map(version_of, heads))
+        heads = [head for head in heads if version_of(head) == highest]
+        need(len({once(head, "x", HEX32) for head in heads}) == 1, "equivocation")
+        head = min(heads, key=lambda head: (-head["created_at"], head["id"]))
+        release = self._release(once(head, "e", HEX32))
+        told = release["pubkey"], *(once(release, tag, ANY) for tag in ("name", "version", "x"))
+        need(told == (author, *(once(head, tag, ANY) for tag in ("d", "version", "x"))), "head and release differ")
+        return release
+
+    def _revoked(self, author: str, ids: Iterable[str]) -> set[str]:
+        """Which of these releases their author took back."""
+        left = list(dict.fromkeys(ids))
+        if not left:
+            return set()
+        wanted = {"authors": [author], "kinds": [REVOCATION], "#e": left[:50], "limit": 50}
+        found = self._found(wanted, lambda event: checked(event, REVOCATION))
+        return {value for event in found if event["pubkey"] == author for value in values(event, "e")}
+
+    def _met(self, release: Event) -> dict[int, Event]:
+        return self.met.setdefault((release["pubkey"], once(release, "name", NAME)), {})
+
+    def _check_version(self, release: Event, *, by_name: bool) -> None:
+        met, version = self._met(release), version_of(release)
+        before = met.get(version, release)
+        need(once(before, "x", HEX32) == once(release, "x", HEX32), "equivocation")
+        higher = {other["id"] for number, other in met.items() if number > version}
+        need(not by_name or higher <= self._revoked(release["pubkey"], higher), "rollback")
+
+    def _manifest(self, release: Event) -> dict[str, Any]:
+        ids = values(release, "e")
+
+        def check(event: Event) -> None:
+            checked(event, CHUNK)
+            need(event["pubkey"] == release["pubkey"], "a part of the manifest by somebody else")
+
+        found = self._by_ids(ids, check)
+        need(len(found) == len(set(ids)), "a part of the manifest did not come")
+        raw = b"".join(chunk_bytes(found[part]) for part in ids)
+        need(hashlib.sha256(raw).hexdigest() == once(release, "x", HEX32), "not the manifest of the release")
+        return check_manifest(raw)
+
+    def _chunks(self, manifest: dict[str, Any], *, weights_only: bool) -> dict[str, bytes]:
+        """The bytes of the chunks by their SHA-256; copies by others where the events themselves do not come."""
+        wanted = {
+            event_id: (size, sha256)
+            for file in manifest["files"]
+            for segment, size, event_id, sha256 in places(file, manifest["chunk_size"])
+            if not (weights_only and segment == "optimizer")
+        }
+        chunks: dict[str, bytes] = {}
+
+        def keep(event: Event, size: int, sha256: str) -> None:
+            data = chunk_bytes(checked(event, CHUNK, signed=False), size)
+            need(hashlib.sha256(data).hexdigest() == sha256, "not the bytes that the manifest names")
+            chunks[sha256] = data
+
+        self._by_ids(wanted, lambda event: keep(event, *wanted[event["id"]]))
+        for size, sha256 in wanted.values():
+            if sha256 not in chunks:
+                copies = {"kinds": [CHUNK], "#x": [sha256], "limit": 10}
+                self._found(copies, lambda event, size=size, sha256=sha256: keep(event, size, sha256))  # type: ignore[misc]
+        missing = sum(sha256 not in chunks for _, sha256 in wanted.values())
+        need(not missing, f"{missing} of {len(wanted)} chunks did not come")
+        return chunks
+
+
+def version_of(event: Event) -> int:
+    return int(once(event, "version", DECIMAL, MAX_VERSION))

@@ -1,0 +1,301 @@
+"""The examples of docs/protocol.md: a release small enough to print, made by the code that makes real ones.
+
+Run `python tests/support/protocol_example.py docs/protocol.md` to write them into the page anew. In the page, a block
+of code is an example if a comment `<!-- example: NAME -->` stands above it.
+"""
+
+import hashlib
+import json
+import re
+import struct
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import coincurve
+import msgpack
+import orjson
+
+from distribution.announcement import (
+    CHUNK_KIND,
+    HEAD_KIND,
+    RELEASE_KIND,
+    Release,
+    chunk_draft,
+    head_draft,
+    release_draft,
+)
+from distribution.chunking import spans
+from distribution.manifest import FileEntry, Manifest, Segment
+from randygpt.config import ModelConfig
+from randygpt.header import CheckpointHeader, segments
+from randygpt.tokenizer import CharTokenizer
+from relay_client.event import Event, EventDraft, Signer
+from relay_client.keys import encode_npub
+
+SECRET = bytes.fromhex("01" * 32)
+CREATED_AT = 1_750_000_000  # seconds since 1970
+HINT = "wss://relay.example"
+NAME = "tiny"
+CHUNK_SIZE = 80  # bytes; so that a file of some hundred bytes has several chunks
+TOKENIZER = CharTokenizer(["<", ">", "a"])
+CONFIG = ModelConfig(n_embd=1, n_head=1, n_layer=1, vocab_size=3, block_size=2)
+CARD = {
+    "config": CONFIG.to_json(TOKENIZER.kind),
+    "training": {"iteration": 0, "step": 0, "best_loss": 1.5},
+    "license": "MIT",
+    "text": 'It knows the letter "a".\nGrüße 🧪',
+}
+ESCAPES = '\b\t\n\f\r"\\ / \x01\x7fé\u2028🧪'
+
+_BLOCK = re.compile(r"(<!-- example: ([a-z0-9-]+) -->\n```[a-z]+\n)(.*?)^(```)$", re.DOTALL | re.MULTILINE)
+
+
+class ExampleKey:
+    """Signs with no randomness, so that the page can be made again; a real key must not be published like this."""
+
+    _key = coincurve.PrivateKey(SECRET)
+    pubkey = _key.public_key_xonly.format()
+
+    def sign(self, digest: bytes) -> bytes:
+        """BIP-340 with auxiliary randomness of 32 zero bytes."""
+        return self._key.sign_schnorr(digest, bytes(32))
+
+
+KEY = ExampleKey()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleFile:
+    """A file of the release, and the events that carry its chunks, in order."""
+
+    entry: FileEntry
+    data: bytes
+    chunks: tuple[Event, ...]
+
+
+class Example:
+    """The release: each of its parts is computed once, from the part before."""
+
+    @cached_property
+    def files(self) -> tuple[ExampleFile, ...]:
+        """Checkpoint, vocabulary and configuration."""
+        header = CheckpointHeader(magic="RGPT0003", vocab_size=3, iteration=0, step=0, best_loss=1.5).encode()
+        weights = struct.pack("<20f", *(number / 8 for number in range(20)))
+        checkpoint = header + weights + bytes(2 * len(weights))  # moments before the first step: zeros
+        vocab, config = (
+            json.dumps(contents, ensure_ascii=False, sort_keys=True).encode()
+            for contents in (TOKENIZER.to_json(), CONFIG.to_json(TOKENIZER.kind))
+        )
+        return (
+            _file("tiny.bin", "checkpoint", checkpoint, segments(CONFIG, len(checkpoint))),
+            _file("vocab.json", "tokenizer", vocab, [("data", len(vocab))]),
+            _file("config.json", "config", config, [("data", len(config))]),
+        )
+
+    @cached_property
+    def manifest(self) -> bytes:
+        """As msgpack."""
+        return Manifest(files=tuple(file.entry for file in self.files), chunk_size=CHUNK_SIZE).encode()
+
+    @cached_property
+    def manifest_chunk(self) -> Event:
+        """The one event that carries the manifest."""
+        return _chunk(self.manifest)
+
+    def release(self, version: int) -> Event:
+        """A release event; the two versions have the same files."""
+        return release_draft(
+            self.manifest,
+            [self.manifest_chunk.id],
+            name=NAME,
+            version=version,
+            format="RGPT0003",
+            size=sum(len(file.data) for file in self.files),
+            card=CARD,
+            hint=HINT,
+            created_at=CREATED_AT + 3600 * (version - 1),
+        ).sign(KEY)
+
+    def head(self, version: int, *, after_s: int) -> Event:
+        """A head event that names one of them."""
+        release = Release.parse(self.release(version), now=CREATED_AT + 3600)
+        return head_draft(release, hint=HINT, created_at=CREATED_AT + after_s).sign(KEY)
+
+    @cached_property
+    def revocation(self) -> Event:
+        """The author takes version 2 back."""
+        tags = (("e", self.release(2).id.hex()), ("k", str(RELEASE_KIND)))
+        return EventDraft(kind=5, created_at=CREATED_AT + 7200, tags=tags, content="trained on the wrong text").sign(
+            KEY
+        )
+
+    def events(self) -> dict[str, Event]:
+        """Every event of the page, by the name it has there."""
+        chunks = {event.id: event for file in self.files for event in file.chunks}
+        return {
+            **{f"chunk-{number}": event for number, event in enumerate(chunks.values(), 1)},
+            "manifest-chunk": self.manifest_chunk,
+            "release": self.release(1),
+            "head": self.head(1, after_s=5),
+            "release-2": self.release(2),
+            "head-2": self.head(2, after_s=3605),
+            "revocation": self.revocation,
+            "head-after-revocation": self.head(1, after_s=7200),
+            "escapes": EventDraft(kind=1, created_at=CREATED_AT, tags=(("t", '"'), ("x",)), content=ESCAPES).sign(KEY),
+        }
+
+    def blocks(self) -> dict[str, str]:
+        """Every example of the page, by its name."""
+        events = self.events()
+        serialised = [_serialised(events[name]) for name in ("release", "escapes")]
+        weights = self.files[0].entry.segments[0].size
+        return {
+            **{name: _pretty(event) for name, event in events.items()},
+            "keys": f"secret  {SECRET.hex()}\npublic  {KEY.pubkey.hex()}\nnpub    {encode_npub(KEY.pubkey)}",
+            "requests": "\n".join(self._requests()),
+            "release-serialised": serialised[0].decode(),
+            "escapes-serialised": _wrapped(serialised[1].hex()),
+            "manifest": "\n".join(self._walk()),
+            "files": "\n".join(_listed(file) for file in self.files),
+            "weights-only": _wrapped((b"RGPT0002" + self.files[0].data[8:weights]).hex()),
+        }
+
+    def _requests(self) -> Iterator[str]:
+        """One of each question that a reader asks."""
+        author, release = KEY.pubkey.hex(), self.release(1).id.hex()
+        chunk_sha256 = hashlib.sha256(self.files[0].data[:CHUNK_SIZE]).hexdigest()
+        filters: list[dict[str, object]] = [
+            {"ids": [release], "limit": 1},
+            {"authors": [author], "kinds": [HEAD_KIND], "#d": [NAME], "limit": 10},
+            {"authors": [author], "kinds": [5], "#e": [release, self.release(2).id.hex()], "limit": 50},
+            {"kinds": [CHUNK_KIND], "#x": [chunk_sha256], "limit": 10},
+        ]
+        return (json.dumps(["REQ", name, wanted]) for name, wanted in zip("abcd", filters, strict=True))
+
+    def _walk(self) -> Iterator[str]:
+        """The manifest's bytes, field by field."""
+        steps: list[tuple[bytes, str]] = [
+            (b"\x83", "map of 3 entries"),
+            _field("v", 1),
+            _field("chunk_size", CHUNK_SIZE),
+            (_pack("files") + bytes([0x90 + len(self.files)]), f'"files": array of {len(self.files)}'),
+        ]
+        for file in self.files:
+            entry = file.entry
+            steps += [
+                (b"\x86", "map of 6 entries"),
+                _field("path", entry.path),
+                _field("role", entry.role),
+                _field("size", entry.size),
+                (_pack("sha256") + b"\xc4\x20", '"sha256": 32 bytes'),
+                (entry.sha256, "of the whole file"),
+                (_pack("segments") + bytes([0x90 + len(entry.segments)]), f'"segments": {len(entry.segments)}'),
+            ]
+            for segment in entry.segments:
+                cut = [segment.name, segment.size, segment.sha256]
+                steps += [
+                    (_pack(cut)[:-32], f'array of 3: "{segment.name}", {segment.size}, 32 bytes'),
+                    (segment.sha256, "of the segment"),
+                ]
+            size = len(entry.references)
+            chunks = f'"chunks": {size} bytes, {entry.chunk_count} x (event id, SHA-256)'
+            steps.append((_pack("chunks") + _pack(entry.references)[:-size], chunks))
+            for number, event in enumerate(file.chunks):
+                reference = entry.references[64 * number : 64 * number + 64]
+                steps += [(event.id, f"event id of chunk {number + 1}"), (reference[32:], "its SHA-256")]
+        assert b"".join(raw for raw, _ in steps) == self.manifest
+        return (f"{raw.hex():<64}  {meaning}" for raw, meaning in steps)
+
+
+def resigned(event: Mapping[str, Any], key: Signer = KEY, **changes: object) -> dict[str, Any]:
+    """The event, as JSON has it, with fields changed, and an id and a signature that hold."""
+    fields: dict[str, Any] = {**event, **changes}
+    tags = tuple(tuple(tag) for tag in fields["tags"])
+    draft = EventDraft(kind=fields["kind"], created_at=fields["created_at"], tags=tags, content=fields["content"])
+    return dict(orjson.loads(draft.sign(key).to_json()))
+
+
+def updated(page: str) -> str:
+    """The page with every example as it should be; raises KeyError for a name that is none."""
+    blocks = Example().blocks()
+    return _BLOCK.sub(lambda match: f"{match[1]}{blocks[match[2]]}\n{match[4]}", page)
+
+
+def examples(page: str) -> dict[str, str]:
+    """Text of the examples in a page, by name."""
+    return {match[2]: match[3].rstrip("\n") for match in _BLOCK.finditer(page)}
+
+
+def _chunk(data: bytes) -> Event:
+    return chunk_draft(data, sha256=hashlib.sha256(data).digest(), created_at=CREATED_AT).sign(KEY)
+
+
+def _file(path: str, role: str, data: bytes, lengths: list[tuple[str, int]]) -> ExampleFile:
+    parts = [data[offset : offset + size] for offset, size in spans([size for _, size in lengths], CHUNK_SIZE)]
+    chunks = tuple(map(_chunk, parts))
+    offset, cut = 0, []
+    for name, size in lengths:
+        cut.append(Segment(name=name, size=size, sha256=hashlib.sha256(data[offset : offset + size]).digest()))
+        offset += size
+    entry = FileEntry(
+        path=path,
+        role=role,
+        size=len(data),
+        sha256=hashlib.sha256(data).digest(),
+        segments=tuple(cut),
+        references=b"".join(
+            event.id + hashlib.sha256(part).digest() for event, part in zip(chunks, parts, strict=True)
+        ),
+    )
+    return ExampleFile(entry=entry, data=data, chunks=chunks)
+
+
+def _serialised(event: Event) -> bytes:
+    """What is hashed to get the id, written another way than the code does."""
+    fields = [0, event.pubkey.hex(), event.created_at, event.kind, event.tags, event.content]
+    serialised = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    assert hashlib.sha256(serialised).digest() == event.id
+    return serialised
+
+
+def _pretty(event: Event) -> str:
+    """An event as JSON, one field and one tag a line."""
+    lines = []
+    for name, value in event.to_dict().items():
+        text = _text(value)
+        if name == "tags":
+            text = "[\n" + ",\n".join(f"    {_text(tag)}" for tag in event.tags) + "\n  ]"
+        lines.append(f'  "{name}": {text}')
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def _text(value: object) -> str:
+    """JSON in which what an editor would not show or keep is written as an escape."""
+    return "".join(
+        char if char.isprintable() else f"\\u{ord(char):04x}" for char in json.dumps(value, ensure_ascii=False)
+    )
+
+
+def _field(key: str, value: int | str) -> tuple[bytes, str]:
+    return _pack(key) + _pack(value), f'"{key}": {json.dumps(value)}'
+
+
+def _pack(value: object) -> bytes:
+    return bytes(msgpack.packb(value))
+
+
+def _wrapped(digits: str) -> str:
+    return "\n".join(digits[start : start + 64] for start in range(0, len(digits), 64))
+
+
+def _listed(file: ExampleFile) -> str:
+    return f"{file.entry.path}, {len(file.data)} bytes, SHA-256 {file.entry.sha256.hex()}\n{_wrapped(file.data.hex())}"
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    target.write_text(updated(target.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,199 @@
+"""docs/protocol.md: its examples are what the code makes, and a reader written from the page alone reads releases."""
+
+import asyncio
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.independent_reader import events
+from support.independent_reader.reader import Ask, Reader
+from support.independent_reader.refused import Refused
+from support.protocol_example import CREATED_AT, KEY, NAME, examples, resigned, updated
+from support.releases import checkpoint_bytes, fetch, publish, side_files, tiny_sources
+
+import randygpt
+from relay_client.event import Event
+from relay_client.keys import AddressReference, SecretKey
+from relay_client.pool import Pool
+
+PAGE = (Path(__file__).parents[1] / "docs/protocol.md").read_text(encoding="utf-8")
+EXAMPLES = examples(PAGE)
+EVENTS = {name: json.loads(text) for name, text in EXAMPLES.items() if text.startswith("{")}
+FIRST = {
+    name: event for name, event in EVENTS.items() if name in {"manifest-chunk", "release", "head"} or "chunk" in name
+}
+SECOND = FIRST | {name: EVENTS[name] for name in ("release-2", "head-2")}
+REVOKED = SECOND | {name: EVENTS[name] for name in ("revocation", "head-after-revocation")}
+MANIFEST = bytes.fromhex("".join(line[:64].strip() for line in EXAMPLES["manifest"].splitlines()))
+BY_NAME = f"{KEY.pubkey.hex()}/{NAME}"
+
+RawEvent = dict[str, Any]
+
+
+def files_on_the_page() -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for line in EXAMPLES["files"].splitlines():
+        if ", " in line:
+            path = line.split(", ")[0]
+            found[path] = b""
+        else:
+            found[path] += bytes.fromhex(line)
+    return found
+
+
+FILES = files_on_the_page()
+WEIGHTS_ONLY = FILES | {"tiny.bin": bytes.fromhex(EXAMPLES["weights-only"].replace("\n", ""))}
+
+
+def asking(stored: Iterable[RawEvent]) -> Ask:
+    """A relay that has these events and forgets none."""
+    kept = list(stored)
+
+    def ask(wanted: dict[str, Any]) -> Iterator[RawEvent]:
+        for event in kept:
+            tags = {f"#{tag[0]}": tag[1] for tag in event["tags"]}
+            facts = {"ids": event["id"], "authors": event["pubkey"], "kinds": event["kind"]} | tags
+            if all(facts.get(field) in values for field, values in wanted.items() if field != "limit"):
+                yield event
+
+    return ask
+
+
+def reader(stored: Iterable[RawEvent]) -> Reader:
+    return Reader(asking(stored), CREATED_AT + 86_400)
+
+
+# --- the examples
+
+
+def test_the_examples_are_what_the_code_makes() -> None:
+    assert updated(PAGE) == PAGE
+    assert len(EVENTS) == 14
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_every_event_on_the_page_verifies(name: str) -> None:
+    assert Event.parse(EVENTS[name]).id.hex() == EVENTS[name]["id"]
+    events.checked(EVENTS[name], EVENTS[name]["kind"])
+
+
+def test_ids_are_the_hashes_of_the_serialisations_on_the_page() -> None:
+    assert hashlib.sha256(EXAMPLES["release-serialised"].encode()).hexdigest() == EVENTS["release"]["id"]
+    escapes = bytes.fromhex(EXAMPLES["escapes-serialised"].replace("\n", ""))
+    assert hashlib.sha256(escapes).hexdigest() == EVENTS["escapes"]["id"]
+    assert events.serialised(EVENTS["escapes"]) == escapes
+
+
+def test_the_bytes_of_the_manifest_are_those_its_event_carries_and_the_release_names() -> None:
+    assert events.chunk_bytes(EVENTS["manifest-chunk"]) == MANIFEST
+    assert ["x", hashlib.sha256(MANIFEST).hexdigest()] in EVENTS["release"]["tags"]
+
+
+async def test_randygpt_fetches_the_example(relay: str, tmp_path: Path) -> None:
+    async with Pool([relay]) as pool:
+        await pool.publish([(Event.parse(event), [relay]) for event in FIRST.values()])
+    fetched = await fetch([relay], tmp_path, AddressReference(author=KEY.pubkey, name=NAME))
+    assert {file.path: file.local.read_bytes() for file in fetched.release.files} == FILES
+    assert randygpt.load(fetched.release.folder).logits([[2, 2]]).shape == (1, 2, 3)
+
+
+# --- the reader written from the page
+
+
+@pytest.mark.parametrize("reference", [BY_NAME, EVENTS["release"]["id"], EVENTS["release-2"]["id"]])
+def test_the_example_is_read(reference: str) -> None:
+    assert reader(SECOND.values()).read(reference) == FILES
+    assert reader(SECOND.values()).read(reference, weights_only=True) == WEIGHTS_ONLY
+
+
+async def test_a_published_release_is_read_with_the_standard_library_alone(
+    relay: str, tmp_path: Path, key: SecretKey
+) -> None:
+    await publish([relay], tmp_path / "a", key, tiny_sources())
+    published = side_files() | {"checkpoint_best.bin": checkpoint_bytes()}
+    for number, options in enumerate([[], ["--weights-only"]]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        command = [sys.executable, "-S", "-m", "support.independent_reader", relay, f"{key.pubkey.hex()}/demo", folder]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [*command, *options],
+            cwd=Path(__file__).parent,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        found = {path.name: path.read_bytes() for path in folder.iterdir()}
+        if options:
+            weights = found["checkpoint_best.bin"]
+            assert published["checkpoint_best.bin"][8 : len(weights)] == weights[8:]
+            assert (weights[:8], found["vocab.json"]) == (b"RGPT0002", published["vocab.json"])
+        else:
+            assert found == published
+
+
+def test_a_copy_signed_by_somebody_else_stands_in(stranger: SecretKey) -> None:
+    stored = FIRST | {"chunk-3": resigned(EVENTS["chunk-3"], stranger, created_at=1)}
+    assert reader(stored.values()).read(BY_NAME) == FILES
+
+
+def test_a_revoked_version_is_left_out_and_its_id_still_leads_to_it() -> None:
+    stored = {name: event for name, event in REVOKED.items() if name != "head-after-revocation"}
+    met = reader(SECOND.values())
+    met.read(BY_NAME)
+    [versions] = met.met.values()
+    assert list(versions) == [2]
+    met._ask = asking(stored.values())
+    met.read(BY_NAME)
+    assert list(versions) == [2, 1]
+
+
+def test_a_strangers_revocation_does_not_count(stranger: SecretKey) -> None:
+    met = reader([*SECOND.values(), resigned(EVENTS["revocation"], stranger)])
+    met.read(BY_NAME)
+    [versions] = met.met.values()
+    assert list(versions) == [2]
+
+
+def test_an_older_head_is_refused_once_a_newer_one_was_met() -> None:
+    met = reader(SECOND.values())
+    met.read(BY_NAME)
+    met._ask = asking(FIRST.values())
+    with pytest.raises(Refused, match="rollback"):
+        met.read(BY_NAME)
+    assert met.read(EVENTS["release"]["id"]) == FILES
+
+
+def test_one_version_with_two_contents_is_refused() -> None:
+    other = [[name, "ab" * 32 if name == "x" else value, *rest] for name, value, *rest in EVENTS["head"]["tags"]]
+    with pytest.raises(Refused, match="equivocation"):
+        reader([*FIRST.values(), resigned(EVENTS["head"], tags=other)]).read(BY_NAME)
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_without_any_one_event_nothing_is_read(name: str) -> None:
+    with pytest.raises(Refused):
+        reader(event for other, event in FIRST.items() if other != name).read(BY_NAME)
+
+
+@pytest.mark.parametrize("name", FIRST)
+@pytest.mark.parametrize("field", ["content", "sig", "pubkey", "created_at"])
+def test_no_field_of_an_event_may_be_changed(name: str, field: str) -> None:
+    value = FIRST[name][field]
+    changed = value + 1 if isinstance(value, int) else "0" * 128 if field == "sig" else value[::-1] or "x"
+    stored = FIRST | {name: FIRST[name] | {field: changed}}
+    if field == "sig" and name.startswith("chunk-"):
+        assert reader(stored.values()).read(BY_NAME) == FILES
+    else:
+        with pytest.raises(Refused):
+            reader(stored.values()).read(BY_NAME)

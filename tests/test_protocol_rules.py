@@ -1,0 +1,147 @@
+"""The page and the code refuse the same: what one of them takes and the other does not is a gap in docs/protocol.md."""
+
+import functools
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgpack
+import orjson
+import pytest
+from support.independent_reader import events
+from support.independent_reader.manifest import check_manifest
+from support.independent_reader.refused import Refused
+from support.protocol_example import CREATED_AT, Example, resigned
+
+from distribution.announcement import Head, Release
+from distribution.assembler import Assembler
+from distribution.errors import InvalidChunk, InvalidManifest, InvalidRelease
+from distribution.manifest import Manifest
+from relay_client.errors import InvalidEvent
+from relay_client.event import Event
+
+EXAMPLE = Example()
+EVENTS = {name: orjson.loads(event.to_json()) for name, event in EXAMPLE.events().items()}
+MANIFEST = EXAMPLE.manifest
+
+ODD_VALUES: list[object] = [
+    *(None, True, 1.0, 2**63, [], {}),
+    *(0, 1, -1, 2, 79, 80, 81, 104, 264, 46_080, 46_081, 2**24, 2**24 + 1, 2**53, 2**53 + 1),
+    *("", "a", "weights", "optimizer", "data", "config", "release.json", "A", "a\n", "a" * 64, "a" * 65, "../a"),
+    *(b"", bytes(31), bytes(32), bytes(64)),
+]
+ODD_TEXTS = [
+    *("", "0", "1", "2", "01", "+1", "1 ", "1\n", "1.0", "\u0661", "2147483647", "2147483648"),
+    *("9007199254740992", "9007199254740993", "9" * 16, "9" * 17),
+    *("tiny", "Tiny", "a" * 64, "a" * 65, ".a", "a.", "a/b", "RGPT0003", "R" * 32, "R" * 33, "\u00e9"),
+    *("ab" * 32, "AB" * 32, "ab" * 33),
+]
+ODD_CARDS = [
+    *("", "{}", " {} ", "[]", "null", "{", "{}x", "\ufeff{}", "[" * 5_000),
+    *('{"a":NaN}', '{"a":1e999}', '{"a":"\\ud800"}', '{"a":"\\ud83e\\uddea"}', '{"a":01}', "{'a':1}"),
+]
+SHAPES: list[Callable[[list[str]], list[list[str]]]] = [
+    lambda tag: [tag[:1]],
+    lambda _: [],
+    lambda tag: [tag, tag],
+    lambda tag: [tag, tag[:1], []],
+    lambda tag: [tag] * 64,
+    lambda tag: [tag] * 65,
+]
+
+
+def places_in(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in nested maps and arrays."""
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield (*path, key)
+            yield from places_in(value[key], (*path, key))
+
+
+def altered(path: tuple[Any, ...], *values: object) -> bytes:
+    """The manifest with another value in a place, or with nothing there."""
+    raw = msgpack.unpackb(MANIFEST)
+    inner = functools.reduce(operator.getitem, path[:-1], raw)
+    if values:
+        inner[path[-1]] = values[0]
+    else:
+        del inner[path[-1]]
+    return bytes(msgpack.packb(raw))
+
+
+def with_files(count: int) -> bytes:
+    """The manifest with so many files; the fourth and those behind it are like the second, with a role of their own."""
+    raw = msgpack.unpackb(MANIFEST)
+    raw["files"] += [raw["files"][1] | {"path": f"{number}.txt", "role": "notes"} for number in range(3, count)]
+    return bytes(msgpack.packb(raw | {"files": raw["files"][:count]}))
+
+
+PLACES = list(places_in(msgpack.unpackb(MANIFEST)))
+MANIFESTS = {
+    "value": [altered(path, value) for path in PLACES for value in ODD_VALUES],
+    "missing": [altered(path) for path in PLACES],
+    "bit": [
+        MANIFEST[:at] + bytes([MANIFEST[at] ^ 1 << bit]) + MANIFEST[at + 1 :]
+        for at in range(len(MANIFEST))
+        for bit in range(8)
+    ],
+    "files": [with_files(count) for count in (0, 2, 3, 16, 17)],
+    "length": [MANIFEST, MANIFEST + b"\xc0", MANIFEST[:-1], b"", msgpack.packb([]), b"\x91" * 10_000],
+}
+
+
+@pytest.mark.parametrize("kind", MANIFESTS)
+def test_the_page_and_the_code_take_the_same_manifests(kind: str) -> None:
+    taken = [raw for raw in MANIFESTS[kind] if agree(decode, check_manifest, raw)]
+    assert len(taken) < len(MANIFESTS[kind])
+    assert bool(taken) == (kind != "missing")
+
+
+@pytest.mark.parametrize("name", ["release", "head"])
+def test_the_page_and_the_code_take_the_same_events(name: str) -> None:
+    event, tags = EVENTS[name], EVENTS[name]["tags"]
+    changes: list[dict[str, Any]] = [
+        *({"created_at": CREATED_AT + later_s} for later_s in (900, 901)),
+        *({"content": card} for card in ODD_CARDS),
+    ]
+    for at, tag in enumerate(tags):
+        shapes = [*(shape(tag) for shape in SHAPES), *([[tag[0], text, *tag[2:]]] for text in ODD_TEXTS)]
+        changes += [{"tags": [*tags[:at], *shape, *tags[at + 1 :]]} for shape in shapes]
+    parse, check = (
+        (Release.parse, events.check_release_tags) if name == "release" else (Head.parse, events.check_head_tags)
+    )
+    taken = [
+        change
+        for change in changes
+        if agree(
+            lambda made: parse(Event.parse(made), now=CREATED_AT),
+            lambda made: check(made, CREATED_AT),
+            resigned(event, **change),
+        )
+    ]
+    assert 0 < len(taken) < len(changes)
+
+
+@pytest.mark.parametrize("field", EVENTS["release"])
+def test_the_page_and_the_code_take_the_same_fields(field: str) -> None:
+    odd = [*ODD_VALUES, "ab" * 32, "AB" * 32, "ab" * 64, [[]], [["a", 1]], [[1]], "\ud800", 65_535, 65_536]
+    for value in odd:
+        event = EVENTS["release"] | {field: value}
+        assert not agree(Event.parse, lambda event: events.checked(event, event["kind"]), event)
+
+
+def decode(raw_manifest: bytes) -> None:
+    manifest = Manifest.decode(raw_manifest)
+    Assembler(manifest.files, manifest.chunk_size)
+
+
+def agree(ours: Callable[[Any], object], theirs: Callable[[Any], object], value: object) -> bool:
+    """Whether both take it; fails if only one does."""
+    refusals = []
+    for take in (ours, theirs):
+        try:
+            take(value)
+        except (InvalidEvent, InvalidRelease, InvalidManifest, InvalidChunk, Refused) as error:
+            refusals.append(error)
+    assert len(refusals) in {0, 2}, (refusals, value)
+    return not refusals
