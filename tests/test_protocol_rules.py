@@ -76,6 +76,17 @@ def with_files(count: int) -> bytes:
     return bytes(msgpack.packb(raw | {"files": raw["files"][:count]}))
 
 
+def with_side_file(size: int) -> bytes:
+    """A manifest in chunks of 46,080 bytes, whose vocabulary has so many bytes and as many chunks as it needs."""
+    raw = msgpack.unpackb(MANIFEST)
+    for at, file in enumerate(raw["files"]):
+        if file["role"] == "tokenizer":
+            file["size"] = file["segments"][0][1] = size
+        count = sum(-(-segment[1] // 46_080) for segment in file["segments"])
+        file["chunks"] = b"".join(bytes([at + 1]) + number.to_bytes(31, "big") + bytes(32) for number in range(count))
+    return bytes(msgpack.packb(raw | {"chunk_size": 46_080}))
+
+
 PLACES = list(places_in(msgpack.unpackb(MANIFEST)))
 MANIFESTS = {
     "value": [altered(path, value) for path in PLACES for value in ODD_VALUES],
@@ -86,6 +97,7 @@ MANIFESTS = {
         for bit in range(8)
     ],
     "files": [with_files(count) for count in (0, 2, 3, 16, 17)],
+    "side file": [with_side_file(size) for size in (1, 2**24, 2**24 + 1)],
     "length": [MANIFEST, MANIFEST + b"\xc0", MANIFEST[:-1], b"", msgpack.packb([]), b"\x91" * 10_000],
 }
 
