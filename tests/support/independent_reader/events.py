@@ -109,6 +109,11 @@ def check_head_tags(event: Event, now: int) -> None:
         once(event, name, HEX32)
 
 
+def check_revocation(event: Event, now: int) -> None:
+    checked(event, REVOCATION)
+    need(event["created_at"] <= now + 900, "from the future")
+
+
 def chunk_bytes(event: Event, size: int | None = None) -> bytes:
     """What a chunk's content stands for; `size` where it is known."""
     content = event["content"]

@@ -16,6 +16,7 @@ from .events import (
     Event,
     check_head,
     check_release,
+    check_revocation,
     checked,
     chunk_bytes,
     once,
@@ -34,6 +35,7 @@ class Reader:
         self._ask = ask
         self._now = now
         self.met: dict[tuple[str, str], dict[int, Event]] = {}  # (author, name) -> version -> release
+        self.revoked: set[str] = set()  # ids of releases
 
     def read(self, reference: str, *, weights_only: bool = False) -> dict[str, bytes]:
         """The files of a release by path; `reference` is its id, or pubkey/name."""
@@ -44,7 +46,7 @@ class Reader:
         need(sum(file["size"] for file in manifest["files"]) == int(once(release, "size", DECIMAL)), "sizes differ")
         events = self._chunks(manifest, weights_only=weights_only)
         files = {file["path"]: whole(file, manifest["chunk_size"], events, weights_only) for file in manifest["files"]}
-        self._met(release).setdefault(version_of(release), release)
+        self._remember(release)
         return files
 
     def _found(self, wanted: dict[str, Any], check: Callable[[Event], object]) -> list[Event]:
@@ -80,8 +82,9 @@ class Reader:
             for head in self._found(wanted, lambda event: check_head(event, self._now))
             if (head["pubkey"], once(head, "d", ANY)) == (author, name)
         ]
-        revoked = self._revoked(author, [once(head, "e", HEX32) for head in heads])
-        heads = [head for head in heads if once(head, "e", HEX32) not in revoked]
+        named = [once(head, "e", HEX32) for head in heads]
+        self._ask_revoked(author, [*named, *(release["id"] for release in self._met(author, name).values())])
+        heads = [head for head in heads if once(head, "e", HEX32) not in self.revoked]
         need(heads, "no head came that holds")
         highest = max(map(version_of, heads))
         heads = [head for head in heads if version_of(head) == highest]
@@ -92,24 +95,30 @@ class Reader:
         need(told == (author, *(once(head, tag, ANY) for tag in ("d", "version", "x"))), "head and release differ")
         return release
 
-    def _revoked(self, author: str, ids: Iterable[str]) -> set[str]:
-        """Which of these releases their author took back."""
+    def _ask_revoked(self, author: str, ids: Iterable[str]) -> None:
+        """Note which of these releases their author took back."""
         left = list(dict.fromkeys(ids))
-        if not left:
-            return set()
-        wanted = {"authors": [author], "kinds": [REVOCATION], "#e": left[:50], "limit": 50}
-        found = self._found(wanted, lambda event: checked(event, REVOCATION))
-        return {value for event in found if event["pubkey"] == author for value in values(event, "e")}
+        while left:
+            batch, left = left[:50], left[50:]
+            wanted = {"authors": [author], "kinds": [REVOCATION], "#e": batch, "limit": 100}
+            for event in self._found(wanted, lambda event: check_revocation(event, self._now)):
+                if event["pubkey"] == author:
+                    self.revoked.update(value for value in values(event, "e") if value in batch)
 
-    def _met(self, release: Event) -> dict[int, Event]:
-        return self.met.setdefault((release["pubkey"], once(release, "name", NAME)), {})
+    def _met(self, author: str, name: str) -> dict[int, Event]:
+        return self.met.setdefault((author, name), {})
+
+    def _remember(self, release: Event) -> None:
+        met, version = self._met(release["pubkey"], once(release, "name", NAME)), version_of(release)
+        if version not in met or met[version]["id"] in self.revoked:
+            met[version] = release
 
     def _check_version(self, release: Event, *, by_name: bool) -> None:
-        met, version = self._met(release), version_of(release)
-        before = met.get(version, release)
-        need(once(before, "x", HEX32) == once(release, "x", HEX32), "equivocation")
-        higher = {other["id"] for number, other in met.items() if number > version}
-        need(not by_name or higher <= self._revoked(release["pubkey"], higher), "rollback")
+        met, version = self._met(release["pubkey"], once(release, "name", NAME)), version_of(release)
+        standing = {number: other for number, other in met.items() if other["id"] not in self.revoked}
+        same = standing.get(version, release)
+        need(once(same, "x", HEX32) == once(release, "x", HEX32), "equivocation")
+        need(not by_name or version >= max(standing, default=0), "rollback")
 
     def _manifest(self, release: Event) -> dict[str, Any]:
         ids = values(release, "e")
