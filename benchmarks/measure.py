@@ -87,11 +87,15 @@ class Row:
     goal: float | None = None
     at_most: bool = False  # the goal is the most that is good, not the least
     needs: tuple[str, ...] = ()  # variables of the environment
+    program: Path | None = None  # that `make test-all` installs
 
     def missing(self, bench: Bench) -> list[str]:
-        """Variables that this row needs and nobody set."""
+        """What this row needs and is not there."""
         there = {BASELINE: bench.baseline is not None, TEXT: bench.has_text}
-        return [name for name in self.needs if not there[name]]
+        lacking = [f"{name} is not set" for name in self.needs if not there[name]]
+        if self.program and not self.program.exists():
+            lacking.append(f"{self.program.name} is not installed")
+        return lacking
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 import picture
 import rows_machine
 import rows_model
+import rows_network
 import rows_relay
 from measure import BASELINE, TEXT, Bench, Result, Row
 
@@ -27,7 +28,7 @@ from randygpt.text import Text
 from randygpt.tokenizer import CharTokenizer
 
 RESULTS = Path(__file__).parent / "results"
-USUAL = (*rows_model.ROWS, *rows_relay.ROWS, *rows_machine.ROWS)
+USUAL = (*rows_model.ROWS, *rows_relay.ROWS, *rows_network.ROWS, *rows_machine.ROWS)
 
 
 def main() -> None:
@@ -63,7 +64,7 @@ def measured(rows: list[Row]) -> list[Result]:
         for row in rows:
             missing = row.missing(bench)
             if missing:
-                print(f"{row.name:{width}}  left out: {' and '.join(missing)} not set", flush=True)
+                print(f"{row.name:{width}}  left out: {' and '.join(missing)}", flush=True)
                 continue
             result = Result(row, row.measure(bench))
             results.append(result)

@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PYTHON_RELAY = ROOT / ".venv-relays" / "bin" / "nostr-relay"
 NPM_RELAY = ROOT / "tests" / "relays" / "relay.cjs"
+NPM_MODULES = NPM_RELAY.with_name("node_modules")
 START_S = 30
 
 _CONFIG = """
