@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Protocol, Self
 
 import orjson
 
@@ -177,7 +177,27 @@ def release_draft(  # noqa: PLR0913 (a release has this many facts)
     return EventDraft(kind=RELEASE_KIND, created_at=created_at, tags=tags, content=content)
 
 
-def head_draft(release: Release, *, hint: str, created_at: int, expires: int | None = None) -> EventDraft:
+class Named(Protocol):
+    """What a head needs to know of a release; `Release` is one."""
+
+    @property
+    def id(self) -> bytes:
+        """Its event id, 32 bytes."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def version(self) -> int:
+        """Its version."""
+
+    @property
+    def manifest_sha256(self) -> bytes:
+        """SHA-256 of its manifest."""
+
+
+def head_draft(release: Named, *, hint: str, created_at: int, expires: int | None = None) -> EventDraft:
     """The event that says `release` is the latest of its name."""
     tags: Tags = (
         ("d", release.name),

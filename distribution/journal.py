@@ -32,6 +32,10 @@ CREATE TABLE IF NOT EXISTS publishes (
     expires INTEGER,            -- null: never
     PRIMARY KEY (author, name, version)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS rates (
+    relay TEXT PRIMARY KEY,
+    events_per_s REAL NOT NULL  -- that it took when it was last sent many
+) STRICT;
 """
 _ADD_EXPIRES = "ALTER TABLE publishes ADD COLUMN expires INTEGER"  # journals of older programs lack it
 
@@ -63,7 +67,7 @@ class Journal:
             self._database = sqlite3.connect(path, timeout=10, isolation_level=None)
             try:
                 self._database.execute("PRAGMA synchronous = EXTRA")  # syncs the directory too
-                self._database.execute(_SCHEMA)
+                self._database.executescript(_SCHEMA)
                 columns = {column for _, column, *_ in self._database.execute("PRAGMA table_info(publishes)")}
                 if "expires" not in columns:
                     with contextlib.suppress(sqlite3.OperationalError):  # another process was quicker
@@ -120,6 +124,25 @@ class Journal:
                 (author, name, above, contents, created_at, orjson.dumps(card).decode(), hint, expires),
             ).fetchone()
         return Entry(version=row[0], created_at=created_at, card=card, hint=hint, expires=expires, resumed=False)
+
+    def highest(self, author: bytes, name: str) -> int:
+        """The highest version recorded of a name, 0 if there is none."""
+        with self._translated():
+            (version,) = self._database.execute(
+                "SELECT coalesce(max(version), 0) FROM publishes WHERE author = ? AND name = ?", (author, name)
+            ).fetchone()
+        return int(version)
+
+    def rate(self, relay: str) -> float | None:
+        """Events a second that a relay took when it was last sent many; None if it never was."""
+        with self._translated():
+            row = self._database.execute("SELECT events_per_s FROM rates WHERE relay = ?", (relay,)).fetchone()
+        return row[0] if row else None
+
+    def record_rate(self, relay: str, events_per_s: float) -> None:
+        """Remember how fast a relay is."""
+        with self._translated():
+            self._database.execute("INSERT OR REPLACE INTO rates VALUES (?, ?)", (relay, events_per_s))
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ An event is drafted once to learn its id, and again when it is signed and sent: 
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from distribution.announcement import MAX_MANIFEST_CHUNKS, chunk_draft, release_draft
@@ -14,6 +14,7 @@ from distribution.errors import CallerError
 from distribution.journal import Entry
 from distribution.manifest import Manifest
 from distribution.source import HashedSource, SourceFile
+from relay_client.delivery import Delivery
 from relay_client.event import Event, EventDraft, Signer
 
 MAX_EVENT_SIZE = 65_536  # bytes as JSON: what the smallest common relay takes
@@ -57,6 +58,20 @@ class Plan:
     def size(self) -> int:
         """Bytes of all events, as JSON."""
         return sum(event.size for event in self.events)
+
+    def delivery(
+        self, relays: Sequence[str], *, copies: int | None = None, held: Mapping[str, Container[int]] | None = None
+    ) -> Delivery:
+        """Who gets what: chunks to so many relays (None: to all), then what announces them to all of them."""
+        everywhere = len(relays)
+        wanted = [copies or everywhere] * self.chunks + [everywhere] * (len(self.events) - self.chunks)
+        return Delivery(relays, wanted, held=held, last=self.chunks)
+
+
+def at_most(files: Sequence[SourceFile]) -> int:
+    """So many events or fewer make a release of these files, without a look into them."""
+    chunks = sum(1 for source in files for _ in spans([length for _, length in source.segments]))
+    return chunks + MAX_MANIFEST_CHUNKS + 2  # and the release and its head
 
 
 def make_plan(

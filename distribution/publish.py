@@ -19,7 +19,6 @@ from distribution.plan import Plan, make_plan
 from distribution.receipts import Receipts
 from distribution.source import HashedSource, SourceFile
 from relay_client.courier import RelayReport
-from relay_client.delivery import Delivery
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
@@ -32,6 +31,7 @@ _READ_BACK_TRIES = 6  # some relays say OK before an event can be read
 _READ_BACK_FIRST_WAIT_S = 0.1  # doubles with each try
 _SAMPLE = 8  # chunks of which a relay that took them must show some
 _SIGNED_KEPT = 32  # events kept for relays that follow close behind, 2 MB
+_MANY = 50  # events that say how fast a relay is
 _FRAME = len('["EVENT",]')  # bytes around an event
 
 OnProgress = Callable[[int, int], None]  # bytes of events sent so far, bytes in all
@@ -87,6 +87,9 @@ class Publisher:
         self._check_reached("no relay takes events as large as these")
         with self.journal.receipts(plan.release_id) as receipts:
             release = await self._deliver(plan, receipts, resumed=entry.resumed)
+        for url, report in self.pool.reports.items():
+            if report.accepted >= _MANY:
+                self.journal.record_rate(url, report.accepted / report.seconds)
         head = head_draft(release, hint=entry.hint, created_at=self._head_time(heads), expires=entry.expires)
         await self._publish_head(head, release, heads)
         return Published(
@@ -140,10 +143,8 @@ class Publisher:
 
     async def _deliver(self, plan: Plan, receipts: Receipts, *, resumed: bool) -> Release:
         """Bring the relays what they lack, until some give the whole announcement out; returns the release."""
-        relays = self.pool.urls
         held = await self._held(plan, receipts) if resumed else {}
-        copies = [self.copies or len(relays)] * plan.chunks + [len(relays)] * (len(plan.events) - plan.chunks)
-        delivery = Delivery(relays, copies, held=held, last=plan.chunks)
+        delivery = plan.delivery(self.pool.urls, copies=self.copies, held=held)
         copies_left, done = delivery.pending, 0
 
         @functools.lru_cache(maxsize=_SIGNED_KEPT)

@@ -17,27 +17,29 @@ class SourceFile:
     path: str  # its name in the release
     role: str
     file: BinaryIO
-    segments: tuple[tuple[str, int], ...]  # (name, length in bytes), in order; together the whole file
+    segments: tuple[tuple[str, int], ...]  # (name, length in bytes), in order; together all that is published
+    start: bytes = b""  # stands in place of the file's own first bytes
+    is_part: bool = False  # whether the file goes on after the last segment
 
     def read(self, offset: int, size: int) -> bytes:
         """Some of it; raises OSError."""
         self.file.seek(offset)
-        return self.file.read(size)
+        data = self.file.read(size)
+        return self.start[offset : offset + len(data)] + data[max(0, len(self.start) - offset) :]
 
     def hash(self) -> "HashedSource":
         """Hash the file and its segments in one pass; raises CallerError if the segments are not the whole file."""
-        whole, segments = hashlib.sha256(), []
-        self.file.seek(0)
+        whole, segments, offset = hashlib.sha256(), [], 0
         for name, length in self.segments:
-            part, left = hashlib.sha256(), length
-            while left and (block := self.file.read(min(left, _READ_BYTES))):
+            part, end = hashlib.sha256(), offset + length
+            while offset < end and (block := self.read(offset, min(end - offset, _READ_BYTES))):
                 whole.update(block)
                 part.update(block)
-                left -= len(block)
+                offset += len(block)
             segments.append(Segment(name=name, size=length, sha256=part.digest()))
-            if left or not length:
+            if offset < end or not length:
                 raise CallerError(f"{self.path}: shorter than it says, or empty")
-        if self.file.read(1):
+        if not self.is_part and self.read(offset, 1):
             raise CallerError(f"{self.path}: longer than it says")
         return HashedSource(path=self.path, role=self.role, sha256=whole.digest(), segments=tuple(segments))
 

@@ -13,7 +13,8 @@ def check_url(raw_url: str) -> str:
         _ = parts.port  # may raise as well
     except ValueError as error:
         raise CallerError(f"not a relay's address: {raw_url!r} ({error})") from None
-    if parts.scheme not in {"ws", "wss"} or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
+    foreign = "@" in parts.netloc or parts.query or parts.fragment or not parts.geturl().isprintable()
+    if parts.scheme not in {"ws", "wss"} or not parts.hostname or foreign:
         raise CallerError(f"not a relay's address: {raw_url!r} (it looks like wss://relay.example)")
     return parts._replace(netloc=parts.netloc.lower()).geturl().rstrip("/")
 

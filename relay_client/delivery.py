@@ -56,6 +56,11 @@ class Delivery:
         """Copies that are still to be taken."""
         return sum(len(share.numbers) - len(share.taken) for share in self._shares.values())
 
+    def lacks(self, relay: str) -> list[int]:
+        """The events that a relay is still to take, in order."""
+        share = self._shares[relay]
+        return sorted(share.numbers - share.taken)
+
     @property
     def homeless(self) -> list[int]:
         """Events that no relay has and none will take."""

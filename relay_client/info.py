@@ -55,12 +55,14 @@ async def read_infos(urls: Iterable[str]) -> dict[str, RelayInfo]:
 
 async def _read_info(session: aiohttp.ClientSession, url: str) -> RelayInfo:
     address = url.replace("ws", "http", 1)
+    raw_info = b""
     try:
         async with session.get(address, allow_redirects=False) as answer:
-            raw_info = await answer.content.read(MAX_SIZE)
+            while len(raw_info) <= MAX_SIZE and (block := await answer.content.read(MAX_SIZE)):
+                raw_info += block
     except (aiohttp.ClientError, OSError, ValueError):  # TimeoutError is an OSError
         return RelayInfo()
-    return RelayInfo.parse(raw_info)
+    return RelayInfo.parse(raw_info) if len(raw_info) <= MAX_SIZE else RelayInfo()
 
 
 def _positive(raw_value: object) -> int | None:

@@ -66,6 +66,14 @@ def size(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
 
 
+def duration(seconds: float) -> str:
+    """A time in a unit for people, as an estimate."""
+    for unit, length in (("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"about {seconds / length:.0f} {unit}"
+    return f"about {max(1, round(seconds))} s"
+
+
 @contextlib.contextmanager
 def byte_progress(words: str, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar of bytes on a terminal, nothing elsewhere; gives `update(done, total)`, and never goes backwards."""

@@ -1,37 +1,68 @@
 """`randygpt publish`: a checkpoint, with what is needed to use it, as signed events."""
 
 import asyncio
-import io
-import json
-import math
-import os
 import re
+import sys
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, Relays, byte_progress, emit, remark, size
+from randygpt.cli import packing
+from randygpt.cli.output import Json, Quiet, Relays, byte_progress, duration, emit, remark, size
 from randygpt.cli.relays import chosen
-from randygpt.errors import CallerError, InvalidCheckpoint, InvalidModelFile
+from randygpt.errors import CallerError
 from randygpt.settings import Home
 
 if TYPE_CHECKING:
     from distribution.publish import OnProgress, Published
+    from distribution.rehearsal import Rehearsal
     from distribution.source import SourceFile
-    from randygpt.sidecar import Description
     from relay_client.keys import SecretKey
 
 EXAMPLE = "Example: randygpt publish checkpoint_best.bin --name shakespeare --relay wss://relay.example"
 
 _HINTS = 3  # relays named in an nevent
+_MANY = 1_000  # events that a relay of somebody else is not sent without a word
+_SECONDS = {"h": 3_600, "d": 86_400, "w": 7 * 86_400}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What to publish, where to, and how."""
+
+    home: Home
+    urls: list[str]
+    key: "SecretKey"
+    files: "Sequence[SourceFile]"
+    name: str
+    format: str
+    card: dict[str, object]
+    copies: int | None
+    new_version: bool
+    expires_in_s: int | None
+    check: bool
 
 
 def publish(
     checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint (RGPT0001 to RGPT0003).")],
     name: Annotated[str | None, typer.Option(help="What to call it; by default what the JSON beside it says.")] = None,
     relay: Relays = None,
+    nip65: Annotated[
+        bool, typer.Option("--nip65", help="Also to the write relays of your NIP-65 list, as your relays know it.")
+    ] = False,
+    copies: Annotated[
+        int | None, typer.Option(min=1, help="Relays that each chunk goes to; by default all of them.")
+    ] = None,
+    weights_only: Annotated[
+        bool, typer.Option("--weights-only", help="Without optimizer state: a third of the bytes, as RGPT0002.")
+    ] = False,
+    expires: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Relays may forget it after 12h, 30d or 8w (NIP-40).")
+    ] = None,
     key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Sign with the nsec in this file.")] = None,
     preset: Annotated[str | None, typer.Option(help="Its shape, where nothing beside the file says.")] = None,
     vocab: Annotated[
@@ -40,105 +71,154 @@ def publish(
     license_: Annotated[str | None, typer.Option("--license", help="A licence, for the card.")] = None,
     about: Annotated[str | None, typer.Option(help="A few words, for the card.")] = None,
     new_version: Annotated[bool, typer.Option("--new-version", help="A new version of the same bytes.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Ask the relays for every event again, and send what they have lost.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be sent, and how long it would take. Send nothing.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before sending many events.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Publish a model. The same files again send only what the relays lack, and keep their id."""
     from randygpt.sidecar import describe
 
-    home = Home.from_environment()
+    home, expires_in_s = Home.from_environment(), _seconds(expires)
     urls, key = chosen(home, relay), home.read_key(key_file)
     found = describe(checkpoint, preset=preset, vocab=vocab)
-    name = name or _default_name(found)
     extra = {key: value for key, value in (("license", license_), ("about", about)) if value}
-    with checkpoint.open("rb") as file, byte_progress("publishing", shown=not (as_json or quiet)) as on_progress:
-        files, card = _sources(file, found), _card(found) | extra
-        job = _publish(home, urls, key, files, name, found.header.magic, card, on_progress, new_version=new_version)
-        published = asyncio.run(job)
-    if published.resumed and extra and not quiet:
-        remark("published before: the card stays as it was then; --new-version makes a new one")
+    if nip65:
+        urls = asyncio.run(_with_relay_list(urls, key))
+    with checkpoint.open("rb") as file:
+        job = _Job(
+            home=home,
+            urls=urls,
+            key=key,
+            files=packing.sources(file, found, weights_only=weights_only),
+            name=name or packing.default_name(found),
+            format=packing.WEIGHTS_ONLY if weights_only else found.header.magic,
+            card=packing.card(found) | extra,
+            copies=copies,
+            new_version=new_version,
+            expires_in_s=expires_in_s,
+            check=check,
+        )
+        if dry_run:
+            _report_rehearsal(job, _rehearse(job), as_json=as_json)
+            return
+        if not yes:
+            _ask_before_many(job)
+        with byte_progress("publishing", shown=not (as_json or quiet)) as on_progress:
+            published = asyncio.run(_publish(job, on_progress))
+    if published.resumed and (extra or expires) and not quiet:
+        remark("published before: card and expiry stay as they were then; --new-version makes a new one")
     _report(published, as_json=as_json, quiet=quiet)
 
 
-def _default_name(found: "Description") -> str:
-    from distribution.manifest import is_name
-
-    if found.sidecar and found.sidecar.name:
-        return found.sidecar.name
-    folder = found.path.absolute().parent.name
-    if not is_name(folder):
-        raise CallerError("no name for this model; give one with --name")
-    return folder
+def _seconds(text: str | None) -> int | None:
+    if text is None:
+        return None
+    found = re.fullmatch("([1-9][0-9]{0,4})([hdw])", text)
+    if not found:
+        raise CallerError(f"--expires {text}: not a time like 12h, 30d or 8w")
+    return int(found[1]) * _SECONDS[found[2]]
 
 
-def _sources(file: BinaryIO, found: "Description") -> "list[SourceFile]":
-    """The files of the release; the checkpoint's header and size are those of the descriptor that will be read."""
-    from distribution.source import SourceFile
-    from randygpt.header import HEADER_SIZE, CheckpointHeader, segments
+async def _with_relay_list(urls: list[str], key: "SecretKey") -> list[str]:
+    """These relays and those that the key's relay list says to write to; raises NotFound."""
+    from distribution.errors import NotFound
+    from relay_client.errors import InvalidEvent
+    from relay_client.event import Event
+    from relay_client.filter import Filter
+    from relay_client.pool import Pool
+    from relay_client.relay_list import RELAY_LIST_KIND, write_relays
 
-    if found.tokenizer is None:
-        raise InvalidModelFile(f"{found.path}: no vocabulary beside it; name its vocab.json with --vocab")
-    length = os.fstat(file.fileno()).st_size
-    try:
-        CheckpointHeader.parse(file.read(HEADER_SIZE)).moments(found.config, length)
-    except InvalidCheckpoint as error:
-        raise InvalidCheckpoint(f"{found.path}: {error}") from None
-    files = [
-        SourceFile(
-            path=_release_path(found.path.name),
-            role="checkpoint",
-            file=file,
-            segments=tuple(segments(found.config, length)),
+    lists = []
+    async with Pool(urls, signer=key) as pool:
+        for _, raw_event in await pool.query(Filter(authors=(key.pubkey,), kinds=(RELAY_LIST_KIND,), limit=1)):
+            try:
+                lists.append(Event.parse(raw_event))
+            except InvalidEvent:
+                continue
+    found = write_relays(lists, author=key.pubkey)
+    if not found:
+        raise NotFound("your relays have no NIP-65 list of this key that names a relay to write to")
+    return list(dict.fromkeys([*urls, *found]))
+
+
+def _rehearse(job: _Job) -> "Rehearsal":
+    from distribution.journal import Journal
+    from distribution.rehearsal import rehearse
+
+    with Journal(job.home.journal_path) as journal:
+        return rehearse(
+            job.files,
+            journal=journal,
+            author=job.key.pubkey,
+            relays=job.urls,
+            name=job.name,
+            format=job.format,
+            card=job.card,
+            now=int(time.time()),
+            copies=job.copies,
+            new_version=job.new_version,
+            expires_in_s=job.expires_in_s,
         )
-    ]
-    for path, role, contents in (
-        ("vocab.json", "tokenizer", found.tokenizer.to_json()),
-        ("config.json", "config", found.config.to_json(found.tokenizer.kind)),
-    ):
-        data = json.dumps(contents, ensure_ascii=False, sort_keys=True).encode()
-        files.append(SourceFile(path=path, role=role, file=io.BytesIO(data), segments=(("data", len(data)),)))
-    return files
 
 
-def _release_path(name: str) -> str:
-    """A local file name as the protocol allows it."""
-    stem = re.sub(r"[^a-z0-9._-]", "-", name.lower()).removesuffix(".bin")[-60:].strip("._-")
-    return "checkpoint.bin" if stem in {"", "vocab", "config", "release"} else f"{stem}.bin"
+def _ask_before_many(job: _Job) -> None:
+    """Get a yes for many events to relays of others; raises CallerError if there is none."""
+    from distribution.plan import at_most
+    from relay_client.address import is_loopback
+
+    if at_most(job.files) <= _MANY or all(is_loopback(url) for url in job.urls):
+        return
+    shares = _rehearse(job).relays
+    many = {url: share for url, share in shares.items() if share.events > _MANY and not is_loopback(url)}
+    if not many:
+        return
+    words = "; ".join(f"{url}: {share.events:,} events, {size(share.bytes)}" for url, share in many.items())
+    if not sys.stdin.isatty():
+        raise CallerError(f"that is much to send to relays of others ({words}): say --yes if you mean it")
+    if not typer.confirm(f"{words}\nSend them?", err=True):
+        raise CallerError("nothing was sent")
 
 
-def _card(found: "Description") -> dict[str, object]:
-    """What the release says about itself: shape and training, from the file and the JSON beside it."""
-    assert found.tokenizer is not None  # noqa: S101 (checked before)
-    facts: dict[str, object] = {"iteration": found.header.iteration, "step": found.header.step}
-    if math.isfinite(found.header.best_loss):
-        facts["best_loss"] = found.header.best_loss
-    if found.sidecar:
-        facts |= {f"{name}_loss": value for name, value in found.sidecar.losses.items() if value is not None}
-    return {"config": found.config.to_json(found.tokenizer.kind), "training": facts}
-
-
-async def _publish(
-    home: Home,
-    urls: list[str],
-    key: "SecretKey",
-    files: "list[SourceFile]",
-    name: str,
-    release_format: str,
-    card: dict[str, object],
-    on_progress: "OnProgress",
-    *,
-    new_version: bool,
-) -> "Published":
+async def _publish(job: _Job, on_progress: "OnProgress") -> "Published":
     from distribution.journal import Journal
     from distribution.publish import Publisher
     from relay_client.pool import Pool
 
-    with Journal(home.journal_path) as journal:
-        async with Pool(urls, signer=key) as pool:
+    with Journal(job.home.journal_path) as journal:
+        async with Pool(job.urls, signer=job.key) as pool:
             publisher = Publisher(
-                pool=pool, journal=journal, key=key, now=lambda: int(time.time()), on_progress=on_progress
+                pool=pool,
+                journal=journal,
+                key=job.key,
+                now=lambda: int(time.time()),
+                copies=job.copies,
+                check=job.check,
+                on_progress=on_progress,
             )
-            return await publisher.publish(files, name=name, format=release_format, card=card, new_version=new_version)
+            return await publisher.publish(
+                job.files,
+                name=job.name,
+                format=job.format,
+                card=job.card,
+                new_version=job.new_version,
+                expires_in_s=job.expires_in_s,
+            )
+
+
+def _report_rehearsal(job: _Job, rehearsal: "Rehearsal", *, as_json: bool) -> None:
+    lines = [
+        f"{job.name} version {rehearsal.version}: {rehearsal.events:,} events, {size(rehearsal.bytes)}; nothing is sent"
+    ]
+    for url, share in rehearsal.relays.items():
+        speed = "at the speed of last time" if share.measured else "at a guess"
+        lines.append(f"{url}  {share.events:,} events, {size(share.bytes)}, {duration(share.seconds)} {speed}")
+    emit(as_json, {"name": job.name, **asdict(rehearsal)}, "\n".join(lines))
 
 
 def _report(published: "Published", *, as_json: bool, quiet: bool) -> None:
@@ -160,13 +240,16 @@ def _report(published: "Published", *, as_json: bool, quiet: bool) -> None:
         "bytes": published.bytes,
         "relays": {
             url: {"accepted": report.accepted, "duplicate": report.duplicate, "refused": report.refused}
+            | ({"reason": report.reason} if report.reason else {})
             for url, report in relays.items()
         },
     }
     if not quiet:
-        for report in relays.values():
+        for url, report in relays.items():
             if report.reason:
                 remark(f"left out: {report.reason}")
+            if report.demands:
+                remark(f"{url} says of itself: {', '.join(report.demands)}")
         if all(not report.accepted for report in relays.values()):
             remark("nothing was sent: the relays have all of it already")
     author = encode_npub(release.author)

@@ -50,6 +50,7 @@ def test_an_address_has_one_spelling(raw_url: str, url: str) -> None:
         "wss://relay.example:99999",
         "wss://relay.example:-1",
         "wss://relay.example:port",
+        "wss://relay\x1b[2J.example",
         "wss://[::1",
         "wss://[relay.example]",
     ],

@@ -2,10 +2,12 @@
 
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 
+from distribution.chunking import CHUNK_SIZE
 from distribution.fetch import Fetched, Fetcher
 from distribution.journal import Journal
 from distribution.partial import Rewrite
@@ -48,7 +50,13 @@ def tiny_sources(*, seed: int = 0) -> list[SourceFile]:
     ]
 
 
-async def publish(
+def many_sources(chunks: int) -> list[SourceFile]:
+    """A release whose checkpoint has so many chunks, each of them another."""
+    data = b"".join((1 + number).to_bytes(4, "big") * (CHUNK_SIZE // 4) for number in range(chunks))
+    return [source("checkpoint.bin", "checkpoint", data, [("weights", len(data))]), *tiny_sources()[1:]]
+
+
+async def publish(  # noqa: PLR0913 (whatever a test may want to vary)
     urls: Sequence[str],
     home: Path,
     key: SecretKey,
@@ -57,11 +65,22 @@ async def publish(
     name: str = "demo",
     new_version: bool = False,
     now: Callable[[], int] = clock,
+    copies: int | None = None,
+    check: bool = False,
+    expires_in_s: int | None = None,
+    card: Mapping[str, object] = MappingProxyType({}),
 ) -> Published:
     with Journal(home / "state" / "journal.sqlite") as journal:
-        async with Pool(urls) as pool:
-            publisher = Publisher(pool=pool, journal=journal, key=key, now=now)
-            return await publisher.publish(files, name=name, format="RGPT0003", card={}, new_version=new_version)
+        async with Pool(urls, signer=key) as pool:
+            publisher = Publisher(pool=pool, journal=journal, key=key, now=now, copies=copies, check=check)
+            return await publisher.publish(
+                files,
+                name=name,
+                format="RGPT0003",
+                card=dict(card),
+                new_version=new_version,
+                expires_in_s=expires_in_s,
+            )
 
 
 async def fetch(

@@ -8,10 +8,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import orjson
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 
 RawEvent = dict[str, Any]
 
@@ -28,6 +30,7 @@ class ScriptedRelay:
     silent: bool = False  # True: never answers anything
     junk: list[RawEvent] = field(default_factory=list)  # sent before every answer, asked for or not
     members: list[str] = field(default_factory=list)  # the only ones whose events are taken (NIP-42), if any are named
+    description: RawEvent = field(default_factory=dict)  # what it says about itself (NIP-11)
     received: list[str] = field(default_factory=list)  # ids in the order they came
     requests: list[dict[str, Any]] = field(default_factory=list)  # filters asked
     connections: int = 0  # so far
@@ -50,6 +53,12 @@ class ScriptedRelay:
                 await self._take(socket, message[1])
             elif message[0] == "REQ":
                 await self._give(socket, message[1], message[2])
+
+    def describe(self, connection: ServerConnection, request: Request) -> Response | None:
+        """The answer to a plain HTTP request, None for a websocket's."""
+        if "Upgrade" in request.headers:
+            return None
+        return connection.respond(HTTPStatus.OK, orjson.dumps(self.description).decode())
 
     async def _take(self, socket: ServerConnection, event: RawEvent) -> None:
         self.received.append(event["id"])
@@ -89,7 +98,9 @@ def _matches(event: RawEvent, wanted: dict[str, Any]) -> bool:
 async def scripted_relay() -> AsyncIterator[ScriptedRelay]:
     """A scripted relay on a free port of the loopback address."""
     relay = ScriptedRelay()
-    async with serve(relay.handle, "127.0.0.1", 0, compression=None, max_size=1 << 20) as server:
+    async with serve(
+        relay.handle, "127.0.0.1", 0, compression=None, max_size=1 << 20, process_request=relay.describe
+    ) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         relay.url = f"ws://127.0.0.1:{port}"
         yield relay

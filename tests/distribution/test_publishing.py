@@ -1,0 +1,363 @@
+"""Publishing to several relays: copies, shares that move, receipts, reruns, demands, expiry."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from support.releases import clock, fetch, many_sources, publish, tiny_sources
+from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+from distribution.announcement import CHUNK_KIND, HEAD_KIND, RELEASE_KIND
+from distribution.errors import CallerError, NotPublished
+from distribution.journal import Journal
+from relay_client import courier, pacing
+from relay_client.keys import AddressReference, SecretKey
+
+CHUNKS = 60  # and two small files, a manifest, the release and its head
+
+
+@pytest.fixture
+async def second() -> AsyncIterator[ScriptedRelay]:
+    async with scripted_relay() as running:
+        yield running
+
+
+@pytest.fixture
+async def third() -> AsyncIterator[ScriptedRelay]:
+    async with scripted_relay() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(pacing, "LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr(courier, "PATIENCE_S", 0)
+
+
+def chunks(relay: ScriptedRelay) -> set[str]:
+    """Ids of the chunks of files on a relay: all of kind 1064 but the manifest, which came last of them."""
+    ids = [event_id for event_id, event in relay.events.items() if event["kind"] == CHUNK_KIND]
+    return {event_id for event_id in ids if relay.events[event_id]["tags"] != manifest_tags(relay)}
+
+
+def manifest_tags(relay: ScriptedRelay) -> list[list[str]]:
+    """The tags of a release's only manifest chunk."""
+    (release,) = (event for event in relay.events.values() if event["kind"] == RELEASE_KIND)
+    return [["x", next(tag[1] for tag in release["tags"] if tag[0] == "x")]]
+
+
+def of_kind(relay: ScriptedRelay, kind: int) -> list[RawEvent]:
+    return [event for event in relay.events.values() if event["kind"] == kind]
+
+
+# --- copies
+
+
+async def test_each_chunk_goes_to_as_many_relays_as_asked_and_the_announcement_to_all(
+    scripted: ScriptedRelay, second: ScriptedRelay, third: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    relays = [scripted, second, third]
+    urls = [relay.url for relay in relays]
+    published = await publish(urls, tmp_path / "a", key, many_sources(CHUNKS), copies=2)
+    counts = Counter(event_id for relay in relays for event_id in chunks(relay))
+    assert set(counts.values()) == {2}
+    assert len(counts) == published.events - 3 == CHUNKS + 2
+    assert sorted(len(chunks(relay)) for relay in relays) == [41, 41, 42]
+    assert all(len(of_kind(relay, kind)) == 1 for relay in relays for kind in (RELEASE_KIND, HEAD_KIND))
+    fetched = await fetch(urls[1:], tmp_path / "b", published.release.id)  # any two have all of it
+    assert fetched.chunks.fetched == CHUNKS + 2
+
+
+async def test_by_default_every_relay_gets_everything(
+    scripted: ScriptedRelay, second: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    published = await publish([scripted.url, second.url], tmp_path, key, tiny_sources())
+    assert scripted.events.keys() == second.events.keys()
+    assert len(scripted.events) == published.events
+
+
+async def test_the_share_of_a_relay_that_refuses_moves_to_the_others(
+    scripted: ScriptedRelay, second: ScriptedRelay, third: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    scripted.accept = lambda _event: (len(scripted.received) <= 5, "blocked: enough")
+    urls = [scripted.url, second.url, third.url]
+    published = await publish(urls, tmp_path / "a", key, many_sources(CHUNKS), copies=1)
+    assert published.relays[scripted.url].reason.endswith("blocked: enough")
+    assert len(scripted.events) == 5
+    assert len(chunks(second) | chunks(third) | scripted.events.keys()) == CHUNKS + 2
+    assert chunks(second).isdisjoint(chunks(third))
+    fetched = await fetch(urls, tmp_path / "b", published.release.id)
+    assert fetched.chunks.fetched == CHUNKS + 2
+
+
+async def test_what_a_relay_took_that_died_is_sent_elsewhere(
+    second: ScriptedRelay, third: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    dying = ScriptedRelay()
+
+    async def handler(peer: ServerConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            await dying.handle(peer)
+
+    def accept(_event: RawEvent) -> tuple[bool, str]:
+        if len(dying.received) > 5:
+            server.close(close_connections=False)
+            for peer in server.connections:
+                peer.transport.abort()
+        return True, ""
+
+    dying.accept = accept
+    async with serve(handler, "127.0.0.1", 0, compression=None) as server:
+        dying.url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        urls = [dying.url, second.url, third.url]
+        published = await publish(urls, tmp_path / "a", key, many_sources(CHUNKS), copies=1)
+    assert published.relays[dying.url].reason
+    assert len(dying.events) >= 5
+    fetched = await fetch(urls[1:], tmp_path / "b", published.release.id)
+    assert fetched.chunks.fetched == CHUNKS + 2
+
+
+async def test_no_head_where_some_chunk_is_on_no_relay(
+    scripted: ScriptedRelay, second: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    scripted.accept = lambda _event: (len(scripted.received) <= 3, "blocked: a")
+    second.accept = lambda _event: (len(second.received) <= 4, "blocked: b")
+    with pytest.raises(NotPublished, match=r"no relay took 57 of 64 events: .*blocked: a; .*blocked: b"):
+        await publish([scripted.url, second.url], tmp_path, key, many_sources(CHUNKS), copies=1)
+    assert {event["kind"] for relay in (scripted, second) for event in relay.events.values()} == {CHUNK_KIND}
+
+
+async def test_the_announcement_waits_for_the_last_chunk_on_the_slowest_relay(
+    scripted: ScriptedRelay, second: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    late = 0
+
+    def accept(event: RawEvent) -> tuple[bool, str]:
+        nonlocal late
+        if event["kind"] == RELEASE_KIND and len(second.events) < CHUNKS // 2:
+            late += 1
+        return True, ""
+
+    scripted.accept = accept
+    allowed = iter(range(10_000))
+    second.accept = lambda _event: (next(allowed) % 5 != 0, "rate-limited: one in five")
+    await publish([scripted.url, second.url], tmp_path, key, many_sources(CHUNKS), copies=1)
+    assert late == 0
+    assert len(scripted.events) + len(second.events) == CHUNKS + 2 + 2 * 3
+
+
+# --- reruns
+
+
+async def test_a_rerun_asks_only_for_what_is_not_recorded_and_a_sample(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    await publish([scripted.url], tmp_path, key, many_sources(CHUNKS))
+    scripted.received.clear()
+    scripted.requests.clear()
+    await publish([scripted.url], tmp_path, key, many_sources(CHUNKS))
+    asked = {event_id for wanted in scripted.requests for event_id in wanted.get("ids", ())}
+    assert 2 <= len(asked & chunks(scripted)) <= 12
+    assert scripted.received == []
+
+
+async def test_an_interrupted_publish_goes_on_with_what_is_missing(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    scripted.accept = lambda _event: (len(scripted.received) <= 30, "blocked: not today")
+    with pytest.raises(NotPublished):
+        await publish([scripted.url], tmp_path, key, many_sources(CHUNKS))
+    before = scripted.received[:30]
+    scripted.received.clear()
+    scripted.accept = lambda _event: (True, "")
+    published = await publish([scripted.url], tmp_path, key, many_sources(CHUNKS))
+    assert published.resumed
+    assert set(before).isdisjoint(scripted.received)
+    assert len(scripted.received) == published.events - 30
+    assert len(of_kind(scripted, RELEASE_KIND)) == 1
+
+
+async def test_a_relay_that_began_anew_is_sent_everything_again(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    first = await publish([scripted.url], tmp_path, key, many_sources(CHUNKS))
+    scripted.events.clear()
+    scripted.received.clear()
+    again = await publish([scripted.url], tmp_path, key, many_sources(CHUNKS))
+    assert again.release.id == first.release.id
+    assert len(scripted.received) == len(scripted.events) == first.events
+
+
+async def test_what_a_relay_lost_of_much_is_found_when_asked_to_check(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    await publish([scripted.url], tmp_path, key, many_sources(CHUNKS))
+    lost = scripted.received[10]  # not one of the sample
+    del scripted.events[lost]
+    scripted.received.clear()
+    await publish([scripted.url], tmp_path, key, many_sources(CHUNKS))
+    assert scripted.received == []
+    await publish([scripted.url], tmp_path, key, many_sources(CHUNKS), check=True)
+    assert scripted.received == [lost]
+
+
+async def test_a_new_relay_gets_what_the_others_have(
+    scripted: ScriptedRelay, second: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    first = await publish([scripted.url], tmp_path, key, tiny_sources())
+    sent = len(scripted.received)
+    await publish([scripted.url, second.url], tmp_path, key, tiny_sources())
+    assert chunks(scripted) == chunks(second)
+    assert [event["id"] for event in of_kind(second, RELEASE_KIND)] == [first.release.id.hex()]
+    assert len(second.received) == first.events
+    assert len(scripted.received) == sent
+
+
+async def test_receipts_of_another_release_say_nothing(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+    await publish([scripted.url], tmp_path, key, tiny_sources())
+    scripted.received.clear()
+    second = await publish([scripted.url], tmp_path, key, tiny_sources(), new_version=True)
+    assert len(scripted.received) == second.events
+    receipts = sorted(path.name for path in (tmp_path / "state" / "receipts").iterdir())
+    assert second.release.id.hex() in receipts
+    assert len(receipts) == 2
+
+
+# --- what relays say
+
+
+async def test_a_relay_too_small_is_left_out_before_anything_is_sent(
+    scripted: ScriptedRelay, second: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    scripted.description = {"limitation": {"max_message_length": 16_384}}
+    published = await publish([scripted.url, second.url], tmp_path, key, tiny_sources())
+    assert "takes messages of up to 16,384 bytes" in published.relays[scripted.url].reason
+    assert scripted.received == []
+    assert len(second.received) == published.events
+
+
+async def test_only_relays_that_are_too_small(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+    scripted.description = {"limitation": {"max_message_length": 16_384}}
+    with pytest.raises(NotPublished, match="up to 16,384 bytes"):
+        await publish([scripted.url], tmp_path, key, tiny_sources())
+    assert scripted.received == []
+
+
+async def test_what_a_relay_demands_is_reported_and_is_no_obstacle(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    scripted.description = {"limitation": {"payment_required": True, "max_message_length": 65_536}}
+    published = await publish([scripted.url], tmp_path, key, tiny_sources())
+    assert published.relays[scripted.url].demands == ("asks to be paid",)
+    assert len(scripted.received) == published.events
+
+
+async def test_a_relay_for_members_learns_who_publishes(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    scripted.members = [key.pubkey.hex()]
+    published = await publish([scripted.url], tmp_path, key, tiny_sources())
+    assert len(scripted.events) == published.events
+    assert published.relays[scripted.url].refused == 0
+
+
+async def test_the_speed_of_a_relay_is_remembered(relay: str, tmp_path: Path, key: SecretKey) -> None:
+    await publish([relay], tmp_path, key, many_sources(CHUNKS))
+    with Journal(tmp_path / "state" / "journal.sqlite") as journal:
+        rate = journal.rate(relay)
+    assert rate is not None
+    assert rate > 0
+
+
+# --- expiry
+
+
+async def test_everything_of_a_release_that_expires_says_when(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    at = clock()
+    published = await publish([scripted.url], tmp_path / "a", key, tiny_sources(), expires_in_s=3_600, now=lambda: at)
+    expirations = [[tag[1] for tag in event["tags"] if tag[0] == "expiration"] for event in scripted.events.values()]
+    assert expirations == [[str(at + 3_600)]] * published.events
+    fetched = await fetch([scripted.url], tmp_path / "b", AddressReference(author=key.pubkey, name="demo"))
+    assert fetched.release.id == published.release.id
+
+
+async def test_nothing_else_has_an_expiry(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+    await publish([scripted.url], tmp_path, key, tiny_sources())
+    assert not any(tag[0] == "expiration" for event in scripted.events.values() for tag in event["tags"])
+
+
+async def test_a_rerun_keeps_the_expiry_and_the_ids(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+    first = await publish([scripted.url], tmp_path, key, tiny_sources(), expires_in_s=3_600)
+    sent = len(scripted.received)
+    again = await publish([scripted.url], tmp_path, key, tiny_sources(), now=lambda: clock() + 60)
+    assert again.release.id == first.release.id
+    assert len(scripted.received) == sent
+
+
+async def test_what_has_expired_is_not_published_again(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+    await publish([scripted.url], tmp_path, key, tiny_sources(), expires_in_s=100, now=lambda: clock() - 200)
+    sent = len(scripted.received)
+    with pytest.raises(CallerError, match="has expired: use --new-version"):
+        await publish([scripted.url], tmp_path, key, tiny_sources(), expires_in_s=100)
+    assert len(scripted.received) == sent
+
+
+async def test_a_refused_expired_event_is_reported(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+    scripted.accept = lambda event: (all(tag[0] != "expiration" for tag in event["tags"]), "invalid: event expired")
+    with pytest.raises(NotPublished, match="invalid: event expired"):
+        await publish([scripted.url], tmp_path, key, tiny_sources(), expires_in_s=3_600)
+    assert scripted.events == {}
+
+
+def test_a_journal_of_an_older_program_is_understood(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as older:
+        older.execute(
+            "CREATE TABLE publishes (author BLOB NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL,"
+            " contents BLOB NOT NULL, created_at INTEGER NOT NULL, card TEXT NOT NULL, hint TEXT NOT NULL,"
+            " PRIMARY KEY (author, name, version)) STRICT"
+        )
+        older.execute("INSERT INTO publishes VALUES (x'aa', 'demo', 3, x'01', 100, '{}', 'wss://a')")
+    with Journal(path) as journal:
+        found = journal.find(b"\xaa", "demo", b"\x01")
+        assert found is not None
+        assert (found.version, found.expires) == (3, None)
+        assert journal.highest(b"\xaa", "demo") == 3
+        begun = journal.begin(b"\xaa", "demo", b"\x02", above=0, created_at=1, card={}, hint="", expires=9)
+        assert (begun.version, begun.expires) == (4, 9)
+
+
+# --- words
+
+
+@pytest.mark.parametrize("card", [{"about": "\udcff"}, {"about": object()}, {1: "x"}], ids=ascii)
+async def test_a_card_without_json_publishes_nothing(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, card: dict[str, object]
+) -> None:
+    with pytest.raises(CallerError, match="the card has no JSON"):
+        await publish([scripted.url], tmp_path, key, tiny_sources(), card=card)
+    assert scripted.received == []
+    assert not (tmp_path / "state" / "receipts").exists()
+
+
+async def test_a_card_that_no_relay_would_take_publishes_nothing(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    with pytest.raises(CallerError, match="the card is too long"):
+        await publish([scripted.url], tmp_path, key, tiny_sources(), card={"about": "x" * 65_536})
+    assert scripted.received == []
+
+
+async def test_nothing_runs_on_after_a_publish(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+    before = asyncio.all_tasks()
+    await publish([scripted.url], tmp_path, key, tiny_sources())
+    assert asyncio.all_tasks() == before
