@@ -36,7 +36,10 @@ class Versions:
             entry["versions"] = dict(sorted(versions.items(), key=lambda item: int(item[0]))[-_KEPT:])
 
     async def revoke(self, author: bytes, name: str, release_ids: Collection[bytes]) -> None:
-        """Remember releases of a name that their author took back, for good; raises OSError."""
+        """Remember releases of a name that their author took back, for good; raises OSError.
+
+        Nothing above what is left is settled any more: the author may make those versions again.
+        """
         new = [release_id.hex() for release_id in sorted(set(release_ids) - self.seen(author, name).revoked)]
         if not new:
             return
@@ -44,6 +47,7 @@ class Versions:
             self._decode(content)
             entry = self._entry(content, author, name)
             entry["revoked"] = list(dict.fromkeys([*entry["revoked"], *new]))[-_KEPT:]
+            entry["settled"] = min(entry["settled"], _seen(entry).highest)
 
     async def settle(self, author: bytes, name: str, version: int) -> None:
         """Remember that `follow` has made this version current; raises OSError."""

@@ -36,6 +36,25 @@ class _Query:
     done: asyncio.Future[Finished]
 
 
+async def dial(url: str, *, only_public: bool = False) -> ClientConnection:
+    """A socket to a relay, within our limits, as `Connection.open` makes it; raises TransportError with the reason."""
+    local = is_loopback(url)
+    try:
+        where: dict[str, Any] = {"host": await _public_address(url)} if only_public else {}
+        return await connect(
+            url,
+            **where,  # an address given here is not looked up again, and not left for a redirect
+            max_size=MAX_FRAME,
+            max_queue=16,
+            open_timeout=CONNECT_S,
+            close_timeout=2,
+            compression=None if local else "deflate",
+            proxy=None if local else True,
+        )
+    except (OSError, ValueError, WebSocketException) as error:  # ValueError: a host name that is none
+        raise TransportError(f"{url}: {_words(error)}") from None
+
+
 class Connection:
     """An open connection to one relay. Made by `open`, ended by `close`."""
 
@@ -59,22 +78,7 @@ class Connection:
 
         A relay that insists on knowing who is there learns who `signer` is.
         """
-        local = is_loopback(url)
-        try:
-            where: dict[str, Any] = {"host": await _public_address(url)} if only_public else {}
-            socket = await connect(
-                url,
-                **where,  # an address given here is not looked up again, and not left for a redirect
-                max_size=MAX_FRAME,
-                max_queue=16,
-                open_timeout=CONNECT_S,
-                close_timeout=2,
-                compression=None if local else "deflate",
-                proxy=None if local else True,
-            )
-        except (OSError, ValueError, WebSocketException) as error:  # ValueError: a host name that is none
-            raise TransportError(f"{url}: {_words(error)}") from None
-        return cls(url, socket, signer)
+        return cls(url, await dial(url, only_public=only_public), signer)
 
     async def close(self) -> None:
         """Stop reading and close the socket."""

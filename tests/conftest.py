@@ -26,11 +26,21 @@ def golden() -> Path:
     return Path(folder)
 
 
-@pytest.fixture
-def free_port() -> int:
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def free_port() -> int:
+    return _free_port()
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """Another one, beside the relay's."""
+    return _free_port()
 
 
 @pytest.fixture

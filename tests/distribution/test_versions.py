@@ -67,9 +67,10 @@ async def test_what_was_taken_back_stays_so_and_may_be_made_again(versions: Vers
     bad, good = release(5, manifest=b"bad"), release(5, manifest=b"good")
     await versions.record(release(4))
     await versions.record(bad)
+    await versions.settle_all()
     await versions.revoke(KEY.pubkey, "demo", {bad.id})
     seen = Versions(tmp_path).seen(KEY.pubkey, "demo")
-    assert (seen.highest, seen.revoked) == (4, {bad.id})
+    assert (seen.highest, seen.revoked, seen.settled) == (4, {bad.id}, 4)
     await versions.record(good)
     assert versions.seen(KEY.pubkey, "demo").versions[5] == met(good)
     assert versions.seen(KEY.pubkey, "demo").revoked == {bad.id}

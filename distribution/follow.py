@@ -1,0 +1,230 @@
+"""Follow a name: install each new version once, whatever order, repeats and outages the relays bring.
+
+Live subscriptions only say that there may be news. What the news is, `catch_up` asks all relays, and decides by what
+this machine has met before; so it does not matter what was missed, or how often something is told.
+Does network I/O, and disk I/O through the store.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+from distribution.announcement import HEAD_KIND, Head, Release
+from distribution.errors import DistributionError, InvalidRelease, PeerError
+from distribution.fetch import Fetcher
+from distribution.revocation import REVOCATION_KIND, Revocation
+from distribution.state import StateFile
+from distribution.store import InstalledRelease, Store
+from relay_client.backoff import Backoff
+from relay_client.errors import InvalidEvent, RelayClientError
+from relay_client.event import Event
+from relay_client.filter import Filter
+from relay_client.keys import AddressReference, EventReference
+from relay_client.pool import Pool
+from relay_client.watch import Link, Watch
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+RECHECK_S = 600.0  # a subscription may have died without a word
+_STORED = 100  # events of the author that a relay sends at first; they are only a sign to look
+_KNOWN = 10_000  # ids of verified events that are not verified again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """A release was installed, and is current."""
+
+    release: InstalledRelease
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noticed:
+    """There is a release that was left where it is."""
+
+    release: Release
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Something was refused, or did not work; following goes on."""
+
+    error: Exception
+
+
+News = Installed | Noticed | Trouble
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """What to follow, where, and what to do with news."""
+
+    address: AddressReference
+    urls: Sequence[str]
+    notify_only: bool = False
+
+
+class Follower:
+    """Follows one name of one author. `fetcher` makes one for an open pool."""
+
+    def __init__(
+        self,
+        followed: Followed,
+        store: Store,
+        fetcher: Callable[[Pool], Fetcher],
+        *,
+        now: Callable[[], int],
+        status: StateFile,
+        on_news: Callable[[News], None],
+    ) -> None:
+        self._followed = followed
+        self._address = followed.address
+        self._store = store
+        self._fetcher = fetcher
+        self._now = now
+        self._status = status
+        self._on_news = on_news
+        self._known: dict[str, None] = {}  # in the order they came
+        self._heads: dict[bytes, int] = {}  # release id -> version, as heads that were seen live say
+        self._wake = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._last_install: Mapping[str, object] | None = None
+        self._told: object = None  # what was last said of something that is not installed
+        wanted = Filter(authors=(self._address.author,), kinds=(HEAD_KIND, REVOCATION_KIND), limit=_STORED)
+        self._watch = Watch(followed.urls, wanted, self._on_event, on_change=self._on_change)
+
+    async def catch_up(self) -> News | None:
+        """Ask all relays once, and install what is new; None if nothing is. Raises what `Fetcher.fetch` raises."""
+        versions, address = self._store.versions, self._address
+        async with Pool(self._followed.urls) as pool:
+            fetcher = self._fetcher(pool)
+            release = await fetcher.find(address)
+            news = self._is_news(release)
+            await versions.record(release)
+            if not news:
+                return None
+            if self._followed.notify_only:
+                return Noticed(release=release, reason="not installed, as you wish (--notify-only)")
+            if self._store.current() in self._store.pinned():
+                return Noticed(release=release, reason="not installed: the current release is pinned")
+            fetched = await fetcher.fetch(EventReference(id=release.id), activate=False)
+        if not self._is_news(release):  # the user chose another one meanwhile
+            return None
+        self._store.activate(release.id)
+        await versions.settle(address.author, address.name, release.version)
+        self._last_install = {"release": release.id.hex(), "version": release.version, "at": self._now()}
+        return Installed(release=fetched.release)
+
+    async def run(self) -> None:
+        """Follow until cancelled. News is told once; what goes wrong is told, and tried again later."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._watch.run())
+                group.create_task(self._keep_status())
+                group.create_task(self._keep_up())
+        finally:
+            await self._write_status(running=False)
+
+    async def _keep_up(self) -> None:
+        backoff = Backoff()
+        while True:
+            self._wake.clear()
+            wait_s = RECHECK_S
+            try:
+                self._tell(await self.catch_up())
+                if self._is_behind():  # some relays tell of an event before it can be asked for
+                    wait_s = backoff.next()
+                else:
+                    backoff.reset()
+            except PeerError as error:  # asking again will not change it; an event may
+                self._tell(Trouble(error=error))
+            except (DistributionError, RelayClientError, OSError) as error:
+                self._tell(Trouble(error=error))
+                wait_s = backoff.next()
+            self._changed.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+
+    def _tell(self, news: News | None) -> None:
+        """Pass news on, unless it is what was said last."""
+        said = (type(news), str(news.error) if isinstance(news, Trouble) else news)
+        if news is not None and said != self._told:
+            self._on_news(news)
+        self._told = said
+
+    def _is_news(self, release: Release) -> bool:
+        """Whether this release, the latest there is, should be current and is not."""
+        current = self._store.current()
+        if current == release.id:
+            return False
+        seen = self._store.versions.seen(release.author, release.name)
+        if current is None or current in seen.revoked or self._store.release(current) is None:
+            return True
+        return release.version > seen.settled
+
+    def _is_behind(self) -> bool:
+        """Whether a relay told of a higher version than asking has found."""
+        seen = self._store.versions.seen(self._address.author, self._address.name)
+        told = (version for release_id, version in self._heads.items() if release_id not in seen.revoked)
+        return max(told, default=0) > seen.highest
+
+    def _on_change(self, link: Link) -> None:
+        self._changed.set()
+        if link.connected:
+            self._wake.set()
+
+    def _on_event(self, _url: str, raw_event: Mapping[str, object]) -> bool:
+        """Look again if this event is the author's and was not here before."""
+        event_id = raw_event.get("id")
+        if isinstance(event_id, str) and event_id in self._known:
+            return True
+        try:
+            event = Event.parse(raw_event)
+            if event.pubkey != self._address.author:
+                return False
+            if event.kind == HEAD_KIND:
+                head = Head.parse(event, now=self._now())
+                if head.name == self._address.name:
+                    _remember(self._heads, head.release_id, head.version)
+            else:
+                Revocation.parse(event, now=self._now())
+        except (InvalidEvent, InvalidRelease):
+            return False
+        _remember(self._known, event.id.hex(), None)
+        self._wake.set()
+        return True
+
+    async def _keep_status(self) -> None:
+        while True:
+            self._changed.clear()
+            await self._write_status(running=True)
+            await self._changed.wait()
+
+    async def _write_status(self, *, running: bool) -> None:
+        """How it stands, for whoever shows it; a full disk is no reason to stop."""
+        address = self._address
+        with contextlib.suppress(DistributionError, OSError):
+            async with self._status.changing() as content:
+                key = f"{address.author.hex()}/{address.name}"
+                earlier = content.get(key)
+                last = self._last_install or (earlier.get("last_install") if isinstance(earlier, dict) else None)
+                content[key] = {
+                    "running": running,
+                    "process": os.getpid(),
+                    "relays": {url: asdict(link) for url, link in self._watch.links.items()},
+                    "version": self._store.versions.seen(address.author, address.name).highest,
+                    "last_install": last,
+                    "updated_at": self._now(),
+                }
+
+
+def _remember(memory: dict[K, V], key: K, value: V) -> None:
+    """Add to a memory with a bound: the oldest goes first."""
+    if len(memory) >= _KNOWN:
+        del memory[next(iter(memory))]
+    memory[key] = value

@@ -1,0 +1,305 @@
+"""Following a name: over real relays that come and go, and over scripted ones that lie."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import orjson
+import pytest
+from support.releases import clock, publish, tiny_sources, visible
+from support.scripted_relay import ScriptedRelay
+
+from distribution.announcement import HEAD_KIND, RELEASE_KIND, Release, head_draft
+from distribution.errors import Equivocation, NotTrusted, Rollback
+from distribution.fetch import Fetcher
+from distribution.follow import Followed, Follower, Installed, News, Noticed, Trouble
+from distribution.revocation import revocation_draft
+from distribution.state import StateFile
+from distribution.store import Store
+from distribution.trust import TrustPolicy
+from relay_client.embedded import EmbeddedRelay
+from relay_client.event import Event
+from relay_client.keys import AddressReference, SecretKey
+from relay_client.pool import Pool
+
+GIVE_UP_S = 60
+
+
+class Follow:
+    """A follower at work, and the news it has told."""
+
+    def __init__(
+        self, urls: Sequence[str], home: Path, author: bytes, *, notify_only: bool = False, trusted: bytes | None = None
+    ) -> None:
+        self.news: list[News] = []
+        self.store = Store(home)
+        self._came = asyncio.Condition()
+        policy = TrustPolicy(mode="allowlist", authors=frozenset({trusted or author}))
+        followed = Followed(
+            address=AddressReference(author=author, name="demo"), urls=tuple(urls), notify_only=notify_only
+        )
+        self.follower = Follower(
+            followed,
+            self.store,
+            lambda pool: Fetcher(pool=pool, store=self.store, policy=policy, now=clock),
+            now=clock,
+            status=StateFile(home / "state" / "follow.json"),
+            on_news=self._take,
+        )
+        self.status_path = home / "state" / "follow.json"
+
+    def _take(self, news: News) -> None:
+        self.news.append(news)
+
+    @property
+    def installed(self) -> list[int]:
+        return [news.release.version for news in self.news if isinstance(news, Installed)]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(GIVE_UP_S):
+            while not condition():  # noqa: ASYNC110 (what is waited for is on disk, or stays once it is there)
+                await asyncio.sleep(0.01)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Follow"]:
+        task = asyncio.create_task(self.follower.run())
+        try:
+            yield self
+            assert not task.done()
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def status(self) -> dict[str, object]:
+        if not self.status_path.exists():
+            return {}
+        (entry,) = orjson.loads(self.status_path.read_bytes()).values()
+        return dict(entry)
+
+    def live(self, *urls: str) -> Callable[[], bool]:
+        """Whether it is subscribed at exactly these relays."""
+
+        def connected() -> bool:
+            relays = self.status().get("relays", {})
+            assert isinstance(relays, dict)
+            return {url for url, link in relays.items() if link["connected"]} == set(urls)
+
+        return connected
+
+
+async def version(urls: Sequence[str], tmp_path: Path, key: SecretKey, seed: int) -> Release:
+    return (await publish(urls, tmp_path / "author", key, tiny_sources(seed=seed))).release
+
+
+async def send(url: str, event: Event) -> None:
+    async with Pool([url]) as pool:
+        await pool.publish([(event, [url])])
+
+
+# --- live
+
+
+async def test_each_new_version_is_installed_once(relay: str, tmp_path: Path, key: SecretKey) -> None:
+    first = await version([relay], tmp_path, key, 1)
+    async with Follow([relay], tmp_path / "home", key.pubkey).running() as follow:
+        await follow.until(lambda: follow.installed == [1])
+        assert follow.store.current() == first.id
+        for seed in (2, 3):
+            latest = await version([relay], tmp_path, key, seed)
+            await follow.until(lambda seed=seed: follow.installed[-1] == seed)  # type: ignore[misc]
+            assert follow.store.current() == latest.id
+        for at in range(3):  # the same again, dated later: another event, and nothing new
+            await send(relay, head_draft(latest, hint="", created_at=clock() + 10 + at).sign(key))
+        last = await version([relay], tmp_path, key, 4)
+        await follow.until(lambda: follow.store.current() == last.id)
+        await follow.until(lambda: follow.installed[-1] == 4)
+    assert follow.installed == [1, 2, 3, 4]
+    assert all(isinstance(news, Installed) for news in follow.news)
+
+
+async def test_one_relay_that_is_down_does_not_matter_and_is_taken_up_again(
+    relay: str, tmp_path: Path, key: SecretKey, unused_port: int
+) -> None:
+    other = f"ws://127.0.0.1:{unused_port}"
+    await version([relay], tmp_path, key, 1)
+    async with Follow([relay, other], tmp_path / "home", key.pubkey).running() as follow:
+        await follow.until(lambda: follow.installed == [1])
+        await follow.until(follow.live(relay))
+        async with EmbeddedRelay(port=unused_port):
+            await follow.until(follow.live(relay, other))
+            await version([other], tmp_path / "elsewhere", key, 0)  # version 1 too, and another one
+            await follow.until(lambda: any(isinstance(news, Trouble) for news in follow.news))
+        await follow.until(follow.live(relay))
+        await version([relay], tmp_path, key, 2)
+        await follow.until(lambda: follow.installed == [1, 2])
+    (trouble,) = (news for news in follow.news if isinstance(news, Trouble))
+    assert isinstance(trouble.error, Equivocation)
+
+
+async def test_what_came_during_an_outage_is_caught_up_with(tmp_path: Path, key: SecretKey, unused_port: int) -> None:
+    data, url = tmp_path / "relay", f"ws://127.0.0.1:{unused_port}"
+    home = tmp_path / "home"
+    async with EmbeddedRelay(port=unused_port, folder=data):
+        await version([url], tmp_path, key, 1)
+        async with Follow([url], home, key.pubkey).running() as follow:
+            await follow.until(lambda: follow.installed == [1])
+    async with EmbeddedRelay(port=unused_port, folder=data):
+        await version([url], tmp_path, key, 2)
+        latest = await version([url], tmp_path, key, 3)
+    async with Follow([url], home, key.pubkey).running() as follow:
+        await follow.until(lambda: any(isinstance(news, Trouble) for news in follow.news))
+        async with EmbeddedRelay(port=unused_port, folder=data):
+            await follow.until(lambda: follow.installed == [3])
+        assert follow.store.current() == latest.id
+
+
+async def test_the_status_says_how_it_stands(relay: str, tmp_path: Path, key: SecretKey) -> None:
+    released = await version([relay], tmp_path, key, 1)
+    dead = "ws://127.0.0.1:1"
+    async with Follow([relay, dead], tmp_path / "home", key.pubkey).running() as follow:
+        await follow.until(lambda: follow.status().get("last_install") is not None)
+        await follow.until(follow.live(relay))
+        await follow.until(lambda: f"{dead}: " in str(follow.status()["relays"]))
+        status = follow.status()
+    assert (status["running"], status["version"]) == (True, 1)
+    assert isinstance(status["last_install"], dict)
+    assert status["last_install"]["release"] == released.id.hex()
+    assert follow.status()["running"] is False
+
+
+# --- what the user decides
+
+
+async def test_without_installing_news_is_told_once(relay: str, tmp_path: Path, key: SecretKey) -> None:
+    released = await version([relay], tmp_path, key, 1)
+    async with Follow([relay], tmp_path / "home", key.pubkey, notify_only=True).running() as follow:
+        await follow.until(lambda: bool(follow.news))
+        await send(relay, head_draft(released, hint="", created_at=clock() + 10).sign(key))
+        await version([relay], tmp_path, key, 2)
+        await follow.until(lambda: len(follow.news) > 1)
+    assert [news.release.version for news in follow.news if isinstance(news, Noticed)] == [1, 2]
+    assert not (tmp_path / "home" / "store" / "blobs").exists()
+    assert (await Follow([relay], tmp_path / "home", key.pubkey).follower.catch_up()) is not None
+
+
+async def test_a_pinned_release_stays_current(relay: str, tmp_path: Path, key: SecretKey) -> None:
+    home = tmp_path / "home"
+    first = await version([relay], tmp_path, key, 1)
+    assert isinstance(await Follow([relay], home, key.pubkey).follower.catch_up(), Installed)
+    await Store(home).pin(first.id)
+    await version([relay], tmp_path, key, 2)
+    before = visible(home)
+    news = await Follow([relay], home, key.pubkey).follower.catch_up()
+    assert isinstance(news, Noticed)
+    assert "pinned" in news.reason
+    assert {path for path, data in visible(home).items() if before.get(path) != data} == {"state/seen.json"}
+    await Store(home).pin(first.id, pinned=False)
+    assert isinstance(await Follow([relay], home, key.pubkey).follower.catch_up(), Installed)
+
+
+async def test_what_the_user_chose_stays_until_a_newer_version(relay: str, tmp_path: Path, key: SecretKey) -> None:
+    home = tmp_path / "home"
+    releases = []
+    for seed in (1, 2):
+        releases.append(await version([relay], tmp_path, key, seed))
+        assert isinstance(await Follow([relay], home, key.pubkey).follower.catch_up(), Installed)
+    await Store(home).choose(releases[0].id)
+    for _ in range(2):
+        assert await Follow([relay], home, key.pubkey).follower.catch_up() is None
+    assert Store(home).current() == releases[0].id
+    newer = await version([relay], tmp_path, key, 3)
+    assert isinstance(await Follow([relay], home, key.pubkey).follower.catch_up(), Installed)
+    assert Store(home).current() == newer.id
+
+
+# --- lies, and revocations
+
+
+async def test_an_old_head_is_refused_after_a_restart_and_with_an_empty_cache(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    home = tmp_path / "home"
+    await version([scripted.url], tmp_path, key, 1)
+    await version([scripted.url], tmp_path, key, 2)
+    assert isinstance(await Follow([scripted.url], home, key.pubkey).follower.catch_up(), Installed)
+    for path in (home / "store").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    before = visible(home)
+    withheld = [["version", "2"]]
+    scripted.deliver = lambda e: None if e["kind"] == HEAD_KIND and withheld[0] in e["tags"] else e
+    with pytest.raises(Rollback):
+        await Follow([scripted.url], home, key.pubkey).follower.catch_up()
+    assert visible(home) == before
+    scripted.deliver = lambda event: event
+    news = await Follow([scripted.url], home, key.pubkey).follower.catch_up()
+    assert isinstance(news, Installed)
+    assert news.release.version == 2
+
+
+async def test_junk_and_strangers_wake_nobody(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
+) -> None:
+    released = await version([scripted.url], tmp_path, key, 1)
+    theirs = head_draft(released, hint="", created_at=clock()).sign(stranger)
+    forged = {**orjson.loads(theirs.to_json()), "pubkey": key.pubkey.hex()}
+    scripted.junk = [{"id": "x"}, orjson.loads(theirs.to_json()), forged]
+    async with Follow([scripted.url], tmp_path / "home", key.pubkey).running() as follow:
+        await follow.until(lambda: follow.installed == [1])
+    assert follow.store.current() == released.id
+    assert follow.installed == [1]
+
+
+async def test_another_author_than_the_one_followed_is_refused(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
+) -> None:
+    await version([scripted.url], tmp_path, key, 1)
+    scripted.requests.clear()
+    with pytest.raises(NotTrusted):
+        await Follow([scripted.url], tmp_path / "home", key.pubkey, trusted=stranger.pubkey).follower.catch_up()
+    assert scripted.requests == []
+    assert visible(tmp_path / "home") == {}
+
+
+async def test_a_release_taken_back_is_left_for_the_last_good_one(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    home = tmp_path / "home"
+    releases = []
+    for seed in (1, 2):
+        releases.append(await version([scripted.url], tmp_path, key, seed))
+        assert isinstance(await Follow([scripted.url], home, key.pubkey).follower.catch_up(), Installed)
+    revocation = revocation_draft(releases[1], reason="", created_at=clock()).sign(key)
+    scripted.events[revocation.id.hex()] = orjson.loads(revocation.to_json())
+    pinned = Store(home)
+    await pinned.pin(releases[1].id)
+    assert isinstance(await Follow([scripted.url], home, key.pubkey).follower.catch_up(), Noticed)
+    assert pinned.current() == releases[1].id
+    await pinned.pin(releases[1].id, pinned=False)
+    news = await Follow([scripted.url], home, key.pubkey).follower.catch_up()
+    assert isinstance(news, Installed)
+    assert Store(home).current() == releases[0].id
+    assert await Follow([scripted.url], home, key.pubkey).follower.catch_up() is None
+    await version([scripted.url], tmp_path, key, 3)
+    news = await Follow([scripted.url], home, key.pubkey).follower.catch_up()
+    assert isinstance(news, Installed)
+    assert news.release.version == 3
+
+
+async def test_a_release_whose_chunks_come_late_is_installed_when_they_do(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    released = await version([scripted.url], tmp_path, key, 1)
+    late = {event_id: event for event_id, event in scripted.events.items() if event["kind"] != HEAD_KIND}
+    for event_id in late:
+        del scripted.events[event_id]
+    async with Follow([scripted.url], tmp_path / "home", key.pubkey).running() as follow:
+        await follow.until(lambda: bool(follow.news))
+        assert follow.store.current() is None
+        scripted.events.update(late)
+        await follow.until(lambda: follow.installed == [1])
+    assert follow.store.current() == released.id
+    assert RELEASE_KIND in {event["kind"] for event in late.values()}
+    assert len(follow.news) == 2
