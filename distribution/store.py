@@ -136,7 +136,11 @@ class Store:
 
     def is_intact(self, release: InstalledRelease) -> bool:
         """Whether an installed release's files are still what they were, checked by hashing them again."""
-        return all(_is_intact(file) for file in release.files)
+        return not self.damaged(release)
+
+    def damaged(self, release: InstalledRelease) -> list[InstalledFile]:
+        """The files of a release that are not what they were, checked by hashing all of them again."""
+        return [file for file in release.files if not _is_intact(file)]
 
     def has_blob(self, sha256: bytes) -> bool:
         """Whether these bytes are in the store, checked by hashing them again."""

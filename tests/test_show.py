@@ -117,8 +117,9 @@ def test_byte_pairs_are_called_so(at_home: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("file", "says"),
     [
-        ("missing.bin", "missing.bin: No such file"),
-        ("ab" * 32, "No such file"),
+        ("missing.bin", "no file and no installed release: 'missing.bin'"),
+        ("missing/file.bin", "no file and no installed release: 'missing/file.bin'"),
+        ("ab" * 32, "no file and no installed release"),
         ("empty", "empty: 0 checkpoints in this folder"),
         ("text.bin", "text.bin: not a randyGPT checkpoint"),
     ],

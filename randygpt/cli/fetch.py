@@ -13,6 +13,7 @@ from randygpt.settings import Home
 if TYPE_CHECKING:
     from distribution.download import OnProgress
     from distribution.fetch import Fetched
+    from distribution.trust import TrustPolicy
     from relay_client.keys import AddressReference, EventReference
 
 EXAMPLE = "Example: randygpt fetch npub1…/shakespeare --relay wss://relay.example"
@@ -32,20 +33,23 @@ def fetch(
     quiet: Quiet = False,
 ) -> None:
     """Fetch a model: every byte verified against its author's signature, installed whole or not at all."""
+    from distribution.trustlist import TrustBook
     from relay_client.keys import encode_npub, parse_reference
 
     home, limit = Home.from_environment(), byte_count(max_size)
-    parsed = parse_reference(reference)
+    parsed, trusted = parse_reference(reference), TrustBook(home.folder).read()
     urls = chosen(home, relay, parsed.relays)
     with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
-        job = _fetch(home, urls, parsed, limit, on_progress, activate=activate, weights_only=weights_only)
+        job = _fetch(
+            home, urls, parsed, trusted.policy, limit, on_progress, activate=activate, weights_only=weights_only
+        )
         fetched = asyncio.run(job)
     release, author = fetched.release, encode_npub(fetched.release.author)
     for url in fetched.liars if not quiet else ():
         remark(f"{url} gave something that does not verify, and was asked last from then on")
     text = "\n".join(
         [
-            f"{release.name} version {release.version}, signed by {name_of(author)}",
+            f"{release.name} version {release.version}, signed by {trusted.words(release.author)}",
             f"release  {release.id.hex()}{' (weights only)' if release.partial else ''}",
             f"path     {release.file('checkpoint').local} ({size(release.file('checkpoint').size)})",
         ]
@@ -53,15 +57,11 @@ def fetch(
     emit(as_json, _as_json(fetched, author), text)
 
 
-def name_of(npub: str) -> str:
-    """Who that is, in words."""
-    return npub
-
-
 async def _fetch(
     home: Home,
     urls: list[str],
     reference: "EventReference | AddressReference",
+    policy: "TrustPolicy",
     max_size: int,
     on_progress: "OnProgress",
     *,
@@ -71,7 +71,6 @@ async def _fetch(
     from distribution.fetch import Fetcher
     from distribution.partial import Rewrite
     from distribution.store import Store
-    from distribution.trust import TrustPolicy
     from randygpt.header import WEIGHTS_MAGIC
     from relay_client.pool import Pool
 
@@ -80,7 +79,7 @@ async def _fetch(
         fetcher = Fetcher(
             pool=pool,
             store=Store(home.folder),
-            policy=TrustPolicy(),
+            policy=policy,
             now=lambda: int(time.time()),
             max_size=max_size,
             on_progress=on_progress,

@@ -6,7 +6,12 @@ from randygpt.cli.output import Json, emit
 from randygpt.settings import Home
 from relay_client.keys import encode_npub
 
-app = typer.Typer(help="The key you publish with.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="The key you publish with.",
+    epilog="Example: randygpt keys new",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 @app.command("new", epilog="Example: randygpt keys new")

@@ -16,7 +16,23 @@ import randygpt
 import randygpt.errors
 import relay_client.errors
 import server.errors
-from randygpt.cli import demo, export, fetch, generate, keys, plot, publish, relays, serve, show, train
+from randygpt.cli import (
+    demo,
+    export,
+    fetch,
+    follow,
+    generate,
+    installed,
+    keys,
+    plot,
+    publish,
+    relays,
+    serve,
+    show,
+    train,
+    trust,
+    verify,
+)
 from randygpt.cli.output import remark
 from randygpt.cli.spelling import normalise
 
@@ -40,11 +56,17 @@ app.command("export", epilog=export.EXPORT_EXAMPLE)(export.export)
 app.command("import", epilog=export.IMPORT_EXAMPLE)(export.import_model)
 app.command("publish", epilog=publish.EXAMPLE)(publish.publish)
 app.command("fetch", epilog=fetch.EXAMPLE)(fetch.fetch)
+app.command("follow", epilog=follow.EXAMPLE)(follow.follow)
+app.command("list", epilog=installed.LIST_EXAMPLE)(installed.list_)
+app.command("use", epilog=installed.USE_EXAMPLE)(installed.use)
+app.command("pin", epilog=installed.PIN_EXAMPLE)(installed.pin)
+app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
 app.command("relay", epilog=relays.RELAY_EXAMPLE)(relays.relay)
 app.command("demo", epilog="Example: randygpt demo")(demo.demo)
 app.add_typer(keys.app, name="keys")
 app.add_typer(relays.app, name="relays")
+app.add_typer(trust.app, name="trust")
 
 
 def _show_version(shown: bool) -> None:  # noqa: FBT001 (typer calls it)

@@ -14,7 +14,12 @@ from randygpt.settings import Home
 
 RELAY_EXAMPLE = "Example: randygpt relay --port 7777 --data ./relay-data"
 
-app = typer.Typer(help="The relays you publish to and fetch from.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="The relays you publish to and fetch from.",
+    epilog="Example: randygpt relays add wss://relay.example",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="Like wss://relay.example")]
 

@@ -1,13 +1,16 @@
-"""`randygpt show`: what a checkpoint is, without its numbers being loaded."""
+"""`randygpt show`: what a checkpoint or an installed release is, without its numbers being loaded."""
 
 import hashlib
 import math
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt.cli.output import Json, emit, size
+from randygpt.cli import installed
+from randygpt.cli.output import Json, Quiet, emit, size
 
 if TYPE_CHECKING:
     from randygpt.sidecar import Description
@@ -18,16 +21,45 @@ _KINDS = {"char": "characters", "bpe": "byte pairs"}
 
 
 def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint, or the folder of a fetched release.")],
+    which: Annotated[
+        str, typer.Argument(metavar="FILE|RELEASE", help="A checkpoint, or a release's folder, id or name.")
+    ],
     preset: Annotated[str | None, typer.Option(help="Its shape, where nothing beside the file says.")] = None,
     as_json: Json = False,
+    _quiet: Quiet = False,
 ) -> None:
-    """Show what a checkpoint is: shape, vocabulary, training, size and hash."""
+    """Show what a model is: shape, vocabulary, training, size and hash; of a release, who signed it."""
     from randygpt.sidecar import describe, find_checkpoint
 
-    found = describe(find_checkpoint(file), preset=preset)
-    facts = _facts(found)
-    emit(as_json, facts, _text(found, facts))
+    here: dict[str, object] = {}
+    path, extra, first = (Path(which), here, here) if Path(which).exists() else _release(which)
+    found = describe(find_checkpoint(path), preset=preset)
+    facts = _facts(found) | extra
+    emit(as_json, facts, _text(found, facts, first))
+
+
+def _release(which: str) -> tuple[Path, dict[str, object], dict[str, object]]:
+    """(folder, what `--json` adds, lines that come first) of an installed release."""
+    store, trusted, release = installed.named(which)
+    flags = installed.marks(store, release)
+    words = ", ".join(name for name, holds in flags.items() if holds)
+    date = time.strftime("%Y-%m-%d %H:%M", time.localtime(release.created_at))
+    extra = installed.facts(release, trusted) | {"created_at": release.created_at, "card": release.card} | flags
+    lines = {
+        "release": release.id.hex(),
+        "name": f"{release.name} version {release.version}{f' ({words})' if words else ''}",
+        "signed by": f"{trusted.words(release.author)}, {date}",
+        "licence": release.card.get("license"),
+        "about": release.card.get("about"),
+    }
+    return release.folder, extra, {name: _clean(text) for name, text in lines.items()}
+
+
+def _clean(text: object) -> str:
+    """What an author wrote, fit for a terminal."""
+    from relay_client.messages import clean
+
+    return clean(text) if isinstance(text, str) else ""
 
 
 def _facts(found: "Description") -> dict[str, object]:
@@ -59,13 +91,14 @@ def _facts(found: "Description") -> dict[str, object]:
     }
 
 
-def _text(found: "Description", facts: dict[str, object]) -> str:
+def _text(found: "Description", facts: Mapping[str, object], first: Mapping[str, object]) -> str:
     config, header = found.config, found.header
     kind = _KINDS[found.tokenizer.kind] if found.tokenizer else "entries; nothing beside the file says which"
     moments = "with the optimizer's moments" if facts["moments"] else "weights only"
     lines = {
+        **first,
         "file": f"{found.path} ({size(found.size)}, {found.size:,} bytes)",
-        "name": facts["name"],
+        **({} if first else {"name": facts["name"]}),
         "format": f"{header.magic}, {moments}",
         "shape": f"{config.preset}: {config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, "
         f"{config.block_size} positions",

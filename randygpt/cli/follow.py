@@ -1,0 +1,184 @@
+"""`randygpt follow`: install each new version of a model as it appears."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from randygpt.cli import installed
+from randygpt.cli.hook import Hook
+from randygpt.cli.output import Json, Quiet, Relays, byte_count, byte_progress, emit, remark
+from randygpt.cli.relays import chosen
+from randygpt.errors import CallerError
+from randygpt.settings import Home
+
+if TYPE_CHECKING:
+    from distribution.download import OnProgress
+    from distribution.fetch import Fetcher
+    from distribution.follow import Followed, News
+    from distribution.store import InstalledRelease, Store
+    from distribution.trustlist import TrustList
+    from relay_client.keys import AddressReference
+    from relay_client.pool import Pool
+
+EXAMPLE = "Example: randygpt follow npub1…/shakespeare --exec 'echo $RANDYGPT_NAME $RANDYGPT_VERSION'"
+
+
+def follow(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose model: npub…/name, an naddr, or alice/name.")],
+    relay: Relays = None,
+    once: Annotated[bool, typer.Option("--once", help="Catch up, and end.")] = False,
+    notify_only: Annotated[bool, typer.Option("--notify-only", help="Say what is new, install nothing.")] = False,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            "--exec",
+            metavar="COMMAND",
+            help="Run this after an install, with RANDYGPT_RELEASE, _NAME, _VERSION, _AUTHOR, _CHECKPOINT and _FOLDER.",
+        ),
+    ] = None,
+    max_size: Annotated[str, typer.Option(metavar="BYTES", help="Refuse to fetch more, like 500M or 2G.")] = "1G",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Install each new version of a model, and make it current, until Ctrl-C.
+
+    Older versions are refused, also after a restart. A release that you chose with `use` stays until a newer version
+    appears; one that is pinned stays.
+    """
+    from distribution.follow import Followed
+
+    home, limit = Home.from_environment(), byte_count(max_size)
+    store, trusted = installed.local(home)
+    address = _address(name, trusted)
+    trusted.policy.check(address.author)
+    followed = Followed(address=address, urls=chosen(home, relay, address.relays), notify_only=notify_only)
+    report = _Report(trusted, command, as_json=as_json, quiet=quiet)
+    with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
+        asyncio.run(_follow(home, store, followed, report, _fetcher(store, address, limit, on_progress), once=once))
+
+
+def _address(text: str, trusted: "TrustList") -> "AddressReference":
+    from distribution.announcement import HEAD_KIND
+    from distribution.manifest import is_name
+    from relay_client.keys import AddressReference, parse_reference
+
+    who, _, name = text.partition("/")
+    author = next((key for key, known in trusted.names.items() if name and known == who), None)
+    reference = AddressReference(author=author, name=name) if author else parse_reference(text)
+    if isinstance(reference, AddressReference) and not (
+        is_name(reference.name) and reference.kind in {None, HEAD_KIND}
+    ):
+        raise CallerError(f"that names no model: {text!r} (a-z, 0-9, dot, dash and underscore, at most 64)")
+    if not isinstance(reference, AddressReference):
+        raise CallerError("one release never changes: follow a name, npub…/name")
+    return reference
+
+
+def _fetcher(
+    store: "Store", address: "AddressReference", max_size: int, on_progress: "OnProgress"
+) -> "Callable[[Pool], Fetcher]":
+    from distribution.fetch import Fetcher
+    from distribution.trust import TrustPolicy
+
+    policy = TrustPolicy(mode="allowlist", authors=frozenset({address.author}))
+
+    def make(pool: "Pool") -> "Fetcher":
+        return Fetcher(pool=pool, store=store, policy=policy, now=_now, max_size=max_size, on_progress=on_progress)
+
+    return make
+
+
+async def _follow(
+    home: Home,
+    store: "Store",
+    followed: "Followed",
+    report: "_Report",
+    fetcher: "Callable[[Pool], Fetcher]",
+    *,
+    once: bool,
+) -> None:
+    from distribution.follow import Follower
+    from distribution.state import StateFile
+
+    status = StateFile(home.folder / "state" / "follow.json")
+    follower = Follower(followed, store, fetcher, now=_now, status=status, on_news=report.tell)
+    if not once:
+        report.begin(followed)
+        await follower.run()
+    news = await follower.catch_up()
+    if news is None:
+        report.nothing_new()
+    else:
+        report.tell(news)
+        await report.finish()
+
+
+def _now() -> int:
+    return int(time.time())
+
+
+class _Report:
+    """Says what happens, a line each: results on stdout, the rest on stderr; and starts the user's command."""
+
+    def __init__(self, trusted: "TrustList", command: str | None, *, as_json: bool, quiet: bool) -> None:
+        self._trusted = trusted
+        self._hook = Hook(command) if command else None
+        self._as_json = as_json
+        self._quiet = quiet
+
+    def tell(self, news: "News") -> None:
+        """Print news; after an install, start the command."""
+        from distribution.follow import Installed, Noticed
+
+        match news:
+            case Installed(release=release):
+                words = f"current: {installed.title(release, self._trusted)}\nrelease  {release.id.hex()}"
+                facts = installed.facts(release, self._trusted)
+                emit(self._as_json, {"event": "installed"} | facts | {"path": str(release.folder)}, words)
+                if self._hook:
+                    self._hook.start(_environment(release))
+            case Noticed(release=found, reason=reason):
+                words = f"{found.name} version {found.version} by {self._trusted.words(found.author)}: {reason}"
+                facts = {"release": found.id.hex(), "name": found.name, "version": found.version}
+                emit(self._as_json, {"event": "noticed"} | facts | {"reason": reason}, words)
+            case _:
+                words = " ".join(str(news.error).split()) or type(news.error).__name__
+                if self._as_json:
+                    emit(self._as_json, {"event": "trouble", "reason": words}, "")
+                elif not self._quiet:
+                    remark(f"follow: {words}")
+
+    def begin(self, followed: "Followed") -> None:
+        """Say what is followed."""
+        if not self._quiet and not self._as_json:
+            who = self._trusted.words(followed.address.author)
+            remark(f"following {followed.address.name} by {who} on {', '.join(followed.urls)}")
+
+    def nothing_new(self) -> None:
+        """Say that there is nothing to do."""
+        if self._as_json:
+            emit(self._as_json, {"event": "up to date"}, "")
+        elif not self._quiet:
+            remark("nothing new")
+
+    async def finish(self) -> None:
+        """Wait for the command."""
+        if self._hook:
+            await self._hook.finish()
+
+
+def _environment(release: "InstalledRelease") -> dict[str, str]:
+    from relay_client.keys import encode_npub
+
+    facts = {
+        "RELEASE": release.id.hex(),
+        "NAME": release.name,
+        "VERSION": str(release.version),
+        "AUTHOR": encode_npub(release.author),
+        "CHECKPOINT": str(release.file("checkpoint").local),
+        "FOLDER": str(release.folder),
+    }
+    return {f"RANDYGPT_{name}": value for name, value in facts.items()}

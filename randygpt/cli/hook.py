@@ -1,0 +1,55 @@
+"""The user's own command after an install. Runs processes."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping
+
+from randygpt.cli.output import remark
+
+DEADLINE_S = 600.0
+
+
+class Hook:
+    """A shell command, run once for each install, one at a time and in order; what becomes of it stops nobody."""
+
+    def __init__(self, command: str, *, deadline_s: float = DEADLINE_S) -> None:
+        self._command = command
+        self._deadline_s = deadline_s
+        self._last: asyncio.Task[None] | None = None
+
+    def start(self, environment: Mapping[str, str]) -> None:
+        """Run it with these variables as well, when the run before has ended."""
+        self._last = asyncio.create_task(self._run(environment, self._last))
+
+    async def finish(self) -> None:
+        """Wait for what was started."""
+        if self._last:
+            await self._last
+
+    async def _run(self, environment: Mapping[str, str], before: asyncio.Task[None] | None) -> None:
+        if before:
+            await before
+        try:
+            process = await asyncio.create_subprocess_shell(
+                self._command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=2,  # standard output is for our own results
+                env=os.environ | environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            remark(f"--exec: {error.strerror or error}")
+            return
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                code = await process.wait()
+            if code:
+                remark(f"--exec: ended with {code}")
+        except TimeoutError:
+            remark(f"--exec: ended by force after {self._deadline_s:.0f} s")
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # what it left running goes too
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()

@@ -1,0 +1,112 @@
+"""Installed releases on the command line: which one is meant, and how one is printed."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from randygpt.cli.output import Json, Quiet, emit, remark, size
+from randygpt.settings import Home
+
+if TYPE_CHECKING:
+    from distribution.store import InstalledRelease, Store
+    from distribution.trustlist import TrustList
+
+LIST_EXAMPLE = "Example: randygpt list"
+USE_EXAMPLE = "Example: randygpt use previous"
+PIN_EXAMPLE = "Example: randygpt pin shakespeare"
+
+_MEANING = "An installed release: current, previous, its name, npub…/name, or an id (its first digits will do)."
+
+Which = Annotated[str, typer.Argument(metavar="RELEASE", help=_MEANING)]
+
+
+def local(home: Home) -> "tuple[Store, TrustList]":
+    """The store, and the authors that the user knows by name."""
+    from distribution.store import Store
+    from distribution.trustlist import TrustBook
+
+    return Store(home.folder), TrustBook(home.folder).read()
+
+
+def named(which: str) -> "tuple[Store, TrustList, InstalledRelease]":
+    """The installed release that a word names, with where it was found; raises CallerError, StoreError."""
+    from distribution.lookup import find_installed
+
+    store, trusted = local(Home.from_environment())
+    return store, trusted, find_installed(store, trusted, which)
+
+
+def facts(release: "InstalledRelease", trusted: "TrustList") -> dict[str, object]:
+    """What every command's JSON says of a release."""
+    from relay_client.keys import encode_npub
+
+    return {
+        "release": release.id.hex(),
+        "author": encode_npub(release.author),
+        "author_name": trusted.names.get(release.author),
+        "name": release.name,
+        "version": release.version,
+    }
+
+
+def title(release: "InstalledRelease", trusted: "TrustList") -> str:
+    """A release for a person, in one line."""
+    return f"{release.name} version {release.version} by {trusted.words(release.author)}"
+
+
+def marks(store: "Store", release: "InstalledRelease") -> dict[str, bool]:
+    """What the store says of a release beyond its files."""
+    return {
+        "current": release.id == store.current(),
+        "previous": release.id == store.previous(),
+        "pinned": release.id in store.pinned(),
+    }
+
+
+def list_(as_json: Json = False, quiet: Quiet = False) -> None:
+    """List the releases that are installed here."""
+    store, trusted = local(Home.from_environment())
+    entries, lines = [], []
+    for release in store.releases():
+        flags = marks(store, release)
+        entries.append(
+            facts(release, trusted)
+            | {"size": release.size, "created_at": release.created_at, "installed_at": release.installed_at}
+            | flags
+        )
+        lines.append(_line(release, trusted, flags))
+    if not (entries or as_json or quiet):
+        remark("nothing is installed: randygpt fetch RELEASE")
+    if entries or as_json:
+        emit(as_json, {"releases": entries}, "\n".join(lines))
+
+
+def _line(release: "InstalledRelease", trusted: "TrustList", flags: Mapping[str, bool]) -> str:
+    date = time.strftime("%Y-%m-%d", time.localtime(release.created_at))
+    words = ", ".join(name for name, holds in flags.items() if holds)
+    start = f"{release.id.hex()[:12]}  {date}  {size(release.size):>9}"
+    return f"{start}  {title(release, trusted)}{f'  ({words})' if words else ''}"
+
+
+def use(which: Which, as_json: Json = False, _quiet: Quiet = False) -> None:
+    """Make an installed release current, at once and offline. `follow` leaves it until a newer version appears."""
+    store, trusted, release = named(which)
+    asyncio.run(store.choose(release.id))
+    text = f"current: {title(release, trusted)}"
+    emit(as_json, facts(release, trusted) | {"path": str(release.folder)}, text)
+
+
+def pin(
+    which: Annotated[str, typer.Argument(metavar="RELEASE", help=_MEANING)] = "current",
+    remove: Annotated[bool, typer.Option("--remove", help="Pin it no more.")] = False,
+    as_json: Json = False,
+    _quiet: Quiet = False,
+) -> None:
+    """Keep a release: it is never removed, and while it is current, `follow` does not replace it."""
+    store, trusted, release = named(which)
+    asyncio.run(store.pin(release.id, pinned=not remove))
+    words = "not pinned" if remove else "pinned"
+    emit(as_json, facts(release, trusted) | {"pinned": not remove}, f"{words}: {title(release, trusted)}")

@@ -1,0 +1,185 @@
+"""`randygpt follow` as it is typed: real processes, signals, and the user's own command."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command import TIMEOUT_S, environment, only_line, randygpt
+from support.releases import publish, tiny_sources, visible
+from support.scripted_relay import ScriptedRelay
+
+from distribution.announcement import HEAD_KIND
+from randygpt.cli.hook import Hook
+from relay_client.keys import SecretKey, encode_npub
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+async def once(home: Path, npub: str, url: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(randygpt, home, "follow", f"{npub}/demo", "--once", "--relay", url, *words)
+
+
+@contextlib.asynccontextmanager
+async def following(home: Path, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "randygpt", "follow", *words),
+        env=environment(home),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def text_in(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+async def line(stream: asyncio.StreamReader | None) -> str:
+    assert stream is not None
+    async with asyncio.timeout(TIMEOUT_S):
+        return (await stream.readline()).decode()
+
+
+async def installed(process: asyncio.subprocess.Process) -> dict[str, Any]:
+    """The next install; before it, there may be trouble with what is half published."""
+    while True:
+        event = json.loads(await line(process.stdout))
+        if event["event"] == "installed":
+            return dict(event)
+
+
+async def test_catching_up_once(scripted: ScriptedRelay, tmp_path: Path, home: Path, key: SecretKey) -> None:
+    npub, author = encode_npub(key.pubkey), tmp_path / "author"
+    releases = [(await publish([scripted.url], author, key, tiny_sources(seed=seed))).release for seed in (1, 2)]
+    kept = tmp_path / "kept"
+    done = await once(home, npub, scripted.url, "--json", "--exec", f"env | grep ^RANDYGPT_ | sort > {kept}; exit 3")
+    assert done.returncode == 0
+    assert done.stderr == "--exec: ended with 3\n"
+    assert json.loads(done.stdout)["release"] == releases[1].id.hex()
+    variables = dict(each.split("=", 1) for each in kept.read_text().splitlines())
+    folder = home / "store" / "releases" / releases[1].id.hex()
+    assert variables == {
+        "RANDYGPT_HOME": str(home),
+        "RANDYGPT_RELEASE": releases[1].id.hex(),
+        "RANDYGPT_NAME": "demo",
+        "RANDYGPT_VERSION": "2",
+        "RANDYGPT_AUTHOR": npub,
+        "RANDYGPT_CHECKPOINT": str(folder / "checkpoint_best.bin"),
+        "RANDYGPT_FOLDER": str(folder),
+    }
+    again = await once(home, npub, scripted.url)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "nothing new\n")
+    before = visible(home)
+    scripted.deliver = lambda e: None if e["kind"] == HEAD_KIND and ["version", "2"] in e["tags"] else e
+    rolled_back = await once(home, npub, scripted.url)
+    unreachable = await once(home, npub, "ws://127.0.0.1:1")
+    assert (rolled_back.returncode, unreachable.returncode) == (3, 4)
+    assert "older than 2" in only_line(rolled_back.stderr)
+    assert visible(home) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_command_that_hangs_stops_nothing_and_a_signal_ends_all(
+    relay: str, tmp_path: Path, home: Path, key: SecretKey, number: int, code: int
+) -> None:
+    npub, author, pids = encode_npub(key.pubkey), tmp_path / "author", tmp_path / "pids"
+    words = (f"{npub}/demo", "--relay", relay, "--json", "--exec", f"echo $$ >> {pids}; sleep 1000")
+    async with following(home, *words) as process:
+        for version in (1, 2):
+            await publish([relay], author, key, tiny_sources(seed=version))
+            assert (await installed(process))["version"] == version
+        async with asyncio.timeout(TIMEOUT_S):
+            while not text_in(pids):  # noqa: ASYNC110 (another process writes it)
+                await asyncio.sleep(0.01)
+        process.send_signal(number)
+        async with asyncio.timeout(TIMEOUT_S):
+            assert await process.wait() == code
+        assert process.stderr is not None
+        assert "Traceback" not in (await process.stderr.read()).decode()
+    (pid,) = text_in(pids).split()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
+    (status,) = json.loads((home / "state" / "follow.json").read_bytes()).values()
+    assert (status["running"], status["last_install"]["version"]) == (False, 2)
+
+
+async def test_news_is_told_without_installing(relay: str, tmp_path: Path, home: Path, key: SecretKey) -> None:
+    npub = encode_npub(key.pubkey)
+    assert randygpt(home, "trust", "add", npub, "alice").returncode == 0
+    async with following(home, "alice/demo", "--relay", relay, "--notify-only") as process:
+        assert await line(process.stderr) == f"following demo by alice ({npub}) on {relay}\n"
+        await publish([relay], tmp_path / "author", key, tiny_sources())
+        async with asyncio.timeout(TIMEOUT_S):
+            while "demo version 1 by alice" not in (text := await line(process.stdout)):
+                assert text
+    assert not (home / "store").exists()
+
+
+async def test_under_an_allowlist_only_the_listed_are_followed(
+    scripted: ScriptedRelay, home: Path, key: SecretKey
+) -> None:
+    assert randygpt(home, "trust", "policy", "allowlist").returncode == 0
+    done = await once(home, encode_npub(key.pubkey), scripted.url)
+    assert (done.returncode, done.stdout, scripted.requests) == (3, "", [])
+    assert "not trusted" in only_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("0" * 64, "follow a name"), ("{npub}/Bad Name", "names no model"), ("{npub}", "npub…/name")]
+)
+def test_what_cannot_be_followed(home: Path, key: SecretKey, name: str, says: str) -> None:
+    done = randygpt(home, "follow", name.format(npub=encode_npub(key.pubkey)), "--relay", "ws://127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in only_line(done.stderr)
+    assert list(home.iterdir()) == []
+
+
+# --- the user's command
+
+
+async def test_commands_run_in_order_and_one_that_hangs_is_ended(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    hook = Hook(f"echo $N >> {out}; test $N = 2 && sleep 1000", deadline_s=4)
+    for number in "123":
+        hook.start({"N": number})
+    await hook.finish()
+    assert out.read_text() == "1\n2\n3\n"
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [
+        "--exec: ended with 1",
+        "--exec: ended by force after 4 s",
+        "--exec: ended with 1",
+    ]
+
+
+async def test_a_command_that_does_not_exist_and_one_that_talks(capfd: pytest.CaptureFixture[str]) -> None:
+    for command in ("no-such-command-here", "echo hello"):
+        hook = Hook(command)
+        hook.start({})
+        await hook.finish()
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "--exec: ended with 127" in shown.err
+    assert "hello\n" in shown.err

@@ -1,0 +1,224 @@
+"""Installed releases on the command line: listed, shown, verified, chosen, pinned; and whose are taken at all."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command import loads_torch, only_line, randygpt
+from support.releases import fetch, publish, tiny_sources, visible
+from support.scripted_relay import ScriptedRelay, scripted_relay
+
+from distribution.announcement import Release
+from randygpt.cli.main import run
+from relay_client.keys import SecretKey, encode_npub
+
+
+@dataclass(frozen=True)
+class Friend:
+    """A home with two versions of one author's model, and one of another's, the newest of the first current."""
+
+    home: Path
+    author: SecretKey
+    stranger: SecretKey
+    first: Release
+    second: Release
+    theirs: Release
+
+
+@pytest.fixture
+def friend(at_home: Path, key: SecretKey, stranger: SecretKey) -> Friend:
+    async def make() -> list[Release]:
+        made = []
+        async with scripted_relay() as relay:
+            for author, name, seed in ((key, "demo", 1), (stranger, "other", 5), (key, "demo", 2)):
+                sources = tiny_sources(seed=seed)
+                published = await publish([relay.url], at_home / "authors" / name, author, sources, name=name)
+                made.append((await fetch([relay.url], at_home, published.release.id), published.release)[1])
+        return made
+
+    first, theirs, second = asyncio.run(make())
+    return Friend(at_home, key, stranger, first, second, theirs)
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert run([*words, "--json"]) == 0
+    result: dict[str, Any] = json.loads(only_line(capsys.readouterr().out))
+    return result
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert run([*words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    return only_line(err)
+
+
+# --- list, use, pin
+
+
+def test_the_list_marks_what_is_current_previous_and_pinned(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["trust", "add", encode_npub(friend.author.pubkey), "alice"]) == 0
+    assert run(["pin", "other"]) == 0
+    capsys.readouterr()
+    listed = {entry["release"]: entry for entry in said(capsys, "list")["releases"]}
+    assert set(listed) == {release.id.hex() for release in (friend.first, friend.second, friend.theirs)}
+    current = listed[friend.second.id.hex()]
+    assert (current["current"], current["previous"], current["pinned"]) == (True, False, False)
+    assert (current["author_name"], current["author"]) == ("alice", encode_npub(friend.author.pubkey))
+    assert (current["name"], current["version"], current["size"]) == ("demo", 2, friend.second.size)
+    assert (listed[friend.theirs.id.hex()]["previous"], listed[friend.theirs.id.hex()]["pinned"]) == (True, True)
+    assert run(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.endswith("(current)") for line in lines] == [True, False, False]
+    assert f"demo version 1 by alice ({encode_npub(friend.author.pubkey)})" in "\n".join(lines)
+
+
+def test_using_the_previous_goes_back_and_forth(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "use", "previous")["release"] == friend.theirs.id.hex()
+    assert said(capsys, "use", "previous")["release"] == friend.second.id.hex()
+    assert said(capsys, "use", friend.first.id.hex()[:8])["version"] == 1
+    assert said(capsys, "show", "current")["release"] == friend.first.id.hex()
+
+
+def test_use_needs_neither_torch_nor_a_network_library(friend: Friend) -> None:
+    code = (
+        "import sys; from randygpt.cli.main import run; assert run(['use', 'previous']) == 0\n"
+        "assert not {'torch', 'nostr_sdk', 'websockets', 'numpy', 'aiohttp'} & set(sys.modules)"
+    )
+    import subprocess  # noqa: PLC0415
+    import sys  # noqa: PLC0415
+
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=friend.home)
+    assert not loads_torch("list", folder=friend.home)
+
+
+def test_a_pin_is_set_and_taken_away(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "pin")["release"] == friend.second.id.hex()
+    assert said(capsys, "show", "current")["pinned"] is True
+    assert said(capsys, "pin", "demo", "--remove")["pinned"] is False
+    assert said(capsys, "show", "current")["pinned"] is False
+
+
+# --- which one is meant
+
+
+def test_every_way_to_name_a_release(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+    npub = encode_npub(friend.author.pubkey)
+    assert run(["trust", "add", npub, "alice"]) == 0
+    capsys.readouterr()
+    for which in (friend.second.id.hex(), friend.second.id.hex()[:6], f"{npub}/demo", "alice/demo", "demo", "current"):
+        assert said(capsys, "show", which)["release"] == friend.second.id.hex()
+    assert said(capsys, "show", friend.first.id.hex())["version"] == 1
+
+
+@pytest.mark.parametrize("which", ["nothing", "0000", "ff" * 32, "alice/demo", "a/b/c"])
+def test_what_is_not_here_is_said_and_changes_nothing(
+    friend: Friend, capsys: pytest.CaptureFixture[str], which: str
+) -> None:
+    before = visible(friend.home)
+    for command in ("show", "verify", "use", "pin"):
+        assert "no file and no installed release" in refused(capsys, command, which)
+    assert visible(friend.home) == before
+
+
+def test_a_name_of_two_authors_has_to_be_said_in_full(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+    async def fetch_another() -> None:
+        async with scripted_relay() as relay:
+            published = await publish([relay.url], friend.home / "authors" / "c", friend.stranger, tiny_sources(seed=9))
+            await fetch([relay.url], friend.home, published.release.id)
+
+    asyncio.run(fetch_another())
+    assert "several authors have a demo" in refused(capsys, "use", "demo")
+    assert said(capsys, "use", f"{encode_npub(friend.author.pubkey)}/demo")["release"] == friend.second.id.hex()
+
+
+def test_before_anything_is_installed(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "list") == {"releases": []}
+    assert "there is no previous release" in refused(capsys, "use", "previous")
+    assert run(["verify"]) == 0
+    assert list(at_home.iterdir()) == []
+
+
+# --- show and verify
+
+
+def test_show_says_who_signed(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["trust", "add", encode_npub(friend.author.pubkey), "alice"]) == 0
+    assert run(["show", "current"]) == 0
+    text = capsys.readouterr().out
+    assert f"signed by   alice ({encode_npub(friend.author.pubkey)}), 20" in text
+    assert f"release     {friend.second.id.hex()}\n" in text
+    assert "name        demo version 2 (current)\n" in text
+    assert "shape       custom: 2 layers" in text
+
+
+def test_verify_names_each_damaged_file(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "verify")["releases"][0]["intact"] is True
+    store = friend.home / "store" / "releases"
+    damaged = [store / friend.first.id.hex() / "checkpoint_best.bin", store / friend.second.id.hex() / "config.json"]
+    for path in damaged:
+        path.chmod(0o644)
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert run(["verify", "--json"]) == 5
+    out, err = capsys.readouterr()
+    entries = {entry["release"]: entry for entry in json.loads(out)["releases"]}
+    assert str(damaged[0]) in entries[friend.first.id.hex()]["damaged"]
+    assert all(str(path) in only_line(err) for path in damaged)
+    assert run(["verify", friend.first.id.hex()]) == 5
+    assert str(damaged[0]) in capsys.readouterr().err
+
+
+def test_verify_a_file_says_which_release_it_is(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+    path = friend.home / "store/releases" / friend.first.id.hex() / "checkpoint_best.bin"
+    result = said(capsys, "verify", str(path))
+    assert (result["intact"], [entry["release"] for entry in result["releases"]]) == (True, [friend.first.id.hex()])
+    other = friend.home / "copy.bin"
+    other.write_bytes(path.read_bytes()[:-1])
+    assert run(["verify", str(other), "--json"]) == 2
+    assert "copy.bin" in only_line(capsys.readouterr().err)
+
+
+# --- trust
+
+
+def test_the_trust_list(at_home: Path, capsys: pytest.CaptureFixture[str], key: SecretKey) -> None:
+    npub = encode_npub(key.pubkey)
+    assert said(capsys, "trust", "list") == {"policy": "explicit", "authors": []}
+    assert said(capsys, "trust", "add", npub, "alice") == {"npub": npub, "name": "alice"}
+    assert said(capsys, "trust", "policy", "allowlist") == {"policy": "allowlist"}
+    assert said(capsys, "trust", "list") == {"policy": "allowlist", "authors": [{"npub": npub, "name": "alice"}]}
+    assert said(capsys, "trust", "remove", "alice") == {"npub": npub}
+    assert "not on your list" in refused(capsys, "trust", "remove", "alice")
+    assert "no such policy" in refused(capsys, "trust", "policy", "everybody")
+    assert "SECRET" not in refused(capsys, "trust", "add", "npub1nonsense", "x")
+    assert (at_home / "state" / "trust.json").is_file()
+
+
+async def test_the_allowlist_refuses_the_rest_before_a_chunk_is_asked_for(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    published = await publish([scripted.url], tmp_path / "author", key, tiny_sources())
+    home, npub = tmp_path / "home", encode_npub(key.pubkey)
+    home.mkdir()
+
+    async def command(*words: str) -> tuple[int, str]:
+        done = await asyncio.to_thread(randygpt, home, *words, "--relay", scripted.url)
+        return done.returncode, done.stdout + done.stderr
+
+    assert randygpt(home, "trust", "policy", "allowlist").returncode == 0
+    before = visible(home)
+    scripted.requests.clear()
+    for which in (published.release.id.hex(), f"{npub}/demo"):
+        code, text = await command("fetch", which)
+        assert (code, "not trusted" in text) == (3, True)
+    assert {event_id for wanted in scripted.requests for event_id in wanted.get("ids", [])} == {
+        published.release.id.hex()
+    }
+    assert visible(home) == before
+    assert randygpt(home, "trust", "add", npub, "alice").returncode == 0
+    code, text = await command("fetch", f"{npub}/demo")
+    assert (code, f"alice ({npub})" in text) == (0, True)
