@@ -27,6 +27,7 @@ from randygpt.cli import (
     plot,
     publish,
     relays,
+    revoke,
     serve,
     show,
     train,
@@ -61,6 +62,7 @@ app.command("list", epilog=installed.LIST_EXAMPLE)(installed.list_)
 app.command("use", epilog=installed.USE_EXAMPLE)(installed.use)
 app.command("pin", epilog=installed.PIN_EXAMPLE)(installed.pin)
 app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
+app.command("revoke", epilog=revoke.EXAMPLE)(revoke.revoke)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
 app.command("relay", epilog=relays.RELAY_EXAMPLE)(relays.relay)
 app.command("demo", epilog="Example: randygpt demo")(demo.demo)

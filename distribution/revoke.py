@@ -1,0 +1,109 @@
+"""Take a release back: say so (NIP-09), and point the name at the last good one. Does network I/O through a pool."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from distribution.announcement import HEAD_KIND, RELEASE_KIND, Head, Release, head_draft
+from distribution.errors import CallerError, InvalidRelease, NotFound, NotPublished
+from distribution.revocation import ask_revoked, revocation_draft
+from distribution.trust import latest
+from distribution.versions import Versions
+from relay_client.errors import InvalidEvent
+from relay_client.event import Event
+from relay_client.filter import Filter
+from relay_client.keys import AddressReference, EventReference, SecretKey
+from relay_client.pool import Pool, RelayReport
+
+_RELEASES = 500  # what relays give at most; of an author, newest first
+_HEADS_PER_RELAY = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoked:
+    """What a revocation ended with."""
+
+    release: Release
+    latest: Release | None  # what the name leads to now; None if nothing good is left
+    relays: Mapping[str, RelayReport]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoker:
+    """Takes back releases of one author on the relays of a pool."""
+
+    pool: Pool
+    versions: Versions
+    key: SecretKey
+    now: Callable[[], int]  # seconds since 1970
+
+    async def revoke(self, reference: EventReference | AddressReference, *, reason: str = "") -> Revoked:
+        """Take back one release, or the latest of a name; what it leaves is the newest version that is still good.
+
+        Raises CallerError for a release of somebody else, NotFound, NotPublished and StoreError.
+        """
+        if isinstance(reference, AddressReference) and reference.author != self.key.pubkey:
+            raise CallerError("that model is somebody else's: only its author can take a release back")
+        release = await self._find(reference)
+        address = AddressReference(author=release.author, name=release.name)
+        releases = {each.id: each for each in await self._releases(release.name)} | {release.id: release}
+        heads = await self._heads(release.name)
+        for each in releases.values():  # whatever was not asked about would count as good
+            await self.versions.record(each)
+        known = await ask_revoked(self.pool, self.versions, address, heads, now=self.now())
+        await self._send(revocation_draft(release, reason=reason, created_at=self.now()).sign(self.key))
+        await self.versions.revoke(release.author, release.name, {release.id})
+        good = [each for each in releases.values() if each.id not in known | {release.id}]
+        best = max(good, key=lambda each: (each.version, each.created_at), default=None)
+        if best:
+            created_at = max([self.now(), *(head.created_at + 1 for head in heads)])
+            await self._send(head_draft(best, hint=self.pool.urls[0], created_at=created_at).sign(self.key))
+        return Revoked(release=release, latest=best, relays=self.pool.reports)
+
+    async def _find(self, reference: EventReference | AddressReference) -> Release:
+        if isinstance(reference, AddressReference):
+            seen = self.versions.seen(reference.author, reference.name)
+            head = latest(await self._heads(reference.name), seen.revoked)
+            if head is None:
+                raise NotFound(f"no relay knows a model {reference.name!r} of yours")
+            reference = EventReference(id=head.release_id)
+        for event in await self._ask(Filter(ids=(reference.id,), limit=1)):
+            release = Release.parse(event, now=self.now())
+            if release.author != self.key.pubkey:
+                raise CallerError("that release is somebody else's: only its author can take it back")
+            return release
+        raise NotFound(f"no relay has the release: {reference.id.hex()}")
+
+    async def _releases(self, name: str) -> list[Release]:
+        """All releases of a name that the relays still have."""
+        found = []
+        for event in await self._ask(Filter(authors=(self.key.pubkey,), kinds=(RELEASE_KIND,), limit=_RELEASES)):
+            with contextlib.suppress(InvalidRelease):
+                release = Release.parse(event, now=self.now())
+                if (release.author, release.name) == (self.key.pubkey, name):
+                    found.append(release)
+        return found
+
+    async def _heads(self, name: str) -> list[Head]:
+        wanted = Filter(authors=(self.key.pubkey,), kinds=(HEAD_KIND,), tags={"d": (name,)}, limit=_HEADS_PER_RELAY)
+        heads = []
+        for event in await self._ask(wanted):
+            with contextlib.suppress(InvalidRelease):
+                head = Head.parse(event, now=self.now())
+                if (head.author, head.name) == (self.key.pubkey, name):
+                    heads.append(head)
+        return heads
+
+    async def _ask(self, wanted: Filter) -> list[Event]:
+        """What the relays have, verified, each once."""
+        events = {}
+        for _, raw_event in await self.pool.query(wanted):
+            with contextlib.suppress(InvalidEvent):
+                event = Event.parse(raw_event)
+                events[event.id] = event
+        return list(events.values())
+
+    async def _send(self, event: Event) -> None:
+        await self.pool.publish([(event, self.pool.urls)])
+        if not self.pool.urls:
+            raise NotPublished(f"no relay took it: {self.pool.reasons()}")

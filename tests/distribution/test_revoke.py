@@ -1,0 +1,116 @@
+"""Taking a release back, on a relay that deletes what is taken back and on one that does not."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from support.command import only_line, randygpt
+from support.releases import clock, fetch, publish, tiny_sources, visible
+from support.scripted_relay import ScriptedRelay
+
+from distribution.announcement import HEAD_KIND, Release
+from distribution.errors import CallerError, NotFound, NotPublished
+from distribution.revocation import REVOCATION_KIND
+from distribution.revoke import Revoked, Revoker
+from distribution.store import Store
+from relay_client.keys import AddressReference, EventReference, SecretKey
+from relay_client.pool import Pool
+
+
+async def revoke(urls: Sequence[str], home: Path, key: SecretKey, which: bytes | AddressReference) -> Revoked:
+    reference = EventReference(id=which) if isinstance(which, bytes) else which
+    async with Pool(urls) as pool:
+        return await Revoker(pool=pool, versions=Store(home).versions, key=key, now=clock).revoke(reference)
+
+
+async def versions(url: str, tmp_path: Path, key: SecretKey, count: int) -> list[Release]:
+    return [(await publish([url], tmp_path / "author", key, tiny_sources(seed=n))).release for n in range(count)]
+
+
+@pytest.fixture
+def address(key: SecretKey) -> AddressReference:
+    return AddressReference(author=key.pubkey, name="demo")
+
+
+async def test_the_name_leads_to_the_last_good_version_then(
+    relay: str, tmp_path: Path, key: SecretKey, address: AddressReference
+) -> None:
+    first, second, third = await versions(relay, tmp_path, key, 3)
+    home = tmp_path / "home"
+    assert (await fetch([relay], home, address)).release.id == third.id
+    revoked = await revoke([relay], tmp_path / "author", key, third.id)
+    assert (revoked.release.id, revoked.latest and revoked.latest.id) == (third.id, second.id)
+    assert (await fetch([relay], home, address)).release.id == second.id
+    with pytest.raises(NotFound):
+        await fetch([relay], tmp_path / "newcomer", third.id)
+    again = await revoke([relay], tmp_path / "author", key, address)
+    assert (again.release.id, again.latest and again.latest.id) == (second.id, first.id)
+    assert (await fetch([relay], home, address)).release.id == first.id
+    fourth = await publish([relay], tmp_path / "author", key, tiny_sources(seed=9))
+    assert (await fetch([relay], home, address)).release.id == fourth.release.id
+
+
+async def test_an_old_version_may_be_taken_back_and_the_latest_stays(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, address: AddressReference
+) -> None:
+    first, second = await versions(scripted.url, tmp_path, key, 2)
+    revoked = await revoke([scripted.url], tmp_path / "author", key, first.id)
+    assert revoked.latest
+    assert revoked.latest.id == second.id
+    assert (await fetch([scripted.url], tmp_path / "home", address)).release.id == second.id
+
+
+async def test_where_nothing_good_is_left_no_head_is_sent(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, address: AddressReference
+) -> None:
+    (only,) = await versions(scripted.url, tmp_path, key, 1)
+    scripted.received.clear()
+    assert (await revoke([scripted.url], tmp_path / "author", key, address)).latest is None
+    assert [scripted.events[event_id]["kind"] for event_id in scripted.received] == [REVOCATION_KIND]
+    with pytest.raises(NotFound, match="took back"):
+        await fetch([scripted.url], tmp_path / "home", address)
+    assert only.version == 1
+
+
+async def test_only_the_author_can_take_back(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey, address: AddressReference
+) -> None:
+    (only,) = await versions(scripted.url, tmp_path, key, 1)
+    scripted.received.clear()
+    for which in (only.id, address):
+        with pytest.raises(CallerError, match="somebody else's"):
+            await revoke([scripted.url], tmp_path / "home", stranger, which)
+    assert scripted.received == []
+    assert visible(tmp_path / "home") == {}
+
+
+async def test_a_relay_that_refuses_is_named_and_no_head_moves(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    *_, second = await versions(scripted.url, tmp_path, key, 2)
+    scripted.received.clear()
+    scripted.accept = lambda event: (event["kind"] != REVOCATION_KIND, "blocked: no deletions here")
+    with pytest.raises(NotPublished, match="no deletions here"):
+        await revoke([scripted.url], tmp_path / "author", key, second.id)
+    assert HEAD_KIND not in {scripted.events[each]["kind"] for each in scripted.received if each in scripted.events}
+    assert Store(tmp_path / "author").versions.seen(key.pubkey, "demo").revoked == frozenset()
+
+
+async def test_the_command(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+    home = tmp_path / "author"
+    first, second = await versions(scripted.url, tmp_path, key, 2)
+
+    async def command(*words: str) -> tuple[int, str, str]:
+        done = await asyncio.to_thread(randygpt, home, "revoke", *words, "--relay", scripted.url)
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, err = await command(second.id.hex())
+    assert (code, out) == (2, "")
+    assert "randygpt keys new" in only_line(err)
+    (home / "key").write_text(key.reveal_nsec())
+    (home / "key").chmod(0o600)
+    code, out, err = await command(second.id.hex(), "--key-file", str(home / "key"), "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["latest"] == {"release": first.id.hex(), "version": 1}
