@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from distribution.announcement import CHUNK_KIND, Release
 from distribution.assembler import Assembler, Placement
+from distribution.collect import make_room
 from distribution.errors import ChunksMissing, InvalidChunk
 from distribution.manifest import FileEntry, Manifest
 from distribution.partial import PartialFile, Rewrite
@@ -58,6 +59,7 @@ class Download:
         with ExitStack() as stack:
             partials = {sha: stack.enter_context(self.store.partial(self.release.id, wanted[sha])) for sha in wanted}
             self.store.check_space(sum(max(0, file.size - partials[sha].allocated) for sha, file in wanted.items()))
+            await make_room(self.store, self.release.id, {file.sha256 for file in self.manifest.files} - wanted.keys())
             filling = _Filling(self, list(wanted.values()), partials)
             await asyncio.to_thread(filling.adopt, found)
             await filling.run()

@@ -112,9 +112,10 @@ class Follower:
             if self._store.current() in self._store.pinned():
                 return Noticed(release=release, reason="not installed: the current release is pinned")
             fetched = await fetcher.fetch(EventReference(id=release.id), activate=False)
-        if not self._is_news(release):  # the user chose another one meanwhile
-            return None
-        self._store.activate(release.id)
+        async with self._store.lock(release.id):
+            if not self._is_news(release) or self._store.release(release.id) is None:
+                return None  # the user chose another one meanwhile, or removed it
+            self._store.activate(release.id)
         await versions.settle(address.author, address.name, release.version)
         self._last_install = {"release": release.id.hex(), "version": release.version, "at": self._now()}
         return Installed(release=fetched.release)

@@ -8,10 +8,12 @@ state/pins.json               releases that the user wants kept
 state/seen.json               versions met of each author's names
 """
 
+import contextlib
 import errno
+import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from relay_client.event import decode_hex
 _LINK_UNSUPPORTED = {errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 _READ_BYTES = 1 << 20
 _ID_BYTES = 32
+_ID = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +91,13 @@ class Store:
     """The store below a home folder. Reading makes no folder, so a read-only process may use it too."""
 
     def __init__(self, home: Path) -> None:
-        self._blobs = home / "store" / "blobs"
-        self._releases = home / "store" / "releases"
-        self._refs = home / "store" / "refs"
-        self._partial = home / "store" / "partial"
-        self._locks = home / "store" / "locks"
+        self.home = home
+        self.folder = home / "store"
+        self._blobs = self.folder / "blobs"
+        self._releases = self.folder / "releases"
+        self._refs = self.folder / "refs"
+        self._partial = self.folder / "partial"
+        self._locks = self.folder / "locks"
         self._pins = StateFile(home / "state" / "pins.json")
         self.versions = Versions(home)
         self.current_path = self._refs / "current"
@@ -123,8 +128,8 @@ class Store:
 
     def releases(self) -> list[InstalledRelease]:
         """All installed releases, the one installed last first; raises StoreError if a record is damaged."""
-        names = [path.name for path in self._releases.glob("[0-9a-f]*")] if self._releases.is_dir() else []
-        found = [self.release(bytes.fromhex(name)) for name in names if len(name) == 2 * _ID_BYTES]
+        names = (path.name for path in self._releases.glob("*"))
+        found = [self.release(bytes.fromhex(name)) for name in names if _ID.fullmatch(name)]
         return sorted(filter(None, found), key=lambda release: (release.installed_at, release.version), reverse=True)
 
     def pinned(self) -> frozenset[bytes]:
@@ -154,9 +159,22 @@ class Store:
 
     # --- writing
 
-    def lock(self, release_id: bytes) -> AsyncFileLock:
-        """Held while a release is fetched, so that two processes do not fetch it twice. Ends with its holder."""
-        return AsyncFileLock(durable.make_directory(self._locks) / f"{release_id.hex()}.lock")
+    @contextlib.asynccontextmanager
+    async def lock(self, release_id: bytes) -> AsyncIterator[None]:
+        """Held while a release is fetched or chosen: nobody else fetches or removes it. Ends with its holder."""
+        async with AsyncFileLock(self.lock_path(release_id)):
+            async with AsyncFileLock(self.collection_lock):  # a collection that runs goes by what was held before
+                pass
+            yield
+
+    def lock_path(self, release_id: bytes) -> Path:
+        """The file behind the lock of a release, in a folder that exists; raises OSError."""
+        return durable.make_directory(self._locks) / f"{release_id.hex()}.lock"
+
+    @property
+    def collection_lock(self) -> Path:
+        """The file behind the lock of a collection, in a folder that exists; raises OSError."""
+        return durable.make_directory(self._locks) / "collection.lock"
 
     def partial(self, release_id: bytes, file: FileEntry) -> PartialFile:
         """Begin to fetch a file of a release whose lock is held, or go on with it."""

@@ -94,9 +94,18 @@ def _line(release: "InstalledRelease", trusted: "TrustList", flags: Mapping[str,
 def use(which: Which, as_json: Json = False, _quiet: Quiet = False) -> None:
     """Make an installed release current, at once and offline. `follow` leaves it until a newer version appears."""
     store, trusted, release = named(which)
-    asyncio.run(store.choose(release.id))
+    asyncio.run(_choose(store, release))
     text = f"current: {title(release, trusted)}"
     emit(as_json, facts(release, trusted) | {"path": str(release.folder)}, text)
+
+
+async def _choose(store: "Store", release: "InstalledRelease") -> None:
+    from distribution.errors import StoreError
+
+    async with store.lock(release.id):
+        if store.release(release.id) is None:
+            raise StoreError(f"{release.folder}: removed meanwhile")
+        await store.choose(release.id)
 
 
 def pin(

@@ -21,6 +21,7 @@ from randygpt.cli import (
     export,
     fetch,
     follow,
+    gc,
     generate,
     installed,
     keys,
@@ -63,6 +64,7 @@ app.command("use", epilog=installed.USE_EXAMPLE)(installed.use)
 app.command("pin", epilog=installed.PIN_EXAMPLE)(installed.pin)
 app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
 app.command("revoke", epilog=revoke.EXAMPLE)(revoke.revoke)
+app.command("gc", epilog=gc.EXAMPLE)(gc.gc)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
 app.command("relay", epilog=relays.RELAY_EXAMPLE)(relays.relay)
 app.command("demo", epilog="Example: randygpt demo")(demo.demo)

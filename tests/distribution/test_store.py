@@ -259,7 +259,7 @@ def test_room_is_checked_before_anything_comes(store: Store) -> None:
 async def test_a_release_is_fetched_by_one_at_a_time(home: Path) -> None:
     async with Store(home).lock(RELEASE.id):
         with pytest.raises(filelock.Timeout):
-            await Store(home).lock(RELEASE.id).acquire(timeout=0)
+            filelock.FileLock(Store(home).lock_path(RELEASE.id)).acquire(timeout=0)
         async with Store(home).lock(bytes(32)):
             pass
     async with Store(home).lock(RELEASE.id):
