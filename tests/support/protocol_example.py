@@ -171,8 +171,8 @@ class Example:
         filters: list[dict[str, object]] = [
             {"ids": [release], "limit": 1},
             {"authors": [author], "kinds": [HEAD_KIND], "#d": [NAME], "limit": 10},
-            {"authors": [author], "kinds": [5], "#e": [release, self.release(2).id.hex()], "limit": 50},
-            {"kinds": [CHUNK_KIND], "#x": [chunk_sha256], "limit": 10},
+            {"authors": [author], "kinds": [5], "#e": [release, self.release(2).id.hex()], "limit": 100},
+            {"kinds": [CHUNK_KIND], "#x": [chunk_sha256], "limit": 100},
         ]
         return (json.dumps(["REQ", name, wanted]) for name, wanted in zip("abcd", filters, strict=True))
 
