@@ -9,11 +9,12 @@ from distribution.errors import CallerError, InvalidRelease, NotFound, NotPublis
 from distribution.revocation import ask_revoked, revocation_draft
 from distribution.trust import latest
 from distribution.versions import Versions
+from relay_client.courier import RelayReport
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event
 from relay_client.filter import Filter
 from relay_client.keys import AddressReference, EventReference, SecretKey
-from relay_client.pool import Pool, RelayReport
+from relay_client.pool import Pool
 
 _RELEASES = 500  # what relays give at most; of an author, newest first
 _HEADS_PER_RELAY = 10
