@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from randygpt.errors import CallerError, InvalidCheckpoint, InvalidModelFile
@@ -13,8 +12,6 @@ from randygpt.errors import CallerError, InvalidCheckpoint, InvalidModelFile
 if TYPE_CHECKING:
     from distribution.source import SourceFile
     from randygpt.sidecar import Description
-
-WEIGHTS_ONLY = "RGPT0002"  # the format without moments
 
 
 def default_name(found: "Description") -> str:
@@ -35,14 +32,13 @@ def sources(file: BinaryIO, found: "Description", *, weights_only: bool) -> "lis
     Of a checkpoint with moments, `weights_only` takes the weights alone, as an RGPT0002 file.
     """
     from distribution.source import SourceFile
-    from randygpt.header import HEADER_SIZE, CheckpointHeader, segments, weights_size
+    from randygpt.header import HEADER_SIZE, WEIGHTS_MAGIC, CheckpointHeader, segments, weights_size
 
     if found.tokenizer is None:
         raise InvalidModelFile(f"{found.path}: no vocabulary beside it; name its vocab.json with --vocab")
     length = os.fstat(file.fileno()).st_size
     try:
-        header = CheckpointHeader.parse(file.read(HEADER_SIZE))
-        header.moments(found.config, length)
+        CheckpointHeader.parse(file.read(HEADER_SIZE)).moments(found.config, length)
     except InvalidCheckpoint as error:
         raise InvalidCheckpoint(f"{found.path}: {error}") from None
     files = [
@@ -51,7 +47,7 @@ def sources(file: BinaryIO, found: "Description", *, weights_only: bool) -> "lis
             role="checkpoint",
             file=file,
             segments=tuple(segments(found.config, weights_size(found.config) if weights_only else length)),
-            start=replace(header, magic=WEIGHTS_ONLY).encode() if weights_only else b"",
+            start=WEIGHTS_MAGIC if weights_only else b"",
             is_part=weights_only,
         )
     ]

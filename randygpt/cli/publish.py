@@ -82,6 +82,7 @@ def publish(
     quiet: Quiet = False,
 ) -> None:
     """Publish a model. The same files again send only what the relays lack, and keep their id."""
+    from randygpt.header import WEIGHTS_MAGIC
     from randygpt.sidecar import describe
 
     home, expires_in_s = Home.from_environment(), _seconds(expires)
@@ -97,7 +98,7 @@ def publish(
             key=key,
             files=packing.sources(file, found, weights_only=weights_only),
             name=name or packing.default_name(found),
-            format=packing.WEIGHTS_ONLY if weights_only else found.header.magic,
+            format=WEIGHTS_MAGIC.decode() if weights_only else found.header.magic,
             card=packing.card(found) | extra,
             copies=copies,
             new_version=new_version,
@@ -181,7 +182,9 @@ def _ask_before_many(job: _Job) -> None:
     words = "; ".join(f"{url}: {share.events:,} events, {size(share.bytes)}" for url, share in many.items())
     if not sys.stdin.isatty():
         raise CallerError(f"that is much to send to relays of others ({words}): say --yes if you mean it")
-    if not typer.confirm(f"{words}\nSend them?", err=True):
+    sys.stderr.write(f"{words}\nSend them? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         raise CallerError("nothing was sent")
 
 

@@ -1,0 +1,250 @@
+"""`randygpt publish` as it is typed: what it says before, what it asks, what survives a kill."""
+
+import asyncio
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.command import environment, only_line, randygpt
+from support.models import CONFIG, TOKENIZER, tiny_checkpoint, write_tiny
+from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
+
+from randygpt.checkpoint import Checkpoint, write_checkpoint
+from randygpt.cli import publish as module
+from randygpt.cli.main import run
+from randygpt.config import ModelConfig
+from randygpt.header import CheckpointHeader, weights_size
+from randygpt.sidecar import Sidecar, sidecar_path
+from relay_client.event import EventDraft
+from relay_client.keys import SecretKey
+
+GIVE_UP_S = 100  # a test that waits this long has failed
+IN_FLIGHT = 8  # events
+
+
+@pytest.fixture
+def author(tmp_path: Path, key: SecretKey) -> Path:
+    """A home with a key and a published-to-be checkpoint in it."""
+    home = tmp_path / "author"
+    (home / "keys").mkdir(parents=True)
+    (home / "keys" / "nsec").write_text(key.reveal_nsec())
+    (home / "keys" / "nsec").chmod(0o600)
+    write_tiny(home / "checkpoint_best.bin", name="demo")
+    return home
+
+
+def write_larger(path: Path) -> Path:
+    """A checkpoint of some 60 chunks, no two of them equal."""
+    config = ModelConfig(n_embd=64, n_head=2, n_layer=4, vocab_size=TOKENIZER.vocab_size)
+    header = CheckpointHeader(magic="RGPT0003", vocab_size=config.vocab_size, iteration=1, step=1, best_loss=2.0)
+    weights, first, second = np.random.default_rng(1).random((3, config.parameter_count), dtype=np.float32)
+    write_checkpoint(path, Checkpoint(header=header, config=config, weights=weights, moments=(first, second)))
+    sidecar = Sidecar(config=config, tokenizer=TOKENIZER, name="larger", iteration=1)
+    sidecar_path(path).write_bytes(sidecar.encode())
+    return path
+
+
+async def typed(home: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(randygpt, home, *words)
+
+
+# --- killed
+
+
+async def killed_at(home: Path, relay: ScriptedRelay, moment: int | str) -> None:
+    """Publish, and kill the process when the relay has been sent so many events, or one of this kind."""
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "randygpt", "publish", "checkpoint_best.bin", "--relay", relay.url],
+        cwd=home,
+        env=environment(home),
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+
+    def accept(event: RawEvent) -> tuple[bool, str]:
+        if moment in {len(relay.received), str(event["kind"])} and process.returncode is None:
+            process.kill()
+        return True, ""
+
+    relay.accept = accept
+    async with asyncio.timeout(GIVE_UP_S):
+        assert await process.wait() == -signal.SIGKILL
+    relay.accept = lambda _event: (True, "")
+
+
+@pytest.mark.parametrize("moment", [1, 20, "4181", "34181"], ids=["first", "some", "release", "head"])
+async def test_after_a_kill_the_same_command_ends_with_the_same_ids_and_sends_what_is_missing(
+    author: Path, scripted: ScriptedRelay, moment: int | str
+) -> None:
+    write_larger(author / "checkpoint_best.bin")
+    await killed_at(author, scripted, moment)
+    before = len(scripted.received)
+    done = await typed(author, "publish", "checkpoint_best.bin", "--relay", scripted.url, "--json")
+    published = json.loads(done.stdout)
+    kinds = Counter(event["kind"] for event in scripted.events.values())
+    assert (kinds[4181], kinds[34181]) == (1, 1)
+    assert published["release"] in scripted.events
+    assert kinds[1064] + 2 == published["events"]  # no chunk has two ids
+    twice = sum(count - 1 for count in Counter(scripted.received).values())
+    assert twice <= IN_FLIGHT
+    assert len(scripted.received) - before <= published["events"] - (before - IN_FLIGHT)
+    sent = len(scripted.received)
+    again = await typed(author, "publish", "checkpoint_best.bin", "--relay", scripted.url)
+    assert "nothing was sent: the relays have all of it already" in again.stderr
+    assert published["release"] in again.stdout
+    assert len(scripted.received) == sent
+
+
+# --- before anything is sent
+
+
+async def test_a_dry_run_says_what_a_publish_then_sends_and_sends_nothing(
+    author: Path, scripted: ScriptedRelay
+) -> None:
+    words = ("publish", "checkpoint_best.bin", "--relay", scripted.url)
+    planned = json.loads((await typed(author, *words, "--dry-run", "--json")).stdout)
+    in_words = await typed(author, *words, "--dry-run")
+    assert (scripted.received, scripted.connections) == ([], 0)
+    published = json.loads((await typed(author, *words, "--json")).stdout)
+    assert (planned["events"], planned["bytes"]) == (published["events"], published["bytes"])
+    assert (planned["name"], planned["version"], planned["resumed"]) == ("demo", 1, False)
+    share = planned["relays"][scripted.url]
+    assert (share["events"], share["bytes"], share["measured"]) == (planned["events"], planned["bytes"], False)
+    assert share["seconds"] > 0
+    assert len(scripted.received) == planned["events"]
+    assert f"demo version 1: {planned['events']} events" in in_words.stdout
+    assert f"{scripted.url}  {planned['events']} events, " in in_words.stdout
+    after = json.loads((await typed(author, *words, "--dry-run", "--json")).stdout)
+    assert (after["resumed"], after["relays"][scripted.url]["events"]) == (True, 0)
+
+
+async def test_a_dry_run_knows_who_gets_which_copies(author: Path) -> None:
+    relays = [word for n in range(3) for word in ("--relay", f"wss://{n}.example")]
+    done = await typed(author, "publish", "checkpoint_best.bin", *relays, "--copies", "1", "--dry-run", "--json")
+    planned = json.loads(done.stdout)
+    events = [share["events"] for share in planned["relays"].values()]
+    assert sum(events) == planned["events"] + 2 * 3  # manifest, release and head go to all three
+    assert max(events) - min(events) <= 1
+
+
+@pytest.fixture
+def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MANY", 3)
+
+
+@pytest.mark.usefixtures("few_are_many")
+def test_many_events_to_a_relay_of_others_need_a_yes(
+    author: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANDYGPT_HOME", str(author))
+    monkeypatch.chdir(author)
+    words = ["publish", "checkpoint_best.bin", "--relay", "wss://relay.invalid"]
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run(words) == 2
+        assert "wss://relay.invalid: 8 events" in (line := only_line(capsys.readouterr().err))
+        assert "--yes" in line
+        assert run([*words, "--yes"]) == 4  # it goes on, and finds nobody
+        assert "no relay can be reached" in capsys.readouterr().err
+        assert run(["publish", "checkpoint_best.bin", "--relay", "ws://127.0.0.1:1"]) == 4  # a relay of one's own
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.mark.usefixtures("few_are_many")
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 4), ("n\n", 2)])
+def test_on_a_terminal_many_events_are_asked_about(
+    author: Path,
+    at_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: str,
+    code: int,
+) -> None:
+    class Terminal:
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self) -> str:
+            return answer
+
+    assert at_home.exists()
+    monkeypatch.setenv("RANDYGPT_HOME", str(author))
+    monkeypatch.chdir(author)
+    monkeypatch.setattr("sys.stdin", Terminal())
+    assert run(["publish", "checkpoint_best.bin", "--relay", "wss://relay.invalid"]) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "wss://relay.invalid: 8 events" in said.err
+    assert ("nothing was sent" in said.err) == (code == 2)
+
+
+@pytest.mark.parametrize("text", ["", "30", "0d", "-1d", "1.5d", "30 d", "30y", "999999d", "d"])
+def test_an_expiry_that_is_no_time(text: str, author: Path, at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["publish", str(author / "checkpoint_best.bin"), "--relay", "ws://127.0.0.1:1", "--expires", text]) == 2
+    assert "--expires" in only_line(capsys.readouterr().err)
+    assert list(at_home.glob("state")) == []
+
+
+async def test_words_that_are_no_text_are_refused(author: Path, scripted: ScriptedRelay) -> None:
+    words = ("publish", "checkpoint_best.bin", "--relay", scripted.url, "--about", "\udcff")
+    done = await typed(author, *words)
+    assert done.returncode == 2
+    assert "the card has no JSON" in only_line(done.stderr)
+    assert scripted.received == []
+
+
+# --- what is sent
+
+
+async def test_weights_only_is_a_whole_checkpoint_without_moments(
+    author: Path, scripted: ScriptedRelay, tmp_path: Path
+) -> None:
+    done = await typed(
+        author, "publish", "checkpoint_best.bin", "--relay", scripted.url, "--weights-only", "--expires", "1h", "--json"
+    )
+    published = json.loads(done.stdout)
+    assert published["files"][0]["size"] == weights_size(CONFIG)
+    (release,) = (event for event in scripted.events.values() if event["kind"] == 4181)
+    assert ["format", "RGPT0002"] in release["tags"]
+    assert "expiration" in [tag[0] for tag in release["tags"]]
+    friend = tmp_path / "friend"
+    friend.mkdir()
+    fetched = json.loads((await typed(friend, "fetch", published["release"], "--relay", scripted.url, "--json")).stdout)
+    write_checkpoint(expected := tmp_path / "expected.bin", tiny_checkpoint(with_moments=False))
+    assert fetched["files"][0]["sha256"] == hashlib.sha256(expected.read_bytes()).hexdigest()
+
+
+async def test_relays_of_ones_own_list_are_published_to_when_asked(
+    author: Path, scripted: ScriptedRelay, key: SecretKey
+) -> None:
+    async with scripted_relay() as listed:
+        words = ("publish", "checkpoint_best.bin", "--relay", scripted.url, "--nip65", "--json")
+        none = await typed(author, *words)
+        assert none.returncode == 4
+        assert "no NIP-65 list" in only_line(none.stderr)
+        tags = (("r", listed.url), ("r", "wss://read.invalid", "read"))
+        event = EventDraft(kind=10002, created_at=1, tags=tags).sign(key)
+        scripted.events[event.id.hex()] = json.loads(event.to_json())
+        published = json.loads((await typed(author, *words)).stdout)
+        assert list(published["relays"]) == [scripted.url, listed.url]
+        assert len(listed.events) == published["events"]
+
+
+async def test_what_relays_say_of_themselves_is_told(author: Path, scripted: ScriptedRelay) -> None:
+    scripted.description = {"limitation": {"payment_required": True}}
+    async with scripted_relay() as small:
+        small.description = {"limitation": {"max_message_length": 1_000}}
+        relays = ("--relay", scripted.url, "--relay", small.url)
+        done = await typed(author, "publish", "checkpoint_best.bin", *relays)
+        assert f"{scripted.url} says of itself: asks to be paid" in done.stderr
+        assert f"left out: {small.url}: takes messages of up to 1,000 bytes" in done.stderr
+        assert small.received == []
+        as_json = json.loads((await typed(author, "publish", "checkpoint_best.bin", *relays, "--json")).stdout)
+        assert as_json["relays"][small.url]["reason"].startswith(f"{small.url}: takes messages")
