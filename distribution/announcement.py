@@ -47,6 +47,7 @@ class Release:
     manifest_ids: tuple[bytes, ...]  # the events that carry the manifest, in order
     card: Mapping[str, object]  # what the author says about it
     event: Event
+    hints: tuple[str, ...] = ()  # relays that may have it, untrusted
 
     @classmethod
     def parse(cls, event: Event, *, now: int) -> Self:
@@ -75,6 +76,7 @@ class Release:
             manifest_sha256=_hex32(_one(event, "x")),
             manifest_ids=manifest_ids,
             card=_card(event.content),
+            hints=_hints(event),
             event=event,
         )
 
@@ -90,6 +92,7 @@ class Head:
     version: int
     manifest_sha256: bytes
     release_id: bytes
+    hints: tuple[str, ...] = ()  # relays that may have the release, untrusted
 
     @classmethod
     def parse(cls, event: Event, *, now: int) -> Self:
@@ -105,6 +108,7 @@ class Head:
             version=_decimal(event, "version", MAX_VERSION),
             manifest_sha256=_hex32(_one(event, "x")),
             release_id=_hex32(_one(event, "e")),
+            hints=_hints(event),
         )
 
     def names(self, release: Release) -> bool:
@@ -219,6 +223,11 @@ def check_time(event: Event, now: int) -> None:
     """Raises InvalidRelease for an event from the future; `now` is in seconds since 1970."""
     if event.created_at > now + MAX_FUTURE_S:
         raise InvalidRelease(f"dated {event.created_at - now} s in the future")
+
+
+def _hints(event: Event) -> tuple[str, ...]:
+    """The relays named beside the events that an event refers to, each once."""
+    return tuple(dict.fromkeys(hint for tag in event.tags if tag[:1] == ("e",) for hint in tag[2:3] if hint))
 
 
 def _one(event: Event, tag: str) -> str:

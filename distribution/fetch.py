@@ -95,6 +95,7 @@ class Fetcher:
 
         Raises what `fetch` raises.
         """
+        self.pool.hint(reference.relays)
         asked_by_id = isinstance(reference, EventReference)
         if isinstance(reference, EventReference):
             release = await self._by_id(reference.id)
@@ -118,7 +119,7 @@ class Fetcher:
         )
         heads: list[Head] = []
         refusals: list[Exception] = []
-        for _, raw_event in await self.pool.query(wanted):
+        for _, raw_event in await self._query(wanted):
             try:
                 heads.append(Head.parse(Event.parse(raw_event), now=self.now()))
             except (InvalidEvent, InvalidRelease) as error:
@@ -134,10 +135,18 @@ class Fetcher:
             if own:
                 raise NotFound(f"the author took back what the relays have of {who}")
             raise NotFound(f"no relay knows a model {who}{self._because()}")
+        self.pool.hint(latest.hints)
         release = await self._by_id(latest.release_id)
         if not latest.names(release):
             raise InvalidRelease(f"the latest head of {who} names a release that does not agree with it")
         return release
+
+    async def _query(self, wanted: Filter) -> list[tuple[str, Mapping[str, object]]]:
+        """What the relays have, else what the relays have that were hinted at."""
+        answers = await self.pool.query(wanted)
+        if not answers and await self.pool.follow_hints():
+            answers = await self.pool.query(wanted)
+        return answers
 
     async def _by_id(self, release_id: bytes) -> Release:
         event = (await self._events([release_id], "release"))[release_id]
@@ -166,6 +175,7 @@ class Fetcher:
         return found
 
     async def _manifest(self, release: Release) -> Manifest:
+        self.pool.hint(release.hints)
         events = await self._events(release.manifest_ids, "manifest")
         digest, parts, size = hashlib.sha256(), [], 0
         for event_id in release.manifest_ids:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from relay_client.connection import Connection
-from relay_client.errors import PeerError, TransportError
+from relay_client.errors import PeerError, Refused, TransportError
 from relay_client.event import raw_tag
 from relay_client.filter import Filter
 from relay_client.shares import Shares
@@ -65,13 +65,19 @@ async def collect(
     `liars` are asked last; a relay that gives a wrong event becomes one. `on_failure` gets the address of a relay that
     failed, and why. Raises what `offer` raises.
     """
-    shares = Shares(keys, [connection.url for connection in connections], liars)
+    urls = [connection.url for connection in connections]
+    shares = Shares(keys, urls, liars)
     hunt = _Hunt(shares, offer, search, liars)
+
+    working = dict.fromkeys(urls, REQUESTS_PER_RELAY)
 
     async def work(connection: Connection) -> None:
         try:
             await hunt.run(connection)
         except (TransportError, PeerError) as error:
+            working[connection.url] -= 1
+            if isinstance(error, Refused) and working[connection.url]:
+                return  # it wants fewer requests at a time
             shares.leave(connection.url)
             on_failure(connection.url, error)
 

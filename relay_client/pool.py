@@ -7,17 +7,21 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from relay_client import hunt
+from relay_client.backoff import Backoff
 from relay_client.connection import Connection, OnEvent
 from relay_client.courier import Courier, OnTaken, RelayReport
 from relay_client.delivery import Delivery
 from relay_client.errors import InvalidEvent, PeerError, Refused, TransportError
 from relay_client.event import Event, HashedEvent, Signer
 from relay_client.filter import Filter
+from relay_client.hints import MAX_HINTS, usable
 from relay_client.pacing import Pace
 from relay_client.shares import IDS_PER_REQUEST
 
 if TYPE_CHECKING:  # it imports an HTTP client, which a fetch has no use for
     from relay_client.info import RelayInfo
+
+_RETURNS = 3  # tries without any progress to get on with a relay that went away
 
 
 class Pool:
@@ -27,17 +31,23 @@ class Pool:
     the reason in `reports`. A relay that insists on knowing who is there is told, if there is a `signer`.
     """
 
-    def __init__(self, urls: Sequence[str], *, signer: Signer | None = None) -> None:
-        self.reports = {url: RelayReport() for url in urls}
+    def __init__(self, urls: Sequence[str], *, signer: Signer | None = None, hints: Sequence[str] = ()) -> None:
+        self.reports: dict[str, RelayReport] = {}
         self.liars: set[str] = set()  # relays that gave a wrong event
         self._signer = signer
         self._connections: dict[str, Connection] = {}
-        self._paces = {url: Pace() for url in self.reports}
-        self._ids_per_request = dict.fromkeys(self.reports, IDS_PER_REQUEST)
+        self._lost: set[str] = set()  # relays that went away while they were asked
+        self._hints = list(hints)
+        self._hinted = 0  # how many hints were followed
+        self._paces: dict[str, Pace] = {}
+        self._ids_per_request: dict[str, int] = {}
+        self._add(urls)
 
     async def __aenter__(self) -> Self:
         try:
             await asyncio.gather(*(self._open(url) for url in self.reports))
+            if not self._connections:
+                await self.follow_hints()
         except BaseException:
             await self._close()
             raise
@@ -50,11 +60,19 @@ class Pool:
     ) -> None:
         await self._close()
 
-    async def _open(self, url: str) -> None:
+    def _add(self, urls: Iterable[str]) -> None:
+        for url in urls:
+            self.reports[url] = RelayReport()
+            self._paces[url] = Pace()
+            self._ids_per_request[url] = IDS_PER_REQUEST
+
+    async def _open(self, url: str, *, only_public: bool = False) -> bool:
         try:
-            self._connections[url] = await Connection.open(url, self._signer)
+            self._connections[url] = await Connection.open(url, self._signer, only_public=only_public)
         except TransportError as error:
             self.reports[url].reason = str(error)
+            return False
+        return True
 
     async def _close(self) -> None:
         await asyncio.gather(*(connection.close() for connection in self._connections.values()))
@@ -188,13 +206,59 @@ class Pool:
         """Gather events, by id unless `search` says otherwise; returns the keys (32 bytes each) that did not come.
 
         `offer` is called as events arrive; what it refuses is asked for elsewhere, and the relay is asked last from
-        then on (`liars`). Raises what `offer` raises.
+        then on (`liars`). Relays that went away are connected to again, and hints followed, only if the others lack
+        something. Raises what `offer` raises.
         """
-
-        def fail(url: str, error: Exception) -> None:
-            self.reports[url].reason = str(error)
-
-        missing = await hunt.collect(
-            self._working(), [key.hex() for key in keys], offer, search=search, liars=self.liars, on_failure=fail
-        )
+        missing = await self._hunt(self.urls, [key.hex() for key in keys], offer, search)
+        tries, backoff = _RETURNS, Backoff()
+        while missing and self._lost and tries:
+            await asyncio.sleep(backoff.next())
+            before, tries = len(missing), tries - 1
+            missing = await self._hunt(await self._bring_back(), missing, offer, search)
+            if len(missing) < before:
+                tries, backoff = _RETURNS, Backoff()
+        self._lost.clear()
+        if missing and (joined := await self.follow_hints()):
+            missing = await self._hunt(joined, missing, offer, search)
         return [bytes.fromhex(key) for key in missing]
+
+    def hint(self, raw_urls: Iterable[str]) -> None:
+        """Relays that an event or a name mentions, for when the others lack something; whoever wrote it chose them."""
+        self._hints += raw_urls
+
+    async def follow_hints(self) -> list[str]:
+        """Connect to the first few relays that were hinted at and may be followed; returns those that it reached."""
+        urls = usable(self._hints, known=self.reports)[: MAX_HINTS - self._hinted]
+        self._hints.clear()
+        self._hinted += len(urls)
+        self._add(urls)
+        reached = await asyncio.gather(*(self._open(url, only_public=True) for url in urls))
+        return [url for url, is_open in zip(urls, reached, strict=True) if is_open]
+
+    async def _hunt(
+        self, urls: Sequence[str], keys: Sequence[str], offer: hunt.Offer, search: hunt.Search
+    ) -> list[str]:
+        def fail(url: str, error: TransportError | PeerError) -> None:
+            self.reports[url].reason = str(error)
+            if isinstance(error, TransportError) and not isinstance(error, Refused):
+                self._lost.add(url)
+
+        connections = [self._connections[url] for url in urls]
+        return await hunt.collect(connections, keys, offer, search=search, liars=self.liars, on_failure=fail)
+
+    async def _bring_back(self) -> list[str]:
+        """Connect again to the relays that went away; returns those that are back."""
+
+        async def bring_back(url: str) -> bool:
+            try:
+                await self._reopen(url)
+            except TransportError as error:
+                self.reports[url].reason = str(error)
+                return False
+            self._lost.discard(url)
+            self.reports[url].reason = ""
+            return True
+
+        lost = sorted(self._lost)
+        back = await asyncio.gather(*map(bring_back, lost))
+        return [url for url, is_back in zip(lost, back, strict=True) if is_back]

@@ -34,11 +34,13 @@ def fetch(
 ) -> None:
     """Fetch a model: every byte verified against its author's signature, installed whole or not at all."""
     from distribution.trustlist import TrustBook
+    from relay_client.hints import usable
     from relay_client.keys import encode_npub, parse_reference
 
     home, limit = Home.from_environment(), byte_count(max_size)
     parsed, trusted = parse_reference(reference), TrustBook(home.folder).read()
-    urls = chosen(home, relay, parsed.relays)
+    alone = not relay and not home.read_relays() and usable(parsed.relays, known=())
+    urls = [] if alone else chosen(home, relay, parsed.relays)
     with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
         job = _fetch(
             home, urls, parsed, trusted.policy, limit, on_progress, activate=activate, weights_only=weights_only
@@ -75,7 +77,7 @@ async def _fetch(
     from relay_client.pool import Pool
 
     rewrite = Rewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC) if weights_only else None
-    async with Pool(urls) as pool:
+    async with Pool(urls, hints=reference.relays) as pool:
         fetcher = Fetcher(
             pool=pool,
             store=Store(home.folder),

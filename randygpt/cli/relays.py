@@ -58,7 +58,7 @@ def list_(as_json: Json = False) -> None:
 def chosen(home: Home, flags: Sequence[str] | None, hints: Sequence[str] = ()) -> list[str]:
     """The relays named by flags, else the user's list, each once; raises CallerError if there is none.
 
-    Hints that came inside a name are shown then, not used: whoever made the name chose them.
+    Hints that came inside a name are shown then, to be looked at: whoever made the name chose them.
     """
     from relay_client.address import check_url
 

@@ -124,6 +124,7 @@ def test_a_release_is_what_was_drafted() -> None:
         manifest_ids=MANIFEST_IDS,
         card=CARD,
         event=event,
+        hints=(HINT,),
     )
 
 
@@ -262,6 +263,7 @@ def test_a_head_is_what_was_drafted() -> None:
         version=7,
         manifest_sha256=RELEASE.manifest_sha256,
         release_id=RELEASE.id,
+        hints=(HINT,),
     )
 
 

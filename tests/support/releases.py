@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import BinaryIO
 
 from distribution.chunking import CHUNK_SIZE
+from distribution.download import OnProgress
 from distribution.fetch import Fetched, Fetcher
 from distribution.journal import Journal
 from distribution.partial import Rewrite
@@ -91,11 +92,19 @@ async def fetch(
     policy: TrustPolicy | None = None,
     max_size: int = 1 << 30,
     weights: Rewrite | None = None,
+    on_progress: OnProgress = lambda _done, _total: None,
 ) -> Fetched:
     if isinstance(reference, bytes):
         reference = EventReference(id=reference)
     async with Pool(urls) as pool:
-        fetcher = Fetcher(pool=pool, store=Store(home), policy=policy or TrustPolicy(), now=clock, max_size=max_size)
+        fetcher = Fetcher(
+            pool=pool,
+            store=Store(home),
+            policy=policy or TrustPolicy(),
+            now=clock,
+            max_size=max_size,
+            on_progress=on_progress,
+        )
         return await fetcher.fetch(reference, weights=weights)
 
 

@@ -6,7 +6,7 @@ event through `deliver` on its way out: return another event, or None to withhol
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -26,6 +26,8 @@ class ScriptedRelay:
     events: dict[str, RawEvent] = field(default_factory=dict)  # by id
     deliver: Callable[[RawEvent], RawEvent | None] = lambda event: event
     accept: Callable[[RawEvent], tuple[bool, str]] = lambda _event: (True, "")  # (OK, reason)
+    refuse: Callable[[dict[str, Any]], str] = lambda _wanted: ""  # the reason why a request is refused, if it is
+    before_answer: Callable[[dict[str, Any]], Awaitable[None]] | None = None  # may hold an answer back
     keep: bool = True  # False: answers OK and forgets
     silent: bool = False  # True: never answers anything
     junk: list[RawEvent] = field(default_factory=list)  # sent before every answer, asked for or not
@@ -71,6 +73,11 @@ class ScriptedRelay:
 
     async def _give(self, socket: ServerConnection, subscription: str, wanted: dict[str, Any]) -> None:
         self.requests.append(wanted)
+        if self.before_answer:
+            await self.before_answer(wanted)
+        if reason := self.refuse(wanted):
+            await socket.send(orjson.dumps(["CLOSED", subscription, reason]).decode())
+            return
         found = [event for event in self.events.values() if _matches(event, wanted)]
         for event in self.junk:
             await socket.send(orjson.dumps(["EVENT", subscription, event]).decode())

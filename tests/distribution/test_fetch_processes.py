@@ -1,0 +1,199 @@
+"""Fetches in processes of their own: killed and run again, two at once, and what the command says and prints."""
+
+import asyncio
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command import environment, only_line
+from support.releases import checkpoint_bytes, publish, source, tiny_sources, visible
+from support.scripted_relay import RawEvent, ScriptedRelay
+
+from distribution.announcement import CHUNK_KIND
+from distribution.publish import Published
+from randygpt.cli.output import byte_count
+from randygpt.errors import CallerError
+from relay_client.keys import SecretKey
+
+GIVE_UP_S = 120  # a test that waits this long has failed
+COUNT = 150  # chunks of the checkpoint; with the two files beside it, 152
+DATA = random.Random(1).randbytes(COUNT * 46_080)  # noqa: S311 (no secret)
+IN_FLIGHT = 2 * 50  # requests that are open at a time, events of each
+
+
+@pytest.fixture
+async def published(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> Published:
+    files = [source("big.bin", "checkpoint", DATA, [("weights", len(DATA))]), *tiny_sources()[1:]]
+    return await publish([scripted.url], tmp_path / "author", key, files)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    home = tmp_path / "home"
+    home.mkdir()
+    return home
+
+
+async def start(home: Path, *words: object) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "randygpt",
+        *map(str, words),
+        cwd=home,
+        env=environment(home),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def finish(process: asyncio.subprocess.Process) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr)"""
+    async with asyncio.timeout(GIVE_UP_S):
+        out, errors = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), errors.decode()
+
+
+async def run(home: Path, *words: object) -> tuple[int, str, str]:
+    return await finish(await start(home, *words))
+
+
+def checkpoint(result: dict[str, Any]) -> bytes:
+    """The bytes of the checkpoint that a fetch installed."""
+    return Path(result["files"][0]["local"]).read_bytes()
+
+
+def is_chunk(published: Published, event: RawEvent) -> bool:
+    return event["kind"] == CHUNK_KIND and bytes.fromhex(event["id"]) not in published.release.manifest_ids
+
+
+async def test_a_fetch_that_was_killed_asks_again_for_no_more_than_was_under_way(
+    scripted: ScriptedRelay, home: Path, published: Published
+) -> None:
+    given: list[str] = []
+    process = await start(home, "fetch", published.release.id.hex(), "--relay", scripted.url)
+
+    def deliver(event: RawEvent) -> RawEvent:
+        if is_chunk(published, event):
+            given.append(event["id"])
+            if len(given) == 140:
+                process.kill()
+        return event
+
+    scripted.deliver = deliver
+    code, _, _ = await finish(process)
+    assert code == -9
+    assert visible(home) == {}
+    first, given[:] = set(given), []
+    scripted.deliver = lambda event: (given.append(event["id"]), event)[1] if is_chunk(published, event) else event
+    code, out, _ = await run(home, "fetch", published.release.id.hex(), "--relay", scripted.url, "--json")
+    fetched = json.loads(out)
+    assert code == 0
+    assert checkpoint(fetched) == DATA
+    assert len(first & set(given)) <= IN_FLIGHT
+    assert len(given) == fetched["chunks"]["fetched"] <= COUNT + 2 - 140 + IN_FLIGHT
+    assert fetched["chunks"]["reused"] == COUNT + 2 - len(given)
+
+
+async def test_two_fetches_of_one_release_at_once_download_it_once(
+    scripted: ScriptedRelay, home: Path, published: Published
+) -> None:
+    given: list[str] = []
+    both = asyncio.Event()  # have begun
+    begun = 0
+
+    async def before_answer(wanted: dict[str, list[str]]) -> None:
+        nonlocal begun
+        begun += wanted["ids"] == [published.release.id.hex()]
+        if begun == 2:
+            both.set()
+        if any(is_chunk(published, scripted.events[event_id]) for event_id in wanted["ids"]):
+            async with asyncio.timeout(GIVE_UP_S):
+                await both.wait()
+
+    scripted.before_answer = before_answer
+    scripted.deliver = lambda event: (given.append(event["id"]), event)[1] if is_chunk(published, event) else event
+    words = ("fetch", published.release.id.hex(), "--relay", scripted.url, "--json")
+    first, second = await asyncio.gather(run(home, *words), run(home, *words))
+    assert (first[0], second[0]) == (0, 0)
+    assert len(given) == len(set(given)) == COUNT + 2
+    counts = [json.loads(out)["chunks"] for _, out, _ in (first, second)]
+    assert sorted(count["fetched"] for count in counts) == [0, COUNT + 2]
+    assert checkpoint(json.loads(second[1])) == DATA
+
+
+async def test_weights_only_is_said_and_completed_by_the_next_fetch(
+    scripted: ScriptedRelay, home: Path, tmp_path: Path, key: SecretKey
+) -> None:
+    published = await publish([scripted.url], tmp_path / "tiny", key, tiny_sources())
+    words = ("fetch", published.release.id.hex(), "--relay", scripted.url)
+    code, out, _ = await run(home, *words, "--weights-only", "--json")
+    fetched = json.loads(out)
+    assert (code, fetched["partial"], fetched["chunks"]["fetched"]) == (0, True, 3)
+    assert checkpoint(fetched)[:8] == b"RGPT0002"
+    code, out, _ = await run(home, *words, "--weights-only")
+    assert (code, "weights only" in out) == (0, True)
+    code, out, _ = await run(home, *words, "--json")
+    fetched = json.loads(out)
+    assert (code, fetched["partial"], fetched["chunks"]["reused"]) == (0, False, 3)
+    assert checkpoint(fetched) == checkpoint_bytes()
+
+
+async def test_a_relay_that_lies_is_named_and_its_release_is_still_fetched(
+    scripted: ScriptedRelay, home: Path, published: Published
+) -> None:
+    lies: list[str] = []
+
+    def deliver(event: RawEvent) -> RawEvent:
+        if lies or not is_chunk(published, event):
+            return event
+        lies.append(event["id"])
+        return event | {"content": "AAAA"}
+
+    scripted.deliver = deliver
+    code, out, errors = await run(home, "fetch", published.release.id.hex(), "--relay", scripted.url)
+    assert only_line(errors) == f"{scripted.url} gave something that does not verify, and was asked last from then on"
+    assert (code, "signed by npub1" in out) == (0, True)  # what it lied about was found by its hash
+
+
+async def test_a_relay_that_goes_on_lying_ends_with_3_and_nothing_to_see(
+    scripted: ScriptedRelay, home: Path, published: Published
+) -> None:
+    first = next(published.manifest.files[0].chunks(46_080)).event_id.hex()
+    scripted.deliver = lambda event: event | {"content": "AAAA"} if event["id"] == first else event
+    code, out, errors = await run(home, "fetch", published.release.id.hex(), "--relay", scripted.url)
+    assert (code, out) == (3, "")
+    assert "1 of 152 chunks did not verify" in only_line(errors)
+    assert scripted.url in errors
+    assert visible(home) == {}
+
+
+async def test_too_large_is_refused_before_anything_is_written(
+    scripted: ScriptedRelay, home: Path, published: Published
+) -> None:
+    scripted.requests.clear()
+    words = ("fetch", published.release.id.hex(), "--relay", scripted.url, "--max-size")
+    code, _, errors = await run(home, *words, "6M")
+    assert (code, len(scripted.requests)) == (3, 1)  # the release, and not even its manifest
+    assert f"{published.release.size:,} bytes to fetch, and the limit is 6,291,456 (--max-size)" in only_line(errors)
+    assert visible(home) == {}
+    assert not (home / "store" / "partial").exists()
+    assert (await run(home, *words, "7M"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("1", 1), ("1000", 1_000), ("500M", 500 << 20), ("2G", 2 << 30), ("3kb", 3 << 10), ("1T", 1 << 40)],
+)
+def test_a_limit_may_have_a_unit(text: str, count: int) -> None:
+    assert byte_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5G", "M", "1 000", "1X", "9" * 17])
+def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
+    with pytest.raises(CallerError, match="not a number of bytes"):
+        byte_count(text)
