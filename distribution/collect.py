@@ -72,7 +72,9 @@ class Collector:
         """What may go, in the order in which it should; enters the lock of each release that is not being fetched."""
         store, installed = self._store, self._store.releases()
         unfinished = [*store.folder.glob("partial/*.part"), *store.folder.glob("releases/.*-*")]
-        known = {release.id for release in installed} | {_release_of(path) for path in unfinished}
+        here = {release.id for release in installed}
+        unfinished += [path for path in store.folder.glob("events/*") if _release_of(path) not in here]
+        known = here | {_release_of(path) for path in unfinished}
         idle = {release_id for release_id in known - {self._during} if _take(locks, store.lock_path(release_id))}
         kept = {store.current(), store.previous(), *store.pinned(), *(known - idle)}
         for path in unfinished:
@@ -87,6 +89,9 @@ class Collector:
             if release.id in kept:
                 continue
             yield Item(path=release.folder, bytes=0, release=release)
+            events = store.archive.folder(release.id)
+            if events.is_dir():
+                yield Item(path=events, bytes=_size(events))
             needs.subtract(file.sha256.hex() for file in release.files)
             for name in {file.sha256.hex() for file in release.files} & blobs.keys():
                 if not needs[name]:

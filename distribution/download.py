@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from distribution.announcement import CHUNK_KIND, Release
+from distribution.archive import SignatureLog
 from distribution.assembler import Assembler, Placement
 from distribution.collect import make_room
 from distribution.errors import ChunksMissing, InvalidChunk
@@ -60,7 +61,8 @@ class Download:
             partials = {sha: stack.enter_context(self.store.partial(self.release.id, wanted[sha])) for sha in wanted}
             self.store.check_space(sum(max(0, file.size - partials[sha].allocated) for sha, file in wanted.items()))
             await make_room(self.store, self.release.id, {file.sha256 for file in self.manifest.files} - wanted.keys())
-            filling = _Filling(self, list(wanted.values()), partials)
+            signatures = stack.enter_context(self.store.archive.log(self.release.id))
+            filling = _Filling(self, list(wanted.values()), partials, signatures)
             await asyncio.to_thread(filling.adopt, found)
             await filling.run()
             for sha256, file in wanted.items():
@@ -78,8 +80,15 @@ class Download:
 class _Filling:
     """Fills part files with verified chunks."""
 
-    def __init__(self, download: Download, files: Sequence[FileEntry], partials: Mapping[bytes, PartialFile]) -> None:
+    def __init__(
+        self,
+        download: Download,
+        files: Sequence[FileEntry],
+        partials: Mapping[bytes, PartialFile],
+        signatures: SignatureLog,
+    ) -> None:
         self._download = download
+        self._signatures = signatures
         self._counts = download.counts
         self._files = files
         self._partials = partials
@@ -135,6 +144,8 @@ class _Filling:
             self._counts.rejected += 1
             self._refusal = self._refusal or f"{url}: {error}"
             return False
+        if places:
+            self._signatures.add(raw_event)
         self._write(url, data, places)
         return True
 

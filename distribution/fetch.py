@@ -118,10 +118,13 @@ class Fetcher:
             authors=(reference.author,), kinds=(HEAD_KIND,), tags={"d": (reference.name,)}, limit=_HEADS_PER_RELAY
         )
         heads: list[Head] = []
+        signed: dict[bytes, Event] = {}
         refusals: list[Exception] = []
         for _, raw_event in await self._query(wanted):
             try:
-                heads.append(Head.parse(Event.parse(raw_event), now=self.now()))
+                event = Event.parse(raw_event)
+                heads.append(Head.parse(event, now=self.now()))
+                signed[event.id] = event
             except (InvalidEvent, InvalidRelease) as error:
                 refusals.append(error)
         own = [head for head in heads if (head.author, head.name) == (reference.author, reference.name)]
@@ -139,6 +142,7 @@ class Fetcher:
         release = await self._by_id(latest.release_id)
         if not latest.names(release):
             raise InvalidRelease(f"the latest head of {who} names a release that does not agree with it")
+        self.store.archive.keep_head(release.id, signed[latest.id])
         return release
 
     async def _query(self, wanted: Filter) -> list[tuple[str, Mapping[str, object]]]:
@@ -196,6 +200,7 @@ class Fetcher:
         manifest = Manifest.decode(b"".join(parts))
         if manifest.size != release.size:
             raise InvalidManifest("the files do not add up to the size that the release names")
+        self.store.archive.keep_manifest(release.id, (events[event_id] for event_id in release.manifest_ids))
         return manifest
 
     async def _download(

@@ -22,6 +22,7 @@ import orjson
 from filelock import AsyncFileLock
 
 from distribution.announcement import Release
+from distribution.archive import Archive
 from distribution.errors import StoreError
 from distribution.manifest import RESERVED, FileEntry, Manifest
 from distribution.partial import PartialFile, Rewrite, hashes_to
@@ -100,6 +101,7 @@ class Store:
         self._locks = self.folder / "locks"
         self._pins = StateFile(home / "state" / "pins.json")
         self.versions = Versions(home)
+        self.archive = Archive(home)
         self.current_path = self._refs / "current"
 
     # --- reading

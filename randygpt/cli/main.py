@@ -28,6 +28,7 @@ from randygpt.cli import (
     plot,
     publish,
     relays,
+    reseed,
     revoke,
     serve,
     show,
@@ -63,6 +64,7 @@ app.command("list", epilog=installed.LIST_EXAMPLE)(installed.list_)
 app.command("use", epilog=installed.USE_EXAMPLE)(installed.use)
 app.command("pin", epilog=installed.PIN_EXAMPLE)(installed.pin)
 app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
+app.command("reseed", epilog=reseed.EXAMPLE)(reseed.reseed)
 app.command("revoke", epilog=revoke.EXAMPLE)(revoke.revoke)
 app.command("gc", epilog=gc.EXAMPLE)(gc.gc)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)

@@ -1,30 +1,35 @@
-"""`randygpt verify`: whether files are still what their author signed."""
+"""`randygpt verify`: whether files are still what their author signed, and which relays still hold a release."""
 
+import asyncio
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.output import Json, Quiet, emit, remark
+from randygpt.cli.output import Json, Quiet, Relays, emit, remark
+from randygpt.cli.relays import chosen
 from randygpt.settings import Home
 
 if TYPE_CHECKING:
     from distribution.store import InstalledRelease, Store
     from distribution.trustlist import TrustList
 
-EXAMPLE = "Example: randygpt verify shakespeare"
+EXAMPLE = "Example: randygpt verify shakespeare --remote"
 
 
 def verify(
     which: Annotated[
         str | None, typer.Argument(metavar="[FILE|RELEASE]", help="A checkpoint or an installed release; else all.")
     ] = None,
+    remote: Annotated[bool, typer.Option("--remote", help="Ask the relays which of its events they hold.")] = False,
+    relay: Relays = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Hash what is installed again, and name what is damaged."""
-    from distribution.errors import StoreError
+    """Hash what is installed again, and name what is damaged; with --remote, say which relays still hold it."""
+    from distribution.errors import CallerError, StoreError
 
     if which and Path(which).exists():
         _verify_file(Path(which), as_json=as_json)
@@ -35,6 +40,11 @@ def verify(
     else:
         store, trusted = installed.local(Home.from_environment())
         releases = store.releases()
+    if remote:
+        if not which:
+            raise CallerError("--remote asks about one release: name it")
+        urls = chosen(Home.from_environment(), relay)
+        raise typer.Exit(asyncio.run(_ask(store, trusted, releases[0], urls, as_json=as_json)))
     damaged = _check(store, trusted, releases, as_json=as_json, quiet=quiet)
     if damaged:
         raise StoreError(f"damaged: {', '.join(damaged)} (fetch it again)")
@@ -76,3 +86,21 @@ def _verify_file(path: Path, *, as_json: bool) -> None:
     result = {"file": str(found.path), "sha256": digest.hex(), "intact": True}
     releases = [installed.facts(release, trusted) for release in same]
     emit(as_json, result | {"releases": releases}, f"intact   {found.path}, {signed}")
+
+
+async def _ask(
+    store: "Store", trusted: "TrustList", release: "InstalledRelease", urls: list[str], *, as_json: bool
+) -> int:
+    """Print how many of a release's events each relay holds; 4 if some event is on none of them."""
+    from distribution.reseed import Reseeder
+    from relay_client.pool import Pool
+
+    async with Pool(urls) as pool:
+        found = await Reseeder(pool, store, release, now=int(time.time())).holdings()
+        reasons = {url: report.reason for url, report in pool.reports.items()}
+    relays = {url: {"held": found.held.get(url, 0), "reason": reasons[url]} for url in urls}
+    lines = [f"{found.held.get(url, 0):>7,} of {found.total:,}  {url}  {reasons[url]}".rstrip() for url in urls]
+    lines.append(f"on none of them: {found.nowhere:,}" if found.nowhere else "every event is on at least one relay")
+    result = installed.facts(release, trusted) | {"events": found.total, "nowhere": found.nowhere, "relays": relays}
+    emit(as_json, result, "\n".join([installed.title(release, trusted), *lines]))
+    return 4 if found.nowhere else 0

@@ -1,0 +1,69 @@
+"""`randygpt reseed`: send an installed release to other relays."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import typer
+
+from randygpt.cli import installed
+from randygpt.cli.output import Json, Quiet, Relays, byte_progress, emit, remark
+from randygpt.cli.relays import chosen
+from randygpt.settings import Home
+
+if TYPE_CHECKING:
+    from distribution.download import OnProgress
+    from distribution.reseed import Reseeded
+    from distribution.store import InstalledRelease, Store
+
+EXAMPLE = "Example: randygpt reseed shakespeare --relay wss://relay.example"
+
+
+def reseed(which: installed.Which, relay: Relays = None, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Send a release that you fetched to relays that do not have it. It stays its author's; no key is needed.
+
+    Run it again, and it sends only what is missing there.
+    """
+    store, trusted, release = installed.named(which)
+    urls = chosen(Home.from_environment(), relay)
+    with byte_progress("sending", shown=not (as_json or quiet)) as on_progress:
+        done = asyncio.run(_reseed(store, release, urls, on_progress))
+    relays = {
+        url: {"accepted": report.accepted, "duplicate": report.duplicate, "reason": report.reason}
+        for url, report in done.relays.items()
+    }
+    result = installed.facts(release, trusted) | {
+        "events": done.total,
+        "copies": done.copies,
+        "missing": done.missing,
+        "head": done.head,
+        "relays": relays,
+    }
+    if not quiet:
+        _remark(done)
+    lines = [f"{each['accepted']:>7,} sent, {each['duplicate']:,} there before  {url}" for url, each in relays.items()]
+    emit(as_json, result, "\n".join([installed.title(release, trusted), *lines]))
+    if done.missing:
+        raise typer.Exit(4)
+
+
+async def _reseed(
+    store: "Store", release: "InstalledRelease", urls: list[str], on_progress: "OnProgress"
+) -> "Reseeded":
+    from distribution.reseed import Reseeder
+    from relay_client.pool import Pool
+
+    async with Pool(urls) as pool:
+        return await Reseeder(pool, store, release, now=int(time.time()), on_progress=on_progress).reseed()
+
+
+def _remark(done: "Reseeded") -> None:
+    for report in done.relays.values():
+        if report.reason:
+            remark(f"left out: {report.reason}")
+    if done.copies:
+        remark(f"{done.copies:,} chunks went as copies: the author's signatures on them are not known here")
+    if done.missing:
+        remark(f"{done.missing:,} of {done.total:,} events cannot be sent: their bytes are not here (weights only?)")
+    if not done.head:
+        remark("the name does not lead to it there: it was fetched by its id")

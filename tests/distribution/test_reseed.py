@@ -1,0 +1,164 @@
+"""Sending an installed release again: from anybody's store, to relays that never had it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+from support.command import only_line, randygpt
+from support.releases import checkpoint_bytes, clock, fetch, publish, tiny_sources, visible
+from support.scripted_relay import ScriptedRelay, scripted_relay
+
+from distribution.announcement import CHUNK_KIND, HEAD_KIND, RELEASE_KIND, Release
+from distribution.errors import CallerError, ChunksMissing, NotPublished, StoreError
+from distribution.reseed import Reseeded, Reseeder
+from distribution.store import Store
+from relay_client.keys import AddressReference, SecretKey
+from relay_client.pool import Pool
+
+
+async def reseed(urls: Sequence[str], home: Path, release: Release) -> Reseeded:
+    store = Store(home)
+    installed = store.release(release.id)
+    assert installed is not None
+    async with Pool(urls) as pool:
+        return await Reseeder(pool, store, installed, now=clock()).reseed()
+
+
+@pytest.fixture
+async def target() -> AsyncIterator[ScriptedRelay]:
+    async with scripted_relay() as running:
+        yield running
+
+
+@pytest.fixture
+async def fetched(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> Release:
+    """A release that a friend has fetched by its name, from the only relay that has it."""
+    released = (await publish([scripted.url], tmp_path / "author", key, tiny_sources())).release
+    await fetch([scripted.url], tmp_path / "friend", AddressReference(author=key.pubkey, name="demo"))
+    return released
+
+
+async def test_the_authors_own_events_are_sent(
+    scripted: ScriptedRelay, target: ScriptedRelay, fetched: Release, tmp_path: Path, key: SecretKey
+) -> None:
+    done = await reseed([target.url], tmp_path / "friend", fetched)
+    assert (done.total, done.copies, done.missing, done.head) == (len(scripted.events) - 1, 0, 0, True)
+    assert target.events == scripted.events
+    kinds = [target.events[each]["kind"] for each in target.received]
+    assert kinds[-2:] == [RELEASE_KIND, HEAD_KIND]
+    address = AddressReference(author=key.pubkey, name="demo")
+    again = await fetch([target.url], tmp_path / "newcomer", address)
+    assert again.release.file("checkpoint").local.read_bytes() == checkpoint_bytes()
+
+
+async def test_again_sends_only_what_is_missing(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
+    await reseed([target.url], tmp_path / "friend", fetched)
+    lost = target.received[1]
+    del target.events[lost]
+    target.received.clear()
+    done = await reseed([target.url], tmp_path / "friend", fetched)
+    assert target.received == [lost]
+    assert done.relays[target.url].accepted == 1
+
+
+async def test_a_real_relay_gives_it_out_then(relay: str, fetched: Release, tmp_path: Path) -> None:
+    await reseed([relay], tmp_path / "friend", fetched)
+    assert (await fetch([relay], tmp_path / "newcomer", fetched.id)).release.id == fetched.id
+
+
+async def test_chunks_whose_signature_is_not_known_or_does_not_hold_go_as_copies(
+    target: ScriptedRelay, fetched: Release, tmp_path: Path
+) -> None:
+    home = tmp_path / "friend"
+    path = Store(home).archive.folder(fetched.id) / "signatures"
+    records = path.read_bytes()
+    path.write_bytes(records[: 96 + 40] + bytes(5) + records[96 + 45 : -96] + b"torn")
+    done = await reseed([target.url], home, fetched)
+    assert (done.copies, done.missing) == (2, 0)
+    chunks = [event for event in target.events.values() if event["kind"] == CHUNK_KIND]
+    assert len({event["pubkey"] for event in chunks}) == 2
+    again = await fetch([target.url], tmp_path / "newcomer", fetched.id)
+    assert again.release.file("checkpoint").local.read_bytes() == checkpoint_bytes()
+    target.received.clear()
+    assert (await reseed([target.url], home, fetched)).copies == 2
+    assert target.received == []
+
+
+async def test_files_that_were_here_before_go_too(
+    scripted: ScriptedRelay, target: ScriptedRelay, fetched: Release, tmp_path: Path, key: SecretKey
+) -> None:
+    second = (await publish([scripted.url], tmp_path / "author", key, tiny_sources(seed=2))).release
+    await fetch([scripted.url], tmp_path / "friend", second.id)
+    done = await reseed([target.url], tmp_path / "friend", second)
+    assert (done.copies, done.head) == (2, False)  # vocabulary and configuration, of the release before
+    again = await fetch([target.url], tmp_path / "newcomer", second.id)
+    assert again.release.file("checkpoint").local.read_bytes() == checkpoint_bytes(seed=2)
+    assert fetched.version == 1
+
+
+async def test_damage_is_never_sent(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
+    installed = Store(tmp_path / "friend").release(fetched.id)
+    assert installed
+    local = installed.file("checkpoint").local
+    local.chmod(0o644)
+    local.write_bytes(local.read_bytes()[:-1] + b"\0")
+    with pytest.raises(StoreError, match=r"checkpoint_best\.bin: damaged"):
+        await reseed([target.url], tmp_path / "friend", fetched)
+    (Store(tmp_path / "friend").archive.folder(fetched.id) / "manifest.jsonl").unlink()
+    with pytest.raises(StoreError, match="fetch it again"):
+        await reseed([target.url], tmp_path / "friend", fetched)
+    assert target.received == []
+
+
+async def test_what_was_taken_back_is_not_sent(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
+    await Store(tmp_path / "friend").versions.revoke(fetched.author, "demo", {fetched.id})
+    with pytest.raises(CallerError, match="took it back"):
+        await reseed([target.url], tmp_path / "friend", fetched)
+    assert target.received == []
+
+
+async def test_a_relay_that_refuses_is_said(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
+    target.accept = lambda _: (False, "blocked: not here")
+    before = visible(tmp_path / "friend")
+    with pytest.raises(NotPublished, match="not here"):
+        await reseed([target.url], tmp_path / "friend", fetched)
+    assert visible(tmp_path / "friend") == before
+
+
+async def test_the_commands(scripted: ScriptedRelay, target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
+    home = tmp_path / "friend"
+
+    async def command(*words: str, url: str = target.url) -> tuple[int, str, str]:
+        done = await asyncio.to_thread(randygpt, home, *words, "--relay", url)
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, _ = await command("verify", fetched.id.hex(), "--remote", "--json")
+    found = json.loads(out)
+    assert (code, found["nowhere"], found["relays"]) == (4, 7, {target.url: {"held": 0, "reason": ""}})
+    code, out, err = await command("reseed", "demo", "--json")
+    assert (code, err, json.loads(out)["events"]) == (0, "", 7)
+    code, out, _ = await command("verify", "demo", "--remote", "--relay", scripted.url)
+    assert (code, out.count("      7 of 7  ws://127.0.0.1")) == (0, 2)
+    code, _, err = await command("verify", "--remote")
+    assert (code, "name it" in only_line(err)) == (2, True)
+
+
+async def test_weights_alone_are_sent_and_the_rest_is_named(
+    scripted: ScriptedRelay, target: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    released = (await publish([scripted.url], tmp_path / "author", key, tiny_sources())).release
+    home = tmp_path / "friend"
+    home.mkdir()
+
+    async def command(*words: str) -> tuple[int, str]:
+        done = await asyncio.to_thread(randygpt, home, *words)
+        return done.returncode, done.stdout + done.stderr
+
+    assert (await command("fetch", released.id.hex(), "--weights-only", "--relay", scripted.url))[0] == 0
+    code, said = await command("reseed", "demo", "--relay", target.url)
+    assert (code, "2 of 7 events cannot be sent" in said) == (4, True)
+    with pytest.raises(ChunksMissing):
+        await fetch([target.url], tmp_path / "newcomer", released.id)
+    assert (await command("verify", "demo"))[0] == 0
