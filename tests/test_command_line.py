@@ -1,5 +1,6 @@
 """The command as a user meets it: real processes, exit codes, one-line errors, and nothing left half done."""
 
+import itertools
 import json
 import os
 import signal
@@ -11,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 from support.command import background, environment, loads_torch, only_line, randygpt
 from support.models import TEXT, write_tiny
 from support.releases import visible
 from support.scripted_relay import ScriptedRelay
 
-from randygpt.cli.main import run
+from randygpt.cli.main import app, run
 
 
 @pytest.fixture
@@ -70,16 +72,74 @@ def test_publish_and_fetch_import_no_torch(author: Path, free_port: int) -> None
         assert exit_code("fetch", f"{npub}/demo") == 0
 
 
-def test_every_command_has_help_with_an_example() -> None:
-    listed = subprocess.run([sys.executable, "-m", "randygpt", "--help"], capture_output=True, text=True, check=True)
-    commands = listed.stdout.split("Commands:")[1].split("Start with")[0].split("\n")
-    names = [line.split()[0] for line in commands if line.startswith("  ") and line[2:3].strip()]
-    assert {"train", "publish", "fetch", "serve", "relay", "keys", "relays", "demo"} <= set(names)
-    for name in set(names):
-        shown = subprocess.run(
-            [sys.executable, "-m", "randygpt", name, "--help"], capture_output=True, text=True, check=True
-        )
-        assert "Example: randygpt" in shown.stdout
+def commands(command: object, *path: str) -> list[tuple[str, ...]]:
+    """The words of every command and of every group of them."""
+    inner = [commands(each, *path, name) for name, each in getattr(command, "commands", {}).items()]
+    return [*([path] if path else []), *itertools.chain.from_iterable(inner)]
+
+
+COMMANDS = commands(typer.main.get_command(app))
+
+
+def test_there_are_all_the_commands() -> None:
+    words = "train generate plot serve publish fetch follow use pin list show verify revoke reseed gc trust keys relays"
+    assert {*words.split(), "relay", "export", "import", "demo"} <= {path[0] for path in COMMANDS}
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_has_json_quiet_and_help_with_an_example(
+    at_home: Path, capsys: pytest.CaptureFixture[str], path: tuple[str, ...]
+) -> None:
+    assert run([*path, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Example: randygpt {' '.join(path)}" in shown
+    assert "COMMAND [ARGS]" in shown or {"--json", "--quiet,"} <= set(shown.replace("-q, --quiet", "--quiet,").split())
+    assert list(at_home.iterdir()) == []
+
+
+def test_json_is_all_that_a_quiet_command_prints(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (
+        "keys new",
+        "keys show",
+        "relays add wss://a.example",
+        "relays remove wss://a.example",
+        "relays list",
+        "list",
+        "verify",
+        "gc",
+        "gc --dry-run --quota 20G",
+        "trust policy",
+        "trust list",
+    )
+    for line in lines:
+        assert run([*line.split(), "--json", "--quiet"]) == 0
+        out, err = capsys.readouterr()
+        assert isinstance(json.loads(only_line(out)), dict)
+        assert err == ""
+    assert not (at_home / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("fet", "fetch"), ("trust po", "policy"), ("use pre", "previous"), ("fetch --weights", "--weights-only")],
+)
+def test_bash_completes_commands_options_and_releases(at_home: Path, typed: str, offered: str) -> None:
+    words = ["randygpt", *typed.split()]
+    script = (
+        'eval "$(_RANDYGPT_COMPLETE=source_bash randygpt)"\n'
+        f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}\n"
+        "_randygpt_completion randygpt; echo ${COMPREPLY[@]}"
+    )
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["/bin/bash", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=environment(at_home) | {"PATH": path},
+    )
+    assert done.stdout.split() == [offered]
 
 
 def test_publish_and_fetch_print_the_promised_json(author: Path, friend: Path, free_port: int) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import http.client
+import io
 import json
 import os
 import socket
@@ -18,7 +19,7 @@ from typing import Any
 
 import typer
 
-from randygpt.cli.output import size
+from randygpt.cli.output import Json, Quiet, emit, size
 
 _FIRST_ITERS = 120
 _MORE_ITERS = 180
@@ -33,19 +34,23 @@ class DemoFailed(Exception):
     """Something did not go as the demo promises."""
 
 
-def demo() -> None:
+def demo(as_json: Json = False, quiet: Quiet = False) -> None:
     """Show the whole path: train, publish, fetch, serve, and a new version while a client keeps asking."""
     started = time.monotonic()
+    told = io.StringIO() if as_json or quiet else sys.stdout
     try:
-        with tempfile.TemporaryDirectory(prefix="randygpt-demo-") as folder:
-            _run(_Stage(Path(folder)))
+        with contextlib.redirect_stdout(told), tempfile.TemporaryDirectory(prefix="randygpt-demo-") as folder:
+            result = _run(_Stage(Path(folder)))
     except DemoFailed as failure:
         sys.stdout.write(f"\nThe demo FAILED: {failure}\n")
         raise typer.Exit(1) from None
-    _say(f"\nDone in {time.monotonic() - started:.0f} s; nothing is left running, nothing was kept.")
+    seconds = round(time.monotonic() - started, 1)
+    text = f"Done in {seconds:.0f} s; nothing is left running, nothing was kept."
+    emit(as_json, result | {"seconds": seconds}, text if quiet else f"\n{text}")
 
 
-def _run(stage: "_Stage") -> None:
+def _run(stage: "_Stage") -> dict[str, object]:
+    """The whole path; returns what came of it."""
     with contextlib.ExitStack() as stack:
         _say("A relay of our own, in memory:")
         relay = stack.enter_context(stage.background("author", "relay", "--port", str(_free_port())))
@@ -81,6 +86,7 @@ def _run(stage: "_Stage") -> None:
         _say(f"  {len(client.failures)} requests failed")
         _check(not client.failures, f"requests failed: {client.failures[:1]}")
         _check(set(client.replies) == {first["release"], second["release"]}, "the swap was not seen")
+        return {"replies": dict(client.replies), "failed": len(client.failures)}
 
 
 def _publish(stage: "_Stage") -> dict[str, Any]:

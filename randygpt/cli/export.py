@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from randygpt.cli.output import Json, emit, named, size
+from randygpt.cli.output import Json, Quiet, emit, named, size
 from randygpt.errors import CallerError
 
 EXPORT_EXAMPLE = "Example: randygpt export --format hf shakespeare_best.bin shakespeare-hf"
@@ -24,6 +24,7 @@ def export(
         Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
     ] = None,
     as_json: Json = False,
+    _quiet: Quiet = False,
 ) -> None:
     """Write a checkpoint as safetensors, or as a folder that transformers loads."""
     from randygpt.export import export_model
@@ -41,6 +42,7 @@ def import_model(
         Path | None, typer.Argument(metavar="[PREFIX]", help="Writes PREFIX.bin, and PREFIX.json; default: DIR's name.")
     ] = None,
     as_json: Json = False,
+    _quiet: Quiet = False,
 ) -> None:
     """Make a checkpoint of an exported folder: RGPT0003 where it has moments, else RGPT0002."""
     from randygpt import export as logic

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from randygpt.cli.output import Json, emit, named, write
+from randygpt.cli.output import Json, Quiet, emit, named, write
 from randygpt.errors import CallerError
 
 EXAMPLE = 'Example: randygpt generate "Once upon a time" --model shakespeare_best.bin --seed 1'
@@ -34,6 +34,7 @@ def generate(
         list[str] | None, typer.Option(metavar="TEXT", help="End where this text would begin; repeat for more.")
     ] = None,
     as_json: Json = False,
+    _quiet: Quiet = False,
 ) -> None:
     """Write on from a prompt, or from several; the completion alone is printed."""
     from randygpt.generate import Sampling

@@ -20,7 +20,20 @@ PIN_EXAMPLE = "Example: randygpt pin shakespeare"
 
 _MEANING = "An installed release: current, previous, its name, npub…/name, or an id (its first digits will do)."
 
-Which = Annotated[str, typer.Argument(metavar="RELEASE", help=_MEANING)]
+
+def _complete(incomplete: str) -> list[str]:
+    """What a shell offers after Tab; nothing, rather than an error in the middle of a line."""
+    from distribution.errors import DistributionError
+
+    try:
+        store, _ = local(Home.from_environment())
+        names = {"current", "previous", *(release.name for release in store.releases())}
+    except (DistributionError, OSError):
+        return []
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+Which = Annotated[str, typer.Argument(metavar="RELEASE", help=_MEANING, autocompletion=_complete)]
 
 
 def local(home: Home) -> "tuple[Store, TrustList]":
@@ -109,7 +122,7 @@ async def _choose(store: "Store", release: "InstalledRelease") -> None:
 
 
 def pin(
-    which: Annotated[str, typer.Argument(metavar="RELEASE", help=_MEANING)] = "current",
+    which: Which = "current",
     remove: Annotated[bool, typer.Option("--remove", help="Pin it no more.")] = False,
     as_json: Json = False,
     _quiet: Quiet = False,

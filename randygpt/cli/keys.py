@@ -2,7 +2,7 @@
 
 import typer
 
-from randygpt.cli.output import Json, emit
+from randygpt.cli.output import Json, Quiet, emit
 from randygpt.settings import Home
 from relay_client.keys import encode_npub
 
@@ -15,14 +15,14 @@ app = typer.Typer(
 
 
 @app.command("new", epilog="Example: randygpt keys new")
-def new(as_json: Json = False) -> None:
+def new(as_json: Json = False, _quiet: Quiet = False) -> None:
     """Make a key, keep it where only you can read it, and print its public half (npub)."""
     home = Home.from_environment()
     _show(home, home.new_key().pubkey, as_json=as_json)
 
 
 @app.command("show", epilog="Example: randygpt keys show")
-def show(as_json: Json = False) -> None:
+def show(as_json: Json = False, _quiet: Quiet = False) -> None:
     """Print the public half (npub) of your key."""
     home = Home.from_environment()
     _show(home, home.read_key().pubkey, as_json=as_json)

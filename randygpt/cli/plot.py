@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from randygpt.cli.output import Json, emit, named
+from randygpt.cli.output import Json, Quiet, emit, named
 from randygpt.errors import CallerError
 
 EXAMPLE = "Example: randygpt plot shakespeare"
@@ -20,6 +20,7 @@ def plot(
         Path | None, typer.Option(metavar="FILE", help="A .png or .svg; by default PREFIX.png beside the first.")
     ] = None,
     as_json: Json = False,
+    _quiet: Quiet = False,
 ) -> None:
     """Draw training loss, validation loss and learning rate of a run, or of several in one picture."""
     from randygpt.plot import FORMATS, draw, metrics_path, read_run, run_name

@@ -1,14 +1,13 @@
 """`randygpt relays`, the list of relays you use, and `randygpt relay`, one of your own."""
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from randygpt.cli.output import Json, emit, remark
+from randygpt.cli.output import Json, Quiet, emit, remark
 from randygpt.errors import CallerError
 from randygpt.settings import Home
 
@@ -25,7 +24,7 @@ Url = Annotated[str, typer.Argument(metavar="URL", help="Like wss://relay.exampl
 
 
 @app.command("add", epilog="Example: randygpt relays add wss://relay.example")
-def add(url: Url) -> None:
+def add(url: Url, as_json: Json = False, _quiet: Quiet = False) -> None:
     """Put a relay on your list."""
     from relay_client.address import check_url
 
@@ -33,10 +32,11 @@ def add(url: Url) -> None:
     relays = home.read_relays()
     if relay not in relays:
         home.write_relays([*relays, relay])
+    _changed(home, as_json=as_json)
 
 
 @app.command("remove", epilog="Example: randygpt relays remove wss://relay.example")
-def remove(url: Url) -> None:
+def remove(url: Url, as_json: Json = False, _quiet: Quiet = False) -> None:
     """Take a relay off your list."""
     from relay_client.address import check_url
 
@@ -45,10 +45,17 @@ def remove(url: Url) -> None:
     if relay not in relays:
         raise CallerError(f"{relay} is not on your list")
     home.write_relays([other for other in relays if other != relay])
+    _changed(home, as_json=as_json)
+
+
+def _changed(home: Home, *, as_json: bool) -> None:
+    """A change that went well needs no words; a script gets the list."""
+    if as_json:
+        emit(as_json, {"relays": home.read_relays()}, "")
 
 
 @app.command("list", epilog="Example: randygpt relays list")
-def list_(as_json: Json = False) -> None:
+def list_(as_json: Json = False, _quiet: Quiet = False) -> None:
     """Print your list."""
     relays = Home.from_environment().read_relays()
     if relays or as_json:
@@ -72,16 +79,18 @@ def chosen(home: Home, flags: Sequence[str] | None, hints: Sequence[str] = ()) -
 def relay(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 7777,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep events here, not in memory.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run a relay of your own on 127.0.0.1, in the foreground, until Ctrl-C."""
-    asyncio.run(_relay(port, data))
+    asyncio.run(_relay(port, data, as_json=as_json, quiet=quiet))
 
 
-async def _relay(port: int, data: Path | None) -> None:
+async def _relay(port: int, data: Path | None, *, as_json: bool, quiet: bool) -> None:
     from relay_client.embedded import EmbeddedRelay
 
     async with EmbeddedRelay(port=port, folder=data) as running:
-        sys.stdout.write(f"{running.url}\n")
-        sys.stdout.flush()
-        remark(f"events are kept in {data}" if data else "events are kept in memory, until this ends")
+        emit(as_json, {"relay": running.url, "data": str(data) if data else None}, running.url)
+        if not quiet:
+            remark(f"events are kept in {data}" if data else "events are kept in memory, until this ends")
         await asyncio.Event().wait()

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli.generate import trained
+from randygpt.cli.output import Json, Quiet, emit
 from randygpt.errors import CallerError
 from randygpt.settings import Home
 
 if TYPE_CHECKING:
     from server.models import Serving
     from server.reloader import Reloader
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 EXAMPLE = "Example: randygpt serve --port 8080"
 
@@ -33,6 +36,8 @@ def serve(
         Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
     ] = None,
     api_key: Annotated[str | None, typer.Option(help="Clients must send it as a bearer token.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Answer prompts over HTTP; a newly fetched release takes over without a request failing."""
     from distribution.store import Store
@@ -41,7 +46,7 @@ def serve(
 
     if api_key is not None and not api_key.strip():
         raise CallerError("an API key is not empty")
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, stream=sys.stderr, format=_LOG_FORMAT)
     serving = Serving()
     reloader = None
     path = model or (trained(checkpoint) if checkpoint else None)
@@ -49,10 +54,12 @@ def serve(
         serving.current = load_file(path, preset=preset, vocab=vocab)
     else:
         reloader = Reloader(Store(Home.from_environment().folder), serving)
-    raise typer.Exit(asyncio.run(_serve(serving, reloader, host, port, api_key)))
+    raise typer.Exit(asyncio.run(_serve(serving, reloader, host, port, api_key, as_json=as_json)))
 
 
-async def _serve(serving: "Serving", reloader: "Reloader | None", host: str, port: int, api_key: str | None) -> int:
+async def _serve(
+    serving: "Serving", reloader: "Reloader | None", host: str, port: int, api_key: str | None, *, as_json: bool
+) -> int:
     from server.app import running
 
     stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -60,8 +67,7 @@ async def _serve(serving: "Serving", reloader: "Reloader | None", host: str, por
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop, number)
     threads = os.cpu_count() or 1
     async with running(serving, reloader, host=host, port=port, threads=threads, api_key=api_key) as address:
-        sys.stdout.write(f"{address}\n")
-        sys.stdout.flush()
+        emit(as_json, {"address": address}, address)
         if serving.current is None:
             logging.getLogger(__name__).warning("no model yet: waiting for the first `randygpt fetch`")
         return 128 + await stop
