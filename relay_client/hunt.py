@@ -7,6 +7,7 @@ last event it wants, not with the last answer.
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,18 +66,14 @@ async def collect(
     `liars` are asked last; a relay that gives a wrong event becomes one. `on_failure` gets the address of a relay that
     failed, and why. Raises what `offer` raises.
     """
-    urls = [connection.url for connection in connections]
-    shares = Shares(keys, urls, liars)
+    shares = Shares(keys, [connection.url for connection in connections], liars)
     hunt = _Hunt(shares, offer, search, liars)
-
-    working = dict.fromkeys(urls, REQUESTS_PER_RELAY)
 
     async def work(connection: Connection) -> None:
         try:
             await hunt.run(connection)
         except (TransportError, PeerError) as error:
-            working[connection.url] -= 1
-            if isinstance(error, Refused) and working[connection.url]:
+            if isinstance(error, Refused) and hunt.open[connection.url]:
                 return  # it wants fewer requests at a time
             shares.leave(connection.url)
             on_failure(connection.url, error)
@@ -93,6 +90,7 @@ async def collect(
 class _Hunt:
     def __init__(self, shares: Shares, offer: Offer, search: Search, liars: set[str]) -> None:
         self.workers: list[asyncio.Task[None]] = []
+        self.open: Counter[str] = Counter()  # requests, by relay
         self._shares = shares
         self._offer = offer
         self._search = search
@@ -133,10 +131,12 @@ class _Hunt:
             return caught or not left
 
         answered = False
+        self.open[connection.url] += 1
         try:
             await connection.query(self._search.filter(share), on_event)
             answered = not caught
         finally:
+            self.open[connection.url] -= 1
             self._shares.give_back(connection.url, share, answered=answered)
             self._freed.set()
             self._freed = asyncio.Event()
