@@ -1,6 +1,7 @@
 """Asking many relays at once: some lack what others have, some lie, some go away."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 import orjson
@@ -197,7 +198,9 @@ async def test_collecting_nothing_asks_nothing(scripted: ScriptedRelay) -> None:
     assert scripted.requests == []
 
 
-async def test_what_an_offer_raises_ends_the_collecting(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+async def test_what_an_offer_raises_ends_the_collecting(
+    scripted: ScriptedRelay, second: ScriptedRelay, caplog: pytest.LogCaptureFixture
+) -> None:
     events = made(150)
     scripted.events = second.events = stored(events)
 
@@ -208,6 +211,8 @@ async def test_what_an_offer_raises_ends_the_collecting(scripted: ScriptedRelay,
         with pytest.raises(OSError, match="disk full"):
             await pool.collect(ids(events), full)
     assert len(scripted.requests) + len(second.requests) <= 4  # two to each relay are open from the beginning
+    gc.collect()
+    assert caplog.messages == []  # nobody is told of what was raised a second time
 
 
 async def test_a_relay_that_refuses_to_answer_is_left_out_with_its_reason(second: ScriptedRelay) -> None:
