@@ -153,8 +153,8 @@ class Connection:
             return query.done.result().reason
         finally:
             del self._queries[subscription]
-            if query.done.done():  # else asyncio complains where this is cancelled just then
-                query.done.exception()
+            if query.done.done():
+                query.done.exception()  # seen, also where whoever asked was cancelled first
             close = self._session.unsubscribe(subscription)
             if close and not self._failure:
                 with contextlib.suppress(TransportError):
