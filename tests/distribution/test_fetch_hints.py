@@ -1,0 +1,152 @@
+"""Relays that names and events mention, followed where the user's own lack something: over TLS, at a public address.
+
+The open internet is stood in for below the code under test: its names and addresses lead to a relay on this machine.
+"""
+
+import asyncio
+import datetime as dt
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from support.releases import checkpoint_bytes, clock, publish, tiny_sources, visible
+from support.scripted_relay import ScriptedRelay
+from websockets.asyncio.server import serve
+
+from distribution.announcement import HEAD_KIND, head_draft
+from distribution.errors import NotFound
+from distribution.fetch import Fetched, Fetcher
+from distribution.publish import Published
+from distribution.store import Store
+from distribution.trust import TrustPolicy
+from relay_client.errors import TransportError
+from relay_client.keys import AddressReference, EventReference, SecretKey
+from relay_client.pool import Pool
+
+NAME, PUBLIC = "relay.example", "8.8.8.8"
+HINT = f"wss://{NAME}"
+GIVE_UP_S = 60  # a test that waits this long has failed
+
+
+def certificate(folder: Path) -> Path:
+    """A file with a key and a certificate for NAME."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "relay.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@pytest.fixture
+async def hinted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ScriptedRelay]:
+    """A relay that answers at HINT, on the default port."""
+    pem = certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    relay = ScriptedRelay(url=HINT)
+    async with serve(relay.handle, "127.0.0.1", 0, ssl=context, compression=None) as server:
+        local = next(iter(server.sockets)).getsockname()
+        resolve = socket.getaddrinfo
+
+        def getaddrinfo(host: str, port: int, *rest: int, **named: int) -> object:
+            if host == NAME:
+                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC, port))]
+            return resolve(host, port, *rest, **named)
+
+        loop = type(asyncio.get_running_loop())
+        sock_connect = loop.sock_connect
+
+        async def connect(self: object, sock: socket.socket, address: tuple[str, int]) -> None:
+            await sock_connect(self, sock, local if address == (PUBLIC, 443) else address)
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        monkeypatch.setattr(loop, "sock_connect", connect)
+        yield relay
+
+
+@pytest.fixture
+async def published(scripted: ScriptedRelay, hinted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> Published:
+    """A release that only the hinted relay has; nothing in it mentions a public relay."""
+    done = await publish([scripted.url], tmp_path / "author", key, tiny_sources())
+    hinted.events, scripted.events = scripted.events, {}
+    return done
+
+
+async def fetch(urls: list[str], home: Path, reference: EventReference | AddressReference) -> Fetched:
+    async with asyncio.timeout(GIVE_UP_S), Pool(urls, hints=reference.relays) as pool:
+        fetcher = Fetcher(pool=pool, store=Store(home), policy=TrustPolicy(), now=clock)
+        return await fetcher.fetch(reference)
+
+
+async def test_what_the_users_relay_lacks_is_fetched_from_the_one_hinted_at(
+    scripted: ScriptedRelay, hinted: ScriptedRelay, tmp_path: Path, published: Published
+) -> None:
+    fetched = await fetch([scripted.url], tmp_path, EventReference(id=published.release.id, relays=(HINT,)))
+    assert fetched.release.file("checkpoint").local.read_bytes() == checkpoint_bytes()
+    assert fetched.chunks.relays == {HINT: 5}
+    assert (hinted.connections, scripted.requests != []) == (1, True)
+
+
+async def test_a_user_without_relays_may_fetch_by_the_hints_in_a_name(
+    hinted: ScriptedRelay, tmp_path: Path, published: Published, key: SecretKey
+) -> None:
+    address = AddressReference(author=key.pubkey, name="demo", kind=HEAD_KIND, relays=(HINT,))
+    assert (await fetch([], tmp_path, address)).release.id == published.release.id
+    assert hinted.connections == 1
+
+
+async def test_nobody_is_told_where_the_users_relays_have_everything(
+    scripted: ScriptedRelay, hinted: ScriptedRelay, tmp_path: Path, published: Published
+) -> None:
+    scripted.events = dict(hinted.events)
+    await fetch([scripted.url], tmp_path, EventReference(id=published.release.id, relays=(HINT,)))
+    assert hinted.connections == 0
+
+
+async def test_a_hint_in_the_head_leads_to_its_release(
+    scripted: ScriptedRelay, hinted: ScriptedRelay, tmp_path: Path, published: Published, key: SecretKey
+) -> None:
+    head = head_draft(published.release, hint=HINT, created_at=clock()).sign(key)
+    scripted.events = {head.id.hex(): dict(head.to_dict())}
+    address = AddressReference(author=key.pubkey, name="demo")
+    assert (await fetch([scripted.url], tmp_path, address)).release.id == published.release.id
+    assert hinted.connections == 1
+
+
+@pytest.mark.parametrize("hint", ["ws://relay.example", "wss://127.0.0.1:{port}", "wss://localhost:{port}", "nonsense"])
+async def test_a_hint_to_elsewhere_is_not_followed(
+    scripted: ScriptedRelay, hinted: ScriptedRelay, tmp_path: Path, published: Published, hint: str
+) -> None:
+    port = scripted.url.rpartition(":")[2]
+    before = scripted.connections
+    reference = EventReference(id=published.release.id, relays=(hint.format(port=port),))
+    with pytest.raises(TransportError, match="no relay can be reached"):
+        await fetch([], tmp_path, reference)
+    assert (hinted.connections, scripted.connections) == (0, before)
+    with pytest.raises(NotFound):
+        await fetch([scripted.url], tmp_path, reference)
+    assert visible(tmp_path) == {}
+    assert hinted.connections == 0
