@@ -107,11 +107,12 @@ class _Hunt:
         while self._shares.can_help(url):
             if share := self._shares.take(url):
                 return share
+            before = self._shares.count
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._patience_s):
                     await self._freed.wait()
                     continue
-            if share := self._shares.take_over(url):
+            if not self._shares.nearly_there(before) and (share := self._shares.take_over(url)):
                 return share
         return []
 

@@ -10,6 +10,7 @@ from itertools import chain, islice
 
 IDS_PER_REQUEST = 50  # under the smallest result limit seen on a relay (100), and 3 MB of chunk events
 _SMALL_SHARE = 10  # not worth dividing
+_SOON = 4  # times a wait that is not worth asking for the same twice
 
 
 class Shares:
@@ -27,9 +28,18 @@ class Shares:
         return [*self._asking, *self._free]
 
     @property
+    def count(self) -> int:
+        """How many keys are not settled yet."""
+        return len(self._free) + len(self._asking)
+
+    def nearly_there(self, before: int) -> bool:
+        """Whether a few more times as long as it took to come here from `before` keys will settle the rest."""
+        return _SOON * (before - self.count) >= self.count
+
+    @property
     def complete(self) -> bool:
         """Whether nothing is wanted any more."""
-        return not self._free and not self._asking
+        return self.count == 0
 
     def wants(self, key: str) -> bool:
         """Whether a key is not settled yet."""

@@ -30,12 +30,13 @@ from relay_client.keys import AddressReference, EventReference, SecretKey
 from relay_client.pool import Pool
 
 NAME, PUBLIC = "relay.example", "8.8.8.8"
+INSIDE, PRIVATE = "inside.example", "127.0.0.1"
 HINT = f"wss://{NAME}"
 GIVE_UP_S = 60  # a test that waits this long has failed
 
 
 def certificate(folder: Path) -> Path:
-    """A file with a key and a certificate for NAME."""
+    """A file with a key and a certificate for both names."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
     now = dt.datetime.now(dt.UTC)
@@ -47,7 +48,7 @@ def certificate(folder: Path) -> Path:
         .serial_number(1)
         .not_valid_before(now - dt.timedelta(days=1))
         .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME), x509.DNSName(INSIDE)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -72,15 +73,15 @@ async def hinted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         resolve = socket.getaddrinfo
 
         def getaddrinfo(host: str, port: int, *rest: int, **named: int) -> object:
-            if host == NAME:
-                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC, port))]
+            if host in {NAME, INSIDE}:
+                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC if host == NAME else PRIVATE, port))]
             return resolve(host, port, *rest, **named)
 
         loop = type(asyncio.get_running_loop())
         sock_connect = loop.sock_connect
 
         async def connect(self: object, sock: socket.socket, address: tuple[str, int]) -> None:
-            await sock_connect(self, sock, local if address == (PUBLIC, 443) else address)
+            await sock_connect(self, sock, local if address[1] == 443 else address)
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         monkeypatch.setattr(loop, "sock_connect", connect)
@@ -136,7 +137,9 @@ async def test_a_hint_in_the_head_leads_to_its_release(
     assert hinted.connections == 1
 
 
-@pytest.mark.parametrize("hint", ["ws://relay.example", "wss://127.0.0.1:{port}", "wss://localhost:{port}", "nonsense"])
+@pytest.mark.parametrize(
+    "hint", ["ws://relay.example", "wss://127.0.0.1:{port}", "wss://localhost:{port}", f"wss://{INSIDE}", "nonsense"]
+)
 async def test_a_hint_to_elsewhere_is_not_followed(
     scripted: ScriptedRelay, hinted: ScriptedRelay, tmp_path: Path, published: Published, hint: str
 ) -> None:

@@ -69,6 +69,16 @@ def test_what_is_asked_of_the_fewest_is_taken_over_first() -> None:
     assert shares.take_over(C)[:10] == KEYS[50:60]
 
 
+def test_what_will_be_here_soon_need_not_be_asked_for_twice() -> None:
+    shares = Shares(KEYS[:30], [A])
+    shares.take(A)
+    assert not shares.nearly_there(30)
+    for key in KEYS[:6]:
+        shares.settle(key)
+    assert shares.nearly_there(30)  # 6 came, 24 are left: four times as long
+    assert not shares.nearly_there(29)
+
+
 def test_a_share_taken_over_is_one_request_long() -> None:
     shares = Shares(KEYS, [A, B])
     while shares.take(A):
