@@ -16,7 +16,7 @@ from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
 from relay_client.address import is_loopback
-from relay_client.errors import PeerError, Refused, TransportError
+from relay_client.errors import PeerError, Refused, Silent, TransportError
 from relay_client.event import HashedEvent, Signer
 from relay_client.filter import Filter
 from relay_client.hints import is_public
@@ -169,7 +169,7 @@ class Connection:
                 await self._heard.wait()
         except TimeoutError:
             said = f"; it said: {self._notice}" if self._notice else ""
-            raise TransportError(f"{self.url}: no answer for {ANSWER_S:.0f} s{said}") from None
+            raise Silent(f"{self.url}: no answer for {ANSWER_S:.0f} s{said}") from None
         self._check_alive()
 
     def _check_alive(self) -> None:

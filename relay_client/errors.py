@@ -5,7 +5,8 @@ RelayClientError
 │   ├── InvalidEvent       not a NIP-01 event, or its id or signature does not hold
 │   └── InvalidMessage     not a NIP-01 message, or one that nobody asked for
 ├── TransportError     a relay cannot be reached, closed, or fell silent
-│   └── Refused            a relay answers, and will not do what it was asked; asking again is of no use
+│   ├── Refused            a relay answers, and will not do what it was asked; asking again is of no use
+│   └── Silent             a relay does not answer, and its connection stands
 └── CallerError        an argument is wrong
     ├── InvalidKey         not a usable nostr key
     └── InvalidReference   not a name by which an event can be found
@@ -34,6 +35,10 @@ class TransportError(RelayClientError):
 
 class Refused(TransportError):
     """A relay answers, and will not do what it was asked; asking again is of no use."""
+
+
+class Silent(TransportError):
+    """A relay does not answer, and its connection stands; asking again would be as long a wait."""
 
 
 class CallerError(RelayClientError):

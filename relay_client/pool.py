@@ -11,7 +11,7 @@ from relay_client.backoff import Backoff
 from relay_client.connection import Connection, OnEvent
 from relay_client.courier import Courier, OnTaken, RelayReport
 from relay_client.delivery import Delivery
-from relay_client.errors import InvalidEvent, PeerError, Refused, TransportError
+from relay_client.errors import InvalidEvent, PeerError, Refused, Silent, TransportError
 from relay_client.event import Event, HashedEvent, Signer
 from relay_client.filter import Filter
 from relay_client.hints import MAX_HINTS, usable
@@ -240,7 +240,7 @@ class Pool:
     ) -> list[str]:
         def fail(url: str, error: TransportError | PeerError) -> None:
             self.reports[url].reason = str(error)
-            if isinstance(error, TransportError) and not isinstance(error, Refused):
+            if isinstance(error, TransportError) and not isinstance(error, Refused | Silent):
                 self._lost.add(url)
 
         connections = [self._connections[url] for url in urls]

@@ -1,6 +1,8 @@
 """Fetching while relays stall, die, lie and withhold: what can be had is had, and nothing half is ever visible."""
 
 import asyncio
+import errno
+import os
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
@@ -184,6 +186,25 @@ async def test_what_nobody_has_is_counted_with_the_relays_asked_and_fetched_late
     relays[1].events |= kept
     again = await fetched_whole(urls(relays), tmp_path, published)
     assert (again.chunks.fetched, again.chunks.reused) == (17, COUNT + 2 - 17)
+
+
+async def test_a_disk_that_fills_up_ends_the_fetch_and_a_rerun_goes_on(
+    relays: list[ScriptedRelay], tmp_path: Path, published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite, room = os.pwrite, iter(range(40))
+
+    def write(descriptor: int, data: bytes, offset: int) -> int:
+        if next(room, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(descriptor, data, offset)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", write)
+        with pytest.raises(OSError, match="No space left"):
+            await fetch(urls(relays), tmp_path, published.release.id)
+    assert visible(tmp_path) == {}
+    again = await fetched_whole(urls(relays), tmp_path, published)
+    assert (again.chunks.reused, again.chunks.fetched) == (40, COUNT + 2 - 40)
 
 
 async def test_events_in_another_order_make_the_same_file(
