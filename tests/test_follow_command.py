@@ -131,7 +131,7 @@ async def test_news_is_told_without_installing(relay: str, tmp_path: Path, home:
         async with asyncio.timeout(TIMEOUT_S):
             while "demo version 1 by alice" not in (text := await line(process.stdout)):
                 assert text
-    assert not (home / "store").exists()
+    assert {path.split("/")[0] for path in visible(home)} == {"state"}
 
 
 async def test_under_an_allowlist_only_the_listed_are_followed(
