@@ -17,8 +17,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from distribution.errors import StoreError
+from distribution.installed import InstalledRelease
 from distribution.state import StateFile
-from distribution.store import InstalledRelease, Store
+from distribution.store import Store
 
 STALE_S = 86_400.0  # a fetch that was interrupted longer ago is not expected to go on
 _ID_DIGITS = 64

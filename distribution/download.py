@@ -15,9 +15,10 @@ from distribution.archive import SignatureLog
 from distribution.assembler import Assembler, Placement
 from distribution.collect import make_room
 from distribution.errors import ChunksMissing, InvalidChunk
+from distribution.installed import InstalledRelease, Original
 from distribution.manifest import FileEntry, Manifest
 from distribution.partial import PartialFile, Rewrite
-from distribution.store import InstalledRelease, Original, Store
+from distribution.store import Store
 from relay_client import hunt
 from relay_client.errors import InvalidEvent
 from relay_client.pool import Pool

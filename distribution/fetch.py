@@ -26,10 +26,11 @@ from distribution.errors import (
     InvalidRelease,
     NotFound,
 )
+from distribution.installed import InstalledRelease
 from distribution.manifest import Manifest, is_name
 from distribution.partial import Rewrite
 from distribution.revocation import ask_revoked
-from distribution.store import InstalledRelease, Store
+from distribution.store import Store
 from distribution.trust import TrustPolicy
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event

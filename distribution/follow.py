@@ -15,9 +15,10 @@ from typing import TypeVar
 from distribution.announcement import HEAD_KIND, Head, Release
 from distribution.errors import DistributionError, InvalidRelease, PeerError
 from distribution.fetch import Fetcher
+from distribution.installed import InstalledRelease
 from distribution.revocation import REVOCATION_KIND, Revocation
 from distribution.state import StateFile
-from distribution.store import InstalledRelease, Store
+from distribution.store import Store
 from relay_client.backoff import Backoff
 from relay_client.errors import InvalidEvent, RelayClientError
 from relay_client.event import Event

@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 
 from distribution.errors import CallerError
-from distribution.store import InstalledRelease, Store
+from distribution.installed import InstalledRelease
+from distribution.store import Store
 from distribution.trustlist import TrustList
 from relay_client.keys import AddressReference, EventReference, encode_npub, parse_reference
 

@@ -16,8 +16,9 @@ import orjson
 from distribution.announcement import CHUNK_KIND, HEAD_KIND, Release, chunk_draft
 from distribution.chunking import decode
 from distribution.errors import CallerError, InvalidChunk, InvalidRelease, NotPublished, StoreError
+from distribution.installed import InstalledFile, InstalledRelease
 from distribution.manifest import RESERVED, Chunk, Manifest
-from distribution.store import InstalledFile, InstalledRelease, Store
+from distribution.store import Store
 from relay_client.courier import RelayReport
 from relay_client.delivery import Delivery
 from relay_client.errors import InvalidEvent

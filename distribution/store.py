@@ -13,10 +13,8 @@ import errno
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 from filelock import AsyncFileLock
@@ -24,6 +22,7 @@ from filelock import AsyncFileLock
 from distribution.announcement import Release
 from distribution.archive import Archive
 from distribution.errors import StoreError
+from distribution.installed import InstalledFile, InstalledRelease, Original, from_record, to_record
 from distribution.manifest import RESERVED, FileEntry, Manifest
 from distribution.partial import PartialFile, Rewrite, hashes_to
 from distribution.state import StateFile
@@ -36,56 +35,6 @@ _LINK_UNSUPPORTED = {errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK, e
 _READ_BYTES = 1 << 20
 _ID_BYTES = 32
 _ID = re.compile("[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Original:
-    """What a file was before its beginning was rewritten: the part of a file that its author signed."""
-
-    sha256: bytes
-    start: bytes  # what the first bytes were
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstalledFile:
-    """A verified file of an installed release."""
-
-    path: str  # its name in the release
-    role: str
-    size: int  # bytes
-    sha256: bytes
-    chunks: int  # events that carry it
-    local: Path
-    original: Original | None = None  # where it is only a part of the file that the manifest names
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstalledRelease:
-    """A release whose files are all in the store."""
-
-    id: bytes
-    author: bytes
-    name: str
-    version: int
-    created_at: int  # seconds since 1970
-    card: Mapping[str, object]
-    files: tuple[InstalledFile, ...]
-    folder: Path
-    installed_at: int  # seconds since 1970
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files together."""
-        return sum(file.size for file in self.files)
-
-    @property
-    def partial(self) -> bool:
-        """Whether it has the weights alone."""
-        return any(file.original for file in self.files)
-
-    def file(self, role: str) -> InstalledFile:
-        """The file with this role (checkpoint, tokenizer or config)."""
-        return next(file for file in self.files if file.role == role)
 
 
 class Store:
@@ -124,7 +73,7 @@ class Store:
         except orjson.JSONDecodeError as error:
             raise StoreError(f"{folder / RESERVED}: damaged ({error})") from None
         try:
-            return _from_record(record, folder)
+            return from_record(record, folder)
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{folder / RESERVED}: damaged ({error!r})") from None
 
@@ -203,7 +152,9 @@ class Store:
         building.mkdir()
         for file in manifest.files:
             _link(self._blob(file.sha256), building / file.path)
-        record = orjson.dumps(_to_record(release, manifest, original), option=orjson.OPT_INDENT_2)
+        record = orjson.dumps(
+            to_record(release, manifest, original, installed_at=int(time.time())), option=orjson.OPT_INDENT_2
+        )
         durable.write(building / RESERVED, record)
         durable.sync_directory(building)
         if folder.is_dir():
@@ -214,7 +165,7 @@ class Store:
         else:
             building.rename(folder)
             durable.sync_directory(self._releases)
-        return _from_record(orjson.loads(record), folder)
+        return from_record(orjson.loads(record), folder)
 
     def activate(self, release_id: bytes) -> None:
         """Make an installed release the current one; the one before becomes `previous`. Raises OSError."""
@@ -279,62 +230,3 @@ def _is_intact(file: InstalledFile) -> bool:
     if file.original and not hashes_to(file.local, file.original.sha256, start=file.original.start):
         return False
     return hashes_to(file.local, file.sha256)
-
-
-def _to_record(release: Release, manifest: Manifest, original: Original | None) -> dict[str, object]:
-    return {
-        "release": release.id.hex(),
-        "author": release.author.hex(),
-        "name": release.name,
-        "version": release.version,
-        "format": release.format,
-        "created_at": release.created_at,
-        "installed_at": int(time.time()),
-        "manifest_sha256": release.manifest_sha256.hex(),
-        "card": release.card,
-        "partial": original is not None,
-        "files": [_to_file_record(file, original) for file in manifest.files],
-        "event": release.event.to_dict(),
-    }
-
-
-def _to_file_record(file: FileEntry, original: Original | None) -> dict[str, object]:
-    record: dict[str, object] = {
-        "path": file.path,
-        "role": file.role,
-        "size": file.size,
-        "sha256": file.sha256.hex(),
-        "chunks": file.chunk_count,
-    }
-    if original and file.role == "checkpoint":
-        record["original"] = {"sha256": original.sha256.hex(), "start": original.start.hex()}
-    return record
-
-
-def _from_record(record: Mapping[str, Any], folder: Path) -> InstalledRelease:
-    return InstalledRelease(
-        id=bytes.fromhex(record["release"]),
-        author=bytes.fromhex(record["author"]),
-        name=record["name"],
-        version=record["version"],
-        created_at=record["created_at"],
-        card=record["card"],
-        files=tuple(_from_file_record(file, folder) for file in record["files"]),
-        folder=folder,
-        installed_at=record["installed_at"],
-    )
-
-
-def _from_file_record(record: Mapping[str, Any], folder: Path) -> InstalledFile:
-    original = record.get("original")
-    return InstalledFile(
-        path=record["path"],
-        role=record["role"],
-        size=record["size"],
-        sha256=bytes.fromhex(record["sha256"]),
-        chunks=record["chunks"],
-        local=folder / record["path"],
-        original=Original(sha256=bytes.fromhex(original["sha256"]), start=bytes.fromhex(original["start"]))
-        if original
-        else None,
-    )

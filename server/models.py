@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distribution.store import InstalledRelease
+from distribution.installed import InstalledRelease
 from randygpt.config import ModelConfig
 from randygpt.decoder import KVCache
 from randygpt.errors import RandyGPTError

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from distribution.download import OnProgress
     from distribution.fetch import Fetcher
     from distribution.follow import Followed, News
-    from distribution.store import InstalledRelease, Store
+    from distribution.installed import InstalledRelease
+    from distribution.store import Store
     from distribution.trustlist import TrustList
     from relay_client.keys import AddressReference
     from relay_client.pool import Pool

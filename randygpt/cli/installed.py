@@ -11,7 +11,8 @@ from randygpt.cli.output import Json, Quiet, emit, remark, size
 from randygpt.settings import Home
 
 if TYPE_CHECKING:
-    from distribution.store import InstalledRelease, Store
+    from distribution.installed import InstalledRelease
+    from distribution.store import Store
     from distribution.trustlist import TrustList
 
 LIST_EXAMPLE = "Example: randygpt list"

@@ -13,8 +13,9 @@ from randygpt.settings import Home
 
 if TYPE_CHECKING:
     from distribution.download import OnProgress
+    from distribution.installed import InstalledRelease
     from distribution.reseed import Reseeded
-    from distribution.store import InstalledRelease, Store
+    from distribution.store import Store
 
 EXAMPLE = "Example: randygpt reseed shakespeare --relay wss://relay.example"
 

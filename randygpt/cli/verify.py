@@ -13,7 +13,8 @@ from randygpt.cli.relays import chosen
 from randygpt.settings import Home
 
 if TYPE_CHECKING:
-    from distribution.store import InstalledRelease, Store
+    from distribution.installed import InstalledRelease
+    from distribution.store import Store
     from distribution.trustlist import TrustList
 
 EXAMPLE = "Example: randygpt verify shakespeare --remote"

@@ -14,8 +14,9 @@ import pytest
 from distribution.announcement import Release, Seen, release_draft
 from distribution.chunking import count
 from distribution.errors import StoreError
+from distribution.installed import InstalledRelease
 from distribution.manifest import FileEntry, Manifest, Segment
-from distribution.store import InstalledRelease, Store
+from distribution.store import Store
 from relay_client import durable
 from relay_client.keys import SecretKey
 

@@ -19,8 +19,9 @@ from support.models import CONFIG, TOKENIZER, has_weights, side_files
 
 from distribution.announcement import Release, release_draft
 from distribution.chunking import CHUNK_SIZE, count
+from distribution.installed import InstalledRelease
 from distribution.manifest import FileEntry, Manifest, Segment
-from distribution.store import InstalledRelease, Store
+from distribution.store import Store
 from randygpt.config import ModelConfig
 from randygpt.header import CheckpointHeader
 from relay_client.keys import SecretKey
