@@ -112,9 +112,10 @@ class Follower:
                 return Noticed(release=release, reason="not installed, as you wish (--notify-only)")
             if self._store.current() in self._store.pinned():
                 return Noticed(release=release, reason="not installed: the current release is pinned")
+            decided = self._decided()
             fetched = await fetcher.fetch(EventReference(id=release.id), activate=False)
         async with self._store.lock(release.id):
-            if not self._is_news(release) or self._store.release(release.id) is None:
+            if self._decided() != decided or self._store.release(release.id) is None:
                 return None  # the user chose another one meanwhile, or removed it
             self._store.activate(release.id)
         await versions.settle(address.author, address.name, release.version)
@@ -162,12 +163,14 @@ class Follower:
     def _is_news(self, release: Release) -> bool:
         """Whether this release, the latest there is, should be current and is not."""
         current = self._store.current()
-        if current == release.id:
-            return False
         seen = self._store.versions.seen(release.author, release.name)
         if current is None or current in seen.revoked or self._store.release(current) is None:
             return True
         return release.version > seen.settled
+
+    def _decided(self) -> tuple[bytes | None, int]:
+        """What is different after the user has chosen a release."""
+        return self._store.current(), self._store.versions.seen(self._address.author, self._address.name).settled
 
     def _is_behind(self) -> bool:
         """Whether a relay told of a higher version than asking has found."""

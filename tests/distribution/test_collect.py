@@ -35,6 +35,13 @@ def ids(store: Store) -> set[bytes]:
     return {release.id for release in store.releases()}
 
 
+def orphan(store: Store) -> Path:
+    """A blob that no release needs."""
+    path = store.folder / "blobs" / ("ef" * 32)
+    path.write_bytes(b"orphan")
+    return path
+
+
 def all_intact(store: Store) -> bool:
     return not any(store.damaged(release) for release in store.releases())
 
@@ -84,12 +91,24 @@ async def test_beside_a_running_fetch_nothing_goes_that_it_counts_on(
     await store.choose(installed[2].id)
     partials = sorted((store.folder / "partial").iterdir())
     assert partials
+    orphan(store)
     async with store.lock(installed[0].id):
         await asyncio.to_thread(Collector(store).collect, stale_s=0)
         assert sorted((store.folder / "partial").iterdir()) == partials
-        assert len(list((store.folder / "blobs").iterdir())) == 4
+        assert len(list((store.folder / "blobs").iterdir())) == 4 + 1
     scripted.events[withheld] = event
     assert (await fetch([scripted.url], store.home, installed[0].id)).chunks.reused > 0
+
+
+def test_a_blob_that_nothing_needs_goes_unless_a_fetch_has_found_it(store: Store, installed: list[Release]) -> None:
+    blob = orphan(store)
+    spared = [bytes.fromhex(blob.name)]
+    Collector(store, during=installed[0].id, blobs=spared).collect()
+    assert blob.exists()
+    assert installed[0].id in ids(store)
+    gone = Collector(store).collect(keep=9)
+    assert [item.path for item in gone] == [blob]
+    assert not blob.exists()
 
 
 def test_what_is_left_of_a_fetch_goes_after_a_day(store: Store, installed: list[Release]) -> None:

@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 from support.releases import clock, publish, tiny_sources, visible
-from support.scripted_relay import ScriptedRelay
+from support.scripted_relay import RawEvent, ScriptedRelay
 
-from distribution.announcement import HEAD_KIND, RELEASE_KIND, Release, head_draft
+from distribution.announcement import CHUNK_KIND, HEAD_KIND, RELEASE_KIND, Release, head_draft
 from distribution.errors import Equivocation, NotTrusted, Rollback
 from distribution.fetch import Fetcher
 from distribution.follow import Followed, Follower, Installed, News, Noticed, Trouble
@@ -214,6 +216,44 @@ async def test_what_the_user_chose_stays_until_a_newer_version(relay: str, tmp_p
     assert Store(home).current() == newer.id
 
 
+async def test_a_choice_made_during_a_download_stays(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+    home = tmp_path / "home"
+    releases = []
+    for seed in (1, 2):
+        releases.append(await version([scripted.url], tmp_path, key, seed))
+        assert isinstance(await Follow([scripted.url], home, key.pubkey).follower.catch_up(), Installed)
+    await version([scripted.url], tmp_path, key, 3)
+
+    def choose(event: RawEvent) -> RawEvent:
+        if event["kind"] == CHUNK_KIND:
+            Store(home).activate(releases[0].id)
+        return event
+
+    scripted.deliver = choose
+    assert await Follow([scripted.url], home, key.pubkey).follower.catch_up() is None
+    assert Store(home).current() == releases[0].id
+
+
+async def test_a_head_that_can_be_seen_before_it_can_be_asked_for_is_waited_for(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    await version([scripted.url], tmp_path, key, 1)
+    second = await version([scripted.url], tmp_path, key, 2)
+    asked = 0
+
+    def late(event: RawEvent) -> RawEvent | None:
+        nonlocal asked
+        if event["kind"] != HEAD_KIND or ["version", "2"] not in event["tags"] or "#d" not in scripted.requests[-1]:
+            return event
+        asked += 1
+        return event if asked > 3 else None
+
+    scripted.deliver = late
+    async with Follow([scripted.url], tmp_path / "home", key.pubkey).running() as follow:
+        await follow.until(lambda: follow.installed[-1:] == [2])
+    assert follow.store.current() == second.id
+
+
 # --- lies, and revocations
 
 
@@ -237,17 +277,22 @@ async def test_an_old_head_is_refused_after_a_restart_and_with_an_empty_cache(
     news = await Follow([scripted.url], home, key.pubkey).follower.catch_up()
     assert isinstance(news, Installed)
     assert news.release.version == 2
+    shutil.rmtree(home / "store" / "releases")
+    assert isinstance(await Follow([scripted.url], home, key.pubkey).follower.catch_up(), Installed)
+    assert await Follow([scripted.url], home, key.pubkey).follower.catch_up() is None
 
 
 async def test_junk_and_strangers_wake_nobody(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
 ) -> None:
     released = await version([scripted.url], tmp_path, key, 1)
-    theirs = head_draft(released, hint="", created_at=clock()).sign(stranger)
+    theirs = head_draft(replace(released, version=9), hint="", created_at=clock()).sign(stranger)
     forged = {**orjson.loads(theirs.to_json()), "pubkey": key.pubkey.hex()}
     scripted.junk = [{"id": "x"}, orjson.loads(theirs.to_json()), forged]
     async with Follow([scripted.url], tmp_path / "home", key.pubkey).running() as follow:
         await follow.until(lambda: follow.installed == [1])
+        await follow.until(follow.live(scripted.url))
+        assert not follow.follower._is_behind()
     assert follow.store.current() == released.id
     assert follow.installed == [1]
 
