@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from support.releases import fetch, publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay
 
@@ -98,6 +99,18 @@ async def test_beside_a_running_fetch_nothing_goes_that_it_counts_on(
         assert len(list((store.folder / "blobs").iterdir())) == 4 + 1
     scripted.events[withheld] = event
     assert (await fetch([scripted.url], store.home, installed[0].id)).chunks.reused > 0
+
+
+async def test_a_fetch_waits_for_the_end_of_a_collection(store: Store) -> None:
+    async def begin() -> None:
+        async with store.lock(bytes(32)):
+            pass
+
+    with FileLock(store.collection_lock):
+        beginning = asyncio.create_task(begin())
+        _, waiting = await asyncio.wait({beginning}, timeout=0.1)
+        assert waiting == {beginning}
+    await asyncio.wait_for(beginning, 60)
 
 
 def test_a_blob_that_nothing_needs_goes_unless_a_fetch_has_found_it(store: Store, installed: list[Release]) -> None:
