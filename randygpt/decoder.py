@@ -1,7 +1,8 @@
 """A trained network as generation and serving run it: in numpy, on the CPU, without torch. No I/O.
 
-One sequence at a time, with its keys and values kept, so that a token costs one pass over the weights. For models of
-this size that is limited by memory: matrices lie so that a product reads them from first to last.
+Several sequences at a time, each with its keys and values kept, so that a token costs a sequence one row of every
+product. For models of this size that is limited by memory: matrices are cut into blocks of columns that a product
+reads from first to last.
 """
 
 from collections.abc import Sequence
@@ -13,17 +14,30 @@ from randygpt.config import NORM_EPS, ModelConfig
 from randygpt.header import tensor_shapes
 
 Array = npt.NDArray[np.float32]
+CHUNK = 64  # tokens of a prompt in one pass: more would make others wait longer, and none sooner done
 _EPS = np.float32(NORM_EPS)
+_BLOCK = 1 << 13  # entries of a block of columns; OpenBLAS multiplies with so few without copying them first
 
 
 class KVCache:
-    """Keys and values of the positions a sequence has been through."""
+    """Keys and values of what some sequences have been through, each in a slot of its own."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        heads, size = config.n_head, config.n_embd // config.n_head
-        self.keys = np.empty((config.n_layer, heads, size, config.block_size), np.float32)  # (L, H, D / H, T)
-        self.values = np.empty((config.n_layer, heads, config.block_size, size), np.float32)  # (L, H, T, D / H)
-        self.length = 0  # positions filled
+    def __init__(self, config: ModelConfig, slots: int = 1) -> None:
+        shape = (slots, config.n_layer, config.n_head, config.block_size, config.n_embd // config.n_head)
+        self.keys = np.zeros(shape, np.float32)  # (S, L, H, T, D / H); beyond a sequence's end numbers must be finite
+        self.values = np.zeros(shape, np.float32)
+        self.lengths = np.zeros(slots, np.intp)  # positions filled, (S,)
+
+    @staticmethod
+    def size(config: ModelConfig) -> int:
+        """Bytes of a slot."""
+        return 8 * config.n_layer * config.block_size * config.n_embd
+
+    def move(self, source: int, target: int) -> None:
+        """Put a slot's sequence in another slot."""
+        end = self.lengths[target] = self.lengths[source]
+        self.keys[target, :, :, :end] = self.keys[source, :, :, :end]
+        self.values[target, :, :, :end] = self.values[source, :, :, :end]
 
 
 class Decoder:
@@ -36,66 +50,142 @@ class Decoder:
             matrices[name] = weights[start : start + rows * columns].reshape(rows, columns)
             start += rows * columns
         self._token, self._position = matrices["wte"].copy(), matrices["wpe"].copy()
-        self._head = _columns(matrices["lm_head"])  # (D, V)
+        self._head = _Columns(matrices["lm_head"])  # D to V
         self._layers = [
             (
-                _columns(*(matrices[f"layer{index}.{name}"] for name in ("wq", "wk", "wv"))),  # (D, 3D)
-                _columns(matrices[f"layer{index}.wo"]),  # (D, D)
-                _columns(matrices[f"layer{index}.fc1"]),  # (D, 4D)
-                matrices[f"layer{index}.fc2"].copy().T,  # (4D, D); so narrow that the file's order is the faster
+                _Columns(*(matrices[f"layer{index}.{name}"] for name in ("wq", "wk", "wv"))),  # D to 3D
+                _Columns(matrices[f"layer{index}.wo"]),  # D to D
+                _Columns(matrices[f"layer{index}.fc1"]),  # D to 4D
+                _Columns(matrices[f"layer{index}.fc2"]),  # 4D to D
             )
             for index in range(config.n_layer)
         ]
 
     def logits(self, ids: Sequence[int]) -> Array:
         """Logits (T, V) of a sequence (T,); raises ValueError for one longer than the block."""
-        result: Array = self._run(ids, KVCache(self.config)) @ self._head
-        return result
+        cache = KVCache(self.config)
+        self._check(ids, cache, 0)
+        chunks = (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
+        return np.concatenate([self._head(self._run(cache, 0, (), [(0, chunk)])) for chunk in chunks])
 
-    def next_logits(self, ids: Sequence[int], cache: KVCache) -> Array:
-        """Logits (V,) behind the last of ids (t,), which follow those that the cache has seen; it grows by them.
+    def next_logits(self, ids: Sequence[int], cache: KVCache, slot: int = 0) -> Array:
+        """Logits (V,) behind the last of ids (t,), which follow those that the slot has seen; it grows by them.
 
         Raises ValueError beyond the block.
         """
-        result: Array = self._run(ids, cache)[-1] @ self._head
-        return result
+        self._check(ids, cache, slot)
+        for start in range(0, len(ids) - CHUNK, CHUNK):
+            self._run(cache, 0, (), [(slot, ids[start : start + CHUNK])])
+        rest = ids[(len(ids) - 1) // CHUNK * CHUNK :]
+        logits: Array = self.advance(cache, 0, (), [(slot, rest)])[0]
+        return logits
 
-    def _run(self, ids: Sequence[int], cache: KVCache) -> Array:
-        """What the last layer says of each of the ids, (t, D)."""
-        start, end = cache.length, cache.length + len(ids)
-        if not start < end <= self.config.block_size:
+    def advance(
+        self, cache: KVCache, first: int, tokens: Sequence[int], chunks: Sequence[tuple[int, Sequence[int]]]
+    ) -> Array:
+        """Logits (B + C, V) behind a token (B,) for each of the slots from `first` on, and behind C chunks.
+
+        A chunk is (slot, ids). Every slot grows by what it was given, and must have room for it.
+        """
+        x = self._run(cache, first, tokens, chunks)
+        ends = np.cumsum([1] * len(tokens) + [len(ids) for _, ids in chunks]) - 1
+        return self._head(x if len(ends) == len(x) else x[ends])
+
+    def _check(self, ids: Sequence[int], cache: KVCache, slot: int) -> None:
+        start = int(cache.lengths[slot])
+        if not 0 < len(ids) <= self.config.block_size - start:
             raise ValueError(f"{len(ids)} tokens behind {start} do not fit a block of {self.config.block_size}")
-        x = self._token[ids] + self._position[start:end]  # (t, D)
-        for index, (qkv, wo, fc1, fc2) in enumerate(self._layers):
-            x += self._attend(_norm(x) @ qkv, cache.keys[index], cache.values[index], start) @ wo
-            hidden = _norm(x) @ fc1
+
+    def _run(
+        self, cache: KVCache, first: int, tokens: Sequence[int], chunks: Sequence[tuple[int, Sequence[int]]]
+    ) -> Array:
+        """What the last layer says of each token and of each id of the chunks, (B + all of them, D)."""
+        steps = _Steps(cache, first, len(tokens))
+        starts = [int(cache.lengths[slot]) for slot, _ in chunks]
+        ids = np.concatenate([tokens, *(part for _, part in chunks)]).astype(np.intp)
+        spans = [np.arange(start, start + len(part)) for start, (_, part) in zip(starts, chunks, strict=True)]
+        positions = np.concatenate([steps.lengths, *spans])
+        x: Array = self._token[ids] + self._position[positions]
+        for layer, (qkv, wo, fc1, fc2) in enumerate(self._layers):
+            heads = qkv(_norm(x)).reshape(len(x), 3, self.config.n_head, -1)
+            parts, row = [], len(tokens)
+            if tokens:
+                parts.append(steps.attend(layer, heads[:row]))
+            for start, (slot, part) in zip(starts, chunks, strict=True):
+                keys, values = cache.keys[slot, layer], cache.values[slot, layer]
+                parts.append(_attend(heads[row : row + len(part)], keys, values, start))
+                row += len(part)
+            x += wo(parts[0] if len(parts) == 1 else np.concatenate(parts))
+            hidden = fc1(_norm(x))
             np.maximum(hidden, 0, out=hidden)
             hidden *= hidden
-            x += hidden @ fc2
-        cache.length = end
+            x += fc2(hidden)
+        cache.lengths[first : first + len(tokens)] += 1
+        for slot, part in chunks:
+            cache.lengths[slot] += len(part)
         return x
 
-    def _attend(self, qkv: Array, keys: Array, values: Array, start: int) -> Array:
-        """Mixed values (t, D) of t new positions, whose keys and values go behind the `start` that are there."""
-        length = len(qkv)
-        end = start + length
-        query, key, value = qkv.reshape(length, 3, self.config.n_head, -1).transpose(1, 2, 0, 3)  # (H, t, D / H) each
-        keys[:, :, start:end] = key.transpose(0, 2, 1)
-        values[:, start:end] = value
-        scores: Array = query @ keys[:, :, :end]  # (H, t, end)
-        scores /= np.sqrt(np.float32(query.shape[-1]))
-        if length > 1:
-            scores[:, ~np.tri(length, end, start, dtype=bool)] = -np.inf
+
+class _Columns:
+    """A product with (out, in) matrices, one above the other: (n, in) to (n, out)."""
+
+    def __init__(self, *matrices: Array) -> None:
+        whole = np.concatenate(matrices)
+        self._out = len(whole)
+        width = max(1, _BLOCK // whole.shape[1])
+        padded = np.pad(whole, ((0, -self._out % width), (0, 0)))
+        self._blocks = np.ascontiguousarray(padded.reshape(-1, width, whole.shape[1]).transpose(0, 2, 1))
+
+    def __call__(self, x: Array) -> Array:
+        products: Array = x @ self._blocks  # (blocks, n, width)
+        return products.transpose(1, 0, 2).reshape(len(x), -1)[:, : self._out]
+
+
+class _Steps:
+    """One token more for each of some neighbouring slots: what is the same for all layers."""
+
+    def __init__(self, cache: KVCache, first: int, count: int) -> None:
+        self._slots = slice(first, first + count)
+        self._rows = np.arange(first, first + count)
+        self._cache = cache
+        self.lengths = cache.lengths[self._slots].copy()  # where each token goes, (B,)
+        self._end = int(self.lengths.max(initial=0)) + 1
+        beyond = np.arange(self._end) > self.lengths[:, None]
+        self._mask = np.where(beyond, np.float32(-np.inf), np.float32(0))[:, None]  # (B, 1, T)
+        self._even = not beyond.any()
+
+    def attend(self, layer: int, heads: Array) -> Array:
+        """Mixed values (B, D) from queries, keys and values (B, 3, H, D / H); these go into the cache."""
+        cache = self._cache
+        cache.keys[self._rows, layer, :, self.lengths] = heads[:, 1]
+        cache.values[self._rows, layer, :, self.lengths] = heads[:, 2]
+        query = heads[:, 0] / np.sqrt(np.float32(heads.shape[-1]))
+        scores: Array = (cache.keys[self._slots, layer, :, : self._end] @ query[..., None])[..., 0]  # (B, H, T)
+        if not self._even:
+            scores += self._mask
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
-        scores /= scores.sum(axis=-1, keepdims=True)
-        mixed: Array = scores @ values[:, :end]  # (H, t, D / H)
-        return mixed.transpose(1, 0, 2).reshape(length, -1)
+        mixed = (scores[:, :, None] @ cache.values[self._slots, layer, :, : self._end])[:, :, 0]  # (B, H, D / H)
+        mixed /= scores.sum(axis=-1, keepdims=True)
+        return mixed.reshape(len(heads), -1)
 
 
-def _columns(*matrices: Array) -> Array:
-    """(out, in) matrices, one above the other, as (in, out) in that order in memory."""
-    return np.ascontiguousarray(np.concatenate(matrices).T)
+def _attend(heads: Array, keys: Array, values: Array, start: int) -> Array:
+    """Mixed values (t, D) of one sequence's t new positions; keys and values go behind the `start` that are there."""
+    length = len(heads)
+    end = start + length
+    query, key, value = heads.transpose(1, 2, 0, 3)  # (H, t, D / H) each
+    keys[:, start:end] = key
+    values[:, start:end] = value
+    scores: Array = query @ keys[:, :end].transpose(0, 2, 1)  # (H, t, end)
+    scores /= np.sqrt(np.float32(query.shape[-1]))
+    if length > 1:
+        scores[:, ~np.tri(length, end, start, dtype=bool)] = -np.inf
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
+    mixed: Array = scores @ values[:, :end]  # (H, t, D / H)
+    return mixed.transpose(1, 0, 2).reshape(length, -1)
 
 
 def _norm(x: Array) -> Array:

@@ -1,12 +1,14 @@
-"""Decoding: one sequence, a key-value cache, one token a step. No I/O.
+"""Writing on from a prompt: what the network is given next, when a text ends, how tokens are drawn. No I/O.
 
 Past block_size the window keeps its last half and is prefilled once, so a token costs one step on average (learned
-positions allow no cheaper exact rule).
+positions allow no cheaper exact rule). Chance depends on a text's seed and on how far it has come, never on who else
+is served at the time.
 """
 
-import random
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,9 @@ from randygpt.errors import CallerError
 from randygpt.tokenizer import BOS_ID, EOS_ID
 
 _NUCLEUS = 256  # entries looked at before a whole vocabulary is sorted
+_WORD = (1 << 64) - 1
+
+Finish = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +32,7 @@ class Sampling:
     top_p: float = 1.0  # draw from the likeliest tokens that together have this probability
     top_k: int = 0  # draw from this many likeliest; 0: all
     seed: int | None = None  # None: another text each time
+    ignore_eos: bool = False  # write on behind the end token
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -39,26 +45,49 @@ class Sampling:
             raise CallerError(f"top_k is not negative, as {self.top_k} is")
 
 
+class Continuation:
+    """A text being written on from a prompt, token by token; an empty prompt starts from the begin token."""
+
+    def __init__(self, prompt: Sequence[int], sampling: Sampling, block_size: int) -> None:
+        self.sampling = sampling
+        self.window = list(prompt)[-block_size:] or [BOS_ID]
+        self.fresh = self.window  # ids the cache has not seen; all of the window: the cache starts anew
+        self.finish: Finish | None = None  # why it has ended
+        self._block = block_size
+        self._count = 0
+        self._seed = _mix(secrets.randbits(64) if sampling.seed is None else sampling.seed)
+
+    def uniform(self) -> float:
+        """The number in [0, 1) that decides the next token."""
+        return (_mix(self._seed + self._count) >> 11) * 2.0**-53
+
+    def take(self, token: int) -> bool:
+        """Go on with a token; whether it is part of the text: an end token is not, and ends it."""
+        if token == EOS_ID and not self.sampling.ignore_eos:
+            self.finish = "stop"
+            return False
+        self._count += 1
+        if self._count == self.sampling.max_tokens:
+            self.finish = "length"
+        self.window.append(token)
+        self.fresh = [token]
+        if len(self.window) > self._block:
+            self.fresh = self.window = self.window[-max(1, self._block // 2) :]
+        return True
+
+
 def generate(decoder: Decoder, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
     """Token ids after a prompt, as they are drawn, until `max_tokens` or the end token.
 
-    An empty prompt starts from the begin token. The same seed gives the same ids.
+    The same seed gives the same ids.
     """
-    uniform = random.Random(sampling.seed)  # noqa: S311 (not a secret)
-    block = decoder.config.block_size
-    window = list(prompt)[-block:] or [BOS_ID]
-    cache = KVCache(decoder.config)
-    fresh = window  # ids the cache has not seen
-    for _ in range(sampling.max_tokens):
-        token = draw(decoder.next_logits(fresh, cache), sampling, uniform.random())
-        if token == EOS_ID:
-            return
-        yield token
-        window.append(token)
-        fresh = [token]
-        if len(window) > block:
-            window = window[-max(1, block // 2) :]
-            cache.length, fresh = 0, window
+    text, cache = Continuation(prompt, sampling, decoder.config.block_size), KVCache(decoder.config)
+    while text.finish is None:
+        if text.fresh is text.window:
+            cache.lengths[0] = 0
+        token = draw(decoder.next_logits(text.fresh, cache), sampling, text.uniform())
+        if text.take(token):
+            yield token
 
 
 def until_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
@@ -84,23 +113,56 @@ def until_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
 
 def draw(logits: Array, sampling: Sampling, uniform: float) -> int:
     """A token id from logits (V,); `uniform` in [0, 1) decides, so equal arguments give an equal token."""
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    exact = logits.astype(np.float64)  # a rounded draw could land beyond the last token that counts
-    exact -= exact.max()
+    return draw_each(logits[None], [sampling], [uniform])[0]
+
+
+def draw_each(logits: Array, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:
+    """A token id from each row of logits (B, V), as `draw` does it."""
+    tokens = logits.argmax(axis=-1).tolist()
+    warm = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
+    if not warm:
+        return list(tokens)
+    exact = logits[warm].astype(np.float64)  # a rounded draw could land beyond the last token that counts
+    exact -= exact.max(axis=-1, keepdims=True)
     with np.errstate(over="ignore"):  # next to no temperature: minus infinity will do
-        exact /= sampling.temperature
-    probabilities = np.exp(exact)
-    probabilities /= probabilities.sum()
+        exact /= np.array([[samplings[row].temperature] for row in warm])
+    shares = np.exp(exact, out=exact)
+    whole = [index for index, row in enumerate(warm) if samplings[row].top_p == 1 and not samplings[row].top_k]
+    for index, token in zip(whole, _pick(shares[whole], [uniforms[warm[index]] for index in whole]), strict=True):
+        tokens[warm[index]] = token
+    for index in sorted(set(range(len(warm))).difference(whole)):
+        row = warm[index]
+        tokens[row] = _draw_likely(logits[row], shares[index], samplings[row], uniforms[row])
+    return list(tokens)
+
+
+def log_probabilities(logits: Array) -> npt.NDArray[np.float64]:
+    """What the network itself says (..., V), before any temperature."""
+    exact = logits.astype(np.float64)
+    exact -= exact.max(axis=-1, keepdims=True)
+    exact -= np.log(np.exp(exact).sum(axis=-1, keepdims=True))
+    return exact
+
+
+def _draw_likely(logits: Array, shares: npt.NDArray[np.float64], sampling: Sampling, uniform: float) -> int:
+    """A token from the likeliest ones that `sampling` leaves."""
+    probabilities = shares / shares.sum()
     size = min(len(probabilities), sampling.top_k or len(probabilities))
     tokens = _likeliest(logits, min(size, _NUCLEUS) if sampling.top_p < 1 else size)
     if len(tokens) < size and probabilities[tokens].sum() < sampling.top_p:
         tokens = _likeliest(logits, size)
     values = probabilities[tokens]
-    edges = values.cumsum()
-    count = max(1, int(np.count_nonzero(values[edges - values < sampling.top_p])))
-    index = int(np.searchsorted(edges[:count], uniform * edges[count - 1], side="right"))
-    return int(tokens[min(index, count - 1)])
+    count = max(1, int(np.count_nonzero(values.cumsum() - values < sampling.top_p)))
+    return int(tokens[_pick(values[None, :count], [uniform])[0]])
+
+
+def _pick(shares: npt.NDArray[np.float64], uniforms: Sequence[float]) -> list[int]:
+    """For each row of shares (B, N) the entry that a number in [0, 1) falls on, never one without a share."""
+    edges = shares.cumsum(axis=-1)
+    totals = edges[:, -1:]
+    points = totals * np.array(uniforms)[:, None]
+    picked: list[int] = np.minimum((edges <= points).sum(axis=-1), (edges < totals).sum(axis=-1)).tolist()
+    return picked
 
 
 def _likeliest(logits: Array, count: int) -> npt.NDArray[np.intp]:
@@ -109,3 +171,11 @@ def _likeliest(logits: Array, count: int) -> npt.NDArray[np.intp]:
         return np.argsort(-logits)
     tokens = np.argpartition(logits, -count)[-count:]
     return tokens[np.argsort(-logits[tokens])]
+
+
+def _mix(number: int) -> int:
+    """64 bits that look like chance, from any whole number (the finaliser of SplitMix64)."""
+    number = (number + 1) * 0x9E3779B97F4A7C15 & _WORD
+    number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 & _WORD
+    number = (number ^ number >> 27) * 0x94D049BB133111EB & _WORD
+    return number ^ number >> 31

@@ -38,17 +38,19 @@ class Application:
         if not is_authorised(self._api_key, request.headers.get("Authorization")):
             return _error(401, "a valid API key is required", {"WWW-Authenticate": "Bearer"})
         asked = parse_request(await _read_body(request))
-        loaded = self._serving.current  # this request's model, whatever happens to `current` meanwhile
-        if loaded is None:
-            return _error(503, "no model to answer with yet", {"Retry-After": str(RETRY_AFTER_S)})
-        completion = await self._engine.complete(loaded, asked)
-        reply = completion_reply(
-            text=completion.text,
-            model=loaded.language_model.config.name,
-            prompt_tokens=completion.prompt_tokens,
-            completion_tokens=completion.completion_tokens,
-        )
-        return _json(200, reply, {"X-Release": loaded.release_id} if loaded.release_id else {})
+        with self._serving.lease() as loaded:  # this request's model, whatever happens to `current` meanwhile
+            if loaded is None:
+                return _error(503, "no model to answer with yet", {"Retry-After": str(RETRY_AFTER_S)})
+            tokenizer = loaded.language_model.tokenizer
+            prompt = tokenizer.encode(asked.prompt).tolist()
+            tokens, _ = await self._engine.complete(loaded, prompt, asked.sampling)
+            reply = completion_reply(
+                text=tokenizer.decode([token.id for token in tokens]),
+                model=loaded.language_model.config.name,
+                prompt_tokens=len(prompt),
+                completion_tokens=len(tokens),
+            )
+            return _json(200, reply, {"X-Release": loaded.release_id} if loaded.release_id else {})
 
     async def _health(self, _: web.Request) -> web.Response:
         loaded = self._serving.current

@@ -1,6 +1,10 @@
 """Models that answer: how one is loaded and tested, and which one is in charge. Reads files."""
 
-from dataclasses import dataclass
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +18,24 @@ from randygpt.sidecar import read_json, read_tokenizer
 from randygpt.tokenizer import BOS_ID
 from server.errors import UnfitModel
 
+SLOTS = 32  # texts that a model writes at once
+_MAX_CACHE = 1 << 30  # bytes of their keys and values; fewer slots where that is not enough
 _MAX_LOGITS = 1 << 28
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadedModel:
     """A model that passed its test, and where it came from. Never changes; a request keeps the one it began with."""
 
     language_model: LanguageModel
     release_id: str | None  # event id in hex; None for a file
     label: str  # name and version, or the file
+    cache: KVCache = field(init=False)  # for the texts it writes at once; the engine's own
+
+    def __post_init__(self) -> None:
+        config = self.language_model.config
+        slots = max(1, min(SLOTS, _MAX_CACHE // KVCache.size(config)))
+        object.__setattr__(self, "cache", KVCache(config, slots))
 
 
 @dataclass(slots=True)
@@ -32,6 +44,29 @@ class Serving:
 
     current: LoadedModel | None = None
     failure: str | None = None  # why the newest release is not the one in charge
+    _leases: Counter[LoadedModel] = field(default_factory=Counter)
+    _returned: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @contextmanager
+    def lease(self) -> Iterator[LoadedModel | None]:
+        """The model in charge, for as long as a request needs it."""
+        loaded = self.current
+        if loaded is None:
+            yield None
+            return
+        self._leases[loaded] += 1
+        try:
+            yield loaded
+        finally:
+            self._leases[loaded] -= 1
+            self._leases += Counter()  # keeps what is over 0
+            self._returned.set()
+
+    async def room_for_another(self) -> None:
+        """Wait until no model but the one in charge has requests: so there are never more than two in memory."""
+        while any(loaded is not self.current for loaded in self._leases):
+            self._returned.clear()
+            await self._returned.wait()
 
 
 def load_release(release: InstalledRelease) -> LoadedModel:
@@ -41,35 +76,38 @@ def load_release(release: InstalledRelease) -> LoadedModel:
         config = ModelConfig.from_json(read_json(release.file("config").local))
         tokenizer = read_tokenizer(release.file("tokenizer").local)
         language_model = from_weights(release.file("checkpoint").local, config, tokenizer)
-        _test(language_model)
+        loaded = LoadedModel(language_model=language_model, release_id=release.id.hex(), label=label)
+        _test(loaded)
     except MemoryError:
         raise UnfitModel(f"{label}: not enough memory for it") from None
     except (RandyGPTError, UnfitModel, OSError, StopIteration, RuntimeError) as error:
         raise UnfitModel(f"{label}: {error}") from None
-    return LoadedModel(language_model=language_model, release_id=release.id.hex(), label=label)
+    return loaded
 
 
 def load_file(path: Path, *, preset: str | None = None, vocab: Path | None = None) -> LoadedModel:
     """The model in a checkpoint file, tested; raises UnfitModel, InvalidModelFile and OSError."""
     language_model = load(path, preset=preset, vocab=vocab)
+    loaded = LoadedModel(language_model=language_model, release_id=None, label=str(path))
     try:
-        _test(language_model)
+        _test(loaded)
     except UnfitModel as error:
         raise UnfitModel(f"{path}: {error}") from None
-    return LoadedModel(language_model=language_model, release_id=None, label=str(path))
+    return loaded
 
 
-def _test(language_model: LanguageModel) -> None:
+def _test(loaded: LoadedModel) -> None:
     """A full window as a request runs it, and all its logits where they are few.
 
     Raises UnfitModel if one is not finite.
     """
+    language_model = loaded.language_model
     config, tokenizer = language_model.config, language_model.tokenizer
     if tokenizer.vocab_size != config.vocab_size:
         raise UnfitModel(f"the vocabulary has {tokenizer.vocab_size} entries, not {config.vocab_size}")
     window, decoder = [BOS_ID] * config.block_size, language_model.decoder
     few = config.block_size * config.vocab_size <= _MAX_LOGITS
     with np.errstate(all="ignore"):
-        logits = decoder.logits(window) if few else decoder.next_logits(window, KVCache(config))
+        logits = decoder.logits(window) if few else decoder.next_logits(window, loaded.cache)
     if not np.isfinite(logits).all():
         raise UnfitModel("it computes numbers that are not finite")

@@ -36,7 +36,8 @@ class Reloader:
         signal = self._read_signal()
         if signal == self._signal:
             return
-        self._signal = signal
+        await self._serving.room_for_another()
+        self._signal = self._read_signal()
         try:
             loaded = await asyncio.to_thread(self._load)
         except (UnfitModel, StoreError, OSError) as error:

@@ -44,7 +44,7 @@ def test_a_cache_changes_nothing(decoder: Decoder, prompt: int) -> None:
     np.testing.assert_allclose(decoder.next_logits(ids[:prompt], cache), whole[prompt - 1], rtol=0, atol=1e-5)
     for position in range(prompt, BLOCK):
         np.testing.assert_allclose(decoder.next_logits([ids[position]], cache), whole[position], rtol=0, atol=1e-5)
-    assert cache.length == BLOCK
+    assert cache.lengths.tolist() == [BLOCK]
 
 
 def test_several_tokens_behind_a_prompt(decoder: Decoder) -> None:
@@ -58,7 +58,7 @@ def test_several_tokens_behind_a_prompt(decoder: Decoder) -> None:
 def test_a_cache_set_back_to_nothing_is_as_good_as_new(decoder: Decoder) -> None:
     ids, cache = some_ids(20), KVCache(CONFIG)
     decoder.next_logits(some_ids(50, seed=8), cache)
-    cache.length = 0
+    cache.lengths[0] = 0
     np.testing.assert_allclose(decoder.next_logits(ids, cache), decoder.logits(ids)[-1], rtol=0, atol=1e-5)
 
 
@@ -81,7 +81,30 @@ def test_tokens_that_do_not_fit(decoder: Decoder, before: int, length: int) -> N
         decoder.next_logits(some_ids(before), cache)
     with pytest.raises(ValueError, match=f"{length} tokens behind {before} do not fit a block of {BLOCK}"):
         decoder.next_logits(some_ids(length), cache)
-    assert cache.length == before
+    assert cache.lengths.tolist() == [before]
+
+
+@pytest.mark.parametrize("lengths", [[7, 7, 7], [1, 30, 12], [200, 3, 90, 255]])
+def test_sequences_side_by_side_are_as_alone(decoder: Decoder, lengths: list[int]) -> None:
+    texts = [some_ids(length + 1, seed=length) for length in lengths]
+    cache = KVCache(CONFIG, len(texts) + 2)
+    for slot, text in enumerate(texts, start=1):
+        decoder.next_logits(text[:-1], cache, slot)
+    late = some_ids(20, seed=99)
+    decoder.next_logits(late[:5], cache, len(texts) + 1)
+    logits = decoder.advance(cache, 1, [text[-1] for text in texts], [(0, late[:4]), (len(texts) + 1, late[5:])])
+    for row, text in zip(logits, [*texts, late[:4], late], strict=True):
+        np.testing.assert_allclose(row, decoder.logits(text)[-1], rtol=0, atol=1e-5)
+    assert cache.lengths.tolist() == [4, *(length + 1 for length in lengths), 20]
+
+
+def test_a_sequence_goes_on_in_another_slot(decoder: Decoder) -> None:
+    text, cache = some_ids(41), KVCache(CONFIG, 3)
+    decoder.next_logits(some_ids(100, seed=3), cache, 0)
+    decoder.next_logits(text[:40], cache, 2)
+    cache.move(2, 0)
+    np.testing.assert_allclose(decoder.advance(cache, 0, text[40:], [])[0], decoder.logits(text)[-1], rtol=0, atol=1e-5)
+    assert cache.lengths.tolist() == [41, 0, 40]
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from randygpt.errors import CallerError
-from randygpt.generate import Sampling, draw
+from randygpt.generate import Sampling, draw, draw_each, log_probabilities
 
 DRAWS = 20_000
 LAST = 1 - 2**-53  # the largest number that `random` gives
@@ -65,7 +65,6 @@ def test_tokens_come_as_often_as_they_are_likely(temperature: float) -> None:
         (2000, 0.5, Sampling(temperature=1.0, top_p=0.9, top_k=300)),
         (2000, 0.5, Sampling(temperature=1.0, top_k=300)),
         (2000, 0.5, Sampling(temperature=2.0, top_p=0.1)),
-        (2000, 2.0, Sampling(temperature=1.0)),
     ],
     ids=lambda value: f"p={value.top_p},k={value.top_k},t={value.temperature}" if isinstance(value, Sampling) else None,
 )
@@ -124,6 +123,28 @@ def test_two_equal_tokens_share_the_uniform_numbers_evenly() -> None:
         draw(np.zeros(2, np.float32), Sampling(temperature=1.0), uniform) for uniform in (0.0, 0.5 - 2**-20, 0.5, 0.75)
     ]
     assert drawn in ([0, 0, 1, 1], [1, 1, 0, 0])
+
+
+def test_each_row_is_drawn_as_if_it_were_alone() -> None:
+    samplings = [
+        Sampling(temperature=0),
+        Sampling(temperature=0.7),
+        Sampling(top_p=0.9),
+        Sampling(temperature=2.0),
+        Sampling(temperature=0),
+        Sampling(top_k=3),
+        Sampling(temperature=1e-310),
+    ] * 5
+    logits = np.stack([some_logits(300, seed=seed) for seed in range(len(samplings))])
+    uniforms = np.random.default_rng(3).random(len(samplings)).tolist()
+    alone = [draw(*row) for row in zip(logits, samplings, uniforms, strict=True)]
+    assert draw_each(logits, samplings, uniforms) == alone
+    assert len(set(alone)) > 10
+
+
+def test_log_probabilities() -> None:
+    logits = some_logits(67)
+    np.testing.assert_allclose(log_probabilities(logits), np.log(softmax(logits, 1.0)), atol=1e-9)
 
 
 def test_drawing_leaves_the_logits_alone() -> None:

@@ -10,7 +10,7 @@ from support.models import CONFIG, decoder_of
 
 from randygpt.config import ModelConfig
 from randygpt.errors import CallerError
-from randygpt.generate import Sampling, draw, generate, until_stop
+from randygpt.generate import Continuation, Sampling, draw, generate, until_stop
 from randygpt.model import GPT
 from randygpt.tokenizer import BOS_ID, EOS_ID
 
@@ -41,15 +41,34 @@ def tokens(model: GPT, prompt: list[int], sampling: Sampling) -> list[int]:
 @torch.inference_mode()
 def slowly(model: GPT, prompt: list[int], sampling: Sampling) -> list[int]:
     """The same rule with everything computed afresh for each token."""
-    uniform = random.Random(sampling.seed)  # noqa: S311 (not a secret)
+    text = Continuation(prompt, sampling, model.config.block_size)
     window, written = prompt[-model.config.block_size :], []
     for _ in range(sampling.max_tokens):
-        token = draw(model(torch.tensor([window]))[0, -1].numpy(), sampling, uniform.random())
+        token = draw(model(torch.tensor([window]))[0, -1].numpy(), sampling, text.uniform())
+        text.take(token)
         written.append(token)
         window.append(token)
         if len(window) > model.config.block_size:
             window = window[-(model.config.block_size // 2) :]
     return written
+
+
+def test_chance_is_even_and_depends_on_seed_and_position_only() -> None:
+    def numbers(seed: int, size: int) -> list[float]:
+        text, found = Continuation([2], replace(WARM, seed=seed, max_tokens=size), BLOCK), []
+        while text.finish is None:
+            found.append(text.uniform())
+            text.take(2)
+        return found
+
+    drawn = numbers(5, 4000)
+    assert numbers(5, 10) == drawn[:10]
+    assert all(0 <= number < 1 for number in drawn)
+    for decile in range(10):
+        assert abs(sum(decile <= 10 * number < decile + 1 for number in drawn) - 400) < 100
+    assert not {*drawn} & {*numbers(6, 4000)}
+    assert numbers(-1, 3) != numbers(1, 3)
+    assert numbers(10**30, 3) != numbers(0, 3)
 
 
 def test_the_same_seed_gives_the_same_tokens() -> None:
@@ -104,6 +123,13 @@ def test_the_end_token_ends_it_and_is_not_given() -> None:
     with torch.no_grad():
         model.lm_head[EOS_ID, 0] = 20
     assert tokens(model, [2, 3], WARM) == []
+
+
+def test_the_end_token_may_be_ignored() -> None:
+    model = talkative()
+    with torch.no_grad():
+        model.lm_head[EOS_ID, 0] = 20
+    assert tokens(model, [2, 3], replace(WARM, ignore_eos=True, max_tokens=5)) == [EOS_ID] * 5
 
 
 def test_some_texts_end_by_themselves() -> None:

@@ -1,123 +1,223 @@
-"""Decoding on threads: what comes out, how many may wait, and that nobody decodes for a client that is gone."""
+"""Writing many texts side by side: each as if it were alone, however they come and go."""
 
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from support.gates import gate as closed_gate
-from support.models import endless
+from support.models import CONFIG, Gated, decoder_of, endless
 
-from randygpt.generate import Sampling
-from server import engine as engine_module
+from randygpt.generate import Sampling, generate
+from randygpt.language_model import LanguageModel
+from randygpt.model import GPT
+from server import batch as batch_module
+from server import models
 from server.engine import Engine
 from server.errors import Busy
 from server.models import LoadedModel
-from server.schema import CompletionRequest
 
-WAIT_S = 15
-NEVER_DONE = 200_000  # tokens: far longer than any test waits
+WAIT_S = 30
+NEVER_DONE = 1 << 30  # tokens: far longer than any test waits
+GREEDY = Sampling(max_tokens=20, temperature=0)
+BLOCK = CONFIG.block_size
 
 
 def endless_model() -> LoadedModel:
     return LoadedModel(language_model=endless(), release_id=None, label="endless")
 
 
-def ask(prompt: str = "the", max_tokens: int = 20) -> CompletionRequest:
-    return CompletionRequest(prompt=prompt, sampling=Sampling(max_tokens=max_tokens, temperature=0))
+def gated_model(opened: threading.Event) -> LoadedModel:
+    model = endless()
+    gated = LanguageModel(decoder=Gated(model.decoder, opened), tokenizer=model.tokenizer)
+    return LoadedModel(language_model=gated, release_id=None, label="gated")
 
 
-async def until(engine: Engine, waiting: int) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while engine._waiting != waiting:  # noqa: ASYNC110 (there is nothing to wait on)
-            await asyncio.sleep(0.001)
+def alone(loaded: LoadedModel, prompt: list[int], sampling: Sampling) -> list[int]:
+    return list(generate(loaded.language_model.decoder, prompt, sampling))
+
+
+async def written(engine: Engine, loaded: LoadedModel, prompt: list[int], sampling: Sampling) -> list[int]:
+    tokens, _ = await engine.complete(loaded, prompt, sampling)
+    return [token.id for token in tokens]
+
+
+def some_ids(length: int, *, seed: int) -> list[int]:
+    return np.random.default_rng(seed).integers(2, CONFIG.vocab_size, size=length).tolist()
 
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    made = Engine(threads=1)
+    made = Engine(threads=2)
     yield made
     made.close()
 
 
 @pytest.fixture
-def gate(engine: Engine) -> Iterator[threading.Event]:
-    """Keeps the engine's only thread from taking anything up until it is set."""
+def gate() -> Iterator[threading.Event]:
     with closed_gate(WAIT_S) as opened:
-        engine._executor.submit(opened.wait)
         yield opened
 
 
-async def test_a_completion_is_what_the_model_writes(engine: Engine) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("temperature", [0, 0.9])
+async def test_each_of_many_texts_is_as_if_it_were_alone(threads: int, temperature: float) -> None:
     loaded = endless_model()
-    done = await engine.complete(loaded, ask("the X fox", 40))
-    assert done.text == loaded.language_model.generate("the  fox", max_tokens=40, temperature=0)
-    assert (done.prompt_tokens, done.completion_tokens) == (8, 40)
-    assert engine._waiting == 0
-
-
-async def test_one_too_many_is_told_so_and_the_others_are_answered(
-    engine: Engine, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_module, "MAX_WAITING", 3)
-    loaded = endless_model()
-    tasks = [asyncio.create_task(engine.complete(loaded, ask(prompt))) for prompt in ("the", "fox", "dog")]
-    await until(engine, 3)
-    with pytest.raises(Busy, match="3 requests are waiting already"):
-        await asyncio.wait_for(engine.complete(loaded, ask()), WAIT_S)
-    gate.set()
-    texts = [done.text for done in await asyncio.gather(*tasks)]
-    assert texts == [
-        loaded.language_model.generate(prompt, max_tokens=20, temperature=0) for prompt in ("the", "fox", "dog")
+    cases = [
+        (some_ids(7 * row % 300, seed=row), Sampling(max_tokens=3 + 11 * row % 90, temperature=temperature, seed=row))
+        for row in range(40)
     ]
-    assert (await engine.complete(loaded, ask())).completion_tokens == 20
-
-
-async def test_nobody_decodes_for_a_client_that_is_gone() -> None:
-    engine = Engine(threads=1)
-    task = asyncio.create_task(engine.complete(endless_model(), ask(max_tokens=NEVER_DONE)))
-    await until(engine, 1)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert engine._waiting == 0
-    async with asyncio.timeout(WAIT_S):
-        await asyncio.to_thread(engine.close)
-
-
-async def test_a_client_that_goes_while_it_waits_makes_room(engine: Engine, gate: threading.Event) -> None:
-    loaded = endless_model()
-    waiting = asyncio.create_task(engine.complete(loaded, ask(max_tokens=NEVER_DONE)))
-    await until(engine, 1)
-    waiting.cancel()
-    await until(engine, 0)
-    gate.set()
-    assert (await engine.complete(loaded, ask())).completion_tokens == 20
-
-
-def test_decoding_ends_within_a_token() -> None:
-    gone = threading.Event()
-    gone.set()
-    assert engine_module._complete(endless_model(), ask(max_tokens=NEVER_DONE), gone).completion_tokens == 1
-
-
-async def test_a_failure_does_not_count_as_waiting(engine: Engine) -> None:
-    broken = endless_model()
-    broken.language_model.decoder.config = None  # type: ignore[assignment]
-    with pytest.raises(AttributeError):
-        await engine.complete(broken, ask())
-    assert engine._waiting == 0
-
-
-async def test_two_threads_decode_at_once() -> None:
-    engine = Engine(threads=2)
-    loaded = endless_model()
-    long = asyncio.create_task(engine.complete(loaded, ask(max_tokens=NEVER_DONE)))
+    cases += [([5], replace(GREEDY, max_tokens=2 * BLOCK)), ([], replace(GREEDY, top_k=3, temperature=1, seed=1))]
+    engine = Engine(threads=threads)
     try:
-        async with asyncio.timeout(WAIT_S):
-            assert (await engine.complete(loaded, ask())).completion_tokens == 20
-        assert not long.done()
+        texts = await asyncio.gather(*(written(engine, loaded, *case) for case in cases))
     finally:
-        long.cancel()
-        await asyncio.gather(long, return_exceptions=True)
         engine.close()
+    assert texts == [alone(loaded, *case) for case in cases]
+
+
+async def test_tokens_come_as_they_are_drawn_the_last_with_why_it_ends(engine: Engine) -> None:
+    loaded = endless_model()
+    tokens, finishes = [], []
+    async with aclosing(engine.stream(loaded, [5, 6], GREEDY)) as stream:
+        async for arrived, finish in stream:
+            tokens += [token.id for token in arrived]
+            finishes.append(finish)
+    assert tokens == alone(loaded, [5, 6], GREEDY)
+    assert finishes[-1] == "length"
+    assert set(finishes[:-1]) <= {None}
+    assert engine.count == 0
+
+
+async def test_a_text_that_ends_by_itself(engine: Engine) -> None:
+    model = GPT.initialise(CONFIG, seed=1)  # every token about as likely as any other
+    loaded = LoadedModel(
+        language_model=LanguageModel(decoder=decoder_of(model), tokenizer=endless().tokenizer),
+        release_id=None,
+        label="brief",
+    )
+    sampling = Sampling(max_tokens=1000, temperature=1.0, seed=3)
+    tokens, finish = await engine.complete(loaded, [5], sampling)
+    assert [token.id for token in tokens] == alone(loaded, [5], sampling)
+    assert finish == "stop"
+    on, finish = await engine.complete(loaded, [5], replace(sampling, ignore_eos=True))
+    assert (len(on), finish) == (1000, "length")
+    assert [token.id for token in on[: len(tokens)]] == [token.id for token in tokens]
+
+
+async def test_log_probabilities_where_they_are_asked_for(engine: Engine) -> None:
+    loaded = endless_model()
+    (tokens, _), (plain, _), (bare, _) = await asyncio.gather(
+        engine.complete(loaded, [5, 6], GREEDY, logprobs=3),
+        engine.complete(loaded, [5, 6], GREEDY),
+        engine.complete(loaded, [5, 6], GREEDY, logprobs=0),
+    )
+    assert [token.id for token in tokens] == [token.id for token in plain]
+    assert {token.likeliest for token in [*plain, *bare]} == {()}
+    logits = loaded.language_model.decoder.logits([5, 6]).astype(np.float64)[-1]
+    expected = logits - np.log(np.exp(logits).sum())
+    best = np.argsort(-expected)[:3]
+    assert [other for other, _ in tokens[0].likeliest] == best.tolist()
+    np.testing.assert_allclose([value for _, value in tokens[0].likeliest], expected[best], atol=1e-4)
+    assert tokens[0].logprob == bare[0].logprob == tokens[0].likeliest[0][1]
+
+
+async def test_one_too_many_is_told_so_and_the_others_are_answered(gate: threading.Event) -> None:
+    engine = Engine(threads=1, max_waiting=3)
+    loaded = gated_model(gate)
+    prompts = [[5], [6], [7]]
+    tasks = [asyncio.create_task(written(engine, loaded, prompt, GREEDY)) for prompt in prompts]
+    await asyncio.sleep(0)
+    assert engine.count == 3
+    with pytest.raises(Busy, match="3 requests are waiting already"):
+        await engine.complete(loaded, [8], GREEDY)
+    gate.set()
+    try:
+        assert await asyncio.gather(*tasks) == [alone(loaded, prompt, GREEDY) for prompt in prompts]
+        assert len(await written(engine, loaded, [8], GREEDY)) == 20
+        assert engine.count == 0
+    finally:
+        engine.close()
+
+
+async def test_more_texts_than_slots_wait_their_turn(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+    monkeypatch.setattr(models, "SLOTS", 3)
+    loaded = endless_model()
+    assert len(loaded.cache.lengths) == 3
+    texts = await asyncio.gather(*(written(engine, loaded, [row + 2], GREEDY) for row in range(20)))
+    assert texts == [alone(loaded, [row + 2], GREEDY) for row in range(20)]
+
+
+async def test_models_write_side_by_side(engine: Engine) -> None:
+    pair = [endless_model(), endless_model()]
+    pair[1].language_model.decoder._position[:] = 0
+    sampling = replace(GREEDY, max_tokens=100)
+    texts = await asyncio.gather(*(written(engine, pair[row % 2], [5, 6], sampling) for row in range(6)))
+    expected = [alone(loaded, [5, 6], sampling) for loaded in pair]
+    assert expected[0] != expected[1]
+    assert texts == expected * 3
+
+
+async def test_nobody_writes_for_a_client_that_is_gone(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+    monkeypatch.setattr(models, "SLOTS", 1)
+    loaded = endless_model()
+    async with aclosing(engine.stream(loaded, [5], replace(GREEDY, max_tokens=NEVER_DONE))) as stream:
+        await anext(stream)
+    assert engine.count == 0
+    async with asyncio.timeout(WAIT_S):
+        assert len(await written(engine, loaded, [5], GREEDY)) == 20
+
+
+async def test_a_client_that_goes_while_it_waits_makes_room(gate: threading.Event, engine: Engine) -> None:
+    loaded = gated_model(gate)
+    gone = asyncio.create_task(engine.complete(loaded, [5], replace(GREEDY, max_tokens=NEVER_DONE)))
+    await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert engine.count == 0
+    gate.set()
+    assert len(await written(engine, loaded, [5], GREEDY)) == 20
+
+
+@pytest.mark.parametrize("count", [1, 12])
+async def test_a_failure_is_told_to_all_in_its_batch_and_to_nobody_else(engine: Engine, count: int) -> None:
+    broken = endless_model()
+    broken.language_model.decoder._layers = None  # type: ignore[assignment]
+    failed = await asyncio.gather(*(engine.complete(broken, [5], GREEDY) for _ in range(count)), return_exceptions=True)
+    assert [type(error) for error in failed] == [TypeError] * count
+    assert engine.count == 0
+    assert len(await written(engine, endless_model(), [5], GREEDY)) == 20
+
+
+async def test_a_long_prompt_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_module, "CHUNK", 8)
+    loaded = endless_model()
+    batch: batch_module.Batch[batch_module.Writing] = batch_module.Batch(loaded, None)
+    early, late = (
+        batch_module.Writing(text=batch_module.Continuation(prompt, GREEDY, BLOCK))
+        for prompt in ([5], some_ids(30, seed=1))
+    )
+    batch.join(early)
+    batch.step()
+    batch.join(late)
+    counts = []
+    for _ in range(5):
+        batch.step()
+        counts.append((len(early.drawn), len(late.drawn)))
+    assert counts == [(2, 0), (3, 0), (4, 0), (5, 1), (6, 2)]
+
+
+async def test_what_is_under_way_when_it_closes_is_told_so() -> None:
+    engine = Engine(threads=1)
+    stream = engine.stream(endless_model(), [5], replace(GREEDY, max_tokens=NEVER_DONE))
+    await anext(stream)
+    await asyncio.to_thread(engine.close)
+    with pytest.raises(Busy, match="about to stop"):
+        async for _ in stream:
+            pass
+    with pytest.raises(Busy, match="about to stop"):
+        await engine.complete(endless_model(), [5], GREEDY)

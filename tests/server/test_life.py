@@ -5,13 +5,14 @@ import contextlib
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 
 import aiohttp
 import pytest
 from support.gates import gate as closed_gate
-from support.models import endless
+from support.models import Gated, endless
 
-from server import app, engine, schema
+from server import app, schema
 from server.app import running
 from server.engine import Engine
 from server.errors import CannotListen
@@ -34,7 +35,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
 
     class Watched(Engine):
         def __init__(self, *, threads: int) -> None:
-            super().__init__(threads=threads)
+            super().__init__(threads=threads, max_waiting=4)
             made.append(self)
 
     monkeypatch.setattr(app, "Engine", Watched)
@@ -43,9 +44,16 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """What a decoding thread may be made to wait for."""
+    """What a model may be made to wait for."""
     with closed_gate(WAIT_S) as opened:
         yield opened
+
+
+@pytest.fixture
+def gated(loaded: LoadedModel, gate: threading.Event) -> LoadedModel:
+    """The same model, which waits at each step until it is let go on."""
+    slow = replace(loaded.language_model, decoder=Gated(loaded.language_model.decoder, gate))
+    return LoadedModel(language_model=slow, release_id=None, label="gated")
 
 
 @pytest.fixture
@@ -104,9 +112,9 @@ async def test_a_client_that_disconnects_stops_its_decoding(
     monkeypatch.setattr(schema, "MAX_TOKENS", NEVER_DONE)
     async with serving(loaded) as address:
         gone = asyncio.create_task(ask(session, address, max_tokens=NEVER_DONE))
-        await until(lambda: engines[0]._waiting == 1)
+        await until(lambda: engines[0].count == 1)
         gone.cancel()
-        await until(lambda: engines[0]._waiting == 0)
+        await until(lambda: engines[0].count == 0)
         async with asyncio.timeout(WAIT_S):
             assert (await ask(session, address))[0] == 200
 
@@ -114,16 +122,14 @@ async def test_a_client_that_disconnects_stops_its_decoding(
 async def test_of_too_many_requests_some_are_sent_away_and_the_rest_answered(
     session: aiohttp.ClientSession,
     loaded: LoadedModel,
+    gated: LoadedModel,
     engines: list[Engine],
     gate: threading.Event,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engine, "MAX_WAITING", 4)
-    async with serving(loaded) as address:
-        engines[0]._executor.submit(gate.wait)
+    async with serving(gated) as address:
         prompts = ["the", "quick", "brown", "fox"]
         tasks = [asyncio.create_task(ask(session, address, prompt=prompt)) for prompt in prompts]
-        await until(lambda: engines[0]._waiting == 4)
+        await until(lambda: engines[0].count == 4)
         async with asyncio.timeout(WAIT_S):
             refused = await asyncio.gather(*(ask(session, address) for _ in range(3)))
         assert refused == [(503, "4 requests are waiting already")] * 3
@@ -152,21 +158,24 @@ def is_listening(address: str) -> bool:
 
 
 async def test_a_request_under_way_is_answered_before_the_server_ends(
-    session: aiohttp.ClientSession, loaded: LoadedModel, engines: list[Engine], gate: threading.Event
+    session: aiohttp.ClientSession,
+    loaded: LoadedModel,
+    gated: LoadedModel,
+    engines: list[Engine],
+    gate: threading.Event,
 ) -> None:
     stop = asyncio.Event()
     started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def serve() -> None:
-        async with serving(loaded) as address:
-            engines[0]._executor.submit(gate.wait)
+        async with serving(gated) as address:
             started.set_result(address)
             await stop.wait()
 
     server = asyncio.create_task(serve())
     address = await started
     request = asyncio.create_task(ask(session, address))
-    await until(lambda: engines[0]._waiting == 1)
+    await until(lambda: engines[0].count == 1)
     stop.set()
     await until(lambda: not is_listening(address))
     await asyncio.wait([request, server], timeout=0.2)  # an impatient server would be done with both by now
@@ -193,7 +202,7 @@ async def test_the_end_does_not_wait_for_ever_for_a_request(
     async with asyncio.timeout(WAIT_S):
         async with serving(loaded) as address:
             request = asyncio.create_task(ask(session, address, max_tokens=NEVER_DONE))
-            await until(lambda: engines[0]._waiting == 1)
+            await until(lambda: engines[0].count == 1)
         with pytest.raises(aiohttp.ClientError):
             await request
 

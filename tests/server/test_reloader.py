@@ -15,7 +15,7 @@ import aiohttp
 import numpy as np
 import pytest
 from support.gates import gate as closed_gate
-from support.models import CONFIG, TOKENIZER, has_weights, side_files
+from support.models import CONFIG, TOKENIZER, Gated, has_weights, side_files
 
 from distribution.announcement import Release, release_draft
 from distribution.chunking import CHUNK_SIZE, count
@@ -28,10 +28,9 @@ from relay_client.keys import SecretKey
 from server import app
 from server import reloader as reloader_module
 from server.app import running
-from server.engine import Completion, Engine
+from server.engine import Engine
 from server.models import LoadedModel, Serving
 from server.reloader import Reloader
-from server.schema import CompletionRequest
 
 ROLES = {"checkpoint.bin": "checkpoint", "vocab.json": "tokenizer", "config.json": "config"}
 WAIT_S = 15
@@ -140,9 +139,9 @@ async def server(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
             self.asked = 0
             engines.append(self)
 
-        async def complete(self, loaded: LoadedModel, request: CompletionRequest) -> Completion:
-            self.asked += 1
-            return await super().complete(loaded, request)
+        def check_room(self, count: int) -> None:
+            self.asked += count
+            super().check_room(count)
 
     monkeypatch.setattr(app, "Engine", Watched)
     serving = Serving()
@@ -197,13 +196,16 @@ async def test_requests_under_way_end_on_the_model_they_began_with(
     first, second = shelf.install(), shelf.install()
     await swap(shelf, server, first)
     expected = await server.ask(max_tokens=600)
-    server.engine._executor.submit(gate.wait)
+    assert server.serving.current is not None
+    language_model = server.serving.current.language_model
+    slow = replace(language_model, decoder=Gated(language_model.decoder, gate))
+    server.serving.current = LoadedModel(language_model=slow, release_id=first.id.hex(), label="gated")
     early = [asyncio.create_task(server.ask(max_tokens=600)) for _ in range(3)]
-    await until(lambda: server.engine._waiting == 3)
+    await until(lambda: server.engine.count == 3)
     await swap(shelf, server, second)
     assert (await server.health())["release"] == second.id.hex()
     late = [asyncio.create_task(server.ask(max_tokens=600)) for _ in range(3)]
-    await until(lambda: server.engine._waiting == 6)
+    await until(lambda: server.engine.count == 6)
     gate.set()
     assert set(await asyncio.gather(*early)) == {expected}
     others = set(await asyncio.gather(*late))
@@ -228,6 +230,21 @@ async def test_no_request_fails_or_mixes_models_while_they_are_swapped(shelf: Sh
     replies = await asyncio.gather(*tasks)
     assert {release for release, _ in replies} == set(texts)
     assert all(text == texts[release] for release, text in replies)
+
+
+async def test_a_third_model_is_loaded_when_the_first_has_no_requests_left(shelf: Shelf, server: Server) -> None:
+    await swap(shelf, server, shelf.install())
+    with server.serving.lease() as oldest:
+        await swap(shelf, server, shelf.install())
+        second = server.serving.current
+        assert second is not oldest
+        shelf.store.activate(shelf.install().id)
+        third = asyncio.create_task(server.reloader.look())
+        await server.ask()
+        assert server.serving.current is second
+        assert not third.done()
+    await third
+    assert (await server.health())["serving"] == "tiny version 3"
 
 
 async def test_the_release_in_charge_is_not_loaded_again(shelf: Shelf, server: Server) -> None:

@@ -1,8 +1,10 @@
 """A model small enough for every test."""
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +63,18 @@ def endless() -> LanguageModel:
         model.lm_head[1] = 0
         model.lm_head[3] = -model.lm_head[2]  # one of the two is over 0
     return LanguageModel(decoder=decoder_of(model), tokenizer=TOKENIZER)
+
+
+class Gated(Decoder):
+    """A network that waits at each step until it is let go on."""
+
+    def __init__(self, other: Decoder, opened: threading.Event) -> None:
+        self.__dict__.update(other.__dict__)
+        self.opened = opened
+
+    def advance(self, *facts: Any) -> Array:  # noqa: ANN401 (passed on)
+        self.opened.wait()
+        return super().advance(*facts)
 
 
 def write_tiny(path: Path, *, seed: int = 0, name: str = "", with_moments: bool = True) -> Path:

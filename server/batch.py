@@ -1,0 +1,162 @@
+"""Texts of one model, written side by side: who is in which slot, and what a step does. No I/O.
+
+Texts join and leave between steps. Those in the first slots have seen all of their prompt and get one token a step;
+the rest get their prompt in chunks, first come first served, so that a long one makes nobody wait long.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from randygpt.decoder import CHUNK, Array
+from randygpt.generate import Continuation, draw_each, log_probabilities
+from server.models import LoadedModel
+
+Chunks = list[tuple[int, Sequence[int]]]  # slot, ids
+_WORTH_SHARING = 8  # rows of a step that two threads compute sooner than one
+
+
+class Token(NamedTuple):
+    """A token of a text, and where they were asked for: its log probability, and the likeliest tokens with theirs."""
+
+    id: int
+    logprob: float = 0.0
+    likeliest: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Writing:
+    """A text on its way through a batch."""
+
+    text: Continuation
+    logprobs: int | None = None  # how many of the likeliest tokens to tell beside the one that was drawn
+    gone: bool = False  # nobody waits for it any more
+    drawn: list[Token] = field(default_factory=list)  # and not yet taken away
+    unseen: Sequence[int] = ()  # ids that the cache has yet to see
+
+    def take(self, token: Token) -> None:
+        """Go on with a token."""
+        if self.text.take(token.id):
+            self.drawn.append(token)
+        self.unseen = self.text.fresh
+
+
+W = TypeVar("W", bound=Writing)
+
+
+class Batch(Generic[W]):
+    """The texts that one model is writing, at most as many as its cache has slots."""
+
+    def __init__(self, loaded: LoadedModel, helper: Executor | None) -> None:
+        self._decoder, self._cache = loaded.language_model.decoder, loaded.cache
+        self._helper = helper
+        self._slots: list[W] = []
+        self._ready = 0  # slots whose prompt was seen; they come first
+
+    @property
+    def writings(self) -> Sequence[W]:
+        """Who is in it."""
+        return self._slots
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another text may join."""
+        return len(self._slots) < len(self._cache.lengths)
+
+    def join(self, writing: W) -> None:
+        """Take a text in, behind the others."""
+        self._cache.lengths[len(self._slots)] = 0
+        writing.unseen = writing.text.fresh
+        self._slots.append(writing)
+
+    def step(self) -> list[W]:
+        """Go on with every text; those that got a token or ended."""
+        for slot in reversed(range(len(self._slots))):
+            if self._slots[slot].gone:
+                self._leave(slot)
+        chunks = self._next_chunks()
+        drawn = self._compute(chunks)
+        for slot, ids in chunks:
+            writing = self._slots[slot]
+            writing.unseen = writing.unseen[len(ids) :]
+            self._ready += not writing.unseen
+        for slot, token in drawn:
+            self._slots[slot].take(token)
+        news = self._slots[: self._ready]
+        for slot in reversed(range(self._ready)):
+            text = self._slots[slot].text
+            if text.finish:
+                self._leave(slot)
+            elif text.fresh is text.window:
+                self.join(self._leave(slot))
+        return news
+
+    def _next_chunks(self) -> Chunks:
+        chunks: Chunks = []
+        room = CHUNK
+        for slot in range(self._ready, len(self._slots)):
+            ids = self._slots[slot].unseen[:room]
+            if not ids:
+                break
+            chunks.append((slot, ids))
+            room -= len(ids)
+        return chunks
+
+    def _compute(self, chunks: Chunks) -> list[tuple[int, Token]]:
+        """Tokens by slot; two threads share the work where there is enough."""
+        rows = self._ready + sum(len(ids) for _, ids in chunks)
+        if self._helper is None or rows < _WORTH_SHARING:
+            return self._part(0, self._ready, chunks)
+        middle = min(self._ready, rows // 2)
+        other: Future[list[tuple[int, Token]]] = self._helper.submit(self._part, 0, middle, [])
+        try:
+            rest = self._part(middle, self._ready, chunks)
+        finally:
+            first = other.result()
+        return first + rest
+
+    def _part(self, first: int, end: int, chunks: Chunks) -> list[tuple[int, Token]]:
+        """Tokens by slot, of some slots that are ready and of the chunks that end a prompt."""
+        if first == end and not chunks:
+            return []
+        tokens = [self._slots[slot].unseen[0] for slot in range(first, end)]
+        logits = self._decoder.advance(self._cache, first, tokens, chunks)
+        ended = (
+            slot for slot, ids in chunks if len(ids) == len(self._slots[slot].unseen)
+        )  # all but the last, at least
+        slots = [*range(first, end), *ended]
+        writings = [self._slots[slot] for slot in slots]
+        texts = [writing.text for writing in writings]
+        if not texts:
+            return []
+        logits = logits[: len(slots)]
+        ids = draw_each(logits, [text.sampling for text in texts], [text.uniform() for text in texts])
+        return [
+            (slot, Token(token) if writing.logprobs is None else _told(token, row, writing.logprobs))
+            for slot, token, row, writing in zip(slots, ids, logits, writings, strict=True)
+        ]
+
+    def _leave(self, slot: int) -> W:
+        """Empty a slot, and close the gap it leaves in its row."""
+        writing = self._slots[slot]
+        if slot < self._ready:
+            self._ready -= 1
+            self._move(self._ready, slot)
+            slot = self._ready
+        self._move(len(self._slots) - 1, slot)
+        self._slots.pop()
+        return writing
+
+    def _move(self, source: int, target: int) -> None:
+        if source != target:
+            self._slots[target] = self._slots[source]
+            self._cache.move(source, target)
+
+
+def _told(token: int, logits: Array, count: int) -> Token:
+    values = log_probabilities(logits)
+    likeliest = np.argsort(-values, kind="stable")[:count] if count else ()
+    return Token(token, float(values[token]), tuple((int(other), float(values[other])) for other in likeliest))
