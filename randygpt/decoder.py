@@ -16,7 +16,8 @@ from randygpt.header import tensor_shapes
 Array = npt.NDArray[np.float32]
 CHUNK = 64  # tokens of a prompt in one pass: more would make others wait longer, and none sooner done
 _EPS = np.float32(NORM_EPS)
-_BLOCK = 1 << 13  # entries of a block of columns; OpenBLAS multiplies with so few without copying them first
+_WIDTH, _BLOCK = 64, 1 << 15  # columns and entries of a block of columns at most
+_PRODUCT = 10**6  # multiplications up to which OpenBLAS does not copy the matrix first
 
 
 class KVCache:
@@ -132,12 +133,15 @@ class _Columns:
     def __init__(self, *matrices: Array) -> None:
         whole = np.concatenate(matrices)
         self._out = len(whole)
-        width = max(1, _BLOCK // whole.shape[1])
+        width = max(1, min(_WIDTH, _BLOCK // whole.shape[1]))
         padded = np.pad(whole, ((0, -self._out % width), (0, 0)))
         self._blocks = np.ascontiguousarray(padded.reshape(-1, width, whole.shape[1]).transpose(0, 2, 1))
+        self._rows = max(1, _PRODUCT // self._blocks[0].size)
 
     def __call__(self, x: Array) -> Array:
-        products: Array = x @ self._blocks  # (blocks, n, width)
+        rows = -(-len(x) // -(-len(x) // self._rows))  # in even parts
+        parts = [x[start : start + rows] @ self._blocks for start in range(0, len(x), rows)]  # (blocks, rows, width)
+        products: Array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         return products.transpose(1, 0, 2).reshape(len(x), -1)[:, : self._out]
 
 
