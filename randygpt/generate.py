@@ -90,25 +90,45 @@ def generate(decoder: Decoder, prompt: Sequence[int], sampling: Sampling) -> Ite
             yield token
 
 
-def until_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """The text of some pieces, up to where one of `stops` begins; what may be the beginning of one is held back.
+class Cutter:
+    """Passes a text on up to where one of `stops` begins; what may be the beginning of one is held back.
 
     Raises CallerError for an empty stop.
     """
-    if not all(stops):
-        raise CallerError("a text to stop at is not empty")
-    held = ""
-    for piece in pieces:
-        held += piece
-        ends = [held.find(stop) for stop in stops if stop in held]
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        if not all(stops):
+            raise CallerError("a text to stop at is not empty")
+        self.found = False  # a stop, so that nothing comes any more
+        self._stops = stops
+        self._held = ""
+
+    def push(self, piece: str) -> str:
+        """What can be passed on when a piece has come."""
+        held = self._held + piece
+        ends = [held.find(stop) for stop in self._stops if stop in held]
         if ends:
-            yield held[: min(ends)]
-            return
-        begun = (size for stop in stops for size in range(len(stop)) if held.endswith(stop[:size]))
+            self.found, self._held = True, ""
+            return held[: min(ends)]
+        begun = (size for stop in self._stops for size in range(len(stop)) if held.endswith(stop[:size]))
         ready = len(held) - max(begun, default=0)
-        yield held[:ready]
-        held = held[ready:]
-    yield held
+        self._held = held[ready:]
+        return held[:ready]
+
+    def rest(self) -> str:
+        """What was held back, when nothing more comes."""
+        rest, self._held = self._held, ""
+        return rest
+
+
+def until_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    """The text of some pieces, up to where one of `stops` begins; raises CallerError for an empty stop."""
+    cutter = Cutter(stops)
+    for piece in pieces:
+        yield cutter.push(piece)
+        if cutter.found:
+            return
+    yield cutter.rest()
 
 
 def draw(logits: Array, sampling: Sampling, uniform: float) -> int:

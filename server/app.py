@@ -1,134 +1,273 @@
-"""The HTTP edge: routes, errors as JSON, start and stop. Does network I/O."""
+"""The HTTP edge: routes, start and stop. Does network I/O."""
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Callable
 
 import orjson
 from aiohttp import web
 
-from server.auth import is_authorised
+from server.answer import Answer
 from server.engine import Engine
-from server.errors import Busy, CannotListen, InvalidRequest
-from server.models import Serving
+from server.errors import CannotListen, InvalidRequest, UnfitModel
+from server.fields import parse_object
+from server.guard import REQUEST_ID, RETRY_AFTER_S, Guard, error_response, json_response
+from server.metrics import Metrics
+from server.models import LoadedModel, Serving
+from server.openapi import document
 from server.reloader import Reloader
-from server.schema import MAX_BODY, completion_reply, error_reply, parse_request
+from server.replies import Form, completion_reply, models_reply, openai_error, usage
+from server.schema import MAX_BODY, CompletionRequest, parse_chat, parse_completion, parse_request
+from server.settings import Settings
 
-BODY_S = 10.0  # for a request's body to arrive
-DRAIN_S = 30.0  # for requests under way to finish when the server stops
-RETRY_AFTER_S = 1
-
-log = logging.getLogger(__name__)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class Application:
     """Routes over one `Serving` and one `Engine`."""
 
-    def __init__(self, serving: Serving, engine: Engine, *, api_key: str | None) -> None:
+    def __init__(
+        self, serving: Serving, reloader: Reloader | None, engine: Engine, settings: Settings, metrics: Metrics
+    ) -> None:
         self._serving = serving
+        self._reloader = reloader
         self._engine = engine
-        self._api_key = api_key
-        self.web = web.Application(client_max_size=MAX_BODY, middlewares=[_errors_as_json])
-        self.web.add_routes([web.post("/", self._complete), web.get("/health", self._health)])
+        self._settings = settings
+        self._metrics = metrics
+        self._guard = Guard(settings, metrics)
+        self.web = web.Application(client_max_size=MAX_BODY, middlewares=[self._guard.around])
+        self.web.on_response_prepare.append(self._guard.prepare)
+        self.web.add_routes(
+            [
+                web.post("/", self._complete),
+                web.post("/v1/completions", self._completions),
+                web.post("/v1/chat/completions", self._chat),
+                web.get("/v1/models", self._models),
+                web.get("/v1/models/{model}", self._models),
+                web.get("/openapi.json", self._openapi),
+                web.get("/health", self._health),
+                web.get("/ready", self._ready),
+                web.get("/metrics", self._page_of_metrics),
+                web.post("/admin/reload", self._reload),
+                web.post("/admin/use", self._use),
+            ]
+        )
 
-    async def _complete(self, request: web.Request) -> web.Response:
-        if not is_authorised(self._api_key, request.headers.get("Authorization")):
-            return _error(401, "a valid API key is required", {"WWW-Authenticate": "Bearer"})
-        asked = parse_request(await _read_body(request))
-        with self._serving.lease() as loaded:  # this request's model, whatever happens to `current` meanwhile
-            if loaded is None:
-                return _error(503, "no model to answer with yet", {"Retry-After": str(RETRY_AFTER_S)})
-            tokenizer = loaded.language_model.tokenizer
-            prompt = tokenizer.encode(asked.prompt).tolist()
-            tokens, _ = await self._engine.complete(loaded, prompt, asked.sampling)
-            reply = completion_reply(
-                text=tokenizer.decode([token.id for token in tokens]),
-                model=loaded.language_model.config.name,
-                prompt_tokens=len(prompt),
-                completion_tokens=len(tokens),
-            )
-            return _json(200, reply, {"X-Release": loaded.release_id} if loaded.release_id else {})
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        with self._guard.admit(request):
+            asked = parse_request(await self._body(request))
+            with self._serving.lease() as loaded:  # this request's model, whatever happens to `current` meanwhile
+                with Answer(self._engine, _there(loaded), asked) as answer:
+                    [choice] = await answer.whole()
+                self._metrics.prompt_tokens.inc(answer.prompt_tokens)
+                reply = completion_reply(
+                    text=choice.text,
+                    model=answer.loaded.name,
+                    prompt_tokens=answer.prompt_tokens,
+                    completion_tokens=answer.completion_tokens,
+                )
+                return json_response(200, reply, _release(answer.loaded))
+
+    async def _completions(self, request: web.Request) -> web.StreamResponse:
+        return await self._openai(request, parse_completion, chat=False)
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._openai(request, parse_chat, chat=True)
+
+    async def _openai(
+        self, request: web.Request, parse: Callable[[bytes], CompletionRequest], *, chat: bool
+    ) -> web.StreamResponse:
+        with self._guard.admit(request):
+            asked = parse(await self._body(request))
+            with self._serving.lease() as loaded, Answer(self._engine, _there(loaded), asked) as answer:
+                self._metrics.prompt_tokens.inc(answer.prompt_tokens)
+                form = Form(
+                    chat=chat,
+                    request_id=request[REQUEST_ID],
+                    created=int(time.time()),
+                    model=answer.loaded.name,
+                    fingerprint=answer.loaded.fingerprint,
+                    texts=answer.loaded.language_model.tokenizer.texts,
+                    logprobs=asked.logprobs is not None,
+                )
+                if asked.stream:
+                    return await self._stream(request, answer, form, include_usage=asked.include_usage)
+                choices = await answer.whole()
+                counts = usage(answer.prompt_tokens, answer.completion_tokens)
+                return json_response(200, form.whole(choices, counts), _release(answer.loaded))
+
+    async def _stream(
+        self, request: web.Request, answer: Answer, form: Form, *, include_usage: bool
+    ) -> web.StreamResponse:
+        """Parts of an answer as they come, each an event; `[DONE]` is the last. Ends early if nobody reads them."""
+        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        response = web.StreamResponse(headers=headers | _release(answer.loaded))
+        await response.prepare(request)
+        seen: set[int] = set()
+        try:
+            async for news in answer:
+                for choice in news:
+                    part = form.part([choice], first=choice.index not in seen)
+                    seen.add(choice.index)
+                    await self._send(response, orjson.dumps(part))
+            if include_usage:
+                counts = usage(answer.prompt_tokens, answer.completion_tokens)
+                await self._send(response, orjson.dumps(form.last(counts)))
+        except TimeoutError:
+            if request.transport:
+                request.transport.abort()
+            return response
+        except Exception as error:  # noqa: BLE001 (the status was sent: only words are left)
+            words = openai_error(f"the text ends early: {error}", status=500)
+            await self._send(response, orjson.dumps(words))
+        await self._send(response, b"[DONE]")
+        return response
+
+    async def _send(self, response: web.StreamResponse, data: bytes) -> None:
+        async with asyncio.timeout(self._settings.write):
+            await response.write(b"data: %b\n\n" % data)
+
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        with self._guard.admit(request):
+            loaded = self._serving.current
+            reply = models_reply({loaded.name: int(loaded.loaded_at)} if loaded else {})
+            name = request.match_info.get("model")
+            if name is None:
+                return json_response(200, reply)
+            if loaded is None or name != loaded.name:
+                return error_response(request, 404, f"no model {name!r}", field="model")
+            return json_response(200, reply["data"][0])
+
+    async def _openapi(self, _: web.Request) -> web.Response:
+        return json_response(200, document())
 
     async def _health(self, _: web.Request) -> web.Response:
         loaded = self._serving.current
-        return _json(
+        return json_response(
             200,
             {
                 "status": "ok" if loaded else "waiting for a first model",
-                "model": loaded.language_model.config.name if loaded else None,
+                "model": loaded.name if loaded else None,
                 "serving": loaded.label if loaded else None,
                 "release": loaded.release_id if loaded else None,
                 "failure": self._serving.failure,
             },
         )
 
+    async def _ready(self, _: web.Request) -> web.Response:
+        is_ready = self._serving.current is not None
+        return json_response(200 if is_ready else 503, {"ready": is_ready})
+
+    async def _page_of_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.page(), content_type="text/plain", charset="utf-8")
+
+    async def _reload(self, request: web.Request) -> web.Response:
+        reloader = self._admin(request)
+        await reloader.look(again=True)
+        return await self._health(request)
+
+    async def _use(self, request: web.Request) -> web.Response:
+        reloader = self._admin(request)
+        raw = parse_object(await self._body(request)).get("release")
+        try:
+            release_id = bytes.fromhex(raw if isinstance(raw, str) and len(raw) == 64 else "?")  # noqa: PLR2004 (hex)
+        except ValueError:
+            raise InvalidRequest("release is an event id, 64 hex digits", field="release") from None
+        try:
+            await reloader.use(release_id)
+        except (UnfitModel, OSError) as error:
+            raise web.HTTPConflict(text=str(error)) from None
+        return await self._health(request)
+
+    def _admin(self, request: web.Request) -> Reloader:
+        """Whoever may change what is served, and what to change it with; raises HTTPForbidden and others."""
+        if not self._settings.api_keys:
+            raise web.HTTPForbidden(text="this needs an API key, and the server has none")
+        with self._guard.admit(request):
+            if self._reloader is None:
+                raise web.HTTPConflict(text="this server serves a file, not the store's releases")
+            return self._reloader
+
+    async def _body(self, request: web.Request) -> bytes:
+        limit = self._settings.body
+        try:
+            async with asyncio.timeout(limit):
+                return await request.read()
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(text=f"the body did not arrive in {limit:.0f} s") from None
+
 
 @contextlib.asynccontextmanager
-async def running(
-    serving: Serving, reloader: Reloader | None, *, host: str, port: int, threads: int, api_key: str | None
-) -> AsyncIterator[str]:
+async def running(serving: Serving, reloader: Reloader | None, settings: Settings) -> AsyncIterator[str]:
     """A server that answers; gives its address. On leaving, it takes no more requests and finishes those under way.
 
     Raises CannotListen if the address cannot be had.
     """
-    engine = Engine(threads=threads)
-    application = Application(serving, engine, api_key=api_key)
+    metrics = Metrics()
+    engine = Engine(threads=settings.threads, max_waiting=settings.max_texts, metrics=metrics)
+    metrics.watch(serving, lambda: engine.count)
+    application = Application(serving, reloader, engine, settings, metrics)
     runner = web.AppRunner(
-        application.web, access_log=None, handler_cancellation=True, shutdown_timeout=DRAIN_S, keepalive_timeout=15
+        application.web,
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=settings.drain,
+        keepalive_timeout=settings.idle,
     )
     await runner.setup()
-    watch = None
+    watch: asyncio.Task[None] | None = None
+    listener: asyncio.Server | None = None
     try:
         if reloader:
             await reloader.look()
             watch = asyncio.create_task(reloader.run(), name="reloader")
-        try:
-            await web.TCPSite(runner, host, port, reuse_address=True).start()
-        except OSError as error:
-            raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
-        bound_host, bound_port, *_ = runner.addresses[0]
-        yield f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}"
+        listener = await _listen(runner, settings)
+        host, port, *_ = listener.sockets[0].getsockname()
+        yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
         if watch:
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
+        if listener is not None:
+            listener.close()
         await runner.cleanup()
         engine.close()
 
 
-async def _read_body(request: web.Request) -> bytes:
+async def _listen(runner: web.AppRunner, settings: Settings) -> asyncio.Server:
+    server = runner.server
+    if server is None:
+        raise RuntimeError("the runner was not set up")
+
+    def connection() -> asyncio.Protocol:
+        return server() if len(server.connections) < settings.max_connections else _Refusal()
+
     try:
-        async with asyncio.timeout(BODY_S):
-            return await request.read()
-    except TimeoutError:
-        raise web.HTTPRequestTimeout(text=f"the body did not arrive in {BODY_S:.0f} s") from None
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(connection, settings.host, settings.port, reuse_address=True, backlog=1024)
+    except OSError as error:
+        words = f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+        raise CannotListen(words) from None
 
 
-@web.middleware
-async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except InvalidRequest as error:
-        return _error(400, str(error))
-    except Busy as error:
-        return _error(503, str(error), {"Retry-After": str(RETRY_AFTER_S)})
-    except web.HTTPException as error:
-        kept = {name: value for name, value in error.headers.items() if name in {"Allow", "Connection"}}
-        return _error(error.status, (error.text or error.reason).removeprefix(f"{error.status}: "), kept)
-    except Exception:
-        log.exception("a request failed")
-        return _error(500, "the server failed; its log says why")
+class _Refusal(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.Transport):
+            transport.write(_FULL)
+            transport.close()
 
 
-def _json(status: int, body: object, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(
-        status=status, body=orjson.dumps(body), headers=headers, content_type="application/json", charset="utf-8"
-    )
+def _there(loaded: LoadedModel | None) -> LoadedModel:
+    if loaded is None:
+        raise web.HTTPServiceUnavailable(
+            text="no model to answer with yet", headers={"Retry-After": str(RETRY_AFTER_S)}
+        )
+    return loaded
 
 
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
-    return _json(status, error_reply(message), headers)
+def _release(loaded: LoadedModel) -> dict[str, str]:
+    return {"X-Release": loaded.release_id} if loaded.release_id else {}

@@ -2,19 +2,69 @@
 
 import asyncio
 import threading
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from randygpt.generate import Continuation, Finish, Sampling
 from server.batch import Batch, Token, Writing
 from server.errors import Busy
+from server.metrics import Metrics
 from server.models import LoadedModel
 
 MAX_WAITING = 128  # texts in all, under way or waiting
+
+
+class Piece(NamedTuple):
+    """What has come of a text: tokens, and with the last of them why it ends."""
+
+    number: int  # of the text in its order
+    tokens: list[Token]
+    finish: Finish | None
+
+
+class Order:
+    """Some texts that somebody waits for together."""
+
+    def __init__(self) -> None:
+        self.jobs: list[_Job] = []
+        self.news = asyncio.Event()
+        self._unfinished: set[int] = set()
+
+    def add(self, job: "_Job") -> None:
+        """Wait for one text more."""
+        self._unfinished.add(len(self.jobs))
+        self.jobs.append(job)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is still to come."""
+        return bool(self._unfinished)
+
+    def give_up(self, index: int) -> None:
+        """Want no more of a text; it is not written on."""
+        self.jobs[index].gone = True
+        self._unfinished.discard(index)
+
+    async def next(self) -> list[Piece]:
+        """What has come since the last time, at least something; raises what kept a text from being written."""
+        await self.news.wait()
+        self.news.clear()
+        pieces = []
+        for index in sorted(self._unfinished):
+            job = self.jobs[index]
+            if job.failure:
+                raise job.failure
+            if job.arrived or job.finish:
+                pieces.append(Piece(index, job.arrived, job.finish))
+                job.arrived = []
+            if job.finish:
+                self._unfinished.discard(index)
+        return pieces
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -23,7 +73,8 @@ class _Job(Writing):
 
     loaded: LoadedModel
     eager: bool  # tokens are wanted as they come, not all at the end
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    news: asyncio.Event  # of its order
+    since: float = field(default_factory=time.perf_counter)  # when it was asked for; 0 once it has begun
     arrived: list[Token] = field(default_factory=list)  # on the event loop's side
     finish: Finish | None = None  # likewise
     failure: Exception | None = None  # likewise
@@ -39,7 +90,8 @@ class Engine:
     to join.
     """
 
-    def __init__(self, *, threads: int, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(self, *, threads: int, max_waiting: int = MAX_WAITING, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics or Metrics()
         self._max_waiting = max_waiting
         self._helper = ThreadPoolExecutor(1, thread_name_prefix="decode") if threads > 1 else None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -56,48 +108,40 @@ class Engine:
         """Texts that somebody waits for."""
         return self._count
 
-    def check_room(self, count: int) -> None:
-        """Raise Busy if so many more texts are too many."""
-        if self._count + count > self._max_waiting:
-            raise Busy(f"{self._count} requests are waiting already")
-
-    async def stream(
+    @contextmanager
+    def order(
         self,
         loaded: LoadedModel,
-        prompt: Sequence[int],
-        sampling: Sampling,
+        wanted: Sequence[tuple[Sequence[int], Sampling]],
         *,
         logprobs: int | None = None,
         eager: bool = True,
-    ) -> AsyncGenerator[tuple[list[Token], Finish | None]]:
-        """Tokens as they come, the last of them with why the text ends; raises Busy.
+    ) -> Iterator[Order]:
+        """Texts behind prompts, as they come or (not `eager`) each at its end; raises Busy if they are too many.
 
-        Not `eager`: all at the end. When it is closed, the text is given up within one token.
+        On leaving, those under way are given up within one token.
         """
-        self.check_room(1)
-        text = Continuation(prompt, sampling, loaded.language_model.config.block_size)
-        job = _Job(text=text, logprobs=logprobs, loaded=loaded, eager=eager)
-        self._count += 1
+        if self._count + len(wanted) > self._max_waiting:
+            raise Busy(f"{self._count} requests are waiting already")
+        order, block = Order(), loaded.language_model.config.block_size
+        for prompt, sampling in wanted:
+            text = Continuation(prompt, sampling, block)
+            order.add(_Job(text=text, logprobs=logprobs, loaded=loaded, eager=eager, news=order.news))
+        self._count += len(wanted)
         try:
-            self._submit(job)
-            while job.finish is None:
-                await job.news.wait()
-                job.news.clear()
-                if job.failure:
-                    raise job.failure
-                arrived, job.arrived = job.arrived, []
-                yield arrived, job.finish
+            self._submit(order.jobs)
+            yield order
         finally:
-            job.gone = True
-            self._count -= 1
+            for job in order.jobs:
+                job.gone = True
+            self._count -= len(wanted)
 
     async def complete(
         self, loaded: LoadedModel, prompt: Sequence[int], sampling: Sampling, *, logprobs: int | None = None
-    ) -> tuple[list[Token], Finish]:
-        """All tokens, and why the text ends; raises Busy. When cancelled, the text is given up within one token."""
-        async with aclosing(self.stream(loaded, prompt, sampling, logprobs=logprobs, eager=False)) as stream:
-            tokens, finish = await anext(stream)
-        return tokens, finish or "stop"
+    ) -> Piece:
+        """One whole text; raises Busy."""
+        with self.order(loaded, [(prompt, sampling)], logprobs=logprobs, eager=False) as order:
+            return (await order.next())[0]
 
     def close(self) -> None:
         """Give up what is under way, and end the threads."""
@@ -108,18 +152,17 @@ class Engine:
         if self._helper:
             self._helper.shutdown()
 
-    def _submit(self, job: _Job) -> None:
+    def _submit(self, jobs: list[_Job]) -> None:
         self._loop = asyncio.get_running_loop()
         with self._changed:
             if self._closed:
                 raise Busy("the server is about to stop")
-            self._queue.append(job)
+            self._queue.extend(jobs)
             self._changed.notify()
 
     def _work(self) -> None:
         while self._admit():
-            for loaded in list(self._batches):
-                self._step(loaded)
+            self._step_all()
         stopped = Busy("the server is about to stop")
         waiting = [*self._queue, *(job for batch in self._batches.values() for job in batch.writings)]
         self._deliver([(job, [], None, stopped) for job in waiting])
@@ -143,20 +186,35 @@ class Engine:
             self._queue.extendleft(reversed(left))
             return not self._closed
 
+    def _step_all(self) -> None:
+        for loaded in list(self._batches):  # in a frame of its own: an idle thread must not keep an old model
+            self._step(loaded)
+
     def _step(self, loaded: LoadedModel) -> None:
         batch = self._batches[loaded]
+        began = time.perf_counter()
         try:
             news = batch.step()
         except Exception as error:  # noqa: BLE001 (who waits for a text raises it)
             self._deliver([(job, [], None, error) for job in batch.writings])
             del self._batches[loaded]
             return
+        if news:
+            self._measure(news, began)
         due = [job for job in news if job.eager or job.text.finish]
         self._deliver([(job, job.drawn, job.text.finish, None) for job in due])
         for job in due:
             job.drawn = []
         if not batch.writings:
             del self._batches[loaded]
+
+    def _measure(self, news: list[_Job], began: float) -> None:
+        now = time.perf_counter()
+        self._metrics.stepped(len(news), now - began)
+        for job in news:
+            if job.since:
+                self._metrics.began(now - job.since)
+                job.since = 0
 
     def _deliver(self, news: list[_News]) -> None:
         """Hand over what is new, for all texts of a step at once."""

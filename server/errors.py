@@ -13,7 +13,11 @@ class ServerError(Exception):
 
 
 class InvalidRequest(ServerError):
-    """The client's request is wrong."""
+    """The client's request is wrong; `field` is where, if it is one field."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class Busy(ServerError):

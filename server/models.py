@@ -1,6 +1,8 @@
 """Models that answer: how one is loaded and tested, and which one is in charge. Reads files."""
 
 import asyncio
+import hashlib
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from randygpt.config import ModelConfig
 from randygpt.decoder import KVCache
 from randygpt.errors import RandyGPTError
 from randygpt.language_model import LanguageModel, from_weights, load
-from randygpt.sidecar import read_json, read_tokenizer
+from randygpt.sidecar import find_checkpoint, read_json, read_tokenizer
 from randygpt.tokenizer import BOS_ID
 from server.errors import UnfitModel
 
@@ -30,12 +32,24 @@ class LoadedModel:
     language_model: LanguageModel
     release_id: str | None  # event id in hex; None for a file
     label: str  # name and version, or the file
+    sha256: str = ""  # of the weights' file, where there is no release
+    loaded_at: float = field(default_factory=time.time)  # seconds since 1970
     cache: KVCache = field(init=False)  # for the texts it writes at once; the engine's own
 
     def __post_init__(self) -> None:
         config = self.language_model.config
         slots = max(1, min(SLOTS, _MAX_CACHE // KVCache.size(config)))
         object.__setattr__(self, "cache", KVCache(config, slots))
+
+    @property
+    def name(self) -> str:
+        """Its name in replies."""
+        return self.language_model.config.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Which weights these are."""
+        return f"fp_{(self.release_id or self.sha256)[:16]}"
 
 
 @dataclass(slots=True)
@@ -44,6 +58,8 @@ class Serving:
 
     current: LoadedModel | None = None
     failure: str | None = None  # why the newest release is not the one in charge
+    swaps: int = 0
+    failures: int = 0
     _leases: Counter[LoadedModel] = field(default_factory=Counter)
     _returned: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -88,7 +104,9 @@ def load_release(release: InstalledRelease) -> LoadedModel:
 def load_file(path: Path, *, preset: str | None = None, vocab: Path | None = None) -> LoadedModel:
     """The model in a checkpoint file, tested; raises UnfitModel, InvalidModelFile and OSError."""
     language_model = load(path, preset=preset, vocab=vocab)
-    loaded = LoadedModel(language_model=language_model, release_id=None, label=str(path))
+    with find_checkpoint(path).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    loaded = LoadedModel(language_model=language_model, release_id=None, label=str(path), sha256=sha256)
     try:
         _test(loaded)
     except UnfitModel as error:

@@ -6,6 +6,7 @@ way finish on the model they began with; a model that does not pass leaves the o
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from distribution.errors import StoreError
 from distribution.store import Store
@@ -23,6 +24,7 @@ class Reloader:
     def __init__(self, store: Store, serving: Serving) -> None:
         self._store = store
         self._serving = serving
+        self._lock = asyncio.Lock()
         self._signal: object = None  # what refs/current looked like when it was last read
 
     async def run(self) -> None:
@@ -31,29 +33,41 @@ class Reloader:
             await self.look()
             await asyncio.sleep(POLL_S)
 
-    async def look(self) -> None:
-        """Swap if the signal moved since the last look; never raises for what is wrong with a release."""
-        signal = self._read_signal()
-        if signal == self._signal:
-            return
-        await self._serving.room_for_another()
-        self._signal = self._read_signal()
-        try:
-            loaded = await asyncio.to_thread(self._load)
-        except (UnfitModel, StoreError, OSError) as error:
-            self._fail(str(error))
-            return
-        except Exception as error:  # a bug must not end the watch
-            self._fail(repr(error))
-            log.exception("a model could not be loaded")
-            return
+    async def look(self, *, again: bool = False) -> None:
+        """Swap if the signal moved since the last look, or (`again`) is not what serves.
+
+        Never raises for what is wrong with a release.
+        """
+        async with self._lock:
+            if not again and self._read_signal() == self._signal:
+                return
+            await self._serving.room_for_another()
+            self._signal = self._read_signal()
+            try:
+                await self._swap(self._load)
+            except (UnfitModel, StoreError, OSError) as error:
+                self._fail(str(error))
+            except Exception as error:  # a bug must not end the watch
+                self._fail(repr(error))
+                log.exception("a model could not be loaded")
+
+    async def use(self, release_id: bytes) -> None:
+        """Serve another release of the store until the signal moves; raises UnfitModel, StoreError and OSError."""
+        async with self._lock:
+            await self._serving.room_for_another()
+            await self._swap(lambda: self._load_release(release_id, "in the store"))
+
+    async def _swap(self, load: Callable[[], LoadedModel | None]) -> None:
+        loaded = await asyncio.to_thread(load)
         self._serving.failure = None
         if loaded is not None:
             self._serving.current = loaded
+            self._serving.swaps += 1
             log.info("serving %s (%s)", loaded.label, loaded.release_id)
 
     def _fail(self, reason: str) -> None:
         self._serving.failure = reason
+        self._serving.failures += 1
         log.error("not swapped: %s", reason)
 
     def _read_signal(self) -> object:
@@ -68,10 +82,13 @@ class Reloader:
     def _load(self) -> LoadedModel | None:
         """The current release's model, None if it is the one in charge already."""
         release_id = self._store.current()
+        return None if release_id is None else self._load_release(release_id, "current")
+
+    def _load_release(self, release_id: bytes, where: str) -> LoadedModel | None:
         current = self._serving.current
-        if release_id is None or (current and current.release_id == release_id.hex()):
+        if current and current.release_id == release_id.hex():
             return None
         release = self._store.release(release_id)
         if release is None:
-            raise UnfitModel(f"release {release_id.hex()} is current and not installed")
+            raise UnfitModel(f"release {release_id.hex()} is {where} and not installed")
         return load_release(release)

@@ -7,51 +7,25 @@ from typing import Any
 
 import aiohttp
 import pytest
-import torch
-from support.models import CONFIG, TOKENIZER, decoder_of
 
-from randygpt.language_model import LanguageModel
-from randygpt.model import GPT
-from server import app
 from server.app import running
 from server.models import LoadedModel, Serving
 from server.schema import MAX_BODY
+from server.settings import Settings
 
 RELEASE = "ab" * 32
 KEY = "s3cret"
 
 
-@pytest.fixture
-def loaded() -> LoadedModel:
-    """A model with varied output that says no end token: dimension 0 is constant, and speaks against it."""
-    model = GPT.initialise(CONFIG, seed=1)
-    with torch.no_grad():
-        model.lm_head.mul_(20)[:, 0] = 0
-        model.wte.mul_(50)[:, 0] = 0
-        model.wpe[:, 0] = 3
-        model.lm_head[1] = 0
-        model.lm_head[1, 0] = -20
-    language_model = LanguageModel(decoder=decoder_of(model), tokenizer=TOKENIZER)
-    return LoadedModel(language_model=language_model, release_id=RELEASE, label="tiny version 1")
-
-
 @contextlib.asynccontextmanager
-async def serving(current: LoadedModel | None, *, api_key: str | None = None, **facts: Any) -> AsyncIterator[str]:  # noqa: ANN401 (fields)
-    state = Serving(current=current, **facts)
-    async with running(state, None, host="127.0.0.1", port=0, threads=2, api_key=api_key) as address:
+async def serving(
+    current: LoadedModel | None,
+    *,
+    failure: str | None = None,
+    **settings: Any,  # noqa: ANN401 (fields)
+) -> AsyncIterator[str]:
+    async with running(Serving(current=current, failure=failure), None, Settings(**settings)) as address:
         yield address
-
-
-@pytest.fixture
-async def address(loaded: LoadedModel) -> AsyncIterator[str]:
-    async with serving(loaded) as found:
-        yield found
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as made:
-        yield made
 
 
 async def is_error(response: aiohttp.ClientResponse, status: int) -> str:
@@ -141,7 +115,7 @@ async def test_without_the_key_there_is_no_answer(
     session: aiohttp.ClientSession, loaded: LoadedModel, header: str | None
 ) -> None:
     headers = {} if header is None else {"Authorization": header}
-    async with serving(loaded, api_key=KEY) as address:
+    async with serving(loaded, api_keys=[KEY]) as address:
         for body in (b'{"prompt": "x"}', b"{"):
             async with session.post(address, data=body, headers=headers) as response:
                 assert await is_error(response, 401) == "a valid API key is required"
@@ -152,14 +126,14 @@ async def test_without_the_key_there_is_no_answer(
 
 async def test_with_the_key_there_is(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
-    async with serving(loaded, api_key=KEY) as address:
+    async with serving(loaded, api_keys=[KEY]) as address:
         async with session.post(address, json={"prompt": "x", "max_tokens": 1}, headers=headers) as response:
             assert response.status == 200
         async with session.post(address, data=b"{", headers=headers) as response:
             await is_error(response, 400)
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/health/", "/%00", "/../etc/passwd"])
+@pytest.mark.parametrize("path", ["/v2/completions", "/health/", "/%00", "/../etc/passwd"])
 async def test_a_path_that_is_not_there(session: aiohttp.ClientSession, address: str, path: str) -> None:
     async with session.post(f"{address}{path}", json={"prompt": "x"}) as response:
         assert await is_error(response, 404) == "Not Found"
@@ -195,17 +169,17 @@ async def test_a_body_that_is_just_small_enough(session: aiohttp.ClientSession, 
         assert response.status == 200
 
 
-async def test_a_body_that_never_arrives(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "BODY_S", 0.05)
-    host, port = address.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    try:
-        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
-        async with asyncio.timeout(30):
-            reply = await reader.readuntil(b"}")
-    finally:
-        writer.close()
-        await writer.wait_closed()
+async def test_a_body_that_never_arrives(loaded: LoadedModel) -> None:
+    async with serving(loaded, body=0.05) as address:
+        host, port = address.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
+            async with asyncio.timeout(30):
+                reply = await reader.readuntil(b"}")
+        finally:
+            writer.close()
+            await writer.wait_closed()
     assert reply.startswith(b"HTTP/1.1 408 ")
     assert b"application/json" in reply
     assert reply.endswith(b'{"error":"the body did not arrive in 0 s"}')

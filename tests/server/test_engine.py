@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import aclosing
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +15,7 @@ from randygpt.language_model import LanguageModel
 from randygpt.model import GPT
 from server import batch as batch_module
 from server import models
-from server.engine import Engine
+from server.engine import Engine, Order
 from server.errors import Busy
 from server.models import LoadedModel
 
@@ -41,8 +40,12 @@ def alone(loaded: LoadedModel, prompt: list[int], sampling: Sampling) -> list[in
 
 
 async def written(engine: Engine, loaded: LoadedModel, prompt: list[int], sampling: Sampling) -> list[int]:
-    tokens, _ = await engine.complete(loaded, prompt, sampling)
-    return [token.id for token in tokens]
+    return [token.id for token in (await engine.complete(loaded, prompt, sampling)).tokens]
+
+
+async def drain(order: Order) -> None:
+    while order.is_open:
+        await order.next()
 
 
 def some_ids(length: int, *, seed: int) -> list[int]:
@@ -82,10 +85,11 @@ async def test_each_of_many_texts_is_as_if_it_were_alone(threads: int, temperatu
 async def test_tokens_come_as_they_are_drawn_the_last_with_why_it_ends(engine: Engine) -> None:
     loaded = endless_model()
     tokens, finishes = [], []
-    async with aclosing(engine.stream(loaded, [5, 6], GREEDY)) as stream:
-        async for arrived, finish in stream:
-            tokens += [token.id for token in arrived]
-            finishes.append(finish)
+    with engine.order(loaded, [([5, 6], GREEDY)]) as order:
+        while order.is_open:
+            for piece in await order.next():
+                tokens += [token.id for token in piece.tokens]
+                finishes.append(piece.finish)
     assert tokens == alone(loaded, [5, 6], GREEDY)
     assert finishes[-1] == "length"
     assert set(finishes[:-1]) <= {None}
@@ -100,17 +104,17 @@ async def test_a_text_that_ends_by_itself(engine: Engine) -> None:
         label="brief",
     )
     sampling = Sampling(max_tokens=1000, temperature=1.0, seed=3)
-    tokens, finish = await engine.complete(loaded, [5], sampling)
+    _, tokens, finish = await engine.complete(loaded, [5], sampling)
     assert [token.id for token in tokens] == alone(loaded, [5], sampling)
     assert finish == "stop"
-    on, finish = await engine.complete(loaded, [5], replace(sampling, ignore_eos=True))
+    _, on, finish = await engine.complete(loaded, [5], replace(sampling, ignore_eos=True))
     assert (len(on), finish) == (1000, "length")
     assert [token.id for token in on[: len(tokens)]] == [token.id for token in tokens]
 
 
 async def test_log_probabilities_where_they_are_asked_for(engine: Engine) -> None:
     loaded = endless_model()
-    (tokens, _), (plain, _), (bare, _) = await asyncio.gather(
+    (_, tokens, _), (_, plain, _), (_, bare, _) = await asyncio.gather(
         engine.complete(loaded, [5, 6], GREEDY, logprobs=3),
         engine.complete(loaded, [5, 6], GREEDY),
         engine.complete(loaded, [5, 6], GREEDY, logprobs=0),
@@ -164,8 +168,8 @@ async def test_models_write_side_by_side(engine: Engine) -> None:
 async def test_nobody_writes_for_a_client_that_is_gone(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
     monkeypatch.setattr(models, "SLOTS", 1)
     loaded = endless_model()
-    async with aclosing(engine.stream(loaded, [5], replace(GREEDY, max_tokens=NEVER_DONE))) as stream:
-        await anext(stream)
+    with engine.order(loaded, [([5], replace(GREEDY, max_tokens=NEVER_DONE))]) as order:
+        await order.next()
     assert engine.count == 0
     async with asyncio.timeout(WAIT_S):
         assert len(await written(engine, loaded, [5], GREEDY)) == 20
@@ -213,11 +217,22 @@ async def test_a_long_prompt_does_not_hold_up_the_others(monkeypatch: pytest.Mon
 
 async def test_what_is_under_way_when_it_closes_is_told_so() -> None:
     engine = Engine(threads=1)
-    stream = engine.stream(endless_model(), [5], replace(GREEDY, max_tokens=NEVER_DONE))
-    await anext(stream)
-    await asyncio.to_thread(engine.close)
-    with pytest.raises(Busy, match="about to stop"):
-        async for _ in stream:
-            pass
+    with engine.order(endless_model(), [([5], replace(GREEDY, max_tokens=NEVER_DONE))]) as order:
+        await order.next()
+        await asyncio.to_thread(engine.close)
+        with pytest.raises(Busy, match="about to stop"):
+            await drain(order)
     with pytest.raises(Busy, match="about to stop"):
         await engine.complete(endless_model(), [5], GREEDY)
+
+
+async def test_one_text_of_an_order_may_be_given_up(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+    monkeypatch.setattr(models, "SLOTS", 2)
+    loaded = endless_model()
+    with engine.order(loaded, [([5], replace(GREEDY, max_tokens=NEVER_DONE)), ([6], GREEDY), ([7], GREEDY)]) as order:
+        order.give_up(0)
+        found: dict[int, list[int]] = {1: [], 2: []}
+        while order.is_open:
+            for piece in await order.next():
+                found[piece.number] += [token.id for token in piece.tokens]
+    assert found == {1: alone(loaded, [6], GREEDY), 2: alone(loaded, [7], GREEDY)}

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import aiohttp
 import pytest
@@ -16,7 +17,9 @@ from server import app, schema
 from server.app import running
 from server.engine import Engine
 from server.errors import CannotListen
+from server.fields import Number
 from server.models import LoadedModel, Serving
+from server.settings import Settings
 
 NEVER_DONE = 200_000  # tokens: far longer than any test waits
 WAIT_S = 15
@@ -34,8 +37,8 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
     made: list[Engine] = []
 
     class Watched(Engine):
-        def __init__(self, *, threads: int) -> None:
-            super().__init__(threads=threads, max_waiting=4)
+        def __init__(self, **options: Any) -> None:  # noqa: ANN401 (passed on)
+            super().__init__(**options)
             made.append(self)
 
     monkeypatch.setattr(app, "Engine", Watched)
@@ -56,14 +59,8 @@ def gated(loaded: LoadedModel, gate: threading.Event) -> LoadedModel:
     return LoadedModel(language_model=slow, release_id=None, label="gated")
 
 
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as made:
-        yield made
-
-
-def serving(loaded: LoadedModel, *, threads: int = 1) -> contextlib.AbstractAsyncContextManager[str]:
-    return running(Serving(current=loaded), None, host="127.0.0.1", port=0, threads=threads, api_key=None)
+def serving(loaded: LoadedModel, **settings: Any) -> contextlib.AbstractAsyncContextManager[str]:  # noqa: ANN401 (fields)
+    return running(Serving(current=loaded), None, Settings(**settings))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -109,7 +106,7 @@ async def test_one_connection_serves_many_requests(loaded: LoadedModel) -> None:
 async def test_a_client_that_disconnects_stops_its_decoding(
     session: aiohttp.ClientSession, loaded: LoadedModel, engines: list[Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "MAX_TOKENS", NEVER_DONE)
+    monkeypatch.setitem(schema.PLAIN, "max_tokens", Number(whole=True, low=1, high=NEVER_DONE, about=""))
     async with serving(loaded) as address:
         gone = asyncio.create_task(ask(session, address, max_tokens=NEVER_DONE))
         await until(lambda: engines[0].count == 1)
@@ -126,7 +123,7 @@ async def test_of_too_many_requests_some_are_sent_away_and_the_rest_answered(
     engines: list[Engine],
     gate: threading.Event,
 ) -> None:
-    async with serving(gated) as address:
+    async with serving(gated, max_texts=4) as address:
         prompts = ["the", "quick", "brown", "fox"]
         tasks = [asyncio.create_task(ask(session, address, prompt=prompt)) for prompt in prompts]
         await until(lambda: engines[0].count == 4)
@@ -197,10 +194,9 @@ async def test_an_idle_connection_does_not_keep_the_server(session: aiohttp.Clie
 async def test_the_end_does_not_wait_for_ever_for_a_request(
     session: aiohttp.ClientSession, loaded: LoadedModel, engines: list[Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "MAX_TOKENS", NEVER_DONE)
-    monkeypatch.setattr(app, "DRAIN_S", 0.05)
+    monkeypatch.setitem(schema.PLAIN, "max_tokens", Number(whole=True, low=1, high=NEVER_DONE, about=""))
     async with asyncio.timeout(WAIT_S):
-        async with serving(loaded) as address:
+        async with serving(loaded, drain=0.05) as address:
             request = asyncio.create_task(ask(session, address, max_tokens=NEVER_DONE))
             await until(lambda: engines[0].count == 1)
         with pytest.raises(aiohttp.ClientError):
@@ -212,7 +208,7 @@ async def test_an_address_in_use_is_named(loaded: LoadedModel) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         context = running(
-            Serving(current=loaded), None, host="127.0.0.1", port=taken.getsockname()[1], threads=1, api_key=None
+            Serving(current=loaded), None, Settings(host="127.0.0.1", port=taken.getsockname()[1], threads=1)
         )
         with pytest.raises(CannotListen, match=r"127\.0\.0\.1:\d+: .*in use"):
             await context.__aenter__()
@@ -227,7 +223,7 @@ def has_ipv6() -> bool:
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 async def test_an_address_of_ipv6_can_be_used_as_it_is(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
-    serving_6 = running(Serving(current=loaded), None, host="::1", port=0, threads=1, api_key=None)
+    serving_6 = running(Serving(current=loaded), None, Settings(host="::1", port=0, threads=1))
     async with serving_6 as address:
         assert address.startswith("http://[::1]:")
         assert (await ask(session, address))[0] == 200

@@ -31,6 +31,7 @@ from server.app import running
 from server.engine import Engine
 from server.models import LoadedModel, Serving
 from server.reloader import Reloader
+from server.settings import Settings
 
 ROLES = {"checkpoint.bin": "checkpoint", "vocab.json": "tokenizer", "config.json": "config"}
 WAIT_S = 15
@@ -134,19 +135,19 @@ async def server(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     engines: list[Any] = []
 
     class Watched(Engine):
-        def __init__(self, *, threads: int) -> None:
-            super().__init__(threads=threads)
+        def __init__(self, **options: Any) -> None:  # noqa: ANN401 (passed on)
+            super().__init__(**options)
             self.asked = 0
             engines.append(self)
 
-        def check_room(self, count: int) -> None:
-            self.asked += count
-            super().check_room(count)
+        def order(self, *facts: Any, **options: Any) -> Any:  # noqa: ANN401 (passed on)
+            self.asked += 1
+            return super().order(*facts, **options)
 
     monkeypatch.setattr(app, "Engine", Watched)
     serving = Serving()
     async with (
-        running(serving, None, host="127.0.0.1", port=0, threads=1, api_key=None) as address,
+        running(serving, None, Settings()) as address,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
     ):
         watch = Reloader(shelf.store, serving)
@@ -401,7 +402,7 @@ async def test_the_store_is_watched_while_the_server_runs(shelf: Shelf, monkeypa
     monkeypatch.setattr(reloader_module, "POLL_S", 0.001)
     serving = Serving()
     watch = Reloader(shelf.store, serving)
-    async with running(serving, watch, host="127.0.0.1", port=0, threads=1, api_key=None):
+    async with running(serving, watch, Settings()):
         first = shelf.install()
         shelf.store.activate(first.id)
         await until(lambda: serving.current is not None)
@@ -418,6 +419,6 @@ async def test_what_is_current_already_answers_from_the_first_request_on(shelf: 
     first = shelf.install()
     shelf.store.activate(first.id)
     serving = Serving()
-    async with running(serving, Reloader(shelf.store, serving), host="127.0.0.1", port=0, threads=1, api_key=None):
+    async with running(serving, Reloader(shelf.store, serving), Settings()):
         assert serving.current is not None
         assert serving.current.release_id == first.id.hex()

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from randygpt.generate import Sampling
 from server.errors import InvalidRequest
-from server.schema import CompletionRequest, completion_reply, error_reply, parse_request
+from server.replies import completion_reply, error_reply
+from server.schema import CompletionRequest, parse_request
 
 
 def asked(**fields: Any) -> CompletionRequest:  # noqa: ANN401 (JSON)
@@ -18,13 +19,13 @@ def asked(**fields: Any) -> CompletionRequest:  # noqa: ANN401 (JSON)
 
 def test_a_prompt_is_enough() -> None:
     assert asked(prompt="Once") == CompletionRequest(
-        prompt="Once", sampling=Sampling(max_tokens=256, temperature=0.7, top_p=1.0, top_k=0, seed=None)
+        prompts=("Once",), sampling=Sampling(max_tokens=256, temperature=0.7, top_p=1.0, top_k=0, seed=None)
     )
 
 
 def test_every_field() -> None:
     request = asked(prompt="né\U0001f600\x00", max_tokens=7, temperature=1.5)
-    assert request.prompt == "né\U0001f600\x00"
+    assert request.prompts[0] == "né\U0001f600\x00"
     assert (request.sampling.max_tokens, request.sampling.temperature) == (7, 1.5)
 
 
@@ -46,7 +47,7 @@ def test_unknown_fields_are_ignored() -> None:
 )
 def test_the_ends_of_the_ranges(field: str, value: float | str) -> None:
     request = asked(**{"prompt": "x", field: value})
-    assert value in {request.prompt, request.sampling.max_tokens, request.sampling.temperature}
+    assert value in {request.prompts[0], request.sampling.max_tokens, request.sampling.temperature}
 
 
 @pytest.mark.parametrize("value", [None, 1, 1.5, True, [], ["x"], {"text": "x"}])
@@ -132,7 +133,7 @@ def test_any_bytes_give_a_request_or_our_error(body: bytes) -> None:
         request = parse_request(body)
     except InvalidRequest:
         return
-    assert isinstance(request.prompt, str)
+    assert isinstance(request.prompts[0], str)
     assert 1 <= request.sampling.max_tokens <= 4096
     assert 0 <= request.sampling.temperature <= 100
 

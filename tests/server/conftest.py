@@ -1,0 +1,42 @@
+"""A model that talks, and servers of it."""
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+import torch
+from support.models import CONFIG, TOKENIZER, decoder_of
+
+from randygpt.language_model import LanguageModel
+from randygpt.model import GPT
+from server.app import running
+from server.models import LoadedModel, Serving
+from server.settings import Settings
+
+RELEASE = "ab" * 32
+
+
+@pytest.fixture
+def loaded() -> LoadedModel:
+    """A model with varied output that says no end token: dimension 0 is constant, and speaks against it."""
+    model = GPT.initialise(CONFIG, seed=1)
+    with torch.no_grad():
+        model.lm_head.mul_(20)[:, 0] = 0
+        model.wte.mul_(50)[:, 0] = 0
+        model.wpe[:, 0] = 3
+        model.lm_head[1] = 0
+        model.lm_head[1, 0] = -20
+    language_model = LanguageModel(decoder=decoder_of(model), tokenizer=TOKENIZER)
+    return LoadedModel(language_model=language_model, release_id=RELEASE, label="tiny version 1")
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as made:
+        yield made
+
+
+@pytest.fixture
+async def address(loaded: LoadedModel) -> AsyncIterator[str]:
+    async with running(Serving(current=loaded), None, Settings(threads=2)) as found:
+        yield found

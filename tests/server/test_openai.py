@@ -1,0 +1,227 @@
+"""The API that other programs speak, asked by OpenAI's own client."""
+
+import json
+import math
+from collections.abc import AsyncIterator
+
+import aiohttp
+import openai
+import pytest
+from support.models import CONFIG
+
+from server.models import LoadedModel
+
+NAME = CONFIG.name
+
+
+@pytest.fixture
+async def client(address: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=60) as made:
+        yield made
+
+
+def alone(loaded: LoadedModel, prompt: str, count: int, *, seed: int | None = None) -> str:
+    """What the model writes, by itself; greedily without a seed."""
+    temperature = 0.7 if seed is not None else 0.0
+    return loaded.language_model.generate(prompt, max_tokens=count, temperature=temperature, seed=seed)
+
+
+async def test_a_completion(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
+    done = await client.completions.create(model=NAME, prompt="the quick", max_tokens=12, temperature=0)
+    assert done.id.startswith("cmpl-")
+    assert (done.object, done.model, done.system_fingerprint) == ("text_completion", NAME, "fp_" + "ab" * 8)
+    [choice] = done.choices
+    assert (choice.text, choice.finish_reason, choice.index) == (alone(loaded, "the quick", 12), "length", 0)
+    assert done.usage is not None
+    assert (done.usage.prompt_tokens, done.usage.completion_tokens, done.usage.total_tokens) == (9, 12, 21)
+
+
+async def test_several_prompts_with_several_texts_each(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
+    done = await client.completions.create(model=NAME, prompt=["the", "fox"], n=2, seed=7, max_tokens=20)
+    assert [choice.text for choice in done.choices] == [
+        alone(loaded, prompt, 20, seed=seed) for prompt in ("the", "fox") for seed in (7, 8)
+    ]
+    assert [choice.index for choice in done.choices] == [0, 1, 2, 3]
+    assert done.usage is not None
+    assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (6, 80)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_text_ends_where_a_stop_would_begin(
+    client: openai.AsyncOpenAI, loaded: LoadedModel, *, stream: bool
+) -> None:
+    whole = alone(loaded, "the", 60)
+    stop = whole[25:28]
+    options = {"top_k": 1, "ignore_eos": True}
+    if stream:
+        parts = await client.completions.create(
+            model=NAME, prompt="the", max_tokens=60, stop=[stop, "never"], stream=True, extra_body=options
+        )
+        choices = [part.choices[0] async for part in parts]
+        text, finish = "".join(choice.text for choice in choices), choices[-1].finish_reason
+        assert not any(choice.finish_reason for choice in choices[:-1])
+    else:
+        done = await client.completions.create(
+            model=NAME, prompt="the", max_tokens=60, stop=[stop, "never"], extra_body=options
+        )
+        text, finish = done.choices[0].text, done.choices[0].finish_reason
+        assert done.usage is not None
+        assert done.usage.completion_tokens == whole.index(stop) + len(stop)
+    assert (text, finish) == (whole[: whole.index(stop)], "stop")
+
+
+async def test_a_stream_has_the_same_text_in_parts_and_counts_at_its_end(
+    client: openai.AsyncOpenAI, loaded: LoadedModel
+) -> None:
+    stream = await client.completions.create(
+        model=NAME, prompt="fox", max_tokens=30, seed=3, stream=True, stream_options={"include_usage": True}
+    )
+    parts = [part async for part in stream]
+    assert "".join(part.choices[0].text for part in parts[:-1]) == alone(loaded, "fox", 30, seed=3)
+    assert [part.choices[0].finish_reason for part in parts[:-1]][-1] == "length"
+    assert len({part.id for part in parts}) == 1
+    assert all(part.usage is None for part in parts[:-1])
+    last = parts[-1]
+    assert last.choices == []
+    assert last.usage is not None
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (3, 30)
+
+
+async def test_several_texts_in_one_stream(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
+    texts = ["", "", ""]
+    async for part in await client.completions.create(
+        model=NAME, prompt="fox", max_tokens=30, seed=3, n=3, stream=True
+    ):
+        for choice in part.choices:
+            texts[choice.index] += choice.text
+    assert texts == [alone(loaded, "fox", 30, seed=3 + index) for index in range(3)]
+
+
+async def test_the_prompt_is_repeated_if_asked(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
+    done = await client.completions.create(model=NAME, prompt="the €fox", max_tokens=5, temperature=0, echo=True)
+    assert done.choices[0].text == "the €fox" + alone(loaded, "the fox", 5)
+    parts = await client.completions.create(
+        model=NAME, prompt="the €fox", max_tokens=5, temperature=0, echo=True, stream=True
+    )
+    assert "".join([part.choices[0].text async for part in parts]) == done.choices[0].text
+
+
+async def test_log_probabilities(client: openai.AsyncOpenAI) -> None:
+    done = await client.completions.create(model=NAME, prompt="the", max_tokens=6, temperature=0, logprobs=3)
+    told = done.choices[0].logprobs
+    assert told is not None
+    assert told.tokens == list(done.choices[0].text)
+    assert told.text_offset == [0, 1, 2, 3, 4, 5]
+    assert told.token_logprobs is not None
+    assert told.top_logprobs is not None
+    for token, value, likeliest in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True):
+        assert value < 0
+        assert len(likeliest) == 3
+        assert likeliest[token] == value == max(likeliest.values())
+
+
+async def test_a_chat(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
+    done = await client.chat.completions.create(
+        model=NAME,
+        messages=[
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": "the "}, {"type": "text", "text": "fox"}]},
+        ],
+        max_completion_tokens=20,
+        temperature=0,
+        logprobs=True,
+        top_logprobs=2,
+    )
+    prompt = "System: be brief\nUser: the fox\nAssistant:"
+    assert (done.object, done.model) == ("chat.completion", NAME)
+    [choice] = done.choices
+    assert (choice.message.role, choice.message.content) == ("assistant", alone(loaded, prompt, 20))
+    assert choice.finish_reason == "length"
+    assert choice.logprobs is not None
+    assert choice.logprobs.content is not None
+    assert [entry.token for entry in choice.logprobs.content] == list(choice.message.content or "")
+    assert {len(entry.top_logprobs) for entry in choice.logprobs.content} == {2}
+    assert all(math.exp(entry.logprob) <= 1 for entry in choice.logprobs.content)
+
+
+async def test_a_chat_in_a_stream(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
+    parts = [
+        part
+        async for part in await client.chat.completions.create(
+            model=NAME, messages=[{"role": "user", "content": "fox"}], max_tokens=20, temperature=0, stream=True
+        )
+    ]
+    assert [part.choices[0].delta.role for part in parts] == ["assistant", *[None] * (len(parts) - 1)]
+    text = "".join(part.choices[0].delta.content or "" for part in parts)
+    assert text == alone(loaded, "User: fox\nAssistant:", 20)
+    assert parts[-1].choices[0].finish_reason == "length"
+
+
+async def test_the_model(client: openai.AsyncOpenAI) -> None:
+    assert [model.id async for model in client.models.list()] == [NAME]
+    assert (await client.models.retrieve(NAME)).owned_by == "randygpt"
+    with pytest.raises(openai.NotFoundError, match="no model 'other'"):
+        await client.models.retrieve("other")
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"temperature": 100.5}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"n": 17}, "n"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"seed": 2**63}, "seed"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"echo": True, "logprobs": 1}, "echo"),
+    ],
+)
+async def test_a_request_that_is_wrong(client: openai.AsyncOpenAI, options: dict[str, object], field: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.completions.create(model=NAME, prompt="x", extra_body=options)
+    assert caught.value.param == field
+    assert field in caught.value.message
+    assert caught.value.type == "invalid_request_error"
+
+
+async def test_what_openai_knows_and_we_do_not_is_ignored(client: openai.AsyncOpenAI) -> None:
+    done = await client.completions.create(
+        model="any", prompt="x", max_tokens=1, presence_penalty=1, user="me", suffix=None, extra_body={"stop": None}
+    )
+    assert done.usage is not None
+    assert done.usage.completion_tokens == 1
+
+
+async def test_events_are_written_as_the_standard_has_them(session: aiohttp.ClientSession, address: str) -> None:
+    fields = {"prompt": "x", "max_tokens": 2, "stream": True}
+    async with session.post(f"{address}/v1/completions", json=fields, headers={"X-Request-Id": "mine-1"}) as response:
+        assert response.status == 200
+        assert response.content_type == "text/event-stream"
+        assert response.headers["X-Release"] == "ab" * 32
+        assert response.headers["X-Request-Id"] == "mine-1"
+        events = (await response.text()).split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    parts = [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
+    assert {part["id"] for part in parts} == {"cmpl-mine-1"}
+
+
+async def test_a_failure_in_the_middle_is_told_in_the_stream(
+    session: aiohttp.ClientSession, address: str, loaded: LoadedModel
+) -> None:
+    loaded.language_model.decoder._layers = None  # type: ignore[assignment]
+    fields = {"prompt": "x", "max_tokens": 2, "stream": True}
+    async with session.post(f"{address}/v1/completions", json=fields) as response:
+        text = await response.text()
+    assert json.loads(text.splitlines()[0].removeprefix("data: "))["error"]["type"] == "server_error"
+    assert "Traceback" not in text
+
+
+async def test_text_is_the_same_as_on_the_command_line(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
+    model = loaded.language_model
+    done = await client.completions.create(
+        model=NAME, prompt="the", max_tokens=300, seed=5, temperature=1.1, top_p=0.8, extra_body={"top_k": 9}
+    )
+    expected = model.generate("the", max_tokens=300, seed=5, temperature=1.1, top_p=0.8, top_k=9)
+    assert done.choices[0].text == expected
+    assert len(expected) > CONFIG.block_size
