@@ -55,7 +55,7 @@ class Reloader:
         """Serve another release of the store until the signal moves; raises UnfitModel, StoreError and OSError."""
         async with self._lock:
             await self._serving.room_for_another()
-            await self._swap(lambda: self._load_release(release_id, "in the store"))
+            await self._swap(lambda: self._load_release(release_id, ""))
 
     async def _swap(self, load: Callable[[], LoadedModel | None]) -> None:
         loaded = await asyncio.to_thread(load)
@@ -82,7 +82,7 @@ class Reloader:
     def _load(self) -> LoadedModel | None:
         """The current release's model, None if it is the one in charge already."""
         release_id = self._store.current()
-        return None if release_id is None else self._load_release(release_id, "current")
+        return None if release_id is None else self._load_release(release_id, "current and ")
 
     def _load_release(self, release_id: bytes, where: str) -> LoadedModel | None:
         current = self._serving.current
@@ -90,5 +90,5 @@ class Reloader:
             return None
         release = self._store.release(release_id)
         if release is None:
-            raise UnfitModel(f"release {release_id.hex()} is {where} and not installed")
+            raise UnfitModel(f"release {release_id.hex()} is {where}not installed")
         return load_release(release)

@@ -1,0 +1,177 @@
+"""What a server puts up with: hosts, origins, keys, slow and many clients."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import pytest
+from support.gates import gate as closed_gate
+from support.models import Gated, endless
+
+from server import schema
+from server.app import running
+from server.fields import Number
+from server.models import LoadedModel, Serving
+from server.settings import Settings
+
+WAIT_S = 30
+ASK = {"prompt": "x", "max_tokens": 1}
+
+
+@contextlib.asynccontextmanager
+async def served(loaded: LoadedModel, **settings: Any) -> AsyncIterator[str]:  # noqa: ANN401 (fields)
+    async with running(Serving(current=loaded), None, Settings(**settings)) as address:
+        yield address
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    with closed_gate(WAIT_S) as opened:
+        yield opened
+
+
+@pytest.fixture
+def gated(gate: threading.Event) -> LoadedModel:
+    """A model that waits at each step until it is let go on."""
+    model = endless()
+    return LoadedModel(language_model=replace(model, decoder=Gated(model.decoder, gate)), release_id=None, label="slow")
+
+
+async def connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = address.removeprefix("http://").split(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+async def status(session: aiohttp.ClientSession, address: str, **headers: str) -> tuple[int, str]:
+    async with session.post(address, json=ASK, headers=headers) as response:
+        return response.status, await response.text()
+
+
+async def metrics(address: str) -> str:
+    async with aiohttp.ClientSession() as session, session.get(f"{address}/metrics") as response:
+        return await response.text()
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("localhost", 200), ("localhost:9", 200), ("[::1]:9", 200), ("evil.example", 403), ("", 403), ("[", 403)],
+)
+async def test_a_server_answers_to_its_own_names_only(
+    session: aiohttp.ClientSession, loaded: LoadedModel, host: str, expected: int
+) -> None:
+    async with served(loaded, hosts={"localhost", "::1"}) as address:
+        found, words = await status(session, address, Host=host)
+    assert found == expected
+    assert ("--allow-host" in words) == (expected == 403)
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [(None, 200), ("same", 200), ("https://mine.example", 200), ("https://evil.example", 403), ("null", 403)],
+)
+async def test_a_page_of_another_origin_may_ask_only_if_it_is_named(
+    session: aiohttp.ClientSession, loaded: LoadedModel, origin: str | None, expected: int
+) -> None:
+    async with served(loaded, origins=["https://mine.example"]) as address:
+        headers = {} if origin is None else {"Origin": address if origin == "same" else origin}
+        async with session.post(address, json=ASK, headers=headers) as response:
+            assert response.status == expected
+            allowed = response.headers.get("Access-Control-Allow-Origin")
+        assert allowed == (origin if origin == "https://mine.example" else None)
+        preflight = headers | {"Access-Control-Request-Method": "POST"}
+        async with session.options(f"{address}/v1/completions", headers=preflight) as response:
+            assert response.status == (204 if expected == 200 else 403)
+            assert ("Access-Control-Allow-Origin" in response.headers) == (origin == "https://mine.example")
+
+
+async def test_without_a_word_about_origins_no_page_elsewhere_may_ask(
+    session: aiohttp.ClientSession, address: str
+) -> None:
+    found, words = await status(session, address, Origin="https://mine.example")
+    assert found == 403
+    assert "--allow-origin" in words
+
+
+async def test_any_of_several_keys_will_do(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
+    async with served(loaded, api_keys=["one", "two"]) as address:
+        found = [(await status(session, address, Authorization=f"Bearer {key}"))[0] for key in ("one", "two", "three")]
+        async with session.get(f"{address}/v1/models") as response:
+            assert response.status == 401
+            assert (await response.json())["error"]["type"] == "authentication_error"
+    assert found == [200, 200, 401]
+
+
+async def test_one_key_cannot_take_everything(
+    session: aiohttp.ClientSession, gated: LoadedModel, gate: threading.Event
+) -> None:
+    async with served(gated, api_keys=["one", "two"], max_per_key=1) as address:
+        first = asyncio.create_task(status(session, address, Authorization="Bearer one"))
+        async with asyncio.timeout(WAIT_S):
+            while "randygpt_texts 1.0" not in await metrics(address):
+                pass
+        second = await status(session, address, Authorization="Bearer one")
+        other = asyncio.create_task(status(session, address, Authorization="Bearer two"))
+        gate.set()
+        assert second == (429, '{"error":"1 requests with this key are under way already"}')
+        assert (await first)[0] == (await other)[0] == 200
+        assert (await status(session, address, Authorization="Bearer one"))[0] == 200
+
+
+async def test_of_too_many_texts_in_one_request_none_is_written(
+    session: aiohttp.ClientSession, loaded: LoadedModel
+) -> None:
+    async with served(loaded, max_texts=3) as address:
+        async with session.post(f"{address}/v1/completions", json=ASK | {"n": 4}) as response:
+            assert (response.status, response.headers["Retry-After"]) == (503, "1")
+            assert (await response.json())["error"]["type"] == "server_error"
+        async with session.post(f"{address}/v1/completions", json=ASK | {"n": 3}) as response:
+            assert response.status == 200
+
+
+async def test_headers_that_never_end(loaded: LoadedModel) -> None:
+    async with served(loaded, idle=0.05) as address:
+        reader, writer = await connect(address)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        async with asyncio.timeout(WAIT_S):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_connection_too_many_is_told_so(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
+    async with served(loaded, max_connections=2) as address:
+        kept = [await connect(address) for _ in range(2)]
+        for _, writer in kept:
+            writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(WAIT_S):
+            for reader, _ in kept:
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            reader, writer = await connect(address)
+            assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+            writer.close()
+            for _, writer in kept:
+                writer.close()
+                await writer.wait_closed()
+            while (await status(session, address))[0] != 200:
+                pass
+
+
+async def test_a_client_that_does_not_read_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, session: aiohttp.ClientSession
+) -> None:
+    loaded = LoadedModel(language_model=endless(), release_id=None, label="endless")
+    monkeypatch.setitem(schema.COMPLETION, "max_tokens", Number(whole=True, low=1, high=1 << 30, about=""))  # type: ignore[index]
+    body = b'{"max_tokens": 1000000000, "stream": true, "n": 16, "temperature": 0, "logprobs": 20}'
+    async with served(loaded, write=0.05, max_texts=16) as address:
+        _, writer = await connect(address)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        async with asyncio.timeout(WAIT_S):
+            while "/v1/completions" not in await metrics(address):  # it is counted when it is over
+                pass
+        assert (await status(session, address))[0] == 200
+        writer.close()

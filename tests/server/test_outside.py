@@ -1,0 +1,119 @@
+"""The server seen from outside: counts for Prometheus, the log, readiness."""
+
+import io
+import logging
+from collections.abc import Iterator
+
+import aiohttp
+import orjson
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from server import logs
+from server.app import running
+from server.models import LoadedModel, Serving
+from server.settings import Settings
+
+SECRET = "a prompt nobody may see"  # noqa: S105 (of a test)
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    """What a server writes to its log, as JSON."""
+    root, stream = logging.getLogger(), io.StringIO()
+    handlers, level = root.handlers[:], root.level
+    root.handlers = []
+    logs.set_up("json", stream=stream)
+    yield stream
+    root.handlers = handlers
+    root.setLevel(level)
+
+
+async def scrape(session: aiohttp.ClientSession, address: str) -> dict[str, float]:
+    """Values by name and labels."""
+    async with session.get(f"{address}/metrics") as response:
+        assert response.status == 200
+        families = text_string_to_metric_families(await response.text())
+    return {
+        sample.name + "".join(f" {value}" for value in sample.labels.values()): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+async def test_what_is_counted(session: aiohttp.ClientSession, address: str) -> None:
+    for fields in ({"prompt": "the fox", "max_tokens": 9}, {"prompt": 1}):
+        async with session.post(address, json=fields) as response:
+            await response.read()
+    found = await scrape(session, address)
+    assert found["randygpt_requests_total / 200"] == found["randygpt_requests_total / 400"] == 1
+    assert found["randygpt_prompt_tokens_total"] == 7
+    assert found["randygpt_completion_tokens_total"] == 9
+    assert found["randygpt_first_token_seconds_count"] == 1
+    assert found["randygpt_step_seconds_count"] == found["randygpt_batch_texts_sum"] == 9
+    assert found["randygpt_texts"] == found["randygpt_swaps_total"] == found["randygpt_failing"] == 0
+    assert found["randygpt_model_age_seconds"] >= 0
+    assert any("ab" * 32 in name for name in found)
+
+
+async def test_before_the_first_model_it_is_not_ready(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
+    serving = Serving()
+    async with running(serving, None, Settings()) as address:
+        assert "randygpt_model_age_seconds" not in await scrape(session, address)
+        async with session.get(f"{address}/ready") as response:
+            assert (response.status, await response.json()) == (503, {"ready": False})
+        serving.current = loaded
+        async with session.get(f"{address}/ready") as response:
+            assert (response.status, await response.json()) == (200, {"ready": True})
+
+
+async def test_the_log_has_a_line_for_each_request_and_no_prompt_and_no_key(
+    session: aiohttp.ClientSession, loaded: LoadedModel, logged: io.StringIO
+) -> None:
+    headers = {"X-Request-Id": "mine-1", "Authorization": "Bearer s3cret"}
+    async with running(Serving(current=loaded), None, Settings(api_keys=["s3cret"])) as address:
+        for path in ("/", "/v1/completions", f"/nothing/{SECRET.replace(' ', '')}"):
+            async with session.post(f"{address}{path}", json={"prompt": SECRET}, headers=headers) as response:
+                assert response.headers["X-Request-Id"] == "mine-1"
+    lines = [orjson.loads(line) for line in logged.getvalue().splitlines()]
+    assert [(line["path"], line["status"], line["request_id"]) for line in lines] == [
+        ("/", 200, "mine-1"),
+        ("/v1/completions", 200, "mine-1"),
+        ("other", 404, "mine-1"),
+    ]
+    assert SECRET not in logged.getvalue()
+    assert SECRET.replace(" ", "") not in logged.getvalue()
+    assert "s3cret" not in logged.getvalue()
+
+
+@pytest.mark.parametrize("given", ["", "two words", "x" * 65, "a\tb", "é"])
+async def test_an_id_that_is_none_is_replaced(session: aiohttp.ClientSession, address: str, given: str) -> None:
+    async with session.get(f"{address}/health", headers={"X-Request-Id": given}) as response:
+        found = response.headers["X-Request-Id"]
+    assert found != given
+    assert len(found) == 32
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_what_is_logged_cannot_pass_for_another_line(style: logs.Style) -> None:
+    root, stream = logging.getLogger(), io.StringIO()
+    handlers = root.handlers[:]
+    root.handlers = []
+    try:
+        logs.set_up(style, stream=stream)
+        logging.getLogger("x").error("first\nsecond \x1b[31m %s", "\r", extra={"path": "a\nb\u2028"})
+    finally:
+        root.handlers = handlers
+    assert stream.getvalue().count("\n") == 1
+    assert "first\\nsecond" in stream.getvalue()
+    assert not set("\x1b\r") & set(stream.getvalue())
+
+
+def test_a_failure_is_logged_with_its_traceback(logged: io.StringIO) -> None:
+    try:
+        raise ValueError("oh")  # noqa: TRY301
+    except ValueError:
+        logging.getLogger("x").exception("it failed")
+    line = orjson.loads(logged.getvalue())
+    assert (line["message"], line["level"]) == ("it failed", "error")
+    assert "ValueError: oh" in line["error"]
