@@ -90,7 +90,10 @@ def publish(
     found = describe(checkpoint, preset=preset, vocab=vocab)
     extra = {key: value for key, value in (("license", license_), ("about", about)) if value}
     if nip65:
-        urls = asyncio.run(_with_relay_list(urls, key))
+        listed = asyncio.run(_relay_list(urls, key))
+        urls = list(dict.fromkeys([*urls, *listed]))
+        if not quiet:
+            remark(f"your relay list says to write to {', '.join(listed)}")
     with checkpoint.open("rb") as file:
         job = _Job(
             home=home,
@@ -126,8 +129,8 @@ def _seconds(text: str | None) -> int | None:
     return int(found[1]) * _SECONDS[found[2]]
 
 
-async def _with_relay_list(urls: list[str], key: "SecretKey") -> list[str]:
-    """These relays and those that the key's relay list says to write to; raises NotFound."""
+async def _relay_list(urls: list[str], key: "SecretKey") -> list[str]:
+    """The relays that the key's relay list, as these relays know it, says to write to; raises NotFound."""
     from distribution.errors import NotFound
     from relay_client.errors import InvalidEvent
     from relay_client.event import Event
@@ -145,7 +148,7 @@ async def _with_relay_list(urls: list[str], key: "SecretKey") -> list[str]:
     found = write_relays(lists, author=key.pubkey)
     if not found:
         raise NotFound("your relays have no NIP-65 list of this key that names a relay to write to")
-    return list(dict.fromkeys([*urls, *found]))
+    return found
 
 
 def _rehearse(job: _Job) -> "Rehearsal":

@@ -83,7 +83,7 @@ async def test_a_description_is_asked_for_at_the_relays_own_address() -> None:
         b"",
         b"220 mail ready\r\n",
         http(b"<html>", b"404 Not Found"),
-        http(b'{"limitation":{"max_limit":7}}' + b" " * (64 << 10) + b"x"),
+        http(b'{"limitation":{"max_limit":7}' + b" " * (64 << 10) + b"}"),
     ],
     ids=["nothing", "not HTTP", "not found", "too long"],
 )
