@@ -38,7 +38,7 @@ class Pool:
         self._connections: dict[str, Connection] = {}
         self._lost: set[str] = set()  # relays that went away while they were asked
         self._hints = list(hints)
-        self._hinted = 0  # how many hints were followed
+        self._hinted: set[str] = set()  # relays that were followed there; only ever on the open internet
         self._paces: dict[str, Pace] = {}
         self._ids_per_request: dict[str, int] = {}
         self._add(urls)
@@ -66,9 +66,13 @@ class Pool:
             self._paces[url] = Pace()
             self._ids_per_request[url] = IDS_PER_REQUEST
 
-    async def _open(self, url: str, *, only_public: bool = False) -> bool:
+    async def _connect(self, url: str) -> Connection:
+        self._connections[url] = await Connection.open(url, self._signer, only_public=url in self._hinted)
+        return self._connections[url]
+
+    async def _open(self, url: str) -> bool:
         try:
-            self._connections[url] = await Connection.open(url, self._signer, only_public=only_public)
+            await self._connect(url)
         except TransportError as error:
             self.reports[url].reason = str(error)
             return False
@@ -157,8 +161,7 @@ class Pool:
 
     async def _reopen(self, url: str) -> Connection:
         await self._connections[url].close()
-        self._connections[url] = await Connection.open(url, self._signer)
-        return self._connections[url]
+        return await self._connect(url)
 
     async def query(self, wanted: Filter) -> list[tuple[str, Mapping[str, object]]]:
         """What all working relays store for a filter: (relay, event as it sent it), unverified and with repeats."""
@@ -228,11 +231,11 @@ class Pool:
 
     async def follow_hints(self) -> list[str]:
         """Connect to the first few relays that were hinted at and may be followed; returns those that it reached."""
-        urls = usable(self._hints, known=self.reports)[: MAX_HINTS - self._hinted]
+        urls = usable(self._hints, known=self.reports)[: MAX_HINTS - len(self._hinted)]
         self._hints.clear()
-        self._hinted += len(urls)
+        self._hinted.update(urls)
         self._add(urls)
-        reached = await asyncio.gather(*(self._open(url, only_public=True) for url in urls))
+        reached = await asyncio.gather(*(self._open(url) for url in urls))
         return [url for url, is_open in zip(urls, reached, strict=True) if is_open]
 
     async def _hunt(

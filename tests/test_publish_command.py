@@ -122,6 +122,7 @@ async def test_a_dry_run_says_what_a_publish_then_sends_and_sends_nothing(
     assert f"{scripted.url}  {planned['events']} events, " in in_words.stdout
     after = json.loads((await typed(author, *words, "--dry-run", "--json")).stdout)
     assert (after["resumed"], after["relays"][scripted.url]["events"]) == (True, 0)
+    assert f"{scripted.url}  nothing" in (await typed(author, *words, "--dry-run")).stdout
 
 
 async def test_a_dry_run_knows_who_gets_which_copies(author: Path) -> None:

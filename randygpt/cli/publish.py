@@ -222,6 +222,9 @@ def _report_rehearsal(job: _Job, rehearsal: "Rehearsal", *, as_json: bool) -> No
         f"{job.name} version {rehearsal.version}: {rehearsal.events:,} events, {size(rehearsal.bytes)}; nothing is sent"
     ]
     for url, share in rehearsal.relays.items():
+        if not share.events:
+            lines.append(f"{url}  nothing: it has all of it")
+            continue
         speed = "at the speed of last time" if share.measured else "at a guess"
         lines.append(f"{url}  {share.events:,} events, {size(share.bytes)}, {duration(share.seconds)} {speed}")
     emit(as_json, {"name": job.name, **asdict(rehearsal)}, "\n".join(lines))

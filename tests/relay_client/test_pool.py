@@ -234,3 +234,16 @@ async def test_a_real_relay_refuses_a_forgery_and_an_event_too_large(relay: str,
         await pool.publish(to([relay, scripted.url], [too_large]))
         assert pool.urls == [scripted.url]
         assert pool.reports[relay].reason.startswith(f"{relay}: refused an event: ")
+
+
+async def test_a_relay_that_was_hinted_at_is_never_connected_to_off_the_open_internet(
+    scripted: ScriptedRelay, second: ScriptedRelay
+) -> None:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
+        pool._hinted.add(second.url)  # its name has come to mean another address since
+        for url in pool.urls:
+            await pool._connections[url].close()
+        await pool.query(Filter(kinds=(1064,), limit=1))
+        assert pool.urls == [scripted.url]
+        assert pool.reasons() == f"{second.url}: not a public address"
+    assert (scripted.connections, second.connections) == (2, 1)
