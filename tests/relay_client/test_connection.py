@@ -247,6 +247,17 @@ async def test_a_real_relay_accepts_who_we_are(nip42_relay: str) -> None:
         assert connection.identified
 
 
+async def test_a_real_relay_takes_events_from_whom_it_knows(nip42_relay: str) -> None:
+    async with opened(nip42_relay, KEY) as connection:
+        await connection.send(EVENT)
+        (refused,) = await connection.answers()
+        assert isinstance(refused, Acknowledged)
+        assert refused.verdict is Verdict.IDENTIFY
+        await connection.identify(refused.reason)
+        await connection.send(EVENT)
+        assert await connection.answers() == [Acknowledged(event_id=EVENT.id, verdict=Verdict.TAKEN, reason="")]
+
+
 async def test_a_key_that_the_relay_does_not_accept() -> None:
     async def handler(peer: ServerConnection) -> None:
         await peer.send('["AUTH","prove it"]')

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
+from support.proxy import proxy_to
 from support.scripted_relay import ScriptedRelay, scripted_relay
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -217,6 +218,19 @@ async def test_a_broken_connection_is_opened_again_and_the_unanswered_is_sent_ag
     assert report.accepted + report.duplicate == 40
     assert report.duplicate >= 3  # taken, and the answer was lost
     assert len(relay.received) <= 40 + 4 * 8  # of each connection at most what was under way
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["in good order", "by a reset"])
+async def test_a_real_relay_behind_a_line_that_breaks_has_everything_in_the_end(relay: str, *, reset: bool) -> None:
+    async with proxy_to(relay) as proxy, pool_of(proxy.url) as pool:
+        proxy.cut_after, proxy.reset = 1_500, reset  # bytes: some 15 answers
+        await deliver(pool)
+        report = pool.reports[proxy.url]
+        assert proxy.connections >= 3
+    assert (report.accepted + report.duplicate, report.refused, report.reason) == (40, 0, "")
+    async with pool_of(relay) as pool:
+        ids = [event.id for event in EVENTS]
+        assert await pool.holdings(ids) == {relay: set(ids)}
 
 
 async def test_a_relay_that_does_not_come_back_is_given_up(
