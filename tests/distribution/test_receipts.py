@@ -1,0 +1,42 @@
+"""Which relay took which event: what is recorded, and what a damaged record is worth."""
+
+from pathlib import Path
+
+from distribution.receipts import Receipts
+
+ONE, TWO, THREE = (bytes([number]) * 32 for number in (1, 2, 3))
+RELAY, OTHER = "wss://a.example", "wss://b.example"
+
+
+def test_nothing_is_recorded_at_first_and_asking_leaves_no_trace(tmp_path: Path) -> None:
+    assert Receipts(tmp_path / "receipts").of(RELAY) == frozenset()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_taken_is_there_at_once_for_everybody(tmp_path: Path) -> None:
+    with Receipts(tmp_path) as receipts, Receipts(tmp_path) as another:
+        receipts.add(RELAY, ONE)
+        another.add(RELAY, TWO)
+        receipts.add(OTHER, THREE)
+        assert Receipts(tmp_path).of(RELAY) == {ONE, TWO}
+        assert Receipts(tmp_path).of(OTHER) == {THREE}
+
+
+def test_what_is_forgotten_may_be_taken_again(tmp_path: Path) -> None:
+    with Receipts(tmp_path) as receipts:
+        receipts.add(RELAY, ONE)
+        receipts.add(OTHER, ONE)
+        receipts.forget(RELAY)
+        assert (receipts.of(RELAY), receipts.of(OTHER)) == (frozenset(), {ONE})
+        receipts.add(RELAY, TWO)
+        receipts.forget("wss://never.example")
+    assert Receipts(tmp_path).of(RELAY) == {TWO}
+
+
+def test_half_a_receipt_is_none(tmp_path: Path) -> None:
+    with Receipts(tmp_path) as receipts:
+        receipts.add(RELAY, ONE)
+        receipts.add(RELAY, TWO)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert Receipts(tmp_path).of(RELAY) == {ONE}
