@@ -97,7 +97,7 @@ class _Filling:
         self._done = download.manifest.size - sum(file.size for file in files)  # verified bytes
         self._advanced = 0  # what _done was when the largest file was last advanced
         self._advancing: asyncio.Task[None] | None = None
-        self._refusal = ""  # the first
+        self._refusals: dict[str, str] = {}  # event id in hex -> what was wrong with what came for it
 
     def adopt(self, found: InstalledRelease | None) -> None:
         """Take what is here already, where it hashes right: of an earlier run, or of an installation in part."""
@@ -133,8 +133,9 @@ class _Filling:
         pool = self._download.pool
         total = sum(file.chunk_count for file in self._download.manifest.files)
         words = f"{missing:,} of {total:,} chunks"
-        if self._refusal:
-            raise InvalidChunk(f"{words} did not verify or are missing: {self._refusal}")
+        for event_id in self._assembler.missing:
+            if refusal := self._refusals.get(event_id.hex()):
+                raise InvalidChunk(f"{words} did not verify or are missing: {refusal}")
         reasons = f" ({pool.reasons()})" if pool.reasons() else ""
         raise ChunksMissing(f"{words} missing on {', '.join(pool.reports)}; run it again later{reasons}")
 
@@ -143,7 +144,7 @@ class _Filling:
             data, places = self._assembler.offer(raw_event)
         except (InvalidEvent, InvalidChunk) as error:
             self._counts.rejected += 1
-            self._refusal = self._refusal or f"{url}: {error}"
+            self._refusals[str(raw_event["id"])] = f"{url}: {error}"
             return False
         if places:
             self._signatures.add(raw_event)

@@ -160,21 +160,21 @@ class Fetcher:
     async def _events(self, ids: Sequence[bytes], what: str) -> dict[bytes, Event]:
         """Verified events by id; raises NotFound, or InvalidRelease where something came in their place."""
         found: dict[bytes, Event] = {}
-        refusals: list[InvalidEvent] = []
+        refusals: dict[str, str] = {}  # claimed event id in hex -> what was wrong with what came for it
 
         def offer(url: str, raw_event: Mapping[str, object]) -> bool:
             try:
                 event = Event.parse(raw_event)
             except InvalidEvent as error:
-                refusals.append(InvalidEvent(f"{url}: {error}"))
+                refusals[str(raw_event["id"])] = f"{url}: {error}"
                 return False
             found[event.id] = event
             return True
 
-        await self.pool.collect(ids, offer)
-        missing = [event_id for event_id in ids if event_id not in found]
-        if missing and refusals:
-            raise InvalidRelease(f"the {what} that came does not verify: {refusals[0]}")
+        missing = await self.pool.collect(ids, offer)
+        for event_id in missing:
+            if refusal := refusals.get(event_id.hex()):
+                raise InvalidRelease(f"the {what} that came does not verify: {refusal}")
         if missing:
             raise NotFound(f"no relay has the {what}: {missing[0].hex()}{self._because()}")
         return found

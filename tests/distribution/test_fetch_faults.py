@@ -188,6 +188,23 @@ async def test_what_nobody_has_is_counted_with_the_relays_asked_and_fetched_late
     assert (again.chunks.fetched, again.chunks.reused) == (17, COUNT + 2 - 17)
 
 
+async def test_a_lie_that_was_made_good_is_not_why_something_else_is_missing(
+    relays: list[ScriptedRelay], tmp_path: Path, published: Published
+) -> None:
+    lied, lost = [chunk.event_id.hex() for chunk in list(published.manifest.files[0].chunks(46_080))[:2]]
+    relays[0].deliver = lambda event: event | {"content": "AAAA"} if event["id"] == lied else event
+    for relay in relays:
+        relay.events.pop(lost)
+    with pytest.raises(ChunksMissing, match="1 of 152 chunks missing"):
+        await fetch(urls(relays), tmp_path, published.release.id)
+    assert visible(tmp_path) == {}
+    relays[1].events.pop(lied)
+    relays[2].events.pop(lied)
+    with pytest.raises(InvalidChunk, match="2 of 152 chunks did not verify or are missing"):
+        await fetch(urls(relays), tmp_path / "other", published.release.id)
+    assert visible(tmp_path / "other") == {}
+
+
 async def test_a_disk_that_fills_up_ends_the_fetch_and_a_rerun_goes_on(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
