@@ -178,10 +178,11 @@ def _draw_likely(logits: Array, shares: npt.NDArray[np.float64], sampling: Sampl
 
 def _pick(shares: npt.NDArray[np.float64], uniforms: Sequence[float]) -> list[int]:
     """For each row of shares (B, N) the entry that a number in [0, 1) falls on, never one without a share."""
-    edges = shares.cumsum(axis=-1)
-    totals = edges[:, -1:]
-    points = totals * np.array(uniforms)[:, None]
-    picked: list[int] = np.minimum((edges <= points).sum(axis=-1), (edges < totals).sum(axis=-1)).tolist()
+    picked = []
+    for edges, uniform in zip(shares.cumsum(axis=-1), uniforms, strict=True):
+        total = edges[-1]
+        index = int(edges.searchsorted(uniform * total, side="right"))
+        picked.append(index if index < len(edges) else int(edges.searchsorted(total)))  # it was rounded up
     return picked
 
 
