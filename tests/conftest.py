@@ -1,5 +1,6 @@
 """Fixtures that every package's tests use."""
 
+import logging
 import os
 import signal
 import socket
@@ -77,6 +78,8 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty home, and this process in it: for command lines that end before they do anything."""
     monkeypatch.setenv("RANDYGPT_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    before = signal.getsignal(signal.SIGTERM)
+    before, handlers, level = signal.getsignal(signal.SIGTERM), logging.root.handlers[:], logging.root.level
     yield tmp_path
     signal.signal(signal.SIGTERM, before)
+    logging.root.handlers[:] = handlers  # `serve` logs to a stderr that is closed by the next test
+    logging.root.setLevel(level)

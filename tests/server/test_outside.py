@@ -97,13 +97,14 @@ async def test_an_id_that_is_none_is_replaced(session: aiohttp.ClientSession, ad
 @pytest.mark.parametrize("style", ["console", "json"])
 def test_what_is_logged_cannot_pass_for_another_line(style: logs.Style) -> None:
     root, stream = logging.getLogger(), io.StringIO()
-    handlers = root.handlers[:]
+    handlers, level = root.handlers[:], root.level
     root.handlers = []
     try:
         logs.set_up(style, stream=stream)
         logging.getLogger("x").error("first\nsecond \x1b[31m %s", "\r", extra={"path": "a\nb\u2028"})
     finally:
         root.handlers = handlers
+        root.setLevel(level)
     assert stream.getvalue().count("\n") == 1
     assert "first\\nsecond" in stream.getvalue()
     assert not set("\x1b\r") & set(stream.getvalue())
