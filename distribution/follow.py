@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from distribution.announcement import HEAD_KIND, Head, Release
-from distribution.errors import DistributionError, InvalidRelease, PeerError
+from distribution.errors import DistributionError, InvalidRelease
 from distribution.fetch import Fetcher
 from distribution.installed import InstalledRelease
 from distribution.revocation import REVOCATION_KIND, Revocation
@@ -91,6 +91,7 @@ class Follower:
         self._on_news = on_news
         self._known: dict[str, None] = {}  # in the order they came
         self._heads: dict[bytes, int] = {}  # release id -> version, as heads that were seen live say
+        self._revoked: dict[bytes, None] = {}  # ids that were taken back live: some relays tell of it only once
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._last_install: Mapping[str, object] | None = None
@@ -101,6 +102,8 @@ class Follower:
     async def catch_up(self) -> News | None:
         """Ask all relays once, and install what is new; None if nothing is. Raises what `Fetcher.fetch` raises."""
         versions, address = self._store.versions, self._address
+        met = {version.release_id for version in versions.seen(address.author, address.name).versions.values()}
+        await versions.revoke(address.author, address.name, self._revoked.keys() & (met | self._heads.keys()))
         async with Pool(self._followed.urls) as pool:
             fetcher = self._fetcher(pool)
             release = await fetcher.find(address)
@@ -143,8 +146,6 @@ class Follower:
                     wait_s = backoff.next()
                 else:
                     backoff.reset()
-            except PeerError as error:  # asking again will not change it; an event may
-                self._tell(Trouble(error=error))
             except (DistributionError, RelayClientError, OSError) as error:
                 self._tell(Trouble(error=error))
                 wait_s = backoff.next()
@@ -197,7 +198,8 @@ class Follower:
                 if head.name == self._address.name:
                     _remember(self._heads, head.release_id, head.version)
             else:
-                Revocation.parse(event, now=self._now())
+                for event_id in Revocation.parse(event, now=self._now()).event_ids:
+                    _remember(self._revoked, event_id, None)
         except (InvalidEvent, InvalidRelease):
             return False
         _remember(self._known, event.id.hex(), None)

@@ -5,11 +5,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from support.following import Follow
 from support.relays import npm_relay, python_relay
-from support.releases import checkpoint_bytes, fetch, publish, source, tiny_sources
+from support.releases import checkpoint_bytes, clock, fetch, publish, source, tiny_sources
 
+from distribution.revoke import Revoker
+from distribution.store import Store
 from relay_client.embedded import EmbeddedRelay
-from relay_client.keys import AddressReference, SecretKey
+from relay_client.keys import AddressReference, EventReference, SecretKey
+from relay_client.pool import Pool
 
 pytestmark = pytest.mark.full
 RELAYS = ("embedded, memory", "embedded, disk", "nostr-relay, sqlite", "nostr-relay, lmdb", "npm, sqlite")
@@ -41,3 +45,20 @@ async def test_publish_and_fetch(name: str, tmp_path: Path, free_port: int, key:
     assert by_name.release.file("checkpoint").local.read_bytes() == big
     assert by_id.release.file("checkpoint").local.read_bytes() == checkpoint_bytes(seed=1)
     assert (by_name.chunks.rejected, by_id.chunks.rejected) == (0, 0)
+
+
+@pytest.mark.parametrize("name", RELAYS[:-1])  # the npm relay takes a revocation and gives it to nobody
+async def test_follow_and_revoke(name: str, tmp_path: Path, free_port: int, key: SecretKey) -> None:
+    async with running(name, tmp_path, free_port) as url:
+        first = (await publish([url], tmp_path / "a", key, tiny_sources(seed=1))).release
+        async with Follow([url], tmp_path / "home", key.pubkey).running() as follow:
+            await follow.until(lambda: follow.store.current() == first.id)
+            await follow.until(follow.live(url))
+            second = (await publish([url], tmp_path / "a", key, tiny_sources(seed=2))).release
+            await follow.until(lambda: follow.store.current() == second.id)
+            async with Pool([url]) as pool:
+                revoker = Revoker(pool=pool, versions=Store(tmp_path / "a").versions, key=key, now=clock)
+                revoked = await revoker.revoke(EventReference(id=second.id))
+            await follow.until(lambda: follow.store.current() == first.id)
+    assert revoked.latest
+    assert revoked.latest.id == first.id

@@ -1,94 +1,27 @@
 """Following a name: over real relays that come and go, and over scripted ones that lie."""
 
-import asyncio
-import contextlib
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
+from support.following import Follow
 from support.releases import clock, publish, tiny_sources, visible
 from support.scripted_relay import RawEvent, ScriptedRelay
 
 from distribution.announcement import CHUNK_KIND, HEAD_KIND, RELEASE_KIND, Release, head_draft
 from distribution.errors import Equivocation, NotTrusted, Rollback
-from distribution.fetch import Fetcher
-from distribution.follow import Followed, Follower, Installed, News, Noticed, Trouble
-from distribution.revocation import revocation_draft
-from distribution.state import StateFile
+from distribution.follow import Installed, Noticed, Trouble
+from distribution.revocation import REVOCATION_KIND, revocation_draft
 from distribution.store import Store
-from distribution.trust import TrustPolicy
 from relay_client.embedded import EmbeddedRelay
 from relay_client.event import Event
-from relay_client.keys import AddressReference, SecretKey
+from relay_client.keys import SecretKey
 from relay_client.pool import Pool
 
 GIVE_UP_S = 60
-
-
-class Follow:
-    """A follower at work, and the news it has told."""
-
-    def __init__(
-        self, urls: Sequence[str], home: Path, author: bytes, *, notify_only: bool = False, trusted: bytes | None = None
-    ) -> None:
-        self.news: list[News] = []
-        self.store = Store(home)
-        self._came = asyncio.Condition()
-        policy = TrustPolicy(mode="allowlist", authors=frozenset({trusted or author}))
-        followed = Followed(
-            address=AddressReference(author=author, name="demo"), urls=tuple(urls), notify_only=notify_only
-        )
-        self.follower = Follower(
-            followed,
-            self.store,
-            lambda pool: Fetcher(pool=pool, store=self.store, policy=policy, now=clock),
-            now=clock,
-            status=StateFile(home / "state" / "follow.json"),
-            on_news=self._take,
-        )
-        self.status_path = home / "state" / "follow.json"
-
-    def _take(self, news: News) -> None:
-        self.news.append(news)
-
-    @property
-    def installed(self) -> list[int]:
-        return [news.release.version for news in self.news if isinstance(news, Installed)]
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(GIVE_UP_S):
-            while not condition():  # noqa: ASYNC110 (what is waited for is on disk, or stays once it is there)
-                await asyncio.sleep(0.01)
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator["Follow"]:
-        task = asyncio.create_task(self.follower.run())
-        try:
-            yield self
-            assert not task.done()
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-    def status(self) -> dict[str, object]:
-        if not self.status_path.exists():
-            return {}
-        (entry,) = orjson.loads(self.status_path.read_bytes()).values()
-        return dict(entry)
-
-    def live(self, *urls: str) -> Callable[[], bool]:
-        """Whether it is subscribed at exactly these relays."""
-
-        def connected() -> bool:
-            relays = self.status().get("relays", {})
-            assert isinstance(relays, dict)
-            return {url for url, link in relays.items() if link["connected"]} == set(urls)
-
-        return connected
 
 
 async def version(urls: Sequence[str], tmp_path: Path, key: SecretKey, seed: int) -> Release:
@@ -331,6 +264,22 @@ async def test_a_release_taken_back_is_left_for_the_last_good_one(
     news = await Follow([scripted.url], home, key.pubkey).follower.catch_up()
     assert isinstance(news, Installed)
     assert news.release.version == 3
+
+
+async def test_a_revocation_that_can_be_seen_and_not_asked_for_counts(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
+    releases = [await version([scripted.url], tmp_path, key, seed) for seed in (1, 2)]
+    revocation = revocation_draft(releases[1], reason="", created_at=clock()).sign(key)
+    scripted.events[revocation.id.hex()] = orjson.loads(revocation.to_json())
+
+    def forgetful(event: RawEvent) -> RawEvent | None:
+        return None if event["kind"] == REVOCATION_KIND and "#e" in scripted.requests[-1] else event
+
+    scripted.deliver = forgetful
+    async with Follow([scripted.url], tmp_path / "home", key.pubkey).running() as follow:
+        await follow.until(lambda: follow.store.current() == releases[0].id)
+    assert releases[1].id in follow.store.versions.seen(key.pubkey, "demo").revoked
 
 
 async def test_a_release_whose_chunks_come_late_is_installed_when_they_do(

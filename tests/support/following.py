@@ -1,0 +1,81 @@
+"""A follower of the tiny model at work, and what it tells."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import orjson
+
+from distribution.fetch import Fetcher
+from distribution.follow import Followed, Follower, Installed, News
+from distribution.state import StateFile
+from distribution.store import Store
+from distribution.trust import TrustPolicy
+from relay_client.keys import AddressReference
+from support.releases import clock
+
+GIVE_UP_S = 60
+
+
+class Follow:
+    """A follower at work, and the news it has told."""
+
+    def __init__(
+        self, urls: Sequence[str], home: Path, author: bytes, *, notify_only: bool = False, trusted: bytes | None = None
+    ) -> None:
+        self.news: list[News] = []
+        self.store = Store(home)
+        self._came = asyncio.Condition()
+        policy = TrustPolicy(mode="allowlist", authors=frozenset({trusted or author}))
+        followed = Followed(
+            address=AddressReference(author=author, name="demo"), urls=tuple(urls), notify_only=notify_only
+        )
+        self.follower = Follower(
+            followed,
+            self.store,
+            lambda pool: Fetcher(pool=pool, store=self.store, policy=policy, now=clock),
+            now=clock,
+            status=StateFile(home / "state" / "follow.json"),
+            on_news=self._take,
+        )
+        self.status_path = home / "state" / "follow.json"
+
+    def _take(self, news: News) -> None:
+        self.news.append(news)
+
+    @property
+    def installed(self) -> list[int]:
+        return [news.release.version for news in self.news if isinstance(news, Installed)]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(GIVE_UP_S):
+            while not condition():  # noqa: ASYNC110 (what is waited for is on disk, or stays once it is there)
+                await asyncio.sleep(0.01)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Follow"]:
+        task = asyncio.create_task(self.follower.run())
+        try:
+            yield self
+            assert not task.done()
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def status(self) -> dict[str, object]:
+        if not self.status_path.exists():
+            return {}
+        (entry,) = orjson.loads(self.status_path.read_bytes()).values()
+        return dict(entry)
+
+    def live(self, *urls: str) -> Callable[[], bool]:
+        """Whether it is subscribed at exactly these relays."""
+
+        def connected() -> bool:
+            relays = self.status().get("relays", {})
+            assert isinstance(relays, dict)
+            return {url for url, link in relays.items() if link["connected"]} == set(urls)
+
+        return connected
