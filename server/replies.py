@@ -61,7 +61,7 @@ class Form:
         kind = "chat.completion" if self.chat else "text_completion"
         return self._head(kind) | {"choices": [self._whole(choice) for choice in choices], "usage": counts}
 
-    def part(self, choices: Sequence[Choice], *, first: bool = False) -> Json:
+    def part(self, choices: Sequence[Choice], *, first: bool) -> Json:
         """A part of a stream."""
         return self._head(self._part_kind) | {"choices": [self._part(choice, first=first) for choice in choices]}
 

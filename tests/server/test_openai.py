@@ -70,6 +70,16 @@ async def test_a_text_ends_where_a_stop_would_begin(
     assert (text, finish) == (whole[: whole.index(stop)], "stop")
 
 
+async def test_the_beginning_of_a_stop_at_the_end_is_part_of_the_text(
+    client: openai.AsyncOpenAI, loaded: LoadedModel
+) -> None:
+    whole = alone(loaded, "the", 20)
+    done = await client.completions.create(
+        model=NAME, prompt="the", max_tokens=20, temperature=0, stop=whole[-2:] + "€"
+    )
+    assert (done.choices[0].text, done.choices[0].finish_reason) == (whole, "length")
+
+
 async def test_a_stream_has_the_same_text_in_parts_and_counts_at_its_end(
     client: openai.AsyncOpenAI, loaded: LoadedModel
 ) -> None:

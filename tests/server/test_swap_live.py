@@ -1,0 +1,80 @@
+"""The whole way under load: releases are published and fetched while clients read streams."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import aiohttp
+import pytest
+from support.releases import fetch, publish, tiny_sources
+
+import randygpt
+from distribution.store import Store
+from randygpt.generate import Sampling
+from relay_client.keys import SecretKey
+from server import reloader as reloader_module
+from server.app import running
+from server.models import Serving
+from server.reloader import Reloader
+from server.settings import Settings
+
+FIELDS = {"prompt": "the", "max_tokens": 120, "temperature": 0, "ignore_eos": True, "stream": True}
+CLIENTS = 6
+
+
+async def stream(session: aiohttp.ClientSession, address: str) -> tuple[str, str]:
+    """(release, text) of a whole stream that named one release only."""
+    async with session.post(f"{address}/v1/completions", json=FIELDS) as response:
+        assert response.status == 200
+        release, events = response.headers["X-Release"], (await response.text()).split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    parts = [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
+    assert {part["system_fingerprint"] for part in parts} == {f"fp_{release[:16]}"}
+    assert parts[-1]["choices"][0]["finish_reason"] == "length"
+    return release, "".join(part["choices"][0]["text"] for part in parts)
+
+
+async def test_streams_go_on_while_releases_arrive(
+    relay: str, tmp_path: Path, key: SecretKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reloader_module, "POLL_S", 0.01)
+    author, home = tmp_path / "author", tmp_path / "home"
+    ids = [(await publish([relay], author, key, tiny_sources(seed=seed))).release.id for seed in range(4)]
+    await fetch([relay], home, ids[0])
+    store, serving = Store(home), Serving()
+    answers: list[tuple[str, str]] = []
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
+        running(serving, Reloader(store, serving), Settings(threads=2)) as address,
+    ):
+
+        async def keep_asking() -> None:
+            while True:
+                answers.append(await stream(session, address))
+
+        clients = [asyncio.create_task(keep_asking()) for _ in range(CLIENTS)]
+        try:
+            for release_id in ids:
+                await fetch([relay], home, release_id)
+                async with asyncio.timeout(60):
+                    while (await stream(session, address))[0] != release_id.hex():
+                        pass
+                begun = len(answers)
+                async with asyncio.timeout(60):
+                    while len(answers) < begun + CLIENTS:
+                        assert not any(client.done() for client in clients)
+                        await stream(session, address)
+        finally:
+            for client in clients:
+                client.cancel()
+            ended = await asyncio.gather(*clients, return_exceptions=True)
+    assert {type(error) for error in ended} == {asyncio.CancelledError}
+    sampling = Sampling(max_tokens=120, temperature=0, ignore_eos=True)
+    expected = {}
+    for release_id in ids:
+        model = randygpt.load(store.release(release_id).folder)
+        expected[release_id.hex()] = "".join(model.stream("the", sampling))
+    assert len({*expected.values()}) == len(ids)
+    assert {release for release, _ in answers} == expected.keys()
+    assert all(text == expected[release] for release, text in answers)
+    assert (serving.swaps, serving.failures) == (len(ids), 0)
