@@ -1,5 +1,6 @@
-"""The same contract on every relay: what is published can be fetched, again and in a second version."""
+"""The same contract on every relay: published, fetched, followed, taken back, found as copies."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,14 +9,19 @@ import pytest
 from support.following import Follow
 from support.relays import npm_relay, python_relay
 from support.releases import checkpoint_bytes, clock, fetch, publish, source, tiny_sources
+from support.scripted_relay import scripted_relay
 
+from distribution.announcement import CHUNK_KIND
 from distribution.revoke import Revoker
 from distribution.store import Store
 from relay_client.embedded import EmbeddedRelay
+from relay_client.event import Event, EventDraft
+from relay_client.filter import Filter
 from relay_client.keys import AddressReference, EventReference, SecretKey
 from relay_client.pool import Pool
 
 pytestmark = pytest.mark.full
+WAIT_S = 60
 RELAYS = ("embedded, memory", "embedded, disk", "nostr-relay, sqlite", "nostr-relay, lmdb", "npm, sqlite")
 
 
@@ -62,3 +68,25 @@ async def test_follow_and_revoke(name: str, tmp_path: Path, free_port: int, key:
             await follow.until(lambda: follow.store.current() == first.id)
     assert revoked.latest
     assert revoked.latest.id == first.id
+
+
+@pytest.mark.parametrize("name", RELAYS)
+async def test_copies_that_somebody_else_signed(
+    name: str, tmp_path: Path, free_port: int, key: SecretKey, stranger: SecretKey
+) -> None:
+    async with running(name, tmp_path, free_port) as url, scripted_relay() as full:
+        published = await publish([full.url], tmp_path / "a", key, tiny_sources(seed=1))
+        wanted = [chunk.event_id for file in published.manifest.files for chunk in file.chunks(46_080)]
+        announced = (*published.release.manifest_ids, published.release.id)
+        async with Pool([full.url]) as source_pool, Pool([url]) as target:
+            for _, raw_event in await source_pool.query(Filter(ids=(*wanted, *announced), limit=50)):
+                event = Event.parse(raw_event)
+                if event.id in wanted:
+                    draft = EventDraft(kind=CHUNK_KIND, created_at=clock(), tags=event.tags, content=event.content)
+                    event = draft.sign(stranger)
+                await target.publish([(event, [url])])
+            async with asyncio.timeout(WAIT_S):
+                while not (await target.holdings([published.release.id]))[url]:  # noqa: ASYNC110 (a relay is no event)
+                    await asyncio.sleep(0.1)  # some say OK before an event can be read
+        fetched = await fetch([url], tmp_path / "b", published.release.id)
+    assert fetched.release.file("checkpoint").local.read_bytes() == checkpoint_bytes(seed=1)
