@@ -14,7 +14,6 @@ from distribution.announcement import (
     CHUNK_KIND,
     HEAD_KIND,
     MAX_MANIFEST_SIZE,
-    Head,
     Release,
 )
 from distribution.chunking import decode
@@ -26,6 +25,7 @@ from distribution.errors import (
     InvalidRelease,
     NotFound,
 )
+from distribution.heads import heads_filter, read_heads
 from distribution.installed import InstalledRelease
 from distribution.manifest import Manifest, is_name
 from distribution.partial import Rewrite
@@ -39,7 +39,6 @@ from relay_client.keys import AddressReference, EventReference, encode_npub
 from relay_client.pool import Pool
 
 MAX_SIZE = 1 << 30  # bytes of a release, unless the user says otherwise
-_HEADS_PER_RELAY = 10  # an honest relay sends one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,22 +114,9 @@ class Fetcher:
             raise CallerError("that is not the name of a model: a-z, 0-9, dot, dash and underscore, at most 64")
         self.policy.check(reference.author)
         who = f"{reference.name!r} by {encode_npub(reference.author)}"
-        wanted = Filter(
-            authors=(reference.author,), kinds=(HEAD_KIND,), tags={"d": (reference.name,)}, limit=_HEADS_PER_RELAY
-        )
-        heads: list[Head] = []
-        signed: dict[bytes, Event] = {}
-        refusals: list[Exception] = []
-        for _, raw_event in await self._query(wanted):
-            try:
-                event = Event.parse(raw_event)
-                heads.append(Head.parse(event, now=self.now()))
-                signed[event.id] = event
-            except (InvalidEvent, InvalidRelease) as error:
-                refusals.append(error)
-        own = [head for head in heads if (head.author, head.name) == (reference.author, reference.name)]
-        if len(own) < len(heads):
-            refusals.append(InvalidRelease("a head of another author or name"))
+        answers = await self._query(heads_filter(reference.author, reference.name))
+        found, refusals = read_heads(answers, reference.author, reference.name, now=self.now())
+        own, signed = [each.head for each in found], {each.event.id: each.event for each in found}
         revoked = await ask_revoked(self.pool, self.store.versions, reference, own, now=self.now())
         latest = trust.latest(own, revoked)
         if latest is None:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import orjson
 
-from distribution.announcement import HEAD_KIND, MAX_VERSION, Head, Release, head_draft
-from distribution.errors import CallerError, InvalidRelease, NotPublished
+from distribution.announcement import MAX_VERSION, Head, Release, head_draft
+from distribution.errors import CallerError, NotPublished
+from distribution.heads import heads_filter, read_heads
 from distribution.journal import Entry, Journal, contents_digest
 from distribution.manifest import Manifest, is_name
 from distribution.plan import Plan, make_plan
@@ -26,7 +27,6 @@ from relay_client.info import read_infos
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
 
-_HEADS_PER_RELAY = 10
 _READ_BACK_TRIES = 6  # some relays say OK before an event can be read
 _READ_BACK_FIRST_WAIT_S = 0.1  # doubles with each try
 _SAMPLE = 8  # chunks of which a relay that took them must show some
@@ -103,15 +103,10 @@ class Publisher:
 
     async def _heads(self, name: str) -> list[tuple[str, Head]]:
         """(relay, head) of this author's name, as the relays have them now."""
-        wanted = Filter(authors=(self.key.pubkey,), kinds=(HEAD_KIND,), tags={"d": (name,)}, limit=_HEADS_PER_RELAY)
-        heads = []
-        for url, raw_event in await self.pool.query(wanted):
-            with contextlib.suppress(InvalidEvent, InvalidRelease):
-                head = Head.parse(Event.parse(raw_event), now=self.now())
-                if (head.author, head.name) == (self.key.pubkey, name):
-                    heads.append((url, head))
+        answers = await self.pool.query(heads_filter(self.key.pubkey, name))
         self._check_reached("no relay answers")
-        return heads
+        found, _ = read_heads(answers, self.key.pubkey, name, now=self.now())
+        return [(each.url, each.head) for each in found]
 
     def _enter(
         self,

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from distribution.announcement import CHUNK_KIND, HEAD_KIND, Release, chunk_draft
+from distribution.announcement import CHUNK_KIND, Release, chunk_draft
 from distribution.chunking import decode
 from distribution.errors import CallerError, InvalidChunk, InvalidRelease, NotPublished, StoreError
+from distribution.heads import heads_filter
 from distribution.installed import InstalledFile, InstalledRelease
 from distribution.manifest import RESERVED, Chunk, Manifest
 from distribution.store import Store
@@ -27,8 +28,6 @@ from relay_client.filter import Filter
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
 from relay_client.shares import IDS_PER_REQUEST
-
-_HEADS_PER_RELAY = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,8 +209,7 @@ class Reseeder:
         head = self._archive.head(self._installed.id)
         if head is None:
             return False
-        name = {"d": (self._installed.name,)}
-        asked = Filter(authors=(self._installed.author,), kinds=(HEAD_KIND,), tags=name, limit=_HEADS_PER_RELAY)
+        asked = heads_filter(self._installed.author, self._installed.name)
         having = {url for url, _ in await self._pool.query(asked)}
         await self._pool.publish([(head, [url for url in self._pool.urls if url not in having])])
         return True

@@ -4,8 +4,9 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from distribution.announcement import HEAD_KIND, RELEASE_KIND, Head, Release, head_draft
+from distribution.announcement import RELEASE_KIND, Head, Release, head_draft
 from distribution.errors import CallerError, InvalidRelease, NotFound, NotPublished
+from distribution.heads import heads_filter, read_heads
 from distribution.revocation import ask_revoked, revocation_draft
 from distribution.trust import latest
 from distribution.versions import Versions
@@ -17,7 +18,6 @@ from relay_client.keys import AddressReference, EventReference, SecretKey
 from relay_client.pool import Pool
 
 _RELEASES = 500  # what relays give at most; of an author, newest first
-_HEADS_PER_RELAY = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +86,9 @@ class Revoker:
         return found
 
     async def _heads(self, name: str) -> list[Head]:
-        wanted = Filter(authors=(self.key.pubkey,), kinds=(HEAD_KIND,), tags={"d": (name,)}, limit=_HEADS_PER_RELAY)
-        heads = []
-        for event in await self._ask(wanted):
-            with contextlib.suppress(InvalidRelease):
-                head = Head.parse(event, now=self.now())
-                if (head.author, head.name) == (self.key.pubkey, name):
-                    heads.append(head)
-        return heads
+        answers = await self.pool.query(heads_filter(self.key.pubkey, name))
+        found, _ = read_heads(answers, self.key.pubkey, name, now=self.now())
+        return [each.head for each in found]
 
     async def _ask(self, wanted: Filter) -> list[Event]:
         """What the relays have, verified, each once."""
