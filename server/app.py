@@ -12,7 +12,7 @@ from server.answer import Answer
 from server.engine import Engine
 from server.errors import CannotListen, InvalidRequest, UnfitModel
 from server.fields import parse_object
-from server.guard import REQUEST_ID, RETRY_AFTER_S, Guard, error_response, json_response
+from server.guard import REQUEST_ID, RETRY_AFTER_S, STREAM, Guard, error_response, json_response
 from server.metrics import Metrics
 from server.models import LoadedModel, Serving
 from server.openapi import document
@@ -103,6 +103,7 @@ class Application:
         """Parts of an answer as they come, each an event; `[DONE]` is the last. Ends early if nobody reads them."""
         headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         response = web.StreamResponse(headers=headers | _release(answer.loaded))
+        request[STREAM] = response
         await response.prepare(request)
         seen: set[int] = set()
         try:
@@ -115,9 +116,7 @@ class Application:
                 counts = usage(answer.prompt_tokens, answer.completion_tokens)
                 await self._send(response, orjson.dumps(form.last(counts)))
         except TimeoutError:
-            if request.transport:
-                request.transport.abort()
-            return response
+            raise
         except Exception as error:  # noqa: BLE001 (the status was sent: only words are left)
             words = openai_error(f"the text ends early: {error}", status=500)
             await self._send(response, orjson.dumps(words))

@@ -1,5 +1,6 @@
 """What happens around every request: an id, who may ask, errors as JSON, the log and the counts. Does network I/O."""
 
+import asyncio
 import logging
 import re
 import time
@@ -19,6 +20,7 @@ from server.settings import Settings
 
 RETRY_AFTER_S = 1
 REQUEST_ID = web.RequestKey("request_id", str)
+STREAM = web.RequestKey("stream", web.StreamResponse)  # where a reply has begun
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 log = logging.getLogger(__name__)
@@ -81,9 +83,10 @@ class Guard:
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             self._check(request)
-            if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-                return _preflight()
-            return await handler(request)
+            async with asyncio.timeout(self._settings.answer):
+                return await (_preflight(request) if _is_preflight(request) else handler(request))
+        except TimeoutError:
+            return self._late(request)
         except InvalidRequest as error:
             return error_response(request, 400, str(error), field=error.field)
         except Busy as error:
@@ -96,6 +99,14 @@ class Guard:
         except Exception:
             log.exception("a request failed", extra={"request_id": request[REQUEST_ID]})
             return error_response(request, 500, "the server failed; its log says why")
+
+    def _late(self, request: web.Request) -> web.StreamResponse:
+        if STREAM not in request:
+            words = f"the answer was not complete in {self._settings.answer:.0f} s"
+            return error_response(request, 503, words, {"Retry-After": str(RETRY_AFTER_S)})
+        if request.transport:
+            request.transport.abort()  # so that nobody takes what has come for all of it
+        return request[STREAM]
 
     def _check(self, request: web.Request) -> None:
         host, origin = request.headers.get("Host"), request.headers.get("Origin")
@@ -120,8 +131,12 @@ def error_response(
     return json_response(status, body, headers)
 
 
-def _preflight() -> web.Response:
-    """What a browser asks before a page of a welcome origin may."""
+def _is_preflight(request: web.Request) -> bool:
+    """Whether a browser asks if a page of another origin may."""
+    return request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+
+
+async def _preflight(_: web.Request) -> web.StreamResponse:
     allowed = {
         "Access-Control-Allow-Methods": "GET, POST",
         "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Request-Id",

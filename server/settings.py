@@ -20,4 +20,5 @@ class Settings:
     idle: float = 15  # without a whole request's headers
     body: float = 10  # for a request's body to arrive
     write: float = 20  # for a client to take what it is sent
+    answer: float = 600  # for a whole answer
     drain: float = 30  # for requests under way to finish when the server stops

@@ -175,3 +175,16 @@ async def test_a_client_that_does_not_read_is_given_up(
                 pass
         assert (await status(session, address))[0] == 200
         writer.close()
+
+
+async def test_an_answer_that_takes_too_long_is_given_up(
+    session: aiohttp.ClientSession, gated: LoadedModel, gate: threading.Event
+) -> None:
+    async with served(gated, answer=0.05) as address:
+        found, words = await status(session, address)
+        assert (found, words) == (503, '{"error":"the answer was not complete in 0 s"}')
+        with pytest.raises(aiohttp.ClientError):
+            async with session.post(f"{address}/v1/completions", json=ASK | {"stream": True}) as response:
+                await response.read()
+        assert "randygpt_texts 0.0" in await metrics(address)
+        gate.set()
