@@ -1,14 +1,17 @@
 """A model that talks, and servers of it."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
 import torch
 from support.models import CONFIG, TOKENIZER, decoder_of
+from support.shelf import Shelf
 
 from randygpt.language_model import LanguageModel
 from randygpt.model import GPT
+from relay_client.keys import SecretKey
 from server.app import running
 from server.models import LoadedModel, Serving
 from server.settings import Settings
@@ -40,3 +43,8 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 async def address(loaded: LoadedModel) -> AsyncIterator[str]:
     async with running(Serving(current=loaded), None, Settings(threads=2)) as found:
         yield found
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, key: SecretKey) -> Shelf:
+    return Shelf(home=tmp_path, key=key)

@@ -1,7 +1,6 @@
 """Swapping models: real releases in a real store, requests over real HTTP."""
 
 import asyncio
-import hashlib
 import json
 import resource
 import sys
@@ -15,16 +14,10 @@ import aiohttp
 import numpy as np
 import pytest
 from support.gates import gate as closed_gate
-from support.models import CONFIG, TOKENIZER, Gated, has_weights, side_files
+from support.models import CONFIG, TOKENIZER, Gated, has_weights
+from support.shelf import Shelf, checkpoint, weights, without_checkpoint
 
-from distribution.announcement import Release, release_draft
-from distribution.chunking import CHUNK_SIZE, count
 from distribution.installed import InstalledRelease
-from distribution.manifest import FileEntry, Manifest, Segment
-from distribution.store import Store
-from randygpt.config import ModelConfig
-from randygpt.header import CheckpointHeader
-from relay_client.keys import SecretKey
 from server import app
 from server import reloader as reloader_module
 from server.app import running
@@ -33,72 +26,7 @@ from server.models import LoadedModel, Serving
 from server.reloader import Reloader
 from server.settings import Settings
 
-ROLES = {"checkpoint.bin": "checkpoint", "vocab.json": "tokenizer", "config.json": "config"}
 WAIT_S = 15
-NOW = 1_790_000_000  # seconds since 1970
-
-
-def weights(seed: int) -> np.ndarray:
-    """Weights of a model with lively output that never says the end token at temperature 0."""
-    flat = np.random.default_rng(seed).normal(scale=0.3, size=CONFIG.parameter_count).astype("<f4")
-    head = flat[(CONFIG.vocab_size + CONFIG.block_size) * CONFIG.n_embd :][: CONFIG.vocab_size * CONFIG.n_embd]
-    rows = head.reshape(CONFIG.vocab_size, CONFIG.n_embd)
-    rows[1] = 0
-    rows[3] = -rows[2]  # one of the two is over 0
-    return flat
-
-
-def checkpoint(values: np.ndarray, config: ModelConfig = CONFIG) -> bytes:
-    header = CheckpointHeader(magic="RGPT0002", vocab_size=config.vocab_size, iteration=0, step=1, best_loss=1.0)
-    return header.encode() + values.tobytes()
-
-
-@dataclass(slots=True, kw_only=True)
-class Shelf:
-    """A store, and the means to put releases in it."""
-
-    home: Path
-    key: SecretKey
-    version: int = 0
-
-    @property
-    def store(self) -> Store:
-        return Store(self.home)
-
-    def install(self, **changed: bytes) -> InstalledRelease:
-        """The next version, with some of its files changed (`checkpoint`, `vocab`, `config`)."""
-        self.version += 1
-        files = {"checkpoint.bin": checkpoint(weights(self.version)), **side_files()}
-        files |= {name: changed[name.split(".")[0]] for name in files if name.split(".")[0] in changed}
-        manifest = Manifest(files=tuple(self._keep(path, data) for path, data in files.items()))
-        draft = release_draft(
-            manifest.encode(),
-            [bytes(32)],
-            name="tiny",
-            version=self.version,
-            format="RGPT0002",
-            size=manifest.size,
-            card={},
-            hint="",
-            created_at=NOW,
-        )
-        return self.store.install(Release.parse(draft.sign(self.key), now=NOW), manifest)
-
-    def _keep(self, path: str, data: bytes) -> FileEntry:
-        digest = hashlib.sha256(data).digest()
-        name = "weights" if ROLES[path] == "checkpoint" else "data"
-        entry = FileEntry(
-            path=path,
-            role=ROLES[path],
-            size=len(data),
-            sha256=digest,
-            segments=(Segment(name=name, size=len(data), sha256=digest),),
-            references=bytes(64) * count(len(data), CHUNK_SIZE),
-        )
-        with self.store.partial(bytes(32), entry) as partial:
-            partial.write(0, data)
-            self.store.keep(partial, entry)
-        return entry
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,11 +51,6 @@ class Server:
             assert response.status == 200
             found: dict[str, str | None] = await response.json()
             return found
-
-
-@pytest.fixture
-def shelf(tmp_path: Path, key: SecretKey) -> Shelf:
-    return Shelf(home=tmp_path, key=key)
 
 
 @pytest.fixture
@@ -257,12 +180,6 @@ async def test_the_release_in_charge_is_not_loaded_again(shelf: Shelf, server: S
     await server.reloader.look()
     assert server.serving.current is loaded
     assert server.serving.failure is None
-
-
-def without_checkpoint(shelf: Shelf) -> InstalledRelease:
-    release = shelf.install()
-    release.file("checkpoint").local.unlink()
-    return release
 
 
 def with_a_damaged_record(shelf: Shelf) -> InstalledRelease:
@@ -422,89 +339,3 @@ async def test_what_is_current_already_answers_from_the_first_request_on(shelf: 
     async with running(serving, Reloader(shelf.store, serving), Settings()):
         assert serving.current is not None
         assert serving.current.release_id == first.id.hex()
-
-
-KEY = {"Authorization": "Bearer s3cret"}
-
-
-@dataclass(slots=True, kw_only=True)
-class Admin:
-    """A server of the shelf's releases with a key, asked as its operator."""
-
-    address: str
-    session: aiohttp.ClientSession
-
-    async def post(
-        self, path: str, body: object = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, dict[str, str | None]]:
-        async with self.session.post(f"{self.address}/admin/{path}", json=body, headers=headers or KEY) as response:
-            return response.status, await response.json()
-
-
-@pytest.fixture
-async def admin(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Admin]:
-    monkeypatch.setattr(reloader_module, "POLL_S", 3600)
-    shelf.store.activate(shelf.install().id)
-    serving = Serving()
-    async with (
-        running(serving, Reloader(shelf.store, serving), Settings(api_keys=["s3cret"])) as address,
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
-    ):
-        yield Admin(address=address, session=session)
-
-
-async def test_the_operator_has_the_signal_looked_at_now(shelf: Shelf, admin: Admin) -> None:
-    second = shelf.install()
-    shelf.store.activate(second.id)
-    status, health = await admin.post("reload")
-    assert (status, health["release"], health["failure"]) == (200, second.id.hex(), None)
-    shelf.store.activate(without_checkpoint(shelf).id)
-    status, health = await admin.post("reload")
-    assert (status, health["release"]) == (200, second.id.hex())
-    assert "No such file" in (health["failure"] or "")
-
-
-async def test_the_operator_has_another_release_answer_and_the_store_stays_as_it_is(shelf: Shelf, admin: Admin) -> None:
-    first, second = shelf.store.current(), shelf.install()
-    assert first is not None
-    before = shelf.store.current_path.read_bytes()
-    status, health = await admin.post("use", {"release": second.id.hex()})
-    assert (status, health["release"]) == (200, second.id.hex())
-    assert shelf.store.current_path.read_bytes() == before
-    assert (await admin.post("reload"))[1]["release"] == first.hex()
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "words"),
-    [
-        ({"release": "ab" * 32}, 409, f"release {'ab' * 32} is not installed"),
-        ({"release": "ab"}, 400, "release is an event id, 64 hex digits"),
-        ({"release": "zz" * 32}, 400, "release is an event id"),
-        ({"release": 5}, 400, "release is an event id"),
-        ([], 400, "not a JSON object"),
-    ],
-)
-async def test_a_release_that_is_not_there_changes_nothing(
-    shelf: Shelf, admin: Admin, body: object, status: int, words: str
-) -> None:
-    found, reply = await admin.post("use", body)
-    assert found == status
-    assert words in (reply["error"] or "")
-    async with admin.session.get(f"{admin.address}/health") as response:
-        health = await response.json()
-    assert (health["release"], health["failure"]) == ((shelf.store.current() or b"").hex(), None)
-
-
-async def test_only_the_operator_may(shelf: Shelf, admin: Admin) -> None:
-    second = shelf.install()
-    shelf.store.activate(second.id)
-    assert (await admin.post("reload", headers={"X": "y"}))[0] == 401
-    assert (await admin.post("use", {"release": second.id.hex()}, headers={"X": "y"}))[0] == 401
-    async with admin.session.get(f"{admin.address}/health") as response:
-        assert (await response.json())["release"] != second.id.hex()
-
-
-async def test_without_a_key_nobody_may(server: Server) -> None:
-    async with server.session.post(f"{server.address}/admin/reload") as response:
-        assert response.status == 403
-        assert "needs an API key" in (await response.json())["error"]

@@ -1,0 +1,99 @@
+"""The operator's routes: look at the signal now, serve another release of the store."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import aiohttp
+import pytest
+from support.shelf import Shelf, without_checkpoint
+
+from server import reloader as reloader_module
+from server.app import running
+from server.models import Serving
+from server.reloader import Reloader
+from server.settings import Settings
+
+KEY = {"Authorization": "Bearer s3cret"}
+
+
+@dataclass(slots=True, kw_only=True)
+class Admin:
+    """A server of the shelf's releases with a key, asked as its operator."""
+
+    address: str
+    session: aiohttp.ClientSession
+
+    async def post(
+        self, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str | None]]:
+        async with self.session.post(f"{self.address}/admin/{path}", json=body, headers=headers or KEY) as response:
+            return response.status, await response.json()
+
+
+@pytest.fixture
+async def admin(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Admin]:
+    monkeypatch.setattr(reloader_module, "POLL_S", 3600)
+    shelf.store.activate(shelf.install().id)
+    serving = Serving()
+    async with (
+        running(serving, Reloader(shelf.store, serving), Settings(api_keys=["s3cret"])) as address,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
+    ):
+        yield Admin(address=address, session=session)
+
+
+async def test_the_operator_has_the_signal_looked_at_now(shelf: Shelf, admin: Admin) -> None:
+    second = shelf.install()
+    shelf.store.activate(second.id)
+    status, health = await admin.post("reload")
+    assert (status, health["release"], health["failure"]) == (200, second.id.hex(), None)
+    shelf.store.activate(without_checkpoint(shelf).id)
+    status, health = await admin.post("reload")
+    assert (status, health["release"]) == (200, second.id.hex())
+    assert "No such file" in (health["failure"] or "")
+
+
+async def test_the_operator_has_another_release_answer_and_the_store_stays_as_it_is(shelf: Shelf, admin: Admin) -> None:
+    first, second = shelf.store.current(), shelf.install()
+    assert first is not None
+    before = shelf.store.current_path.read_bytes()
+    status, health = await admin.post("use", {"release": second.id.hex()})
+    assert (status, health["release"]) == (200, second.id.hex())
+    assert shelf.store.current_path.read_bytes() == before
+    assert (await admin.post("reload"))[1]["release"] == first.hex()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"release": "ab" * 32}, 409, f"release {'ab' * 32} is not installed"),
+        ({"release": "ab"}, 400, "release is an event id, 64 hex digits"),
+        ({"release": "zz" * 32}, 400, "release is an event id"),
+        ({"release": 5}, 400, "release is an event id"),
+        ([], 400, "not a JSON object"),
+    ],
+)
+async def test_a_release_that_is_not_there_changes_nothing(
+    shelf: Shelf, admin: Admin, body: object, status: int, words: str
+) -> None:
+    found, reply = await admin.post("use", body)
+    assert found == status
+    assert words in (reply["error"] or "")
+    async with admin.session.get(f"{admin.address}/health") as response:
+        health = await response.json()
+    assert (health["release"], health["failure"]) == ((shelf.store.current() or b"").hex(), None)
+
+
+async def test_only_the_operator_may(shelf: Shelf, admin: Admin) -> None:
+    second = shelf.install()
+    shelf.store.activate(second.id)
+    assert (await admin.post("reload", headers={"X": "y"}))[0] == 401
+    assert (await admin.post("use", {"release": second.id.hex()}, headers={"X": "y"}))[0] == 401
+    async with admin.session.get(f"{admin.address}/health") as response:
+        assert (await response.json())["release"] != second.id.hex()
+
+
+async def test_without_a_key_nobody_may(session: aiohttp.ClientSession, address: str) -> None:
+    async with session.post(f"{address}/admin/reload") as response:
+        assert response.status == 403
+        assert "needs an API key" in (await response.json())["error"]

@@ -1,0 +1,88 @@
+"""A store with releases of the tiny model, made without relays."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distribution.announcement import Release, release_draft
+from distribution.chunking import CHUNK_SIZE, count
+from distribution.manifest import FileEntry, Manifest, Segment
+from distribution.store import InstalledRelease, Store
+from randygpt.config import ModelConfig
+from randygpt.header import CheckpointHeader
+from relay_client.keys import SecretKey
+from support.models import CONFIG, side_files
+
+ROLES = {"checkpoint.bin": "checkpoint", "vocab.json": "tokenizer", "config.json": "config"}
+NOW = 1_790_000_000  # seconds since 1970
+
+
+def weights(seed: int) -> np.ndarray:
+    """Weights of a model with lively output that never says the end token at temperature 0."""
+    flat = np.random.default_rng(seed).normal(scale=0.3, size=CONFIG.parameter_count).astype("<f4")
+    head = flat[(CONFIG.vocab_size + CONFIG.block_size) * CONFIG.n_embd :][: CONFIG.vocab_size * CONFIG.n_embd]
+    rows = head.reshape(CONFIG.vocab_size, CONFIG.n_embd)
+    rows[1] = 0
+    rows[3] = -rows[2]  # one of the two is over 0
+    return flat
+
+
+def checkpoint(values: np.ndarray, config: ModelConfig = CONFIG) -> bytes:
+    header = CheckpointHeader(magic="RGPT0002", vocab_size=config.vocab_size, iteration=0, step=1, best_loss=1.0)
+    return header.encode() + values.tobytes()
+
+
+@dataclass(slots=True, kw_only=True)
+class Shelf:
+    """A store, and the means to put releases in it."""
+
+    home: Path
+    key: SecretKey
+    version: int = 0
+
+    @property
+    def store(self) -> Store:
+        return Store(self.home)
+
+    def install(self, **changed: bytes) -> InstalledRelease:
+        """The next version, with some of its files changed (`checkpoint`, `vocab`, `config`)."""
+        self.version += 1
+        files = {"checkpoint.bin": checkpoint(weights(self.version)), **side_files()}
+        files |= {name: changed[name.split(".")[0]] for name in files if name.split(".")[0] in changed}
+        manifest = Manifest(files=tuple(self._keep(path, data) for path, data in files.items()))
+        draft = release_draft(
+            manifest.encode(),
+            [bytes(32)],
+            name="tiny",
+            version=self.version,
+            format="RGPT0002",
+            size=manifest.size,
+            card={},
+            hint="",
+            created_at=NOW,
+        )
+        return self.store.install(Release.parse(draft.sign(self.key), now=NOW), manifest)
+
+    def _keep(self, path: str, data: bytes) -> FileEntry:
+        digest = hashlib.sha256(data).digest()
+        name = "weights" if ROLES[path] == "checkpoint" else "data"
+        entry = FileEntry(
+            path=path,
+            role=ROLES[path],
+            size=len(data),
+            sha256=digest,
+            segments=(Segment(name=name, size=len(data), sha256=digest),),
+            references=bytes(64) * count(len(data), CHUNK_SIZE),
+        )
+        with self.store.partial(bytes(32), entry) as partial:
+            partial.write(0, data)
+            self.store.keep(partial, entry)
+        return entry
+
+
+def without_checkpoint(shelf: Shelf) -> InstalledRelease:
+    release = shelf.install()
+    release.file("checkpoint").local.unlink()
+    return release
