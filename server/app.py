@@ -21,6 +21,7 @@ from server.replies import Form, completion_reply, models_reply, openai_error, u
 from server.schema import MAX_BODY, CompletionRequest, parse_chat, parse_completion, parse_request
 from server.settings import Settings
 
+_REFUSAL_S = 2.0
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -252,12 +253,20 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> asyncio.Server:
 
 
 class _Refusal(asyncio.Protocol):
-    """A connection too many."""
+    """A connection too many: it is told so when it asks, and has a moment to read that."""
+
+    _transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, asyncio.Transport):
-            transport.write(_FULL)
-            transport.close()
+            self._transport = transport
+            asyncio.get_running_loop().call_later(_REFUSAL_S, transport.abort)
+
+    def data_received(self, _: bytes) -> None:
+        if self._transport and self._transport.can_write_eof():
+            self._transport.write(_FULL)
+            self._transport.write_eof()
+            self._transport = None
 
 
 def _there(loaded: LoadedModel | None) -> LoadedModel:
