@@ -22,13 +22,14 @@ import rows_machine
 import rows_model
 import rows_network
 import rows_relay
+import rows_server
 from measure import BASELINE, TEXT, Bench, Result, Row
 
 from randygpt.text import Text
 from randygpt.tokenizer import CharTokenizer
 
 RESULTS = Path(__file__).parent / "results"
-USUAL = (*rows_model.ROWS, *rows_relay.ROWS, *rows_network.ROWS, *rows_machine.ROWS)
+USUAL = (*rows_model.ROWS, *rows_server.ROWS, *rows_relay.ROWS, *rows_network.ROWS, *rows_machine.ROWS)
 
 
 def main() -> None:
