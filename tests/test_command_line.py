@@ -303,6 +303,17 @@ def test_a_signal_ends_the_relay_with_its_exit_code(author: Path, free_port: int
         assert process.wait(timeout=30) == code
 
 
+def test_a_relay_that_a_script_started_in_the_background_can_be_terminated(author: Path, free_port: int) -> None:
+    """A shell has such a process ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with background(author, "relay", "--port", free_port) as (process, _):
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 143
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_training_with_both_files_saved(friend: Path, number: int, code: int) -> None:
     (friend / "text.txt").write_text(TEXT)

@@ -114,6 +114,8 @@ def run(arguments: list[str]) -> int:
         signal.raise_signal(signal.SIGINT)  # ends everything as Ctrl-C does, asyncio's main task included
 
     signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's `&`: neither signal would end anything
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         result = typer.main.get_command(app).main(normalise(arguments), prog_name="randygpt", standalone_mode=False)
         code = result if isinstance(result, int) else 0
