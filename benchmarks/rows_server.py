@@ -22,9 +22,13 @@ TOKENS = 200
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """`randygpt serve` with random weights, as a process; gives its address."""
+    """`randygpt serve` with random weights, as a process; gives its address.
+
+    Its choices are about as sharp as a trained model's, so that the likeliest tokens are few.
+    """
     config = ModelConfig.from_preset("l", vocab_size=VOCAB)
     weights = np.random.default_rng(0).standard_normal(config.parameter_count, dtype=np.float32) * np.float32(0.02)
+    weights[-VOCAB * config.n_embd :] *= 10  # the last matrix gives the logits
     header = CheckpointHeader(magic="RGPT0002", vocab_size=VOCAB, iteration=0, step=0, best_loss=1.0)
     sidecar = Sidecar(config=config, tokenizer=CharTokenizer([chr(point) for point in range(33, 33 + VOCAB)]))
     path = folder / "served.bin"

@@ -51,16 +51,16 @@ class Decoder:
             matrices[name] = weights[start : start + rows * columns].reshape(rows, columns)
             start += rows * columns
         self._token, self._position = matrices["wte"].copy(), matrices["wpe"].copy()
-        self._head = _Columns(matrices["lm_head"])  # D to V
-        self._layers = [
-            (
-                _Columns(*(matrices[f"layer{index}.{name}"] for name in ("wq", "wk", "wv"))),  # D to 3D
-                _Columns(matrices[f"layer{index}.wo"]),  # D to D
-                _Columns(matrices[f"layer{index}.fc1"]),  # D to 4D
-                _Columns(matrices[f"layer{index}.fc2"]),  # 4D to D
-            )
+        wholes = [
+            [matrices[f"layer{index}.{name}"] for name in names]
             for index in range(config.n_layer)
-        ]
+            for names in (("wq", "wk", "wv"), ("wo",), ("fc1",), ("fc2",))  # D to 3D, D to D, D to 4D, 4D to D
+        ] + [[matrices["lm_head"]]]  # D to V
+        sizes = [_Columns.size(whole) for whole in wholes]
+        memory = np.empty(sum(sizes), np.float32)  # in one piece: the system gives that larger pages
+        rooms = np.split(memory, np.cumsum(sizes)[:-1])
+        *products, self._head = (_Columns(whole, room) for whole, room in zip(wholes, rooms, strict=True))
+        self._layers = [products[start : start + 4] for start in range(0, len(products), 4)]
 
     def logits(self, ids: Sequence[int]) -> Array:
         """Logits (T, V) of a sequence (T,); raises ValueError for one longer than the block."""
@@ -130,13 +130,25 @@ class Decoder:
 class _Columns:
     """A product with (out, in) matrices, one above the other: (n, in) to (n, out)."""
 
-    def __init__(self, *matrices: Array) -> None:
+    def __init__(self, matrices: Sequence[Array], room: Array) -> None:
         whole = np.concatenate(matrices)
         self._out = len(whole)
-        width = max(1, min(_WIDTH, _BLOCK // whole.shape[1]))
+        width = self._width(whole)
         padded = np.pad(whole, ((0, -self._out % width), (0, 0)))
-        self._blocks = np.ascontiguousarray(padded.reshape(-1, width, whole.shape[1]).transpose(0, 2, 1))
+        self._blocks = room.reshape(-1, whole.shape[1], width)
+        self._blocks[:] = padded.reshape(-1, width, whole.shape[1]).transpose(0, 2, 1)
         self._rows = max(1, _PRODUCT // self._blocks[0].size)
+
+    @classmethod
+    def size(cls, matrices: Sequence[Array]) -> int:
+        """Entries of the room for some matrices."""
+        out, width = sum(len(matrix) for matrix in matrices), cls._width(matrices[0])
+        return width * -(-out // width) * int(matrices[0].shape[1])
+
+    @staticmethod
+    def _width(matrix: Array) -> int:
+        width: int = max(1, min(_WIDTH, _BLOCK // matrix.shape[1]))
+        return width
 
     def __call__(self, x: Array) -> Array:
         rows = -(-len(x) // -(-len(x) // self._rows))  # in even parts
@@ -154,6 +166,8 @@ class _Steps:
         self._cache = cache
         self.lengths = cache.lengths[self._slots].copy()  # where each token goes, (B,)
         self._end = int(self.lengths.max(initial=0)) + 1
+        if 2 * self._end > cache.keys.shape[3] and count > 1:
+            self._end = cache.keys.shape[3]  # much is read sooner without gaps
         beyond = np.arange(self._end) > self.lengths[:, None]
         self._mask = np.where(beyond, np.float32(-np.inf), np.float32(0))[:, None]  # (B, 1, T)
         self._even = not beyond.any()

@@ -17,9 +17,9 @@ from randygpt.decoder import Array, Decoder, KVCache
 from randygpt.errors import CallerError
 from randygpt.tokenizer import BOS_ID, EOS_ID
 
-_NUCLEUS = 256  # entries looked at before a whole vocabulary is sorted
 _WORD = (1 << 64) - 1
 
+Doubles = npt.NDArray[np.float64]
 Finish = Literal["stop", "length"]
 
 
@@ -138,25 +138,19 @@ def draw(logits: Array, sampling: Sampling, uniform: float) -> int:
 
 def draw_each(logits: Array, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:
     """A token id from each row of logits (B, V), as `draw` does it."""
-    tokens = logits.argmax(axis=-1).tolist()
+    tokens: list[int] = logits.argmax(axis=-1).tolist()
     warm = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
-    if not warm:
-        return list(tokens)
-    exact = logits[warm].astype(np.float64)  # a rounded draw could land beyond the last token that counts
-    exact -= exact.max(axis=-1, keepdims=True)
-    with np.errstate(over="ignore"):  # next to no temperature: minus infinity will do
-        exact /= np.array([[samplings[row].temperature] for row in warm])
-    shares = np.exp(exact, out=exact)
-    whole = [index for index, row in enumerate(warm) if samplings[row].top_p == 1 and not samplings[row].top_k]
-    for index, token in zip(whole, _pick(shares[whole], [uniforms[warm[index]] for index in whole]), strict=True):
-        tokens[warm[index]] = token
-    for index in sorted(set(range(len(warm))).difference(whole)):
-        row = warm[index]
-        tokens[row] = _draw_likely(logits[row], shares[index], samplings[row], uniforms[row])
-    return list(tokens)
+    if warm:
+        exact = logits[warm].astype(np.float64)  # a rounded draw could land beyond the last token that counts
+        exact -= exact.max(axis=-1, keepdims=True)
+        with np.errstate(over="ignore"):  # next to no temperature: minus infinity will do
+            exact /= np.array([[samplings[row].temperature] for row in warm])
+        for row, shares in zip(warm, np.exp(exact, out=exact), strict=True):
+            tokens[row] = _draw_share(shares, samplings[row], uniforms[row])
+    return tokens
 
 
-def log_probabilities(logits: Array) -> npt.NDArray[np.float64]:
+def log_probabilities(logits: Array) -> Doubles:
     """What the network itself says (..., V), before any temperature."""
     exact = logits.astype(np.float64)
     exact -= exact.max(axis=-1, keepdims=True)
@@ -164,34 +158,27 @@ def log_probabilities(logits: Array) -> npt.NDArray[np.float64]:
     return exact
 
 
-def _draw_likely(logits: Array, shares: npt.NDArray[np.float64], sampling: Sampling, uniform: float) -> int:
-    """A token from the likeliest ones that `sampling` leaves."""
-    probabilities = shares / shares.sum()
-    size = min(len(probabilities), sampling.top_k or len(probabilities))
-    tokens = _likeliest(logits, min(size, _NUCLEUS) if sampling.top_p < 1 else size)
-    if len(tokens) < size and probabilities[tokens].sum() < sampling.top_p:
-        tokens = _likeliest(logits, size)
-    values = probabilities[tokens]
-    count = max(1, int(np.count_nonzero(values.cumsum() - values < sampling.top_p)))
-    return int(tokens[_pick(values[None, :count], [uniform])[0]])
+def _draw_share(shares: Doubles, sampling: Sampling, uniform: float) -> int:
+    """A token by its share (V,) among those that `sampling` leaves."""
+    tokens = None
+    if sampling.top_k or sampling.top_p < 1:
+        tokens = _likeliest(shares, sampling.top_k, sampling.top_p)
+        shares = shares[tokens]
+    edges = shares.cumsum()
+    index = int(edges.searchsorted(uniform * edges[-1], side="right"))
+    if index == len(edges):  # it was rounded up: the last token with a share
+        index = int(edges.searchsorted(edges[-1]))
+    return index if tokens is None else int(tokens[index])
 
 
-def _pick(shares: npt.NDArray[np.float64], uniforms: Sequence[float]) -> list[int]:
-    """For each row of shares (B, N) the entry that a number in [0, 1) falls on, never one without a share."""
-    picked = []
-    for edges, uniform in zip(shares.cumsum(axis=-1), uniforms, strict=True):
-        total = edges[-1]
-        index = int(edges.searchsorted(uniform * total, side="right"))
-        picked.append(index if index < len(edges) else int(edges.searchsorted(total)))  # it was rounded up
-    return picked
-
-
-def _likeliest(logits: Array, count: int) -> npt.NDArray[np.intp]:
-    """The `count` likeliest tokens, likeliest first."""
-    if count == len(logits):
-        return np.argsort(-logits)
-    tokens = np.argpartition(logits, -count)[-count:]
-    return tokens[np.argsort(-logits[tokens])]
+def _likeliest(shares: Doubles, top_k: int, top_p: float) -> npt.NDArray[np.intp]:
+    """The fewest tokens that have `top_p` of all shares (V,), at most `top_k` (0: any number), likeliest first."""
+    total = shares.sum()
+    tokens = np.flatnonzero(shares >= (1 - top_p) * total / len(shares))  # the others together have less than 1 - top_p
+    if 0 < top_k < len(tokens):
+        tokens = tokens[np.argpartition(shares[tokens], -top_k)[-top_k:]]
+    tokens = tokens[np.argsort(-shares[tokens])]
+    return tokens[: 1 + int(shares[tokens[:-1]].cumsum().searchsorted(top_p * total))]
 
 
 def _mix(number: int) -> int:
