@@ -44,6 +44,11 @@ class Home:
         return self.folder / "state" / "journal.sqlite"
 
     @property
+    def follow_path(self) -> Path:
+        """What `follow` says of how it stands."""
+        return self.folder / "state" / "follow.json"
+
+    @property
     def relays_path(self) -> Path:
         """The list of relays."""
         return self.folder / "relays.json"

@@ -16,6 +16,8 @@ from server.guard import REQUEST_ID, RETRY_AFTER_S, STREAM, Guard, error_respons
 from server.metrics import Metrics
 from server.models import LoadedModel, Serving
 from server.openapi import document
+from server.page import Page
+from server.provenance import Provenance
 from server.reloader import Reloader
 from server.replies import Form, completion_reply, models_reply, openai_error, usage
 from server.schema import MAX_BODY, CompletionRequest, parse_chat, parse_completion, parse_request
@@ -29,7 +31,13 @@ class Application:
     """Routes over one `Serving` and one `Engine`."""
 
     def __init__(
-        self, serving: Serving, reloader: Reloader | None, engine: Engine, settings: Settings, metrics: Metrics
+        self,
+        serving: Serving,
+        reloader: Reloader | None,
+        provenance: Provenance | None,
+        engine: Engine,
+        settings: Settings,
+        metrics: Metrics,
     ) -> None:
         self._serving = serving
         self._reloader = reloader
@@ -37,10 +45,13 @@ class Application:
         self._settings = settings
         self._metrics = metrics
         self._guard = Guard(settings, metrics)
+        self._page = Page(serving, provenance)
         self.web = web.Application(client_max_size=MAX_BODY, middlewares=[self._guard.around])
         self.web.on_response_prepare.append(self._guard.prepare)
         self.web.add_routes(
             [
+                *self._page.routes(),
+                web.get("/provenance", self._provenance),
                 web.post("/", self._complete),
                 web.post("/v1/completions", self._completions),
                 web.post("/v1/chat/completions", self._chat),
@@ -139,6 +150,10 @@ class Application:
                 return error_response(request, 404, f"no model {name!r}", field="model")
             return json_response(200, reply["data"][0])
 
+    async def _provenance(self, request: web.Request) -> web.StreamResponse:
+        with self._guard.admit(request):
+            return await self._page.provenance(request)
+
     async def _openapi(self, _: web.Request) -> web.Response:
         return json_response(200, document())
 
@@ -199,7 +214,9 @@ class Application:
 
 
 @contextlib.asynccontextmanager
-async def running(serving: Serving, reloader: Reloader | None, settings: Settings) -> AsyncIterator[str]:
+async def running(
+    serving: Serving, reloader: Reloader | None, settings: Settings, provenance: Provenance | None = None
+) -> AsyncIterator[str]:
     """A server that answers; gives its address. On leaving, it takes no more requests and finishes those under way.
 
     Raises CannotListen if the address cannot be had.
@@ -207,7 +224,7 @@ async def running(serving: Serving, reloader: Reloader | None, settings: Setting
     metrics = Metrics()
     engine = Engine(threads=settings.threads, max_waiting=settings.max_texts, metrics=metrics)
     metrics.watch(serving, lambda: engine.count)
-    application = Application(serving, reloader, engine, settings, metrics)
+    application = Application(serving, reloader, provenance, engine, settings, metrics)
     runner = web.AppRunner(
         application.web,
         access_log=None,

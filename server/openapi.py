@@ -32,7 +32,11 @@ def document() -> Schema:
         "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
         "security": [{}, *key],
         "paths": {
-            "/": {"post": _operation("A completion, as the Rust program has it", plain)},
+            "/": {
+                "get": _operation("The page for a browser", kind="text/html"),
+                "post": _operation("A completion, as the Rust program has it", plain),
+            },
+            "/provenance": {"get": _operation("Whose the model is, and which others are here")},
             "/v1/completions": {"post": _operation("Completions", object_schema(COMPLETION), streams=True)},
             "/v1/chat/completions": {"post": _operation("The next turn of a chat", chat, streams=True)},
             "/v1/models": {"get": _operation("The model that answers")},

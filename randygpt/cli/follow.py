@@ -16,8 +16,7 @@ from randygpt.settings import Home
 
 if TYPE_CHECKING:
     from distribution.download import OnProgress
-    from distribution.fetch import Fetcher
-    from distribution.follow import Followed, News
+    from distribution.follow import Followed, Follower, News
     from distribution.installed import InstalledRelease
     from distribution.store import Store
     from distribution.trustlist import TrustList
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from relay_client.pool import Pool
 
 EXAMPLE = "Example: randygpt follow npub1…/shakespeare --exec 'echo $RANDYGPT_NAME $RANDYGPT_VERSION'"
+
+MaxSize = Annotated[str, typer.Option(metavar="BYTES", help="Refuse to fetch more, like 500M or 2G.")]
 
 
 def follow(
@@ -40,7 +41,7 @@ def follow(
             help="Run this after an install, with RANDYGPT_RELEASE, _NAME, _VERSION, _AUTHOR, _CHECKPOINT and _FOLDER.",
         ),
     ] = None,
-    max_size: Annotated[str, typer.Option(metavar="BYTES", help="Refuse to fetch more, like 500M or 2G.")] = "1G",
+    max_size: MaxSize = "1G",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -49,16 +50,49 @@ def follow(
     Older versions are refused, also after a restart. A release that you chose with `use` stays until a newer version
     appears; one that is pinned stays.
     """
-    from distribution.follow import Followed
-
     home, limit = Home.from_environment(), byte_count(max_size)
     store, trusted = installed.local(home)
-    address = _address(name, trusted)
-    trusted.policy.check(address.author)
-    followed = Followed(address=address, urls=chosen(home, relay, address.relays), notify_only=notify_only)
+    followed = target(home, trusted, name, relay, notify_only=notify_only)
     report = _Report(trusted, command, as_json=as_json, quiet=quiet)
     with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
-        asyncio.run(_follow(home, store, followed, report, _fetcher(store, address, limit, on_progress), once=once))
+        made = follower(home, store, followed, max_size=limit, on_news=report.tell, on_progress=on_progress)
+        if not once:
+            report.begin(followed)
+        asyncio.run(_catch_up(made, report) if once else made.run())
+
+
+def target(
+    home: Home, trusted: "TrustList", name: str, relay: list[str] | None, *, notify_only: bool = False
+) -> "Followed":
+    """What to follow, by the name a user gives; raises CallerError, and NotTrusted if the policy refuses the author."""
+    from distribution.follow import Followed
+
+    address = _address(name, trusted)
+    trusted.policy.check(address.author)
+    return Followed(address=address, urls=chosen(home, relay, address.relays), notify_only=notify_only)
+
+
+def follower(
+    home: Home,
+    store: "Store",
+    followed: "Followed",
+    *,
+    max_size: int,
+    on_news: "Callable[[News], None]",
+    on_progress: "OnProgress" = lambda _done, _total: None,
+) -> "Follower":
+    """What follows; it takes releases of the one author alone, of at most `max_size` bytes."""
+    from distribution.fetch import Fetcher
+    from distribution.follow import Follower
+    from distribution.state import StateFile
+    from distribution.trust import TrustPolicy
+
+    policy = TrustPolicy(mode="allowlist", authors=frozenset({followed.address.author}))
+
+    def fetcher(pool: "Pool") -> Fetcher:
+        return Fetcher(pool=pool, store=store, policy=policy, now=_now, max_size=max_size, on_progress=on_progress)
+
+    return Follower(followed, store, fetcher, now=_now, status=StateFile(home.follow_path), on_news=on_news)
 
 
 def _address(text: str, trusted: "TrustList") -> "AddressReference":
@@ -78,37 +112,7 @@ def _address(text: str, trusted: "TrustList") -> "AddressReference":
     return reference
 
 
-def _fetcher(
-    store: "Store", address: "AddressReference", max_size: int, on_progress: "OnProgress"
-) -> "Callable[[Pool], Fetcher]":
-    from distribution.fetch import Fetcher
-    from distribution.trust import TrustPolicy
-
-    policy = TrustPolicy(mode="allowlist", authors=frozenset({address.author}))
-
-    def make(pool: "Pool") -> "Fetcher":
-        return Fetcher(pool=pool, store=store, policy=policy, now=_now, max_size=max_size, on_progress=on_progress)
-
-    return make
-
-
-async def _follow(
-    home: Home,
-    store: "Store",
-    followed: "Followed",
-    report: "_Report",
-    fetcher: "Callable[[Pool], Fetcher]",
-    *,
-    once: bool,
-) -> None:
-    from distribution.follow import Follower
-    from distribution.state import StateFile
-
-    status = StateFile(home.folder / "state" / "follow.json")
-    follower = Follower(followed, store, fetcher, now=_now, status=status, on_news=report.tell)
-    if not once:
-        report.begin(followed)
-        await follower.run()
+async def _catch_up(follower: "Follower", report: "_Report") -> None:
     news = await follower.catch_up()
     if news is None:
         report.nothing_new()

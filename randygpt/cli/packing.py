@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from distribution.source import SourceFile
     from randygpt.sidecar import Description
 
+_MAX_HISTORY = 100  # evaluations that a card tells of
+
 
 def default_name(found: "Description") -> str:
     """What the JSON beside the file calls the model, else the folder's name; raises CallerError."""
@@ -74,4 +76,25 @@ def card(found: "Description") -> dict[str, object]:
         facts["best_loss"] = found.header.best_loss
     if found.sidecar:
         facts |= {f"{name}_loss": value for name, value in found.sidecar.losses.items() if value is not None}
+    if history := _history(found):
+        facts["history"] = history
     return {"config": found.config.to_json(found.tokenizer.kind), "training": facts}
+
+
+def _history(found: "Description") -> list[list[float]]:
+    """[iteration, training loss, validation loss] of some evaluations up to this checkpoint, if the run left them."""
+    from randygpt.plot import metrics_path, read_run
+
+    try:
+        run = read_run(metrics_path(found.path))
+    except (InvalidModelFile, OSError):
+        return []
+    losses = dict(zip(run.iterations.tolist(), run.losses.tolist(), strict=True))
+    evaluated = zip(run.evaluated.tolist(), run.val_losses.tolist(), strict=True)
+    points = [
+        [int(iteration), round(losses[iteration], 4), round(val_loss, 4)]
+        for iteration, val_loss in evaluated
+        if iteration <= found.header.iteration and math.isfinite(losses[iteration] + val_loss)
+    ]
+    step = -(-len(points) // _MAX_HISTORY) or 1
+    return points[::-step][::-1]  # the last one is among them

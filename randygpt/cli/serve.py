@@ -1,29 +1,37 @@
 """`randygpt serve`: completions over HTTP, from the release that is current or from a file."""
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from randygpt.cli.follow import MaxSize, follower, target
 from randygpt.cli.generate import trained
-from randygpt.cli.output import Json, Quiet, emit
+from randygpt.cli.installed import facts, local, title
+from randygpt.cli.output import Json, Quiet, Relays, byte_count, emit
 from randygpt.errors import CallerError
 from randygpt.settings import Home
 
 if TYPE_CHECKING:
+    from distribution.follow import Follower, News
+    from distribution.installed import InstalledRelease
+    from distribution.store import Store
     from server.logs import Style
     from server.models import Serving
-    from server.reloader import Reloader
-    from server.settings import Settings
 
 EXAMPLE = "Example: randygpt serve --port 8080"
+log = logging.getLogger(__name__)
+
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
 _SWITCH_S = 0.0005  # how long the event loop may keep the threads that decode from going on
 
 
@@ -35,6 +43,11 @@ def serve(
         Path | None, typer.Option(metavar="PREFIX", help="Serve PREFIX_best.bin, else PREFIX.bin, likewise.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="The file's shape, where nothing beside it says.")] = None,
+    follow: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Follow npub…/name meanwhile, and serve each new version.")
+    ] = None,
+    relay: Relays = None,
+    max_size: MaxSize = "1G",
     vocab: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
     ] = None,
@@ -59,7 +72,9 @@ def serve(
     """Answer prompts over HTTP; a newly fetched release takes over without a request failing."""
     from distribution.store import Store
     from server import logs
+    from server.app import running
     from server.models import Serving, load_file
+    from server.provenance import Provenance
     from server.reloader import Reloader
     from server.settings import Settings
 
@@ -81,27 +96,80 @@ def serve(
         max_per_key=max_per_key,
         max_connections=max_connections,
     )
-    serving, reloader = Serving(), None
     path = model or (trained(checkpoint) if checkpoint else None)
+    if path and follow:
+        raise CallerError("--follow serves what it fetches: it does not go with a file")
+    serving, reloader, provenance, companion = Serving(), None, None, None
     if path:
         serving.current = load_file(path, preset=preset, vocab=vocab)
     else:
-        reloader = Reloader(Store(Home.from_environment().folder), serving)
+        home = Home.from_environment()
+        store = Store(home.folder)
+        reloader, provenance = Reloader(store, serving), Provenance(store, home.follow_path, _about(home))
+        companion = _follower(home, store, follow, relay, byte_count(max_size)) if follow else None
     sys.setswitchinterval(_SWITCH_S)
-    raise typer.Exit(asyncio.run(_serve(serving, reloader, settings, as_json=as_json)))
+    server = running(serving, reloader, settings, provenance)
+    raise typer.Exit(asyncio.run(_serve(serving, server, companion, as_json=as_json)))
 
 
-async def _serve(serving: "Serving", reloader: "Reloader | None", settings: "Settings", *, as_json: bool) -> int:
-    from server.app import running
-
+async def _serve(
+    serving: "Serving",
+    server: "contextlib.AbstractAsyncContextManager[str]",
+    follower: "Follower | None",
+    *,
+    as_json: bool,
+) -> int:
     stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop, number)
-    async with running(serving, reloader, settings) as address:
+    async with server as address:
         emit(as_json, {"address": address}, address)
         if serving.current is None:
-            logging.getLogger(__name__).warning("no model yet: waiting for the first `randygpt fetch`")
-        return 128 + await stop
+            log.warning("no model yet: waiting for the first %s", "version" if follower else "`randygpt fetch`")
+        async with _beside(follower):
+            return 128 + await stop
+
+
+@contextlib.asynccontextmanager
+async def _beside(follower: "Follower | None") -> AsyncIterator[None]:
+    """Follow meanwhile; if that ends, the server goes on with what it has."""
+
+    async def follow(follower: "Follower") -> None:
+        try:
+            await follower.run()
+        except Exception:
+            log.exception("not followed any more")
+
+    task = asyncio.create_task(follow(follower), name="follow") if follower else None
+    try:
+        yield
+    finally:
+        if task:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def _follower(home: Home, store: "Store", name: str, relay: list[str] | None, max_size: int) -> "Follower":
+    from distribution.follow import Installed, Noticed
+
+    _, trusted = local(home)
+
+    def tell(news: "News") -> None:
+        match news:
+            case Installed(release=release):
+                log.info("installed %s", title(release, trusted), extra={"release": release.id.hex()})
+            case Noticed(release=release, reason=reason):
+                log.warning("%s version %s: %s", release.name, release.version, reason)
+            case _:
+                log.warning("follow: %s", news.error)
+
+    return follower(home, store, target(home, trusted, name, relay), max_size=max_size, on_news=tell)
+
+
+def _about(home: Home) -> "Callable[[InstalledRelease], dict[str, object]]":
+    """Whose a release is, by the names that the user knows at that time."""
+    return lambda release: facts(release, local(home)[1])
 
 
 def _stop(stop: asyncio.Future[int], number: int) -> None:
