@@ -141,7 +141,12 @@ async def test_a_path_that_is_not_there(session: aiohttp.ClientSession, address:
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("GET", "/", {"POST"}), ("PUT", "/", {"POST"}), ("DELETE", "/", {"POST"}), ("POST", "/health", {"GET", "HEAD"})],
+    [
+        ("GET", "/admin/reload", {"POST"}),
+        ("PUT", "/", {"GET", "HEAD", "POST"}),
+        ("DELETE", "/", {"GET", "HEAD", "POST"}),
+        ("POST", "/health", {"GET", "HEAD"}),
+    ],
 )
 async def test_a_method_that_is_not_there(
     session: aiohttp.ClientSession, address: str, method: str, path: str, allowed: set[str]
