@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -55,6 +56,9 @@ def joined(device: str) -> Iterator[World]:
     if size == 1 or "MASTER_ADDR" not in os.environ:
         yield World(device=device)
         return
+    # Its functions have the group there is as a default argument: loaded later, as an optimiser does, it would keep the
+    # group and its threads for ever, and a thread that is there while Python ends can abort the process.
+    importlib.import_module("torch.distributed.nn")
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import world_probe
 from support.command import TIMEOUT_S, environment, randygpt
 from support.models import CONFIG, TEXT
 
@@ -39,11 +40,15 @@ def put_text(folder: Path) -> Path:
     return folder
 
 
+TRAIN = ("-m", "randygpt", "train")
+PROBE = str(Path(world_probe.__file__))
+
+
 def torchrun(folder: Path, *words: str) -> subprocess.Popen[str]:
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
     command = [sys.executable, *launcher, "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
     return subprocess.Popen(
-        [*command, "-m", "randygpt", "train", *words],
+        [*command, *words],
         cwd=folder,
         env=environment(folder) | {"GLOO_SOCKET_IFNAME": "lo"},
         stdout=subprocess.PIPE,
@@ -57,7 +62,7 @@ def test_two_processes_give_the_loss_of_one(tmp_path: Path) -> None:
     one, many = put_text(tmp_path / "one"), put_text(tmp_path / "many")
     done = randygpt(one, "train", *RUN)
     assert done.returncode == 0, done.stderr
-    with torchrun(many, *RUN) as process:
+    with torchrun(many, *TRAIN, *RUN) as process:
         printed, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, errors
     assert printed.count("checkpoint_best.bin and checkpoint.bin: iteration 11") == 1  # the first process alone speaks
@@ -70,7 +75,7 @@ def test_two_processes_give_the_loss_of_one(tmp_path: Path) -> None:
 def test_a_run_on_two_processes_that_is_stopped_saves(tmp_path: Path) -> None:
     folder = put_text(tmp_path / "two")
     words = (*SHAPE, "--batch", "6", "--iters", "1000000", "--precision", "float32")
-    with torchrun(folder, *words) as process:
+    with torchrun(folder, *TRAIN, *words) as process:
         assert process.stderr is not None
         while "parameters" not in process.stderr.readline():
             assert process.poll() is None
@@ -81,6 +86,18 @@ def test_a_run_on_two_processes_that_is_stopped_saves(tmp_path: Path) -> None:
     header = describe(folder / "checkpoint.bin").header
     assert header.iteration >= 24
     assert randygpt(folder, "train", "--resume", "--iters", header.iteration + 3, "--batch", "2").returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are listed as Linux does")
+def test_no_thread_is_left_of_what_processes_shared(tmp_path: Path) -> None:
+    """One that frees a tensor while Python ends aborts the process."""
+    with torchrun(tmp_path, PROBE) as process:
+        printed, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, errors
+    before, after = zip(*(json.loads(line) for line in printed.splitlines()), strict=True)
+    assert len(after) == 2
+    assert all(any("gloo" in name for name in names) for names in before)
+    assert not any("gloo" in name for names in after for name in names)
 
 
 def options(folder: Path, **changes: int) -> TrainOptions:

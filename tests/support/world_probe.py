@@ -1,0 +1,27 @@
+"""One of several processes: what threads it has while they share a run, and afterwards. Prints both as JSON."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from randygpt.machine import joined
+
+
+def threads() -> list[str]:
+    return [path.read_text(encoding="utf-8").strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+
+def main() -> None:
+    with joined("cpu") as world:
+        weight = torch.nn.Parameter(torch.ones(3))
+        weight.sum().backward()
+        torch.optim.AdamW([weight]).step()  # loads more of torch
+        world.any(True)
+        before = threads()
+    sys.stdout.write(json.dumps([before, threads()]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
