@@ -62,12 +62,14 @@ def filling(path: Path) -> Iterator[Path]:
     Only an empty directory is replaced. Raises OSError.
     """
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
-    temporary.mkdir()
     try:
+        temporary.mkdir()
         yield temporary
         temporary.rename(path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and Path(str(error.filename)).is_relative_to(temporary):
+            error.filename = str(path / Path(str(error.filename)).relative_to(temporary))
         raise
     sync_directory(path.parent)
 

@@ -230,3 +230,16 @@ def test_a_directory_half_filled_is_nowhere(tmp_path: Path, error: BaseException
     with pytest.raises(type(error)):
         fill_half()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_names_the_directory_that_was_to_be(tmp_path: Path) -> None:
+    def fill_without_room() -> None:
+        with durable.filling(tmp_path / "target") as folder, durable.replacing(folder / "a"):
+            raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OSError, match="full") as caught:
+        fill_without_room()
+    assert caught.value.filename == str(tmp_path / "target" / "a")
+    with pytest.raises(FileNotFoundError) as missing, durable.filling(tmp_path / "gone" / "target"):
+        pass
+    assert missing.value.filename == str(tmp_path / "gone" / "target")
