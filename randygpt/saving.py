@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
 
 from randygpt.checkpoint import Checkpoint, write_checkpoint
 from randygpt.sidecar import Sidecar, sidecar_path
@@ -35,7 +35,10 @@ class Step:
 
 
 class CheckpointWriter:
-    """Writes checkpoints on a thread of its own; of several waiting for one path, the newest. A context manager."""
+    """Writes checkpoints on a thread of its own; of several waiting for one path, the newest. A context manager.
+
+    Leaving waits for all of them; after an interrupt, for the one that is being written.
+    """
 
     def __init__(self) -> None:
         self._waiting: dict[Path, tuple[Checkpoint, Sidecar]] = {}
@@ -49,7 +52,11 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._executor.shutdown(wait=True)
+        try:
+            self._executor.shutdown(cancel_futures=isinstance(error, KeyboardInterrupt))
+        except KeyboardInterrupt:  # while it waited
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            raise
         if error is None:
             self._raise_failures()
 
@@ -85,7 +92,7 @@ class Metrics:
         self._path = path
         self._first = first_iteration
         self._lines: list[str] = []
-        self._file: TextIO | None = None
+        self._started = False
 
     def __enter__(self) -> Self:
         return self
@@ -93,12 +100,8 @@ class Metrics:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if error is None:
-                self.flush()
-        finally:
-            if self._file:
-                self._file.close()
+        if error is None:
+            self.flush()
 
     def add(self, step: Step) -> None:
         """Remember a line, for the next flush."""
@@ -106,12 +109,16 @@ class Metrics:
 
     def flush(self) -> None:
         """Write what was added."""
-        if self._path and not self._file:
-            durable.write(self._path, self._kept(self._path))
-            self._file = self._path.open("a", encoding="utf-8")
-        if self._file:
-            self._file.writelines(self._lines)
-            self._file.flush()
+        if self._path:
+            if not self._started:
+                durable.write(self._path, self._kept(self._path))
+            self._started = True
+            try:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.writelines(self._lines)
+            except OSError as error:
+                error.filename = str(self._path)  # a full disk does not say which file it was
+                raise
         self._lines.clear()
 
     def _kept(self, path: Path) -> bytes:
