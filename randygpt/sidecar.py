@@ -126,9 +126,8 @@ def describe(
         raise type(error)(f"{checkpoint}: {error}") from None
     tokenizer = _find_tokenizer(checkpoint, sidecar, vocab)
     if tokenizer is not None and tokenizer.vocab_size != header.vocab_size:
-        raise InvalidModelFile(
-            f"{checkpoint}: vocab {header.vocab_size} in the header, {tokenizer.vocab_size} entries in the vocabulary"
-        )
+        entries = f"{tokenizer.vocab_size} entries in {vocab or 'the vocabulary'}"
+        raise InvalidModelFile(f"{checkpoint}: vocab {header.vocab_size} in the header, {entries}")
     return Description(path=checkpoint, size=size, header=header, config=config, tokenizer=tokenizer, sidecar=sidecar)
 
 

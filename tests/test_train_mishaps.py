@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from support.command import environment, only_line
+from support.command import TIMEOUT_S, environment, only_line
 from support.models import TEXT, TOKENIZER, write_tiny
 
 from randygpt.checkpoint import Checkpoint, write_checkpoint
@@ -87,6 +87,18 @@ def test_a_checkpoint_for_which_there_is_no_room_leaves_both_files_as_they_were(
     assert train("--resume", "--iters", "20") == 0
 
 
+def test_metrics_for_which_there_is_no_room_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(*TINY, "--iters", "10") == 0
+    metrics = Path("checkpoint.metrics.jsonl")
+    metrics.write_bytes(b'{"iter": 0}\n' * 50_000)
+    assert metrics.stat().st_size > Path("checkpoint.bin").stat().st_size
+    capsys.readouterr()
+    with room_for(metrics.stat().st_size):
+        assert train("--resume", "--iters", "20") == 5
+    assert "checkpoint.metrics.jsonl: " in only_line(capsys.readouterr().err)
+    assert train("--resume", "--iters", "20") == 0
+
+
 def test_a_run_that_diverges_spares_the_older_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*TINY, "--iters", "10") == 0
     before = {path: path.read_bytes() for path in Path().glob("checkpoint*")}
@@ -122,6 +134,14 @@ def test_a_directory_in_the_way_is_named(capsys: pytest.CaptureFixture[str]) -> 
     Path("checkpoint.metrics.jsonl").mkdir()
     assert train(*TINY, "--iters", "1") == 2
     assert "checkpoint.metrics.jsonl: " in only_line(capsys.readouterr().err)
+
+
+def test_a_folder_that_takes_no_file_is_known_before_the_first_iteration(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("/proc")  # takes none from root either
+    if not folder.is_dir():
+        pytest.skip("no /proc here")
+    assert run(["train", *TINY, "--iters", "1", "--checkpoint", str(folder / "m")]) == 5
+    assert "/proc: no file can be made there" in only_line(capsys.readouterr().err)
 
 
 def test_a_bare_resume_where_only_the_best_is_names_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,6 +293,21 @@ def test_nothing_to_do_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["iteration"] == 1
 
 
+def test_nothing_to_do_is_said_before_anything_else(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither does the text have to be there, nor would anything be replaced."""
+    assert train(*TINY, "--iters", "2", "--checkpoint", "my_run") == 0
+    assert train(*TINY, "--iters", "1") == 0
+    capsys.readouterr()
+    assert run(["train", "--resume", "my_run.bin", "--iters", "2", "--train-file", "gone.txt"]) == 0
+    assert "nothing to do: my_run.bin" in only_line(capsys.readouterr().err)
+
+
+def test_a_vocabulary_too_small_for_a_text_names_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("my.txt").write_text(TEXT, encoding="utf-8")
+    assert train(*TINY, "--train-file", "my.txt", "--bpe", "20") == 2
+    assert "my.txt: this text has 29 characters" in only_line(capsys.readouterr().err)
+
+
 def test_a_prefix_behind_an_equals_sign_is_served() -> None:
     words = normalise(["--serve", "--checkpoint=my_run"])
     assert "checkpoint" not in words
@@ -286,7 +321,7 @@ def test_a_prompt_that_is_not_text_is_json(tmp_path: Path) -> None:
         env=environment(tmp_path) | {"PYTHONIOENCODING": "utf-8:strict"},
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=TIMEOUT_S,
     )
     assert done.returncode == 0, done.stderr.decode()
     assert json.loads(done.stdout)["completions"]

@@ -4,6 +4,7 @@ import contextlib
 import math
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 
 from randygpt.cli.output import Json, Quiet, emit, named, remark
 from randygpt.config import DEFAULT_PRESET, ModelConfig, default_batch_size
-from randygpt.errors import CallerError
+from randygpt.errors import CallerError, InvalidModelFile
 
 if TYPE_CHECKING:
     from randygpt.machine import World
@@ -93,14 +94,15 @@ def train(
     )
     _spare([train_file or DEFAULT_TEXT, vocab], options)
     with joined(place) as world:
-        shown = not (as_json or quiet) and world.rank == 0
+        first = world.rank == 0
+        if found and not fine_tune and found.header.iteration + 1 >= iters:
+            if first:
+                _say_done(found, options, as_json=as_json)
+            return
+        _try_folder(options.newest.absolute().parent)
+        shown = not (as_json or quiet) and first
         trainer = _trainer(model, options, train_file, world, remark if shown else lambda _: None)
-        if trainer.next_iteration < iters:
-            _run(trainer, as_json=as_json, shown=shown, first=world.rank == 0)
-        elif world.rank == 0:
-            remark(f"nothing to do: {start} is at iteration {trainer.next_iteration} of {iters}")
-            if as_json:
-                emit(as_json, _result(trainer), "")
+        _run(trainer, as_json=as_json, shown=shown, first=first)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,15 @@ def _spare(inputs: Sequence[Path | None], options: "TrainOptions") -> None:
     for path in inputs:
         if path and path.resolve() in {each.resolve() for each in written}:
             raise CallerError(f"{path}: training would write over it; choose another --checkpoint")
+
+
+def _try_folder(folder: Path) -> None:
+    """Raise PermissionError, before any work is done, if no file can be made in a folder."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise PermissionError(error.errno, f"no file can be made there ({error.strerror})", str(folder)) from None
 
 
 def _options(model: _Wanted, recipe: str | None, **asked: Any) -> "TrainOptions":  # noqa: ANN401 (fields of TrainOptions)
@@ -180,7 +191,10 @@ def _trainer(
         given = read_tokenizer(model.vocab) if model.vocab else None
         if model.bpe and not given:
             shown = tell is remark and sys.stderr.isatty()
-            given = BpeTokenizer.train(text, model.bpe, show_progress=shown, tell=tell)
+            try:
+                given = BpeTokenizer.train(text, model.bpe, show_progress=shown, tell=tell)
+            except InvalidModelFile as error:
+                raise InvalidModelFile(f"{text.source}: {str(error).removeprefix(f'{text.source}: ')}") from None
 
         def config(vocab_size: int) -> ModelConfig:
             return ModelConfig.from_preset(model.preset or DEFAULT_PRESET, vocab_size=vocab_size, **model.shape)
@@ -204,25 +218,29 @@ def _run(trainer: "Trainer", *, as_json: bool, shown: bool, first: bool) -> None
                 raise
             words = f"no memory for a batch of {options.batch_size}: take a smaller --batch, or --accumulate"
             raise CallerError(words) from None
-    best = trainer.best_loss
+    iteration, best = trainer.next_iteration - 1, trainer.best_loss
     measured = f", best validation loss {best:.4f}" if math.isfinite(best) else ""
     if first:
-        emit(
-            as_json,
-            _result(trainer),
-            f"{options.best} and {options.newest}: iteration {trainer.next_iteration - 1}{measured}",
-        )
+        text = f"{options.best} and {options.newest}: iteration {iteration}{measured}"
+        emit(as_json, _result(options, iteration, best), text)
     if not finished:
         raise typer.Exit(128 + signals[0])
 
 
-def _result(trainer: "Trainer") -> dict[str, object]:
-    best = trainer.best_loss
+def _say_done(found: "Description", options: "TrainOptions", *, as_json: bool) -> None:
+    """That a checkpoint is at the target or past it, before a text is read."""
+    header = found.header
+    remark(f"nothing to do: {found.path} is at iteration {header.iteration + 1} of {options.iterations}")
+    if as_json:
+        emit(as_json, _result(options, header.iteration, header.best_loss), "")
+
+
+def _result(options: "TrainOptions", iteration: int, best: float) -> dict[str, object]:
     return {
-        "iteration": trainer.next_iteration - 1,
+        "iteration": iteration,
         "best_val_loss": best if math.isfinite(best) else None,
-        "checkpoint": str(trainer.options.newest),
-        "best": str(trainer.options.best),
+        "checkpoint": str(options.newest),
+        "best": str(options.best),
     }
 
 
@@ -230,16 +248,15 @@ def _result(trainer: "Trainer") -> dict[str, object]:
 def _interruptible() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM, so that the step under way ends and is saved; a second one ends everything."""
     received: list[int] = []
-    before = {}
 
     def note(number: int, _frame: object) -> None:
-        if received:
-            raise KeyboardInterrupt
+        if received:  # as it would have done without us
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
         received.append(number)
         remark("saving; once more to stop at once")
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
+    before: dict[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-TIMEOUT_S = 120
+TIMEOUT_S = 600  # of a command that hangs; a slow machine under load needs a good part of it
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -62,6 +62,6 @@ def loads_torch(*words: str, folder: Path | None = None) -> bool:
         "sys.stderr.write('torch' if 'torch' in sys.modules else 'none')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
     )
     return done.stderr.endswith("torch")
