@@ -15,6 +15,7 @@ import tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.command import TIMEOUT_S
 from support.models import TEXT
 
 import randygpt
@@ -71,7 +72,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         env=os.environ | {"HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIMEOUT_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.command import TIMEOUT_S
 from support.models import CONFIG, TOKENIZER, has_weights, side_files, tiny_checkpoint, write_tiny
 
 import randygpt
@@ -137,7 +138,7 @@ def test_every_option_reaches_the_sampling(model: LanguageModel) -> None:
 )
 def test_importing_the_package_imports_no_torch(modules: str) -> None:
     code = f"import sys, {modules}; print(callable(randygpt.load), 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=TIMEOUT_S)
     assert done.stdout.split() == ["True", "False"]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+from support.command import TIMEOUT_S
 
 from randygpt.errors import CallerError
 from randygpt.settings import Home
@@ -147,7 +148,7 @@ def test_a_pipe_is_no_key_and_is_not_waited_for(home: Home) -> None:
     home.key_path.parent.mkdir(parents=True, mode=0o700)
     os.mkfifo(home.key_path, 0o600)
     code = f"from pathlib import Path; from randygpt.settings import Home; Home(Path({str(home.folder)!r})).read_key()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     assert "CallerError" in done.stderr
     assert "a key file must be a plain file" in done.stderr
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from support.command import TIMEOUT_S
 
 from randygpt.errors import InvalidModelFile
 from randygpt.text import Text
@@ -219,5 +220,5 @@ for _ in range(5):
 @pytest.mark.parametrize("kinds", [("char", "char"), ("char", "bpe")], ids="-".join)
 def test_two_programs_at_once(path: Path, kinds: tuple[str, str]) -> None:
     running = [subprocess.Popen([sys.executable, "-c", PROGRAM, path, kind]) for kind in kinds]
-    assert [program.wait(timeout=120) for program in running] == [0, 0]
+    assert [program.wait(timeout=TIMEOUT_S) for program in running] == [0, 0]
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["my.txt", "my.txt.tokens"]
