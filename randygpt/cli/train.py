@@ -99,7 +99,8 @@ def train(
             if first:
                 _say_done(found, options, as_json=as_json)
             return
-        _try_folder(options.newest.absolute().parent)
+        if first:  # the others write nothing
+            _try_folder(options.newest.absolute().parent)
         shown = not (as_json or quiet) and first
         trainer = _trainer(model, options, train_file, world, remark if shown else lambda _: None)
         _run(trainer, as_json=as_json, shown=shown, first=first)
