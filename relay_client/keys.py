@@ -1,7 +1,7 @@
-"""Nostr keys and NIP-19 names (npub, nsec, note, nevent, naddr). No I/O.
+"""Nostr keys, as nsec or locked with a password (NIP-49), and NIP-19 names (npub, note, nevent, naddr). No I/O.
 
 Plain NIP-19 goes through pynostr's bech32; its key classes take any prefix for any other, so the prefix is checked
-here. The names with fields inside (nevent, naddr) go through nostr-sdk, which is imported when one is met.
+here. The names with fields inside (nevent, naddr) and NIP-49 go through nostr-sdk, which is imported when one is met.
 """
 
 import re
@@ -15,11 +15,12 @@ from pynostr import bech32
 from relay_client.errors import InvalidKey, InvalidReference
 
 _KEY_SIZE = 32  # bytes, secret or public
+_LOG_ROUNDS = 16  # scrypt takes 64 MiB and about a second
 _HEX64 = re.compile("[0-9a-f]{64}", re.IGNORECASE)
 
 
 class SecretKey:
-    """A secp256k1 secret key. Prints as `***`, cannot be pickled; `reveal_nsec` is the only way out."""
+    """A secp256k1 secret key. Prints as `***`, cannot be pickled; the `reveal` methods are the only way out."""
 
     __slots__ = ("_key", "pubkey")
 
@@ -42,6 +43,23 @@ class SecretKey:
         """The key behind an `nsec1…`; raises InvalidKey, without repeating what was given."""
         return cls(_decode_bech32("nsec", raw_nsec.strip()))
 
+    @classmethod
+    def from_ncryptsec(cls, raw_ncryptsec: str, password: str) -> Self:
+        """The key in an `ncryptsec1…` (NIP-49); raises InvalidKey. It takes a second, and up to 256 MiB."""
+        import nostr_sdk  # noqa: PLC0415 (a sixth of a second)
+
+        text = raw_ncryptsec.strip()
+        try:
+            locked = nostr_sdk.EncryptedSecretKey.from_bech32(text if text.isascii() else "")
+        except nostr_sdk.NostrSdkError:
+            raise InvalidKey("not a valid ncryptsec") from None
+        try:
+            return cls(bytes.fromhex(locked.decrypt(password).to_hex()))
+        except nostr_sdk.NostrSdkError as error:
+            if "log_n" in str(error):
+                raise InvalidKey("this ncryptsec needs more memory than it may have (scrypt log_n over 18)") from None
+            raise InvalidKey("the password is not that of this ncryptsec") from None
+
     def sign(self, digest: bytes) -> bytes:
         """BIP-340 signature, 64 bytes, over a 32-byte digest."""
         return self._key.sign_schnorr(digest)
@@ -49,6 +67,14 @@ class SecretKey:
     def reveal_nsec(self) -> str:
         """The secret in NIP-19 form, for a key file and nothing else."""
         return _encode_bech32("nsec", self._key.secret)
+
+    def reveal_ncryptsec(self, password: str) -> str:
+        """The secret locked with a password (NIP-49). It takes a second, and 64 MiB."""
+        import nostr_sdk  # noqa: PLC0415 (a sixth of a second)
+
+        secret = nostr_sdk.SecretKey.from_bytes(self._key.secret)
+        unknown = nostr_sdk.KeySecurity.UNKNOWN  # we do not know where the key has been
+        return str(nostr_sdk.EncryptedSecretKey(secret, password, _LOG_ROUNDS, unknown).to_bech32())
 
     def __repr__(self) -> str:
         return "SecretKey(***)"

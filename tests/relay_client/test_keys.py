@@ -19,6 +19,15 @@ NPUB_HEX = "7e7e9c42a91bfef19fa929e5fda1b72e0ebc1a4c1141673e2794234d86addf4e"
 NSEC = "nsec1vl029mgpspedva04g90vltkh6fvh240zqtv9k0t9af8935ke9laqsnlfe5"
 NSEC_HEX = "67dea2ed018072d675f5415ecfaed7d2597555e202d85b3d65ea4e58d2d92ffa"
 
+# The example in the text of NIP-49; its password is "nostr".
+NCRYPTSEC = (
+    "ncryptsec1qgg9947rlpvqu76pj5ecreduf9jxhselq2nae2kghhvd5g7dgjtcxfqtd67p9m0w57lspw8gsq6yphnm8623nsl8xn9j4jdzz84z"
+    "m3frztj3z7s35vpzmqf6ksu8r89qk5z2zxfmu5gv8th8wclt0h4p"
+)
+NCRYPTSEC_HEX = "3501454135014541350145413501453fefb02227e449e57cf4d3a3ce05378683"
+# The password in its text, as code points, and what they are in NFKC.
+DECOMPOSED, COMPOSED = "\u212b\u2126\u1e9b\u0323", "\u00c5\u03a9\u1e69"
+
 CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 
@@ -56,6 +65,51 @@ def test_names_of_any_key_agree_with_nostr_sdk(number: int) -> None:
     assert key.reveal_nsec() == theirs.secret_key().to_bech32()
     assert encode_npub(key.pubkey) == theirs.public_key().to_bech32()
     assert SecretKey.from_nsec(key.reveal_nsec()).pubkey == key.pubkey == decode_pubkey(encode_npub(key.pubkey))
+
+
+def test_the_ncryptsec_of_the_specification() -> None:
+    key = SecretKey.from_ncryptsec(NCRYPTSEC, "nostr")
+    assert key.reveal_nsec() == name("nsec", bytes.fromhex(NCRYPTSEC_HEX))
+
+
+def test_a_key_that_was_locked_opens_with_its_password() -> None:
+    locked = SecretKey.from_nsec(NSEC).reveal_ncryptsec(COMPOSED)
+    assert locked.startswith("ncryptsec1")
+    assert not shows_the_secret(locked)
+    for password in (COMPOSED, DECOMPOSED):  # two ways to type the same
+        assert SecretKey.from_ncryptsec(f" {locked}\n", password).reveal_nsec() == NSEC
+    theirs = nostr_sdk.EncryptedSecretKey.from_bech32(locked).decrypt(COMPOSED)
+    assert theirs.to_hex() == NSEC_HEX
+    assert SecretKey.from_nsec(NSEC).reveal_ncryptsec(COMPOSED) != locked
+
+
+def with_work(log_rounds: int) -> str:
+    """The ncryptsec of the specification, as if made with more work."""
+    data = bytearray(bech32.convertbits(bech32.bech32_decode(NCRYPTSEC)[1], 5, 8, False) or b"")
+    data[1] = log_rounds
+    return name("ncryptsec", bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("text", "password", "says"),
+    [
+        (NCRYPTSEC, "nostr ", "the password is not that"),
+        (NCRYPTSEC, "", "the password is not that"),
+        (NCRYPTSEC[:-1] + "q", "nostr", "not a valid ncryptsec"),
+        (NCRYPTSEC[:-1] + "５", "nostr", "not a valid ncryptsec"),  # noqa: RUF001 (a full-width digit on purpose)
+        (NCRYPTSEC[:-1] + "\udcff", "nostr", "not a valid ncryptsec"),
+        (NSEC, "nostr", "not a valid ncryptsec"),
+        ("", "nostr", "not a valid ncryptsec"),
+        (with_work(19), "nostr", "more memory than it may have"),
+        (with_work(63), "nostr", "more memory than it may have"),
+        (with_work(255), "nostr", "more memory than it may have"),
+    ],
+)
+def test_what_does_not_open_is_refused_without_repeating_it(text: str, password: str, says: str) -> None:
+    with pytest.raises(InvalidKey, match=says) as caught:
+        SecretKey.from_ncryptsec(text, password)
+    assert not text or text not in str(caught.value)
+    assert caught.value.__cause__ is None
 
 
 def test_generated_keys_differ() -> None:
