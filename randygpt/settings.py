@@ -1,37 +1,44 @@
-"""The user's own files below `$RANDYGPT_HOME`: where they are, the secret key, the list of relays. Does disk I/O.
+"""The user's own files below the home: where they are, and the list of relays. Does disk I/O.
 
-keys/nsec      the secret key, mode 0600, made by `randygpt keys new` and by nothing else
+keys/nsec      the secret key (`randygpt.keysource`)
 relays.json    addresses of relays, in the order they were added
 """
 
-import errno
 import json
 import os
-import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
+import relay_client.errors
+from randygpt.configuration import Key, merged, take
 from randygpt.errors import CallerError
 from relay_client import durable
-from relay_client.errors import InvalidKey
-from relay_client.keys import SecretKey
-
-_MAX_KEY_FILE = 4096  # bytes
+from relay_client.address import check_url
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """A user's folder. Nothing in it exists before it is needed."""
+    """A user's folder, and the relays that settings name. Nothing in the folder exists before it is needed."""
 
     folder: Path
+    settled: tuple[str, ...] = ()  # relays that settings name
+    is_whole: bool = False  # whether these take the place of the list
 
     @classmethod
     def from_environment(cls) -> "Home":
-        """`$RANDYGPT_HOME`, else the platform's data directory."""
-        chosen = os.environ.get("RANDYGPT_HOME")
-        return cls(Path(chosen).expanduser().absolute() if chosen else platformdirs.user_data_path("randygpt"))
+        """`$RANDYGPT_HOME`, else `home` in the settings files, else the platform's data directory.
+
+        Relays are those of the settings files and of the list, or those in `$RANDYGPT_RELAYS` alone. Raises CallerError
+        if a settings file is wrong, and OSError.
+        """
+        settings = merged()
+        said, relays = take(settings, HOME, _folder), take(settings, RELAYS, _relays)
+        chosen, instead = os.environ.get(variable(HOME)), os.environ.get(variable(RELAYS), "").split()
+        folder = Path(chosen).expanduser().absolute() if chosen else said or platformdirs.user_data_path("randygpt")
+        return cls(folder, tuple(instead or relays or ()), is_whole=bool(instead))
 
     @property
     def key_path(self) -> Path:
@@ -53,46 +60,12 @@ class Home:
         """The list of relays."""
         return self.folder / "relays.json"
 
-    def new_key(self) -> SecretKey:
-        """Make the key; raises CallerError if there is one, and OSError."""
-        key = SecretKey.generate()
-        durable.make_directory(self.folder)
-        durable.make_directory(self.key_path.parent, mode=0o700)
-        try:
-            durable.create(self.key_path, f"{key.reveal_nsec()}\n".encode(), mode=durable.SECRET)
-        except FileExistsError:
-            raise CallerError(f"there is a key already: {self.key_path}") from None
-        return key
+    def relays(self) -> list[str]:
+        """The user's relays, those that settings name first; raises CallerError if the list is damaged."""
+        return list(dict.fromkeys([*self.settled, *([] if self.is_whole else self.added_relays())]))
 
-    def read_key(self, path: Path | None = None) -> SecretKey:
-        """The user's key, or the one in `path`.
-
-        Raises CallerError if there is none, or if the file is a link, somebody else's, or open to others; InvalidKey
-        if it holds no nsec; OSError.
-        """
-        path = path or self.key_path
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        except FileNotFoundError:
-            raise CallerError(f"no key at {path}; make one: randygpt keys new") from None
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise CallerError(f"{path}: a key file may not be a symbolic link") from None
-            raise
-        try:
-            facts = os.fstat(descriptor)
-            if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid():
-                raise CallerError(f"{path}: a key file must be a plain file of your own")
-            if facts.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise CallerError(f"{path}: others may read this key; run: chmod 600 {path}")
-            return SecretKey.from_nsec(os.read(descriptor, _MAX_KEY_FILE).decode("ascii", "replace"))
-        except InvalidKey as error:
-            raise InvalidKey(f"{path}: {error}") from None
-        finally:
-            os.close(descriptor)
-
-    def read_relays(self) -> list[str]:
-        """The user's relays; raises CallerError if the file is damaged."""
+    def added_relays(self) -> list[str]:
+        """The list of relays; raises CallerError if the file is damaged."""
         try:
             relays = json.loads(self.relays_path.read_bytes())
         except FileNotFoundError:
@@ -104,6 +77,44 @@ class Home:
         return relays
 
     def write_relays(self, relays: list[str]) -> None:
-        """Replace the user's relays, durably; raises OSError."""
+        """Replace the list of relays, durably; raises OSError."""
         durable.make_directory(self.folder)
         durable.write(self.relays_path, json.dumps(relays, indent=1).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class General:
+    """A setting that belongs to no command."""
+
+    help: str
+    convert: Callable[[object], object]  # raises CallerError
+    default: object
+
+
+def variable(key: Key) -> str:
+    """The name in the environment of what a settings file calls `key`."""
+    return "_".join(["RANDYGPT", *key]).upper().replace("-", "_")
+
+
+def _folder(value: object) -> Path:
+    path = Path(value).expanduser() if isinstance(value, str) else None
+    if not path or not path.is_absolute():
+        raise CallerError("a folder's full path belongs here, in quotes")
+    return path
+
+
+def _relays(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(url, str) for url in value):
+        raise CallerError("a list of addresses belongs here")
+    try:
+        return [check_url(url) for url in value]
+    except relay_client.errors.CallerError as error:
+        raise CallerError(str(error)) from None
+
+
+HOME: Key = ("home",)
+RELAYS: Key = ("relays",)
+GENERAL = {
+    HOME: General("The folder of keys, store and state.", _folder, str(platformdirs.user_data_path("randygpt"))),
+    RELAYS: General("Relays to publish to and to fetch from, beside those of `randygpt relays add`.", _relays, []),
+}

@@ -61,6 +61,14 @@ async def scripted() -> AsyncIterator[ScriptedRelay]:
         yield running
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_of_ours() -> Iterator[None]:
+    """Whoever runs the tests may have settings files; they change nothing here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RANDYGPT_CONFIG", os.devnull)
+        yield
+
+
 @pytest.fixture
 def key() -> SecretKey:
     return SecretKey(bytes.fromhex("11" * 32))

@@ -83,7 +83,7 @@ COMMANDS = commands(typer.main.get_command(app))
 
 def test_there_are_all_the_commands() -> None:
     words = "train generate plot serve publish fetch follow use pin list show verify revoke reseed gc trust keys relays"
-    assert {*words.split(), "relay", "export", "import", "demo"} <= {path[0] for path in COMMANDS}
+    assert {*words.split(), "relay", "export", "import", "demo", "config"} <= {path[0] for path in COMMANDS}
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -101,6 +101,10 @@ def test_json_is_all_that_a_quiet_command_prints(at_home: Path, capsys: pytest.C
     lines = (
         "keys new",
         "keys show",
+        "keys export --stdout",
+        "config check",
+        "config show",
+        "config example",
         "relays add wss://a.example",
         "relays remove wss://a.example",
         "relays list",

@@ -165,7 +165,9 @@ class _Stage:
 
     def _environment(self, who: str) -> dict[str, str]:
         torch_cache = str(self.folder / "torch")  # torch makes one as it starts, elsewhere if not told
-        return os.environ | {"RANDYGPT_HOME": str(self.folder / who), "TORCHINDUCTOR_CACHE_DIR": torch_cache}
+        others = {name: value for name, value in os.environ.items() if not name.startswith("RANDYGPT_")}
+        ours = {"RANDYGPT_HOME": str(self.folder / who), "RANDYGPT_CONFIG": os.devnull}
+        return others | ours | {"TORCHINDUCTOR_CACHE_DIR": torch_cache}
 
     @staticmethod
     def _show(who: str, words: tuple[str, ...]) -> None:

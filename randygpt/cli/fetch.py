@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, Relays, byte_count, byte_progress, emit, remark, size
+from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_count, byte_progress, emit, remark, size
 from randygpt.cli.relays import chosen
 from randygpt.settings import Home
 
@@ -27,7 +27,7 @@ def fetch(
     weights_only: Annotated[
         bool, typer.Option("--weights-only", help="Leave out the optimiser's part: a third of the bytes, to be served.")
     ] = False,
-    max_size: Annotated[str, typer.Option(metavar="BYTES", help="Refuse to fetch more, like 500M or 2G.")] = "1G",
+    max_size: MaxSize = "1G",
     activate: Annotated[bool, typer.Option(help="Make it the one that `serve` answers with.")] = True,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -39,7 +39,7 @@ def fetch(
 
     home, limit = Home.from_environment(), byte_count(max_size)
     parsed, trusted = parse_reference(reference), TrustBook(home.folder).read()
-    alone = not relay and not home.read_relays() and usable(parsed.relays, known=())
+    alone = not relay and not home.relays() and usable(parsed.relays, known=())
     urls = [] if alone else chosen(home, relay, parsed.relays)
     with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
         job = _fetch(

@@ -9,7 +9,7 @@ import typer
 
 from randygpt.cli import installed
 from randygpt.cli.hook import Hook
-from randygpt.cli.output import Json, Quiet, Relays, byte_count, byte_progress, emit, remark
+from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_count, byte_progress, emit, remark
 from randygpt.cli.relays import chosen
 from randygpt.errors import CallerError
 from randygpt.settings import Home
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from relay_client.pool import Pool
 
 EXAMPLE = "Example: randygpt follow npub1…/shakespeare --exec 'echo $RANDYGPT_NAME $RANDYGPT_VERSION'"
-
-MaxSize = Annotated[str, typer.Option(metavar="BYTES", help="Refuse to fetch more, like 500M or 2G.")]
 
 
 def follow(

@@ -6,10 +6,14 @@ from typing import Annotated
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.output import Json, Quiet, emit, size
+from randygpt.cli.output import Json, Quiet, byte_count, checked, emit, size
 from randygpt.settings import Home
 
 EXAMPLE = "Example: randygpt gc --keep 3 --quota 20G"
+
+
+def _bytes(text: str) -> int | None:
+    return None if text == "none" else byte_count(text)
 
 
 def gc(
@@ -17,7 +21,9 @@ def gc(
     quota: Annotated[
         str | None,
         typer.Option(
-            metavar="BYTES", help="From now on the store takes no more than this, like 20G; `none`: no limit."
+            metavar="BYTES",
+            help="From now on the store takes no more than this, like 20G; `none`: no limit.",
+            callback=checked(_bytes),
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
@@ -50,9 +56,3 @@ def gc(
     of_quota = f" of {size(limit)}" if limit else ""
     lines.append(f"{'would free' if dry_run else 'freed'} {size(freed)}; the store takes {size(left)}{of_quota}")
     emit(as_json, result, "\n".join(lines))
-
-
-def _bytes(text: str) -> int | None:
-    from randygpt.cli.output import byte_count
-
-    return None if text == "none" else byte_count(text)

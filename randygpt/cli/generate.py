@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, emit, named, write
+from randygpt.cli.output import Json, Quiet, emit, known_preset, named, was_typed, write
 from randygpt.errors import CallerError
 
 EXAMPLE = 'Example: randygpt generate "Once upon a time" --model shakespeare_best.bin --seed 1'
@@ -16,12 +16,15 @@ Prefix = Annotated[
 
 
 def generate(
+    context: typer.Context,
     prompts: Annotated[
         list[str] | None, typer.Argument(metavar="[PROMPT]...", help="None: from the beginning.")
     ] = None,
     model: Annotated[Path | None, typer.Option(metavar="FILE", help="A checkpoint, or a release's folder.")] = None,
     checkpoint: Prefix = Path("checkpoint"),
-    preset: Annotated[str | None, typer.Option(help="Its shape, where nothing beside the file says.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(callback=known_preset, help="Its shape, where nothing beside the file says.")
+    ] = None,
     vocab: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
     ] = None,
@@ -41,6 +44,8 @@ def generate(
     from randygpt.language_model import load
 
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+    if was_typed(context, "checkpoint") and not was_typed(context, "model"):
+        model = None  # a flag outweighs a setting that does not go with it
     language_model = load(model or trained(checkpoint), preset=preset, vocab=vocab)
     completions = []
     for prompt in prompts or [""]:

@@ -4,10 +4,11 @@ Exit codes: 0 done · 1 bug · 2 usage, or a local input that is wrong · 3 refu
 verify · 4 not reachable or incomplete, a rerun goes on · 5 local disk or store · 130 interrupted, 143 terminated.
 """
 
+import re
 import signal
 import sys
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +18,7 @@ import randygpt.errors
 import relay_client.errors
 import server.errors
 from randygpt.cli import (
+    config,
     demo,
     export,
     fetch,
@@ -37,7 +39,9 @@ from randygpt.cli import (
     verify,
 )
 from randygpt.cli.output import remark
+from randygpt.cli.parameters import defaults, parameters
 from randygpt.cli.spelling import normalise
+from randygpt.errors import CallerError
 
 # All errors of the command line's own parser; the name of the base class is not part of typer's interface.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -73,6 +77,7 @@ app.command("demo", epilog="Example: randygpt demo")(demo.demo)
 app.add_typer(keys.app, name="keys")
 app.add_typer(relays.app, name="relays")
 app.add_typer(trust.app, name="trust")
+app.add_typer(config.app, name="config")
 
 
 def _show_version(shown: bool) -> None:  # noqa: FBT001 (typer calls it)
@@ -90,6 +95,7 @@ def _options(
     pass
 
 
+_NSEC = re.compile("nsec1[a-z0-9]{50}", re.IGNORECASE)
 _BUG = 1
 _INTERRUPTED = 130
 _TERMINATED = 143
@@ -117,7 +123,7 @@ def run(arguments: list[str]) -> int:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's `&`: neither signal would end anything
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        result = typer.main.get_command(app).main(normalise(arguments), prog_name="randygpt", standalone_mode=False)
+        result = _main(normalise(arguments))
         code = result if isinstance(result, int) else 0
     except BaseException as error:
         code = exit_code(error)
@@ -128,6 +134,24 @@ def run(arguments: list[str]) -> int:
     if code == _INTERRUPTED:  # typer makes an exit code of a Ctrl-C
         remark("terminated" if terminated else "interrupted")
     return _TERMINATED if code == _INTERRUPTED and terminated else code
+
+
+def _main(words: list[str]) -> object:
+    """Have click carry out a command, with the settings beneath its flags; returns what click does."""
+    if any(_NSEC.search(word) for word in words):
+        raise CallerError(
+            "a SECRET key (nsec) on the command line is seen by all who list processes, and kept in your shell's "
+            "history: it is not taken from there; see randygpt keys import --help"
+        )
+    program: Any = typer.main.get_command(app)
+    known = parameters(program)
+    is_help = not words or words[0].startswith("-") or {"-h", "--help"} & {*_before_dashes(words)}
+    settings = {} if is_help or words[0] == "config" else defaults(known)
+    return program.main(words, prog_name="randygpt", standalone_mode=False, default_map=settings)
+
+
+def _before_dashes(words: list[str]) -> list[str]:
+    return words[: words.index("--")] if "--" in words else words
 
 
 def exit_code(error: BaseException) -> int:
@@ -145,6 +169,8 @@ def _usage_words(error: Exception) -> str:
     words = error.format_message() if hasattr(error, "format_message") else str(error)
     if type(error).__name__ == "NoArgsIsHelpError":
         return words
-    context = getattr(error, "ctx", None)
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     path = context.command_path if context else "randygpt"
-    return f"{path}: {' '.join(words.split())} (see {path} --help)"
+    source = context.get_parameter_source(parameter.name) if context and parameter else None
+    variable = f" {parameter.envvar}:" if parameter and source and source.name == "ENVIRONMENT" else ""
+    return f"{path}:{variable} {' '.join(words.split())} (see {path} --help)"

@@ -7,17 +7,31 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from randygpt.errors import CallerError
+import relay_client.errors
+from randygpt.config import ModelConfig
+from randygpt.errors import CallerError, RandyGPTError
+from relay_client.address import check_url
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks.")]
-Relays = Annotated[
-    list[str] | None, typer.Option("--relay", metavar="URL", help="A relay; repeat for more. Overrides your list.")
-]
+
+
+def checked(check: Callable[[str], object]) -> Callable[[Any], Any]:
+    """A callback with which click says which flag, or line of a settings file, has a value that `check` refuses."""
+
+    def callback(value: Any) -> Any:  # noqa: ANN401 (click passes on whatever the parameter takes)
+        for each in [value] if isinstance(value, str) else value or ():
+            try:
+                check(each)
+            except (RandyGPTError, relay_client.errors.CallerError) as error:
+                raise typer.BadParameter(str(error)) from None
+        return value
+
+    return callback
 
 
 def emit(as_json: bool, result: Mapping[str, object], text: str) -> None:  # noqa: FBT001 (passed on from the flag)
@@ -44,6 +58,12 @@ def write(text: str) -> bool:
     return True
 
 
+def was_typed(context: typer.Context, name: str) -> bool:
+    """Whether a parameter is on the command line, and not set by a file or the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def remark(text: str) -> None:
     """A line for the person, not part of the result."""
     sys.stderr.write(text + "\n")
@@ -55,6 +75,18 @@ def byte_count(text: str) -> int:
     if not found:
         raise CallerError(f"not a number of bytes: {text!r} (500M and 2G are)")
     return int(found[1]) << 10 * " KMGT".index(found[2] or " ")
+
+
+Relays = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--relay", metavar="URL", help="A relay; repeat for more. Overrides your list.", callback=checked(check_url)
+    ),
+]
+MaxSize = Annotated[
+    str, typer.Option(metavar="BYTES", help="Refuse to fetch more, like 500M or 2G.", callback=checked(byte_count))
+]
+known_preset = checked(lambda name: ModelConfig.from_preset(name, vocab_size=1))
 
 
 def size(count: float) -> str:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli import packing
-from randygpt.cli.output import Json, Quiet, Relays, byte_progress, duration, emit, remark, size
+from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
+from randygpt.cli.output import Json, Quiet, Relays, byte_progress, checked, duration, emit, known_preset, remark, size
 from randygpt.cli.relays import chosen
 from randygpt.errors import CallerError
 from randygpt.settings import Home
@@ -47,6 +48,13 @@ class _Job:
     check: bool
 
 
+def _seconds(text: str) -> int:
+    found = re.fullmatch("([1-9][0-9]{0,4})([hdw])", text)
+    if not found:
+        raise CallerError(f"{text}: not a time like 12h, 30d or 8w")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
 def publish(
     checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint (RGPT0001 to RGPT0003).")],
     name: Annotated[str | None, typer.Option(help="What to call it; by default what the JSON beside it says.")] = None,
@@ -61,10 +69,16 @@ def publish(
         bool, typer.Option("--weights-only", help="Without optimizer state: a third of the bytes, as RGPT0002.")
     ] = False,
     expires: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Relays may forget it after 12h, 30d or 8w (NIP-40).")
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Relays may forget it after 12h, 30d or 8w (NIP-40).", callback=checked(_seconds)
+        ),
     ] = None,
-    key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Sign with the nsec in this file.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Its shape, where nothing beside the file says.")] = None,
+    key_file: KeyFile = None,
+    password_file: PasswordFile = None,
+    preset: Annotated[
+        str | None, typer.Option(callback=known_preset, help="Its shape, where nothing beside the file says.")
+    ] = None,
     vocab: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
     ] = None,
@@ -85,8 +99,8 @@ def publish(
     from randygpt.header import WEIGHTS_MAGIC
     from randygpt.sidecar import describe
 
-    home, expires_in_s = Home.from_environment(), _seconds(expires)
-    urls, key = chosen(home, relay), home.read_key(key_file)
+    home, expires_in_s = Home.from_environment(), _seconds(expires) if expires else None
+    urls, key = chosen(home, relay), signing_key(home, key_file, password_file)
     found = describe(checkpoint, preset=preset, vocab=vocab)
     extra = {key: value for key, value in (("license", license_), ("about", about)) if value}
     if nip65:
@@ -118,15 +132,6 @@ def publish(
     if published.resumed and (extra or expires) and not quiet:
         remark("published before: card and expiry stay as they were then; --new-version makes a new one")
     _report(published, as_json=as_json, quiet=quiet)
-
-
-def _seconds(text: str | None) -> int | None:
-    if text is None:
-        return None
-    found = re.fullmatch("([1-9][0-9]{0,4})([hdw])", text)
-    if not found:
-        raise CallerError(f"--expires {text}: not a time like 12h, 30d or 8w")
-    return int(found[1]) * _SECONDS[found[2]]
 
 
 async def _relay_list(urls: list[str], key: "SecretKey") -> list[str]:

@@ -29,9 +29,9 @@ def add(url: Url, as_json: Json = False, _quiet: Quiet = False) -> None:
     from relay_client.address import check_url
 
     home, relay = Home.from_environment(), check_url(url)
-    relays = home.read_relays()
-    if relay not in relays:
-        home.write_relays([*relays, relay])
+    added = home.added_relays()
+    if relay not in (*home.settled, *added):
+        home.write_relays([*added, relay])
     _changed(home, as_json=as_json)
 
 
@@ -41,23 +41,24 @@ def remove(url: Url, as_json: Json = False, _quiet: Quiet = False) -> None:
     from relay_client.address import check_url
 
     home, relay = Home.from_environment(), check_url(url)
-    relays = home.read_relays()
-    if relay not in relays:
-        raise CallerError(f"{relay} is not on your list")
-    home.write_relays([other for other in relays if other != relay])
+    added = home.added_relays()
+    if relay not in added:
+        settled = "named by a setting, see `randygpt config show`: take it out there"
+        raise CallerError(f"{relay} is {settled if relay in home.settled else 'not on your list'}")
+    home.write_relays([other for other in added if other != relay])
     _changed(home, as_json=as_json)
 
 
 def _changed(home: Home, *, as_json: bool) -> None:
     """A change that went well needs no words; a script gets the list."""
     if as_json:
-        emit(as_json, {"relays": home.read_relays()}, "")
+        emit(as_json, {"relays": home.relays()}, "")
 
 
 @app.command("list", epilog="Example: randygpt relays list")
 def list_(as_json: Json = False, _quiet: Quiet = False) -> None:
     """Print your list."""
-    relays = Home.from_environment().read_relays()
+    relays = Home.from_environment().relays()
     if relays or as_json:
         emit(as_json, {"relays": relays}, "\n".join(relays))
 
@@ -69,7 +70,7 @@ def chosen(home: Home, flags: Sequence[str] | None, hints: Sequence[str] = ()) -
     """
     from relay_client.address import check_url
 
-    urls = list(dict.fromkeys(check_url(url) for url in flags or home.read_relays()))
+    urls = list(dict.fromkeys(check_url(url) for url in flags or home.relays()))
     if not urls:
         hinted = f" (that name mentions {', '.join(map(repr, hints))})" if hints else ""
         raise CallerError(f"no relay; name one with --relay URL, or for good: randygpt relays add URL{hinted}")

@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
 from randygpt.cli.output import Json, Quiet, Relays, emit, remark
 from randygpt.cli.relays import chosen
 from randygpt.settings import Home
@@ -24,7 +24,8 @@ def revoke(
     ],
     reason: Annotated[str, typer.Option(help="Why, for whoever looks.")] = "",
     relay: Relays = None,
-    key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Sign with the nsec in this file.")] = None,
+    key_file: KeyFile = None,
+    password_file: PasswordFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -36,7 +37,7 @@ def revoke(
 
     home = Home.from_environment()
     parsed = parse_reference(reference)
-    urls, key = chosen(home, relay, parsed.relays), home.read_key(key_file)
+    urls, key = chosen(home, relay, parsed.relays), signing_key(home, key_file, password_file)
     revoked = asyncio.run(_revoke(home, urls, key, parsed, reason))
     release, latest = revoked.release, revoked.latest
     if not quiet:

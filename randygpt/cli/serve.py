@@ -9,14 +9,14 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from randygpt.cli.follow import MaxSize, follower, target
+from randygpt.cli.follow import follower, target
 from randygpt.cli.generate import trained
 from randygpt.cli.installed import facts, local, title
-from randygpt.cli.output import Json, Quiet, Relays, byte_count, emit
+from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_count, emit, known_preset, was_typed
 from randygpt.errors import CallerError
 from randygpt.settings import Home
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from distribution.follow import Follower, News
     from distribution.installed import InstalledRelease
     from distribution.store import Store
-    from server.logs import Style
     from server.models import Serving
 
 EXAMPLE = "Example: randygpt serve --port 8080"
@@ -36,13 +35,16 @@ _SWITCH_S = 0.0005  # how long the event loop may keep the threads that decode f
 
 
 def serve(
+    context: typer.Context,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8080,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     model: Annotated[Path | None, typer.Option(metavar="FILE", help="Serve this checkpoint, not the release.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="PREFIX", help="Serve PREFIX_best.bin, else PREFIX.bin, likewise.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="The file's shape, where nothing beside it says.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(callback=known_preset, help="The file's shape, where nothing beside it says.")
+    ] = None,
     follow: Annotated[
         str | None, typer.Option(metavar="NAME", help="Follow npub…/name meanwhile, and serve each new version.")
     ] = None,
@@ -51,7 +53,9 @@ def serve(
     vocab: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
     ] = None,
-    api_key: Annotated[str | None, typer.Option(help="Clients must send it as a bearer token.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(hide_input=True, help="Clients must send it as a bearer token.")
+    ] = None,
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Or one of the keys in this file, one a line.")
     ] = None,
@@ -65,7 +69,9 @@ def serve(
     max_texts: Annotated[int, typer.Option(min=1, help="Texts under way or waiting; one more is told 503.")] = 128,
     max_per_key: Annotated[int, typer.Option(min=1, help="Requests with one key; one more is told 429.")] = 64,
     max_connections: Annotated[int, typer.Option(min=1, help="Connections at once.")] = 512,
-    log: Annotated[str, typer.Option(metavar="STYLE", help="What the log looks like: console or json.")] = "console",
+    log: Annotated[
+        Literal["console", "json"], typer.Option(metavar="STYLE", help="What the log looks like: console or json.")
+    ] = "console",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -84,7 +90,7 @@ def serve(
         raise CallerError(
             f"others reach {host}: set --api-key-file (or --api-key), or say --insecure to answer everybody"
         )
-    logs.set_up(_style(log), level=logging.WARNING if quiet else logging.INFO)
+    logs.set_up(log, level=logging.WARNING if quiet else logging.INFO)
     settings = Settings(
         host=host,
         port=port,
@@ -96,9 +102,15 @@ def serve(
         max_per_key=max_per_key,
         max_connections=max_connections,
     )
-    path = model or (trained(checkpoint) if checkpoint else None)
-    if path and follow:
+    if typed := {name for name in ("model", "checkpoint", "follow") if was_typed(context, name)}:
+        model, checkpoint, follow = (  # a flag outweighs settings that do not go with it
+            model if "model" in typed else None,
+            checkpoint if "checkpoint" in typed else None,
+            follow if "follow" in typed else None,
+        )
+    if (model or checkpoint) and follow:
         raise CallerError("--follow serves what it fetches: it does not go with a file")
+    path = model or (trained(checkpoint) if checkpoint else None)
     serving, reloader, provenance, companion = Serving(), None, None, None
     if path:
         serving.current = load_file(path, preset=preset, vocab=vocab)
@@ -197,11 +209,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _style(word: str) -> "Style":
-    if word == "json":
-        return "json"
-    if word == "console":
-        return "console"
-    raise CallerError(f"--log is console or json, not {word}")

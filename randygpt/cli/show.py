@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.output import Json, Quiet, emit, size
+from randygpt.cli.output import Json, Quiet, emit, known_preset, size
 
 if TYPE_CHECKING:
     from randygpt.sidecar import Description
@@ -24,7 +24,9 @@ def show(
     which: Annotated[
         str, typer.Argument(metavar="FILE|RELEASE", help="A checkpoint, or a release's folder, id or name.")
     ],
-    preset: Annotated[str | None, typer.Option(help="Its shape, where nothing beside the file says.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(callback=known_preset, help="Its shape, where nothing beside the file says.")
+    ] = None,
     as_json: Json = False,
     _quiet: Quiet = False,
 ) -> None:

@@ -8,11 +8,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, emit, named, remark
+from randygpt.cli.output import Json, Quiet, emit, known_preset, named, remark
 from randygpt.config import DEFAULT_PRESET, ModelConfig, default_batch_size
 from randygpt.errors import CallerError, InvalidModelFile
 
@@ -28,7 +28,9 @@ EXAMPLE = "Example: randygpt train --preset xs --iters 200 --train-file shakespe
 
 def train(
     iters: Annotated[int, typer.Option(min=1, help="Iterations in all, those before a --resume included.")] = 1000,
-    preset: Annotated[str | None, typer.Option(help="xs, s, ds, m, l (default), deep or xl.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(callback=known_preset, help="xs, s, ds, m, l (default), deep or xl.")
+    ] = None,
     dim: Annotated[int | None, typer.Option(min=1, help="Width, in place of the preset's.")] = None,
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, likewise.")] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Layers, likewise.")] = None,
@@ -46,7 +48,10 @@ def train(
         bool, typer.Option("--fine-tune", help="Of what --resume names, keep the weights and begin anew.")
     ] = False,
     recipe: Annotated[
-        str | None, typer.Option(help="classic (as the Rust program learns) or fast (another optimiser and schedule).")
+        Literal["classic", "fast"] | None,
+        typer.Option(
+            metavar="RECIPE", help="classic (as the Rust program learns) or fast (another optimiser and schedule)."
+        ),
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Windows in a step (64; deep 16; fast 8).")] = None,
     accumulate: Annotated[int, typer.Option(min=1, help="Do a step in so many parts, to save memory.")] = 1,
@@ -58,7 +63,8 @@ def train(
     ] = None,
     vocab: Annotated[Path | None, typer.Option(metavar="FILE", help="Use the vocabulary in this vocab.json.")] = None,
     precision: Annotated[
-        str | None, typer.Option(help="float32 or bf16, of the work in the layers; by default the faster.")
+        Literal["float32", "bf16"] | None,
+        typer.Option(metavar="KIND", help="float32 or bf16, of the work in the layers; by default the faster."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the fastest there is.")] = None,
     as_json: Json = False,

@@ -33,7 +33,7 @@ def get(address: str, path: str = "/", body: object = None, key: str | None = No
         (["--api-key", " "], "an API key is not empty"),
         (["--api-key-file", "keys"], "keys: no key in it"),
         (["--api-key-file", "none"], "none"),
-        (["--log", "xml"], "--log is console or json, not xml"),
+        (["--log", "xml"], "'xml' is not one of 'console', 'json'"),
     ],
 )
 def test_what_is_refused_before_anything_starts(

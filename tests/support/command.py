@@ -14,8 +14,10 @@ def environment(home: Path) -> dict[str, str]:
     return os.environ | {"RANDYGPT_HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
-def randygpt(home: Path, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+def randygpt(
+    home: Path, *words: object, cwd: Path | None = None, start_new_session: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; in a new session it has no terminal."""
     return subprocess.run(
         [sys.executable, "-m", "randygpt", *map(str, words)],
         cwd=cwd or home,
@@ -24,6 +26,7 @@ def randygpt(home: Path, *words: object, cwd: Path | None = None) -> subprocess.
         text=True,
         timeout=TIMEOUT_S,
         check=False,
+        start_new_session=start_new_session,
     )
 
 

@@ -1,0 +1,138 @@
+"""`randygpt config`: what is set, where, and whether it can be."""
+
+import json
+import os
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from randygpt.cli.output import Json, Quiet, emit, remark
+from randygpt.cli.parameters import Parameter, defaults, mistakes, parameters, wrong_variables
+from randygpt.configuration import Key, Setting, line_of, merged, paths, present, text_of
+from randygpt.settings import GENERAL, RELAYS, Home, variable
+
+_EVERYWHERE = {"json", "quiet"}  # keys of every table
+
+app = typer.Typer(
+    help="Settings: one TOML file, then the environment, then flags.",
+    epilog="Example: randygpt config check",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.command("check", epilog="Example: randygpt config check /etc/randygpt/config.toml")
+def check(
+    context: typer.Context,
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Settings files; by default those that are read.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Name file, line and key of each mistake in the settings; exit code 2 if there is one."""
+    known = _known(context)
+    looked_at = files or present()
+    wrong = [error for path in looked_at for error in mistakes(path, known)]
+    variables = [] if files else [*wrong_variables(known)]
+    result = {
+        "files": [str(path) for path in looked_at],
+        "mistakes": [{"file": each.file, "line": each.line, "key": each.key, "reason": each.reason} for each in wrong],
+        "variables": variables,
+    }
+    if as_json or wrong or variables:
+        emit(as_json, result, "\n".join([*map(str, wrong), *variables]))
+    elif not quiet:
+        where = ", ".join(map(str, looked_at)) or f"no settings file ({' or '.join(map(str, paths()))})"
+        remark(f"no mistakes: {where}")
+    if wrong or variables:
+        raise typer.Exit(2)
+
+
+@app.command("show", epilog="Example: randygpt config show --all")
+def show(
+    context: typer.Context,
+    everything: Annotated[bool, typer.Option("--all", help="Defaults as well.")] = False,
+    as_json: Json = False,
+    _quiet: Quiet = False,
+) -> None:
+    """Print what is set, and which file or variable sets it. Flags outweigh all of it."""
+    known, settings = _known(context), merged()
+    defaults(known)  # what is wrong is said, and not shown
+    entries = [*_general(settings), *(_entry(parameter, settings) for parameter in known.values())]
+    if not everything:
+        entries = [entry for entry in entries if entry["from"] != "default" or "." not in str(entry["key"])]
+    width = max(len(str(entry["key"])) for entry in entries)
+    lines = [f"{entry['key']:<{width}}  {_toml(entry['value'])}  ({entry['from']})" for entry in entries]
+    emit(as_json, {"settings": entries}, "\n".join(lines))
+
+
+@app.command("example", epilog="Example: randygpt config example > config.toml")
+def example(context: typer.Context, as_json: Json = False, _quiet: Quiet = False) -> None:
+    """Print a settings file with everything in it that can be set, as comments."""
+    text = "\n".join(_example(_known(context)))
+    emit(as_json, {"example": text}, text)
+
+
+def _known(context: typer.Context) -> dict[Key, Parameter]:
+    program: Any = context.find_root().command
+    return parameters(program)
+
+
+def _general(settings: Mapping[Key, Setting]) -> Iterator[dict[str, object]]:
+    """Home and relays, as they are found at last."""
+    home = Home.from_environment()
+    values: dict[Key, object] = {key: str(home.folder) for key in GENERAL} | {RELAYS: home.relays()}
+    for key, value in values.items():
+        sources = [_source(key, variable(key), settings)]
+        if key == RELAYS and not home.is_whole and home.added_relays():
+            sources = [*(each for each in sources if each != "default"), str(home.relays_path)]
+        yield {"key": ".".join(key), "value": value, "from": ", ".join(sources)}
+
+
+def _entry(parameter: Parameter, settings: Mapping[Key, Setting]) -> dict[str, object]:
+    value = parameter.from_environment()
+    if value is None:
+        value = settings[parameter.key].value if parameter.key in settings else parameter.default
+    shown = "***" if parameter.is_secret and value is not None else value
+    source = _source(parameter.key, parameter.variable, settings)
+    return {"key": ".".join(parameter.key), "value": str(shown) if isinstance(shown, Path) else shown, "from": source}
+
+
+def _source(key: Key, name: str, settings: Mapping[Key, Setting]) -> str:
+    if os.environ.get(name):
+        return name
+    if key not in settings:
+        return "default"
+    file = settings[key].file
+    return f"{file}:{line_of(text_of(file), key)}"
+
+
+def _example(known: Mapping[Key, Parameter]) -> Iterator[str]:
+    yield from _comment(
+        "Settings of randygpt. Everything here is a comment: take away the # of a line that begins with #name. Files: "
+        f"{' and then '.join(map(str, paths()))}. A variable outweighs them ([serve] port: RANDYGPT_SERVE_PORT), and a "
+        "flag outweighs that. Every table may have `json = true` and `quiet = true`."
+    )
+    for key, general in GENERAL.items():
+        yield from ("", *_comment(general.help), f"#{key[0]} = {_toml(general.default)}")
+    table = ""
+    for key, parameter in known.items():
+        if key[1] in _EVERYWHERE or parameter.is_secret:
+            continue
+        if key[0] != table:
+            table = key[0]
+            yield from ("", "", f"[{table}]")
+        yield from ("", *_comment(parameter.help), f"#{key[1]} = {_toml(parameter.example())}")
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+
+
+def _toml(value: object) -> str:
+    """A value as TOML has it; a text that JSON can write is one."""
+    return "not set" if value is None else json.dumps(value, ensure_ascii=False)

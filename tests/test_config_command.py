@@ -1,0 +1,334 @@
+"""Settings as a user meets them: file, environment, flags; and `randygpt config`, which checks and shows them."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+import urllib.request
+from pathlib import Path
+
+import pytest
+import typer
+from support.command import background, environment, only_line, randygpt
+from support.models import write_tiny
+
+from randygpt.cli.main import app, run
+from randygpt.cli.parameters import parameters
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def settings(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The one settings file that is read."""
+    path = at_home / "settings.toml"
+    path.write_text("", encoding="utf-8")
+    monkeypatch.setenv("RANDYGPT_CONFIG", str(path))
+    return path
+
+
+def generated(capsys: Capture, *words: str) -> list[str]:
+    assert run(["generate", "--json", *words]) == 0
+    return [each["text"] for each in json.loads(capsys.readouterr().out)["completions"]]
+
+
+def test_a_flag_outweighs_a_variable_and_a_variable_the_file(
+    settings: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiny(settings.with_name("m.bin"))
+    settings.write_text('[generate]\nmodel = "m.bin"\nmax-tokens = 2\nseed = 1\n', encoding="utf-8")
+    lengths = [len(generated(capsys, "the")[0])]
+    monkeypatch.setenv("RANDYGPT_GENERATE_MAX_TOKENS", "5")
+    lengths.append(len(generated(capsys, "the")[0]))
+    lengths.append(len(generated(capsys, "the", "--max-tokens", "9")[0]))
+    monkeypatch.setenv("RANDYGPT_GENERATE_MAX_TOKENS", "")  # as if it were not set
+    lengths.append(len(generated(capsys, "the")[0]))
+    assert lengths == [2, 5, 9, 2]
+
+
+def test_arguments_lists_and_flags_can_be_set(settings: Path, capsys: Capture) -> None:
+    write_tiny(settings.with_name("m.bin"))
+    settings.write_text(
+        '[generate]\nmodel = "m.bin"\nmax-tokens = 9\nseed = 1\njson = true\nprompt = ["the", "fox"]\n',
+        encoding="utf-8",
+    )
+    assert run(["generate"]) == 0
+    both = json.loads(capsys.readouterr().out)["completions"]
+    assert [each["prompt"] for each in both] == ["the", "fox"]
+    assert generated(capsys, "fox") == [both[1]["text"]]
+    with settings.open("a", encoding="utf-8") as file:
+        file.write(f"stop = [{json.dumps(both[1]['text'][3])}]\n")
+    assert generated(capsys, "fox")[0] == both[1]["text"][: both[1]["text"].index(both[1]["text"][3])]
+
+
+def test_a_flag_in_a_file_can_be_put_off_by_its_variable(
+    settings: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.write_text("[list]\njson = true\n", encoding="utf-8")
+    assert run(["list"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"releases": []}
+    monkeypatch.setenv("RANDYGPT_LIST_JSON", "0")
+    assert run(["list"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_the_rust_spelling_has_the_settings_of_the_command_it_means(settings: Path, capsys: Capture) -> None:
+    settings.write_text('[train]\npreset = "xs"\ntrain-file = "gone.txt"\n', encoding="utf-8")
+    assert run(["--iters", "1"]) == 2
+    assert "gone.txt" in only_line(capsys.readouterr().err)
+
+
+def test_a_flag_outweighs_a_setting_that_does_not_go_with_it(settings: Path, capsys: Capture) -> None:
+    settings.write_text('[serve]\nfollow = "npub1/x"\n[generate]\nmodel = "set.bin"\n', encoding="utf-8")
+    assert run(["serve", "--model", "typed.bin"]) == 2
+    assert "typed.bin" in only_line(capsys.readouterr().err)
+    assert run(["generate", "--checkpoint", "typed"]) == 2
+    assert "typed_best.bin" in only_line(capsys.readouterr().err)
+    assert run(["serve", "--model", "typed.bin", "--follow", "npub1/x"]) == 2
+    assert "does not go with a file" in only_line(capsys.readouterr().err)
+
+
+def test_a_server_listens_where_the_file_says(tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny(tmp_path / "m.bin")
+    (tmp_path / "keys.txt").write_text("hunter2\n", encoding="utf-8")
+    path = tmp_path / "c.toml"
+    path.write_text(f'[serve]\nport = {free_port}\nmodel = "m.bin"\napi-key-file = "~/keys.txt"\n', encoding="utf-8")
+    monkeypatch.setenv("RANDYGPT_CONFIG", str(path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with background(tmp_path, "serve") as (_, address):
+        assert address == f"http://127.0.0.1:{free_port}"
+        request = urllib.request.Request(
+            address, b'{"prompt": "a", "max_tokens": 1}', {"Authorization": "Bearer hunter2"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            assert reply.status == 200
+
+
+def test_home_and_relays_are_set_by_file_and_by_environment(
+    settings: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = settings.with_name("elsewhere")
+    settings.write_text(f'home = "{home}"\nrelays = ["wss://set.example/"]\n', encoding="utf-8")
+    monkeypatch.delenv("RANDYGPT_HOME")
+
+    def relays(*words: str) -> list[str]:
+        assert run(["relays", *words, "--json"]) == 0
+        found: list[str] = json.loads(capsys.readouterr().out)["relays"]
+        return found
+
+    assert relays("add", "wss://added.example") == ["wss://set.example", "wss://added.example"]
+    assert relays("add", "wss://set.example") == ["wss://set.example", "wss://added.example"]
+    assert json.loads((home / "relays.json").read_bytes()) == ["wss://added.example"]
+    assert run(["relays", "remove", "wss://set.example"]) == 2
+    assert "named by a setting" in only_line(capsys.readouterr().err)
+    monkeypatch.setenv("RANDYGPT_RELAYS", "wss://one.example wss://two.example")
+    assert relays("list") == ["wss://one.example", "wss://two.example"]
+    monkeypatch.setenv("RANDYGPT_HOME", str(settings.with_name("third")))
+    monkeypatch.delenv("RANDYGPT_RELAYS")
+    assert relays("list") == ["wss://set.example"]
+
+
+MISTAKES = {
+    "[serve]\nprot = 1": (2, "serve.prot", "no such setting (did you mean serve.port"),
+    "[srve]\nport = 1": (2, "srve.port", "did you mean serve.port"),
+    "[srve]": (1, "srve", "no such setting"),
+    "port = 1": (1, "port", "did you mean serve.port or relay.port?"),
+    "[keys]\nfile = 'x'": (2, "keys.file", "no such setting"),
+    "\n\n[serve]\n# a\nport = 65536": (5, "serve.port", "less than or equal to 65535"),
+    "[serve]\nport = '80'": (2, "serve.port", "a number belongs here"),
+    "[serve]\nport = 'x'": (2, "serve.port", "integer"),
+    "[serve]\nport = true": (2, "serve.port", "a number belongs here"),
+    "[serve]\nport = []": (2, "serve.port", "integer"),
+    "[serve]\nhost = 1": (2, "serve.host", "a text in quotes belongs here"),
+    "[serve]\nmodel = 1": (2, "serve.model", "a text in quotes belongs here"),
+    "[serve]\nhost = 2026-01-01": (2, "serve.host", "a text in quotes belongs here"),
+    "[serve]\ninsecure = 1": (2, "serve.insecure", "true or false belongs here"),
+    "[serve]\ninsecure = 'yes'": (2, "serve.insecure", "true or false belongs here"),
+    "[serve]\nallow-host = 'a'": (2, "serve.allow-host", "a list belongs here"),
+    "[serve]\nallow-host = [1]": (2, "serve.allow-host", "a list of texts in quotes belongs here"),
+    "[serve]\nlog = 'xml'": (2, "serve.log", "'xml' is not one of 'console', 'json'"),
+    "[serve]\nmax-size = 'much'": (2, "serve.max-size", "not a number of bytes"),
+    "[serve]\napi-key = 'hunter2'": (2, "serve.api-key", "a secret does not belong in this file"),
+    "[serve.port]\na = 1": (2, "serve.port.a", "did you mean serve.port"),
+    "[[serve]]\nport = 1": (1, "serve", "no such setting"),
+    "[fetch]\nrelay = ['http://x']": (2, "fetch.relay", "not a relay's address"),
+    "[train]\npreset = 'huge'": (2, "train.preset", "no preset 'huge'"),
+    "[train]\nrecipe = 'slow'": (2, "train.recipe", "'slow' is not one of"),
+    "[publish]\nexpires = 'soon'": (2, "publish.expires", "not a time"),
+    "[gc]\nquota = '1 mile'": (2, "gc.quota", "not a number of bytes"),
+    "[plot]\nfile = []": (2, "plot.file", "something belongs here"),
+    "home = 1": (1, "home", "a folder's full path"),
+    "home = 'here'": (1, "home", "a folder's full path"),
+    "relays = 'wss://a.example'": (1, "relays", "a list of addresses"),
+    "relays = ['wss://a.example',\n 'http://a']": (1, "relays", "not a relay's address"),
+    "[serve]\nport 1": (2, "", "not TOML"),
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_a_mistake_has_its_file_line_and_key_also_for_a_command(settings: Path, capsys: Capture, text: str) -> None:
+    line, key, says = MISTAKES[text]
+    settings.write_text(text, encoding="utf-8")
+    place = f"{settings}:{line}: {key}{': ' if key else ''}"
+    assert run(["config", "check"]) == 2
+    shown = only_line(capsys.readouterr().out)
+    assert shown.startswith(place)
+    assert says in shown
+    assert "hunter2" not in shown
+    assert run(["list"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, only_line(err)) == ("", f"randygpt: {shown}")
+
+
+def test_all_mistakes_are_named_in_all_files(settings: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = settings.with_name("other.toml")
+    settings.write_text("a = 1\n[serve]\nport = 2\nprot = 3\n", encoding="utf-8")
+    other.write_text("[", encoding="utf-8")
+    monkeypatch.setenv("RANDYGPT_CONFIG", f"{settings}{os.pathsep}{other}")
+    monkeypatch.setenv("RANDYGPT_SERVE_HSOT", "a")
+    monkeypatch.setenv("RANDYGPT_SERVED", "not ours")
+    monkeypatch.setenv("RANDYGPT_TRAIN_ITERS", "0")
+    monkeypatch.setenv("RANDYGPT_RELAYS", "http://a.example")
+    assert run(["config", "check", "--json"]) == 2
+    result = json.loads(capsys.readouterr().out)
+    assert [(each["file"], each["line"], each["key"]) for each in result["mistakes"]] == [
+        (str(settings), 1, "a"),
+        (str(settings), 4, "serve.prot"),
+        (str(other), 1, ""),
+    ]
+    relays, misspelt, wrong = sorted(result["variables"])
+    assert relays.startswith("RANDYGPT_RELAYS: not a relay's address: 'http://a.example'")
+    assert misspelt.startswith("RANDYGPT_SERVE_HSOT: no such setting (did you mean RANDYGPT_SERVE_HOST")
+    assert wrong.startswith("RANDYGPT_TRAIN_ITERS: Input should be greater than")
+
+
+def test_a_file_can_be_checked_that_is_not_in_use(settings: Path, capsys: Capture) -> None:
+    settings.write_text("nonsense", encoding="utf-8")
+    other = settings.with_name("other.toml")
+    other.write_text("[serve]\n", encoding="utf-8")
+    assert run(["config", "check", str(other)]) == 0
+    assert capsys.readouterr() == ("", f"no mistakes: {other}\n")
+    assert run(["config", "check", "gone.toml"]) == 2
+    assert "gone.toml" in only_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["serve", "--help"], ["serve", "-h"], ["--version"], ["config", "example"]]
+)
+def test_help_is_given_whatever_is_set(settings: Path, words: list[str]) -> None:
+    settings.write_text("nonsense", encoding="utf-8")
+    assert run(words) == 0
+
+
+def test_a_prompt_that_looks_like_a_flag_is_no_call_for_help(settings: Path, capsys: Capture) -> None:
+    settings.write_text("nonsense", encoding="utf-8")
+    assert run(["generate", "--", "--help"]) == 2
+    assert "not TOML" in only_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [("RANDYGPT_SERVE_PORT", "x", "'--port'"), ("RANDYGPT_SERVE_MAX_SIZE", "much", "not a number of bytes")],
+)
+def test_a_wrong_variable_is_named(
+    settings: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    settings.write_text("[serve]\nport = 1\n", encoding="utf-8")
+    monkeypatch.setenv(name, value)
+    assert run(["serve"]) == 2
+    shown = only_line(capsys.readouterr().err)
+    assert shown.startswith(f"randygpt serve: {name}: ")
+    assert says in shown
+
+
+def test_variables_that_a_command_of_follow_has_set_nothing(
+    settings: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RELEASE", "NAME", "VERSION", "AUTHOR", "CHECKPOINT", "FOLDER", "GOLDEN", "HELP"):
+        monkeypatch.setenv(f"RANDYGPT_{name}", "2")
+    assert run(["list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"releases": []}
+    assert settings.exists()
+
+
+def shown(capsys: Capture, *words: str) -> dict[str, tuple[object, str]]:
+    assert run(["config", "show", "--json", *words]) == 0
+    return {each["key"]: (each["value"], each["from"]) for each in json.loads(capsys.readouterr().out)["settings"]}
+
+
+def test_what_is_set_is_shown_with_its_source(settings: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.write_text('relays = ["wss://a.example"]\n[serve]\nport = 1\nhost = "b"\n', encoding="utf-8")
+    monkeypatch.setenv("RANDYGPT_SERVE_PORT", "2")
+    monkeypatch.setenv("RANDYGPT_SERVE_API_KEY", "hunter2")
+    home = settings.parent
+    assert run(["relays", "add", "wss://c.example"]) == 0
+    assert shown(capsys) == {
+        "home": (str(home), "RANDYGPT_HOME"),
+        "relays": (["wss://a.example", "wss://c.example"], f"{settings}:1, {home / 'relays.json'}"),
+        "serve.port": (2, "RANDYGPT_SERVE_PORT"),
+        "serve.host": ("b", f"{settings}:4"),
+        "serve.api-key": ("***", "RANDYGPT_SERVE_API_KEY"),
+    }
+    everything = shown(capsys, "--all")
+    assert everything["serve.max-texts"] == (128, "default")
+    assert everything["train.checkpoint"] == ("checkpoint", "default")
+    assert run(["config", "show"]) == 0
+    assert f'serve.host     "b"  ({settings}:4)\n' in capsys.readouterr().out
+
+
+def test_the_example_has_everything_and_all_of_it_will_do(settings: Path, capsys: Capture) -> None:
+    assert run(["config", "example"]) == 0
+    text = capsys.readouterr().out
+    assert tomllib.loads(text) == {table: {} for table in tomllib.loads(text)}
+    lines = [line[1:] if line.startswith("#") and not line.startswith("# ") else line for line in text.splitlines()]
+    settings.write_text("\n".join(lines), encoding="utf-8")
+    assert run(["config", "check"]) == 0, capsys.readouterr().out
+    program = typer.main.get_command(app)
+    assert isinstance(program, typer.core.TyperGroup)
+    known = {key for key in parameters(program) if key[1] not in {"json", "quiet", "api-key"}}
+    said = tomllib.loads("\n".join(lines))
+    assert {(table, key) for table, keys in said.items() if isinstance(keys, dict) for key in keys} == known
+    assert said["serve"]["port"] == 8080
+    assert said.keys() >= {"home", "relays"}
+    assert "# 0: any that is free.  [default: 8080; 0<=x<=65535]" in text
+
+
+def test_every_setting_and_every_variable_is_one_parameter() -> None:
+    program = typer.main.get_command(app)
+    assert isinstance(program, typer.core.TyperGroup)
+    known = parameters(program)
+    commands = [each for each in program.commands.values() if isinstance(each, typer.core.TyperCommand)]
+    assert len(known) == sum(len(command.params) for command in commands)
+    assert len({parameter.variable for parameter in known.values()}) == len(known)
+    assert all(part == part.lower() and part.replace("-", "").isalnum() for key in known for part in key)
+    assert {("follow", "name"), ("follow", "exec"), ("publish", "file"), ("publish", "license")} <= known.keys()
+
+
+def test_the_demo_and_settings_of_the_user_do_not_meet(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from randygpt.cli.demo import _Stage; import json;"
+        f"print(json.dumps(_Stage(Path({str(tmp_path)!r}))._environment('author')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(tmp_path) | {"RANDYGPT_SERVE_PORT": "1", "RANDYGPT_RELAYS": "ws://x"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    ours = {name: value for name, value in json.loads(done.stdout).items() if name.startswith("RANDYGPT_")}
+    assert ours == {"RANDYGPT_HOME": str(tmp_path / "author"), "RANDYGPT_CONFIG": os.devnull}
+
+
+def test_a_process_of_its_own_reads_the_users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANDYGPT_CONFIG")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    probe = "import platformdirs; print(platformdirs.user_config_path('randygpt'))"
+    found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=60)
+    folder = Path(found.stdout.strip())
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text('relays = ["wss://users.example"]\n', encoding="utf-8")
+    assert "wss://users.example" in randygpt(tmp_path, "relays", "list").stdout.split()

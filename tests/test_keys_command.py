@@ -1,0 +1,181 @@
+"""`randygpt keys` as a user meets it: made, taken in, shown and given out, with and without a password."""
+
+import io
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from support.command import only_line, randygpt
+from support.terminal import typed
+
+from randygpt.cli.main import run
+from relay_client.keys import SecretKey, encode_npub
+
+Capture = pytest.CaptureFixture[str]
+OPENS = "hunter2"
+
+
+@pytest.fixture
+def home(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("CREDENTIALS_DIRECTORY", "RANDYGPT_NSEC"):
+        monkeypatch.delenv(name, raising=False)
+    return at_home
+
+
+def secret_file(path: Path, text: str, *, mode: int = 0o600) -> Path:
+    path.write_text(text + "\n", encoding="utf-8")
+    path.chmod(mode)
+    return path
+
+
+def shown(capsys: Capture, *words: str) -> str:
+    assert run(["keys", *words]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out.strip()
+
+
+def refused(capsys: Capture, *words: str) -> str:
+    assert run(["keys", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    return only_line(err)
+
+
+def test_two_new_keys_differ(home: Path, capsys: Capture) -> None:
+    first = shown(capsys, "new")
+    (home / "keys/nsec").unlink()
+    assert shown(capsys, "new") != first
+
+
+@pytest.mark.parametrize("form", ["nsec", "ncryptsec"])
+def test_a_key_is_taken_in_from_a_file(home: Path, capsys: Capture, key: SecretKey, form: str) -> None:
+    secret = key.reveal_nsec() if form == "nsec" else key.reveal_ncryptsec(OPENS)
+    file, password = secret_file(home / "old", secret), secret_file(home / "pw", OPENS)
+    assert shown(capsys, "import", str(file), "--password-file", str(password)) == encode_npub(key.pubkey)
+    kept = home / "keys/nsec"
+    assert kept.read_text(encoding="ascii") == f"{secret}\n"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert "there is a key already" in refused(capsys, "import", str(file), "--password-file", str(password))
+
+
+def test_a_key_is_taken_in_from_another_program(
+    home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, key: SecretKey
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{key.reveal_nsec()}\n"))
+    assert json.loads(shown(capsys, "import", "--json")) == {
+        "npub": encode_npub(key.pubkey),
+        "pubkey": key.pubkey.hex(),
+        "file": str(home / "keys/nsec"),
+    }
+
+
+@pytest.mark.parametrize("text", ["", "hunter2", "npub1hunter2"])
+def test_what_is_no_key_is_not_taken_in_and_not_repeated(
+    home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{text}\n"))
+    assert refused(capsys, "import") == "randygpt: stdin: not a valid nsec"
+    assert not (home / "keys").exists()
+
+
+def test_a_key_or_a_password_that_others_may_read_is_not_taken_in(home: Path, capsys: Capture, key: SecretKey) -> None:
+    file = secret_file(home / "old", key.reveal_nsec(), mode=0o640)
+    assert f"chmod 600 {file}" in refused(capsys, "import", str(file))
+    password = secret_file(home / "pw", OPENS, mode=0o644)
+    assert f"chmod 600 {password}" in refused(capsys, "new", "--new-password-file", str(password))
+    assert not (home / "keys").exists()
+
+
+def test_a_key_in_the_arguments_is_refused_and_not_repeated(home: Path, capsys: Capture, key: SecretKey) -> None:
+    nsec = key.reveal_nsec()
+    for words in (["import", nsec], ["show", f"--key-file={nsec.upper()}"], ["new", nsec]):
+        line = refused(capsys, *words)
+        assert "SECRET" in line
+        assert nsec not in line.lower()
+    assert run([f"--train-file={nsec}"]) == 2
+    assert nsec not in capsys.readouterr().err
+    assert list(home.iterdir()) == []
+
+
+def test_a_key_that_is_given_out_comes_back_the_same(home: Path, capsys: Capture) -> None:
+    npub = shown(capsys, "new")
+    assert shown(capsys, "export", "plain") == "plain"
+    password = secret_file(home / "pw", OPENS)
+    assert shown(capsys, "export", "locked", "--new-password-file", str(password)) == "locked"
+    for name in ("plain", "locked"):
+        assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
+        assert shown(capsys, "show", "--key-file", name, "--password-file", str(password)) == npub
+        (home / "keys/nsec").unlink()
+        assert shown(capsys, "import", name, "--password-file", str(password)) == npub
+    assert (home / "plain").read_text().startswith("nsec1")
+    assert (home / "locked").read_text().startswith("ncryptsec1")
+
+
+def test_a_secret_is_printed_only_if_that_is_said(home: Path, capsys: Capture) -> None:
+    shown(capsys, "new")
+    secret = (home / "keys/nsec").read_text().strip()
+    assert "say --stdout" in refused(capsys, "export")
+    assert "say --stdout" in refused(capsys, "export", "file", "--stdout")
+    assert not (home / "file").exists()
+    assert shown(capsys, "export", "--stdout") == secret
+    assert json.loads(shown(capsys, "export", "--stdout", "--json"))["secret"] == secret
+    assert secret not in shown(capsys, "export", "file", "--json")
+
+
+def test_nothing_is_written_over(home: Path, capsys: Capture) -> None:
+    shown(capsys, "new")
+    (home / "mine").write_text("mine")
+    assert "there is something already: mine" in refused(capsys, "export", "mine")
+    assert (home / "mine").read_text() == "mine"
+    assert "not a name in a folder" in refused(capsys, "export", "gone/mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("", "no password in it"), ("\n", "no password in it"), ("wrong", "the password is not that of")]
+)
+def test_a_wrong_password_file(home: Path, capsys: Capture, key: SecretKey, text: str, says: str) -> None:
+    (home / "keys").mkdir()
+    secret_file(home / "keys/nsec", key.reveal_ncryptsec(OPENS))
+    assert says in refused(capsys, "show", "--password-file", str(secret_file(home / "pw", text)))
+
+
+def test_at_a_terminal_passwords_are_asked_for_and_not_shown(home: Path) -> None:
+    asked = {"New password: ": OPENS, "Again: ": OPENS}
+    code, screen = typed(home, "keys", "new", "--encrypt", answers=asked)
+    assert code == 0
+    npub = screen.split()[-1]
+    assert npub.startswith("npub1")
+    assert (home / "keys/nsec").read_text().startswith("ncryptsec1")
+    code, again = typed(home, "keys", "show", answers={f"Password of {home}/keys/nsec: ": OPENS})
+    assert (code, again.split()[-1]) == (0, npub)
+    assert OPENS not in screen + again
+
+
+def test_two_different_passwords_make_no_key(home: Path) -> None:
+    code, screen = typed(home, "keys", "new", "--encrypt", answers={"New password: ": OPENS, "Again: ": OPENS + "3"})
+    assert (code, "these are two passwords" in screen) == (2, True)
+    assert not (home / "keys").exists()
+
+
+def test_at_a_terminal_a_key_is_asked_for_and_not_shown(home: Path, key: SecretKey) -> None:
+    code, screen = typed(home, "keys", "import", answers={"Secret key (nsec or ncryptsec): ": key.reveal_nsec()})
+    assert (code, encode_npub(key.pubkey) in screen, key.reveal_nsec() in screen) == (0, True, False)
+    assert (home / "keys/nsec").read_text().strip() == key.reveal_nsec()
+
+
+@pytest.mark.parametrize("answer", ["", "\x04"], ids=["nothing", "end of file"])
+def test_without_an_answer_there_is_no_key(home: Path, answer: str) -> None:
+    code, screen = typed(home, "keys", "import", answers={"Secret key (nsec or ncryptsec): ": answer})
+    assert (code, "nothing was typed" in screen) == (2, True)
+
+
+def test_without_a_terminal_a_locked_key_needs_a_file_with_its_password(home: Path, key: SecretKey) -> None:
+    (home / "keys").mkdir()
+    secret_file(home / "keys/nsec", key.reveal_ncryptsec(OPENS))
+    done = randygpt(home, "keys", "show", start_new_session=True)
+    assert done.returncode == 2
+    assert "no terminal to ask for it" in only_line(done.stderr)
+    password = secret_file(home / "pw", OPENS)
+    assert randygpt(home, "keys", "show", "--password-file", password).stdout.strip() == encode_npub(key.pubkey)

@@ -1,0 +1,181 @@
+"""A key that is planted, and looked for wherever a process may leave it: it is in its file, and nowhere else."""
+
+import base64
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from support.command import background, environment, randygpt
+from support.models import write_tiny
+
+from relay_client.keys import SecretKey
+
+SECRET = bytes.fromhex("5eed" * 16)
+KEY = SecretKey(SECRET)
+FORMS = (
+    KEY.reveal_nsec().encode(),
+    KEY.reveal_nsec().upper().encode(),
+    KEY.reveal_nsec().removeprefix("nsec1").encode(),
+    SECRET,
+    SECRET.hex().encode(),
+    SECRET.hex().upper().encode(),
+    base64.b64encode(SECRET).rstrip(b"="),
+    repr(SECRET)[2:-1].encode(),
+    str(int(SECRET.hex(), 16)).encode(),
+)
+
+
+def shows_the_secret(*seen: bytes | str) -> bool:
+    texts = [text.encode() if isinstance(text, str) else text for text in seen]
+    return any(form in text for text in texts for form in FORMS)
+
+
+def files(*folders: Path) -> Iterable[Path]:
+    return (path for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with a model and the planted key."""
+    for name in ("CREDENTIALS_DIRECTORY", "RANDYGPT_NSEC"):
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "home"
+    (home / "keys").mkdir(parents=True, mode=0o700)
+    secret_file(home / "keys/nsec", KEY.reveal_nsec())
+    write_tiny(home / "checkpoint_best.bin", name="demo")
+    return home
+
+
+def secret_file(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="ascii")
+    path.chmod(0o600)
+    return path
+
+
+def test_the_secret_is_found_where_it_is(home: Path) -> None:
+    assert [path for path in files(home) if shows_the_secret(path.read_bytes())] == [home / "keys/nsec"]
+    assert all(shows_the_secret(b"x" + form + b"y") for form in FORMS)
+
+
+def test_what_is_printed_sent_and_written_has_no_secret(home: Path, tmp_path: Path, free_port: int) -> None:
+    data = tmp_path / "relay-data"
+    with background(tmp_path, "relay", "--port", free_port, "--data", data) as (_, url):
+        lines = [
+            ("keys", "show", "--json"),
+            ("publish", "checkpoint_best.bin", "--relay", url),
+            ("publish", "checkpoint_best.bin", "--relay", url, "--new-version", "--json"),
+            ("publish", "gone.bin", "--relay", url),
+            ("keys", "new"),
+            ("config", "show", "--all"),
+        ]
+        done = [randygpt(home, *line) for line in lines]
+        assert [each.returncode for each in done] == [0, 0, 0, 2, 2, 0]
+        npub = done[0].stdout.split('"')[3]
+        done.append(randygpt(home, "revoke", f"{npub}/demo", "--relay", url))
+        assert done[-1].returncode == 0, done[-1].stderr
+    assert (home / "state/journal.sqlite").is_file()
+    assert sum(path.stat().st_size for path in files(data)) > 10_000
+    assert not shows_the_secret(*(each.stdout + each.stderr for each in done))
+    assert [path for path in files(home, data) if shows_the_secret(path.read_bytes())] == [home / "keys/nsec"]
+
+
+def way_of(source: str, home: Path) -> tuple[list[str], dict[str, str]]:
+    """(words, variables) with which the key comes from a source; its file is in the folder of the home's keys."""
+    if source == "credential":
+        return [], {"CREDENTIALS_DIRECTORY": str(home / "keys")}
+    if source == "key file":
+        return ["--key-file", str((home / "keys/nsec").rename(home / "keys/named"))], {}
+    if source == "locked":
+        secret_file(home / "keys/nsec", KEY.reveal_ncryptsec("hunter2"))
+        return ["--password-file", str(secret_file(home / "keys/password", "hunter2"))], {}
+    return [], {}
+
+
+@pytest.mark.parametrize("source", ["home", "credential", "key file", "locked"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGABRT])
+def test_a_process_that_holds_a_key_shows_it_to_nobody(home: Path, source: str, number: int) -> None:
+    """A relay that never answers keeps it waiting, with the key in its memory; then it ends, or crashes."""
+    words, variables = way_of(source, home)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        url = f"ws://127.0.0.1:{silent.getsockname()[1]}"
+        with subprocess.Popen(
+            [sys.executable, "-m", "randygpt", "publish", "checkpoint_best.bin", "--relay", url, *words],
+            cwd=home,
+            env=environment(home) | variables | {"PYTHONFAULTHANDLER": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as process:
+            connection, _ = silent.accept()
+            with connection:
+                facts = Path(f"/proc/{process.pid}")
+                seen = (facts / "cmdline").read_bytes() + (facts / "environ").read_bytes()
+                limits = (facts / "limits").read_text(encoding="ascii")
+                sent = connection.recv(4096)
+                process.send_signal(number)
+                output = process.communicate(timeout=60)[0]
+    assert process.returncode == (143 if number == signal.SIGTERM else -number)
+    assert (b"Fatal Python error: Aborted" in output) == (number == signal.SIGABRT)
+    assert b"RANDYGPT_HOME" in seen
+    assert sent.startswith(b"GET / HTTP/1.1")
+    assert not shows_the_secret(seen, output, sent)
+    assert next(line for line in limits.splitlines() if line.startswith("Max core file size")).split()[4:6] == ["0"] * 2
+    assert all(path.parent == home / "keys" for path in files(home) if shows_the_secret(path.read_bytes()))
+
+
+CRASHING = """
+import sys, traceback
+import distribution.journal
+
+def with_values(kind, error, trace):
+    report = traceback.TracebackException(kind, error, trace, capture_locals=True)
+    sys.stderr.write("".join(report.format()))
+
+sys.excepthook = with_values
+distribution.journal.Journal = None  # a bug that nobody foresaw, in the middle of a publish
+from randygpt.cli.main import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_a_traceback_with_all_its_values_has_no_secret(home: Path) -> None:
+    words = ["publish", "checkpoint_best.bin", "--relay", "ws://127.0.0.1:1"]
+    done = subprocess.run(
+        [sys.executable, "-c", CRASHING, *words],
+        cwd=home,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "TypeError" in done.stderr
+    assert "key=SecretKey(***)" in done.stderr
+    assert not shows_the_secret(done.stdout, done.stderr)
+
+
+def test_a_key_in_the_environment_is_warned_of_and_not_handed_on(home: Path) -> None:
+    (home / "keys/nsec").unlink()
+    code = (
+        "import subprocess, sys; from randygpt.cli.main import run; code = run(['keys', 'show']);"
+        "subprocess.run(['env'], check=True); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(home) | {"RANDYGPT_NSEC": KEY.reveal_nsec()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "warning: RANDYGPT_NSEC" in done.stderr
+    assert f"RANDYGPT_HOME={home}" in done.stdout
+    assert not shows_the_secret(done.stdout, done.stderr)
+    assert os.environ.get("RANDYGPT_NSEC") is None
