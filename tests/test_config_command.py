@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -292,6 +293,17 @@ def test_the_example_has_everything_and_all_of_it_will_do(settings: Path, capsys
     assert said["serve"]["port"] == 8080
     assert said.keys() >= {"home", "relays"}
     assert "# 0: any that is free.  [default: 8080; 0<=x<=65535]" in text
+
+
+def test_the_pages_examples_are_true(settings: Path, capsys: Capture) -> None:
+    page = (Path(__file__).parents[1] / "docs/settings.md").read_text(encoding="utf-8")
+    (toml,) = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    settings.write_text(toml, encoding="utf-8")
+    assert run(["config", "check", "--quiet"]) == 0, capsys.readouterr().out
+    settings.write_text("\n" * 4 + "serve.prot = 1\n", encoding="utf-8")
+    assert run(["list"]) == 2
+    shown = capsys.readouterr().err.replace(str(settings), "/etc/randygpt/config.toml")
+    assert f"```text\n{shown}```" in page
 
 
 def test_every_setting_and_every_variable_is_one_parameter() -> None:
