@@ -36,10 +36,22 @@ relay = [
 [[many]]
 y = 1
 [empty]
+[self]
+
+self = 1
 '''
 
 
-PIECES = ["\n", "\n", "a", "b", " = ", " = ", ".", "1", '"', '"""', "#", *"[]{},", "[a]\n", "[[b]]\n", "a = 1\n"]
+STATEMENTS = [
+    "\n",
+    "# [a]\n",
+    "a = 1\n",
+    "b.c = 1 # a\n",
+    "d = [\n1,\n\n]\n",
+    'e = """\n[a]\nf = 1\n"""\n',
+    "f = {a = 1}\n",
+]
+PIECES = [*STATEMENTS, *STATEMENTS, "[g]\n", "[h.i]\n", "[[j]]\n", *'\na =.1"#[]{},']
 
 
 def test_every_key_has_the_line_on_which_it_begins() -> None:
@@ -54,6 +66,7 @@ def test_every_key_has_the_line_on_which_it_begins() -> None:
         "follow.relay": 13,
         "many": 19,
         "empty": 21,
+        "self.self": 24,
     }
 
 
@@ -67,7 +80,7 @@ def parsed(text: str) -> dict[configuration.Key, object] | None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
 def test_any_text_is_refused_with_a_line_or_every_key_in_it_has_one(text: str) -> None:
     lines = text.split("\n")
     prefixes = {end: parsed("\n".join(lines[:end])) for end in range(len(lines) + 1)}
