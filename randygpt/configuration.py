@@ -47,11 +47,20 @@ def paths() -> list[Path]:
 
 def present() -> list[Path]:
     """The settings files that are there; raises CallerError if one that was asked for is not."""
-    found = [path for path in paths() if path.exists()]
+    found = [path for path in paths() if _is_there(path)]
     if os.environ.get("RANDYGPT_CONFIG") and len(found) < len(paths()):
         missing = next(path for path in paths() if path not in found)
         raise CallerError(f"RANDYGPT_CONFIG names {missing}, and there is no such file")
     return found
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file is within reach: a service may not look into its user's home, nor a user into /etc/randygpt."""
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True
 
 
 def merged() -> dict[Key, Setting]:
@@ -69,6 +78,14 @@ def take(settings: Mapping[Key, Setting], key: Key, convert: Callable[[object], 
     except CallerError as error:
         line = line_of(text_of(setting.file), key)
         raise InvalidSetting(setting.file, line, ".".join(key), str(error)) from None
+
+
+def expanded(path: Path) -> Path:
+    """A path whose `~` is the user's folder; raises CallerError if that user is not known."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise CallerError(f"no folder is known for {path.parts[0]}") from None
 
 
 def text_of(path: Path) -> str:
@@ -91,7 +108,7 @@ def parse(path: Path, text: str) -> dict[Key, object]:
         if _SECRET.search(line):
             raise InvalidSetting(path, number, "", "a secret key does not belong here; see `randygpt keys import`")
     try:
-        return dict(_leaves(tomllib.loads(text)))
+        values = dict(_leaves(tomllib.loads(text)))
     except tomllib.TOMLDecodeError as error:
         words, _, where = str(error).removesuffix(")").rpartition(" (at ")
         found = re.match(r"line (\d+)", where)
@@ -99,6 +116,11 @@ def parse(path: Path, text: str) -> dict[Key, object]:
         raise InvalidSetting(path, place, "", f"not TOML: {words}") from None
     except RecursionError:
         raise InvalidSetting(path, 1, "", "not TOML that anybody needs: nested too deeply") from None
+    for key, value in values.items():
+        texts = value if isinstance(value, list) else [value]
+        if any("\0" in each for each in texts if isinstance(each, str)):
+            raise InvalidSetting(path, line_of(text, key), ".".join(key), "nothing here can have a NUL in it")
+    return values
 
 
 def line_of(text: str, key: Key) -> int:

@@ -21,8 +21,8 @@ from relay_client.keys import SecretKey
 
 Password = Callable[[str], str]  # from what is to be opened to its password; may raise CallerError
 
+MAX_SECRET = 4096  # bytes that are read of a file with a secret
 _VARIABLE = "RANDYGPT_NSEC"
-_MAX_FILE = 4096  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def read_secret(path: Path) -> str:
             raise CallerError(f"{path}: a file with a secret must be a plain file of your own")
         if facts.st_mode & forbidden:
             raise CallerError(f"{path}: others may read this secret; run: chmod 600 {path}")
-        return os.read(descriptor, _MAX_FILE).decode("utf-8", "replace")
+        return os.read(descriptor, MAX_SECRET).decode("utf-8", "replace")
     finally:
         os.close(descriptor)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import platformdirs
 
 import relay_client.errors
-from randygpt.configuration import Key, merged, take
+from randygpt.configuration import Key, expanded, merged, take
 from randygpt.errors import CallerError
 from relay_client import durable
 from relay_client.address import check_url
@@ -37,7 +37,7 @@ class Home:
         settings = merged()
         said, relays = take(settings, HOME, _folder), take(settings, RELAYS, _relays)
         chosen, instead = os.environ.get(variable(HOME)), os.environ.get(variable(RELAYS), "").split()
-        folder = Path(chosen).expanduser().absolute() if chosen else said or platformdirs.user_data_path("randygpt")
+        folder = expanded(Path(chosen)).absolute() if chosen else said or platformdirs.user_data_path("randygpt")
         return cls(folder, tuple(instead or relays or ()), is_whole=bool(instead))
 
     @property
@@ -97,7 +97,7 @@ def variable(key: Key) -> str:
 
 
 def _folder(value: object) -> Path:
-    path = Path(value).expanduser() if isinstance(value, str) else None
+    path = expanded(Path(value)) if isinstance(value, str) else None
     if not path or not path.is_absolute():
         raise CallerError("a folder's full path belongs here, in quotes")
     return path

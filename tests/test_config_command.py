@@ -14,6 +14,7 @@ import typer
 from support.command import background, environment, only_line, randygpt
 from support.models import write_tiny
 
+from randygpt.cli import installed
 from randygpt.cli.main import app, run
 from randygpt.cli.parameters import parameters
 
@@ -160,6 +161,10 @@ MISTAKES = {
     "[gc]\nquota = '1 mile'": (2, "gc.quota", "not a number of bytes"),
     "[plot]\nfile = []": (2, "plot.file", "something belongs here"),
     "home = 1": (1, "home", "a folder's full path"),
+    "home = '~nobody-by-that-name/x'": (1, "home", "no folder is known for ~nobody-by-that-name"),
+    "[serve]\nmodel = '~nobody-by-that-name/x'": (2, "serve.model", "no folder is known for ~nobody-by-that-name"),
+    '[serve]\nmodel = "a\\u0000"': (2, "serve.model", "can have a NUL"),
+    'relays = ["wss://a.example/\\u0000"]': (1, "relays", "can have a NUL"),
     "home = 'here'": (1, "home", "a folder's full path"),
     "relays = 'wss://a.example'": (1, "relays", "a list of addresses"),
     "relays = ['wss://a.example',\n 'http://a']": (1, "relays", "not a relay's address"),
@@ -220,6 +225,11 @@ def test_a_file_can_be_checked_that_is_not_in_use(settings: Path, capsys: Captur
 def test_help_is_given_whatever_is_set(settings: Path, words: list[str]) -> None:
     settings.write_text("nonsense", encoding="utf-8")
     assert run(words) == 0
+
+
+def test_a_shell_that_completes_shows_no_mistake(settings: Path) -> None:
+    settings.write_text("nonsense", encoding="utf-8")
+    assert installed._complete("") == []
 
 
 def test_a_prompt_that_looks_like_a_flag_is_no_call_for_help(settings: Path, capsys: Capture) -> None:

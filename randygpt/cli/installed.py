@@ -25,11 +25,12 @@ _MEANING = "An installed release: current, previous, its name, npub…/name, or 
 def _complete(incomplete: str) -> list[str]:
     """What a shell offers after Tab; nothing, rather than an error in the middle of a line."""
     from distribution.errors import DistributionError
+    from randygpt.errors import RandyGPTError
 
     try:
         store, _ = local(Home.from_environment())
         names = {"current", "previous", *(release.name for release in store.releases())}
-    except (DistributionError, OSError):
+    except (DistributionError, RandyGPTError, OSError):
         return []
     return sorted(name for name in names if name.startswith(incomplete))
 

@@ -68,7 +68,9 @@ def import_(
     if file:
         raw = keysource.read_secret(file)
     else:
-        raw = _ask("Secret key (nsec or ncryptsec): ") if sys.stdin.isatty() else sys.stdin.readline()
+        raw = (
+            _ask("Secret key (nsec or ncryptsec): ") if sys.stdin.isatty() else sys.stdin.readline(keysource.MAX_SECRET)
+        )
     key = keysource.unlock(raw, str(file or "stdin"), _opener(password_file))
     is_locked = keysource.is_locked(raw)
     keysource.keep(home, raw.strip() if is_locked else _written(key, new_password_file, encrypt=encrypt))

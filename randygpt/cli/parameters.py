@@ -15,7 +15,7 @@ from pathlib import Path
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from randygpt.configuration import Key, Setting, merged, parse, take, text_of
+from randygpt.configuration import Key, Setting, expanded, merged, parse, take, text_of
 from randygpt.errors import CallerError, InvalidSetting
 from randygpt.settings import GENERAL, RELAYS, variable
 
@@ -78,7 +78,7 @@ class Parameter:
             raise CallerError(f"{_kind(converted)} belongs here")
         if isinstance(value, list) and not all(isinstance(each, str) for each in value):
             raise CallerError("a list of texts in quotes belongs here")
-        return str(converted.expanduser()) if isinstance(converted, Path) else value
+        return str(expanded(converted)) if isinstance(converted, Path) else value
 
     def from_environment(self) -> object:
         """What the environment says, None if nothing; raises click's BadParameter."""

@@ -148,6 +148,12 @@ def test_nothing_is_read_from_the_current_directory(monkeypatch: pytest.MonkeyPa
     assert all(setting.file == Path("/etc/randygpt/config.toml") for setting in merged().values())
 
 
+def test_a_place_out_of_reach_has_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANDYGPT_CONFIG")
+    monkeypatch.setenv("XDG_CONFIG_HOME", f"/{'x' * 300}")  # no name is so long; root may look everywhere else
+    assert set(configuration.present()) <= {Path("/etc/randygpt/config.toml")}
+
+
 def test_a_file_that_was_asked_for_has_to_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RANDYGPT_CONFIG", str(tmp_path / "gone.toml"))
     with pytest.raises(CallerError, match=r"gone\.toml, and there is no such file"):
