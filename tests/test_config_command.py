@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from support.command import background, environment, only_line, randygpt
+from support.command import TIMEOUT_S, background, environment, only_line, randygpt
 from support.models import write_tiny
 
 from randygpt.cli import installed
@@ -103,7 +103,7 @@ def test_a_server_listens_where_the_file_says(tmp_path: Path, free_port: int, mo
         request = urllib.request.Request(
             address, b'{"prompt": "a", "max_tokens": 1}', {"Authorization": "Bearer hunter2"}
         )
-        with urllib.request.urlopen(request, timeout=60) as reply:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
             assert reply.status == 200
 
 
@@ -338,7 +338,7 @@ def test_the_demo_and_settings_of_the_user_do_not_meet(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=TIMEOUT_S,
     )
     ours = {name: value for name, value in json.loads(done.stdout).items() if name.startswith("RANDYGPT_")}
     assert ours == {"RANDYGPT_HOME": str(tmp_path / "author"), "RANDYGPT_CONFIG": os.devnull}
@@ -349,7 +349,7 @@ def test_a_process_of_its_own_reads_the_users_file(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("HOME", str(tmp_path))
     probe = "import platformdirs; print(platformdirs.user_config_path('randygpt'))"
-    found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=60)
+    found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=TIMEOUT_S)
     folder = Path(found.stdout.strip())
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text('relays = ["wss://users.example"]\n', encoding="utf-8")

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from support.command import background, environment, randygpt
+from support.command import TIMEOUT_S, background, environment, randygpt
 from support.models import write_tiny
 
 from relay_client.keys import SecretKey
@@ -118,7 +118,7 @@ def test_a_process_that_holds_a_key_shows_it_to_nobody(home: Path, source: str, 
                 limits = (facts / "limits").read_text(encoding="ascii")
                 sent = connection.recv(4096)
                 process.send_signal(number)
-                output = process.communicate(timeout=60)[0]
+                output = process.communicate(timeout=TIMEOUT_S)[0]
     assert process.returncode == (143 if number == signal.SIGTERM else -number)
     assert (b"Fatal Python error: Aborted" in output) == (number == signal.SIGABRT)
     assert b"RANDYGPT_HOME" in seen
@@ -151,7 +151,7 @@ def test_a_traceback_with_all_its_values_has_no_secret(home: Path) -> None:
         env=environment(home),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=TIMEOUT_S,
         check=False,
     )
     assert done.returncode == 1
@@ -171,7 +171,7 @@ def test_a_key_in_the_environment_is_warned_of_and_not_handed_on(home: Path) -> 
         env=environment(home) | {"RANDYGPT_NSEC": KEY.reveal_nsec()},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=TIMEOUT_S,
         check=False,
     )
     assert done.returncode == 0

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.command import TIMEOUT_S
 
 from randygpt import keysource
 from randygpt.errors import CallerError
@@ -138,7 +139,7 @@ def test_a_pipe_is_no_key_and_is_not_waited_for(home: Home) -> None:
     code = (
         f"from pathlib import Path; from randygpt import keysource; keysource.read_secret(Path({str(home.key_path)!r}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     assert "CallerError" in done.stderr
     assert "a file with a secret must be a plain file" in done.stderr
 
@@ -262,5 +263,5 @@ def test_with_a_key_there_are_no_core_dumps() -> None:
         "import resource as r; from randygpt import keysource; most = r.getrlimit(r.RLIMIT_CORE)[1]\n"
         "r.setrlimit(r.RLIMIT_CORE, (most, most)); keysource.no_core_dumps(); print(r.getrlimit(r.RLIMIT_CORE))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=TIMEOUT_S)
     assert done.stdout.strip() == "(0, 0)"
