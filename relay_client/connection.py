@@ -21,6 +21,7 @@ from relay_client.event import HashedEvent, Signer
 from relay_client.filter import Filter
 from relay_client.hints import is_public
 from relay_client.messages import clean, prefix
+from relay_client.pacing import QUESTION_REPEATS, Pace
 from relay_client.session import Acknowledged, Challenged, Delivered, Finished, Identified, Noticed, Session
 
 MAX_FRAME = 256 << 10  # bytes; an event of ours is a quarter of it
@@ -65,7 +66,9 @@ class Connection:
         self._session = Session()
         self._said: deque[Acknowledged | Noticed] = deque()  # as many as the session lets through
         self._identities: list[Identified] = []  # answers to the last `identify`: one
+        self._identifying = asyncio.Lock()
         self._queries: dict[str, _Query] = {}
+        self._pace = Pace(max_repeats=QUESTION_REPEATS)  # of what is asked
         self._heard = asyncio.Event()  # set whenever a frame of use arrives
         self._active_at = 0.0  # loop time of the last frame of use, theirs or ours: from here silence is counted
         self._notice = ""
@@ -115,29 +118,42 @@ class Connection:
 
     async def identify(self, reason: str) -> None:
         """Say who is here, to a relay that gave this reason for refusing something; raises Refused, TransportError."""
-        if self._signer is None or self.identified:
+        if self._signer is None:
             raise Refused(f"{self.url}: {reason}")
-        while not self._session.challenged:
-            await self._listen()
-        self._identities.clear()
-        await self._write(self._session.identify(self._signer, url=self.url, now=int(time.time())))
-        while not self._identities:
-            await self._listen()
-        if refusal := self._identities.pop().refusal:
-            raise Refused(f"{self.url}: does not accept this key: {refusal}")
+        async with self._identifying:
+            if self.identified:  # meanwhile, for another request
+                return
+            while not self._session.challenged:
+                await self._listen()
+            self._identities.clear()
+            await self._write(self._session.identify(self._signer, url=self.url, now=int(time.time())))
+            while not self._identities:
+                await self._listen()
+            if refusal := self._identities.pop().refusal:
+                raise Refused(f"{self.url}: does not accept this key: {refusal}")
 
     async def query(self, wanted: Filter, on_event: OnEvent) -> None:
         """Ask, call `on_event` for each event as it arrives, and return when the relay has sent what it stores.
 
+        A relay that finds it too fast is asked again after a wait, each longer than the last, for about a minute.
         `on_event` gets unverified data and runs between two reads (so it is also the brake). It ends the query by
         returning True, or by raising. Raises Refused when the relay refuses, TransportError when it goes away or is
         silent, PeerError when it talks nonsense.
         """
-        refusal = await self._ask(wanted, on_event)
-        if prefix(refusal) == "auth-required" and self._signer:
-            await self.identify(refusal)
+        while True:
+            await asyncio.sleep(self._pace.wait_s(_now()))
+            asked_at, known = _now(), self.identified
             refusal = await self._ask(wanted, on_event)
-        if refusal:  # without a reason, a relay is merely done
+            if not refusal:  # without a reason, a relay that closes is merely done
+                self._pace.taken()
+                return
+            if prefix(refusal) == "rate-limited":
+                self._pace.limited(sent_at=asked_at, now=_now())
+                if not self._pace.is_hopeless:
+                    continue
+            elif prefix(refusal) == "auth-required" and self._signer and not known:
+                await self.identify(refusal)
+                continue
             raise Refused(f"{self.url}: refused a request: {refusal}")
 
     async def _ask(self, wanted: Filter, on_event: OnEvent) -> str:
@@ -177,7 +193,7 @@ class Connection:
             raise self._failure
 
     async def _write(self, frame: bytes) -> None:
-        self._active_at = asyncio.get_running_loop().time()
+        self._active_at = _now()
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._socket.send(frame, text=True)
@@ -222,7 +238,7 @@ class Connection:
                 return  # words alone do not put off the end of patience
             case None:
                 return
-        self._active_at = asyncio.get_running_loop().time()
+        self._active_at = _now()
         self._heard.set()
 
     @staticmethod
@@ -247,6 +263,10 @@ async def _public_address(url: str) -> str:
     if not addresses or not all(map(is_public, addresses)):
         raise TransportError(f"{url}: not a public address")
     return addresses[0]
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _words(error: Exception) -> str:

@@ -117,10 +117,10 @@ class _Hunt:
         return []
 
     async def _ask(self, connection: Connection, share: list[str]) -> None:
-        left, caught = set(share), False
+        left, caught, junk = set(share), False, False
 
         def on_event(raw_event: Mapping[str, object]) -> bool:
-            nonlocal caught
+            nonlocal caught, junk
             key = self._search.key(raw_event)
             if key not in left:
                 return False
@@ -129,13 +129,17 @@ class _Hunt:
             elif self._search.blames:
                 caught = self._shares.accuse(connection.url, key)  # a first lie ends the request
                 self._liars.add(connection.url)
+            else:
+                junk = True
             return caught or not left
 
         answered = False
         self.open[connection.url] += 1
         try:
             await connection.query(self._search.filter(share), on_event)
-            answered = not caught
+            came = len(left) < len(share)  # then what did not may have been over a limit of the relay's
+            crowded = junk and not came and self._shares.narrow(connection.url, len(share))
+            answered = not (caught or came or crowded)
         finally:
             self.open[connection.url] -= 1
             self._shares.give_back(connection.url, share, answered=answered)

@@ -1,4 +1,4 @@
-"""How fast one relay may be offered events: it learns from what the relay takes and from what is too fast. No I/O.
+"""How fast one relay may be offered events, or asked: learned from what it takes and what is too fast. No I/O.
 
 The window opens by one with each event taken (slow start), halves when the relay says that it is too fast, and opens
 slowly from there. Then nothing is sent for a while; a relay that finds the next try too early is left alone for twice
@@ -12,6 +12,7 @@ from relay_client.session import MAX_UNACKED_EVENTS
 FIRST_WAIT_S = 2.0
 LONGEST_WAIT_S = 300.0
 MAX_REPEATS = 10  # waits in a row after which nothing was taken: about 20 minutes
+QUESTION_REPEATS = 5  # ... and of questions, which somebody is waiting for: about a minute
 _FIRST_WINDOW = 2
 _TAKEN_PER_STEP = 16  # events taken for one more in the window, after the relay has been too slow once
 _TAKEN_PER_PARDON = 32  # events taken in a row that halve the next wait
@@ -27,7 +28,8 @@ def is_about_rate(notice: str) -> bool:
 class Pace:
     """What one relay bears; lives as long as the work on it, whatever becomes of connections."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_repeats: int = MAX_REPEATS) -> None:
+        self._max_repeats = max_repeats
         self._window: float = _FIRST_WINDOW  # events under way
         self._threshold: float = MAX_UNACKED_EVENTS  # up to here the window opens quickly
         self._next_wait_s = FIRST_WAIT_S
@@ -44,7 +46,7 @@ class Pace:
     @property
     def is_hopeless(self) -> bool:
         """Whether the relay has taken nothing in spite of many waits, each longer than the last."""
-        return self._repeats > MAX_REPEATS
+        return self._repeats > self._max_repeats
 
     def wait_s(self, now: float) -> float:
         """Seconds until the next event may be sent, 0 if it may be sent now."""

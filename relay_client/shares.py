@@ -21,6 +21,7 @@ class Shares:
         self._asking: dict[str, set[str]] = {}  # wanted -> the relays being asked
         self._without: dict[str, set[str]] = {url: set() for url in relays}  # relay -> what it answered without
         self._liars = set(liars)
+        self._most = dict.fromkeys(self._without, IDS_PER_REQUEST)  # keys in one request
 
     @property
     def wanted(self) -> list[str]:
@@ -56,13 +57,18 @@ class Shares:
 
     def take(self, url: str) -> list[str]:
         """The next share of what is free. The fewer keys are left for each relay, the smaller it is."""
-        size = min(IDS_PER_REQUEST, max(_SMALL_SHARE, -(-len(self._free) // max(1, len(self._honest)))))
+        size = min(self._most[url], max(_SMALL_SHARE, -(-len(self._free) // max(1, len(self._honest)))))
         return self._hand_out(url, islice((key for key in self._free if self._may_ask(url, key)), size))
 
     def take_over(self, url: str) -> list[str]:
         """A share of what others are being asked for: first what is asked of the fewest."""
         owed = [key for key, relays in self._asking.items() if url not in relays and self._may_ask(url, key)]
-        return self._hand_out(url, sorted(owed, key=lambda key: len(self._asking[key]))[:IDS_PER_REQUEST])
+        return self._hand_out(url, sorted(owed, key=lambda key: len(self._asking[key]))[: self._most[url]])
+
+    def narrow(self, url: str, size: int) -> bool:
+        """Ask a relay for less at a time, as so many keys brought nothing of use; returns whether that is possible."""
+        self._most[url] = min(self._most[url], max(1, size // 2))
+        return size > 1
 
     def settle(self, key: str) -> None:
         """Nobody needs to be asked for this key any more."""

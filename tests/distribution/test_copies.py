@@ -4,7 +4,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from support.releases import checkpoint_bytes, fetch, publish, tiny_sources, visible
+from support.releases import checkpoint_bytes, fetch, many_sources, publish, tiny_sources, visible
 from support.scripted_relay import RawEvent, ScriptedRelay
 
 from distribution.announcement import CHUNK_KIND
@@ -84,6 +84,36 @@ async def test_junk_under_the_right_hash_is_passed_over(
     fetched = await fetch([scripted.url], tmp_path / "b", published.release.id)
     assert (fetched.chunks.fetched, fetched.chunks.rejected) == (5, 20)
     assert fetched.liars == []  # the relay cannot know
+
+
+async def test_more_copies_than_one_answer_holds(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
+) -> None:
+    published = await publish([scripted.url], tmp_path / "a", key, many_sources(60))
+    for event_id, _ in chunks(published):
+        event = scripted.events.pop(event_id.hex())
+        for number in range(4):
+            put(scripted, copy(event, stranger, created_at=number))
+    fetched = await fetch([scripted.url], tmp_path / "b", published.release.id)
+    assert fetched.chunks.fetched == 62
+
+
+async def test_junk_in_place_of_one_chunk_does_not_crowd_out_the_others(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
+) -> None:
+    published = await publish([scripted.url], tmp_path / "a", key, many_sources(60))
+    kept = {event_id.hex(): scripted.events.pop(event_id.hex()) for event_id, _ in chunks(published)}
+    crowded = next(iter(kept.values()))
+    for number in range(100):  # as many as are asked for at once
+        put(scripted, copy(crowded, stranger, created_at=number, content="AAAA"))
+    for event in kept.values():
+        put(scripted, copy(event, stranger, created_at=200))
+    with pytest.raises(ChunksMissing, match="1 of 62 chunks"):
+        await fetch([scripted.url], tmp_path / "b", published.release.id)
+    assert visible(tmp_path / "b") == {}
+    scripted.events |= {crowded["id"]: crowded}
+    fetched = await fetch([scripted.url], tmp_path / "b", published.release.id)
+    assert (fetched.chunks.fetched, fetched.chunks.reused) == (1, 61)
 
 
 async def test_junk_alone_leaves_the_chunk_missing_and_the_store_as_it_was(

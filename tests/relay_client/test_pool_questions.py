@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 import orjson
@@ -9,7 +10,7 @@ import pytest
 from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
 from websockets.asyncio.server import ServerConnection, serve
 
-from relay_client import connection
+from relay_client import connection, pacing
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
@@ -123,15 +124,57 @@ async def test_what_one_relay_forges_is_asked_of_another(scripted: ScriptedRelay
 
 async def test_what_nobody_has_is_asked_of_each_relay_once(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     events = made(70)
-    scripted.events = second.events = stored(events[:5])
     taker = Taker()
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
-        await pool.collect(ids(events), taker)
-    assert set(taker.taken) == set(ids(events[:5]))
+        assert sorted(await pool.collect(ids(events), taker)) == sorted(ids(events))
+    assert taker.taken == {}
     for relay in (scripted, second):
         asked = [event_id for wanted in relay.requests for event_id in wanted["ids"]]
         assert len(asked) == len(set(asked))
-        assert {event.id.hex() for event in events[5:]} <= set(asked)
+        assert {event.id.hex() for event in events} == set(asked)
+
+
+async def test_a_lone_relay_whose_answers_are_short_is_asked_for_the_rest(scripted: ScriptedRelay) -> None:
+    events = made(120)
+    scripted.events, scripted.most = stored(events[:-3]), 20
+    taker = Taker()
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
+        assert await pool.collect(ids(events), taker) == ids(events[-3:])
+    assert set(taker.taken) == set(ids(events[:-3]))
+    assert len(scripted.requests) < 20  # what it does not have does not keep us asking
+
+
+async def test_a_relay_that_finds_questions_too_fast_is_asked_again_later(
+    scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "FIRST_WAIT_S", 0.01)
+    events, refused = made(120), Counter[str]()
+    scripted.events = stored(events)
+
+    def refuse(wanted: dict[str, list[str]]) -> str:
+        refused[wanted["ids"][0]] += 1
+        return "rate-limited: slow down" if refused[wanted["ids"][0]] <= 2 else ""
+
+    scripted.refuse = refuse
+    taker = Taker()
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
+        await pool.collect(ids(events), taker)
+        assert pool.urls == [scripted.url]
+    assert set(taker.taken) == set(ids(events))
+
+
+async def test_a_relay_that_finds_every_question_too_fast_is_left_out(
+    scripted: ScriptedRelay, second: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "FIRST_WAIT_S", 0.001)
+    events = made(3)
+    scripted.refuse = lambda _wanted: "rate-limited: never"
+    second.events = stored(events)
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
+        answers = await pool.query(Filter(ids=tuple(ids(events)), limit=3))
+        assert (len(answers), pool.urls) == (3, [second.url])
+        assert pool.reports[scripted.url].reason.endswith("refused a request: rate-limited: never")
+    assert len(scripted.requests) == 1 + pacing.QUESTION_REPEATS
 
 
 async def test_a_relay_that_gives_fewer_than_asked(scripted: ScriptedRelay, second: ScriptedRelay) -> None:

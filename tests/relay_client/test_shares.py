@@ -61,6 +61,18 @@ def test_an_idle_relay_takes_over_what_another_owes() -> None:
     assert shares.wanted == []
 
 
+def test_a_request_that_brought_nothing_of_use_is_halved_down_to_one_key() -> None:
+    shares = Shares(KEYS, [A, B])
+    assert shares.narrow(A, 50)
+    assert len(shares.take(A)) == 25
+    assert shares.narrow(A, 2)
+    assert len(shares.take(A)) == 1
+    assert not shares.narrow(A, 1)
+    assert len(shares.take(A)) == 1
+    assert len(shares.take(B)) == 50
+    assert len(shares.take_over(A)) == 1
+
+
 def test_what_is_asked_of_the_fewest_is_taken_over_first() -> None:
     shares = Shares(KEYS[:60], [A, B, C])
     while shares.take(A):

@@ -27,6 +27,7 @@ class ScriptedRelay:
     deliver: Callable[[RawEvent], RawEvent | None] = lambda event: event
     accept: Callable[[RawEvent], tuple[bool, str]] = lambda _event: (True, "")  # (OK, reason)
     refuse: Callable[[dict[str, Any]], str] = lambda _wanted: ""  # the reason why a request is refused, if it is
+    most: int = 1 << 20  # events in one answer, whatever was asked for
     before_answer: Callable[[dict[str, Any]], Awaitable[None]] | None = None  # may hold an answer back
     keep: bool = True  # False: answers OK and forgets
     silent: bool = False  # True: never answers anything
@@ -81,7 +82,7 @@ class ScriptedRelay:
         found = [event for event in self.events.values() if _matches(event, wanted)]
         for event in self.junk:
             await socket.send(orjson.dumps(["EVENT", subscription, event]).decode())
-        for event in found[: wanted["limit"]]:
+        for event in found[: min(wanted["limit"], self.most)]:
             delivered = self.deliver(event)
             if delivered is not None:
                 await socket.send(orjson.dumps(["EVENT", subscription, delivered]).decode())
