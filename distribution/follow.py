@@ -21,7 +21,7 @@ from distribution.state import StateFile
 from distribution.store import Store
 from relay_client.backoff import Backoff
 from relay_client.errors import InvalidEvent, RelayClientError
-from relay_client.event import Event
+from relay_client.event import Event, Signer
 from relay_client.filter import Filter
 from relay_client.keys import AddressReference, EventReference
 from relay_client.pool import Pool
@@ -67,6 +67,7 @@ class Followed:
     address: AddressReference
     urls: Sequence[str]
     notify_only: bool = False
+    signer: Signer | None = None  # for relays that insist on knowing who is there
 
 
 class Follower:
@@ -97,14 +98,14 @@ class Follower:
         self._last_install: Mapping[str, object] | None = None
         self._told: object = None  # what was last said of something that is not installed
         wanted = Filter(authors=(self._address.author,), kinds=(HEAD_KIND, REVOCATION_KIND), limit=_STORED)
-        self._watch = Watch(followed.urls, wanted, self._on_event, on_change=self._on_change)
+        self._watch = Watch(followed.urls, wanted, self._on_event, signer=followed.signer, on_change=self._on_change)
 
     async def catch_up(self) -> News | None:
         """Ask all relays once, and install what is new; None if nothing is. Raises what `Fetcher.fetch` raises."""
         versions, address = self._store.versions, self._address
         met = {version.release_id for version in versions.seen(address.author, address.name).versions.values()}
         await versions.revoke(address.author, address.name, self._revoked.keys() & (met | self._heads.keys()))
-        async with Pool(self._followed.urls) as pool:
+        async with Pool(self._followed.urls, signer=self._followed.signer) as pool:
             fetcher = self._fetcher(pool)
             release = await fetcher.find(address)
             news = self._is_news(release)

@@ -6,6 +6,7 @@ password. There is no other: without a key nothing is signed.
 """
 
 import errno
+import functools
 import os
 import resource
 import stat
@@ -17,6 +18,7 @@ from randygpt.errors import CallerError
 from randygpt.settings import Home
 from relay_client import durable
 from relay_client.errors import InvalidKey
+from relay_client.event import Signer
 from relay_client.keys import SecretKey
 
 Password = Callable[[str], str]  # from what is to be opened to its password; may raise CallerError
@@ -58,6 +60,36 @@ def find(home: Home, file: Path | None, password: Password) -> FoundKey:
     if variable and origin != _VARIABLE:
         warnings.append(f"{_VARIABLE} is not used: the key is {origin}")
     return FoundKey(unlock(raw, origin, password), origin, tuple(warnings))
+
+
+def signer(home: Home) -> Signer | None:
+    """What says who is here to relays that insist; None where there is no key. The key is read only for them.
+
+    A key that needs a password cannot be used for that: nobody is asked in the middle of a transfer.
+    """
+    return _LazyKey(home) if home.key_path.exists() or _credential() else None
+
+
+class _LazyKey:
+    """The user's key, read when it is first needed; then it raises as `find` does."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    @functools.cached_property
+    def _key(self) -> SecretKey:
+        return find(self._home, None, _ask_nobody).key
+
+    @property
+    def pubkey(self) -> bytes:
+        return self._key.pubkey
+
+    def sign(self, digest: bytes) -> bytes:
+        return self._key.sign(digest)
+
+
+def _ask_nobody(origin: str) -> str:
+    raise CallerError(f"{origin} is locked with a password")
 
 
 def unlock(raw_secret: str, origin: str, password: Password) -> SecretKey:

@@ -28,7 +28,8 @@ class Pool:
     """Open connections to several relays; an async context manager.
 
     Raises TransportError on entering if none can be reached. One that fails later is left out from there on, with
-    the reason in `reports`. A relay that insists on knowing who is there is told, if there is a `signer`.
+    the reason in `reports`. A relay that insists on knowing who is there is told, if there is a `signer`; one that was
+    hinted at is not.
     """
 
     def __init__(self, urls: Sequence[str], *, signer: Signer | None = None, hints: Sequence[str] = ()) -> None:
@@ -67,7 +68,9 @@ class Pool:
             self._ids_per_request[url] = IDS_PER_REQUEST
 
     async def _connect(self, url: str) -> Connection:
-        self._connections[url] = await Connection.open(url, self._signer, only_public=url in self._hinted)
+        hinted = url in self._hinted  # whoever hinted at it need not learn who we are
+        signer = None if hinted else self._signer
+        self._connections[url] = await Connection.open(url, signer, only_public=hinted)
         return self._connections[url]
 
     async def _open(self, url: str) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from relay_client.errors import CallerError, InvalidMessage
-from relay_client.event import EventDraft, HashedEvent, Signer
+from relay_client.event import Event, EventDraft, HashedEvent, Signer
 from relay_client.filter import Filter
 from relay_client.messages import (
     AuthMessage,
@@ -107,6 +107,12 @@ class _Subscription:
     ended: bool = False  # what is stored has been sent
 
 
+def auth_event(signer: Signer, *, challenge: str, url: str, now: int) -> Event:
+    """What answers a relay's challenge: its own, and no other relay's. `now`: seconds since 1970."""
+    tags = (("relay", url), ("challenge", challenge))
+    return EventDraft(kind=AUTH_KIND, created_at=now, tags=tags).sign(signer)
+
+
 class Session:
     """State of one connection. Methods that return bytes return a frame for the caller to send."""
 
@@ -149,8 +155,7 @@ class Session:
         """Frame that answers the relay's challenge; raises CallerError if there is none. `now`: seconds since 1970."""
         if not self._challenge:
             raise CallerError("the relay has not asked who is there")
-        tags = (("relay", url), ("challenge", self._challenge))
-        event = EventDraft(kind=AUTH_KIND, created_at=now, tags=tags).sign(signer)
+        event = auth_event(signer, challenge=self._challenge, url=url, now=now)
         self._identity = event.id
         return encode_auth(event)
 

@@ -5,6 +5,7 @@ not notice.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,20 @@ from websockets.exceptions import ConnectionClosed
 from relay_client.backoff import LONGEST_S, Backoff
 from relay_client.connection import ANSWER_S, dial
 from relay_client.errors import InvalidMessage, PeerError, TransportError
+from relay_client.event import Signer
 from relay_client.filter import Filter
-from relay_client.messages import ClosedMessage, EoseMessage, EventMessage, encode_req, parse_relay_message
+from relay_client.messages import (
+    AuthMessage,
+    ClosedMessage,
+    EoseMessage,
+    EventMessage,
+    OkMessage,
+    encode_auth,
+    encode_req,
+    parse_relay_message,
+    prefix,
+)
+from relay_client.session import auth_event
 
 MAX_USELESS = 1_000  # frames in one connection that are of no use
 _SUBSCRIPTION = "live"  # the only one on its connection
@@ -35,6 +48,8 @@ class Link:
 class Watch:
     """Subscribes at every relay and stays; `links` says how it stands with each.
 
+    A relay that insists on knowing who is there is told, if there is a `signer`.
+
     `on_event` gets whatever comes, unverified and with repeats; `on_change` gets a link that has changed.
     """
 
@@ -44,12 +59,14 @@ class Watch:
         wanted: Filter,
         on_event: OnEvent,
         *,
+        signer: Signer | None = None,
         on_change: Callable[[Link], None] = lambda _link: None,
         backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
         self.links = dict.fromkeys(urls, Link())
         self._wanted = wanted
         self._on_event = on_event
+        self._signer = signer
         self._on_change = on_change
         self._backoff = backoff
 
@@ -87,16 +104,30 @@ class Watch:
             await socket.close()
 
     async def _listen(self, url: str, socket: ClientConnection) -> None:
-        useless = 0
+        useless, heard, challenge, identity = 0, set[str](), "", b""
         while True:
             waits_for_stored = not self.links[url].connected
             async with asyncio.timeout(ANSWER_S if waits_for_stored else None):  # then pings tell whether it lives
                 frame = await socket.recv(decode=False)
             match parse_relay_message(frame):
                 case EventMessage(subscription=name, raw_event=raw_event) if name == _SUBSCRIPTION:
-                    useless += not self._on_event(url, raw_event)
-                case EoseMessage(subscription=name) if name == _SUBSCRIPTION:
+                    event_id = str(raw_event.get("id"))
+                    useless += event_id in heard or not self._on_event(url, raw_event)
+                    heard.add(event_id)
+                case EoseMessage(subscription=name) if name == _SUBSCRIPTION and waits_for_stored:
                     self._set(url, Link(connected=True))
+                case AuthMessage(challenge=challenge):
+                    useless += 1
+                case ClosedMessage(subscription=name, text=text) if name == _SUBSCRIPTION and (
+                    prefix(text) == "auth-required" and challenge and self._signer and not identity
+                ):
+                    event = auth_event(self._signer, challenge=challenge, url=url, now=int(time.time()))
+                    identity = event.id
+                    await socket.send(encode_auth(event), text=True)
+                case OkMessage(event_id=event_id, accepted=accepted, text=text) if event_id == identity:
+                    if not accepted:
+                        raise TransportError(f"{url}: does not accept this key: {text}")
+                    await socket.send(encode_req(_SUBSCRIPTION, self._wanted), text=True)
                 case ClosedMessage(subscription=name, text=text) if name == _SUBSCRIPTION:
                     raise TransportError(f"{url}: ended the subscription{': ' if text else ''}{text}")
                 case _:

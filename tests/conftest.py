@@ -1,5 +1,6 @@
 """Fixtures that every package's tests use."""
 
+import asyncio
 import logging
 import os
 import signal
@@ -7,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import nostr_sdk
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -52,6 +54,17 @@ async def relay(free_port: int) -> AsyncIterator[str]:
     """Address of a real relay (nostr-sdk's), in memory."""
     async with EmbeddedRelay(port=free_port) as running:
         yield running.url
+
+
+@pytest.fixture
+async def nip42_relay(free_port: int) -> AsyncIterator[str]:
+    """Address of a real relay that gives nothing to strangers, and takes nothing from them."""
+    nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
+    mode = nostr_sdk.LocalRelayBuilderNip42(mode=nostr_sdk.LocalRelayBuilderNip42Mode.BOTH)
+    running = nostr_sdk.LocalRelayBuilder().addr("127.0.0.1").port(free_port).nip42(mode).build()
+    await running.run()
+    yield f"ws://127.0.0.1:{free_port}"
+    running.shutdown()
 
 
 @pytest.fixture

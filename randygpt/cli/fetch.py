@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from randygpt import keysource
 from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_count, byte_progress, emit, remark, size
 from randygpt.cli.relays import chosen
 from randygpt.settings import Home
@@ -77,7 +78,7 @@ async def _fetch(
     from relay_client.pool import Pool
 
     rewrite = Rewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC) if weights_only else None
-    async with Pool(urls, hints=reference.relays) as pool:
+    async with Pool(urls, signer=keysource.signer(home), hints=reference.relays) as pool:
         fetcher = Fetcher(
             pool=pool,
             store=Store(home.folder),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from randygpt import keysource
 from randygpt.cli import installed
 from randygpt.cli.hook import Hook
 from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_count, byte_progress, emit, remark
@@ -67,7 +68,8 @@ def target(
 
     address = _address(name, trusted)
     trusted.policy.check(address.author)
-    return Followed(address=address, urls=chosen(home, relay, address.relays), notify_only=notify_only)
+    urls = chosen(home, relay, address.relays)
+    return Followed(address=address, urls=urls, notify_only=notify_only, signer=keysource.signer(home))
 
 
 def follower(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from randygpt import keysource
 from randygpt.cli import installed
 from randygpt.cli.output import Json, Quiet, Relays, byte_progress, emit, remark
 from randygpt.cli.relays import chosen
@@ -26,9 +27,9 @@ def reseed(which: installed.Which, relay: Relays = None, as_json: Json = False, 
     Run it again, and it sends only what is missing there.
     """
     store, trusted, release = installed.named(which)
-    urls = chosen(Home.from_environment(), relay)
+    home = Home.from_environment()
     with byte_progress("sending", shown=not (as_json or quiet)) as on_progress:
-        done = asyncio.run(_reseed(store, release, urls, on_progress))
+        done = asyncio.run(_reseed(home, store, release, relay, on_progress))
     relays = {
         url: {"accepted": report.accepted, "duplicate": report.duplicate, "reason": report.reason}
         for url, report in done.relays.items()
@@ -49,12 +50,12 @@ def reseed(which: installed.Which, relay: Relays = None, as_json: Json = False, 
 
 
 async def _reseed(
-    store: "Store", release: "InstalledRelease", urls: list[str], on_progress: "OnProgress"
+    home: Home, store: "Store", release: "InstalledRelease", relay: list[str] | None, on_progress: "OnProgress"
 ) -> "Reseeded":
     from distribution.reseed import Reseeder
     from relay_client.pool import Pool
 
-    async with Pool(urls) as pool:
+    async with Pool(chosen(home, relay), signer=keysource.signer(home)) as pool:
         return await Reseeder(pool, store, release, now=int(time.time()), on_progress=on_progress).reseed()
 
 

@@ -62,6 +62,6 @@ async def _revoke(
     from distribution.store import Store
     from relay_client.pool import Pool
 
-    async with Pool(urls) as pool:
+    async with Pool(urls, signer=key) as pool:
         revoker = Revoker(pool=pool, versions=Store(home.folder).versions, key=key, now=lambda: int(time.time()))
         return await revoker.revoke(reference, reason=reason)

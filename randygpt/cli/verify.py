@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from randygpt import keysource
 from randygpt.cli import installed
 from randygpt.cli.output import Json, Quiet, Relays, emit, remark
 from randygpt.cli.relays import chosen
@@ -44,8 +45,7 @@ def verify(
     if remote:
         if not which:
             raise CallerError("--remote asks about one release: name it")
-        urls = chosen(Home.from_environment(), relay)
-        raise typer.Exit(asyncio.run(_ask(store, trusted, releases[0], urls, as_json=as_json)))
+        raise typer.Exit(asyncio.run(_ask(store, trusted, releases[0], relay, as_json=as_json)))
     damaged = _check(store, trusted, releases, as_json=as_json, quiet=quiet)
     if damaged:
         raise StoreError(f"damaged: {', '.join(damaged)} (fetch it again)")
@@ -90,13 +90,15 @@ def _verify_file(path: Path, *, as_json: bool) -> None:
 
 
 async def _ask(
-    store: "Store", trusted: "TrustList", release: "InstalledRelease", urls: list[str], *, as_json: bool
+    store: "Store", trusted: "TrustList", release: "InstalledRelease", relay: list[str] | None, *, as_json: bool
 ) -> int:
     """Print how many of a release's events each relay holds; 4 if some event is on none of them."""
     from distribution.reseed import Reseeder
     from relay_client.pool import Pool
 
-    async with Pool(urls) as pool:
+    home = Home.from_environment()
+    urls = chosen(home, relay)
+    async with Pool(urls, signer=keysource.signer(home)) as pool:
         found = await Reseeder(pool, store, release, now=int(time.time())).holdings()
         reasons = {url: report.reason for url, report in pool.reports.items()}
     relays = {url: {"held": found.held.get(url, 0), "reason": reasons[url]} for url in urls}

@@ -96,8 +96,10 @@ async def published(scripted: ScriptedRelay, hinted: ScriptedRelay, tmp_path: Pa
     return done
 
 
-async def fetch(urls: list[str], home: Path, reference: EventReference | AddressReference) -> Fetched:
-    async with asyncio.timeout(GIVE_UP_S), Pool(urls, hints=reference.relays) as pool:
+async def fetch(
+    urls: list[str], home: Path, reference: EventReference | AddressReference, *, signer: SecretKey | None = None
+) -> Fetched:
+    async with asyncio.timeout(GIVE_UP_S), Pool(urls, signer=signer, hints=reference.relays) as pool:
         fetcher = Fetcher(pool=pool, store=Store(home), policy=TrustPolicy(), now=clock)
         return await fetcher.fetch(reference)
 
@@ -125,6 +127,18 @@ async def test_nobody_is_told_where_the_users_relays_have_everything(
     scripted.events = dict(hinted.events)
     await fetch([scripted.url], tmp_path, EventReference(id=published.release.id, relays=(HINT,)))
     assert hinted.connections == 0
+
+
+async def test_a_relay_that_was_hinted_at_is_not_told_who_asks(
+    scripted: ScriptedRelay, hinted: ScriptedRelay, tmp_path: Path, published: Published, key: SecretKey
+) -> None:
+    hinted.members = [key.pubkey.hex()]
+    hinted.refuse = lambda _wanted: "auth-required: who are you?"
+    reference = EventReference(id=published.release.id, relays=(HINT,))
+    with pytest.raises(NotFound, match="auth-required"):
+        await fetch([scripted.url], tmp_path, reference, signer=key)
+    assert (hinted.connections, hinted.identities) == (1, [])
+    assert visible(tmp_path) == {}
 
 
 async def test_a_hint_in_the_head_leads_to_its_release(

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
-import nostr_sdk
 import orjson
 import pytest
 from support.scripted_relay import ScriptedRelay
@@ -80,17 +79,6 @@ async def server_that_answers(answer: bytes | None) -> AsyncIterator[str]:
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         await done.wait()
-
-
-@pytest.fixture
-async def nip42_relay(free_port: int) -> AsyncIterator[str]:
-    """Address of a real relay that gives nothing to strangers."""
-    nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
-    mode = nostr_sdk.LocalRelayBuilderNip42(mode=nostr_sdk.LocalRelayBuilderNip42Mode.BOTH)
-    running = nostr_sdk.LocalRelayBuilder().addr("127.0.0.1").port(free_port).nip42(mode).build()
-    await running.run()
-    yield f"ws://127.0.0.1:{free_port}"
-    running.shutdown()
 
 
 def nothing(_raw_event: Mapping[str, object]) -> None:
@@ -244,6 +232,12 @@ async def test_without_a_key_the_refusal_says_why(nip42_relay: str) -> None:
 async def test_a_real_relay_accepts_who_we_are(nip42_relay: str) -> None:
     async with opened(nip42_relay, KEY) as connection:
         await connection.query(WANTED, nothing)
+        assert connection.identified
+
+
+async def test_questions_at_the_same_time_are_all_answered_once_the_relay_knows_who_asks(nip42_relay: str) -> None:
+    async with opened(nip42_relay, KEY) as connection:
+        await asyncio.gather(*(connection.query(WANTED, nothing) for _ in range(3)))
         assert connection.identified
 
 

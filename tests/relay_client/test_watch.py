@@ -40,7 +40,7 @@ async def say(socket: ServerConnection, *message: object) -> None:
 class Watched:
     """A watch at work: what came, and every change of a link."""
 
-    def __init__(self, urls: Sequence[str], *, wanted: bool = True) -> None:
+    def __init__(self, urls: Sequence[str], *, wanted: bool = True, signer: SecretKey | None = None) -> None:
         self.came: list[tuple[str, object]] = []
         self.changes: list[Link] = []
         self.heard = asyncio.Event()
@@ -49,6 +49,7 @@ class Watched:
             urls,
             Filter(kinds=(1,), limit=10),
             self._on_event,
+            signer=signer,
             on_change=self._on_change,
             backoff=lambda: Backoff(lambda _low, _high: 0),
         )
@@ -113,12 +114,13 @@ async def test_a_relay_that_closes_the_subscription_is_asked_again() -> None:
         (("EVENT", "another", {"content": "junk"}), "of no use"),
         (("NOTICE", "buy something"), "of no use"),
         (("EOSE", "another"), "of no use"),
+        (("EOSE", "live"), "of no use"),
         (("NONSENSE",), "message"),
     ],
 )
 async def test_a_flood_ends_the_connection_and_the_others_stay(message: tuple[object, ...], says: str) -> None:
     async def flood(socket: ServerConnection) -> None:
-        for _ in range(1_001):
+        for _ in range(1_002):
             await say(socket, *message)
 
     async def quiet(socket: ServerConnection) -> None:
@@ -128,6 +130,38 @@ async def test_a_flood_ends_the_connection_and_the_others_stay(message: tuple[ob
         await watched.until(lambda: bool(watched.watch.links[bad].reason) and watched.watch.links[good].connected)
         assert says in watched.watch.links[bad].reason
         assert watched.watch.links[good] == Link(connected=True)
+
+
+async def test_one_event_again_and_again_is_a_flood_too() -> None:
+    async def flood(socket: ServerConnection) -> None:
+        for _ in range(1_002):
+            await say(socket, "EVENT", "live", {"id": "one", "content": "again"})
+
+    async with peer(flood) as url, Watched([url]).running() as watched:
+        await watched.until(lambda: "of no use" in watched.watch.links[url].reason)
+
+
+async def test_a_real_relay_for_members_only_learns_who_watches(nip42_relay: str, key: SecretKey) -> None:
+    event = EventDraft(kind=1, created_at=100, content="for members").sign(key)
+    async with Pool([nip42_relay], signer=key) as pool:
+        await pool.publish([(event, [nip42_relay])])
+    async with Watched([nip42_relay], signer=key).running() as watched:
+        await watched.until(lambda: watched.watch.links[nip42_relay].connected)
+    assert watched.came == [(nip42_relay, "for members")]
+    async with Watched([nip42_relay]).running() as watched:
+        await watched.until(lambda: "auth-required" in watched.watch.links[nip42_relay].reason)
+    assert watched.came == []
+
+
+async def test_a_relay_that_does_not_accept_the_key_says_so(key: SecretKey) -> None:
+    async def script(socket: ServerConnection) -> None:
+        await say(socket, "AUTH", "who is there?")
+        await say(socket, "CLOSED", "live", "auth-required: members only")
+        answer = orjson.loads(await socket.recv())[1]
+        await say(socket, "OK", answer["id"], False, "restricted: not a member")
+
+    async with peer(script) as url, Watched([url], signer=key).running() as watched:
+        await watched.until(lambda: "restricted: not a member" in watched.watch.links[url].reason)
 
 
 async def test_silence_before_anything_was_sent_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:

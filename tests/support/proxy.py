@@ -78,7 +78,8 @@ async def proxy_to(url: str) -> AsyncIterator[Proxy]:
         assert task
         handlers.add(task)
         try:
-            await proxy.handle(reader, writer, port)
+            with contextlib.suppress(asyncio.CancelledError):  # asyncio would log it
+                await proxy.handle(reader, writer, port)
         finally:
             handlers.discard(task)
 

@@ -36,6 +36,7 @@ class ScriptedRelay:
     description: RawEvent = field(default_factory=dict)  # what it says about itself (NIP-11)
     received: list[str] = field(default_factory=list)  # ids in the order they came
     requests: list[dict[str, Any]] = field(default_factory=list)  # filters asked
+    identities: list[str] = field(default_factory=list)  # public keys of those who said who they are
     connections: int = 0  # so far
 
     async def handle(self, socket: ServerConnection) -> None:
@@ -48,6 +49,7 @@ class ScriptedRelay:
                 continue
             message = orjson.loads(frame)
             if message[0] == "AUTH":
+                self.identities.append(message[1]["pubkey"])
                 known = message[1]["pubkey"] in self.members
                 await socket.send(orjson.dumps(["OK", message[1]["id"], known, ""]).decode())
             elif message[0] == "EVENT" and not known:

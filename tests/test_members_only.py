@@ -1,0 +1,68 @@
+"""Every command with a relay that wants to know who is there (NIP-42): a real one, for reading and for writing."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command import only_line, randygpt
+from support.models import write_tiny
+from support.releases import visible
+from support.scripted_relay import ScriptedRelay
+
+
+async def said(home: Path, *words: object) -> dict[str, Any]:
+    done = await asyncio.to_thread(randygpt, home, *words, "--json")
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+@pytest.fixture
+async def author(tmp_path: Path) -> Path:
+    home = tmp_path / "author"
+    home.mkdir()
+    write_tiny(home / "m.bin", seed=1, name="demo")
+    await said(home, "keys", "new")
+    return home
+
+
+async def test_the_life_of_a_release_among_members(nip42_relay: str, author: Path, tmp_path: Path) -> None:
+    friend = tmp_path / "friend"
+    friend.mkdir()
+    await said(friend, "keys", "new")
+    for home in (author, friend):
+        await said(home, "relays", "add", nip42_relay)
+    name = f"{(await said(author, 'keys', 'show'))['npub']}/demo"
+    first = (await said(author, "publish", "m.bin"))["release"]
+    assert (await said(friend, "fetch", name))["release"] == first
+    write_tiny(author / "m.bin", seed=2, name="demo")
+    second = (await said(author, "publish", "m.bin"))["release"]
+    assert (await said(friend, "follow", name, "--once"))["release"] == second
+    assert (await said(friend, "verify", second, "--remote"))["nowhere"] == 0
+    assert (await said(friend, "reseed", second))["relays"][nip42_relay]["reason"] == ""
+    assert (await said(author, "revoke", second))["latest"]["release"] == first
+    assert (await said(friend, "follow", name, "--once"))["release"] == first
+
+
+async def test_without_a_key_the_refusal_says_why(nip42_relay: str, author: Path, tmp_path: Path) -> None:
+    release = (await said(author, "publish", "m.bin", "--relay", nip42_relay))["release"]
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    done = await asyncio.to_thread(randygpt, stranger, "fetch", release, "--relay", nip42_relay)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "auth-required" in only_line(done.stderr)
+    assert visible(stranger) == {}
+
+
+async def test_the_key_is_read_only_where_a_relay_insists(
+    nip42_relay: str, scripted: ScriptedRelay, author: Path, tmp_path: Path
+) -> None:
+    release = (await said(author, "publish", "m.bin", "--relay", nip42_relay, "--relay", scripted.url))["release"]
+    friend = tmp_path / "friend"
+    (friend / "keys").mkdir(parents=True)
+    (friend / "keys" / "nsec").write_text("no key at all")
+    assert (await said(friend, "fetch", release, "--relay", scripted.url))["release"] == release
+    done = await asyncio.to_thread(randygpt, friend, "fetch", release, "--relay", nip42_relay)
+    assert done.returncode == 2
+    assert "keys/nsec" in only_line(done.stderr)
