@@ -107,10 +107,12 @@ class Result:
 
     @property
     def score(self) -> float | None:
-        """How many times as good as its goal; None without one."""
+        """How many times as good as its goal, a hundred at most; None without one."""
         if self.row.goal is None:
             return None
-        return self.row.goal / self.measured.value if self.row.at_most else self.measured.value / self.row.goal
+        if self.row.at_most:
+            return self.row.goal / max(self.measured.value, self.row.goal / 100)  # what costs nothing may be measured 0
+        return self.measured.value / self.row.goal
 
     @property
     def reached(self) -> bool | None:

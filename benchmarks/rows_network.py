@@ -34,8 +34,9 @@ EVENTS = int(os.environ.get("NETWORK_EVENTS", "3738"))
 RELAYS = {"LocalRelay": 1.5, "LocalRelay on disk": 1.5, "nostr-relay, sqlite": 1, "nostr-relay, LMDB": 1, "npm": 1}
 LOOK_S = 0.02
 PROGRAMS = {"npm": NPM_MODULES, "nostr-relay, sqlite": PYTHON_RELAY, "nostr-relay, LMDB": PYTHON_RELAY}
-IDLE = "xs"  # the preset whose release, of 143 events, stands for an idle start
 CHARACTERS = CharTokenizer([chr(point) for point in range(ord("0"), ord("0") + 65)])
+LARGE = ModelConfig.from_preset("xl", vocab_size=CHARACTERS.vocab_size)
+IDLE = ModelConfig(n_embd=16, n_head=2, n_layer=1, vocab_size=CHARACTERS.vocab_size)  # ten events: nearly no work
 
 
 @contextlib.contextmanager
@@ -101,11 +102,11 @@ def fetching(against: str, name: str, bench: Bench) -> Measured:
 
 
 @functools.cache
-def peaks(bench: Bench, preset: str) -> dict[str, float]:
-    """Most resident MiB of a publish and of a fetch of a preset's checkpoint."""
-    folder = bench.folder / f"memory-{preset}"
+def peaks(bench: Bench, config: ModelConfig) -> dict[str, float]:
+    """Most resident MiB of a publish and of a fetch of a checkpoint of this shape."""
+    folder = bench.folder / f"memory-{config.parameter_count}"
     folder.mkdir()
-    write_model(folder / "m.bin", preset)
+    write_model(folder / "m.bin", config)
     with own_relay(None) as url:
         peak_mib(folder, "author", "keys", "new", "--json")
         publish, published = peak_mib(folder, "author", "publish", "m.bin", "--relay", url, "--json")
@@ -140,13 +141,12 @@ def resident_peak(pid: int) -> float:
 
 def memory(what: str, bench: Bench) -> Measured:
     """How much more a large release takes than a small one."""
-    idle, large = peaks(bench, IDLE)[what], peaks(bench, "xl")[what]
+    idle, large = peaks(bench, IDLE)[what], peaks(bench, LARGE)[what]
     return Measured(value=large - idle, raw={"idle_mib": idle, "large_mib": large})
 
 
-def write_model(path: Path, preset: str) -> None:
+def write_model(path: Path, config: ModelConfig) -> None:
     """A checkpoint with moments, and its JSON."""
-    config = ModelConfig.from_preset(preset, vocab_size=CHARACTERS.vocab_size)
     draw = np.random.default_rng(1)
     weights, first, second = (draw.random(config.parameter_count, dtype=np.float32) for _ in range(3))
     header = CheckpointHeader(magic="RGPT0003", vocab_size=config.vocab_size, iteration=1, step=1, best_loss=1.0)
@@ -170,7 +170,7 @@ ROWS = (
     *(row("fetch and verify it from {}, against reading and dropping", name, AGAINST_RAW, 0.8) for name in RELAYS),
     *(
         Row(
-            name=f"{what} it: memory above that of a small release",
+            name=f"{what} it: memory above that of a tiny release",
             unit="MiB",
             measure=functools.partial(memory, what),
             goal=64,
