@@ -17,6 +17,7 @@ from distribution.heads import heads_filter, read_heads
 from distribution.journal import Entry, Journal, contents_digest
 from distribution.manifest import Manifest, is_name
 from distribution.plan import Plan, make_plan
+from distribution.readback import unreadable
 from distribution.receipts import Receipts
 from distribution.source import HashedSource, SourceFile
 from relay_client.courier import RelayReport
@@ -27,8 +28,6 @@ from relay_client.info import read_infos
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
 
-_READ_BACK_TRIES = 6  # some relays say OK before an event can be read
-_READ_BACK_FIRST_WAIT_S = 0.1  # doubles with each try
 _SAMPLE = 8  # chunks of which a relay that took them must show some
 _SIGNED_KEPT = 32  # events kept for relays that follow close behind, 2 MB
 _MANY = 50  # events that say how fast a relay is
@@ -216,14 +215,7 @@ class Publisher:
 
     async def _until_readable(self, read: Callable[[], Awaitable[set[str]]]) -> None:
         """Wait until all relays give out what they took; `read` asks which do. One that never does is left out."""
-        wait_s = _READ_BACK_FIRST_WAIT_S
-        for _ in range(_READ_BACK_TRIES):
-            lacking = set(self.pool.urls) - await read()
-            if not lacking:
-                return
-            await asyncio.sleep(wait_s)
-            wait_s *= 2
-        for url in set(self.pool.urls) - await read():
+        for url in await unreadable(self.pool, read):
             self.pool.reports[url].reason = f"{url}: said OK, and does not give the release out"
         self._check_reached("no relay gives the release out")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from distribution.announcement import RELEASE_KIND, Head, Release, head_draft
 from distribution.errors import CallerError, InvalidRelease, NotFound, NotPublished
 from distribution.heads import heads_filter, read_heads
+from distribution.readback import unreadable
 from distribution.revocation import ask_revoked, revocation_draft
 from distribution.trust import latest
 from distribution.versions import Versions
@@ -27,6 +28,7 @@ class Revoked:
     release: Release
     latest: Release | None  # what the name leads to now; None if nothing good is left
     relays: Mapping[str, RelayReport]
+    hidden: frozenset[str]  # relays that took the revocation and do not give it out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +54,16 @@ class Revoker:
         for each in releases.values():  # whatever was not asked about would count as good
             await self.versions.record(each)
         known = await ask_revoked(self.pool, self.versions, address, heads, now=self.now())
-        await self._send(revocation_draft(release, reason=reason, created_at=self.now()).sign(self.key))
+        revocation = revocation_draft(release, reason=reason, created_at=self.now()).sign(self.key)
+        await self._send(revocation)
+        hidden = await self._hidden(revocation)
         await self.versions.revoke(release.author, release.name, {release.id})
         good = [each for each in releases.values() if each.id not in known | {release.id}]
         best = max(good, key=lambda each: (each.version, each.created_at), default=None)
         if best:
             created_at = max([self.now(), *(head.created_at + 1 for head in heads)])
             await self._send(head_draft(best, hint=self.pool.urls[0], created_at=created_at).sign(self.key))
-        return Revoked(release=release, latest=best, relays=self.pool.reports)
+        return Revoked(release=release, latest=best, relays=self.pool.reports, hidden=hidden)
 
     async def _find(self, reference: EventReference | AddressReference) -> Release:
         if isinstance(reference, AddressReference):
@@ -98,6 +102,13 @@ class Revoker:
                 event = Event.parse(raw_event)
                 events[event.id] = event
         return list(events.values())
+
+    async def _hidden(self, revocation: Event) -> frozenset[str]:
+        async def shown() -> set[str]:
+            held = await self.pool.holdings([revocation.id])
+            return {url for url, ids in held.items() if ids}
+
+        return frozenset(await unreadable(self.pool, shown))
 
     async def _send(self, event: Event) -> None:
         await self.pool.publish([(event, self.pool.urls)])

@@ -1,4 +1,4 @@
-"""The same contract on every relay: published, fetched, followed, taken back, found as copies."""
+"""The same contract on every relay: published, fetched, followed, taken back, sent again, found as copies."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,9 @@ from support.releases import checkpoint_bytes, clock, fetch, publish, source, ti
 from support.scripted_relay import scripted_relay
 
 from distribution.announcement import CHUNK_KIND
+from distribution.follow import Trouble
+from distribution.heads import heads_filter
+from distribution.reseed import Reseeder
 from distribution.revoke import Revoker
 from distribution.store import Store
 from relay_client.embedded import EmbeddedRelay
@@ -53,7 +56,7 @@ async def test_publish_and_fetch(name: str, tmp_path: Path, free_port: int, key:
     assert (by_name.chunks.rejected, by_id.chunks.rejected) == (0, 0)
 
 
-@pytest.mark.parametrize("name", RELAYS[:-1])  # the npm relay takes a revocation and gives it to nobody
+@pytest.mark.parametrize("name", RELAYS)
 async def test_follow_and_revoke(name: str, tmp_path: Path, free_port: int, key: SecretKey) -> None:
     async with running(name, tmp_path, free_port) as url:
         first = (await publish([url], tmp_path / "a", key, tiny_sources(seed=1))).release
@@ -65,9 +68,36 @@ async def test_follow_and_revoke(name: str, tmp_path: Path, free_port: int, key:
             async with Pool([url]) as pool:
                 revoker = Revoker(pool=pool, versions=Store(tmp_path / "a").versions, key=key, now=clock)
                 revoked = await revoker.revoke(EventReference(id=second.id))
-            await follow.until(lambda: follow.store.current() == first.id)
+            if revoked.hidden:  # nothing then says that going back is right
+                await follow.until(lambda: any(isinstance(news, Trouble) for news in follow.news))
+                assert follow.store.current() == second.id
+            else:
+                await follow.until(lambda: follow.store.current() == first.id)
+        newcomer = await fetch([url], tmp_path / "newcomer", AddressReference(author=key.pubkey, name="demo"))
+    assert revoked.hidden == ({url} if name.startswith("npm") else frozenset())  # it takes them, and keeps none
     assert revoked.latest
-    assert revoked.latest.id == first.id
+    assert revoked.latest.id == first.id == newcomer.release.id
+
+
+@pytest.mark.parametrize("name", RELAYS)
+async def test_a_stranger_sends_a_release_again(name: str, tmp_path: Path, free_port: int, key: SecretKey) -> None:
+    big = b"".join(bytes([number]) * 46_080 for number in range(70))
+    sources = [source("big.bin", "checkpoint", big, [("weights", len(big))]), *tiny_sources()[1:]]
+    address = AddressReference(author=key.pubkey, name="demo")
+    async with running(name, tmp_path, free_port) as url:
+        async with scripted_relay() as first:
+            release = (await publish([first.url], tmp_path / "author", key, sources)).release
+            fetched = await fetch([first.url], tmp_path / "stranger", address)
+        async with Pool([url]) as pool:  # the first relay is gone
+            seeder = Reseeder(pool, Store(tmp_path / "stranger"), fetched.release, now=clock())
+            reseeded = await seeder.reseed()
+        assert (reseeded.copies, reseeded.missing, reseeded.relays[url].reason) == (0, 0, "")
+        async with Pool([url]) as pool, asyncio.timeout(WAIT_S):
+            while not await pool.query(heads_filter(key.pubkey, "demo")):  # noqa: ASYNC110 (a relay is no event)
+                await asyncio.sleep(0.1)  # some say OK before an event can be read
+        again = await fetch([url], tmp_path / "newcomer", address)
+    assert again.release.id == release.id
+    assert again.release.file("checkpoint").local.read_bytes() == big
 
 
 @pytest.mark.parametrize("name", RELAYS)

@@ -44,12 +44,17 @@ def revoke(
         for report in revoked.relays.values():
             if report.reason:
                 remark(f"left out: {report.reason}")
+        for url in sorted(revoked.hidden):
+            remark(f"{url} took the revocation and does not give it out: who has this version from there may keep it")
     result = {
         "release": release.id.hex(),
         "name": release.name,
         "version": release.version,
         "latest": {"release": latest.id.hex(), "version": latest.version} if latest else None,
-        "relays": {url: {"reason": report.reason} for url, report in revoked.relays.items()},
+        "relays": {
+            url: {"reason": report.reason, "shows_it": not report.reason and url not in revoked.hidden}
+            for url, report in revoked.relays.items()
+        },
     }
     left = f"latest    version {latest.version}, {latest.id.hex()}" if latest else "no good version of it is left"
     emit(as_json, result, f"taken back: {release.name} version {release.version}\n{left}")

@@ -122,7 +122,7 @@ async def test_no_head_where_a_chunk_was_refused(scripted: ScriptedRelay, tmp_pa
 async def test_no_head_where_the_relay_forgets(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distribution.publish._READ_BACK_FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr("distribution.readback.FIRST_WAIT_S", 0.001)
     scripted.keep = False
     with pytest.raises(NotPublished, match="does not give the release out"):
         await publish([scripted.url], tmp_path, key, tiny_sources())

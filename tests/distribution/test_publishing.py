@@ -127,7 +127,7 @@ async def test_what_a_relay_took_that_died_is_sent_elsewhere(
 async def test_what_a_relay_took_that_hides_the_announcement_is_sent_elsewhere(
     scripted: ScriptedRelay, second: ScriptedRelay, tmp_path: Path, key: SecretKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distribution.publish._READ_BACK_FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr("distribution.readback.FIRST_WAIT_S", 0.001)
     scripted.deliver = lambda _event: None
     published = await publish([scripted.url, second.url], tmp_path, key, many_sources(CHUNKS), copies=1)
     assert "does not give the release out" in published.relays[scripted.url].reason

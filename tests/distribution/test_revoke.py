@@ -10,8 +10,9 @@ from support.command import only_line, randygpt
 from support.releases import clock, fetch, publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay
 
+from distribution import readback
 from distribution.announcement import HEAD_KIND, Release
-from distribution.errors import CallerError, NotFound, NotPublished
+from distribution.errors import CallerError, NotFound, NotPublished, Rollback
 from distribution.revocation import REVOCATION_KIND
 from distribution.revoke import Revoked, Revoker
 from distribution.store import Store
@@ -27,6 +28,11 @@ async def revoke(urls: Sequence[str], home: Path, key: SecretKey, which: bytes |
 
 async def versions(url: str, tmp_path: Path, key: SecretKey, count: int) -> list[Release]:
     return [(await publish([url], tmp_path / "author", key, tiny_sources(seed=n))).release for n in range(count)]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readback, "FIRST_WAIT_S", 0.001)
 
 
 @pytest.fixture
@@ -98,6 +104,26 @@ async def test_a_relay_that_refuses_is_named_and_no_head_moves(
     assert Store(tmp_path / "author").versions.seen(key.pubkey, "demo").revoked == frozenset()
 
 
+async def test_a_relay_that_swallows_revocations_is_named_and_the_others_take_followers_back(
+    scripted: ScriptedRelay, relay: str, tmp_path: Path, key: SecretKey, address: AddressReference, quick: None
+) -> None:
+    del quick
+    home = tmp_path / "home"
+    for n in range(2):
+        latest = await publish([scripted.url, relay], tmp_path / "author", key, tiny_sources(seed=n))
+    assert (await fetch([scripted.url, relay], home, address)).release.id == latest.release.id
+    swallowed = [event["id"] for event in scripted.events.values() if event["kind"] == HEAD_KIND]  # as others do
+    scripted.deliver = lambda e: None if e["kind"] == REVOCATION_KIND or e["id"] in swallowed else e
+    revoked = await revoke([scripted.url, relay], tmp_path / "author", key, latest.release.id)
+    assert revoked.hidden == {scripted.url}
+    assert [report.reason for report in revoked.relays.values()] == ["", ""]
+    before = visible(home)
+    with pytest.raises(Rollback):
+        await fetch([scripted.url], home, address)
+    assert visible(home) == before
+    assert (await fetch([scripted.url, relay], home, address)).release.version == 1
+
+
 async def test_the_command(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     home = tmp_path / "author"
     first, second = await versions(scripted.url, tmp_path, key, 2)
@@ -114,3 +140,8 @@ async def test_the_command(scripted: ScriptedRelay, tmp_path: Path, key: SecretK
     code, out, err = await command(second.id.hex(), "--key-file", str(home / "key"), "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["latest"] == {"release": first.id.hex(), "version": 1}
+    assert json.loads(out)["relays"] == {scripted.url: {"reason": "", "shows_it": True}}
+    scripted.deliver = lambda event: None if event["kind"] == REVOCATION_KIND else event
+    code, out, err = await command(first.id.hex(), "--key-file", str(home / "key"), "--json")
+    assert (code, json.loads(out)["relays"][scripted.url]["shows_it"]) == (0, False)
+    assert "does not give it out" in only_line(err)
