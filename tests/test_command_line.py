@@ -17,8 +17,10 @@ from support.command import TIMEOUT_S, background, environment, loads_torch, onl
 from support.models import TEXT, write_tiny
 from support.releases import visible
 from support.scripted_relay import ScriptedRelay
+from support.shelf import Shelf
 
 from randygpt.cli.main import app, run
+from relay_client.keys import SecretKey, encode_npub
 
 
 @pytest.fixture
@@ -125,9 +127,24 @@ def test_json_is_all_that_a_quiet_command_prints(at_home: Path, capsys: pytest.C
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [("fet", "fetch"), ("trust po", "policy"), ("use pre", "previous"), ("fetch --weights", "--weights-only")],
+    [
+        ("fet", "fetch"),
+        ("trust po", "policy"),
+        ("trust policy al", "allowlist"),
+        ("trust remove al", "alice"),
+        ("use pre", "previous"),
+        ("use ti", "tiny"),
+        ("show ti", "tiny"),
+        ("verify ti", "tiny"),
+        ("reseed {id}", "{id}"),
+        ("follow al", "alice/tiny"),
+        ("fetch --weights", "--weights-only"),
+    ],
 )
-def test_bash_completes_commands_options_and_releases(at_home: Path, typed: str, offered: str) -> None:
+def test_bash_completes_commands_options_and_releases(at_home: Path, key: SecretKey, typed: str, offered: str) -> None:
+    release_id = Shelf(home=at_home, key=key).install().id.hex()
+    assert run(["trust", "add", encode_npub(key.pubkey), "alice"]) == 0
+    typed, offered = (text.replace("{id}", release_id[:12]) for text in (typed, offered))
     words = ["randygpt", *typed.split()]
     script = (
         'eval "$(_RANDYGPT_COMPLETE=source_bash randygpt)"\n'

@@ -134,6 +134,12 @@ async def test_a_dry_run_knows_who_gets_which_copies(author: Path) -> None:
     assert max(events) - min(events) <= 1
 
 
+async def test_more_copies_than_relays_are_refused(author: Path, scripted: ScriptedRelay) -> None:
+    done = await typed(author, "publish", "checkpoint_best.bin", "--relay", scripted.url, "--copies", "2")
+    assert (done.returncode, scripted.received) == (2, [])
+    assert "--copies 2" in only_line(done.stderr)
+
+
 @pytest.fixture
 def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MANY", 3)

@@ -27,8 +27,23 @@ if TYPE_CHECKING:
 EXAMPLE = "Example: randygpt follow npub1…/shakespeare --exec 'echo $RANDYGPT_NAME $RANDYGPT_VERSION'"
 
 
+def _complete(incomplete: str) -> list[str]:
+    """Whoever's models are here already, by the shortest name."""
+    from relay_client.keys import encode_npub
+
+    def words(releases: "list[InstalledRelease]", trusted: "TrustList") -> list[str]:
+        return [f"{trusted.names.get(each.author) or encode_npub(each.author)}/{each.name}" for each in releases]
+
+    return installed.offered(incomplete, words)
+
+
 def follow(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose model: npub…/name, an naddr, or alice/name.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="Whose model: npub…/name, an naddr, or alice/name.", autocompletion=_complete
+        ),
+    ],
     relay: Relays = None,
     once: Annotated[bool, typer.Option("--once", help="Catch up, and end.")] = False,
     notify_only: Annotated[bool, typer.Option("--notify-only", help="Say what is new, install nothing.")] = False,

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,23 +19,39 @@ LIST_EXAMPLE = "Example: randygpt list"
 USE_EXAMPLE = "Example: randygpt use previous"
 PIN_EXAMPLE = "Example: randygpt pin shakespeare"
 
+_SHORT_ID = 12  # digits
 _MEANING = "An installed release: current, previous, its name, npub…/name, or an id (its first digits will do)."
 
 
-def _complete(incomplete: str) -> list[str]:
+def offered(incomplete: str, words: "Callable[[list[InstalledRelease], TrustList], Collection[str]]") -> list[str]:
     """What a shell offers after Tab; nothing, rather than an error in the middle of a line."""
     from distribution.errors import DistributionError
     from randygpt.errors import RandyGPTError
 
     try:
-        store, _ = local(Home.from_environment())
-        names = {"current", "previous", *(release.name for release in store.releases())}
+        store, trusted = local(Home.from_environment())
+        found = words(store.releases(), trusted)
     except (DistributionError, RandyGPTError, OSError):
         return []
-    return sorted(name for name in names if name.startswith(incomplete))
+    return sorted(word for word in set(found) if word.startswith(incomplete))
 
 
-Which = Annotated[str, typer.Argument(metavar="RELEASE", help=_MEANING, autocompletion=_complete)]
+def complete(incomplete: str) -> list[str]:
+    """Installed releases: their names, and their ids for whoever has begun to type one."""
+
+    def words(releases: "list[InstalledRelease]", _trusted: "TrustList") -> list[str]:
+        ids = [release.id.hex()[:_SHORT_ID] for release in releases] if incomplete else []
+        return ["current", "previous", *(release.name for release in releases), *ids]
+
+    return offered(incomplete, words)
+
+
+def complete_or_file(incomplete: str) -> list[str]:
+    """The same, but before anything is typed nothing, so that the shell offers files."""
+    return complete(incomplete) if incomplete else []
+
+
+Which = Annotated[str, typer.Argument(metavar="RELEASE", help=_MEANING, autocompletion=complete)]
 
 
 def local(home: Home) -> "tuple[Store, TrustList]":
@@ -102,7 +118,7 @@ def list_(as_json: Json = False, quiet: Quiet = False) -> None:
 def _line(release: "InstalledRelease", trusted: "TrustList", flags: Mapping[str, bool]) -> str:
     date = time.strftime("%Y-%m-%d", time.localtime(release.created_at))
     words = ", ".join(name for name, holds in flags.items() if holds)
-    start = f"{release.id.hex()[:12]}  {date}  {size(release.size):>9}"
+    start = f"{release.id.hex()[:_SHORT_ID]}  {date}  {size(release.size):>9}"
     return f"{start}  {title(release, trusted)}{f'  ({words})' if words else ''}"
 
 

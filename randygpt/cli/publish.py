@@ -108,6 +108,8 @@ def publish(
         urls = list(dict.fromkeys([*urls, *listed]))
         if not quiet:
             remark(f"your relay list says to write to {', '.join(listed)}")
+    if copies and copies > len(urls):
+        raise CallerError(f"--copies {copies}: that many relays are needed, and there are {len(urls)} (--relay)")
     with checkpoint.open("rb") as file:
         job = _Job(
             home=home,

@@ -22,7 +22,12 @@ _KINDS = {"char": "characters", "bpe": "byte pairs"}
 
 def show(
     which: Annotated[
-        str, typer.Argument(metavar="FILE|RELEASE", help="A checkpoint, or a release's folder, id or name.")
+        str,
+        typer.Argument(
+            metavar="FILE|RELEASE",
+            help="A checkpoint, or a release's folder, id or name.",
+            autocompletion=installed.complete_or_file,
+        ),
     ],
     preset: Annotated[
         str | None, typer.Option(callback=known_preset, help="Its shape, where nothing beside the file says.")

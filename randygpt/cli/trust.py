@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from randygpt.cli import installed
 from randygpt.cli.output import Json, Quiet, emit, remark
 from randygpt.errors import CallerError
 from randygpt.settings import Home
@@ -31,6 +32,10 @@ def _book() -> "TrustBook":
     return TrustBook(Home.from_environment().folder)
 
 
+def _complete_name(incomplete: str) -> list[str]:
+    return installed.offered(incomplete, lambda _releases, trusted: trusted.names.values())
+
+
 @app.command("add", epilog="Example: randygpt trust add npub1… alice")
 def add(
     npub: Annotated[str, typer.Argument(metavar="NPUB", help="An author's public key.")],
@@ -48,7 +53,9 @@ def add(
 
 @app.command("remove", epilog="Example: randygpt trust remove alice")
 def remove(
-    who: Annotated[str, typer.Argument(metavar="NAME", help="A name on the list, or an npub.")],
+    who: Annotated[
+        str, typer.Argument(metavar="NAME", help="A name on the list, or an npub.", autocompletion=_complete_name)
+    ],
     as_json: Json = False,
     _quiet: Quiet = False,
 ) -> None:
@@ -76,7 +83,12 @@ def list_(as_json: Json = False, quiet: Quiet = False) -> None:
 
 @app.command("policy", epilog="Example: randygpt trust policy allowlist")
 def policy(
-    mode: Annotated[str | None, typer.Argument(metavar="[explicit|allowlist]", help="Nothing: print it.")] = None,
+    mode: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[explicit|allowlist]", help="Nothing: print it.", autocompletion=lambda: list(_POLICIES)
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

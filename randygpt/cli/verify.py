@@ -23,7 +23,12 @@ EXAMPLE = "Example: randygpt verify shakespeare --remote"
 
 def verify(
     which: Annotated[
-        str | None, typer.Argument(metavar="[FILE|RELEASE]", help="A checkpoint or an installed release; else all.")
+        str | None,
+        typer.Argument(
+            metavar="[FILE|RELEASE]",
+            help="A checkpoint or an installed release; else all.",
+            autocompletion=installed.complete_or_file,
+        ),
     ] = None,
     remote: Annotated[bool, typer.Option("--remote", help="Ask the relays which of its events they hold.")] = False,
     relay: Relays = None,

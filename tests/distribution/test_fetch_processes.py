@@ -1,8 +1,12 @@
 """Fetches in processes of their own: killed and run again, two at once, and what the command says and prints."""
 
 import asyncio
+import contextlib
 import json
+import os
+import pty
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,16 +41,16 @@ def home(tmp_path: Path) -> Path:
     return home
 
 
-async def start(home: Path, *words: object) -> asyncio.subprocess.Process:
+async def start(home: Path, *words: object, stderr: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "randygpt",
         *map(str, words),
         cwd=home,
-        env=environment(home),
+        env=environment(home) | {"TERM": "xterm", "COLUMNS": "120"},
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=stderr,
     )
 
 
@@ -124,6 +128,48 @@ async def test_two_fetches_of_one_release_at_once_download_it_once(
     counts = [json.loads(out)["chunks"] for _, out, _ in (first, second)]
     assert sorted(count["fetched"] for count in counts) == [0, COUNT + 2]
     assert checkpoint(json.loads(second[1])) == DATA
+
+
+async def test_a_terminal_shows_verified_bytes_that_never_go_back(
+    scripted: ScriptedRelay, home: Path, published: Published
+) -> None:
+    shown, partly_shown = "", asyncio.Event()
+
+    async def after_the_first_is_shown(wanted: dict[str, list[str]]) -> None:
+        if (
+            len(wanted.get("ids", [])) == 50
+            and len([each for each in scripted.requests if each.get("limit") == 50]) > 1
+        ):
+            await partly_shown.wait()
+
+    def read() -> None:
+        nonlocal shown
+        with contextlib.suppress(OSError):  # the other end is closed
+            shown += os.read(master, 1 << 16).decode()
+        if counts() and counts()[-1] > 0:
+            partly_shown.set()
+
+    def counts() -> list[float]:
+        return [float(done) for done in re.findall(r"([0-9]+\.[0-9])/6\.9 MB", shown)]
+
+    scripted.requests.clear()
+    scripted.before_answer = after_the_first_is_shown
+    master, slave = pty.openpty()
+    asyncio.get_running_loop().add_reader(master, read)
+    try:
+        process = await start(home, "fetch", published.release.id.hex(), "--relay", scripted.url, stderr=slave)
+        async with asyncio.timeout(GIVE_UP_S):
+            out, _ = await process.communicate()
+    finally:
+        asyncio.get_running_loop().remove_reader(master)
+        os.close(slave)
+        read()
+        os.close(master)
+    assert process.returncode == 0
+    assert out.decode().startswith("demo version 1, signed by npub1")
+    assert counts() == sorted(counts())
+    assert len(set(counts())) > 1
+    assert counts()[-1] == round(published.release.size / 1e6, 1)
 
 
 async def test_weights_only_is_said_and_completed_by_the_next_fetch(
