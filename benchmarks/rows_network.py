@@ -16,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 from measure import ROUNDS, Bench, Measured, Row, ratio
-from rows_relay import free_port
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # it has the other relays
-from support.relays import NPM_MODULES, PYTHON_RELAY, npm_relay, python_relay
+from support.relays import NPM_MODULES, PYTHON_RELAY, find_free_port, npm_relay, python_relay
 
 from distribution.announcement import chunk_draft
 from distribution.chunking import CHUNK_SIZE
@@ -46,7 +45,7 @@ def running(name: str, folder: Path) -> Iterator[str]:
     if name == "npm":
         manager = npm_relay(folder)
     elif name.startswith("nostr-relay"):
-        manager = python_relay(folder, free_port(), name.split(", ")[1].lower())
+        manager = python_relay(folder, find_free_port(), name.split(", ")[1].lower())
     else:
         manager = own_relay(folder / "data" if "disk" in name else None)
     with manager as url:
@@ -56,7 +55,7 @@ def running(name: str, folder: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def own_relay(data: Path | None) -> Iterator[str]:
     """The embedded relay, as a process."""
-    command = [sys.executable, "-m", "randygpt", "relay", "--port", str(free_port())]
+    command = [sys.executable, "-m", "randygpt", "relay", "--port", str(find_free_port())]
     command += ["--data", str(data)] if data else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:

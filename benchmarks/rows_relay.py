@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import os
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,13 +76,6 @@ def verifying(_bench: Bench) -> Measured:
         return decode_exactly(event.content, size=CHUNK_SIZE, sha256=digests[index])
 
     return compare(lambda: each_ms(bare), lambda: each_ms(ours))
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 ROWS = (

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import nostr_sdk
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from support.relays import find_free_port
 from support.scripted_relay import ScriptedRelay, scripted_relay
 
 from relay_client.embedded import EmbeddedRelay
@@ -32,21 +32,15 @@ def golden() -> Path:
     return Path(folder)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def free_port() -> int:
-    return _free_port()
+    return find_free_port()
 
 
 @pytest.fixture
 def unused_port() -> int:
     """Another one, beside the relay's."""
-    return _free_port()
+    return find_free_port()
 
 
 @pytest.fixture

@@ -258,7 +258,7 @@ async def test_a_relay_that_does_not_come_back_is_given_up(
 async def test_a_relay_that_falls_silent_is_given_up_in_time(
     scripted: ScriptedRelay, second: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "ANSWER_S", 1)
+    monkeypatch.setattr(connection, "ANSWER_S", 3)
     monkeypatch.setattr(courier, "PATIENCE_S", 0)
     scripted.silent = True
     async with pool_of(scripted, second) as pool:

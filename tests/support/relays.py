@@ -1,6 +1,7 @@
 """Real relays by other hands, as processes: PyPI `nostr-relay` (sqlite and LMDB) and npm `@nostr-relay/core`."""
 
 import contextlib
+import secrets
 import socket
 import subprocess
 import time
@@ -31,6 +32,15 @@ _STORAGE = {
     "sqlite": "  sqlalchemy.url: sqlite+aiosqlite:///{folder}/events.sqlite3",
     "lmdb": "  class: nostr_relay.storage.kv.LMDBStorage\n  path: {folder}/lmdb\n  map_size: 1000000000",
 }
+
+
+def find_free_port() -> int:
+    """A port that nobody listens on, and that the kernel gives to nobody in the meantime: it is below those."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager
