@@ -255,6 +255,30 @@ async def test_a_relay_that_does_not_come_back_is_given_up(
     assert delivery.homeless == []
 
 
+@pytest.mark.parametrize("closes", [False, True], ids=["in words", "by closing"])
+async def test_a_relay_for_which_events_are_too_large_is_left_out_however_it_says_so(
+    scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch, *, closes: bool
+) -> None:
+    monkeypatch.setattr(connection, "ANSWER_S", 3)
+    monkeypatch.setattr(courier, "PATIENCE_S", 0)
+
+    async def handler(peer: ServerConnection) -> None:
+        async for _ in peer:
+            if closes:
+                await peer.close(1009, "message too big")
+            else:
+                await peer.send('["NOTICE","invalid: event too large"]')
+
+    async with serve(handler, "127.0.0.1", 0, compression=None) as server:
+        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        async with pool_of(url, scripted) as pool:
+            delivery = await deliver(pool, copies=1)
+            assert pool.urls == [scripted.url]
+            assert f"too {'big' if closes else 'large'}" in pool.reports[url].reason
+    assert sorted(scripted.events) == sorted(IDS)
+    assert delivery.homeless == []
+
+
 async def test_a_relay_that_falls_silent_is_given_up_in_time(
     scripted: ScriptedRelay, second: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
