@@ -51,13 +51,13 @@ async def relay(free_port: int) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def nip42_relay(free_port: int) -> AsyncIterator[str]:
+async def nip42_relay(unused_port: int) -> AsyncIterator[str]:
     """Address of a real relay that gives nothing to strangers, and takes nothing from them."""
     nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
     mode = nostr_sdk.LocalRelayBuilderNip42(mode=nostr_sdk.LocalRelayBuilderNip42Mode.BOTH)
-    running = nostr_sdk.LocalRelayBuilder().addr("127.0.0.1").port(free_port).nip42(mode).build()
+    running = nostr_sdk.LocalRelayBuilder().addr("127.0.0.1").port(unused_port).nip42(mode).build()
     await running.run()
-    yield f"ws://127.0.0.1:{free_port}"
+    yield f"ws://127.0.0.1:{unused_port}"
     running.shutdown()
 
 

@@ -11,6 +11,10 @@ from support.models import write_tiny
 from support.releases import visible
 from support.scripted_relay import ScriptedRelay
 
+from randygpt.settings import Home
+from relay_client.filter import Filter
+from relay_client.watch import Watch
+
 
 async def said(home: Path, *words: object) -> dict[str, Any]:
     done = await asyncio.to_thread(randygpt, home, *words, "--json")
@@ -63,6 +67,28 @@ async def test_the_key_is_read_only_where_a_relay_insists(
     (friend / "keys").mkdir(parents=True)
     (friend / "keys" / "nsec").write_text("no key at all")
     assert (await said(friend, "fetch", release, "--relay", scripted.url))["release"] == release
+    both = await said(friend, "fetch", release, "--relay", nip42_relay, "--relay", scripted.url)
+    assert both["release"] == release  # the other relay is enough
     done = await asyncio.to_thread(randygpt, friend, "fetch", release, "--relay", nip42_relay)
-    assert done.returncode == 2
-    assert "keys/nsec" in only_line(done.stderr)
+    assert done.returncode == 4
+    assert "cannot say who is here" in only_line(done.stderr)
+
+
+async def test_following_goes_on_with_a_key_that_cannot_be_used(nip42_relay: str, relay: str, tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.new_key()
+    home.key_path.chmod(0o644)
+    told = asyncio.Event()
+    watch = Watch(
+        [nip42_relay, relay], Filter(limit=1), lambda *_: True, signer=home.signer(), on_change=lambda _: told.set()
+    )
+    task = asyncio.create_task(watch.run())
+    async with asyncio.timeout(60):
+        while not (watch.links[relay].connected and watch.links[nip42_relay].reason):
+            told.clear()
+            await told.wait()
+    assert not task.done()
+    assert "cannot say who is here" in watch.links[nip42_relay].reason
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
