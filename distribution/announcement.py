@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeGuard
 
 import orjson
 
@@ -24,6 +24,7 @@ PROTOCOL = "1"
 MAX_VERSION = 2**31 - 1
 MAX_MANIFEST_CHUNKS = 64
 MAX_MANIFEST_SIZE = MAX_MANIFEST_CHUNKS * CHUNK_SIZE  # bytes
+MAX_CARD_DEPTH = 64  # objects and lists within each other
 MAX_FUTURE_S = 900  # what relays take too
 _MAX_SIZE = 2**53  # bytes; limits that matter are the caller's
 
@@ -255,6 +256,17 @@ def _card(content: str) -> Mapping[str, object]:
         card = orjson.loads(content)
     except orjson.JSONDecodeError:
         card = None
-    if not isinstance(card, dict):
-        raise InvalidRelease("the card is not a JSON object")
+    if not is_card(card):
+        raise InvalidRelease(f"the card is not a JSON object of at most {MAX_CARD_DEPTH} levels")
     return card
+
+
+def is_card(value: object) -> TypeGuard[Mapping[str, object]]:
+    """Whether this is an object, and not nested so deep that a library would give up on it."""
+    if not isinstance(value, dict):
+        return False
+    nested: list[dict[str, object] | list[object]] = [value]
+    for _ in range(MAX_CARD_DEPTH):
+        inner = (item for outer in nested for item in (outer.values() if isinstance(outer, dict) else outer))
+        nested = [item for item in inner if isinstance(item, dict | list)]
+    return not nested

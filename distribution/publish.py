@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from distribution.announcement import MAX_VERSION, Head, Release, head_draft
+from distribution.announcement import MAX_VERSION, Head, Release, head_draft, is_card
 from distribution.errors import CallerError, NotPublished
 from distribution.heads import heads_filter, read_heads
 from distribution.journal import Entry, Journal, contents_digest
@@ -235,6 +235,8 @@ def check_words(name: str, card: Mapping[str, object]) -> None:
         orjson.dumps(card)
     except TypeError as error:
         raise CallerError(f"the card has no JSON: {error}") from None
+    if not is_card(card):
+        raise CallerError("the card is nested too deep")
 
 
 def _sample(taken: Sequence[bytes], plan: Plan) -> list[bytes]:

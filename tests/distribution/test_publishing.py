@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -350,11 +351,19 @@ def test_a_journal_of_an_older_program_is_understood(tmp_path: Path) -> None:
 # --- words
 
 
-@pytest.mark.parametrize("card", [{"about": "\udcff"}, {"about": object()}, {1: "x"}], ids=ascii)
-async def test_a_card_without_json_publishes_nothing(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, card: dict[str, object]
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        ({"about": "\udcff"}, "the card has no JSON"),
+        ({"about": object()}, "the card has no JSON"),
+        ({1: "x"}, "the card has no JSON"),
+        ({"about": json.loads("[" * 64 + "]" * 64)}, "the card is nested too deep"),
+    ],
+)
+async def test_a_card_that_nobody_could_read_publishes_nothing(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, card: dict[str, object], words: str
 ) -> None:
-    with pytest.raises(CallerError, match="the card has no JSON"):
+    with pytest.raises(CallerError, match=words):
         await publish([scripted.url], tmp_path, key, tiny_sources(), card=card)
     assert scripted.received == []
     assert not (tmp_path / "state" / "receipts").exists()

@@ -12,6 +12,7 @@ from .schnorr import signature_holds
 
 CHUNK, RELEASE, HEAD, REVOCATION = 1064, 4181, 34_181, 5
 MAX_CHUNK = 46_080
+MAX_LEVELS = 64
 
 HEX32, NAME, DECIMAL = "[0-9a-f]{64}", "[a-z0-9][a-z0-9._-]{0,63}", "[1-9][0-9]{0,15}"
 ANY = "(?s).*"
@@ -81,7 +82,19 @@ def check_release_tags(event: Event, now: int) -> None:
     once(event, "x", HEX32)
     parts = values(event, "e")
     need(1 <= len(parts) <= 64 and all(is_text(part, HEX32) for part in parts), "tags e are malformed")
-    need(isinstance(strict_json(event["content"]), dict), "the card is no object")
+    card = strict_json(event["content"])
+    need(isinstance(card, dict) and levels(card) <= MAX_LEVELS, "the card is no object, or too deep")
+
+
+def levels(value: object) -> int:
+    """How deep objects and lists are nested; 0 for anything else."""
+    stack, deepest = [(value, 0)], 0
+    while stack:
+        item, depth = stack.pop()
+        if isinstance(item, dict | list):
+            stack += [(inner, depth + 1) for inner in (item.values() if isinstance(item, dict) else item)]
+            deepest = max(deepest, depth + 1)
+    return deepest
 
 
 def strict_json(text: str) -> object:
