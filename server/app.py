@@ -198,7 +198,7 @@ class Application:
     def _admin(self, request: web.Request) -> Reloader:
         """Whoever may change what is served, and what to change it with; raises HTTPForbidden and others."""
         if not self._settings.api_keys:
-            raise web.HTTPForbidden(text="this needs an API key, and the server has none")
+            raise web.HTTPForbidden(text="this needs an API key, and the server has none: --api-key-file")
         with self._guard.admit(request):
             if self._reloader is None:
                 raise web.HTTPConflict(text="this server serves a file, not the store's releases")

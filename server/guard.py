@@ -56,6 +56,7 @@ class Guard:
     async def prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """Headers of every response."""
         response.headers["Server"] = "randygpt"
+        response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")
         origin = request.headers.get("Origin")
         if origin and (origin in self._settings.origins or "*" in self._settings.origins):

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -81,6 +81,16 @@ def facts(release: "InstalledRelease", trusted: "TrustList") -> dict[str, object
         "name": release.name,
         "version": release.version,
     }
+
+
+def describer(home: Home) -> "Callable[[Sequence[InstalledRelease]], list[dict[str, object]]]":
+    """The facts of several, by the names that the user knows when it is called; raises StoreError then."""
+
+    def describe(releases: "Sequence[InstalledRelease]") -> list[dict[str, object]]:
+        _, trusted = local(home)
+        return [facts(release, trusted) for release in releases]
+
+    return describe
 
 
 def title(release: "InstalledRelease", trusted: "TrustList") -> str:

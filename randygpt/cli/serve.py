@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,23 +15,21 @@ import typer
 
 from randygpt.cli.follow import follower, target
 from randygpt.cli.generate import trained
-from randygpt.cli.installed import facts, local, title
+from randygpt.cli.installed import describer, local, title
 from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_count, emit, known_preset, was_typed
 from randygpt.errors import CallerError
 from randygpt.settings import Home
 
 if TYPE_CHECKING:
     from distribution.follow import Follower, News
-    from distribution.installed import InstalledRelease
     from distribution.store import Store
     from server.models import Serving
 
 EXAMPLE = "Example: randygpt serve --port 8080"
-log = logging.getLogger(__name__)
-
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
 _SWITCH_S = 0.0005  # how long the event loop may keep the threads that decode from going on
+
+log = logging.getLogger(__name__)
 
 
 def serve(
@@ -45,14 +43,14 @@ def serve(
     preset: Annotated[
         str | None, typer.Option(callback=known_preset, help="The file's shape, where nothing beside it says.")
     ] = None,
+    vocab: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
+    ] = None,
     follow: Annotated[
         str | None, typer.Option(metavar="NAME", help="Follow npub…/name meanwhile, and serve each new version.")
     ] = None,
     relay: Relays = None,
     max_size: MaxSize = "1G",
-    vocab: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
-    ] = None,
     api_key: Annotated[
         str | None, typer.Option(hide_input=True, help="Clients must send it as a bearer token.")
     ] = None,
@@ -85,8 +83,8 @@ def serve(
     from server.settings import Settings
 
     keys = _keys(api_key, api_key_file)
-    local = _is_loopback(host)
-    if not (local or keys or insecure):
+    loopback = _is_loopback(host)
+    if not (loopback or keys or insecure):
         raise CallerError(
             f"others reach {host}: set --api-key-file (or --api-key), or say --insecure to answer everybody"
         )
@@ -96,7 +94,7 @@ def serve(
         port=port,
         threads=os.cpu_count() or 1,
         api_keys=keys,
-        hosts={*(allow_host or ()), *((*_LOOPBACK, host) if local or allow_host else ())},
+        hosts={*(allow_host or ()), *((*_LOOPBACK, host) if loopback or allow_host else ())},
         origins=allow_origin or (),
         max_texts=max_texts,
         max_per_key=max_per_key,
@@ -110,6 +108,8 @@ def serve(
         )
     if (model or checkpoint) and follow:
         raise CallerError("--follow serves what it fetches: it does not go with a file")
+    if not follow and was_typed(context, "relay"):
+        raise CallerError("--relay is for what --follow names")
     path = model or (trained(checkpoint) if checkpoint else None)
     serving, reloader, provenance, companion = Serving(), None, None, None
     if path:
@@ -117,7 +117,7 @@ def serve(
     else:
         home = Home.from_environment()
         store = Store(home.folder)
-        reloader, provenance = Reloader(store, serving), Provenance(store, home.follow_path, _about(home))
+        reloader, provenance = Reloader(store, serving), Provenance(store, home.follow_path, describer(home))
         companion = _follower(home, store, follow, relay, byte_count(max_size)) if follow else None
     sys.setswitchinterval(_SWITCH_S)
     server = running(serving, reloader, settings, provenance)
@@ -163,6 +163,7 @@ async def _beside(follower: "Follower | None") -> AsyncIterator[None]:
 
 
 def _follower(home: Home, store: "Store", name: str, relay: list[str] | None, max_size: int) -> "Follower":
+    """What follows while the server runs, and tells the log; raises CallerError and NotTrusted."""
     from distribution.follow import Installed, Noticed
 
     _, trusted = local(home)
@@ -176,12 +177,9 @@ def _follower(home: Home, store: "Store", name: str, relay: list[str] | None, ma
             case _:
                 log.warning("follow: %s", news.error)
 
-    return follower(home, store, target(home, trusted, name, relay), max_size=max_size, on_news=tell)
-
-
-def _about(home: Home) -> "Callable[[InstalledRelease], dict[str, object]]":
-    """Whose a release is, by the names that the user knows at that time."""
-    return lambda release: facts(release, local(home)[1])
+    followed = target(home, trusted, name, relay)
+    log.info("following %s on %s", name, ", ".join(followed.urls))
+    return follower(home, store, followed, max_size=max_size, on_news=tell)
 
 
 def _stop(stop: asyncio.Future[int], number: int) -> None:

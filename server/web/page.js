@@ -2,14 +2,21 @@
 "use strict";
 
 const POLL_MS = 3000;
+const PATIENCE_MS = 20000;
+const MAX_ROWS = 60; // of a card
+const MAX_WORDS = 400; // characters of one value
+const MAX_POINTS = 1000; // of a curve
 const $ = (id) => document.getElementById(id);
-const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+const UNSEEN = /(?![\n\t])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu; // control characters, and those that turn text round
 
 let controller = null; // of the text being written
-let shown = ""; // what was last told of the model
+let looking = null; // at where the model comes from
+let shown = ""; // what was last told of it
+let refused = false; // the key that is typed in, or that there is none
 
-const visible = (text) =>
-  String(text).replace(UNSEEN, (mark) => `\\u${mark.codePointAt(0).toString(16).padStart(4, "0")}`);
+const visible = (text) => String(text).replace(UNSEEN, (mark) => `\\u{${mark.codePointAt(0).toString(16)}}`);
+const short = (text) => (text.length > MAX_WORDS ? `${text.slice(0, MAX_WORDS)}…` : text);
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
 function make(tag, text, attributes = {}) {
   const element = document.createElement(tag);
@@ -18,27 +25,42 @@ function make(tag, text, attributes = {}) {
   return element;
 }
 
-function headers() {
-  const key = $("key").value.trim();
-  return key ? { Authorization: `Bearer ${key}` } : {};
+/** Text of an element that is read out when it changes. */
+function say(id, text) {
+  if ($(id).textContent !== visible(text)) $(id).textContent = visible(text);
 }
 
-async function failure(response) {
+// ---- asking the server
+
+async function ask(path, body, signal) {
+  const key = $("key").value.trim();
+  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  const content = body && { method: "POST", body: JSON.stringify(body) };
+  let response;
+  try {
+    response = await fetch(path, { ...content, headers, signal });
+  } catch (error) {
+    throw error.name === "AbortError" ? error : new Error("the server does not answer");
+  }
+  if (response.ok) return response;
   let words = `${response.status} ${response.statusText}`;
   try {
     const { error } = await response.json();
     words = error.message ?? error;
   } catch { /* no JSON: the status will do */ }
   if (response.status === 401) $("access").open = true;
-  return new Error(words);
+  throw Object.assign(new Error(words), { status: response.status });
 }
 
 // ---- writing
 
 async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  for await (const piece of pieces(response.body.pipeThrough(new TextDecoderStream()))) {
-    const parts = (rest + piece).split("\n\n");
+  for (;;) {
+    const { done, value } = await reader.read().catch(broken);
+    if (done) broken();
+    const parts = (rest + value).split("\n\n");
     rest = parts.pop();
     for (const part of parts) {
       const data = part.replace(/^data: /, "");
@@ -46,140 +68,158 @@ async function* events(response) {
       yield JSON.parse(data);
     }
   }
-  throw new Error("the connection ended before the text did");
 }
 
-async function* pieces(stream) {
-  const reader = stream.getReader();
-  try {
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return;
-      yield value;
-    }
-  } finally {
-    reader.releaseLock();
-  }
+function broken(error) {
+  throw error?.name === "AbortError" ? error : new Error("the connection ended before the text did");
 }
 
-function asked(prompt) {
-  const body = { prompt, stream: true, stream_options: { include_usage: true } };
+/** The request in the form; null if a field is wrong, which it says. */
+function asked() {
+  const body = { prompt: $("prompt").value, stream: true, logprobs: 0 }; // with them, each token can be counted
   for (const name of ["temperature", "top_p", "top_k", "max_tokens", "seed"]) {
     const field = $(name);
-    if (!field.checkValidity()) throw new Error(`${field.labels[0].textContent.trim()}: ${field.validationMessage}`);
+    field.setAttribute("aria-invalid", !field.checkValidity());
+    if (!field.checkValidity()) {
+      $("sampling").open = true;
+      field.focus();
+      say("problem", `${field.labels[0].textContent.trim()}: ${field.validationMessage}`);
+      return null;
+    }
     if (field.value !== "") body[name] = Number(field.value);
   }
   return body;
 }
 
 async function write() {
-  if (controller) return;
+  const body = controller ? null : asked();
+  if (!body) return;
   controller = new AbortController();
   const began = performance.now();
   let tokens = 0;
-  const rate = (count) => `${count} tokens, ${Math.round(count / ((performance.now() - began) / 1000))} a second`;
+  const rate = () => `${tokens} tokens, ${Math.round(tokens / ((performance.now() - began) / 1000))} a second`;
   busy(true);
-  $("problem").textContent = "";
+  say("problem", "");
+  $("given").textContent = body.prompt;
   $("drawn").textContent = "";
-  $("given").textContent = $("prompt").value;
   try {
-    const response = await fetch("/v1/completions", {
-      method: "POST",
-      headers: { "Content-Type": "application/json", ...headers() },
-      body: JSON.stringify(asked($("prompt").value)),
-      signal: controller.signal,
-    });
-    if (!response.ok) throw await failure(response);
+    const response = await ask("/v1/completions", body, controller.signal);
     const release = response.headers.get("X-Release");
     let end = "";
     for await (const event of events(response)) {
       if (event.error) throw new Error(event.error.message);
-      for (const choice of event.choices) {
-        tokens += 1;
-        $("drawn").append(choice.text);
-        end = choice.finish_reason ?? end;
-      }
-      if (event.usage) tokens = event.usage.completion_tokens;
-      $("status").setAttribute("aria-live", event.usage ? "polite" : "off"); // only the end is read out
-      $("status").textContent = rate(tokens);
+      const [choice] = event.choices;
+      tokens += choice.logprobs.tokens.length;
+      end = choice.finish_reason ?? end;
+      extend(choice.text);
+      $("status").textContent = rate();
     }
-    const why = end === "length" ? "as many as allowed" : "the model ended it";
-    $("status").textContent = `${rate(tokens)}: ${why}${release ? `; by release ${release.slice(0, 12)}` : ""}`;
+    const why = end === "length" ? "the limit was reached" : "the model ended it";
+    finish(`${rate()}: ${why}${release ? `; by release ${release.slice(0, 12)}` : ""}`);
   } catch (error) {
-    if (error.name === "AbortError") $("status").textContent = `stopped after ${rate(tokens)}`;
-    else $("problem").textContent = visible(error.message);
+    if (error.name === "AbortError") finish(`stopped after ${rate()}`);
+    else {
+      finish(tokens ? `broken off after ${rate()}` : "");
+      say("problem", error.message);
+      if (error.status === 401) $("key").focus();
+    }
   } finally {
     controller = null;
-    busy(false);
   }
 }
 
+function extend(text) {
+  const box = $("text");
+  const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
+  $("drawn").append(text);
+  if (atEnd) box.scrollTop = box.scrollHeight;
+}
+
+function finish(words) {
+  busy(false);
+  say("status", words);
+}
+
 function busy(is) {
-  $("write").disabled = is;
-  $("stop").disabled = !is;
+  const [from, to] = is ? [$("write"), $("stop")] : [$("stop"), $("write")];
+  const held = document.activeElement === from; // a button that is disabled loses the focus
+  to.disabled = false;
+  if (held) to.focus();
+  from.disabled = true;
   document.body.classList.toggle("writing", is);
-  if (is) $("status").textContent = "writing";
-  if (is && document.activeElement === $("write")) $("stop").focus();
-  if (!is && document.activeElement === document.body) $("write").focus();
+  if (is) say("status", "writing");
+  $("status").setAttribute("aria-live", is ? "off" : "polite"); // only the end is read out
 }
 
 // ---- where the model comes from
 
-async function look() {
+/** Look once; who comes meanwhile gets the same look. */
+function look() {
+  looking ??= read().finally(() => { looking = null; });
+  return looking;
+}
+
+async function read() {
   try {
-    const response = await fetch("/provenance", { headers: headers() });
-    if (!response.ok) throw await failure(response);
-    const text = await response.text();
-    if (text === shown) return;
+    const text = await (await ask("/provenance", null, AbortSignal.timeout(PATIENCE_MS))).text();
+    refused = false;
+    if (text !== shown) show(JSON.parse(text));
     shown = text;
-    show(JSON.parse(text));
   } catch (error) {
     shown = "";
-    $("headline").textContent = error instanceof TypeError ? "the server does not answer" : visible(error.message);
+    refused = error.status === 401;
+    say("headline", refused ? "an API key is needed" : error.message);
   }
 }
 
-function show({ model, release, releases, followed, failure: reason }) {
+function show({ model, release, releases, followed, failure, unread }) {
   const title = release ? `${release.name}, version ${release.version}` : model?.label;
-  $("headline").textContent = visible(title ?? "no model yet: waiting for a first release");
+  say("headline", title ?? "no model yet: waiting for a first release");
   document.title = `${visible(title ?? "waiting")} · randygpt`;
-  $("facts").replaceChildren(...facts(model, release));
-  $("failure").hidden = !reason;
-  $("failure").textContent = reason ? visible(`The newest release is not served: ${reason}`) : "";
-  showCard(release?.card ?? {});
+  $("origin").hidden = !model && !failure && !unread;
+  $("facts").replaceChildren(...rows(facts(model, release)));
+  const reasons = [failure && `The newest release is not served: ${failure}`, unread && `Not all can be read: ${unread}`];
+  say("failure", reasons.filter(Boolean).join(". "));
+  showCard(isObject(release?.card) ? release.card : {});
   $("shelf").hidden = releases.length === 0;
-  keepFocus($("releases"), () => $("releases").replaceChildren(...releases.map(shelved)));
+  const held = $("releases").contains(document.activeElement) && document.activeElement.dataset.release;
+  $("releases").replaceChildren(...releases.map(shelved));
+  if (held) ($("releases").querySelector(`[data-release="${held}"]`) ?? $("releases")).focus();
   $("relays").hidden = followed.length === 0;
   $("links").replaceChildren(...followed.flatMap(linked));
 }
 
 function facts(model, release) {
+  if (release) {
+    return [
+      ["Name", release.name],
+      ["Version", release.version],
+      ["Author", release.author_name ?? "not on your list of trusted authors"],
+      ["Key", code(release.author)],
+      ["Signed", when(release.created_at)],
+      ["Release", code(release.release)],
+      ["SHA-256", code(release.sha256)],
+      ["Size", `${(release.size / 1e6).toFixed(1)} MB${release.partial ? ", weights only" : ""}`],
+      ["Model", model.name],
+    ];
+  }
   if (!model) return [];
-  if (!release) return rows([["Model", model.name], ["From", model.label], model.sha256 && ["SHA-256", code(model.sha256)]]);
-  return rows([
-    ["Name", release.name],
-    ["Version", release.version],
-    ["Author", release.author_name ?? "not on your list of trusted authors"],
-    ["Key", code(release.author)],
-    ["Signed", when(release.created_at)],
-    ["Release", code(release.release)],
-    ["SHA-256", code(release.sha256)],
-    ["Size", `${(release.size / 1e6).toFixed(1)} MB${release.partial ? ", weights only" : ""}`],
-    ["Model", model.name],
-  ]);
+  const file = [["From", model.label], ["Model", model.name]];
+  return model.sha256 ? [...file, ["SHA-256", code(model.sha256)]] : file;
 }
 
 function rows(pairs) {
-  return pairs.filter(Boolean).flatMap(([name, value]) => {
-    const cell = make("dd", value instanceof Node ? undefined : value);
-    if (value instanceof Node) cell.append(value);
+  return pairs.flatMap(([name, value]) => {
+    const cell = document.createElement("dd");
+    cell.append(value instanceof Node ? value : visible(value));
     return [make("dt", name), cell];
   });
 }
 
 function code(text) {
   const whole = document.createElement("span");
-  const copy = make("button", "copy", { type: "button", class: "small", "aria-label": `copy ${text.slice(0, 12)}…` });
+  const name = { type: "button", class: "small", "aria-label": `copy ${text.slice(0, 12)}…` };
+  const copy = make("button", "copy", name);
   copy.addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(text);
@@ -188,6 +228,7 @@ function code(text) {
       getSelection().selectAllChildren(whole.firstChild);
       copy.textContent = "selected";
     }
+    copy.setAttribute("aria-label", copy.textContent);
   });
   whole.append(make("code", text), copy);
   return whole;
@@ -195,47 +236,61 @@ function code(text) {
 
 function when(seconds) {
   const date = new Date(seconds * 1000);
-  return make("time", date.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" }), {
-    datetime: date.toISOString(),
-  });
+  if (Number.isNaN(date.getTime())) return make("span", "at no time");
+  const words = date.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+  return make("time", words, { datetime: date.toISOString() });
 }
 
 function showCard(card) {
-  const { history, ...training } = card.training ?? {};
-  const entries = Object.entries({ ...card, ...training });
-  const plain = entries.filter(([, value]) => ["string", "number", "boolean"].includes(typeof value));
-  const words = (value) => (typeof value === "number" ? Number(value.toPrecision(6)).toLocaleString("en") : value);
-  $("card").replaceChildren(...rows(plain.map(([name, value]) => [name.replaceAll("_", " "), words(value)])));
-  const points = (Array.isArray(history) ? history : []).filter(
-    (point) => Array.isArray(point) && point.length === 3 && point.every(Number.isFinite),
-  );
+  const inner = [card.training, card.config].filter(isObject);
+  const plain = [card, ...inner]
+    .flatMap(Object.entries)
+    .filter(([, value]) => ["string", "number", "boolean"].includes(typeof value))
+    .slice(0, MAX_ROWS);
+  $("card").replaceChildren(...rows(plain.map(([name, value]) => [short(name.replaceAll("_", " ")), short(words(value))])));
+  const points = curve(card.training?.history);
   $("curve").hidden = points.length < 2;
-  if (points.length >= 2) $("curve").replaceChildren(drawn(points), caption(points));
+  $("curve").replaceChildren(...(points.length < 2 ? [] : [drawn(points), caption(points.at(-1))]));
   $("training").hidden = plain.length === 0 && points.length < 2;
 }
 
-function caption(points) {
-  const last = points.at(-1);
-  return make("figcaption", `Loss by iteration: validation (bold) ${last[2].toFixed(3)}, training ${last[1].toFixed(3)} at the end`);
+/** A value of a card: 1,000 and 1.4821 for numbers. */
+function words(value) {
+  if (Number.isSafeInteger(value)) return value.toLocaleString("en");
+  return String(typeof value === "number" ? Number(value.toPrecision(6)) : value);
+}
+
+/** [iteration, training loss, validation loss], of what a card says. */
+function curve(history) {
+  const isFit = (value) => Number.isFinite(value) && Math.abs(value) < 1e9;
+  const isPoint = (point) => Array.isArray(point) && point.length === 3 && point.every(isFit);
+  return Array.isArray(history) ? history.filter(isPoint).slice(0, MAX_POINTS) : [];
+}
+
+function caption([, training, validation]) {
+  const words = `Loss by iteration. At the end: validation (bold) ${validation.toFixed(3)}, training ${training.toFixed(3)}`;
+  return make("figcaption", words);
 }
 
 function drawn(points) {
-  const [width, height, left, bottom, top] = [320, 150, 34, 20, 8];
-  const svg = part("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
-  svg.setAttribute("aria-label", `loss from ${points[0][2].toFixed(3)} to ${points.at(-1)[2].toFixed(3)}`);
-  const losses = points.flatMap(([, train, validation]) => [train, validation]);
-  const [low, high] = [Math.min(...losses), Math.max(...losses)];
-  const [first, last] = [points[0][0], points.at(-1)[0]];
-  const x = (iteration) => left + ((iteration - first) / (last - first || 1)) * (width - left - 6);
-  const y = (loss) => top + ((high - loss) / (high - low || 1)) * (height - top - bottom);
-  for (const loss of [high, (high + low) / 2, low]) {
-    svg.append(part("line", { class: "axis", x1: left, x2: width, y1: y(loss), y2: y(loss) }));
-    svg.append(part("text", { x: left - 5, y: y(loss) + 4, "text-anchor": "end" }, loss.toFixed(2)));
+  const [width, height, left, bottom, top] = [320, 150, 36, 20, 8];
+  const label = `validation loss from ${points[0][2].toFixed(3)} to ${points.at(-1)[2].toFixed(3)}`;
+  const svg = part("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  const iterations = points.map(([iteration]) => iteration);
+  const losses = points.flatMap(([, training, validation]) => [training, validation]);
+  const scale = (values, from, to) => {
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    return { low, high, at: (value) => from + ((value - low) / (high - low || 1)) * (to - from) };
+  };
+  const [x, y] = [scale(iterations, left, width - 6), scale(losses, height - bottom, top)];
+  for (const loss of [y.high, (y.high + y.low) / 2, y.low]) {
+    svg.append(part("line", { class: "axis", x1: left, x2: width, y1: y.at(loss), y2: y.at(loss) }));
+    svg.append(part("text", { x: left - 5, y: y.at(loss) + 4, "text-anchor": "end" }, loss.toFixed(2)));
   }
-  svg.append(part("text", { x: left, y: height - 4 }, first.toLocaleString("en")));
-  svg.append(part("text", { x: width - 6, y: height - 4, "text-anchor": "end" }, last.toLocaleString("en")));
+  svg.append(part("text", { x: left, y: height - 4 }, x.low.toLocaleString("en")));
+  svg.append(part("text", { x: width - 6, y: height - 4, "text-anchor": "end" }, x.high.toLocaleString("en")));
   for (const [index, name] of [[1, "train"], [2, "validation"]]) {
-    const line = points.map((point) => `${x(point[0]).toFixed(1)},${y(point[index]).toFixed(1)}`).join(" ");
+    const line = points.map((point) => `${x.at(point[0]).toFixed(1)},${y.at(point[index]).toFixed(1)}`).join(" ");
     svg.append(part("polyline", { class: name, points: line }));
   }
   return svg;
@@ -250,65 +305,67 @@ function part(tag, attributes, text) {
 
 function shelved(release) {
   const entry = document.createElement("li");
-  const by = release.author_name ?? `${release.author.slice(0, 12)}…`;
-  entry.append(make("span", `${release.name} ${release.version}`), make("small", `by ${by}, `));
-  entry.lastChild.append(when(release.created_at));
-  if (release.serving) {
-    entry.append(make("span", "answers", { class: "mark good" }));
-    return entry;
+  const by = make("small", `by ${release.author_name ?? `${release.author.slice(0, 12)}…`}, `);
+  by.append(when(release.created_at));
+  entry.append(make("span", `${release.name} ${release.version}`), by);
+  if (release.current && !release.serving) entry.append(make("small", "current", { class: "mark" }));
+  if (release.serving) entry.append(make("span", "answers", { class: "mark good" }));
+  else {
+    const name = { type: "button", class: "small", "aria-label": `use ${visible(release.name)} ${release.version}` };
+    const button = make("button", "use this one", name);
+    button.dataset.release = release.release;
+    button.addEventListener("click", () => use(release.release, button));
+    entry.append(button);
   }
-  const words = `use ${visible(release.name)} ${release.version}`;
-  const button = make("button", "use this one", { type: "button", class: "small", "aria-label": words });
-  button.dataset.release = release.release;
-  button.addEventListener("click", () => use(release.release, button));
-  entry.append(button);
   return entry;
 }
 
 async function use(release, button) {
-  $("problem").textContent = "";
-  button.disabled = true;
+  say("refusal", "");
+  button.textContent = "is loaded";
   try {
-    const response = await fetch("/admin/use", {
-      method: "POST",
-      headers: { "Content-Type": "application/json", ...headers() },
-      body: JSON.stringify({ release }),
-    });
-    if (!response.ok) throw await failure(response);
+    await ask("/admin/use", { release });
+    await looking; // it may have begun before
     await look();
   } catch (error) {
-    $("problem").textContent = visible(error.message);
+    say("refusal", error.message);
+    if (error.status === 401 || error.status === 403) $("access").open = true;
+    if (error.status === 401) $("key").focus();
   } finally {
-    button.disabled = false;
+    button.textContent = "use this one";
   }
 }
 
-function keepFocus(list, change) {
-  const held = list.contains(document.activeElement) ? document.activeElement.dataset.release : null;
-  change();
-  if (held) (list.querySelector(`[data-release="${held}"]`) ?? $("prompt")).focus();
-}
-
 function linked({ name, relays, running, updated_at: at }) {
+  const first = make("li", `${name} ${running ? "is followed" : "is not followed any more"}`);
+  if (at !== null) {
+    first.append(make("small", "as of "));
+    first.lastChild.append(when(at));
+  }
   const lines = relays.map(({ url, connected, reason }) => {
     const entry = make("li", url);
     const good = running && connected;
     entry.append(make("span", good ? "connected" : "away", { class: `mark ${good ? "good" : "bad"}` }));
-    if (reason) entry.append(make("small", reason));
+    if (reason) entry.append(make("small", short(reason)));
     return entry;
   });
-  const words = running ? "is followed" : "is not followed any more";
-  const first = make("li", `${name} ${words}`);
-  if (Number.isFinite(at)) first.append(make("small", "as of "));
-  first.lastChild instanceof Element && first.lastChild.append(when(at));
   return [first, ...lines];
 }
 
 // ---- start
 
-$("key").value = sessionStorage.getItem("key") ?? "";
+function keep(key) {
+  try {
+    if (key !== undefined) sessionStorage.setItem("key", key);
+    return sessionStorage.getItem("key") ?? "";
+  } catch {
+    return ""; // a browser that keeps nothing
+  }
+}
+
+$("key").value = keep();
 $("key").addEventListener("change", () => {
-  sessionStorage.setItem("key", $("key").value.trim());
+  keep($("key").value.trim());
   look();
 });
 $("ask").addEventListener("submit", (event) => {
@@ -320,6 +377,6 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") controller?.abort();
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) write();
 });
+document.addEventListener("visibilitychange", () => document.hidden || refused || look());
+setInterval(() => document.hidden || refused || look(), POLL_MS);
 look();
-setInterval(() => document.hidden || look(), POLL_MS);
-document.addEventListener("visibilitychange", () => document.hidden || look());

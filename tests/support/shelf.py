@@ -1,8 +1,10 @@
 """A store with releases of the tiny model, made without relays."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -46,20 +48,22 @@ class Shelf:
     def store(self) -> Store:
         return Store(self.home)
 
-    def install(self, **changed: bytes) -> InstalledRelease:
+    def install(
+        self, *, name: str = "tiny", card: Mapping[str, object] = MappingProxyType({}), **changed: bytes
+    ) -> InstalledRelease:
         """The next version, with some of its files changed (`checkpoint`, `vocab`, `config`)."""
         self.version += 1
         files = {"checkpoint.bin": checkpoint(weights(self.version)), **side_files()}
-        files |= {name: changed[name.split(".")[0]] for name in files if name.split(".")[0] in changed}
+        files |= {path: changed[path.split(".")[0]] for path in files if path.split(".")[0] in changed}
         manifest = Manifest(files=tuple(self._keep(path, data) for path, data in files.items()))
         draft = release_draft(
             manifest.encode(),
             [bytes(32)],
-            name="tiny",
+            name=name,
             version=self.version,
             format="RGPT0002",
             size=manifest.size,
-            card={},
+            card=dict(card),
             hint="",
             created_at=NOW,
         )

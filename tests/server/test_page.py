@@ -1,0 +1,250 @@
+"""The page's files and what it asks for, without a browser: headers, what is told of a store, what is left out."""
+
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from support.shelf import Shelf, without_checkpoint
+from support.shelf_server import serving_shelf
+
+from distribution.trustlist import TrustBook
+from randygpt.settings import Home
+from relay_client.keys import SecretKey, encode_npub
+from server import provenance as provenance_module
+
+CARD = {"license": "MIT", "training": {"iteration": 5, "history": [[0, 2.5, 2.6], [5, 2.0, 2.1]]}}
+ROOT = Path(__file__).parents[2]
+FILES = {"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript"}
+
+
+async def told(
+    session: aiohttp.ClientSession, address: str, headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, Any]]:
+    async with session.get(f"{address}/provenance", headers=headers) as response:
+        return response.status, await response.json()
+
+
+def follow_says(shelf: Shelf, content: object) -> Path:
+    path = Home(shelf.home).follow_path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else orjson.dumps(content))
+    return path
+
+
+# --- its files
+
+
+@pytest.mark.parametrize(("path", "kind"), FILES.items())
+async def test_a_file_of_the_page_is_kept_by_browsers_and_may_do_little(
+    session: aiohttp.ClientSession, address: str, path: str, kind: str
+) -> None:
+    async with session.get(address + path) as response:
+        headers, body = response.headers, await response.read()
+    assert (response.status, headers["Content-Type"], headers["Cache-Control"]) == (
+        200,
+        f"{kind}; charset=utf-8",
+        "no-cache",
+    )
+    assert (headers["X-Content-Type-Options"], headers["Referrer-Policy"]) == ("nosniff", "no-referrer")
+    policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == policy["frame-ancestors"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert "unsafe" not in str(policy)
+    async with session.head(address + path) as response:
+        assert (response.status, response.headers["Content-Length"]) == (200, str(len(body)))
+    for known in (headers["ETag"], f'"x", W/{headers["ETag"]}', "*"):
+        async with session.get(address + path, headers={"If-None-Match": known}) as response:
+            assert (response.status, await response.read()) == (304, b"")
+            assert response.headers["ETag"] == headers["ETag"]
+    async with session.get(address + path, headers={"If-None-Match": '"x"'}) as response:
+        assert (response.status, await response.read()) == (200, body)
+
+
+async def test_the_page_asks_for_nothing_but_its_own_files(session: aiohttp.ClientSession, address: str) -> None:
+    async with session.get(address) as response:
+        html = await response.text()
+    assert set(re.findall(r'(?:src|href)="([^"]*)"', html)) == {"/page.css", "/page.js", "data:,"}
+    assert not re.search(r"<style|<script>|\sstyle=|\son[a-z]+=", html)
+    for path in ("/page.css", "/page.js"):
+        async with session.get(address + path) as response:
+            text = await response.text()
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(|innerHTML|insertAdjacentHTML", text)
+
+
+async def test_under_another_name_there_is_no_page(shelf: Shelf, session: aiohttp.ClientSession) -> None:
+    async with serving_shelf(shelf, hosts={"127.0.0.1"}) as address:
+        for path in [*FILES, "/provenance"]:
+            async with session.get(address + path, headers={"Host": "evil.example"}) as response:
+                assert response.status == 403
+
+
+# --- what it is told
+
+
+async def test_before_the_first_release_nothing_is_told(shelf: Shelf, session: aiohttp.ClientSession) -> None:
+    async with serving_shelf(shelf) as address:
+        assert await told(session, address) == (
+            200,
+            {"model": None, "failure": None, "release": None, "releases": [], "followed": [], "unread": None},
+        )
+
+
+async def test_of_a_file_its_name_and_hash_are_told(session: aiohttp.ClientSession, address: str) -> None:
+    status, facts = await told(session, address)
+    assert (status, facts["model"]["label"], facts["release"], facts["releases"]) == (200, "tiny version 1", None, [])
+
+
+async def test_whose_model_answers_and_what_else_is_here(
+    shelf: Shelf, key: SecretKey, session: aiohttp.ClientSession
+) -> None:
+    first, second = shelf.install(), shelf.install(card=CARD)
+    shelf.store.activate(second.id)
+    await TrustBook(shelf.home).add(key.pubkey, "alice")
+    async with serving_shelf(shelf) as address:
+        _, facts = await told(session, address)
+    npub = encode_npub(key.pubkey)
+    release = facts["release"]
+    assert (release["release"], release["author"], release["author_name"]) == (second.id.hex(), npub, "alice")
+    assert (release["name"], release["version"], release["created_at"]) == ("tiny", 2, second.created_at)
+    assert (release["sha256"], release["partial"]) == (second.file("checkpoint").sha256.hex(), False)
+    assert release["card"] == CARD
+    assert [(each["version"], each["serving"], each["current"]) for each in facts["releases"]] == [
+        (2, True, True),
+        (1, False, False),
+    ]
+    assert facts["releases"][1]["release"] == first.id.hex()
+
+
+async def test_what_has_not_changed_is_not_sent_again(shelf: Shelf, session: aiohttp.ClientSession) -> None:
+    shelf.store.activate(shelf.install().id)
+    async with serving_shelf(shelf) as address:
+        async with session.get(f"{address}/provenance") as response:
+            known = {"If-None-Match": response.headers["ETag"]}
+        async with session.get(f"{address}/provenance", headers=known) as response:
+            assert (response.status, await response.read()) == (304, b"")
+        shelf.install()
+        async with session.get(f"{address}/provenance", headers=known) as response:
+            assert (response.status, len((await response.json())["releases"])) == (200, 2)
+
+
+async def test_of_very_many_releases_the_last_are_told_and_the_one_that_answers(
+    shelf: Shelf, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance_module, "MAX_RELEASES", 3)
+    first = shelf.install()
+    shelf.store.activate(first.id)
+    for _ in range(4):
+        shelf.install()
+    async with serving_shelf(shelf) as address:
+        _, facts = await told(session, address)
+    assert [(each["version"], each["serving"]) for each in facts["releases"]] == [(5, False), (4, False), (1, True)]
+
+
+async def test_where_keys_are_set_only_their_owners_are_told(shelf: Shelf, session: aiohttp.ClientSession) -> None:
+    shelf.store.activate(shelf.install().id)
+    async with serving_shelf(shelf, api_keys=["s3cret"]) as address:
+        assert await told(session, address) == (401, {"error": "a valid API key is required"})
+        assert (await told(session, address, {"Authorization": "Bearer s3cret"}))[1]["release"]["version"] == 1
+        for path in FILES:
+            async with session.get(address + path) as response:
+                assert response.status == 200
+
+
+async def test_why_the_newest_release_does_not_answer_is_told(shelf: Shelf, session: aiohttp.ClientSession) -> None:
+    shelf.store.activate(without_checkpoint(shelf).id)
+    async with serving_shelf(shelf) as address:
+        _, facts = await told(session, address)
+    assert (facts["model"], facts["release"]) == (None, None)
+    assert "No such file" in facts["failure"]
+
+
+@pytest.mark.parametrize("damaged", ["store/refs/current", "state/trust.json", "state/follow.json"])
+async def test_what_is_damaged_is_left_out_with_the_reason(
+    shelf: Shelf, session: aiohttp.ClientSession, damaged: str
+) -> None:
+    shelf.store.activate(shelf.install().id)
+    follow_says(shelf, {})
+    async with serving_shelf(shelf) as address:
+        (shelf.home / damaged).write_bytes(b"{")
+        status, facts = await told(session, address)
+    assert (status, facts["model"] is not None) == (200, True)
+    assert damaged in facts["unread"]
+    assert (facts["release"] is None) is (damaged == "state/trust.json")
+
+
+# --- how names are followed
+
+
+async def test_how_a_name_is_followed_is_told(shelf: Shelf, session: aiohttp.ClientSession) -> None:
+    now = int(time.time())
+    links = {"ws://a": {"connected": True, "reason": ""}, "ws://b": {"connected": False, "reason": "refused"}}
+    entry = {"running": True, "process": 1, "relays": links, "version": 2, "last_install": None, "updated_at": now}
+    stale, ended = entry | {"updated_at": now - provenance_module.STALE_S}, entry | {"running": False}
+    follow_says(shelf, {"ab/tiny": entry, "ab/stale": stale, "ab/ended": ended})
+    async with serving_shelf(shelf) as address:
+        _, facts = await told(session, address)
+    assert facts["followed"][0] == {
+        "name": "tiny",
+        "running": True,
+        "updated_at": now,
+        "relays": [
+            {"url": "ws://a", "connected": True, "reason": ""},
+            {"url": "ws://b", "connected": False, "reason": "refused"},
+        ],
+    }
+    assert [each["running"] for each in facts["followed"]] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("content", "followed"),
+    [
+        ([], []),
+        (b"", []),
+        (b"\xff{", []),
+        ({"a/b": 5, "c": None, "": []}, []),
+        ({"noslash": {}}, [{"name": "", "running": False, "updated_at": None, "relays": []}]),
+        (
+            {"a/b": {"running": "yes", "updated_at": "now", "relays": ["x"]}},
+            [{"name": "b", "running": False, "updated_at": None, "relays": []}],
+        ),
+        (
+            {"a/b": {"running": 1, "updated_at": 1e300, "relays": {"x": 5, "y": {"connected": 1, "reason": {}}}}},
+            [
+                {
+                    "name": "b",
+                    "running": False,
+                    "updated_at": None,
+                    "relays": [{"url": "y", "connected": False, "reason": None}],
+                }
+            ],
+        ),
+    ],
+)
+async def test_a_status_that_follow_did_not_write_harms_nothing(
+    shelf: Shelf, session: aiohttp.ClientSession, content: object, followed: list[object]
+) -> None:
+    shelf.store.activate(shelf.install().id)
+    follow_says(shelf, content)
+    async with serving_shelf(shelf) as address:
+        status, facts = await told(session, address)
+    assert (status, facts["followed"], facts["release"]["version"]) == (200, followed, 1)
+
+
+# --- the package
+
+
+@pytest.mark.full
+def test_the_files_are_in_the_wheel(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, timeout=600)
+    [wheel] = tmp_path.glob("randygpt-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        for path in (ROOT / "server" / "web").iterdir():
+            assert archive.read(f"server/web/{path.name}") == path.read_bytes()

@@ -1,0 +1,586 @@
+"""The page in Chromium, against a real server: what a person sees, hears from a screen reader, and can do."""
+
+import asyncio
+import contextlib
+import json
+import re
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from aiohttp import web
+from support.browser import CTRL, GIVE_UP_S, SHIFT, Tab, chromium, tab
+from support.following import Follow
+from support.models import CONFIG, endless, write_tiny
+from support.shelf import Shelf, without_checkpoint
+from support.shelf_server import serving_shelf
+
+from distribution.trustlist import TrustBook
+from randygpt.decoder import Array, Decoder
+from randygpt.settings import Home
+from relay_client.keys import SecretKey, encode_npub
+from server.app import running
+from server.models import LoadedModel, Serving, load_file
+from server.settings import Settings
+
+pytestmark = pytest.mark.full
+
+KEY = "s3cret"
+CARD = {
+    "license": "MIT",
+    "config": CONFIG.to_json("char"),
+    "training": {
+        "iteration": 1000,
+        "best_loss": 1.4821,
+        "history": [[0, 4.1, 4.2], [250, 2.5, 2.6], [500, 1.9, 2.0], [1000, 1.4, 1.5]],
+    },
+}
+UNFIT_TEXTS = "[...document.querySelectorAll('script, img, iframe, [onerror], [onclick]')].length"
+
+
+class Paced(Decoder):
+    """A network that takes as many steps as it is let."""
+
+    def __init__(self, other: Decoder) -> None:
+        self.__dict__.update(other.__dict__)
+        self.turns = threading.Semaphore(0)
+
+    def advance(self, *facts: Any) -> Array:  # noqa: ANN401 (passed on)
+        self.turns.acquire()
+        return super().advance(*facts)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with chromium(tmp_path_factory.mktemp("profile")) as address:
+        yield address
+
+
+@pytest.fixture
+async def page(browser: str) -> AsyncIterator[Tab]:
+    async with tab(browser) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def paced() -> AsyncIterator[tuple[Paced, str]]:
+    """A network and the address of its server."""
+    model = endless()
+    decoder = Paced(model.decoder)
+    loaded = LoadedModel(language_model=replace(model, decoder=decoder), release_id=None, label="paced")
+    async with running(Serving(current=loaded), None, Settings()) as address:
+        try:
+            yield decoder, address
+        finally:
+            decoder.turns.release(10_000)
+
+
+async def texts_under_way(address: str) -> int:
+    async with aiohttp.ClientSession() as session, session.get(f"{address}/metrics") as response:
+        [count] = re.findall(r"^randygpt_texts (\S+)$", await response.text(), re.MULTILINE)
+    return int(float(count))
+
+
+async def facts(page: Tab, lists: str = "#facts") -> dict[str, str]:
+    """What a list of terms says."""
+    pairs = f"[...document.querySelectorAll('{lists} dt')].map((term) => [term.innerText, term.nextSibling.innerText])"
+    return dict(await page.run(pairs))
+
+
+async def shows_version(page: Tab, version: int) -> None:
+    await page.until(f"document.querySelector('#headline').innerText === 'tiny, version {version}'")
+
+
+# --- writing
+
+
+@pytest.mark.parametrize("way", ["button", "Escape"])
+async def test_a_prompt_streams_into_the_page_and_stop_frees_its_slot(
+    page: Tab, paced: tuple[Paced, str], way: str
+) -> None:
+    decoder, address = paced
+    await page.go(address)
+    await page.fill("#prompt", "the quick")
+    await page.click("#write")
+    for more in range(1, 4):
+        decoder.turns.release()
+        await page.until(f"document.querySelector('#drawn').textContent.length === {more}")
+        assert re.fullmatch(rf"{more} tokens, \d+ a second", await page.text("#status"))
+    assert await page.text("#given") == "the quick"
+    assert await texts_under_way(address) == 1
+    assert await page.focused() == "Stop"
+    if way == "button":
+        await page.press("Enter")
+    else:
+        await page.press("Escape")
+    await page.until("document.querySelector('#status').innerText.startsWith('stopped after 3 tokens, ')")
+    async with asyncio.timeout(GIVE_UP_S):
+        while await texts_under_way(address):  # noqa: ASYNC110 (the server is asked)
+            await asyncio.sleep(0.02)
+    assert await page.focused() == "Generate"
+    assert await page.run("document.querySelector('#stop').disabled")
+    assert page.console == []
+
+
+async def test_what_the_controls_say_is_what_is_drawn(page: Tab, shelf: Shelf) -> None:
+    release = shelf.install()
+    shelf.store.activate(release.id)
+    asked = {"temperature": 1.3, "top_p": 0.95, "top_k": 12, "max_tokens": 300, "seed": -5}
+    async with serving_shelf(shelf) as address, aiohttp.ClientSession() as session:
+        async with session.post(f"{address}/v1/completions", json={"prompt": "the", **asked}) as response:
+            expected = (await response.json())["choices"][0]["text"]
+        await page.go(address)
+        await page.click("#sampling summary")
+        for name, value in asked.items():
+            await page.fill(f"#{name}", str(value))
+        await page.fill("#prompt", "the")
+        await page.press("Enter", CTRL)
+        await page.until("document.querySelector('#status').innerText.includes('the limit was reached')")
+    assert await page.run("document.querySelector('#drawn').textContent") == expected
+    assert re.match(r"300 tokens, [1-9]\d* a second", await page.text("#status"))
+    assert f"by release {release.id.hex()[:12]}" in await page.text("#status")
+    assert page.console == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("temperature", "-1", "Temperature: Value must be greater than or equal to 0."),
+        ("temperature", "", ""),
+        ("max_tokens", "5000", "Max tokens: Value must be less than or equal to 4096."),
+        ("top_k", "1.5", "Top-k (0: all): Please enter a valid value."),
+        ("seed", "e", "Seed: Please enter a number."),
+        ("top_p", "0", "top_p is over 0 and at most 1"),
+    ],
+)
+async def test_a_value_that_is_not_allowed_is_named_and_the_text_stays(
+    page: Tab, shelf: Shelf, field: str, value: str, says: str
+) -> None:
+    shelf.store.activate(shelf.install().id)
+    async with serving_shelf(shelf) as address:
+        await page.go(address)
+        await page.run("document.querySelector('#drawn').textContent = 'what was there'")
+        await page.run("document.querySelector('#sampling').open = true")
+        await page.fill(f"#{field}", value)
+        await page.run("document.querySelector('#sampling').open = false")
+        await page.click("#write")
+        if says:
+            await page.until(f"document.querySelector('#problem').innerText.startsWith({json.dumps(says)})")
+        else:
+            await page.until("document.querySelector('#status').innerText.includes('the limit was reached')")
+    if says.startswith("top_p"):
+        return
+    is_wrong = bool(says)
+    assert await page.run(f"document.querySelector('#{field}').getAttribute('aria-invalid')") == str(is_wrong).lower()
+    assert await page.run("document.querySelector('#sampling').open") is is_wrong
+    assert (await page.text("#drawn") == "what was there") is is_wrong
+    assert await page.run("document.activeElement.id") == (field if is_wrong else "write")
+    assert any(request["method"] == "POST" for request in page.requests) is not is_wrong
+
+
+async def test_a_server_that_goes_away_is_missed_and_found_again(page: Tab, shelf: Shelf, free_port: int) -> None:
+    shelf.store.activate(shelf.install().id)
+    model = endless()
+    decoder = Paced(model.decoder)
+    loaded = LoadedModel(language_model=replace(model, decoder=decoder), release_id=None, label="paced")
+    async with running(Serving(current=loaded), None, Settings(port=free_port, drain=0.1)) as address:
+        await page.go(address)
+        await page.run("window.marker = 1")
+        await page.click("#write")
+        decoder.turns.release()
+        await page.until("document.querySelector('#drawn').textContent.length === 1")
+        threading.Timer(2, decoder.turns.release, [10_000]).start()  # so that its thread can end
+    await page.until("document.querySelector('#problem').innerText === 'the connection ended before the text did'")
+    assert (await page.text("#status")).startswith("broken off after 1 tokens")
+    await page.until("document.querySelector('#headline').innerText === 'the server does not answer'")
+    async with serving_shelf(shelf, port=free_port):
+        await shows_version(page, 1)
+        assert await page.run("window.marker") == 1
+
+
+# --- where the model comes from
+
+
+async def test_whose_model_answers(page: Tab, shelf: Shelf, key: SecretKey) -> None:
+    release = shelf.install(card=CARD)
+    shelf.store.activate(release.id)
+    async with serving_shelf(shelf) as address:
+        await page.go(address)
+        await shows_version(page, 1)
+        first = await facts(page)
+        await TrustBook(shelf.home).add(key.pubkey, "alice")
+        await page.until("document.querySelector('#facts').innerText.includes('alice')")
+        assert await page.run("document.title") == "tiny, version 1 · randygpt"
+        found, card = await facts(page), await facts(page, "#card")
+        await page.allow("clipboardReadWrite", "clipboardSanitizedWrite")
+        await page.click("#facts button[aria-label^='copy " + release.id.hex()[:12] + "']")
+        await page.until("[...document.querySelectorAll('#facts button')].some((each) => each.innerText === 'copied')")
+        assert await page.run("navigator.clipboard.readText()") == release.id.hex()
+    npub, sha256 = encode_npub(key.pubkey), release.file("checkpoint").sha256.hex()
+    assert first["Author"] == "not on your list of trusted authors"
+    assert found["Author"] == "alice"
+    assert (found["Name"], found["Version"], found["Model"]) == ("tiny", "1", CONFIG.name)
+    assert [found[name].split()[0] for name in ("Key", "Release", "SHA-256")] == [npub, release.id.hex(), sha256]
+    signed = await page.run("document.querySelector('#facts time').dateTime")
+    assert signed == "2026-09-21T14:13:20.000Z"
+    assert (card["license"], card["iteration"], card["best loss"], card["n embd"]) == ("MIT", "1,000", "1.4821", "16")
+    assert await page.names("image") == ["validation loss from 4.200 to 1.500"]
+    assert "validation (bold) 1.500, training 1.400" in await page.text("figcaption")
+    lines = await page.run("[...document.querySelectorAll('polyline')].map((line) => line.getAttribute('points'))")
+    assert [line.count(",") for line in lines] == [4, 4]
+    assert page.console == []
+
+
+async def test_when_the_weights_swap_the_page_says_so_by_itself(page: Tab, shelf: Shelf) -> None:
+    shelf.store.activate(shelf.install(card=CARD).id)
+    async with serving_shelf(shelf) as address:
+        await page.go(address)
+        await shows_version(page, 1)
+        await page.run("window.marker = 1")
+        assert not await page.run("document.querySelector('#training').hidden")
+        second = shelf.install()
+        shelf.store.activate(second.id)
+        await shows_version(page, 2)
+        assert (await facts(page))["Release"].startswith(second.id.hex())
+        assert await page.run("document.querySelector('#training').hidden")
+        shelf.store.activate(without_checkpoint(shelf).id)
+        await page.until("document.querySelector('#failure').innerText.includes('No such file')")
+        assert await page.text("#headline") == "tiny, version 2"
+        assert await page.run("window.marker") == 1
+    assert page.console == []
+
+
+async def test_an_earlier_version_answers_if_its_owner_says_so(page: Tab, shelf: Shelf) -> None:
+    first, second = shelf.install(), shelf.install()
+    shelf.store.activate(second.id)
+    ref = shelf.store.current_path.read_bytes()
+    async with serving_shelf(shelf, api_keys=[KEY]) as address:
+        await page.go(address)
+        await page.until("document.querySelector('#headline').innerText === 'an API key is needed'")
+        assert await page.run("document.querySelector('#access').open")
+        asked = looks(page)
+        await page.fill("#key", f" {KEY}")
+        await page.press("Tab")
+        await shows_version(page, 2)
+        assert (asked, looks(page)) == (1, 2)  # it does not go on with a key that was refused
+        await page.run("document.querySelector('#releases button').focus()")
+        assert await page.focused() == "use tiny 1"
+        await page.press("Enter")
+        await shows_version(page, 1)
+        assert [line.split("\n")[-1] for line in await shelf_lines(page)] == ["use this one", "answers"]
+        assert await page.run("document.activeElement.id") == "releases"
+        assert shelf.store.current_path.read_bytes() == ref
+        await page.click("#write")
+        await page.until(f"document.querySelector('#status').innerText.includes('by release {first.id.hex()[:12]}')")
+        await page.fill("#key", "wrong")
+        await page.click("#releases button")
+        await page.until("document.querySelector('#refusal').innerText === 'a valid API key is required'")
+        assert await page.run("document.activeElement.id") == "key"
+        await page.click("#write")
+        await page.until("document.querySelector('#problem').innerText === 'a valid API key is required'")
+
+
+def looks(page: Tab) -> int:
+    """How often it asked where the model comes from."""
+    return sum(request["url"].endswith("/provenance") for request in page.requests)
+
+
+async def shelf_lines(page: Tab) -> list[str]:
+    return list(await page.run("[...document.querySelectorAll('#releases li')].map((line) => line.innerText)"))
+
+
+async def test_a_key_is_kept_by_the_tab_and_no_longer(page: Tab, browser: str, shelf: Shelf) -> None:
+    shelf.store.activate(shelf.install().id)
+    async with serving_shelf(shelf, api_keys=[KEY]) as address, tab(browser) as other:
+        await page.go(address)
+        await page.run("document.querySelector('#access').open = true")
+        await page.fill("#key", KEY)
+        await page.press("Tab")
+        await shows_version(page, 1)
+        await page.go(address)
+        await shows_version(page, 1)
+        await other.go(address)
+        await other.until("document.querySelector('#headline').innerText === 'an API key is needed'")
+
+
+async def test_without_keys_nobody_may_switch_and_the_page_says_how_to_have_one(page: Tab, shelf: Shelf) -> None:
+    shelf.store.activate(shelf.install().id)
+    shelf.install()
+    async with serving_shelf(shelf) as address:
+        await page.go(address)
+        await shows_version(page, 1)
+        await page.click("#releases button")
+        await page.until("document.querySelector('#refusal').innerText.includes('--api-key-file')")
+        assert await page.run("document.querySelector('#access').open")
+        assert await page.text("#headline") == "tiny, version 1"
+
+
+async def test_how_the_relays_are(page: Tab, shelf: Shelf, relay: str, key: SecretKey) -> None:
+    shelf.store.activate(shelf.install().id)
+    away = "ws://127.0.0.1:1"
+    async with serving_shelf(shelf) as address:
+        await page.go(address)
+        await shows_version(page, 1)
+        assert await page.run("document.querySelector('#relays').hidden")
+        async with Follow([relay, away], shelf.home, key.pubkey).running():
+            await page.until("document.querySelectorAll('#links .good').length === 1")
+            await page.until("document.querySelectorAll('#links small').length === 2")  # when, and why one is away
+            first, *lines = await page.run("[...document.querySelectorAll('#links li')].map((line) => line.innerText)")
+            assert first.startswith("demo is followed")
+            assert sorted(line.split("\n")[:2] for line in lines) == [[away, "away"], [relay, "connected"]]
+            assert not await page.run("document.querySelector('#relays').hidden")
+        await page.until("document.querySelector('#links').innerText.startsWith('demo is not followed any more')")
+        assert await page.run("document.querySelectorAll('#links .good').length") == 0
+    assert page.console == []
+
+
+# --- what may be missing
+
+
+async def test_before_the_first_release_the_page_waits_for_it(page: Tab, shelf: Shelf) -> None:
+    async with serving_shelf(shelf) as address:
+        await page.go(address)
+        await page.until("document.querySelector('#headline').innerText.startsWith('no model yet')")
+        await page.click("#write")
+        await page.until("document.querySelector('#problem').innerText === 'no model to answer with yet'")
+        assert await page.run("[...document.querySelectorAll('aside section')].map((each) => each.hidden)") == [
+            *(True, True),
+            *(True, True),
+        ]
+        shelf.store.activate(shelf.install().id)
+        await shows_version(page, 1)
+        await page.click("#write")
+        await page.until("document.querySelector('#status').innerText.includes('the limit was reached')")
+        assert await page.text("#problem") == ""
+
+
+async def test_of_a_file_the_page_shows_name_and_hash(page: Tab, tmp_path: Path) -> None:
+    loaded = load_file(write_tiny(tmp_path / "m.bin"))
+    async with running(Serving(current=loaded), None, Settings()) as address:
+        await page.go(address)
+        await page.until(f"document.querySelector('#headline').innerText === '{loaded.label}'")
+        found = await facts(page)
+    assert (found["From"], found["Model"]) == (loaded.label, CONFIG.name)
+    assert found["SHA-256"].startswith(loaded.sha256)
+    assert page.console == []
+
+
+# --- who means harm
+
+
+async def test_the_policy_stops_what_does_not_belong_there(page: Tab, shelf: Shelf) -> None:
+    asked = []
+
+    async def anything(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        headers = {"Access-Control-Allow-Origin": "*"}
+        return web.Response(text="window.harmed = 1", content_type="text/javascript", headers=headers)
+
+    async with serving_shelf(shelf) as address, elsewhere(anything) as foreign:
+        await page.go(address)
+        assert page.console == []
+        await page.run("window.add = (tag) => document.body.appendChild(document.createElement(tag))")
+        for code in (
+            "document.body.innerHTML = '<img src=x onerror=\"window.harmed = 1\">'",
+            f"add('script').src = '{foreign}/s'",
+            f"fetch('{foreign}/f')",
+            "setTimeout('window.harmed = 1', 0)",
+        ):
+            with pytest.raises(AssertionError):
+                await page.run(code)
+        await page.run(f"navigator.sendBeacon('{foreign}/b')")
+        for tag, name in (("img", "i"), ("iframe", "e")):
+            await page.run(f"add('{tag}').src = '{foreign}/{name}'")
+        await page.run("add('style').append('body { color: red }')")
+        await page.run("document.body.setAttribute('style', 'color: red')")
+        await page.run("add('script').append('window.harmed = 1')")
+        await page.run("new Promise((done) => setTimeout(done, 500))")
+        assert await page.run("window.harmed") is None
+        assert await page.run("getComputedStyle(document.body).color") != "rgb(255, 0, 0)"
+    assert asked == []
+    assert any("Content Security Policy" in line for line in page.console)
+
+
+@contextlib.asynccontextmanager
+async def elsewhere(handler: Any) -> AsyncIterator[str]:  # noqa: ANN401 (aiohttp's)
+    """A server of another origin; gives its address."""
+    application = web.Application()
+    application.router.add_route("*", "/{path}", handler)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def test_pages_of_others_can_neither_show_it_nor_ask(page: Tab, shelf: Shelf) -> None:
+    shelf.store.activate(shelf.install().id)
+
+    async def framing(request: web.Request) -> web.Response:
+        frame = f'<iframe src="{request.query["of"]}" width=600></iframe>'
+        return web.Response(text=f"<!doctype html><link rel=icon href=data:,>{frame}", content_type="text/html")
+
+    async with serving_shelf(shelf) as address, elsewhere(framing) as foreign:
+        await page.go(f"{foreign}/f?of={address}")
+        await page.until("document.querySelector('iframe') !== null")
+        with pytest.raises(AssertionError):
+            await page.run(f"fetch('{address}/provenance')")
+    assert any("frame-ancestors" in line for line in page.console)
+
+
+HOSTILE = "<img src=x onerror='window.harmed=1'><script>harmed=1</script>\u202egnp.exe\u2066\u0007\u001b[31m\ufeff"
+
+
+async def test_a_release_that_means_harm_is_shown_as_text(page: Tab, shelf: Shelf, key: SecretKey) -> None:
+    nested: object = "deep"
+    for _ in range(60):
+        nested = {"deeper": [nested]} if isinstance(nested, str) else [nested]
+    card = {
+        HOSTILE: HOSTILE,
+        "__proto__": {"harmed": 1},
+        "about": "w" * 20_000,
+        "nested": nested,
+        **{f"field_{number}": number for number in range(1000)},
+        "config": [HOSTILE],
+        "training": {
+            "toString": HOSTILE,
+            "loss": -0.0,
+            "large": 1e300,
+            "history": [
+                *([number, HOSTILE, 2] for number in range(3)),
+                *([], [1], [1, 2, None], [1e300, 1e300, 1e300], 5, None, {"0": 1}, ["1", "2", "3"]),
+                *([9, 2, 3], [1, 1.5, -7]),
+            ],
+        },
+    }
+    shelf.store.activate(shelf.install(card=card).id)
+    await TrustBook(shelf.home).add(key.pubkey, "<b onclick='harmed=1'>eve</b>")
+    status = {"running": True, "updated_at": 10**18, "relays": {HOSTILE: {"connected": "yes", "reason": HOSTILE}}}
+    Home(shelf.home).follow_path.write_bytes(orjson.dumps({f"ab/{HOSTILE}": status, "ab/x": {"updated_at": -1}}))
+    async with serving_shelf(shelf) as address:
+        await page.size(360, 740)
+        await page.go(address)
+        before = await page.run(UNFIT_TEXTS)
+        await shows_version(page, 1)
+        await page.until("document.querySelectorAll('#links li').length === 3")
+        await page.fill("#prompt", HOSTILE)
+        await page.click("#write")
+        await page.until("document.querySelector('#status').innerText.includes('the limit was reached')")
+        shown = await page.run("document.querySelector('aside').textContent")
+        assert await page.run("document.querySelectorAll('#card dt').length") == 60
+        assert "<img src=x onerror='window.harmed=1'>" in shown
+        assert "\\u{202e}gnp.exe\\u{2066}\\u{7}\\u{1b}[31m\\u{feff}" in shown
+        assert not re.search("[\u202e\u2066\u0007\u001b\ufeff]", shown)
+        assert "at no time" in shown
+        assert (await facts(page))["Author"] == "<b onclick='harmed=1'>eve</b>"
+        assert await page.run("document.querySelector('#given').textContent") == HOSTILE
+        lines = await page.run("[...document.querySelectorAll('polyline')].map((line) => line.getAttribute('points'))")
+        assert [line.count(",") for line in lines] == [2, 2]
+        assert await page.run(UNFIT_TEXTS) == before == 1  # its own script
+        assert await page.run("document.documentElement.scrollWidth") == 360
+    assert await page.run("[window.harmed, {}.harmed]") == [None, None]
+    assert page.console == []
+
+
+# --- who uses it, and on what
+
+
+async def test_everything_can_be_done_with_a_keyboard(page: Tab, shelf: Shelf) -> None:
+    shelf.store.activate(shelf.install(card=CARD).id)
+    shelf.install()
+    async with serving_shelf(shelf) as address:
+        await page.go(address)
+        await shows_version(page, 1)
+        order = []
+        for _ in range(9):
+            await page.press("Tab")
+            order.append(await page.focused())
+            outline = await page.run("getComputedStyle(document.activeElement).outlineStyle")
+            assert outline == "solid", order
+        assert [name.split(" ")[0] for name in order] == [
+            *("Prompt", "Generate", "Sampling", "API", "Text"),
+            *("copy", "copy", "copy", "use"),
+        ]
+        for _ in range(6):
+            await page.press("Tab", SHIFT)
+        await page.press("Enter")
+        inside = []
+        for _ in range(5):
+            await page.press("Tab")
+            inside.append(await page.focused())
+        assert inside == ["Temperature", "Top-p", "Top-k (0: all)", "Max tokens", "Seed"]
+    assert page.console == []
+
+
+async def test_a_screen_reader_finds_names_and_is_told_what_happens(page: Tab, shelf: Shelf) -> None:
+    shelf.store.activate(shelf.install(card=CARD).id)
+    shelf.install()
+    async with serving_shelf(shelf) as address:
+        await page.go(address)
+        await shows_version(page, 1)
+        await page.run("document.querySelectorAll('details').forEach((each) => { each.open = true })")
+        for role in ("textbox", "spinbutton", "button", "heading", "image", "form", "region", "complementary"):
+            names = await page.names(role)
+            assert names, role
+            assert all(names), (role, names)
+        assert await page.names("heading") == ["randygpt", "Text", "What answers", "Training", "Versions here"]
+        await page.run(
+            "window.told = [];"
+            "new MutationObserver(() => told.push(document.querySelector('#status').getAttribute('aria-live')))"
+            ".observe(document.querySelector('#status'), { childList: true })"
+        )
+        await page.click("#write")
+        await page.until("document.querySelector('#status').innerText.includes('the limit was reached')")
+        told = await page.run("told")
+    assert told[-1] == "polite"
+    assert set(told[1:-1]) == {"off"}
+
+
+CONTRASTS = """
+  (() => {
+    const part = (value) => (value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+    const light = (colour) => {
+      const [red, green, blue] = colour.match(/[\\d.]+/g).map((value) => part(value / 255));
+      return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+    };
+    const ground = (element) => {
+      const colour = getComputedStyle(element).backgroundColor;
+      return colour !== "rgba(0, 0, 0, 0)" || !element.parentElement ? colour : ground(element.parentElement);
+    };
+    return [...document.querySelectorAll("h1, h2, p, label, summary, small, dt, dd, code, button:enabled, span")]
+      .filter((element) => element.checkVisibility() && element.innerText)
+      .map((element) => {
+        const [one, two] = [getComputedStyle(element).color, ground(element)].map(light);
+        return [element.innerText.slice(0, 30), (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05)];
+      });
+  })()
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_it_can_be_read_in_light_and_dark_and_on_a_phone(page: Tab, shelf: Shelf, scheme: str) -> None:
+    shelf.store.activate(shelf.install(card=CARD).id)
+    shelf.store.activate(without_checkpoint(shelf).id)
+    await page.scheme(scheme)
+    await page.size(360, 740)
+    async with serving_shelf(shelf) as address:
+        await page.go(address)
+        await page.until("document.querySelector('#failure').innerText")
+        await page.run("document.querySelectorAll('details').forEach((each) => { each.open = true })")
+        await page.fill("#prompt", "the " * 100 + "w" * 500)
+        await page.click("#write")
+        await page.until("document.querySelector('#problem').innerText")
+        contrasts = await page.run(CONTRASTS)
+        ground = await page.run("getComputedStyle(document.documentElement).backgroundColor")
+        assert await page.run("document.documentElement.scrollWidth") == 360
+    assert len(contrasts) > 15
+    assert [(text, ratio) for text, ratio in contrasts if ratio < 4.5] == []
+    assert (sum(map(int, re.findall(r"\d+", ground))) > 3 * 128) is (scheme == "light")
