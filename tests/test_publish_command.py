@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 import json
+import math
 import signal
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +228,21 @@ async def test_weights_only_is_a_whole_checkpoint_without_moments(
     fetched = json.loads((await typed(friend, "fetch", published["release"], "--relay", scripted.url, "--json")).stdout)
     write_checkpoint(expected := tmp_path / "expected.bin", tiny_checkpoint(with_moments=False))
     assert fetched["files"][0]["sha256"] == hashlib.sha256(expected.read_bytes()).hexdigest()
+
+
+async def test_the_card_tells_of_the_losses_up_to_the_checkpoint(author: Path, scripted: ScriptedRelay) -> None:
+    write_tiny(author / "checkpoint_best.bin", name="demo", seed=1000)  # of iteration 1000
+    lines = [{"iter": at, "loss": 4 - at / 1000, "lr": 1e-4} for at in range(1501)]
+    for line in lines[::7]:
+        line["val_loss"] = line["loss"] + 0.1
+    lines[7]["val_loss"] = math.nan
+    (author / "checkpoint.metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert (await typed(author, "publish", "checkpoint_best.bin", "--relay", scripted.url)).returncode == 0
+    (release,) = (event for event in scripted.events.values() if event["kind"] == 4181)
+    history = json.loads(release["content"])["training"]["history"]
+    assert 70 <= len(history) <= 100
+    assert history[-1] == [994, 3.006, 3.106]
+    assert {later[0] - earlier[0] for earlier, later in pairwise(history)} == {14}
 
 
 async def test_relays_of_ones_own_list_are_published_to_when_asked(
