@@ -1,5 +1,6 @@
 """Releases, heads and chunks as events: what is written, and what is taken for one."""
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable
@@ -221,6 +222,13 @@ def test_a_manifest_in_64_chunks_in_order() -> None:
 @pytest.mark.parametrize("content", ["", "[]", '"text"', "1", "null", "{", "{}x", "{'a':1}", '{"a":NaN}', "[" * 5_000])
 def test_a_card_is_an_object(content: str) -> None:
     with pytest.raises(InvalidRelease, match="card"):
+        Release.parse(resigned(draft(), content=content), now=NOW)
+
+
+@pytest.mark.parametrize(("deep", "taken"), [(62, True), (63, True), (64, False), (300, False), (1000, False)])
+def test_a_card_is_nested_only_so_deep(deep: int, taken: bool) -> None:  # noqa: FBT001 (of a table)
+    content = '{"a":' + "[" * deep + "]" * deep + "}"
+    with contextlib.nullcontext() if taken else pytest.raises(InvalidRelease, match="at most 64 levels"):
         Release.parse(resigned(draft(), content=content), now=NOW)
 
 
