@@ -19,6 +19,7 @@ from server.replies import error_reply, openai_error
 from server.settings import Settings
 
 RETRY_AFTER_S = 1
+NOT_MODIFIED = 304
 REQUEST_ID = web.RequestKey("request_id", str)
 STREAM = web.RequestKey("stream", web.StreamResponse)  # where a reply has begun
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -50,7 +51,8 @@ class Guard:
             path = route.canonical if route else "other"
             self._metrics.requests.labels(path, str(status)).inc()
             facts = {"request_id": request[REQUEST_ID], "method": request.method, "path": path, "status": status}
-            log.info("request", extra=facts | {"ms": round((time.perf_counter() - began) * 1e3, 1)})
+            level = logging.DEBUG if status == NOT_MODIFIED else logging.INFO  # an open page asks again and again
+            log.log(level, "request", extra=facts | {"ms": round((time.perf_counter() - began) * 1e3, 1)})
         return response
 
     async def prepare(self, request: web.Request, response: web.StreamResponse) -> None:

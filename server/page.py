@@ -7,7 +7,7 @@ from importlib import resources
 import orjson
 from aiohttp import web
 
-from server.guard import Handler
+from server.guard import NOT_MODIFIED, Handler
 from server.models import Serving
 from server.provenance import Provenance, told
 
@@ -53,7 +53,7 @@ def _response(request: web.Request, body: bytes, kind: str) -> web.Response:
     """These bytes, or 304 if they are what the browser has."""
     tag = hashlib.sha256(body).hexdigest()[:32]
     if any(known.value in {tag, "*"} for known in request.if_none_match or ()):
-        response = web.Response(status=304)
+        response = web.Response(status=NOT_MODIFIED)
     else:
         response = web.Response(body=body, content_type=kind, charset="utf-8")
     response.etag = tag

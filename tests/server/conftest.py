@@ -1,11 +1,12 @@
 """A model that talks, and servers of it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 import torch
+from support.browser import Tab, chromium, tab
 from support.models import CONFIG, TOKENIZER, decoder_of
 from support.shelf import Shelf
 
@@ -48,3 +49,15 @@ async def address(loaded: LoadedModel) -> AsyncIterator[str]:
 @pytest.fixture
 def shelf(tmp_path: Path, key: SecretKey) -> Shelf:
     return Shelf(home=tmp_path, key=key)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with chromium(tmp_path_factory.mktemp("profile")) as address:
+        yield address
+
+
+@pytest.fixture
+async def page(browser: str) -> AsyncIterator[Tab]:
+    async with tab(browser) as opened:
+        yield opened

@@ -1,28 +1,25 @@
 """The page in Chromium, against a real server: what a person sees, hears from a screen reader, and can do."""
 
 import asyncio
-import contextlib
 import json
 import re
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import orjson
 import pytest
-from aiohttp import web
-from support.browser import CTRL, GIVE_UP_S, SHIFT, Tab, chromium, tab
+from support.browser import CTRL, GIVE_UP_S, Tab, tab
 from support.following import Follow
 from support.models import CONFIG, endless, write_tiny
+from support.page import CARD, facts, shows_version
 from support.shelf import Shelf, without_checkpoint
 from support.shelf_server import serving_shelf
 
 from distribution.trustlist import TrustBook
 from randygpt.decoder import Array, Decoder
-from randygpt.settings import Home
 from relay_client.keys import SecretKey, encode_npub
 from server.app import running
 from server.models import LoadedModel, Serving, load_file
@@ -31,16 +28,6 @@ from server.settings import Settings
 pytestmark = pytest.mark.full
 
 KEY = "s3cret"
-CARD = {
-    "license": "MIT",
-    "config": CONFIG.to_json("char"),
-    "training": {
-        "iteration": 1000,
-        "best_loss": 1.4821,
-        "history": [[0, 4.1, 4.2], [250, 2.5, 2.6], [500, 1.9, 2.0], [1000, 1.4, 1.5]],
-    },
-}
-UNFIT_TEXTS = "[...document.querySelectorAll('script, img, iframe, [onerror], [onclick]')].length"
 
 
 class Paced(Decoder):
@@ -53,18 +40,6 @@ class Paced(Decoder):
     def advance(self, *facts: Any) -> Array:  # noqa: ANN401 (passed on)
         self.turns.acquire()
         return super().advance(*facts)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with chromium(tmp_path_factory.mktemp("profile")) as address:
-        yield address
-
-
-@pytest.fixture
-async def page(browser: str) -> AsyncIterator[Tab]:
-    async with tab(browser) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -84,16 +59,6 @@ async def texts_under_way(address: str) -> int:
     async with aiohttp.ClientSession() as session, session.get(f"{address}/metrics") as response:
         [count] = re.findall(r"^randygpt_texts (\S+)$", await response.text(), re.MULTILINE)
     return int(float(count))
-
-
-async def facts(page: Tab, lists: str = "#facts") -> dict[str, str]:
-    """What a list of terms says."""
-    pairs = f"[...document.querySelectorAll('{lists} dt')].map((term) => [term.innerText, term.nextSibling.innerText])"
-    return dict(await page.run(pairs))
-
-
-async def shows_version(page: Tab, version: int) -> None:
-    await page.until(f"document.querySelector('#headline').innerText === 'tiny, version {version}'")
 
 
 # --- writing
@@ -368,219 +333,3 @@ async def test_of_a_file_the_page_shows_name_and_hash(page: Tab, tmp_path: Path)
     assert (found["From"], found["Model"]) == (loaded.label, CONFIG.name)
     assert found["SHA-256"].startswith(loaded.sha256)
     assert page.console == []
-
-
-# --- who means harm
-
-
-async def test_the_policy_stops_what_does_not_belong_there(page: Tab, shelf: Shelf) -> None:
-    asked = []
-
-    async def anything(request: web.Request) -> web.Response:
-        asked.append(request.path)
-        headers = {"Access-Control-Allow-Origin": "*"}
-        return web.Response(text="window.harmed = 1", content_type="text/javascript", headers=headers)
-
-    async with serving_shelf(shelf) as address, elsewhere(anything) as foreign:
-        await page.go(address)
-        assert page.console == []
-        await page.run("window.add = (tag) => document.body.appendChild(document.createElement(tag))")
-        for code in (
-            "document.body.innerHTML = '<img src=x onerror=\"window.harmed = 1\">'",
-            f"add('script').src = '{foreign}/s'",
-            f"fetch('{foreign}/f')",
-            "setTimeout('window.harmed = 1', 0)",
-        ):
-            with pytest.raises(AssertionError):
-                await page.run(code)
-        await page.run(f"navigator.sendBeacon('{foreign}/b')")
-        for tag, name in (("img", "i"), ("iframe", "e")):
-            await page.run(f"add('{tag}').src = '{foreign}/{name}'")
-        await page.run("add('style').append('body { color: red }')")
-        await page.run("document.body.setAttribute('style', 'color: red')")
-        await page.run("add('script').append('window.harmed = 1')")
-        await page.run("new Promise((done) => setTimeout(done, 500))")
-        assert await page.run("window.harmed") is None
-        assert await page.run("getComputedStyle(document.body).color") != "rgb(255, 0, 0)"
-    assert asked == []
-    assert any("Content Security Policy" in line for line in page.console)
-
-
-@contextlib.asynccontextmanager
-async def elsewhere(handler: Any) -> AsyncIterator[str]:  # noqa: ANN401 (aiohttp's)
-    """A server of another origin; gives its address."""
-    application = web.Application()
-    application.router.add_route("*", "/{path}", handler)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
-async def test_pages_of_others_can_neither_show_it_nor_ask(page: Tab, shelf: Shelf) -> None:
-    shelf.store.activate(shelf.install().id)
-
-    async def framing(request: web.Request) -> web.Response:
-        frame = f'<iframe src="{request.query["of"]}" width=600></iframe>'
-        return web.Response(text=f"<!doctype html><link rel=icon href=data:,>{frame}", content_type="text/html")
-
-    async with serving_shelf(shelf) as address, elsewhere(framing) as foreign:
-        await page.go(f"{foreign}/f?of={address}")
-        await page.until("document.querySelector('iframe') !== null")
-        with pytest.raises(AssertionError):
-            await page.run(f"fetch('{address}/provenance')")
-    assert any("frame-ancestors" in line for line in page.console)
-
-
-HOSTILE = "<img src=x onerror='window.harmed=1'><script>harmed=1</script>\u202egnp.exe\u2066\u0007\u001b[31m\ufeff"
-
-
-async def test_a_release_that_means_harm_is_shown_as_text(page: Tab, shelf: Shelf, key: SecretKey) -> None:
-    nested: object = "deep"
-    for _ in range(60):
-        nested = {"deeper": [nested]} if isinstance(nested, str) else [nested]
-    card = {
-        HOSTILE: HOSTILE,
-        "__proto__": {"harmed": 1},
-        "about": "w" * 20_000,
-        "nested": nested,
-        **{f"field_{number}": number for number in range(1000)},
-        "config": [HOSTILE],
-        "training": {
-            "toString": HOSTILE,
-            "loss": -0.0,
-            "large": 1e300,
-            "history": [
-                *([number, HOSTILE, 2] for number in range(3)),
-                *([], [1], [1, 2, None], [1e300, 1e300, 1e300], 5, None, {"0": 1}, ["1", "2", "3"]),
-                *([9, 2, 3], [1, 1.5, -7]),
-            ],
-        },
-    }
-    shelf.store.activate(shelf.install(card=card).id)
-    await TrustBook(shelf.home).add(key.pubkey, "<b onclick='harmed=1'>eve</b>")
-    status = {"running": True, "updated_at": 10**18, "relays": {HOSTILE: {"connected": "yes", "reason": HOSTILE}}}
-    Home(shelf.home).follow_path.write_bytes(orjson.dumps({f"ab/{HOSTILE}": status, "ab/x": {"updated_at": -1}}))
-    async with serving_shelf(shelf) as address:
-        await page.size(360, 740)
-        await page.go(address)
-        before = await page.run(UNFIT_TEXTS)
-        await shows_version(page, 1)
-        await page.until("document.querySelectorAll('#links li').length === 3")
-        await page.fill("#prompt", HOSTILE)
-        await page.click("#write")
-        await page.until("document.querySelector('#status').innerText.includes('the limit was reached')")
-        shown = await page.run("document.querySelector('aside').textContent")
-        assert await page.run("document.querySelectorAll('#card dt').length") == 60
-        assert "<img src=x onerror='window.harmed=1'>" in shown
-        assert "\\u{202e}gnp.exe\\u{2066}\\u{7}\\u{1b}[31m\\u{feff}" in shown
-        assert not re.search("[\u202e\u2066\u0007\u001b\ufeff]", shown)
-        assert "at no time" in shown
-        assert (await facts(page))["Author"] == "<b onclick='harmed=1'>eve</b>"
-        assert await page.run("document.querySelector('#given').textContent") == HOSTILE
-        lines = await page.run("[...document.querySelectorAll('polyline')].map((line) => line.getAttribute('points'))")
-        assert [line.count(",") for line in lines] == [2, 2]
-        assert await page.run(UNFIT_TEXTS) == before == 1  # its own script
-        assert await page.run("document.documentElement.scrollWidth") == 360
-    assert await page.run("[window.harmed, {}.harmed]") == [None, None]
-    assert page.console == []
-
-
-# --- who uses it, and on what
-
-
-async def test_everything_can_be_done_with_a_keyboard(page: Tab, shelf: Shelf) -> None:
-    shelf.store.activate(shelf.install(card=CARD).id)
-    shelf.install()
-    async with serving_shelf(shelf) as address:
-        await page.go(address)
-        await shows_version(page, 1)
-        order = []
-        for _ in range(9):
-            await page.press("Tab")
-            order.append(await page.focused())
-            outline = await page.run("getComputedStyle(document.activeElement).outlineStyle")
-            assert outline == "solid", order
-        assert [name.split(" ")[0] for name in order] == [
-            *("Prompt", "Generate", "Sampling", "API", "Text"),
-            *("copy", "copy", "copy", "use"),
-        ]
-        for _ in range(6):
-            await page.press("Tab", SHIFT)
-        await page.press("Enter")
-        inside = []
-        for _ in range(5):
-            await page.press("Tab")
-            inside.append(await page.focused())
-        assert inside == ["Temperature", "Top-p", "Top-k (0: all)", "Max tokens", "Seed"]
-    assert page.console == []
-
-
-async def test_a_screen_reader_finds_names_and_is_told_what_happens(page: Tab, shelf: Shelf) -> None:
-    shelf.store.activate(shelf.install(card=CARD).id)
-    shelf.install()
-    async with serving_shelf(shelf) as address:
-        await page.go(address)
-        await shows_version(page, 1)
-        await page.run("document.querySelectorAll('details').forEach((each) => { each.open = true })")
-        for role in ("textbox", "spinbutton", "button", "heading", "image", "form", "region", "complementary"):
-            names = await page.names(role)
-            assert names, role
-            assert all(names), (role, names)
-        assert await page.names("heading") == ["randygpt", "Text", "What answers", "Training", "Versions here"]
-        await page.run(
-            "window.told = [];"
-            "new MutationObserver(() => told.push(document.querySelector('#status').getAttribute('aria-live')))"
-            ".observe(document.querySelector('#status'), { childList: true })"
-        )
-        await page.click("#write")
-        await page.until("document.querySelector('#status').innerText.includes('the limit was reached')")
-        told = await page.run("told")
-    assert told[-1] == "polite"
-    assert set(told[1:-1]) == {"off"}
-
-
-CONTRASTS = """
-  (() => {
-    const part = (value) => (value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
-    const light = (colour) => {
-      const [red, green, blue] = colour.match(/[\\d.]+/g).map((value) => part(value / 255));
-      return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
-    };
-    const ground = (element) => {
-      const colour = getComputedStyle(element).backgroundColor;
-      return colour !== "rgba(0, 0, 0, 0)" || !element.parentElement ? colour : ground(element.parentElement);
-    };
-    return [...document.querySelectorAll("h1, h2, p, label, summary, small, dt, dd, code, button:enabled, span")]
-      .filter((element) => element.checkVisibility() && element.innerText)
-      .map((element) => {
-        const [one, two] = [getComputedStyle(element).color, ground(element)].map(light);
-        return [element.innerText.slice(0, 30), (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05)];
-      });
-  })()
-"""
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_it_can_be_read_in_light_and_dark_and_on_a_phone(page: Tab, shelf: Shelf, scheme: str) -> None:
-    shelf.store.activate(shelf.install(card=CARD).id)
-    shelf.store.activate(without_checkpoint(shelf).id)
-    await page.scheme(scheme)
-    await page.size(360, 740)
-    async with serving_shelf(shelf) as address:
-        await page.go(address)
-        await page.until("document.querySelector('#failure').innerText")
-        await page.run("document.querySelectorAll('details').forEach((each) => { each.open = true })")
-        await page.fill("#prompt", "the " * 100 + "w" * 500)
-        await page.click("#write")
-        await page.until("document.querySelector('#problem').innerText")
-        contrasts = await page.run(CONTRASTS)
-        ground = await page.run("getComputedStyle(document.documentElement).backgroundColor")
-        assert await page.run("document.documentElement.scrollWidth") == 360
-    assert len(contrasts) > 15
-    assert [(text, ratio) for text, ratio in contrasts if ratio < 4.5] == []
-    assert (sum(map(int, re.findall(r"\d+", ground))) > 3 * 128) is (scheme == "light")

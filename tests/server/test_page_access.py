@@ -1,0 +1,104 @@
+"""The page with a keyboard, a screen reader, in light and dark, on a phone."""
+
+import re
+
+import pytest
+from support.browser import SHIFT, Tab
+from support.page import CARD, shows_version
+from support.shelf import Shelf, without_checkpoint
+from support.shelf_server import serving_shelf
+
+pytestmark = pytest.mark.full
+
+
+async def test_everything_can_be_done_with_a_keyboard(page: Tab, shelf: Shelf) -> None:
+    shelf.store.activate(shelf.install(card=CARD).id)
+    shelf.install()
+    async with serving_shelf(shelf) as address:
+        await page.go(address)
+        await shows_version(page, 1)
+        order = []
+        for _ in range(9):
+            await page.press("Tab")
+            order.append(await page.focused())
+            outline = await page.run("getComputedStyle(document.activeElement).outlineStyle")
+            assert outline == "solid", order
+        assert [name.split(" ")[0] for name in order] == [
+            *("Prompt", "Generate", "Sampling", "API", "Text"),
+            *("copy", "copy", "copy", "use"),
+        ]
+        for _ in range(6):
+            await page.press("Tab", SHIFT)
+        await page.press("Enter")
+        inside = []
+        for _ in range(5):
+            await page.press("Tab")
+            inside.append(await page.focused())
+        assert inside == ["Temperature", "Top-p", "Top-k (0: all)", "Max tokens", "Seed"]
+    assert page.console == []
+
+
+async def test_a_screen_reader_finds_names_and_is_told_what_happens(page: Tab, shelf: Shelf) -> None:
+    shelf.store.activate(shelf.install(card=CARD).id)
+    shelf.install()
+    async with serving_shelf(shelf) as address:
+        await page.go(address)
+        await shows_version(page, 1)
+        await page.run("document.querySelectorAll('details').forEach((each) => { each.open = true })")
+        for role in ("textbox", "spinbutton", "button", "heading", "image", "form", "region", "complementary"):
+            names = await page.names(role)
+            assert names, role
+            assert all(names), (role, names)
+        assert await page.names("heading") == ["randygpt", "Text", "What answers", "Training", "Versions here"]
+        await page.run(
+            "window.told = [];"
+            "new MutationObserver(() => told.push(document.querySelector('#status').getAttribute('aria-live')))"
+            ".observe(document.querySelector('#status'), { childList: true })"
+        )
+        await page.click("#write")
+        await page.until("document.querySelector('#status').innerText.includes('the limit was reached')")
+        told = await page.run("told")
+    assert told[-1] == "polite"
+    assert set(told[1:-1]) == {"off"}
+
+
+CONTRASTS = """
+  (() => {
+    const part = (value) => (value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+    const light = (colour) => {
+      const [red, green, blue] = colour.match(/[\\d.]+/g).map((value) => part(value / 255));
+      return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+    };
+    const ground = (element) => {
+      const colour = getComputedStyle(element).backgroundColor;
+      return colour !== "rgba(0, 0, 0, 0)" || !element.parentElement ? colour : ground(element.parentElement);
+    };
+    return [...document.querySelectorAll("h1, h2, p, label, summary, small, dt, dd, code, button:enabled, span")]
+      .filter((element) => element.checkVisibility() && element.innerText)
+      .map((element) => {
+        const [one, two] = [getComputedStyle(element).color, ground(element)].map(light);
+        return [element.innerText.slice(0, 30), (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05)];
+      });
+  })()
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_it_can_be_read_in_light_and_dark_and_on_a_phone(page: Tab, shelf: Shelf, scheme: str) -> None:
+    shelf.store.activate(shelf.install(card=CARD).id)
+    shelf.store.activate(without_checkpoint(shelf).id)
+    await page.scheme(scheme)
+    await page.size(360, 740)
+    async with serving_shelf(shelf) as address:
+        await page.go(address)
+        await page.until("document.querySelector('#failure').innerText")
+        await page.run("document.querySelectorAll('details').forEach((each) => { each.open = true })")
+        await page.fill("#prompt", "the " * 100 + "w" * 500)
+        await page.click("#write")
+        await page.until("document.querySelector('#problem').innerText")
+        contrasts = await page.run(CONTRASTS)
+        ground = await page.run("getComputedStyle(document.documentElement).backgroundColor")
+        assert await page.run("document.documentElement.scrollWidth") == 360
+    assert len(contrasts) > 15
+    assert [(text, ratio) for text, ratio in contrasts if ratio < 4.5] == []
+    assert (sum(map(int, re.findall(r"\d+", ground))) > 3 * 128) is (scheme == "light")
