@@ -12,6 +12,7 @@ const UNSEEN = /(?![\n\t])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu; // control characters, 
 let controller = null; // of the text being written
 let looking = null; // at where the model comes from
 let shown = ""; // what was last told of it
+const drawnOf = {}; // what each part was drawn of
 let refused = false; // the key that is typed in, or that there is none
 
 const visible = (text) => String(text).replace(UNSEEN, (mark) => `\\u{${mark.codePointAt(0).toString(16)}}`);
@@ -177,16 +178,27 @@ function show({ model, release, releases, followed, failure, unread }) {
   say("headline", title ?? "no model yet: waiting for a first release");
   document.title = `${visible(title ?? "waiting")} · randygpt`;
   $("origin").hidden = !model && !failure && !unread;
-  $("facts").replaceChildren(...rows(facts(model, release)));
   const reasons = [failure && `The newest release is not served: ${failure}`, unread && `Not all can be read: ${unread}`];
   say("failure", reasons.filter(Boolean).join(". "));
-  showCard(isObject(release?.card) ? release.card : {});
-  $("shelf").hidden = releases.length === 0;
-  const held = $("releases").contains(document.activeElement) && document.activeElement.dataset.release;
-  $("releases").replaceChildren(...releases.map(shelved));
-  if (held) ($("releases").querySelector(`[data-release="${held}"]`) ?? $("releases")).focus();
+  redraw("facts", [model, release], () => {
+    $("facts").replaceChildren(...rows(facts(model, release)));
+    showCard(isObject(release?.card) ? release.card : {});
+  });
+  redraw("releases", releases, () => {
+    $("shelf").hidden = releases.length === 0;
+    const held = $("releases").contains(document.activeElement) && document.activeElement.dataset.release;
+    $("releases").replaceChildren(...releases.map(shelved));
+    if (held) ($("releases").querySelector(`[data-release="${held}"]`) ?? $("releases")).focus();
+  });
   $("relays").hidden = followed.length === 0;
   $("links").replaceChildren(...followed.flatMap(linked));
+}
+
+/** Draw what is different from the last time: a button that is drawn again loses the focus. */
+function redraw(name, data, draw) {
+  const text = JSON.stringify(data);
+  if (drawnOf[name] !== text) draw();
+  drawnOf[name] = text;
 }
 
 function facts(model, release) {

@@ -292,6 +292,7 @@ async def test_how_the_relays_are(page: Tab, shelf: Shelf, relay: str, key: Secr
         await page.go(address)
         await shows_version(page, 1)
         assert await page.run("document.querySelector('#relays').hidden")
+        await page.run("document.querySelector('#facts button').focus()")
         async with Follow([relay, away], shelf.home, key.pubkey).running():
             await page.until("document.querySelectorAll('#links .good').length === 1")
             await page.until("document.querySelectorAll('#links small').length === 2")  # when, and why one is away
@@ -301,6 +302,7 @@ async def test_how_the_relays_are(page: Tab, shelf: Shelf, relay: str, key: Secr
             assert not await page.run("document.querySelector('#relays').hidden")
         await page.until("document.querySelector('#links').innerText.startsWith('demo is not followed any more')")
         assert await page.run("document.querySelectorAll('#links .good').length") == 0
+        assert (await page.focused()).startswith("copy npub1")
     assert page.console == []
 
 
