@@ -229,7 +229,7 @@ def test_help_is_given_whatever_is_set(settings: Path, words: list[str]) -> None
 
 def test_a_shell_that_completes_shows_no_mistake(settings: Path) -> None:
     settings.write_text("nonsense", encoding="utf-8")
-    assert installed._complete("") == []
+    assert installed.complete("") == []
 
 
 def test_a_prompt_that_looks_like_a_flag_is_no_call_for_help(settings: Path, capsys: Capture) -> None:
