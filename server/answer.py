@@ -17,6 +17,7 @@ class Choice:
 
     index: int
     text: str = ""
+    offset: int = 0  # where the first of its tokens begins in the whole text
     tokens: list[Token] = field(default_factory=list)
     finish: Finish | None = None
 
@@ -42,6 +43,7 @@ class Answer:
         self._tokenizer = tokenizer
         wanted = [(prompt, sampling) for prompt in prompts for sampling in request.samplings]
         self._cutters = [Cutter(request.stops) for _ in wanted]
+        self._offsets = [0] * len(wanted)
         self._echoes = [prompt if request.echo else "" for prompt in request.prompts for _ in request.samplings]
         eager = request.stream or bool(request.stops)
         self._context = engine.order(loaded, wanted, logprobs=request.logprobs, eager=eager)
@@ -66,11 +68,13 @@ class Answer:
         return choices
 
     def _read(self, index: int, tokens: list[Token], finish: Finish | None) -> Choice:
-        cutter, text, count = self._cutters[index], self._echoes[index], 0
+        cutter, text, count, offset = self._cutters[index], self._echoes[index], 0, self._offsets[index]
         self._echoes[index] = ""
         for token in tokens:
             count += 1
-            text += cutter.push(self._tokenizer.decode([token.id]))
+            piece = self._tokenizer.decode([token.id])
+            self._offsets[index] += len(piece)
+            text += cutter.push(piece)
             if cutter.found:
                 finish = "stop"
                 self._order.give_up(index)
@@ -78,4 +82,4 @@ class Answer:
         if finish:
             text += cutter.rest()
         self.completion_tokens += count
-        return Choice(index=index, text=text, tokens=tokens[:count], finish=finish)
+        return Choice(index=index, text=text, offset=offset, tokens=tokens[:count], finish=finish)

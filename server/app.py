@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -10,10 +11,11 @@ from aiohttp import web
 
 from server.answer import Answer
 from server.engine import Engine
-from server.errors import CannotListen, InvalidRequest, UnfitModel
+from server.errors import Busy, InvalidRequest, UnfitModel
 from server.fields import parse_object
 from server.guard import REQUEST_ID, RETRY_AFTER_S, STREAM, Guard, error_response, json_response
-from server.metrics import Metrics
+from server.listen import listen
+from server.metrics import PAGE_TYPE, Metrics
 from server.models import LoadedModel, Serving
 from server.openapi import document
 from server.page import Page
@@ -23,8 +25,7 @@ from server.replies import Form, completion_reply, models_reply, openai_error, u
 from server.schema import MAX_BODY, CompletionRequest, parse_chat, parse_completion, parse_request
 from server.settings import Settings
 
-_REFUSAL_S = 2.0
-_FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+log = logging.getLogger(__name__)
 
 
 class Application:
@@ -127,11 +128,13 @@ class Application:
             if include_usage:
                 counts = usage(answer.prompt_tokens, answer.completion_tokens)
                 await self._send(response, orjson.dumps(form.last(counts)))
-        except TimeoutError:
+        except (TimeoutError, ConnectionError):
             raise
-        except Exception as error:  # noqa: BLE001 (the status was sent: only words are left)
-            words = openai_error(f"the text ends early: {error}", status=500)
-            await self._send(response, orjson.dumps(words))
+        except Exception as error:  # the status was sent: only words are left
+            if not isinstance(error, Busy):
+                log.exception("a stream failed", extra={"request_id": request[REQUEST_ID]})
+            why = str(error) if isinstance(error, Busy) else "the server failed; its log says why"
+            await self._send(response, orjson.dumps(openai_error(f"the text ends early: {why}", status=500)))
         await self._send(response, b"[DONE]")
         return response
 
@@ -175,7 +178,7 @@ class Application:
         return json_response(200 if is_ready else 503, {"ready": is_ready})
 
     async def _page_of_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.page(), content_type="text/plain", charset="utf-8")
+        return web.Response(body=self._metrics.page(), headers={"Content-Type": PAGE_TYPE})
 
     async def _reload(self, request: web.Request) -> web.Response:
         reloader = self._admin(request)
@@ -191,7 +194,7 @@ class Application:
             raise InvalidRequest("release is an event id, 64 hex digits", field="release") from None
         try:
             await reloader.use(release_id)
-        except (UnfitModel, OSError) as error:
+        except UnfitModel as error:
             raise web.HTTPConflict(text=str(error)) from None
         return await self._health(request)
 
@@ -205,12 +208,16 @@ class Application:
             return self._reloader
 
     async def _body(self, request: web.Request) -> bytes:
-        limit = self._settings.body
+        limit, length = self._settings.body, request.content_length or 0
+        if length > MAX_BODY:  # before it is sent
+            raise web.HTTPRequestEntityTooLarge(max_size=MAX_BODY, actual_size=length)
         try:
             async with asyncio.timeout(limit):
                 return await request.read()
         except TimeoutError:
             raise web.HTTPRequestTimeout(text=f"the body did not arrive in {limit:.0f} s") from None
+        except web.RequestPayloadError:
+            raise InvalidRequest("the body is not encoded as its headers say") from None
 
 
 @contextlib.asynccontextmanager
@@ -223,14 +230,12 @@ async def running(
     """
     metrics = Metrics()
     engine = Engine(threads=settings.threads, max_waiting=settings.max_texts, metrics=metrics)
-    metrics.watch(serving, lambda: engine.count)
+    metrics.watch(serving, engine)
     application = Application(serving, reloader, provenance, engine, settings, metrics)
     runner = web.AppRunner(
         application.web,
-        access_log=None,
         handler_cancellation=True,
         shutdown_timeout=settings.drain,
-        keepalive_timeout=settings.idle,
     )
     await runner.setup()
     watch: asyncio.Task[None] | None = None
@@ -239,7 +244,7 @@ async def running(
         if reloader:
             await reloader.look()
             watch = asyncio.create_task(reloader.run(), name="reloader")
-        listener = await _listen(runner, settings)
+        listener = await listen(runner, settings)
         host, port, *_ = listener.sockets[0].getsockname()
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
@@ -251,39 +256,6 @@ async def running(
             listener.close()
         await runner.cleanup()
         engine.close()
-
-
-async def _listen(runner: web.AppRunner, settings: Settings) -> asyncio.Server:
-    server = runner.server
-    if server is None:
-        raise RuntimeError("the runner was not set up")
-
-    def connection() -> asyncio.Protocol:
-        return server() if len(server.connections) < settings.max_connections else _Refusal()
-
-    try:
-        loop = asyncio.get_running_loop()
-        return await loop.create_server(connection, settings.host, settings.port, reuse_address=True, backlog=1024)
-    except OSError as error:
-        words = f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
-        raise CannotListen(words) from None
-
-
-class _Refusal(asyncio.Protocol):
-    """A connection too many: it is told so when it asks, and has a moment to read that."""
-
-    _transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            self._transport = transport
-            asyncio.get_running_loop().call_later(_REFUSAL_S, transport.abort)
-
-    def data_received(self, _: bytes) -> None:
-        if self._transport and self._transport.can_write_eof():
-            self._transport.write(_FULL)
-            self._transport.write_eof()
-            self._transport = None
 
 
 def _there(loaded: LoadedModel | None) -> LoadedModel:

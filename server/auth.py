@@ -27,7 +27,7 @@ def is_host_served(hosts: Collection[str], raw_host: str | None) -> bool:
 
     A page on the internet whose name is made to lead here does not get past this.
     """
-    return not hosts or _name(f"//{raw_host}") in hosts
+    return not hosts or _name(f"//{raw_host or ''}") in hosts
 
 
 def is_origin_welcome(origins: Collection[str], raw_origin: str | None, raw_host: str | None) -> bool:

@@ -100,6 +100,7 @@ class Engine:
         self._queue: deque[_Job] = deque()
         self._closed = False
         self._batches: dict[LoadedModel, Batch[_Job]] = {}
+        self._stepped: dict[LoadedModel, float] = {}  # when texts last got a token, on the clock of time.perf_counter
         self._thread = threading.Thread(target=self._work, name="decode", daemon=True)
         self._thread.start()
 
@@ -107,6 +108,11 @@ class Engine:
     def count(self) -> int:
         """Texts that somebody waits for."""
         return self._count
+
+    @property
+    def waiting(self) -> int:
+        """Of these, those that no batch had room for yet."""
+        return max(0, self._count - sum(len(batch.writings) for batch in list(self._batches.values())))
 
     @contextmanager
     def order(
@@ -192,29 +198,35 @@ class Engine:
 
     def _step(self, loaded: LoadedModel) -> None:
         batch = self._batches[loaded]
-        began = time.perf_counter()
+        before = self._stepped.get(loaded, time.perf_counter())
         try:
             news = batch.step()
         except Exception as error:  # noqa: BLE001 (who waits for a text raises it)
             self._deliver([(job, [], None, error) for job in batch.writings])
-            del self._batches[loaded]
+            self._drop(loaded)
             return
         if news:
-            self._measure(news, began)
+            self._stepped[loaded] = self._measure(news, before)
         due = [job for job in news if job.eager or job.text.finish]
         self._deliver([(job, job.drawn, job.text.finish, None) for job in due])
         for job in due:
             job.drawn = []
         if not batch.writings:
-            del self._batches[loaded]
+            self._drop(loaded)
 
-    def _measure(self, news: list[_Job], began: float) -> None:
+    def _drop(self, loaded: LoadedModel) -> None:
+        del self._batches[loaded]
+        self._stepped.pop(loaded, None)
+
+    def _measure(self, news: list[_Job], before: float) -> float:
+        """Count a step; the time, which is when these texts got their tokens."""
         now = time.perf_counter()
-        self._metrics.stepped(len(news), now - began)
+        self._metrics.stepped(len(news), now - before)
         for job in news:
             if job.since:
                 self._metrics.began(now - job.since)
                 job.since = 0
+        return now
 
     def _deliver(self, news: list[_News]) -> None:
         """Hand over what is new, for all texts of a step at once."""

@@ -3,7 +3,8 @@
 ServerError
 ├── InvalidRequest     the client's request is wrong (400)
 ├── Busy               too many requests are waiting (503)
-├── UnfitModel         a model that must not answer: it could not be read, or failed its test
+├── UnfitModel         a model that must not answer: it is damaged, or failed its test
+│   └── Unreadable     it could not be read this time: the disk or the memory did not allow it
 └── CannotListen       the address is taken, or not ours
 """
 
@@ -25,7 +26,11 @@ class Busy(ServerError):
 
 
 class UnfitModel(ServerError):
-    """A model that must not answer: it could not be read, or failed its test."""
+    """A model that must not answer: it is damaged, or failed its test."""
+
+
+class Unreadable(UnfitModel):
+    """It could not be read this time: the disk or the memory did not allow it."""
 
 
 class CannotListen(ServerError):

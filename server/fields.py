@@ -82,13 +82,14 @@ class Texts:
     about: str
     most: int  # in a list
     least: int = 0  # characters of each
+    fewest: int = 1  # in a list
     default: tuple[str, ...] | None = None
 
     def read(self, name: str, raw: Any) -> tuple[str, ...]:  # noqa: ANN401 (JSON)
         """The texts; raises InvalidRequest."""
         found = [raw] if isinstance(raw, str) else raw
-        if not isinstance(found, list) or not 0 < len(found) <= self.most:
-            raise InvalidRequest(f"{name} is a text, or a list of 1 to {self.most}", field=name)
+        if not isinstance(found, list) or not self.fewest <= len(found) <= self.most:
+            raise InvalidRequest(f"{name} is a text, or a list of {self.fewest} to {self.most}", field=name)
         if not all(isinstance(text, str) and len(text) >= self.least for text in found):
             raise InvalidRequest(
                 f"{name} holds something that is no text of at least {self.least} characters", field=name
@@ -98,7 +99,7 @@ class Texts:
     def schema(self) -> Schema:
         """The same in words of JSON Schema."""
         text = {"type": "string", "minLength": self.least}
-        return {"anyOf": [text, {"type": "array", "items": text, "minItems": 1, "maxItems": self.most}]}
+        return {"anyOf": [text, {"type": "array", "items": text, "minItems": self.fewest, "maxItems": self.most}]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

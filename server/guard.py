@@ -45,7 +45,10 @@ class Guard:
         status = 499  # the client went away
         try:
             response = await self._answer(request, handler)
-            status = response.status
+            if await self._send(request, response):
+                status = response.status
+        except ConnectionError:  # likewise
+            return request.get(STREAM) or web.Response(status=status)
         finally:
             route = request.match_info.route.resource
             path = route.canonical if route else "other"
@@ -99,16 +102,28 @@ class Guard:
             headers = {name: value for name, value in error.headers.items() if name in kept}
             message = (error.text or error.reason).removeprefix(f"{error.status}: ")
             return error_response(request, error.status, message, headers)
+        except ConnectionError:
+            raise
         except Exception:
             log.exception("a request failed", extra={"request_id": request[REQUEST_ID]})
             return error_response(request, 500, "the server failed; its log says why")
+
+    async def _send(self, request: web.Request, response: web.StreamResponse) -> bool:
+        """Send what is left of an answer; whether the client took it in time."""
+        try:
+            async with asyncio.timeout(self._settings.write):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            _abort(request)
+            return False
+        return True
 
     def _late(self, request: web.Request) -> web.StreamResponse:
         if STREAM not in request:
             words = f"the answer was not complete in {self._settings.answer:.0f} s"
             return error_response(request, 503, words, {"Retry-After": str(RETRY_AFTER_S)})
-        if request.transport:
-            request.transport.abort()  # so that nobody takes what has come for all of it
+        _abort(request)  # so that nobody takes what has come for all of it
         return request[STREAM]
 
     def _check(self, request: web.Request) -> None:
@@ -132,6 +147,11 @@ def error_response(
     is_openai = request.path.startswith("/v1/")
     body = openai_error(message, status=status, field=field) if is_openai else error_reply(message)
     return json_response(status, body, headers)
+
+
+def _abort(request: web.Request) -> None:
+    if request.transport:
+        request.transport.abort()
 
 
 def _is_preflight(request: web.Request) -> bool:

@@ -1,10 +1,9 @@
 """How the server's log looks: a line each, for people or as JSON. Never a prompt, a text or a key."""
 
+import json
 import logging
 import sys
 from typing import Literal, TextIO
-
-import orjson
 
 Style = Literal["console", "json"]
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -42,7 +41,7 @@ class _JsonLines(logging.Formatter):
         }
         if record.exc_info:
             facts["error"] = self.formatException(record.exc_info)
-        return orjson.dumps(facts, default=str).decode()
+        return json.dumps(facts, default=str)  # in ASCII: a control character is escaped wherever it is from
 
 
 def _facts(record: logging.LogRecord) -> dict[str, object]:

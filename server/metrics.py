@@ -1,7 +1,7 @@
 """What Prometheus is told. No I/O."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -9,8 +9,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
+    from server.engine import Engine
     from server.models import Serving
 
+PAGE_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _TEXTS = (1, 2, 4, 8, 16, 24, 32, 64)
 
@@ -46,9 +48,9 @@ class Metrics:
         """A text got its first token, so long after it was asked for."""
         self._first.observe(seconds)
 
-    def watch(self, serving: "Serving", waiting: Callable[[], int]) -> None:
-        """Tell of the model in charge too, and of how many texts wait or are under way."""
-        self._registry.register(_State(serving, waiting))
+    def watch(self, serving: "Serving", engine: "Engine") -> None:
+        """Tell of the model in charge too, and of how many texts there are."""
+        self._registry.register(_State(serving, engine))
 
     def page(self) -> bytes:
         """All of it, as Prometheus reads it."""
@@ -58,13 +60,14 @@ class Metrics:
 class _State(Collector):
     """What is so at the moment, and is looked up when somebody asks."""
 
-    def __init__(self, serving: "Serving", waiting: Callable[[], int]) -> None:
+    def __init__(self, serving: "Serving", engine: "Engine") -> None:
         self._serving = serving
-        self._waiting = waiting
+        self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
         serving, loaded = self._serving, self._serving.current
-        yield GaugeMetricFamily("randygpt_texts", "Texts under way or waiting", self._waiting())
+        yield GaugeMetricFamily("randygpt_texts", "Texts under way or waiting", self._engine.count)
+        yield GaugeMetricFamily("randygpt_waiting_texts", "Of these, waiting for a place", self._engine.waiting)
         yield CounterMetricFamily("randygpt_swaps", "Models put in charge", serving.swaps)
         yield CounterMetricFamily("randygpt_swap_failures", "Models that did not pass", serving.failures)
         yield GaugeMetricFamily("randygpt_failing", "Whether the newest release did not pass", bool(serving.failure))

@@ -18,7 +18,7 @@ from randygpt.errors import RandyGPTError
 from randygpt.language_model import LanguageModel, from_weights, load
 from randygpt.sidecar import find_checkpoint, read_json, read_tokenizer
 from randygpt.tokenizer import BOS_ID
-from server.errors import UnfitModel
+from server.errors import UnfitModel, Unreadable
 
 SLOTS = 32  # texts that a model writes at once
 _MAX_CACHE = 1 << 30  # bytes of their keys and values; fewer slots where that is not enough
@@ -95,8 +95,10 @@ def load_release(release: InstalledRelease) -> LoadedModel:
         loaded = LoadedModel(language_model=language_model, release_id=release.id.hex(), label=label)
         _test(loaded)
     except MemoryError:
-        raise UnfitModel(f"{label}: not enough memory for it") from None
-    except (RandyGPTError, UnfitModel, OSError, StopIteration, RuntimeError) as error:
+        raise Unreadable(f"{label}: not enough memory for it") from None
+    except OSError as error:
+        raise Unreadable(f"{label}: {error}") from None
+    except (RandyGPTError, UnfitModel, StopIteration, RuntimeError) as error:
         raise UnfitModel(f"{label}: {error}") from None
     return loaded
 
@@ -115,7 +117,7 @@ def load_file(path: Path, *, preset: str | None = None, vocab: Path | None = Non
 
 
 def _test(loaded: LoadedModel) -> None:
-    """A full window as a request runs it, and all its logits where they are few.
+    """A full window as a request runs it, and all its logits where they are few; and the vocabulary.
 
     Raises UnfitModel if one is not finite.
     """
@@ -123,6 +125,7 @@ def _test(loaded: LoadedModel) -> None:
     config, tokenizer = language_model.config, language_model.tokenizer
     if tokenizer.vocab_size != config.vocab_size:
         raise UnfitModel(f"the vocabulary has {tokenizer.vocab_size} entries, not {config.vocab_size}")
+    tokenizer.encode("")  # what it makes ready for the first text is made here
     window, decoder = [BOS_ID] * config.block_size, language_model.decoder
     few = config.block_size * config.vocab_size <= _MAX_LOGITS
     with np.errstate(all="ignore"):

@@ -1,19 +1,22 @@
 """Watches the store's `refs/current` and swaps the model when it moves. Reads files, on a thread.
 
 The contract: the new model is loaded beside the old one and tested; one assignment puts it in charge; requests under
-way finish on the model they began with; a model that does not pass leaves the old one in charge.
+way finish on the model they began with; a model that does not pass leaves the old one in charge. What could not be
+read, by a failing disk or for want of memory, is tried again, after longer and longer waits.
 """
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 
 from distribution.errors import StoreError
 from distribution.store import Store
-from server.errors import UnfitModel
+from server.errors import UnfitModel, Unreadable
 from server.models import LoadedModel, Serving, load_release
 
 POLL_S = 0.2  # a stat of one file
+RETRY_S, LONGEST_S = 1.0, 60.0  # waits until what could not be read is tried again: the first, and the longest
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,8 @@ class Reloader:
         self._serving = serving
         self._lock = asyncio.Lock()
         self._signal: object = None  # what refs/current looked like when it was last read
+        self._wait_s = 0.0  # before the next try; 0: there is nothing to try again
+        self._next_try = math.inf  # on the event loop's clock
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -34,31 +39,40 @@ class Reloader:
             await asyncio.sleep(POLL_S)
 
     async def look(self, *, again: bool = False) -> None:
-        """Swap if the signal moved since the last look, or (`again`) is not what serves.
+        """Swap if the signal moved since the last look or a try is due, or (`again`) in any case.
 
         Never raises for what is wrong with a release.
         """
         async with self._lock:
-            if not again and self._read_signal() == self._signal:
+            moved, now = self._read_signal() != self._signal, asyncio.get_running_loop().time()
+            if not (again or moved or now >= self._next_try):
                 return
             await self._serving.room_for_another()
             self._signal = self._read_signal()
+            wait_s = 0.0 if again or moved else self._wait_s
             try:
                 await self._swap(self._load)
-            except (UnfitModel, StoreError, OSError) as error:
+            except (Unreadable, OSError) as error:
+                self._fail(str(error))
+                self._try_again_after(min(2 * wait_s or RETRY_S, LONGEST_S))
+            except (UnfitModel, StoreError) as error:
                 self._fail(str(error))
             except Exception as error:  # a bug must not end the watch
                 self._fail(repr(error))
                 log.exception("a model could not be loaded")
 
     async def use(self, release_id: bytes) -> None:
-        """Serve another release of the store until the signal moves; raises UnfitModel, StoreError and OSError."""
+        """Serve another release of the store until the signal moves; raises UnfitModel."""
         async with self._lock:
             await self._serving.room_for_another()
-            await self._swap(lambda: self._load_release(release_id, ""))
+            try:
+                await self._swap(lambda: self._load_release(release_id, ""))
+            except (StoreError, OSError) as error:
+                raise UnfitModel(str(error)) from None
 
     async def _swap(self, load: Callable[[], LoadedModel | None]) -> None:
         loaded = await asyncio.to_thread(load)
+        self._next_try = math.inf
         self._serving.failure = None
         if loaded is not None:
             self._serving.current = loaded
@@ -66,9 +80,14 @@ class Reloader:
             log.info("serving %s (%s)", loaded.label, loaded.release_id)
 
     def _fail(self, reason: str) -> None:
+        self._next_try = math.inf
         self._serving.failure = reason
         self._serving.failures += 1
         log.error("not swapped: %s", reason)
+
+    def _try_again_after(self, wait_s: float) -> None:
+        self._wait_s = wait_s
+        self._next_try = asyncio.get_running_loop().time() + wait_s
 
     def _read_signal(self) -> object:
         try:

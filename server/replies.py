@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from randygpt.tokenizer import BOS_ID, EOS_ID
 from server.answer import Choice
 from server.batch import Token
 
@@ -96,16 +97,17 @@ class Form:
         return self._end(choice) | {"delta": role | ({"content": choice.text} if choice.text or first else {})}
 
     def _end(self, choice: Choice) -> Json:
-        told = (self._chat_logprobs if self.chat else self._logprobs)(choice.tokens) if self.logprobs else None
+        told = (self._chat_logprobs(choice.tokens) if self.chat else self._logprobs(choice)) if self.logprobs else None
         return {"index": choice.index, "logprobs": told, "finish_reason": choice.finish}
 
-    def _logprobs(self, tokens: Sequence[Token]) -> Json:
-        texts = [self.texts[token.id] for token in tokens]
+    def _logprobs(self, choice: Choice) -> Json:
+        tokens = choice.tokens
+        lengths = [0 if token.id in {BOS_ID, EOS_ID} else len(self.texts[token.id]) for token in tokens]
         return {
-            "tokens": texts,
+            "tokens": [self.texts[token.id] for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
             "top_logprobs": [{self.texts[other]: value for other, value in token.likeliest} for token in tokens],
-            "text_offset": [*accumulate(map(len, texts[:-1]), initial=0)][: len(texts)],
+            "text_offset": [*accumulate(lengths, initial=choice.offset)][: len(tokens)],
         }
 
     def _chat_logprobs(self, tokens: Sequence[Token]) -> Json:

@@ -25,7 +25,7 @@ _COMMON: Mapping[str, Field] = {
     "top_k": Number(whole=True, low=0, high=_INT - 1, default=0, about="Draw from so many likeliest tokens; 0: all."),
     "seed": Number(whole=True, low=-_INT, high=_INT - 1, about="Same seed, same text; choice i has seed + i."),
     "n": Number(whole=True, low=1, high=MAX_CHOICES, default=1, about="How many texts."),
-    "stop": Texts(most=_MAX_STOPS, least=1, default=(), about="End where one of these would begin."),
+    "stop": Texts(most=_MAX_STOPS, fewest=0, least=1, default=(), about="End where one of these would begin."),
     "ignore_eos": Flag(about="Write on behind the end token."),
     "stream": Flag(about="Send tokens as they are drawn, as server-sent events."),
     "stream_options": Inner(

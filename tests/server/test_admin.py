@@ -84,6 +84,14 @@ async def test_a_release_that_is_not_there_changes_nothing(
     assert (health["release"], health["failure"]) == ((shelf.store.current() or b"").hex(), None)
 
 
+async def test_a_release_whose_record_is_damaged_is_refused(shelf: Shelf, admin: Admin) -> None:
+    release = shelf.install()
+    (release.folder / "release.json").write_bytes(b"{}")
+    status, reply = await admin.post("use", {"release": release.id.hex()})
+    assert status == 409
+    assert "release.json: damaged" in (reply["error"] or "")
+
+
 async def test_only_the_operator_may(shelf: Shelf, admin: Admin) -> None:
     second = shelf.install()
     shelf.store.activate(second.id)

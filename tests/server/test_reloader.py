@@ -235,11 +235,61 @@ async def test_a_release_that_does_not_pass_leaves_the_old_one_in_charge(
 
 
 async def test_a_release_that_does_not_pass_is_tried_once(
-    shelf: Shelf, server: Server, caplog: pytest.LogCaptureFixture
+    shelf: Shelf, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await swap(shelf, server, without_checkpoint(shelf))
+    monkeypatch.setattr(reloader_module, "RETRY_S", 0)
+    await swap(shelf, server, shelf.install(checkpoint=checkpoint(WITH_NAN)))
     await server.reloader.look()
     assert caplog.text.count("not swapped: tiny version 1") == 1
+
+
+async def test_a_release_that_could_not_be_read_is_tried_again(
+    shelf: Shelf, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reloader_module, "RETRY_S", 0)
+    first, second = shelf.install(), shelf.install()
+    await swap(shelf, server, first)
+    path = second.file("checkpoint").local
+    path.rename(shelf.home / "aside")
+    await swap(shelf, server, second)
+    for failures in (2, 3):
+        await server.reloader.look()
+        assert server.serving.failures == failures
+        assert "No such file" in ((await server.health())["failure"] or "")
+    (shelf.home / "aside").rename(path)
+    await server.reloader.look()
+    found = await server.health()
+    assert (found["release"], found["failure"], server.serving.failures) == (second.id.hex(), None, 3)
+    await server.reloader.look()
+    assert server.serving.swaps == 2
+
+
+async def test_the_waits_between_tries_become_longer_up_to_a_limit(
+    shelf: Shelf, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = asyncio.get_running_loop()
+    now = clock.time()
+    monkeypatch.setattr(clock, "time", lambda: now)
+    waits = []
+    await swap(shelf, server, without_checkpoint(shelf))
+    for _ in range(9):
+        before, failures = now, server.serving.failures
+        while server.serving.failures == failures:
+            now += 0.5
+            await server.reloader.look()
+        waits.append(now - before)
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+async def test_what_the_operator_chose_meanwhile_stays(
+    shelf: Shelf, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reloader_module, "RETRY_S", 0)
+    chosen, broken = shelf.install(), without_checkpoint(shelf)
+    await swap(shelf, server, broken)
+    await server.reloader.use(chosen.id)
+    await server.reloader.look()
+    assert ((await server.health())["release"], server.serving.failures) == (chosen.id.hex(), 1)
 
 
 def address_space() -> int:
