@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from measure import BASELINE, ROUNDS, Bench, Measured, Row, ratio
 
-from randygpt.checkpoint import Checkpoint, write_checkpoint
+from randygpt.checkpoint import Array, Checkpoint, write_checkpoint
 from randygpt.config import ModelConfig
 from randygpt.header import CheckpointHeader
 from randygpt.sidecar import Sidecar
@@ -18,28 +19,42 @@ from randygpt.tokenizer import CharTokenizer
 
 VOCAB = 2000
 TOKENS = 200
+PROMPT = 128  # tokens
+
+
+CONFIG = ModelConfig.from_preset("l", vocab_size=VOCAB)
+CHARACTERS = CharTokenizer([chr(point) for point in range(33, 33 + VOCAB)])
+HEADER = CheckpointHeader(magic="RGPT0002", vocab_size=VOCAB, iteration=0, step=0, best_loss=1.0)
+
+
+def weights(seed: int) -> Array:
+    """Random weights whose choices are about as sharp as a trained model's, so that the likeliest tokens are few."""
+    flat = np.random.default_rng(seed).standard_normal(CONFIG.parameter_count, dtype=np.float32) * np.float32(0.02)
+    flat[-VOCAB * CONFIG.n_embd :] *= 10  # the last matrix gives the logits
+    return flat
+
+
+@contextlib.contextmanager
+def running(*words: str, home: Path) -> Iterator[tuple[int, str]]:
+    """`randygpt serve` as a process; gives its number and its address."""
+    command = [sys.executable, "-m", "randygpt", "serve", "--port", "0", "--quiet", *words]
+    environment = os.environ | {"RANDYGPT_HOME": str(home)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            yield process.pid, process.stdout.readline().strip() if process.stdout else ""
+        finally:
+            process.terminate()
 
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """`randygpt serve` with random weights, as a process; gives its address.
-
-    Its choices are about as sharp as a trained model's, so that the likeliest tokens are few.
-    """
-    config = ModelConfig.from_preset("l", vocab_size=VOCAB)
-    weights = np.random.default_rng(0).standard_normal(config.parameter_count, dtype=np.float32) * np.float32(0.02)
-    weights[-VOCAB * config.n_embd :] *= 10  # the last matrix gives the logits
-    header = CheckpointHeader(magic="RGPT0002", vocab_size=VOCAB, iteration=0, step=0, best_loss=1.0)
-    sidecar = Sidecar(config=config, tokenizer=CharTokenizer([chr(point) for point in range(33, 33 + VOCAB)]))
+    """A server of a file with random weights; gives its address."""
     path = folder / "served.bin"
-    checkpoint = Checkpoint(header=header, config=config, weights=weights, moments=None)
+    checkpoint = Checkpoint(header=HEADER, config=CONFIG, weights=weights(0), moments=None)
+    sidecar = Sidecar(config=CONFIG, tokenizer=CHARACTERS)
     write_checkpoint(path, checkpoint, (path.with_suffix(".json"), sidecar.encode()))
-    command = [sys.executable, "-m", "randygpt", "serve", "--model", str(path), "--port", "0", "--quiet"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield process.stdout.readline().strip() if process.stdout else ""
-        finally:
-            process.terminate()
+    with running("--model", str(path), home=folder) as (_, address):
+        yield address
 
 
 def completing(clients: int, how: str, bench: Bench) -> Measured:
@@ -56,13 +71,34 @@ def completing(clients: int, how: str, bench: Bench) -> Measured:
     return Measured(value=measured.value, raw=measured.raw | ours)
 
 
-ROWS = tuple(
+def first_token(bench: Bench) -> Measured:
+    """A prompt and two tokens more computed in a process of their own, and the first token over HTTP, in ms."""
+    pairs, figures = [], {}
+    with serving(bench.folder) as address:
+        for _ in range(ROUNDS):
+            figures = bench.alone("first_token.py", str(PROMPT))
+            asked = bench.alone("first_token.py", str(PROMPT), address)
+            pairs.append((figures["prefill_ms"] + 2 * figures["step_ms"], asked["first_ms"]))
+    measured = ratio(pairs, inverse=True)
+    return Measured(value=measured.value, raw=measured.raw | figures)
+
+
+ROWS = (
+    *(
+        Row(
+            name=f"served over HTTP: {words}, 200 tokens each",
+            unit="x",
+            goal=goal,
+            needs=(BASELINE,),
+            measure=functools.partial(completing, clients, how),
+        )
+        for clients, how, words, goal in ((1, "stream", "one client, streamed", 9), (32, "whole", "32 clients", 70))
+    ),
     Row(
-        name=f"served over HTTP: {words}, 200 tokens each",
+        name=f"first token of a prompt of {PROMPT}, in a prefill and two steps",
         unit="x",
-        goal=goal,
-        needs=(BASELINE,),
-        measure=functools.partial(completing, clients, how),
-    )
-    for clients, how, words, goal in ((1, "stream", "one client, streamed", 9), (32, "whole", "32 clients", 70))
+        goal=1,
+        at_most=True,
+        measure=first_token,
+    ),
 )

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import picture
+import rows_load
 import rows_machine
 import rows_model
 import rows_network
@@ -29,7 +30,8 @@ from randygpt.text import Text
 from randygpt.tokenizer import CharTokenizer
 
 RESULTS = Path(__file__).parent / "results"
-USUAL = (*rows_model.ROWS, *rows_server.ROWS, *rows_relay.ROWS, *rows_network.ROWS, *rows_machine.ROWS)
+USUAL = (*rows_model.ROWS, *rows_server.ROWS, *rows_load.ROWS, *rows_relay.ROWS)
+USUAL += (*rows_network.ROWS, *rows_machine.ROWS)
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
 """Models that answer: how one is loaded and tested, and which one is in charge. Reads files."""
 
 import asyncio
+import ctypes
 import hashlib
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -100,6 +102,8 @@ def load_release(release: InstalledRelease) -> LoadedModel:
         raise Unreadable(f"{label}: {error}") from None
     except (RandyGPTError, UnfitModel, StopIteration, RuntimeError) as error:
         raise UnfitModel(f"{label}: {error}") from None
+    finally:
+        _give_back()
     return loaded
 
 
@@ -114,6 +118,13 @@ def load_file(path: Path, *, preset: str | None = None, vocab: Path | None = Non
     except UnfitModel as error:
         raise UnfitModel(f"{path}: {error}") from None
     return loaded
+
+
+def _give_back() -> None:
+    """Have the C library return to the system what it keeps of models that are gone."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:
+        trim(0)
 
 
 def _test(loaded: LoadedModel) -> None:

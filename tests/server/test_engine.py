@@ -10,9 +10,12 @@ import pytest
 from support.gates import gate as closed_gate
 from support.models import CONFIG, Gated, decoder_of, endless
 
-from randygpt.generate import Sampling, generate
+from randygpt.config import ModelConfig
+from randygpt.decoder import Decoder, KVCache
+from randygpt.generate import Continuation, Sampling, generate
 from randygpt.language_model import LanguageModel
 from randygpt.model import GPT
+from randygpt.tokenizer import CharTokenizer
 from server import batch as batch_module
 from server import models
 from server.engine import Engine, Order
@@ -80,6 +83,37 @@ async def test_each_of_many_texts_is_as_if_it_were_alone(threads: int, temperatu
     finally:
         engine.close()
     assert texts == [alone(loaded, *case) for case in cases]
+
+
+async def test_each_of_32_greedy_texts_of_a_larger_model_is_as_if_it_were_alone(engine: Engine) -> None:
+    config = ModelConfig.from_preset("xs", vocab_size=500)
+    weights = np.random.default_rng(3).standard_normal(config.parameter_count, dtype=np.float32) * np.float32(0.1)
+    tokenizer = CharTokenizer([chr(point) for point in range(33, 533)])
+    model = LanguageModel(decoder=Decoder(config, weights), tokenizer=tokenizer)
+    loaded = LoadedModel(language_model=model, release_id=None, label="xs")
+    sampling = replace(GREEDY, max_tokens=60, ignore_eos=True)
+    prompts = [np.random.default_rng(row).integers(2, 500, size=1 + 8 * row).tolist() for row in range(32)]
+    texts = await asyncio.gather(*(written(engine, loaded, prompt, sampling) for prompt in prompts))
+    for prompt, text in zip(prompts, texts, strict=True):
+        sure = until_a_tie(model.decoder, prompt, sampling)
+        assert text[: len(sure)] == sure
+        assert len(text) == 60
+    assert sum(len(until_a_tie(model.decoder, prompt, sampling)) for prompt in prompts) > 1500
+
+
+def until_a_tie(decoder: Decoder, prompt: list[int], sampling: Sampling) -> list[int]:
+    """What a model writes greedily, alone, up to where its two best logits differ by less than 1e-4."""
+    text, cache, ids = Continuation(prompt, sampling, decoder.config.block_size), KVCache(decoder.config), []
+    while text.finish is None:
+        if text.fresh is text.window:
+            cache.lengths[0] = 0
+        logits = decoder.next_logits(text.fresh, cache)
+        second, first = np.sort(logits)[-2:]
+        if first - second < 1e-4:
+            break
+        ids.append(int(logits.argmax()))
+        text.take(ids[-1])
+    return ids
 
 
 async def test_tokens_come_as_they_are_drawn_the_last_with_why_it_ends(engine: Engine) -> None:
@@ -154,6 +188,21 @@ async def test_more_texts_than_slots_wait_their_turn(monkeypatch: pytest.MonkeyP
     assert len(loaded.cache.lengths) == 3
     texts = await asyncio.gather(*(written(engine, loaded, [row + 2], GREEDY) for row in range(20)))
     assert texts == [alone(loaded, [row + 2], GREEDY) for row in range(20)]
+
+
+async def test_those_without_a_place_are_counted(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine, gate: threading.Event
+) -> None:
+    monkeypatch.setattr(models, "SLOTS", 3)
+    loaded = gated_model(gate)
+    tasks = [asyncio.create_task(written(engine, loaded, [row + 2], GREEDY)) for row in range(5)]
+    async with asyncio.timeout(WAIT_S):
+        while engine.count < 5 or engine.waiting > 2:  # noqa: ASYNC110 (there is nothing to wait on)
+            await asyncio.sleep(0.001)
+    assert (engine.count, engine.waiting) == (5, 2)
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert (engine.count, engine.waiting) == (0, 0)
 
 
 async def test_models_write_side_by_side(engine: Engine) -> None:

@@ -130,6 +130,29 @@ async def test_log_probabilities(client: openai.AsyncOpenAI) -> None:
         assert likeliest[token] == value == max(likeliest.values())
 
 
+async def test_where_tokens_begin_is_counted_on_through_a_stream(client: openai.AsyncOpenAI) -> None:
+    offsets: list[int] = []
+    stream = await client.completions.create(model=NAME, prompt="the", max_tokens=6, logprobs=0, stream=True)
+    async for part in stream:
+        told = part.choices[0].logprobs
+        assert told is not None
+        offsets += told.text_offset or []
+    assert offsets == [0, 1, 2, 3, 4, 5]
+
+
+async def test_an_end_that_is_ignored_takes_no_room_in_the_text(client: openai.AsyncOpenAI) -> None:
+    done = await client.completions.create(
+        model=NAME, prompt="the", max_tokens=400, temperature=100, seed=1, logprobs=0, extra_body={"ignore_eos": True}
+    )
+    told = done.choices[0].logprobs
+    assert told is not None
+    assert told.tokens is not None
+    assert told.text_offset is not None
+    assert {"<", ">"} & {*told.tokens}
+    spoken = [(one, at) for one, at in zip(told.tokens, told.text_offset, strict=True) if one not in "<>"]
+    assert all(done.choices[0].text[at] == one for one, at in spoken)
+
+
 async def test_a_chat(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
     done = await client.chat.completions.create(
         model=NAME,
@@ -216,15 +239,17 @@ async def test_events_are_written_as_the_standard_has_them(session: aiohttp.Clie
     assert {part["id"] for part in parts} == {"cmpl-mine-1"}
 
 
-async def test_a_failure_in_the_middle_is_told_in_the_stream(
-    session: aiohttp.ClientSession, address: str, loaded: LoadedModel
+async def test_a_failure_in_the_middle_is_told_in_the_stream_and_its_details_in_the_log(
+    session: aiohttp.ClientSession, address: str, loaded: LoadedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded.language_model.decoder._layers = None  # type: ignore[assignment]
     fields = {"prompt": "x", "max_tokens": 2, "stream": True}
     async with session.post(f"{address}/v1/completions", json=fields) as response:
         text = await response.text()
-    assert json.loads(text.splitlines()[0].removeprefix("data: "))["error"]["type"] == "server_error"
-    assert "Traceback" not in text
+    error = json.loads(text.splitlines()[0].removeprefix("data: "))["error"]
+    assert error["type"] == "server_error"
+    assert error["message"] == "the text ends early: the server failed; its log says why"
+    assert "TypeError" in caplog.text
 
 
 async def test_text_is_the_same_as_on_the_command_line(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:

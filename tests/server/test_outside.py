@@ -51,6 +51,7 @@ async def test_what_is_counted(session: aiohttp.ClientSession, address: str) -> 
     assert found["randygpt_completion_tokens_total"] == 9
     assert found["randygpt_first_token_seconds_count"] == 1
     assert found["randygpt_step_seconds_count"] == found["randygpt_batch_texts_sum"] == 9
+    assert found["randygpt_waiting_texts"] == 0
     assert found["randygpt_texts"] == found["randygpt_swaps_total"] == found["randygpt_failing"] == 0
     assert found["randygpt_model_age_seconds"] >= 0
     assert any("ab" * 32 in name for name in found)
@@ -103,13 +104,13 @@ def test_what_is_logged_cannot_pass_for_another_line(style: logs.Style) -> None:
     root.handlers = []
     try:
         logs.set_up(style, stream=stream)
-        logging.getLogger("x").error("first\nsecond \x1b[31m %s", "\r", extra={"path": "a\nb\u2028"})
+        logging.getLogger("x").error("first\nsecond \x1b[31m %s", "\r", extra={"path": "a\nb\u2028\x9b31m\udc80"})
     finally:
         root.handlers = handlers
         root.setLevel(level)
     assert stream.getvalue().count("\n") == 1
     assert "first\\nsecond" in stream.getvalue()
-    assert not set("\x1b\r") & set(stream.getvalue())
+    assert not set("\x1b\r\u2028\x9b\udc80") & set(stream.getvalue())
 
 
 def test_a_failure_is_logged_with_its_traceback(logged: io.StringIO) -> None:

@@ -18,11 +18,12 @@ from support.models import CONFIG, TOKENIZER, Gated, has_weights
 from support.shelf import Shelf, checkpoint, weights, without_checkpoint
 
 from distribution.installed import InstalledRelease
+from randygpt.header import CheckpointHeader
 from server import app
 from server import reloader as reloader_module
 from server.app import running
 from server.engine import Engine
-from server.models import LoadedModel, Serving
+from server.models import LoadedModel, Serving, load_release
 from server.reloader import Reloader
 from server.settings import Settings
 
@@ -180,6 +181,22 @@ async def test_the_release_in_charge_is_not_loaded_again(shelf: Shelf, server: S
     await server.reloader.look()
     assert server.serving.current is loaded
     assert server.serving.failure is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a thread reads is counted on Linux only")
+def test_of_a_checkpoint_with_moments_only_the_weights_are_read(shelf: Shelf) -> None:
+    moments = np.full(2 * CONFIG.parameter_count, np.nan, np.float32)
+    header = CheckpointHeader(magic="RGPT0003", vocab_size=CONFIG.vocab_size, iteration=0, step=1, best_loss=1.0)
+    release = shelf.install(checkpoint=header.encode() + weights(1).tobytes() + moments.tobytes())
+    before = bytes_read()
+    loaded = load_release(release)
+    assert moments.nbytes > bytes_read() - before > weights(1).nbytes
+    assert has_weights(loaded.language_model.decoder, weights(1))
+
+
+def bytes_read() -> int:
+    """By this thread, from files."""
+    return int(Path("/proc/thread-self/io").read_text(encoding="ascii").split()[1])
 
 
 def with_a_damaged_record(shelf: Shelf) -> InstalledRelease:

@@ -1,0 +1,57 @@
+"""How long a prompt of some tokens waits for its first token.
+
+`first_token.py LENGTH` computes it itself, and prints {"prefill_ms", "step_ms"}: what a prompt and a token more cost;
+`first_token.py LENGTH ADDRESS` asks a server, and prints {"first_ms"}. Medians, preset l, a vocabulary of 2,000.
+"""
+
+import asyncio
+import json
+import statistics
+import sys
+import time
+
+import aiohttp
+import numpy as np
+
+from randygpt.config import ModelConfig
+from randygpt.decoder import Decoder, KVCache
+from randygpt.generate import Sampling, draw
+from randygpt.header import tensor_shapes
+
+ROUNDS, STEPS = 15, 10
+SAMPLING = Sampling(temperature=0.8, top_p=0.9)
+
+
+def compute(length: int) -> dict[str, float]:
+    """Ms of a prompt, and of each token behind it."""
+    config = ModelConfig.from_preset("l", vocab_size=2000)
+    count = sum(rows * columns for rows, columns in tensor_shapes(config).values())
+    decoder = Decoder(config, np.random.default_rng(0).standard_normal(count, dtype=np.float32) * np.float32(0.02))
+    prefills, steps = [], []
+    for _ in range(ROUNDS):
+        cache, ids = KVCache(config), [*range(2, 2 + length)]
+        for times in (prefills, *[steps] * STEPS):
+            start = time.perf_counter()
+            ids = [draw(decoder.next_logits(ids, cache), SAMPLING, 0.5)]
+            times.append(time.perf_counter() - start)
+    return {"prefill_ms": statistics.median(prefills) * 1e3, "step_ms": statistics.median(steps) * 1e3}
+
+
+async def ask(length: int, address: str) -> dict[str, float]:
+    """Ms until a server's first token."""
+    prompt = "".join(chr(35 + index) for index in range(length))  # a token each
+    asked = {"prompt": prompt, "max_tokens": STEPS, "temperature": 0.8, "top_p": 0.9, "stream": True}
+    times = []
+    async with aiohttp.ClientSession() as session:
+        for _ in range(ROUNDS):
+            start = time.perf_counter()
+            async with session.post(f"{address}/v1/completions", json=asked | {"ignore_eos": True}) as response:
+                await response.content.readline()
+                times.append(time.perf_counter() - start)
+                await response.read()
+    return {"first_ms": statistics.median(times[1:]) * 1e3}
+
+
+if __name__ == "__main__":
+    length, *address = sys.argv[1:]
+    print(json.dumps(asyncio.run(ask(int(length), *address)) if address else compute(int(length))))

@@ -1,0 +1,249 @@
+"""Rows about a server under load, from a store of releases: swaps, memory, slow and eager clients."""
+
+import contextlib
+import functools
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from measure import ALONE, Bench, Measured, Raw, Row
+from rows_server import CHARACTERS, CONFIG, HEADER, TOKENS, running, weights
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # it has the shelf
+from support.shelf import Shelf
+
+from randygpt.decoder import Array, Decoder, KVCache
+from relay_client.keys import SecretKey
+from server.models import SLOTS
+
+CLIENTS, SECONDS = 32, 60
+SWAPS, MODELS = 20, 4
+KEY = "bench"
+TIE = 1e-4  # two logits as close may change places, depending on who else is served
+SLOW, EAGER = 200, 256
+
+
+class Releases:
+    """A server's store, with releases of preset l in it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._shelf = Shelf(home=home, key=SecretKey.generate())
+        self.good: dict[str, int] = {}  # seeds of their weights
+        self.corrupt: list[str] = []
+
+    def add(self, seed: int) -> str:
+        """A release as it should be."""
+        release = self._add(weights(seed))
+        self.good[release] = seed
+        return release
+
+    def add_corrupt(self) -> None:
+        """One of each kind that must not answer."""
+        values, end = weights(0), len(HEADER.encode()) + 4 * CONFIG.parameter_count
+        nan = values.copy()
+        nan[-5] = np.nan
+        data = HEADER.encode() + values.tobytes()
+        vocab = json.dumps({"chars": CHARACTERS.chars[:-1]}).encode()
+        self.corrupt = [
+            self._add(nan),
+            self._add(values * np.float32(1e37)),
+            self._add(values, checkpoint=data[: end // 2]),
+            self._add(values, vocab=vocab),
+            self._add(values, config=b"{}"),
+        ]
+
+    def activate(self, release: str) -> None:
+        """Make it the current one, as `randygpt fetch` does."""
+        self._shelf.store.activate(bytes.fromhex(release))
+
+    def _add(self, values: Array, **changed: bytes) -> str:
+        files = {
+            "checkpoint": HEADER.encode() + values.tobytes(),
+            "vocab": json.dumps(CHARACTERS.to_json()).encode(),
+            "config": json.dumps(CONFIG.to_json("char")).encode(),
+        }
+        return self._shelf.install(**files | changed).id.hex()
+
+
+def swapping(bench: Bench) -> Measured:
+    """By how many ms the 99th percentile of the gaps between two tokens grows where models are swapped meanwhile."""
+    with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+        releases = Releases(Path(folder))
+        turns = [releases.add(turn % MODELS) for turn in range(SWAPS + 1)]
+        releases.add_corrupt()
+        for place, release in enumerate(releases.corrupt):
+            turns.insert(4 * place + 3, release)
+        releases.activate(turns[0])
+        with running(home=releases.home) as (_, address):
+            with streams(address, releases.home / "still") as still:
+                time.sleep(SECONDS)
+            with streams(address, releases.home / "swapped") as swapped:
+                failures = swap(releases, address, turns[1:])
+        faults = check(releases, [releases.home / "still", releases.home / "swapped"])
+    faults |= {"failed": still["failed"] + swapped["failed"], "missed failures": len(releases.corrupt) - failures}
+    raw = {f"still_{name}": value for name, value in still.items()} | swapped
+    fault = ", ".join(f"{count:.0f} {what}" for what, count in faults.items() if count)
+    return Measured(value=swapped["p99_ms"] - still["p99_ms"], raw=raw, fault=fault)
+
+
+@contextlib.contextmanager
+def streams(address: str, answers: Path, clients: int = CLIENTS) -> Iterator[Raw]:
+    """Clients that read streams meanwhile; behind it, what they saw."""
+    command = [sys.executable, str(ALONE / "streams.py"), address, str(clients), str(answers)]
+    figures: Raw = {}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield figures
+        finally:
+            printed, _ = process.communicate()
+    figures |= json.loads(printed)
+
+
+def swap(releases: Releases, address: str, turns: Sequence[str]) -> int:
+    """Make one release after the other the current one, within the time; how many did not pass."""
+    start = time.monotonic()
+    for turn, release in enumerate(turns):
+        before = failures(address)
+        releases.activate(release)
+        while release in releases.good and health(address)["release"] != release:
+            time.sleep(0.01)
+        while release in releases.corrupt and failures(address) == before:
+            time.sleep(0.01)
+        time.sleep(max(0.0, start + (turn + 1) * SECONDS / len(turns) - time.monotonic()))
+    return failures(address)
+
+
+def check(releases: Releases, answers: Sequence[Path]) -> dict[str, int]:
+    """Answers of a corrupt release, and those that are not what their release writes by itself."""
+    found = [json.loads(line) for path in answers for line in path.read_text(encoding="utf-8").splitlines()]
+    expected = {}
+    for seed in range(MODELS):
+        decoder = Decoder(CONFIG, weights(seed))
+        for prompt in {answer["prompt"] for answer in found}:
+            expected[seed, prompt] = alone(decoder, prompt)
+    good = [answer for answer in found if answer["release"] in releases.good]
+    mixed = sum(
+        not answer["text"].startswith(expected[releases.good[answer["release"]], answer["prompt"]]) for answer in good
+    )
+    return {"answers of a corrupt release": len(found) - len(good), "mixed": mixed}
+
+
+def alone(decoder: Decoder, prompt: str) -> str:
+    """What a model writes greedily, up to where two tokens are as likely."""
+    cache, window = KVCache(CONFIG), CHARACTERS.encode(prompt).tolist()
+    text, fresh = "", window
+    for _ in range(TOKENS):
+        logits = decoder.next_logits(fresh, cache)
+        second, first = np.sort(logits)[-2:]
+        if first - second < TIE:
+            break
+        fresh = [int(logits.argmax())]
+        window = [*window, *fresh]
+        text += CHARACTERS.decode(fresh)
+        if len(window) > CONFIG.block_size:
+            fresh = window = window[-CONFIG.block_size // 2 :]
+            cache.lengths[0] = 0
+    return text
+
+
+@functools.cache
+def memory(bench: Bench) -> Raw:
+    """MiB of a server that has no model; the most it takes, and what it takes after 10 and after 110 swaps."""
+    with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+        releases = Releases(Path(folder))
+        pair = [releases.add(seed) for seed in range(2)]
+        with running("--api-key", KEY, home=releases.home) as (number, address):
+            figures = {"idle_mib": resident(number, "VmRSS")}
+            for swaps in (10, 100):
+                for turn in range(swaps):
+                    releases.activate(pair[turn % 2])
+                    ask(address, "/admin/reload", post=True)
+                    ask(address, "/v1/completions", {"prompt": "0" * 200, "n": 16, "max_tokens": 8}, post=True)
+                figures[f"after_{swaps}_mib"] = resident(number, "VmRSS")
+            figures["peak_mib"] = resident(number, "VmHWM")
+    return figures
+
+
+def memory_above(bench: Bench) -> Measured:
+    """MiB above the process, two models and their caches."""
+    raw = memory(bench)
+    known = 2 * (4 * CONFIG.parameter_count + SLOTS * KVCache.size(CONFIG)) / (1 << 20)
+    return Measured(value=raw["peak_mib"] - raw["idle_mib"] - known, raw=raw | {"models_mib": known})
+
+
+def memory_growth(bench: Bench) -> Measured:
+    """Per cent by which it grows in a hundred swaps."""
+    raw = memory(bench)
+    return Measured(value=100 * (raw["after_100_mib"] / raw["after_10_mib"] - 1), raw=raw)
+
+
+def crowded(bench: Bench) -> Measured:
+    """Seconds until the slow sockets are gone."""
+    with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+        releases = Releases(Path(folder))
+        releases.activate(releases.add(0))
+        with running(home=releases.home) as (_, address):
+            raw = bench.alone("crowd.py", address, str(SLOW), str(EAGER))
+    fault = f"{raw['other']:.0f} replies are not 200 or 503" if raw["other"] else ""
+    return Measured(value=raw["gone_s"], raw=raw, fault=fault if raw["answered"] else "nobody was answered")
+
+
+def resident(number: int, what: str) -> float:
+    """MiB of a process, now (VmRSS) or at most (VmHWM)."""
+    words = Path(f"/proc/{number}/status").read_text(encoding="ascii")
+    return int(next(re.finditer(rf"{what}:\s+(\d+) kB", words))[1]) / 1024
+
+
+def failures(address: str) -> int:
+    """Models that did not pass."""
+    found = re.search(rb"^randygpt_swap_failures_total (.*)$", ask(address, "/metrics"), re.MULTILINE)
+    return int(float(found[1])) if found else 0
+
+
+def health(address: str) -> dict[str, str | None]:
+    """What a server says of itself."""
+    found: dict[str, str | None] = json.loads(ask(address, "/health"))
+    return found
+
+
+def ask(address: str, path: str, body: object = None, *, post: bool = False) -> bytes:
+    """A server's answer."""
+    data = json.dumps(body).encode() if post else None
+    request = urllib.request.Request(address + path, data, {"Authorization": f"Bearer {KEY}"})  # noqa: S310 (our own)
+    with urllib.request.urlopen(request, timeout=600) as response:  # noqa: S310
+        found: bytes = response.read()
+    return found
+
+
+ROWS = (
+    Row(
+        name=f"{SWAPS} swaps and 5 bad releases in {SECONDS} s, {CLIENTS} clients: p99 gap between tokens grows by",
+        unit="ms",
+        goal=50,
+        at_most=True,
+        measure=swapping,
+    ),
+    Row(
+        name="server's memory above its process, two models and their caches",
+        unit="MiB",
+        goal=64,
+        at_most=True,
+        measure=memory_above,
+    ),
+    Row(name="server's memory grows in 100 swaps by", unit="%", goal=5, at_most=True, measure=memory_growth),
+    Row(
+        name=f"{SLOW} slow sockets are gone while {EAGER} eager clients ask",
+        unit="s",
+        goal=25,
+        at_most=True,
+        measure=crowded,
+    ),
+)
