@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -72,7 +73,8 @@ class Bench:
 
     def _printed(self, command: list[str]) -> Raw:
         """The line of JSON that a program prints."""
-        done = subprocess.run(command, stdout=subprocess.PIPE, cwd=self.folder, check=True)
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # as the command line has it
+        done = subprocess.run(command, stdout=subprocess.PIPE, cwd=self.folder, env=environment, check=True)
         printed: Raw = json.loads(done.stdout)
         return printed
 

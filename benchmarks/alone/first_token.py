@@ -18,7 +18,7 @@ from randygpt.decoder import Decoder, KVCache
 from randygpt.generate import Sampling, draw
 from randygpt.header import tensor_shapes
 
-ROUNDS, STEPS = 15, 10
+ROUNDS, STEPS = 25, 10
 SAMPLING = Sampling(temperature=0.8, top_p=0.9)
 
 
