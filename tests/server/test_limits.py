@@ -142,6 +142,30 @@ async def test_headers_that_never_end(loaded: LoadedModel) -> None:
         writer.close()
 
 
+@pytest.mark.parametrize(
+    ("beginning", "more"),
+    [
+        (b"", b""),
+        (b"POST / HTT", b""),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nX: ", b"x"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n", b" "),
+    ],
+    ids=["nothing", "half a line", "a byte of a header at a time", "a byte of a body at a time"],
+)
+async def test_a_client_that_takes_its_time_is_given_up(loaded: LoadedModel, beginning: bytes, more: bytes) -> None:
+    async with served(loaded, idle=0.3, body=0.3) as address:
+        reader, writer = await connect(address)
+        writer.write(beginning)
+        reading = asyncio.create_task(reader.read())
+        async with asyncio.timeout(WAIT_S):
+            while not reading.done():
+                writer.write(more)
+                await asyncio.wait([reading], timeout=0.05)
+        with contextlib.suppress(ConnectionError):
+            assert b" 200 " not in await reading
+        writer.close()
+
+
 async def test_a_connection_too_many_is_told_so(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
     async with served(loaded, max_connections=2) as address:
         kept = [await connect(address) for _ in range(2)]
