@@ -21,6 +21,7 @@ from randygpt.language_model import LanguageModel, from_weights, load
 from randygpt.sidecar import find_checkpoint, read_json, read_tokenizer
 from randygpt.tokenizer import BOS_ID
 from server.errors import UnfitModel, Unreadable
+from server.logs import printable
 
 SLOTS = 32  # texts that a model writes at once
 _MAX_CACHE = 1 << 30  # bytes of their keys and values; fewer slots where that is not enough
@@ -112,7 +113,7 @@ def load_file(path: Path, *, preset: str | None = None, vocab: Path | None = Non
     language_model = load(path, preset=preset, vocab=vocab)
     with find_checkpoint(path).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    loaded = LoadedModel(language_model=language_model, release_id=None, label=str(path), sha256=sha256)
+    loaded = LoadedModel(language_model=language_model, release_id=None, label=printable(str(path)), sha256=sha256)
     try:
         _test(loaded)
     except UnfitModel as error:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from distribution.errors import StoreError
 from distribution.store import Store
 from server.errors import UnfitModel, Unreadable
+from server.logs import printable
 from server.models import LoadedModel, Serving, load_release
 
 POLL_S = 0.2  # a stat of one file
@@ -81,7 +82,7 @@ class Reloader:
 
     def _fail(self, reason: str) -> None:
         self._next_try = math.inf
-        self._serving.failure = reason
+        self._serving.failure = printable(reason)
         self._serving.failures += 1
         log.error("not swapped: %s", reason)
 

@@ -9,7 +9,9 @@ import openai
 import pytest
 from support.models import CONFIG
 
-from server.models import LoadedModel
+from server.app import running
+from server.models import LoadedModel, Serving
+from server.settings import Settings
 
 NAME = CONFIG.name
 
@@ -216,6 +218,19 @@ async def test_a_request_that_is_wrong(client: openai.AsyncOpenAI, options: dict
     assert caught.value.param == field
     assert field in caught.value.message
     assert caught.value.type == "invalid_request_error"
+
+
+async def test_errors_are_those_that_its_client_knows(loaded: LoadedModel) -> None:
+    async with (
+        running(Serving(current=loaded), None, Settings(api_keys=["own"], max_texts=1)) as address,
+        openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="other", max_retries=0, timeout=60) as stranger,
+        openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="own", max_retries=0, timeout=60) as friend,
+    ):
+        with pytest.raises(openai.AuthenticationError, match="a valid API key is required"):
+            await stranger.completions.create(model=NAME, prompt="x")
+        with pytest.raises(openai.InternalServerError) as caught:
+            await friend.completions.create(model=NAME, prompt="x", n=2)
+        assert (caught.value.status_code, caught.value.response.headers["Retry-After"]) == (503, "1")
 
 
 async def test_what_openai_knows_and_we_do_not_is_ignored(client: openai.AsyncOpenAI) -> None:

@@ -2,16 +2,19 @@
 
 import io
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import aiohttp
 import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support.models import write_tiny
 
 from server import logs
 from server.app import running
-from server.models import LoadedModel, Serving
+from server.models import LoadedModel, Serving, load_file
 from server.settings import Settings
 
 SECRET = "a prompt nobody may see"  # noqa: S105 (of a test)
@@ -33,6 +36,7 @@ async def scrape(session: aiohttp.ClientSession, address: str) -> dict[str, floa
     """Values by name and labels."""
     async with session.get(f"{address}/metrics") as response:
         assert response.status == 200
+        assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         families = text_string_to_metric_families(await response.text())
     return {
         sample.name + "".join(f" {value}" for value in sample.labels.values()): sample.value
@@ -55,6 +59,16 @@ async def test_what_is_counted(session: aiohttp.ClientSession, address: str) -> 
     assert found["randygpt_texts"] == found["randygpt_swaps_total"] == found["randygpt_failing"] == 0
     assert found["randygpt_model_age_seconds"] >= 0
     assert any("ab" * 32 in name for name in found)
+
+
+async def test_a_file_whose_name_is_no_text(session: aiohttp.ClientSession, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"a\xff\n.bin")
+    write_tiny(tmp_path / "m.bin").rename(path)
+    (tmp_path / "m.json").rename(path.with_suffix(".json"))
+    async with running(Serving(current=load_file(path)), None, Settings()) as address:
+        await scrape(session, address)
+        async with session.get(f"{address}/health") as response:
+            assert (await response.json())["serving"].endswith(r"a\udcff\n.bin")
 
 
 async def test_before_the_first_model_it_is_not_ready(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
