@@ -127,6 +127,10 @@ class Store:
         """The file behind the lock of a collection, in a folder that exists; raises OSError."""
         return durable.make_directory(self._locks) / "collection.lock"
 
+    def record_path(self, release_id: bytes) -> Path:
+        """The record of a release, if it is installed; written anew whenever that is put right."""
+        return self._releases / release_id.hex() / RESERVED
+
     def partial(self, release_id: bytes, file: FileEntry) -> PartialFile:
         """Begin to fetch a file of a release whose lock is held, or go on with it."""
         name = f"{release_id.hex()}-{file.sha256.hex()}.part"  # two releases never share one: nor would their locks

@@ -1,4 +1,6 @@
-"""Watches the store's `refs/current` and swaps the model when it moves. Reads files, on a thread.
+"""Watches which release is the store's current one, and swaps the model when that changes. Reads files, on a thread.
+
+The signal: `refs/current`, or the record of the release that it names, is another file than before.
 
 The contract: the new model is loaded beside the old one and tested; one assignment puts it in charge; requests under
 way finish on the model they began with; a model that does not pass leaves the old one in charge. What could not be
@@ -9,6 +11,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 from distribution.errors import StoreError
 from distribution.store import Store
@@ -16,7 +19,7 @@ from server.errors import UnfitModel, Unreadable
 from server.logs import printable
 from server.models import LoadedModel, Serving, load_release
 
-POLL_S = 0.2  # a stat of one file
+POLL_S = 0.2  # a stat of two files
 RETRY_S, LONGEST_S = 1.0, 60.0  # waits until what could not be read is tried again: the first, and the longest
 
 log = logging.getLogger(__name__)
@@ -29,7 +32,9 @@ class Reloader:
         self._store = store
         self._serving = serving
         self._lock = asyncio.Lock()
-        self._signal: object = None  # what refs/current looked like when it was last read
+        self._signal: object = None  # what refs/current and the release's record looked like when last read
+        self._named: object = None  # refs/current alone, likewise
+        self._record: Path | None = None  # of the release that it names
         self._wait_s = 0.0  # before the next try; 0: there is nothing to try again
         self._next_try = math.inf  # on the event loop's clock
 
@@ -91,13 +96,17 @@ class Reloader:
         self._next_try = asyncio.get_running_loop().time() + wait_s
 
     def _read_signal(self) -> object:
+        named = _facts(self._store.current_path)
+        if named != self._named:
+            self._named, self._record = named, self._find_record()
+        return named, self._record and _facts(self._record)
+
+    def _find_record(self) -> Path | None:
         try:
-            facts = self._store.current_path.stat()
-        except FileNotFoundError:
+            release_id = self._store.current()
+        except (StoreError, OSError):
             return None
-        except OSError as error:
-            return repr(error)
-        return (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+        return None if release_id is None else self._store.record_path(release_id)
 
     def _load(self) -> LoadedModel | None:
         """The current release's model, None if it is the one in charge already."""
@@ -112,3 +121,14 @@ class Reloader:
         if release is None:
             raise UnfitModel(f"release {release_id.hex()} is {where}not installed")
         return load_release(release)
+
+
+def _facts(path: Path) -> object:
+    """What is different when a file was replaced."""
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return repr(error)
+    return (facts.st_ino, facts.st_mtime_ns, facts.st_size)

@@ -98,12 +98,13 @@ async def test_without_a_word_about_origins_no_page_elsewhere_may_ask(
 
 
 async def test_any_of_several_keys_will_do(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
-    async with served(loaded, api_keys=["one", "two"]) as address:
-        found = [(await status(session, address, Authorization=f"Bearer {key}"))[0] for key in ("one", "two", "three")]
+    async with served(loaded, api_keys=["one", "clé 🔑"]) as address:
+        tried = ("one", "clé 🔑", "three", "cl", "clé", "ONE")
+        found = [(await status(session, address, Authorization=f"Bearer {key}"))[0] for key in tried]
         async with session.get(f"{address}/v1/models") as response:
             assert response.status == 401
             assert (await response.json())["error"]["type"] == "authentication_error"
-    assert found == [200, 200, 401]
+    assert found == [200, 200, 401, 401, 401, 401]
 
 
 async def test_one_key_cannot_take_everything(

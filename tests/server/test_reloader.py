@@ -281,6 +281,23 @@ async def test_a_release_that_could_not_be_read_is_tried_again(
     assert server.serving.swaps == 2
 
 
+async def test_a_release_that_was_put_right_is_tried_again(shelf: Shelf, server: Server) -> None:
+    await swap(shelf, server, shelf.install())
+    release = shelf.install()
+    path = release.file("checkpoint").local
+    whole = path.read_bytes()
+    path.unlink()
+    path.write_bytes(whole[:-1])
+    await swap(shelf, server, release)
+    await server.reloader.look()
+    assert "44951 bytes" in (server.serving.failure or "")
+    assert server.serving.failures == 1
+    shelf.version -= 1
+    assert shelf.install().id == release.id
+    await server.reloader.look()
+    assert ((await server.health())["release"], server.serving.failure) == (release.id.hex(), None)
+
+
 async def test_the_waits_between_tries_become_longer_up_to_a_limit(
     shelf: Shelf, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
