@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import socket
+import struct
 import zlib
 from collections.abc import AsyncIterator, Iterator
 
@@ -198,6 +199,23 @@ async def test_headers_that_are_no_text(address: str, header: bytes) -> None:
 async def test_json_at_its_limits(address: str, body: str, status: int) -> None:
     fields = body if "max_tokens" in body else body.replace("{", '{"max_tokens": 3, ', 1).replace(", }", "}")
     assert status_of(await tell(address, posted(fields.encode()))) == status
+
+
+@pytest.mark.parametrize("read", [0, 1, 20_000])
+async def test_clients_that_vanish_make_room_and_are_no_failure(address: str, logged: io.StringIO, read: int) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    for _ in range(20):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(posted(b'{"max_tokens": 4000, "ignore_eos": true, "stream": true, "n": 4}'))
+        await reader.read(read)
+        reset = struct.pack("ii", 1, 0)  # no farewell
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        writer.transport.abort()
+    counted = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    async with asyncio.timeout(WAIT_S):
+        while b"randygpt_texts 0.0" not in await tell(address, counted):
+            pass
+    assert {orjson.loads(line)["status"] for line in logged.getvalue().splitlines()} <= {200, 499, 503}
 
 
 async def test_an_answer_that_nobody_reads_ends_with_its_connection(
