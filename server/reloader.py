@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from distribution.errors import StoreError
@@ -32,6 +33,7 @@ class Reloader:
         self._store = store
         self._serving = serving
         self._lock = asyncio.Lock()
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")  # always the same: it uses its memory again
         self._signal: object = None  # what refs/current and the release's record looked like when last read
         self._named: object = None  # refs/current alone, likewise
         self._record: Path | None = None  # of the release that it names
@@ -77,7 +79,7 @@ class Reloader:
                 raise UnfitModel(str(error)) from None
 
     async def _swap(self, load: Callable[[], LoadedModel | None]) -> None:
-        loaded = await asyncio.to_thread(load)
+        loaded = await asyncio.get_running_loop().run_in_executor(self._loader, load)
         self._next_try = math.inf
         self._serving.failure = None
         if loaded is not None:
