@@ -195,13 +195,13 @@ async def test_those_without_a_place_are_counted(
 ) -> None:
     monkeypatch.setattr(models, "SLOTS", 3)
     loaded = gated_model(gate)
-    tasks = [asyncio.create_task(written(engine, loaded, [row + 2], GREEDY)) for row in range(5)]
-    async with asyncio.timeout(WAIT_S):
-        while engine.count < 5 or engine.waiting > 2:  # noqa: ASYNC110 (there is nothing to wait on)
-            await asyncio.sleep(0.001)
-    assert (engine.count, engine.waiting) == (5, 2)
-    gate.set()
-    await asyncio.gather(*tasks)
+    with engine.order(loaded, [([row + 2], GREEDY) for row in range(5)]) as order:
+        async with asyncio.timeout(WAIT_S):
+            while engine.waiting > 2:  # noqa: ASYNC110 (there is nothing to wait on)
+                await asyncio.sleep(0.001)
+        assert (engine.count, engine.waiting) == (5, 2)
+        gate.set()
+        await drain(order)
     assert (engine.count, engine.waiting) == (0, 0)
 
 
