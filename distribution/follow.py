@@ -61,6 +61,14 @@ News = Installed | Noticed | Trouble
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How following stands."""
+
+    version: int  # the highest met, 0 before the first
+    links: Mapping[str, Link]  # by the relay's address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Followed:
     """What to follow, where, and what to do with news."""
 
@@ -82,6 +90,7 @@ class Follower:
         now: Callable[[], int],
         status: StateFile,
         on_news: Callable[[News], None],
+        on_standing: Callable[[Standing], None] = lambda _: None,
     ) -> None:
         self._followed = followed
         self._address = followed.address
@@ -90,6 +99,7 @@ class Follower:
         self._now = now
         self._status = status
         self._on_news = on_news
+        self._on_standing = on_standing
         self._known: dict[str, None] = {}  # in the order they came
         self._heads: dict[bytes, int] = {}  # release id -> version, as heads that were seen live say
         self._revoked: dict[bytes, None] = {}  # ids that were taken back live: some relays tell of it only once
@@ -213,10 +223,17 @@ class Follower:
             await self._write_status(running=True)
             await self._changed.wait()
 
+    def _standing(self) -> Standing:
+        version = self._store.versions.seen(self._address.author, self._address.name).highest
+        return Standing(version=version, links=self._watch.links)
+
     async def _write_status(self, *, running: bool) -> None:
         """How it stands, for whoever shows it; a full disk is no reason to stop."""
         address = self._address
         with contextlib.suppress(DistributionError, OSError):
+            standing = self._standing()
+            if running:
+                self._on_standing(standing)
             async with self._status.changing() as content:
                 key = f"{address.author.hex()}/{address.name}"
                 earlier = content.get(key)
@@ -224,8 +241,8 @@ class Follower:
                 content[key] = {
                     "running": running,
                     "process": os.getpid(),
-                    "relays": {url: asdict(link) for url, link in self._watch.links.items()},
-                    "version": self._store.versions.seen(address.author, address.name).highest,
+                    "relays": {url: asdict(link) for url, link in standing.links.items()},
+                    "version": standing.version,
                     "last_install": last,
                     "updated_at": self._now(),
                 }

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeAlias
 
 import orjson
 from aiohttp import web
@@ -24,6 +26,8 @@ from server.reloader import Reloader
 from server.replies import Form, completion_reply, models_reply, openai_error, usage
 from server.schema import MAX_BODY, CompletionRequest, parse_chat, parse_completion, parse_request
 from server.settings import Settings
+
+Watcher: TypeAlias = Callable[[Callable[[], Awaitable[None]]], contextlib.AbstractAsyncContextManager[None]]
 
 log = logging.getLogger(__name__)
 
@@ -222,16 +226,34 @@ class Application:
 
 @contextlib.asynccontextmanager
 async def running(
-    serving: Serving, reloader: Reloader | None, settings: Settings, provenance: Provenance | None = None
+    serving: Serving,
+    reloader: Reloader | None,
+    settings: Settings,
+    provenance: Provenance | None = None,
+    *,
+    given: socket.socket | None = None,
+    watched: Watcher = lambda _check: contextlib.nullcontext(),
 ) -> AsyncIterator[str]:
     """A server that answers; gives its address. On leaving, it takes no more requests and finishes those under way.
 
-    Raises CannotListen if the address cannot be had.
+    It listens on the socket it is `given`, else where the settings say. `watched` is entered for as long as it runs,
+    with a check that comes back while the thread that decodes does. Raises CannotListen if the address cannot be had.
     """
     metrics = Metrics()
     engine = Engine(threads=settings.threads, max_waiting=settings.max_texts, metrics=metrics)
     metrics.watch(serving, engine)
     application = Application(serving, reloader, provenance, engine, settings, metrics)
+    try:
+        async with watched(engine.beat), _answering(application, reloader, settings, given) as address:
+            yield address
+    finally:
+        engine.close()
+
+
+@contextlib.asynccontextmanager
+async def _answering(
+    application: Application, reloader: Reloader | None, settings: Settings, given: socket.socket | None
+) -> AsyncIterator[str]:
     runner = web.AppRunner(
         application.web,
         handler_cancellation=True,
@@ -244,7 +266,7 @@ async def running(
         if reloader:
             await reloader.look()
             watch = asyncio.create_task(reloader.run(), name="reloader")
-        listener = await listen(runner, settings)
+        listener = await listen(runner, settings, given)
         host, port, *_ = listener.sockets[0].getsockname()
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
@@ -255,7 +277,6 @@ async def running(
         if listener is not None:
             listener.close()
         await runner.cleanup()
-        engine.close()
 
 
 def _there(loaded: LoadedModel | None) -> LoadedModel:

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -98,6 +98,7 @@ class Engine:
         self._count = 0  # of texts that somebody waits for
         self._changed = threading.Condition()
         self._queue: deque[_Job] = deque()
+        self._beats: list[asyncio.Event] = []  # of those who want to know whether the thread still goes round
         self._closed = False
         self._batches: dict[LoadedModel, Batch[_Job]] = {}
         self._stepped: dict[LoadedModel, float] = {}  # when texts last got a token, on the clock of time.perf_counter
@@ -149,6 +150,14 @@ class Engine:
         with self.order(loaded, [(prompt, sampling)], logprobs=logprobs, eager=False) as order:
             return (await order.next())[0]
 
+    async def beat(self) -> None:
+        """Comes back once the thread has come round: after the step it is in. Never, if it does no more."""
+        seen, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        with self._changed:
+            self._beats.append(seen)
+            self._changed.notify()
+        await seen.wait()
+
     def close(self) -> None:
         """Give up what is under way, and end the threads."""
         with self._changed:
@@ -176,8 +185,11 @@ class Engine:
     def _admit(self) -> bool:
         """Let texts join where there is room; waits while there is nothing to do. False: the engine is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._queue or self._batches)
+            self._changed.wait_for(lambda: self._closed or self._queue or self._batches or self._beats)
             waiting, self._queue = self._queue, deque()
+            beats, self._beats = self._beats, []
+        for seen in beats:
+            self._call(seen.set)
         left = []
         for job in waiting:
             if job.gone:
@@ -230,8 +242,12 @@ class Engine:
 
     def _deliver(self, news: list[_News]) -> None:
         """Hand over what is new, for all texts of a step at once."""
-        if news and self._loop:
-            self._loop.call_soon_threadsafe(_arrive, news)
+        if news:
+            self._call(lambda: _arrive(news))
+
+    def _call(self, callback: Callable[[], None]) -> None:
+        if self._loop:
+            self._loop.call_soon_threadsafe(callback)
 
 
 def _arrive(news: list[_News]) -> None:

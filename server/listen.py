@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -17,8 +18,11 @@ _FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 
 log = logging.getLogger(__name__)
 
 
-async def listen(runner: web.AppRunner, settings: Settings) -> asyncio.Server:
-    """Take connections for a runner that was set up; raises CannotListen."""
+async def listen(runner: web.AppRunner, settings: Settings, given: socket.socket | None) -> asyncio.Server:
+    """Take connections for a runner that was set up, on a given socket or where the settings say.
+
+    Raises CannotListen.
+    """
     server, loop = runner.server, asyncio.get_running_loop()
     if server is None:
         raise RuntimeError("the runner was not set up")
@@ -34,6 +38,8 @@ async def listen(runner: web.AppRunner, settings: Settings) -> asyncio.Server:
             lingering_time=_MOMENT_S,
         )
 
+    if given:
+        return await loop.create_server(connection, sock=given)
     try:
         return await loop.create_server(connection, settings.host, settings.port, reuse_address=True, backlog=1024)
     except OSError as error:

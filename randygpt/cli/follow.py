@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt import keysource
-from randygpt.cli import installed
+from randygpt.cli import installed, systemd
 from randygpt.cli.hook import Hook
 from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_count, byte_progress, emit, remark
 from randygpt.cli.relays import chosen
@@ -17,7 +17,7 @@ from randygpt.settings import Home
 
 if TYPE_CHECKING:
     from distribution.download import OnProgress
-    from distribution.follow import Followed, Follower, News
+    from distribution.follow import Followed, Follower, News, Standing
     from distribution.installed import InstalledRelease
     from distribution.store import Store
     from distribution.trustlist import TrustList
@@ -69,10 +69,18 @@ def follow(
     followed = target(home, trusted, name, relay, notify_only=notify_only)
     report = _Report(trusted, command, as_json=as_json, quiet=quiet)
     with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
-        made = follower(home, store, followed, max_size=limit, on_news=report.tell, on_progress=on_progress)
+        made = follower(
+            home,
+            store,
+            followed,
+            max_size=limit,
+            on_news=report.tell,
+            on_standing=lambda standing: _tell_standing(followed, standing),
+            on_progress=on_progress,
+        )
         if not once:
             report.begin(followed)
-        asyncio.run(_catch_up(made, report) if once else made.run())
+        asyncio.run(_catch_up(made, report) if once else _run(made))
 
 
 def target(
@@ -94,6 +102,7 @@ def follower(
     *,
     max_size: int,
     on_news: "Callable[[News], None]",
+    on_standing: "Callable[[Standing], None]" = lambda _: None,
     on_progress: "OnProgress" = lambda _done, _total: None,
 ) -> "Follower":
     """What follows; it takes releases of the one author alone, of at most `max_size` bytes."""
@@ -107,7 +116,15 @@ def follower(
     def fetcher(pool: "Pool") -> Fetcher:
         return Fetcher(pool=pool, store=store, policy=policy, now=_now, max_size=max_size, on_progress=on_progress)
 
-    return Follower(followed, store, fetcher, now=_now, status=StateFile(home.follow_path), on_news=on_news)
+    return Follower(
+        followed,
+        store,
+        fetcher,
+        now=_now,
+        status=StateFile(home.follow_path),
+        on_news=on_news,
+        on_standing=on_standing,
+    )
 
 
 def _address(text: str, trusted: "TrustList") -> "AddressReference":
@@ -125,6 +142,19 @@ def _address(text: str, trusted: "TrustList") -> "AddressReference":
     if not isinstance(reference, AddressReference):
         raise CallerError("one release never changes: follow a name, npub…/name")
     return reference
+
+
+async def _run(follower: "Follower") -> None:
+    async with systemd.watched(lambda: asyncio.sleep(0)):  # that the event loop turns is all there is to know
+        await follower.run()
+
+
+def _tell_standing(followed: "Followed", standing: "Standing") -> None:
+    """For the service manager: ready once a relay has a live subscription."""
+    connected = sum(link.connected for link in standing.links.values())
+    version = f"version {standing.version}" if standing.version else "no version met yet"
+    words = f"following {followed.address.name}: {version}, {connected} of {len(standing.links)} relays"
+    systemd.tell(status=words, ready=connected > 0)
 
 
 async def _catch_up(follower: "Follower", report: "_Report") -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from randygpt.cli import systemd
 from randygpt.cli.output import Json, Quiet, emit, remark
 from randygpt.errors import CallerError
 from randygpt.settings import Home
@@ -92,6 +93,9 @@ async def _relay(port: int, data: Path | None, *, as_json: bool, quiet: bool) ->
 
     async with EmbeddedRelay(port=port, folder=data) as running:
         emit(as_json, {"relay": running.url, "data": str(data) if data else None}, running.url)
+        where = f"events are kept in {data}" if data else "events are kept in memory, until this ends"
         if not quiet:
-            remark(f"events are kept in {data}" if data else "events are kept in memory, until this ends")
-        await asyncio.Event().wait()
+            remark(where)
+        systemd.tell(status=f"{running.url}: {where}", ready=True)
+        async with systemd.watched(running.check):
+            await asyncio.Event().wait()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from randygpt.cli import systemd
 from randygpt.cli.follow import follower, target
 from randygpt.cli.generate import trained
 from randygpt.cli.installed import describer, local, title
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: randygpt serve --port 8080"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_LOOK_S = 0.2  # between looks at what is to be told to the service manager
 _SWITCH_S = 0.0005  # how long the event loop may keep the threads that decode from going on
 
 log = logging.getLogger(__name__)
@@ -83,6 +85,9 @@ def serve(
     from server.settings import Settings
 
     keys = _keys(api_key, api_key_file)
+    given = systemd.given_socket()
+    if given:
+        host, port = given.getsockname()[:2]
     loopback = _is_loopback(host)
     if not (loopback or keys or insecure):
         raise CallerError(
@@ -120,7 +125,7 @@ def serve(
         reloader, provenance = Reloader(store, serving), Provenance(store, home.follow_path, describer(home))
         companion = _follower(home, store, follow, relay, byte_count(max_size)) if follow else None
     sys.setswitchinterval(_SWITCH_S)
-    server = running(serving, reloader, settings, provenance)
+    server = running(serving, reloader, settings, provenance, given=given, watched=systemd.watched)
     raise typer.Exit(asyncio.run(_serve(serving, server, companion, as_json=as_json)))
 
 
@@ -136,10 +141,28 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop, number)
     async with server as address:
         emit(as_json, {"address": address}, address)
+        telling = asyncio.create_task(_tell(serving), name="tell systemd")
         if serving.current is None:
             log.warning("no model yet: waiting for the first %s", "version" if follower else "`randygpt fetch`")
         async with _beside(follower):
-            return 128 + await stop
+            code = 128 + await stop
+        telling.cancel()
+        systemd.tell(status="answering what was asked before the end", stopping=True)
+        return code
+
+
+async def _tell(serving: "Serving") -> None:
+    """Keep the service manager told of what answers; ready is when anything does."""
+    told = None
+    while True:
+        loaded, failure = serving.current, serving.failure
+        words = f"{loaded.label} answers" if loaded else "waiting for a first model"
+        if failure:
+            words += f"; not swapped: {failure}"
+        if words != told:
+            systemd.tell(status=words, ready=loaded is not None)
+            told = words
+        await asyncio.sleep(_LOOK_S)
 
 
 @contextlib.asynccontextmanager

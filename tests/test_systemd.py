@@ -1,0 +1,237 @@
+"""What a service manager is told, over the socket it listens on; and the port it may hand over. No systemd needed."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.command import TIMEOUT_S, environment, only_line
+from support.gates import gate
+from support.models import Gated, endless, write_tiny
+from support.releases import publish, tiny_sources
+from support.shelf import Shelf
+
+from randygpt.cli import systemd
+from relay_client.keys import SecretKey, encode_npub
+from server.app import running
+from server.engine import Engine
+from server.models import LoadedModel, Serving
+from server.settings import Settings
+
+
+class Manager:
+    """A service manager's ear."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "notify"
+        self._ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._ear.bind(str(self.path))
+        self._ear.settimeout(TIMEOUT_S)
+
+    def hear(self) -> list[str]:
+        """The lines of one message."""
+        return self._ear.recv(4096).decode().split("\n")
+
+    def hear_until(self, line: str) -> list[str]:
+        """All lines up to one, which is among them."""
+        heard = []
+        while line not in heard:
+            heard += self.hear()
+        return heard
+
+    def close(self) -> None:
+        self._ear.close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    ear = Manager(tmp_path)
+    with contextlib.closing(ear):
+        yield ear
+
+
+# A socket comes as descriptor 3, and the variables name the process; a shell puts both right, and becomes it.
+_HAND_OVER = 'LISTEN_FDS=$1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID; shift; exec 3<&0; exec "$@"'
+
+
+@contextlib.contextmanager
+def service(home: Path, *words: str, given: socket.socket | None = None, **variables: str) -> Iterator[int]:
+    """A command as a service manager starts it; gives its process id."""
+    command = [sys.executable, "-m", "randygpt", *words]
+    with subprocess.Popen(
+        ["/bin/sh", "-c", _HAND_OVER, "sh", "1", *command] if given else command,
+        env=environment(home) | variables,
+        stdin=given or subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            yield process.pid
+        finally:
+            process.terminate()
+            assert process.wait(TIMEOUT_S) == 143
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, key: SecretKey) -> Shelf:
+    return Shelf(home=tmp_path / "home", key=key)
+
+
+def test_a_server_is_ready_once_a_model_answers_and_says_which(manager: Manager, shelf: Shelf) -> None:
+    with service(shelf.home, "serve", "--port", "0", NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="100000"):
+        early = manager.hear_until("STATUS=waiting for a first model")
+        early += manager.hear_until("WATCHDOG=1")
+        assert "READY=1" not in early
+        shelf.store.activate(shelf.install().id)
+        assert "READY=1" in manager.hear_until("STATUS=tiny version 1 answers")
+        shelf.store.activate(shelf.install(checkpoint=b"nonsense").id)
+        while not (line := next((line for line in manager.hear() if line.startswith("STATUS=")), "")):
+            pass
+        assert line.startswith("STATUS=tiny version 1 answers; not swapped: tiny version 2")
+    manager.hear_until("STOPPING=1")
+
+
+def test_a_follower_is_ready_once_it_is_subscribed(manager: Manager, tmp_path: Path, key: SecretKey) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"ws://127.0.0.1:{nobody.getsockname()[1]}"
+        words = ("follow", f"{encode_npub(key.pubkey)}/demo", "--relay", url)
+        with service(tmp_path, *words, NOTIFY_SOCKET=str(manager.path)):
+            assert manager.hear() == ["STATUS=following demo: no version met yet, 0 of 1 relays"]
+    manager.hear_until("STOPPING=1")
+
+
+async def test_a_follower_says_which_version_it_has_met(
+    manager: Manager, tmp_path: Path, key: SecretKey, relay: str
+) -> None:
+    await publish([relay], tmp_path / "author", key, tiny_sources())
+    home, words = tmp_path / "home", ("follow", f"{encode_npub(key.pubkey)}/demo", "--relay", relay)
+    with service(home, *words, NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="100000"):
+        heard = await asyncio.to_thread(manager.hear_until, "STATUS=following demo: version 1, 1 of 1 relays")
+        assert "READY=1" in heard
+        await asyncio.to_thread(manager.hear_until, "WATCHDOG=1")
+
+
+def test_a_relay_is_ready_once_it_takes_connections(manager: Manager, tmp_path: Path, free_port: int) -> None:
+    words = ("relay", "--port", str(free_port))
+    with service(tmp_path, *words, NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="100000"):
+        assert "READY=1" in manager.hear()
+        with socket.socket() as client:
+            assert client.connect_ex(("127.0.0.1", free_port)) == 0
+        manager.hear_until("WATCHDOG=1")
+
+
+async def test_a_decoding_thread_that_hangs_does_not_feed_the_watchdog(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
+    monkeypatch.setenv("WATCHDOG_USEC", "3000")
+    model = endless()
+    entered = threading.Event()
+
+    class Noticed(Gated):
+        def advance(self, *facts: object) -> object:  # type: ignore[override]
+            entered.set()
+            return super().advance(*facts)
+
+    with gate(TIMEOUT_S) as opened:
+        slow = LoadedModel(
+            language_model=replace(model, decoder=Noticed(model.decoder, opened)), release_id=None, label="slow"
+        )
+        async with running(Serving(current=slow), None, Settings(), watched=systemd.watched) as address:
+            await asyncio.to_thread(manager.hear_until, "WATCHDOG=1")
+            request = asyncio.create_task(asyncio.to_thread(ask, address))
+            await asyncio.to_thread(entered.wait)
+            while await asyncio.wait_for(asyncio.to_thread(heard_at_once, manager), TIMEOUT_S):
+                pass  # what was said before it hung
+            await asyncio.sleep(0.1)  # in which a healthy one is fed many times
+            assert not heard_at_once(manager)
+            opened.set()
+            await asyncio.to_thread(manager.hear_until, "WATCHDOG=1")
+            await request
+
+
+def heard_at_once(manager: Manager) -> bool:
+    manager._ear.settimeout(0.05)
+    try:
+        manager.hear()
+    except TimeoutError:
+        return False
+    finally:
+        manager._ear.settimeout(TIMEOUT_S)
+    return True
+
+
+def ask(address: str) -> str:
+    with urllib.request.urlopen(address, json.dumps({"prompt": "the", "max_tokens": 3}).encode(), TIMEOUT_S) as reply:
+        return str(json.load(reply)["text"])
+
+
+async def test_a_beat_comes_back_from_an_idle_engine() -> None:
+    engine = Engine(threads=1)
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await engine.beat()
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
+def test_a_server_answers_on_the_port_it_is_handed(tmp_path: Path, host: str) -> None:
+    write_tiny(tmp_path / "m.bin")
+    with socket.create_server((host, 0)) as given:
+        with service(tmp_path, "serve", "--model", str(tmp_path / "m.bin"), given=given):
+            # It waits in the port's queue until the server is there.
+            assert ask(f"http://{host}:{given.getsockname()[1]}")
+        assert is_open(given)
+
+
+def is_open(given: socket.socket) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(given.getsockname()) == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [("2", "one socket can be served"), ("1", "something else than a TCP port")]
+)
+def test_other_sockets_are_refused_in_one_line(tmp_path: Path, count: str, said: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        done = subprocess.run(
+            ["/bin/sh", "-c", _HAND_OVER, "sh", count, sys.executable, "-m", "randygpt", "serve"],
+            env=environment(tmp_path),
+            stdin=other,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert said in only_line(done.stderr)
+
+
+def test_without_a_service_manager_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    systemd.tell(status="well", ready=True)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    systemd.tell(status="well", ready=True)
+    monkeypatch.setenv("LISTEN_PID", str(os.getppid()))
+    assert systemd.given_socket() is None
+
+
+def test_the_abstract_namespace_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"randygpt-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(f"\0{name}")
+        ear.settimeout(TIMEOUT_S)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+        systemd.tell(status="two\nlines", alive=True)
+        assert ear.recv(99) == b"STATUS=two lines\nWATCHDOG=1"
