@@ -20,6 +20,8 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	@if command -v systemd-analyze >/dev/null; then deploy/check-units.sh; else echo "NOT CHECKED: units (no systemd-analyze)"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck deploy/*.sh; else echo "NOT CHECKED: deploy/*.sh (no shellcheck)"; fi
 
 fmt: $(INSTALLED)
 	$(BIN)/ruff check --fix .
