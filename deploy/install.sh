@@ -129,16 +129,19 @@ build() { # fills $folder
   rm -rf "$folder"
   mkdir -p "$folder"
   "$python" -m venv "$folder"
-  "${pip[@]}" "$folder/bin/pip" install --quiet --no-deps --no-index "$wheel"
-  "$folder/bin/python" - "$training" >"$staging/needs" <<'PYTHON'
-import importlib.metadata
+  "$folder/bin/python" - "$wheel" "$training" >"$staging/needs" <<'PYTHON'
+import email
 import sys
+import zipfile
 
-for line in importlib.metadata.requires("randygpt"):
-    if "extra ==" not in line and (sys.argv[1] == "yes" or not line.startswith("torch")):
+wheel = zipfile.ZipFile(sys.argv[1])
+facts = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+for line in email.message_from_bytes(wheel.read(facts)).get_all("Requires-Dist"):
+    if "extra ==" not in line and (sys.argv[2] == "yes" or not line.startswith("torch")):
         print(line)
 PYTHON
   "${pip[@]}" "$folder/bin/pip" install --quiet "${from[@]}" --requirement "$staging/needs"
+  "${pip[@]}" "$folder/bin/pip" install --quiet --no-deps --no-index "$wheel"
   cp -r "$HERE/systemd" "$folder/systemd"
   "$folder/bin/randygpt" --version >"$folder/.complete"
 }

@@ -1,0 +1,344 @@
+"""A Debian boots, is installed on as docs/deploy.md says, and meets what machines meet: crashes, hangs, updates."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.box import GIVE_UP_S, Box, box, why_not
+from support.models import write_tiny
+
+pytestmark = pytest.mark.full
+
+ROOT = Path(__file__).parents[2]
+WEB = "http://127.0.0.1:8080"
+PLACE = "/root/randygpt"  # of the checkout, in the box
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wheels of this checkout, and of what serving needs."""
+    folder = tmp_path_factory.mktemp("wheels")
+    build(ROOT, folder)
+    told = subprocess.run(
+        [sys.executable, "-c", "import importlib.metadata as m; print(*m.requires('randygpt'), sep='\\n')"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    needed = [line for line in told.splitlines() if "extra ==" not in line and not line.startswith("torch")]
+    pip("--constraint", str(ROOT / "constraints.txt"), "--wheel-dir", str(folder), *needed)
+    return folder
+
+
+def pip(*words: str) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def build(source: Path, folder: Path) -> None:
+    pip("--no-deps", "--wheel-dir", str(folder), str(source))
+
+
+class Page:
+    """The shell commands of docs/deploy.md, by their heading."""
+
+    def __init__(self) -> None:
+        text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+        self._blocks: dict[str, list[str]] = {}
+        for part in text.split("\n## ")[1:]:
+            heading, _, body = part.partition("\n")
+            self._blocks[heading] = re.findall(r"^```sh\n(.*?)^```$", body, re.DOTALL | re.MULTILINE)
+        self._run: set[str] = set()
+
+    def block(self, heading: str, number: int = 0) -> str:
+        block = self._blocks[heading][number]
+        self._run.add(block)
+        return block
+
+    def left(self) -> list[str]:
+        """What was not run."""
+        return [block for blocks in self._blocks.values() for block in blocks if block not in self._run]
+
+
+class Friend:
+    """Whoever publishes, with a relay on the network that is all the box has."""
+
+    def __init__(self, machine: Box, home: Path) -> None:
+        self._machine = machine
+        self.home = home
+        home.mkdir()
+        self.npub = self.run("keys", "new").strip()
+        self.secret = (home / "keys" / "nsec").read_text().strip()
+        self.url = "ws://127.0.0.1:7001"
+
+    def run(self, *words: str) -> str:
+        done = subprocess.run(
+            self._machine.beside(sys.executable, "-m", "randygpt", *words),
+            cwd=self.home,
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=GIVE_UP_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def publish(self, seed: int) -> str:
+        """Another version; its id."""
+        write_tiny(self.home / "tiny.bin", seed=seed, name="tiny")
+        return str(json.loads(self.run("publish", "tiny.bin", "--relay", self.url, "--json"))["release"])
+
+    @contextlib.contextmanager
+    def relay(self) -> Iterator[None]:
+        command = self._machine.beside(sys.executable, "-m", "randygpt", "relay", "--port", "7001")
+        with subprocess.Popen(
+            command, cwd=self.home, env=self._environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip() == self.url.encode()
+            try:
+                yield
+            finally:
+                process.terminate()
+
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {"RANDYGPT_HOME": str(self.home)}
+
+
+def carry_in(machine: Box, wheels: Path) -> None:
+    """What a person copies to a machine: the checkout, and wheels."""
+    place = Path(f"{machine.root}{PLACE}")
+    place.mkdir(parents=True)
+    shutil.copytree(ROOT / "deploy", place / "deploy")
+    shutil.copy(ROOT / "constraints.txt", place)
+    shutil.copytree(wheels, place / "wheels")
+
+
+def answering(machine: Box, release: str) -> str:
+    """Wait until a release answers; what it says."""
+    machine.until(f"curl -s {WEB}/health", lambda said: release in said)
+    script = (
+        f'curl -s --fail {WEB}/ -H "Authorization: Bearer $(cat /etc/randygpt/api-keys)" '
+        '-d \'{"prompt": "the ", "max_tokens": 20, "temperature": 0}\''
+    )
+    return str(json.loads(machine.run(script))["text"])
+
+
+def state(machine: Box, unit: str, *names: str) -> list[str]:
+    shown = machine.run(f"systemctl show {unit} " + " ".join(f"-p {name}" for name in names))
+    values = dict(line.split("=", 1) for line in shown.splitlines())
+    return [values[name] for name in names]
+
+
+def assert_well(machine: Box, *units: str) -> None:
+    for unit in units:
+        assert machine.run(f"systemctl is-active {unit}", check=False) == "active", machine.run(
+            f"systemctl status {unit}", check=False
+        )
+    assert machine.run("systemctl --failed --no-legend --plain") == ""
+
+
+SERVE, FOLLOW = "randygpt-serve.service", "randygpt-follow.service"
+
+
+@pytest.mark.skipif(bool(why_not()), reason=f"NO MACHINE CAN BE BOOTED HERE: {why_not()}")
+def test_a_machine_installed_by_the_page_serves_a_friends_model(tmp_path: Path, wheels: Path) -> None:
+    page = Page()
+    with box(tmp_path) as machine:
+        friend = Friend(machine, tmp_path / "friend")
+        carry_in(machine, wheels)
+        with friend.relay():
+            first = friend.publish(1)
+            with machine.booted():
+                installation(machine, page, friend, first)
+                secrets_and_walls(machine)
+                crash_and_hang(machine, first)
+                second = friend.publish(2)
+                assert answering(machine, second) != ""
+                publishing(machine, page, friend)
+                everyday(machine, page)
+                updates(machine, tmp_path, second)
+        with machine.booted(network=False):
+            answering(machine, second)
+            assert_well(machine, SERVE, "randygpt-serve.socket", "randygpt.target", "multi-user.target")
+            [words] = state(machine, FOLLOW, "StatusText")
+            assert words == "following tiny: version 2, 0 of 1 relays"
+            removal(machine, page)
+    assert len(page.left()) == 2  # what needs the internet: from a repository, and a newer version of it
+
+
+def substituted(block: str, friend: Friend) -> str:
+    return block.replace("npub1…/tiny", f"{friend.npub}/tiny").replace("wss://relay.example", friend.url)
+
+
+def installation(machine: Box, page: Page, friend: Friend, release: str) -> None:
+    block = substituted(page.block("From an empty machine to the first answer", 1), friend)
+    assert "+ systemctl enable" in machine.run(block.replace("install.sh", "install.sh --dry-run"))
+    assert machine.run("ls /opt") == ""
+    machine.run(block)
+    said = machine.run(page.block("From an empty machine to the first answer", 2))
+    assert json.loads(said.splitlines()[-1]).keys() == {"text", "model", "usage"}
+    machine.until(f"systemctl is-active {FOLLOW}", lambda said: said == "active")
+    answering(machine, release)
+    assert_well(machine, SERVE, FOLLOW, "randygpt.target", "randygpt-serve.socket")
+    assert state(machine, SERVE, "StatusText") == ["tiny version 1 answers"]
+    assert state(machine, FOLLOW, "StatusText") == ["following tiny: version 1, 1 of 1 relays"]
+    assert (
+        machine.run("systemd-analyze verify --man=no /etc/systemd/system/randygpt*.{service,socket,path,target}") == ""
+    )
+    assert machine.run(f"curl -s -o /dev/null -w '%{{http_code}}' {WEB}/ -d '{{\"prompt\": \"the\"}}'") == "401"
+    before = machine.run(f"systemctl show -p MainPID {SERVE}; ls -i /opt/randygpt/versions; md5sum /etc/randygpt/*")
+    machine.run(block)  # again
+    assert (
+        machine.run(f"systemctl show -p MainPID {SERVE}; ls -i /opt/randygpt/versions; md5sum /etc/randygpt/*")
+        == before
+    )
+
+
+def secrets_and_walls(machine: Box) -> None:
+    key = machine.run("cat /etc/randygpt/api-keys")
+    assert machine.run("stat -c '%a %U' /etc/randygpt/api-keys") == "600 root"
+    for unit in (SERVE, FOLLOW):
+        pid = state(machine, unit, "MainPID")[0]
+        status = machine.run(f"cat /proc/{pid}/status")
+        for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert re.search(rf"^{name}:\t0+$", status, re.MULTILINE), (unit, status)
+        assert "NoNewPrivs:\t1" in status
+        assert "Seccomp:\t2" in status
+        assert not re.search(r"^Uid:\t0\t", status, re.MULTILINE)
+        assert key not in machine.run(f"cat /proc/{pid}/environ /proc/{pid}/cmdline | tr '\\0' '\\n'")
+        for place in ("/etc", "/usr", "/opt/randygpt", *(["/var/lib/randygpt"] if unit == SERVE else [])):
+            said = machine.run(f"nsenter -t {pid} -m touch {place}/new 2>&1", check=False)
+            assert "Read-only file system" in said, (unit, place, said)
+    machine.run(f"nsenter -t {state(machine, FOLLOW, 'MainPID')[0]} -m touch /var/lib/randygpt/new")
+    credential = "/run/credentials/randygpt-serve.service/api-keys"
+    pid = state(machine, SERVE, "MainPID")[0]
+    assert machine.run(f"nsenter -t {pid} -m stat -c %a {credential}") == "400"
+    assert "denied" in machine.run(f"runuser -u randygpt -- cat {credential} 2>&1", check=False)
+    interfaces = machine.run(f"nsenter -t {pid} -n ip -o link")
+    assert interfaces.count("\n") == 0, interfaces  # a loopback device of its own
+
+
+def crash_and_hang(machine: Box, release: str) -> None:
+    for unit in (SERVE, FOLLOW):
+        pid, restarts = state(machine, unit, "MainPID", "NRestarts")
+        machine.run(f"kill -9 {pid}")
+        machine.until(
+            f"systemctl show -p NRestarts {unit}", lambda said, before=restarts: said != f"NRestarts={before}"
+        )
+        machine.until(f"systemctl is-active {unit}", lambda said: said == "active")
+        assert state(machine, unit, "MainPID")[0] not in {pid, "0"}
+    pid = state(machine, SERVE, "MainPID")[0]
+    machine.run(f"kill -STOP {pid}")
+    machine.until(f"systemctl show -p MainPID {SERVE}", lambda said: said not in {f"MainPID={pid}", "MainPID=0"})
+    answering(machine, release)
+    assert "Watchdog timeout" in machine.run(f"journalctl --no-pager -u {SERVE}")
+
+
+def publishing(machine: Box, page: Page, friend: Friend) -> None:
+    """Publish from the machine with a key of its own, each time the checkpoint is replaced."""
+    write_tiny(friend.home / "tiny_best.bin", seed=5, name="mine")
+    for name in ("tiny_best.bin", "tiny_best.json"):
+        shutil.copy(friend.home / name, f"{machine.root}/root/{name}")
+    block = page.block("To publish from this machine")
+    npub = machine.run(block).splitlines()[0]
+    for version in (1, 2):
+        machine.until(
+            "journalctl --no-pager -u randygpt-publish", lambda said, n=version: f"mine version {n} by" in said
+        )
+        machine.until("systemctl show -p SubState randygpt-publish", lambda said: said == "SubState=dead")
+        fetched = json.loads(friend.run("fetch", f"{npub}/mine", "--relay", friend.url, "--json"))
+        assert (fetched["name"], fetched["version"]) == ("mine", version)
+        again = write_tiny(friend.home / "better.bin", seed=6)
+        shutil.copy(again, f"{machine.root}/root/tiny_best.bin")
+        machine.run(block.splitlines()[-1])
+    secret = machine.run("cat /etc/randygpt/nsec")
+    assert secret.startswith("nsec1")
+    assert machine.run("stat -c '%a %U' /etc/randygpt/nsec") == "600 root"
+    assert secret not in machine.run("journalctl --no-pager --output=json --all")
+    assert secret not in machine.run(
+        "for each in /proc/[0-9]*; do cat $each/environ $each/cmdline; done | tr '\\0' '\\n'"
+    )
+    for unit in (SERVE, FOLLOW):
+        pid = state(machine, unit, "MainPID")[0]
+        assert machine.run(f"nsenter -t {pid} -m ls /run/credentials", check=False).split() in (
+            [],
+            ["randygpt-serve.service"],
+        )
+
+
+def everyday(machine: Box, page: Page) -> None:
+    """The rest of the page's commands, on a machine that is well."""
+    machine.run(page.block("Settings", 0))
+    before = machine.run(f"curl -s {WEB}/health")
+    for _ in range(2):  # there, and back
+        assert "current" in machine.run(page.block("Settings", 1))
+        machine.until(f"curl -s {WEB}/health", lambda said, was=before: said != was)
+        before = machine.run(f"curl -s {WEB}/health")
+    said = machine.run(page.block("Watching it"))
+    assert '"status":"ok"' in said
+    assert "randygpt_" in said
+    kept = machine.run(page.block("Keys, and what to keep a copy of") + "tar --list --file randygpt-keys.tar.gz")
+    assert {"etc/randygpt/nsec", "var/lib/randygpt/state/seen.json"} <= set(kept.splitlines())
+    assert "OK" in machine.run(f"{PLACE}/deploy/check-units.sh")
+    machine.run("systemctl start randygpt-relay.service")  # its socket is seen by the test below
+    assert state(machine, "randygpt-relay.service", "ActiveState") == ["active"]
+
+
+def changed_program(folder: Path, version: str, *, serve: str = "") -> Path:
+    """A folder with a wheel of another version of this program, `serve` being what its server does first."""
+    source = folder / f"source-{version}"
+    for name in ("randygpt", "relay_client", "distribution", "server"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    replace_in(source / "randygpt" / "__init__.py", r'__version__ = ".*"', f'__version__ = "{version}"')
+    if serve:
+        replace_in(source / "randygpt" / "cli" / "serve.py", r"    keys = _keys\(", f"    {serve}\n    keys = _keys(")
+    wheel = folder / f"wheel-{version}"
+    build(source, wheel)
+    return wheel
+
+
+def replace_in(path: Path, pattern: str, text: str) -> None:
+    changed, count = re.subn(pattern, text, path.read_text(encoding="utf-8"))
+    assert count == 1
+    path.write_text(changed, encoding="utf-8")
+
+
+def updates(machine: Box, folder: Path, release: str) -> None:
+    """A version that does not start is taken back by itself; one that does is there."""
+    program = machine.run("readlink -f /opt/randygpt/current")
+    for version, serve in (("98.0", 'raise OSError("a bad version")'), ("99.0", "")):
+        shutil.copytree(
+            changed_program(folder, version, serve=serve), f"{machine.root}{PLACE}/wheels", dirs_exist_ok=True
+        )
+        said = machine.run(f"cd {PLACE}; deploy/install.sh --wheels wheels || echo ended with $?")
+        answering(machine, release)
+        assert_well(machine, SERVE, FOLLOW)
+        if serve:
+            assert "going back" in said
+            assert said.endswith("ended with 1")
+            assert machine.run("readlink -f /opt/randygpt/current") == program
+        else:
+            assert machine.run("randygpt --version") == f"randygpt {version}"
+            assert machine.run("ls /opt/randygpt/versions").count("\n") == 1  # and the one before
+
+
+def removal(machine: Box, page: Page) -> None:
+    machine.run(page.block("New versions of the program", 1))
+    assert "randygpt" not in machine.run(
+        "ls -R /etc/systemd/system /etc/sysusers.d /etc/tmpfiles.d /opt /usr/local/bin"
+    )
+    assert machine.run("pgrep -f /opt/randygpt", check=False) == ""
+    assert set(machine.run("ls /etc/randygpt").split()) == {"api-keys", "environment", "nsec"}
+    assert "store" in machine.run("ls /var/lib/randygpt")
