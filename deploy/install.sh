@@ -89,8 +89,8 @@ python=$(readlink -f "$python") || die "no Python at $python"
 if [ "$(id -u)" = 0 ] && ! setpriv --reuid=65534 --regid=65534 --clear-groups "$python" -c '' 2>/dev/null; then
   die "$python can be run by root only: the services need one like /usr/bin/python3 (--python FILE)"
 fi
-if [ -e "$SETTINGS/environment" ] && [ -n "$follow${relays[*]}" ]; then
-  say "$SETTINGS/environment is there already and stays as it is: --follow and --relay are not used"
+if [ -e "$SETTINGS/config.toml" ] && [ -n "$follow${relays[*]}" ]; then
+  say "$SETTINGS/config.toml is there already and stays as it is: --follow and --relay are not used"
 fi
 
 # --- the program, each version in a folder of its own
@@ -180,12 +180,14 @@ write_settings() {
     (umask 077 && head -c 24 /dev/urandom | base64 | tr '+/' '-_' >"$SETTINGS/api-keys")
     say "made a key for clients: $SETTINGS/api-keys"
   fi
-  if [ ! -e "$SETTINGS/environment" ]; then
+  if [ ! -e "$SETTINGS/config.toml" ]; then
     {
-      echo "# What randygpt-follow.service follows, like npub1…/name, and the relays of follow and publish."
-      echo "FOLLOW=\"$follow\""
-      echo "RELAYS=\"${relays[*]/#/--relay }\""
-    } >"$SETTINGS/environment"
+      echo "# Everything that can be set here: randygpt config example. Is it right? randygpt config check"
+      printf 'relays = ['
+      [ ${#relays[@]} = 0 ] || printf '"%s", ' "${relays[@]}"
+      printf ']\n'
+      [ -z "$follow" ] || printf '\n[follow]\nname = "%s"\n' "$follow"
+    } >"$SETTINGS/config.toml"
   fi
 }
 
@@ -202,10 +204,10 @@ else
 fi
 run systemd-sysusers /etc/sysusers.d/randygpt.conf
 run systemd-tmpfiles --create /etc/tmpfiles.d/randygpt.conf
-if [ "$dry" = yes ]; then say "+ $SETTINGS/api-keys and $SETTINGS/environment, unless they are there"; else write_settings; fi
+if [ "$dry" = yes ]; then say "+ $SETTINGS/api-keys and $SETTINGS/config.toml, unless they are there"; else write_settings; fi
 [ -e "$COMMAND" ] || run ln -s "$BASE/current/bin/randygpt" "$COMMAND"
 wanted=(randygpt.target randygpt-serve.socket randygpt-serve.service)
-[ "$dry" = yes ] || ! grep -q '^FOLLOW="[^"]' "$SETTINGS/environment" || wanted+=(randygpt-follow.service)
+if [ -n "$follow" ] || grep -qs '^\[follow\]' "$SETTINGS/config.toml"; then wanted+=(randygpt-follow.service); fi
 run systemctl enable --quiet "${wanted[@]}"
 
 # --- start, and see whether what was running is ready again

@@ -45,7 +45,7 @@ class Box:
         return ["nsenter", f"--target={self._keeper}", "--net", "--pid", "--", *command]
 
     def run(self, script: str, *, check: bool = True) -> str:
-        """What a shell prints that starts in the home of the box's root; it must succeed, unless told not to `check`."""
+        """What a shell prints that starts in the home of the box's root; with `check`, it must succeed."""
         done = subprocess.run(
             [
                 "nsenter",
