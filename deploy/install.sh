@@ -36,7 +36,7 @@ run() { # a command that changes something
   if [ "$dry" = yes ]; then printf '+ %s\n' "$*"; else "$@"; fi
 }
 
-follow='' wheels='' index='' training=no python=/usr/bin/python3 dry=no uninstall=no
+follow='' wheels='' index='' training='' python=/usr/bin/python3 dry=no uninstall=no
 relays=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -129,17 +129,7 @@ build() { # fills $folder
   rm -rf "$folder"
   mkdir -p "$folder"
   "$python" -m venv "$folder"
-  "$folder/bin/python" - "$wheel" "$training" >"$staging/needs" <<'PYTHON'
-import email
-import sys
-import zipfile
-
-wheel = zipfile.ZipFile(sys.argv[1])
-facts = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
-for line in email.message_from_bytes(wheel.read(facts)).get_all("Requires-Dist"):
-    if "extra ==" not in line and (sys.argv[2] == "yes" or not line.startswith("torch")):
-        print(line)
-PYTHON
+  "$python" "$HERE/needs.py" "$wheel" ${training:+training} >"$staging/needs"
   "${pip[@]}" "$folder/bin/pip" install --quiet "${from[@]}" --requirement "$staging/needs"
   "${pip[@]}" "$folder/bin/pip" install --quiet --no-deps --no-index "$wheel"
   cp -r "$HERE/systemd" "$folder/systemd"
