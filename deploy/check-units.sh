@@ -15,6 +15,13 @@ if [ -n "$words" ]; then
   exit 1
 fi
 
+# The drop-in outweighs the units: what both set, a unit would set in vain.
+common=$(grep -oE '^[A-Z][A-Za-z]+=' randygpt-.service.d/hardening.conf | sort -u | grep -vx 'Environment=')
+if grep -nHF "$common" ./*.service; then
+  echo "these are in randygpt-.service.d/hardening.conf already"
+  exit 1
+fi
+
 failed=0
 for unit in *.service; do
   name=${unit#randygpt-}

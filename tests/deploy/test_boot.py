@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from support.box import GIVE_UP_S, Box, box, why_not
-from support.models import write_tiny
+from support.models import TEXT, write_tiny
 
 pytestmark = pytest.mark.full
 
 ROOT = Path(__file__).parents[2]
 WEB = "http://127.0.0.1:8080"
 PLACE = "/root/randygpt"  # of the checkout, in the box
+PACKAGES = "/mnt/packages"  # of the tests' Python, in the box: torch is too large to install again
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +160,7 @@ SERVE, FOLLOW = "randygpt-serve.service", "randygpt-follow.service"
 @pytest.mark.skipif(bool(why_not()), reason=f"NO MACHINE CAN BE BOOTED HERE: {why_not()}")
 def test_a_machine_installed_by_the_page_serves_a_friends_model(tmp_path: Path, wheels: Path) -> None:
     page = Page()
-    with box(tmp_path) as machine:
+    with box(tmp_path, {Path(torch.__file__).parents[1]: PACKAGES}) as machine:
         friend = Friend(machine, tmp_path / "friend")
         carry_in(machine, wheels)
         with friend.relay():
@@ -169,7 +171,8 @@ def test_a_machine_installed_by_the_page_serves_a_friends_model(tmp_path: Path, 
                 crash_and_hang(machine, first)
                 second = friend.publish(2)
                 assert answering(machine, second) != ""
-                publishing(machine, page, friend)
+                npub = publishing(machine, page, friend)
+                training(machine, friend, npub)
                 everyday(machine, page)
                 updates(machine, tmp_path, second)
         with machine.booted(network=False):
@@ -249,9 +252,9 @@ def crash_and_hang(machine: Box, release: str) -> None:
     assert "Watchdog timeout" in machine.run(f"journalctl --no-pager -u {SERVE}")
 
 
-def published(friend: Friend, npub: str) -> str | None:
-    """The hash of the newest checkpoint that the machine has published, if any."""
-    done = friend.try_run("fetch", f"{npub}/mine", "--relay", friend.url, "--json")
+def published(friend: Friend, name: str) -> str | None:
+    """The hash of the newest checkpoint under a name, if there is any."""
+    done = friend.try_run("fetch", name, "--relay", friend.url, "--json")
     return json.loads(done.stdout)["files"][0]["sha256"] if done.returncode == 0 else None
 
 
@@ -266,19 +269,19 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def publishing(machine: Box, page: Page, friend: Friend) -> None:
-    """Publish from the machine with a key of its own, each time the checkpoint is replaced."""
+def publishing(machine: Box, page: Page, friend: Friend) -> str:
+    """Publish from the machine, each time the checkpoint is replaced, with a key of its own; its public half."""
     write_tiny(friend.home / "tiny_best.bin", seed=5, name="mine")
     for name in ("tiny_best.bin", "tiny_best.json"):
         shutil.copy(friend.home / name, f"{machine.root}/root/{name}")
     block = page.block("To publish from this machine")
     npub = machine.run(block).splitlines()[0]
-    eventually(lambda: published(friend, npub) == sha256(friend.home / "tiny_best.bin"))
+    eventually(lambda: published(friend, f"{npub}/mine") == sha256(friend.home / "tiny_best.bin"))
     for seed in (6, 7, 8):  # one after the other, whether or not the one before is still being published
         better = write_tiny(friend.home / "better.bin", seed=seed)
         shutil.copy(better, f"{machine.root}/root/tiny_best.bin")
         machine.run(block.splitlines()[-1])
-    eventually(lambda: published(friend, npub) == sha256(better))
+    eventually(lambda: published(friend, f"{npub}/mine") == sha256(better))
     assert "mine version 2 by" in machine.run("journalctl --no-pager -u randygpt-publish")
     secret = machine.run("cat /etc/randygpt/nsec")
     assert secret.startswith("nsec1")
@@ -291,6 +294,32 @@ def publishing(machine: Box, page: Page, friend: Friend) -> None:
             [],
             ["randygpt-serve.service"],
         )
+    return npub
+
+
+def training(machine: Box, friend: Friend, npub: str) -> None:
+    """Training as a service: it goes on after a crash, saves when it is told to stop, and its best is published."""
+    unit, place = "randygpt-train.service", "/var/lib/randygpt-train"
+    machine.run(f"echo {PACKAGES} >packages.pth; cp packages.pth /opt/randygpt/current/lib/python3.*/site-packages/")
+    Path(f"{machine.root}{place}/train.txt").write_text(TEXT)
+    machine.run(f"chmod 644 {place}/train.txt")
+    settings = ["[train]", "iters = 1000000", "dim = 16", "heads = 2", "layers = 1", "block = 32", "batch = 2"]
+    with Path(f"{machine.root}/etc/randygpt/config.toml").open("a") as file:
+        file.write("\n".join(["", *settings, ""]))
+    machine.run(f"randygpt config check; systemctl start {unit}")
+    machine.until(f"ls {place}", lambda said: "checkpoint.bin" in said.split())
+    machine.run(f"systemctl kill --signal=KILL {unit}")
+    saved = iteration(machine)
+    machine.until(f"systemctl show -p NRestarts {unit}", lambda said: said == "NRestarts=1")
+    machine.until(f"randygpt show {place}/checkpoint.bin --json", lambda said: json.loads(said)["iteration"] > saved)
+    machine.run(f"systemctl stop {unit}")
+    assert "Deactivated successfully" in machine.run(f"journalctl --no-pager --unit {unit}")
+    best = json.loads(machine.run(f"randygpt show {place}/checkpoint_best.bin --json"))["sha256"]
+    eventually(lambda: published(friend, f"{npub}/randygpt-train") == best)
+
+
+def iteration(machine: Box) -> int:
+    return int(json.loads(machine.run("randygpt show /var/lib/randygpt-train/checkpoint.bin --json"))["iteration"])
 
 
 def everyday(machine: Box, page: Page) -> None:

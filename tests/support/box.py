@@ -8,8 +8,9 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 GIVE_UP_S = 180
@@ -25,6 +26,12 @@ def why_not() -> str:
     missing = [tool for tool in ("systemd-nspawn", "unshare", "nsenter", "ip") if not shutil.which(tool)]
     if missing:
         return f"there is no {', '.join(missing)} (apt-get install systemd-container iproute2)"
+    versions = {
+        subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout.rpartition(".")[0]
+        for python in ("/usr/bin/python3", sys.executable)
+    }
+    if len(versions) > 1:  # the box is given wheels of the one for the other
+        return f"/usr/bin/python3 is not the Python of the tests: {', '.join(versions)}"
     tried = subprocess.run(
         ["unshare", "--mount", "--net", "--pid", "--fork", "true"], capture_output=True, text=True, check=False
     )
@@ -34,9 +41,10 @@ def why_not() -> str:
 class Box:
     """A Debian tree, and the machine it is while it is booted."""
 
-    def __init__(self, folder: Path, keeper: int) -> None:
+    def __init__(self, folder: Path, keeper: int, shown: Mapping[Path, str]) -> None:
         self._folder = folder
         self._keeper = keeper  # the process whose namespaces these are
+        self._shown = shown
         self._leader = 0  # the box's first process
         self.root = Path(f"/proc/{keeper}/root{folder}/merged")  # its files, to put some there before a boot
 
@@ -86,6 +94,7 @@ class Box:
         words = ["nsenter", f"--target={self._keeper}", "--mount", "--net", "--pid", "--"]
         words += ["systemd-nspawn", "--boot", f"--directory={merged}", "--machine=box", "--register=no", "--keep-unit"]
         words += ["--link-journal=no", "--console=read-only", *([] if network else ["--private-network"])]
+        words += [f"--bind-ro={path}:{place}" for path, place in self._shown.items()]
         with (
             console.open("wb") as screen,
             subprocess.Popen(
@@ -121,8 +130,8 @@ class Box:
 
 
 @contextlib.contextmanager
-def box(folder: Path) -> Iterator[Box]:
-    """A box that was never booted, with layers in `folder`."""
+def box(folder: Path, shown: Mapping[Path, str]) -> Iterator[Box]:
+    """A box that was never booted, with layers in `folder`; it sees some folders of this machine at other places."""
     with subprocess.Popen(
         ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "cat"],
         stdin=subprocess.PIPE,
@@ -136,7 +145,7 @@ def box(folder: Path) -> Iterator[Box]:
             keeper.stdout.readline()
             (inner,) = _descendants(keeper.pid)
             _lay(folder, inner)
-            yield Box(folder, inner)
+            yield Box(folder, inner, shown)
         finally:
             keeper.kill()
 
