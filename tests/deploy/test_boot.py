@@ -306,16 +306,27 @@ def training(machine: Box, friend: Friend, npub: str) -> None:
     settings = ["[train]", "iters = 1000000", "dim = 16", "heads = 2", "layers = 1", "block = 32", "batch = 2"]
     with Path(f"{machine.root}/etc/randygpt/config.toml").open("a") as file:
         file.write("\n".join(["", *settings, ""]))
-    machine.run(f"randygpt config check; systemctl start {unit}")
-    machine.until(f"ls {place}", lambda said: "checkpoint.bin" in said.split())
-    machine.run(f"systemctl kill --signal=KILL {unit}")
-    saved = iteration(machine)
-    machine.until(f"systemctl show -p NRestarts {unit}", lambda said: said == "NRestarts=1")
-    machine.until(f"randygpt show {place}/checkpoint.bin --json", lambda said: json.loads(said)["iteration"] > saved)
+    machine.run("randygpt config check")
+    run_for_a_while(machine, 1)
     machine.run(f"systemctl stop {unit}")
+    saved = iteration(machine)
+    run_for_a_while(machine, 2)
+    machine.run(f"systemctl kill --signal=KILL {unit}")
+    machine.until(f"systemctl show -p NRestarts {unit}", lambda said: said == "NRestarts=1")
+    run_for_a_while(machine, 3)
+    machine.run(f"systemctl stop {unit}")
+    assert iteration(machine) > saved
     assert "Deactivated successfully" in machine.run(f"journalctl --no-pager --unit {unit}")
     best = json.loads(machine.run(f"randygpt show {place}/checkpoint_best.bin --json"))["sha256"]
     eventually(lambda: published(friend, f"{npub}/randygpt-train") == best)
+
+
+def run_for_a_while(machine: Box, times: int) -> None:
+    """Have the trainer run, for the first, second, … time, until it has done something then."""
+    machine.run("systemctl start randygpt-train.service")
+    machine.until("journalctl --no-pager -u randygpt-train", lambda said: said.count("text: train.txt") == times)
+    size = machine.run("wc -c /var/lib/randygpt-train/checkpoint.metrics.jsonl", check=False)
+    machine.until("wc -c /var/lib/randygpt-train/checkpoint.metrics.jsonl", lambda said: said != size)
 
 
 def iteration(machine: Box) -> int:
