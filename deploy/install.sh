@@ -23,7 +23,7 @@ TEXT
 
 HERE=$(cd "$(dirname "$0")" && pwd)
 readonly HERE BASE=/opt/randygpt SETTINGS=/etc/randygpt UNITS=/etc/systemd/system COMMAND=/usr/local/bin/randygpt
-readonly READY_S=${RANDYGPT_READY_S:-120} # for what was running to be ready again
+readonly READY_S=120 # for what was running to be ready again
 
 die() {
   printf 'install.sh: %s\n' "$1" >&2
@@ -101,7 +101,11 @@ pip=(env PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore)
 from=()
 [ -z "$index" ] || from=(--index-url "$index")
 [ -z "$wheels" ] || from=(--no-index --find-links "$wheels")
-[ ! -e "$HERE/../constraints.txt" ] || from+=(--constraint "$HERE/../constraints.txt")
+mapfile -t parts < <(find "$HERE/systemd" -type f | sort)
+if [ -e "$HERE/../constraints.txt" ]; then
+  from+=(--constraint "$HERE/../constraints.txt")
+  parts+=("$HERE/../constraints.txt")
+fi
 
 if [ -n "$wheels" ]; then
   wheel=$(find "$wheels" -maxdepth 1 -name 'randygpt-*.whl' | sort -V | tail -1)
@@ -120,20 +124,20 @@ else
 fi
 
 version=$(basename "$wheel" | cut -d- -f2)
-mapfile -t parts < <(find "$HERE/systemd" -type f | sort)
-mark=$(cat "$wheel" "${parts[@]}" <(echo "$python $training") | sha256sum | cut -c1-8)
+mark=$(cat "$wheel" "${parts[@]}" <(echo "$python $training"; ls "${wheels:-$HERE}") | sha256sum | cut -c1-8)
 folder=$BASE/versions/$version-$mark
 old=$(readlink -f "$BASE/current" 2>/dev/null || true)
 
 build() { # fills $folder
-  rm -rf "$folder"
-  mkdir -p "$folder"
-  "$python" -m venv "$folder"
-  "$python" "$HERE/needs.py" "$wheel" ${training:+training} >"$staging/needs"
-  "${pip[@]}" "$folder/bin/pip" install --quiet "${from[@]}" --requirement "$staging/needs"
-  "${pip[@]}" "$folder/bin/pip" install --quiet --no-deps --no-index "$wheel"
-  cp -r "$HERE/systemd" "$folder/systemd"
-  "$folder/bin/randygpt" --version >"$folder/.complete"
+  rm -rf "$folder" &&
+    mkdir -p "$folder" &&
+    "$python" -m venv "$folder" &&
+    "$python" "$HERE/needs.py" "$wheel" ${training:+training} >"$staging/needs" &&
+    "${pip[@]}" "$folder/bin/pip" install --quiet "${from[@]}" --requirement "$staging/needs" &&
+    "${pip[@]}" "$folder/bin/pip" install --quiet --no-deps --no-index "$wheel" &&
+    cp -r "$HERE/systemd" "$folder/systemd" &&
+    "$folder/bin/randygpt" --version >/dev/null &&
+    touch "$folder/.complete"
 }
 
 if [ -e "$folder/.complete" ]; then
@@ -206,7 +210,7 @@ restart() { # and wait until all of these say that they are ready
   timeout "$READY_S" systemctl restart "$@"
 }
 
-if [ "$old" = "$folder" ] || [ ${#running[@]} = 0 ]; then
+if [ -z "$old" ] || [ "$old" = "$folder" ] || [ ${#running[@]} = 0 ]; then
   run systemctl start --no-block "${wanted[@]}"
 else
   say "restarting ${running[*]}"

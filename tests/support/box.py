@@ -16,6 +16,7 @@ from pathlib import Path
 GIVE_UP_S = 180
 _HIDDEN = ("usr/local",)  # besides whatever is not part of a Debian
 _KEPT = {"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "run", "sbin", "sys", "usr", "var"}
+_TOOLS = ("systemd-nspawn", "unshare", "nsenter", "ip", "/usr/bin/python3")
 _MASKED = ("networkd", "resolved", "timesyncd", "udevd", "logind")  # what a box without hardware has no use for
 
 
@@ -23,7 +24,7 @@ def why_not() -> str:
     """Why no box can be had here, empty if one can."""
     if os.geteuid() != 0:
         return "it needs root"
-    missing = [tool for tool in ("systemd-nspawn", "unshare", "nsenter", "ip") if not shutil.which(tool)]
+    missing = [tool for tool in _TOOLS if not shutil.which(tool)]
     if missing:
         return f"there is no {', '.join(missing)} (apt-get install systemd-container iproute2)"
     versions = {
