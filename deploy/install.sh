@@ -133,7 +133,7 @@ build() { # fills $folder
     mkdir -p "$folder" &&
     "$python" -m venv "$folder" &&
     "$python" "$HERE/needs.py" "$wheel" ${training:+training} >"$staging/needs" &&
-    "${pip[@]}" "$folder/bin/pip" install --quiet "${from[@]}" --requirement "$staging/needs" &&
+    "${pip[@]}" "$folder/bin/pip" install --quiet --use-pep517 "${from[@]}" --requirement "$staging/needs" &&
     "${pip[@]}" "$folder/bin/pip" install --quiet --no-deps --no-index "$wheel" &&
     cp -r "$HERE/systemd" "$folder/systemd" &&
     "$folder/bin/randygpt" --version >/dev/null &&
@@ -169,6 +169,7 @@ switch() { # to a version's folder
 }
 
 write_settings() {
+  local list
   install -d -m 0755 "$SETTINGS"
   if [ ! -e "$SETTINGS/api-keys" ]; then
     (umask 077 && head -c 24 /dev/urandom | base64 | tr '+/' '-_' >"$SETTINGS/api-keys")
@@ -177,9 +178,8 @@ write_settings() {
   if [ ! -e "$SETTINGS/config.toml" ]; then
     {
       echo "# Everything that can be set here: randygpt config example. Is it right? randygpt config check"
-      printf 'relays = ['
-      [ ${#relays[@]} = 0 ] || printf '"%s", ' "${relays[@]}"
-      printf ']\n'
+      list=$([ ${#relays[@]} = 0 ] || printf '"%s", ' "${relays[@]}")
+      echo "relays = [${list%, }]"
       [ -z "$follow" ] || printf '\n[follow]\nname = "%s"\n' "$follow"
     } >"$SETTINGS/config.toml"
   fi
