@@ -135,7 +135,7 @@ def check(releases: Releases, answers: Sequence[Path]) -> dict[str, int]:
     found = [json.loads(line) for path in answers for line in path.read_text(encoding="utf-8").splitlines()]
     expected = {}
     for seed in range(MODELS):
-        decoder = Decoder(CONFIG, weights(seed))
+        decoder = Decoder.from_flat(CONFIG, weights(seed))
         for prompt in {answer["prompt"] for answer in found}:
             expected[seed, prompt] = alone(decoder, prompt)
     good = [answer for answer in found if answer["release"] in releases.good]

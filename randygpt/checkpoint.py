@@ -3,20 +3,24 @@
 A checkpoint in memory is flat: the weights as one vector (P,) in file order, and each moment as another.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from randygpt.config import ModelConfig
 from randygpt.errors import InvalidCheckpoint
-from randygpt.header import HEADER_SIZE, CheckpointHeader, tensor_shapes
+from randygpt.header import HEADER_SIZE, CheckpointHeader, Moments, tensor_shapes
 from relay_client import durable
 
 Array = npt.NDArray[np.float32]
+
+_NOT_FINITE = "a NaN or infinity in {} ({})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,16 @@ def read_weights(path: Path, config: ModelConfig) -> Array:
     Header and exact size are checked before anything is allocated, finiteness after.
     """
     return _read(path, config, with_moments=False).weights
+
+
+def read_matrices(path: Path, config: ModelConfig) -> Iterator[Array]:
+    """The weights matrix by matrix (out, in), in file order and one in memory at a time; raises as `read_weights`."""
+    with _opened(path, config) as (file, _, _):
+        for name, shape in tensor_shapes(config).items():
+            values = _floats(file, shape[0] * shape[1])
+            if not np.isfinite(values).all():
+                raise InvalidCheckpoint(_NOT_FINITE.format(name, "weights"))
+            yield values.reshape(shape)
 
 
 def read_checkpoint(path: Path, config: ModelConfig) -> Checkpoint:
@@ -59,7 +73,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, beside: tuple[Path, byt
 
 def check_finite(values: Array, config: ModelConfig, what: str) -> None:
     """Raise InvalidCheckpoint if one of the numbers (P,) is none, naming its array and `what` they are."""
-    _check(np.isfinite(values), config, f"a NaN or infinity in {{}} ({what})")
+    _check(np.isfinite(values), config, _NOT_FINITE.format("{}", what))
 
 
 def check_moments(first: Array, second: Array, config: ModelConfig) -> None:
@@ -79,29 +93,35 @@ def _check(good: npt.NDArray[np.bool_], config: ModelConfig, words: str) -> None
         where -= rows * columns
 
 
-def _read(path: Path, config: ModelConfig, *, with_moments: bool) -> Checkpoint:
+@contextlib.contextmanager
+def _opened(path: Path, config: ModelConfig) -> Iterator[tuple[BufferedReader, CheckpointHeader, Moments]]:
+    """A checkpoint whose header and size hold, at its weights; what is wrong with it within is said of the file."""
     with path.open("rb") as file:
         try:
             header = CheckpointHeader.parse(file.read(HEADER_SIZE))
-            kind = header.moments(config, os.fstat(file.fileno()).st_size)
-            count = config.parameter_count
-            weights = _floats(file, count)
-            check_finite(weights, config, "weights")
-            moments = None
-            if with_moments and kind != "none":
-                both = _floats(file, 2 * count)
-                first, second = (both[:count], both[count:]) if kind == "by kind" else _untangle(both, config)
-                check_moments(first, second, config)
-                moments = (first, second)
+            yield file, header, header.moments(config, os.fstat(file.fileno()).st_size)
         except InvalidCheckpoint as error:
             raise InvalidCheckpoint(f"{path}: {error}") from None
+
+
+def _read(path: Path, config: ModelConfig, *, with_moments: bool) -> Checkpoint:
+    count, moments = config.parameter_count, None
+    with _opened(path, config) as (file, header, kind):
+        weights = _floats(file, count)
+        check_finite(weights, config, "weights")
+        if with_moments and kind != "none":
+            both = _floats(file, 2 * count)
+            first, second = (both[:count], both[count:]) if kind == "by kind" else _untangle(both, config)
+            check_moments(first, second, config)
+            moments = (first, second)
     return Checkpoint(header=header, config=config, weights=weights, moments=moments)
 
 
-def _floats(file: BinaryIO, count: int) -> Array:
-    values = np.fromfile(file, dtype="<f4", count=count)
-    if len(values) != count:
+def _floats(file: BufferedReader, count: int) -> Array:
+    data = bytearray(4 * count)
+    if file.readinto(data) != len(data):
         raise InvalidCheckpoint("it became shorter while it was read")
+    values = np.frombuffer(data, "<f4")
     return values.astype(np.float32, copy=False)
 
 

@@ -5,7 +5,9 @@ product. For models of this size that is limited by memory: matrices are cut int
 reads from first to last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -42,25 +44,28 @@ class KVCache:
 
 
 class Decoder:
-    """The network of some weights (P,) in file order, which are copied. Safe to use from several threads."""
+    """The network of some matrices, which come in file order and are copied. Safe to use from several threads."""
 
-    def __init__(self, config: ModelConfig, weights: Array) -> None:
+    def __init__(self, config: ModelConfig, matrices: Iterable[Array]) -> None:
         self.config = config
-        matrices, start = {}, 0
-        for name, (rows, columns) in tensor_shapes(config).items():
-            matrices[name] = weights[start : start + rows * columns].reshape(rows, columns)
-            start += rows * columns
-        self._token, self._position = matrices["wte"].copy(), matrices["wpe"].copy()
-        wholes = [
-            [matrices[f"layer{index}.{name}"] for name in names]
-            for index in range(config.n_layer)
-            for names in (("wq", "wk", "wv"), ("wo",), ("fc1",), ("fc2",))  # D to 3D, D to D, D to 4D, 4D to D
-        ] + [[matrices["lm_head"]]]  # D to V
-        sizes = [_Columns.size(whole) for whole in wholes]
+        dim, coming = config.n_embd, iter(matrices)
+        layer = ((3, (3 * dim, dim)), (1, (dim, dim)), (1, (4 * dim, dim)), (1, (dim, 4 * dim)))  # q, k and v are one
+        products = [(1, (config.vocab_size, dim)), *(layer * config.n_layer)]
+        sizes = [_Columns.size(shape) for _, shape in products]
         memory = np.empty(sum(sizes), np.float32)  # in one piece: the system gives that larger pages
         rooms = np.split(memory, np.cumsum(sizes)[:-1])
-        *products, self._head = (_Columns(whole, room) for whole, room in zip(wholes, rooms, strict=True))
-        self._layers = [products[start : start + 4] for start in range(0, len(products), 4)]
+        self._token, self._position = next(coming).copy(), next(coming).copy()
+        self._head, *rest = (
+            _Columns(list(islice(coming, count)), room) for (count, _), room in zip(products, rooms, strict=True)
+        )
+        self._layers = [rest[start : start + 4] for start in range(0, len(rest), 4)]
+
+    @classmethod
+    def from_flat(cls, config: ModelConfig, weights: Array) -> Self:
+        """The network of weights (P,) in file order."""
+        shapes = tensor_shapes(config).values()
+        parts = np.split(weights, np.cumsum([rows * columns for rows, columns in shapes])[:-1])
+        return cls(config, (part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)))
 
     def logits(self, ids: Sequence[int]) -> Array:
         """Logits (T, V) of a sequence (T,); raises ValueError for one longer than the block."""
@@ -133,22 +138,21 @@ class _Columns:
     def __init__(self, matrices: Sequence[Array], room: Array) -> None:
         whole = np.concatenate(matrices)
         self._out = len(whole)
-        width = self._width(whole)
+        width = self._width(whole.shape[1])
         padded = np.pad(whole, ((0, -self._out % width), (0, 0)))
         self._blocks = room.reshape(-1, whole.shape[1], width)
         self._blocks[:] = padded.reshape(-1, width, whole.shape[1]).transpose(0, 2, 1)
         self._rows = max(1, _PRODUCT // self._blocks[0].size)
 
     @classmethod
-    def size(cls, matrices: Sequence[Array]) -> int:
-        """Entries of the room for some matrices."""
-        out, width = sum(len(matrix) for matrix in matrices), cls._width(matrices[0])
-        return width * -(-out // width) * int(matrices[0].shape[1])
+    def size(cls, shape: tuple[int, int]) -> int:
+        """Entries of the room for matrices of this shape (out, in), all together."""
+        width = cls._width(shape[1])
+        return width * -(-shape[0] // width) * shape[1]
 
     @staticmethod
-    def _width(matrix: Array) -> int:
-        width: int = max(1, min(_WIDTH, _BLOCK // matrix.shape[1]))
-        return width
+    def _width(columns: int) -> int:
+        return max(1, min(_WIDTH, _BLOCK // columns))
 
     def __call__(self, x: Array) -> Array:
         rows = -(-len(x) // -(-len(x) // self._rows))  # in even parts

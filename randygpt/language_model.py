@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from randygpt.checkpoint import read_weights
+from randygpt.checkpoint import read_matrices
 from randygpt.config import ModelConfig
 from randygpt.decoder import Decoder
 from randygpt.errors import CallerError, InvalidModelFile
@@ -84,4 +84,4 @@ def load(path: str | PathLike[str], *, preset: str | None = None, vocab: Path | 
 
 def from_weights(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> LanguageModel:
     """The model in a checkpoint whose shape and tokenizer are known; raises InvalidCheckpoint and OSError."""
-    return LanguageModel(decoder=Decoder(config, read_weights(path, config)), tokenizer=tokenizer)
+    return LanguageModel(decoder=Decoder(config, read_matrices(path, config)), tokenizer=tokenizer)

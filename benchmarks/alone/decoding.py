@@ -19,7 +19,7 @@ def main() -> None:
     config = ModelConfig.from_preset("l", vocab_size=2000)
     count = sum(rows * columns for rows, columns in tensor_shapes(config).values())
     weights = np.random.default_rng(0).standard_normal(count, dtype=np.float32) * np.float32(0.02)
-    decoder = Decoder(config, weights)
+    decoder = Decoder.from_flat(config, weights)
     start = time.perf_counter()
     written = sum(
         1 for _ in generate(decoder, [5] * 16, Sampling(max_tokens=TOKENS, temperature=0.8, top_p=0.9, seed=1))

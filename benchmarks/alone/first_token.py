@@ -26,7 +26,9 @@ def compute(length: int) -> dict[str, float]:
     """Ms of a prompt, and of each token behind it."""
     config = ModelConfig.from_preset("l", vocab_size=2000)
     count = sum(rows * columns for rows, columns in tensor_shapes(config).values())
-    decoder = Decoder(config, np.random.default_rng(0).standard_normal(count, dtype=np.float32) * np.float32(0.02))
+    decoder = Decoder.from_flat(
+        config, np.random.default_rng(0).standard_normal(count, dtype=np.float32) * np.float32(0.02)
+    )
     prefills, steps = [], []
     for _ in range(ROUNDS):
         cache, ids = KVCache(config), [*range(2, 2 + length)]

@@ -64,7 +64,7 @@ def test_a_cache_set_back_to_nothing_is_as_good_as_new(decoder: Decoder) -> None
 
 def test_the_weights_are_copied() -> None:
     weights = lively().flat.numpy()
-    decoder = Decoder(CONFIG, weights)
+    decoder = Decoder.from_flat(CONFIG, weights)
     before = decoder.logits([2, 3])
     weights *= 0.5
     assert np.array_equal(decoder.logits([2, 3]), before)

@@ -43,7 +43,7 @@ def test_the_logits_are_theirs(golden: Path, name: str) -> None:
         weights = read_weights(path, config)
         logits = GPT(config, torch.from_numpy(weights))(torch.from_numpy(expected["tokens"]))
         np.testing.assert_allclose(logits.numpy(), expected["logits"], rtol=0, atol=1e-4)
-        decoder = Decoder(config, weights)
+        decoder = Decoder.from_flat(config, weights)
         for row, ids in enumerate(expected["tokens"].tolist()):
             np.testing.assert_allclose(decoder.logits(ids), expected["logits"][row], rtol=0, atol=1e-4)
 

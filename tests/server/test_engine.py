@@ -89,7 +89,7 @@ async def test_each_of_32_greedy_texts_of_a_larger_model_is_as_if_it_were_alone(
     config = ModelConfig.from_preset("xs", vocab_size=500)
     weights = np.random.default_rng(3).standard_normal(config.parameter_count, dtype=np.float32) * np.float32(0.1)
     tokenizer = CharTokenizer([chr(point) for point in range(33, 533)])
-    model = LanguageModel(decoder=Decoder(config, weights), tokenizer=tokenizer)
+    model = LanguageModel(decoder=Decoder.from_flat(config, weights), tokenizer=tokenizer)
     loaded = LoadedModel(language_model=model, release_id=None, label="xs")
     sampling = replace(GREEDY, max_tokens=60, ignore_eos=True)
     prompts = [np.random.default_rng(row).integers(2, 500, size=1 + 8 * row).tolist() for row in range(32)]

@@ -41,13 +41,13 @@ def tiny_checkpoint(*, seed: int = 0, with_moments: bool = True) -> Checkpoint:
 
 def decoder_of(model: GPT) -> Decoder:
     """What generation and serving run, with a network's weights."""
-    return Decoder(model.config, model.flat.detach().numpy())
+    return Decoder.from_flat(model.config, model.flat.detach().numpy())
 
 
 def has_weights(decoder: Decoder, weights: Array) -> bool:
     """Whether it computes what these weights (P,) compute."""
     ids = range(2, 20)
-    return np.array_equal(decoder.logits(ids), Decoder(CONFIG, weights).logits(ids))
+    return np.array_equal(decoder.logits(ids), Decoder.from_flat(CONFIG, weights).logits(ids))
 
 
 def evaluate_every(monkeypatch: pytest.MonkeyPatch, iterations: int) -> None:
