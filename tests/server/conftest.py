@@ -1,5 +1,7 @@
 """A model that talks, and servers of it."""
 
+import io
+import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from support.shelf import Shelf
 from randygpt.language_model import LanguageModel
 from randygpt.model import GPT
 from relay_client.keys import SecretKey
+from server import logs
 from server.app import running
 from server.models import LoadedModel, Serving
 from server.settings import Settings
@@ -44,6 +47,18 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 async def address(loaded: LoadedModel) -> AsyncIterator[str]:
     async with running(Serving(current=loaded), None, Settings(threads=2)) as found:
         yield found
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    """What a server writes to its log, as JSON."""
+    root, stream = logging.getLogger(), io.StringIO()
+    handlers, level = root.handlers[:], root.level
+    root.handlers = []
+    logs.set_up("json", stream=stream)
+    yield stream
+    root.handlers = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture

@@ -4,17 +4,16 @@ import asyncio
 import gzip
 import io
 import json
-import logging
 import socket
 import struct
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import orjson
 import pytest
 from support.models import endless
 
-from server import logs, schema
+from server import schema
 from server.app import running
 from server.fields import Number
 from server.models import LoadedModel, Serving
@@ -23,18 +22,6 @@ from server.settings import Settings
 WAIT_S = 60
 BODY = b'{"prompt": "the", "max_tokens": 2}'
 SECRET = b"s3cret"
-
-
-@pytest.fixture
-def logged() -> Iterator[io.StringIO]:
-    """What a server writes to its log, as JSON."""
-    root, stream = logging.getLogger(), io.StringIO()
-    handlers, level = root.handlers[:], root.level
-    root.handlers = []
-    logs.set_up("json", stream=stream)
-    yield stream
-    root.handlers = handlers
-    root.setLevel(level)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -18,18 +17,6 @@ from server.models import LoadedModel, Serving, load_file
 from server.settings import Settings
 
 SECRET = "a prompt nobody may see"  # noqa: S105 (of a test)
-
-
-@pytest.fixture
-def logged() -> Iterator[io.StringIO]:
-    """What a server writes to its log, as JSON."""
-    root, stream = logging.getLogger(), io.StringIO()
-    handlers, level = root.handlers[:], root.level
-    root.handlers = []
-    logs.set_up("json", stream=stream)
-    yield stream
-    root.handlers = handlers
-    root.setLevel(level)
 
 
 async def scrape(session: aiohttp.ClientSession, address: str) -> dict[str, float]:
