@@ -170,7 +170,7 @@ class _Steps:
         self._cache = cache
         self.lengths = cache.lengths[self._slots].copy()  # where each token goes, (B,)
         self._end = int(self.lengths.max(initial=0)) + 1
-        if 2 * self._end > cache.keys.shape[3] and count > 1:
+        if self._end > 0.7 * cache.keys.shape[3] and count > 1:
             self._end = cache.keys.shape[3]  # much is read sooner without gaps
         beyond = np.arange(self._end) > self.lengths[:, None]
         self._mask = np.where(beyond, np.float32(-np.inf), np.float32(0))[:, None]  # (B, 1, T)

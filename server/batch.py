@@ -17,6 +17,7 @@ from server.models import LoadedModel
 
 Chunks = list[tuple[int, Sequence[int]]]  # slot, ids
 _WORTH_SHARING = 8  # rows of a step that two threads compute sooner than one
+_UNDISTURBED = 4 * CHUNK  # tokens of prompts in one pass while there is nobody whom a longer one makes wait
 
 
 class Token(NamedTuple):
@@ -96,7 +97,7 @@ class Batch(Generic[W]):
 
     def _next_chunks(self) -> Chunks:
         chunks: Chunks = []
-        room = CHUNK
+        room = CHUNK if self._ready else _UNDISTURBED
         for slot in range(self._ready, len(self._slots)):
             ids = self._slots[slot].unseen[:room]
             if not ids:
@@ -110,13 +111,21 @@ class Batch(Generic[W]):
         rows = self._ready + sum(len(ids) for _, ids in chunks)
         if self._helper is None or rows < _WORTH_SHARING:
             return self._part(0, self._ready, chunks)
-        middle = min(self._ready, rows // 2)
-        other: Future[list[tuple[int, Token]]] = self._helper.submit(self._part, 0, middle, [])
+        middle, early = self._half(rows, chunks)
+        other: Future[list[tuple[int, Token]]] = self._helper.submit(self._part, 0, middle, chunks[:early])
         try:
-            rest = self._part(middle, self._ready, chunks)
+            rest = self._part(middle, self._ready, chunks[early:])
         finally:
             first = other.result()
         return first + rest
+
+    def _half(self, rows: int, chunks: Chunks) -> tuple[int, int]:
+        """(slots that are ready, whole chunks) with about half of the rows, from the first on."""
+        count, done = 0, self._ready
+        while 2 * done < rows and count + 1 < len(chunks):
+            done += len(chunks[count][1])
+            count += 1
+        return min(self._ready, rows // 2), count
 
     def _part(self, first: int, end: int, chunks: Chunks) -> list[tuple[int, Token]]:
         """Tokens by slot, of some slots that are ready and of the chunks that end a prompt."""
@@ -124,9 +133,7 @@ class Batch(Generic[W]):
             return []
         tokens = [self._slots[slot].unseen[0] for slot in range(first, end)]
         logits = self._decoder.advance(self._cache, first, tokens, chunks)
-        ended = (
-            slot for slot, ids in chunks if len(ids) == len(self._slots[slot].unseen)
-        )  # all but the last, at least
+        ended = (slot for slot, ids in chunks if len(ids) == len(self._slots[slot].unseen))  # but for the last, all
         slots = [*range(first, end), *ended]
         writings = [self._slots[slot] for slot in slots]
         texts = [writing.text for writing in writings]
