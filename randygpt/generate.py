@@ -160,25 +160,39 @@ def log_probabilities(logits: Array) -> Doubles:
 
 def _draw_share(shares: Doubles, sampling: Sampling, uniform: float) -> int:
     """A token by its share (V,) among those that `sampling` leaves."""
-    tokens = None
     if sampling.top_k or sampling.top_p < 1:
-        tokens = _likeliest(shares, sampling.top_k, sampling.top_p)
-        shares = shares[tokens]
-    edges = shares.cumsum()
+        tokens, edges = _likeliest(shares, sampling.top_k, sampling.top_p)
+    else:
+        tokens, edges = None, shares.cumsum()
     index = int(edges.searchsorted(uniform * edges[-1], side="right"))
     if index == len(edges):  # it was rounded up: the last token with a share
         index = int(edges.searchsorted(edges[-1]))
     return index if tokens is None else int(tokens[index])
 
 
-def _likeliest(shares: Doubles, top_k: int, top_p: float) -> npt.NDArray[np.intp]:
-    """The fewest tokens that have `top_p` of all shares (V,), at most `top_k` (0: any number), likeliest first."""
+def _likeliest(shares: Doubles, top_k: int, top_p: float) -> tuple[npt.NDArray[np.intp], Doubles]:
+    """The fewest tokens that have `top_p` of all shares (V,), at most `top_k` (0: any number), and their running sums.
+
+    The likeliest comes first. Most tokens have so little that they are out without being sorted: all that have less
+    than an even part of what is left out; and nearly always those that have less than eight times as much.
+    """
     total = shares.sum()
-    tokens = np.flatnonzero(shares >= (1 - top_p) * total / len(shares))  # the others together have less than 1 - top_p
+    wanted, part = top_p * total, (1 - top_p) * total / len(shares)
+    tokens, edges = _sorted(shares, np.flatnonzero(shares >= 8 * part), top_k)
+    if not (0 < top_k == len(tokens) or (len(edges) and edges[-1] >= wanted)):
+        tokens, edges = _sorted(shares, np.flatnonzero(shares >= part), top_k)
+    count = 1 + int(edges[:-1].searchsorted(wanted))
+    return tokens[:count], edges[:count]
+
+
+def _sorted(shares: Doubles, tokens: npt.NDArray[np.intp], top_k: int) -> tuple[npt.NDArray[np.intp], Doubles]:
+    """Tokens, at most `top_k` (0: all), likeliest first, and the running sums of their shares."""
+    held = shares[tokens]
     if 0 < top_k < len(tokens):
-        tokens = tokens[np.argpartition(shares[tokens], -top_k)[-top_k:]]
-    tokens = tokens[np.argsort(-shares[tokens])]
-    return tokens[: 1 + int(shares[tokens[:-1]].cumsum().searchsorted(top_p * total))]
+        best = np.argpartition(held, -top_k)[-top_k:]
+        tokens, held = tokens[best], held[best]
+    order = np.argsort(-held)
+    return tokens[order], held[order].cumsum()
 
 
 def _mix(number: int) -> int:
