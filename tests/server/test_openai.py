@@ -134,7 +134,9 @@ async def test_log_probabilities(client: openai.AsyncOpenAI) -> None:
 
 async def test_where_tokens_begin_is_counted_on_through_a_stream(client: openai.AsyncOpenAI) -> None:
     offsets: list[int] = []
-    stream = await client.completions.create(model=NAME, prompt="the", max_tokens=6, logprobs=0, stream=True)
+    stream = await client.completions.create(
+        model=NAME, prompt="the", max_tokens=6, temperature=0, logprobs=0, stream=True
+    )
     async for part in stream:
         told = part.choices[0].logprobs
         assert told is not None
