@@ -67,6 +67,10 @@ class Delivery:
         homes = self._left_behind.union(*(share.numbers for share in self._shares.values()))
         return [number for number in range(self._total) if number not in homes]
 
+    def waiting(self, relay: str) -> int:
+        """How many events are to be sent to a relay and are not under way."""
+        return len(self._shares[relay].waiting)
+
     def has_work(self, relay: str) -> bool:
         """Whether `next` has something for a relay."""
         share = self._shares.get(relay)

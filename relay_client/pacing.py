@@ -15,6 +15,7 @@ MAX_REPEATS = 10  # waits in a row after which nothing was taken: about 20 minut
 QUESTION_REPEATS = 5  # ... and of questions, which somebody is waiting for: about a minute
 _FIRST_WINDOW = 2
 _TAKEN_PER_STEP = 16  # events taken for one more in the window, after the relay has been too slow once
+_TAKEN_TILL_STEADY = 64
 _TAKEN_PER_PARDON = 32  # events taken in a row that halve the next wait
 
 _ABOUT_RATE = re.compile(r"rate|slow down|too (many|fast|much)|throttl", re.IGNORECASE)
@@ -42,6 +43,11 @@ class Pace:
     def window(self) -> int:
         """Events that may be under way at once."""
         return int(self._window)
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the relay has taken many events, and never found one too fast."""
+        return self._taken >= _TAKEN_TILL_STEADY and self._threshold >= MAX_UNACKED_EVENTS
 
     @property
     def is_hopeless(self) -> bool:

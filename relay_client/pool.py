@@ -67,10 +67,12 @@ class Pool:
             self._paces[url] = Pace()
             self._ids_per_request[url] = IDS_PER_REQUEST
 
-    async def _connect(self, url: str) -> Connection:
+    async def _dial(self, url: str) -> Connection:
         hinted = url in self._hinted  # whoever hinted at it need not learn who we are
-        signer = None if hinted else self._signer
-        self._connections[url] = await Connection.open(url, signer, only_public=hinted)
+        return await Connection.open(url, None if hinted else self._signer, only_public=hinted)
+
+    async def _connect(self, url: str) -> Connection:
+        self._connections[url] = await self._dial(url)
         return self._connections[url]
 
     async def _open(self, url: str) -> bool:
@@ -130,9 +132,10 @@ class Pool:
             delivery.drop(url, keeps=False)
         couriers = {
             url: Courier(
-                url,
+                url=url,
                 connection=self._connections[url],
                 reopen=self._reopen,
+                open_second=self._dial,
                 pace=self._paces[url],
                 delivery=delivery,
                 event=event,

@@ -1,0 +1,228 @@
+"""A second connection for a relay that takes all that comes: what it may meet, and that nothing is lost by it."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
+
+import orjson
+import pytest
+from support.scripted_relay import ScriptedRelay
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from relay_client import backoff, connection, pacing
+from relay_client.courier import RelayReport
+from relay_client.delivery import Delivery
+from relay_client.event import Event, EventDraft
+from relay_client.keys import SecretKey
+from relay_client.pool import Pool
+
+KEY = SecretKey(bytes.fromhex("11" * 32))
+EVENTS = [EventDraft(kind=1064, created_at=number).sign(KEY) for number in range(400)]
+GIVE_UP_S = 20  # a test that waits this long has failed
+
+Meets = Callable[["Relay", ServerConnection], Awaitable[None]]
+Door = Callable[["Relay"], Awaitable[HTTPStatus | None]]
+
+
+class Relay(ScriptedRelay):
+    """One that treats its second client, and those after it, in a way of its own."""
+
+    def __init__(self, meets: Meets | None = None, door: Door | None = None) -> None:
+        super().__init__()
+        self.meets, self.door = meets, door
+        self.over = asyncio.Event()
+        self.peers: list[ServerConnection] = []
+        self.callers = 0
+
+    async def admit(self, peer: ServerConnection, _request: Request) -> Response | None:
+        self.callers += 1
+        refused = await self.door(self) if self.door and self.callers > 1 else None
+        return peer.respond(refused, "no") if refused else None
+
+    async def welcome(self, peer: ServerConnection) -> None:
+        self.peers.append(peer)
+        if self.meets and len(self.peers) == 2:
+            await self.meets(self, peer)
+        else:
+            await self.handle(peer)
+
+
+@contextlib.asynccontextmanager
+async def running(relay: Relay) -> AsyncIterator[Relay]:
+    async with serve(
+        relay.welcome, "127.0.0.1", 0, compression=None, process_request=relay.admit, open_timeout=None
+    ) as server:
+        relay.url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        try:
+            yield relay
+        finally:
+            relay.over.set()
+
+
+async def deliver(relay: Relay, event: Callable[[int], Event] = EVENTS.__getitem__, count: int = 400) -> RelayReport:
+    async with running(relay), asyncio.timeout(GIVE_UP_S), Pool([relay.url], signer=KEY) as pool:
+        await pool.deliver(Delivery([relay.url], [1] * count), event)
+        for second in relay.peers[1:2]:
+            await second.wait_closed()
+        return pool.reports[relay.url]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits as on a day when everything hurries."""
+    monkeypatch.setattr(pacing, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(backoff, "FIRST_S", 0.01)
+    monkeypatch.setattr(connection, "ANSWER_S", 1)
+
+
+async def closes(_relay: Relay, peer: ServerConnection) -> None:
+    await peer.close()
+
+
+async def breaks(relay: Relay, peer: ServerConnection) -> None:
+    for _ in range(10):
+        await relay._take(peer, orjson.loads(await peer.recv())[1])
+    await peer.recv()
+    peer.transport.abort()
+
+
+async def refuses(_relay: Relay, peer: ServerConnection) -> None:
+    async for frame in peer:
+        event_id = orjson.loads(frame)[1]["id"]
+        await peer.send(orjson.dumps(["OK", event_id, False, "blocked: one connection for each"]).decode())
+
+
+async def raves(_relay: Relay, peer: ServerConnection) -> None:
+    await peer.recv()
+    await peer.send('{"no": "message"}')
+    await peer.wait_closed()
+
+
+async def is_silent(_relay: Relay, peer: ServerConnection) -> None:
+    async for _ in peer:
+        pass
+
+
+async def takes_the_place_of_the_first(relay: Relay, peer: ServerConnection) -> None:
+    relay.peers[0].transport.abort()
+    await relay.handle(peer)
+
+
+async def test_a_relay_that_takes_all_that_comes_gets_two() -> None:
+    relay = Relay()
+    report = await deliver(relay)
+    assert Counter(relay.received) == Counter(event.id.hex() for event in EVENTS)
+    assert (relay.connections, report.accepted, report.reason) == (2, 400, "")
+
+
+async def test_half_of_the_events_go_over_it() -> None:
+    over = Counter[ServerConnection]()
+
+    async def counted(relay: Relay, peer: ServerConnection) -> None:
+        async for frame in peer:
+            over[peer] += 1
+            await relay._take(peer, orjson.loads(frame)[1])
+
+    await deliver(Relay(counted))
+    assert 100 < over.total() < 250  # of those after the first 64
+
+
+@pytest.mark.parametrize("meets", [closes, breaks, refuses, raves, is_silent, takes_the_place_of_the_first])
+async def test_whatever_it_meets_everything_is_delivered(meets: Meets) -> None:
+    relay = Relay(meets)
+    report = await deliver(relay)
+    assert set(relay.events) == {event.id.hex() for event in EVENTS}
+    assert (report.accepted + report.duplicate, report.reason) == (400, "")
+    assert len(relay.received) <= 400 + 8  # again only what was under way
+    assert len(relay.peers) == 2 + (meets is takes_the_place_of_the_first)  # it is not tried again
+
+
+async def test_a_relay_may_have_no_room_for_it() -> None:
+    async def full(_relay: Relay) -> HTTPStatus:
+        return HTTPStatus.TOO_MANY_REQUESTS
+
+    relay = Relay(door=full)
+    report = await deliver(relay)
+    assert (report.accepted, report.reason, relay.callers, relay.connections) == (400, "", 2, 1)
+
+
+async def test_a_relay_that_lets_it_wait_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECT_S", 2 * GIVE_UP_S)
+
+    async def waits(relay: Relay) -> HTTPStatus:
+        await relay.over.wait()
+        return HTTPStatus.GONE
+
+    relay = Relay(door=waits)
+    report = await deliver(relay)
+    assert (report.accepted, report.reason, relay.callers, relay.connections) == (400, "", 2, 1)
+
+
+async def test_it_goes_on_alone_where_the_first_breaks_for_good() -> None:
+    async def full(relay: Relay) -> HTTPStatus | None:
+        return HTTPStatus.TOO_MANY_REQUESTS if relay.callers > 2 else None
+
+    relay = Relay(takes_the_place_of_the_first, door=full)
+    report = await deliver(relay)
+    assert set(relay.events) == {event.id.hex() for event in EVENTS}
+    assert (report.accepted + report.duplicate, report.reason) == (400, "")
+
+
+async def test_a_relay_that_finds_two_too_many_has_one_from_then_on() -> None:
+    came_after, is_alone = 0, True
+
+    async def finds_it_too_much(_relay: Relay, peer: ServerConnection) -> None:
+        nonlocal came_after, is_alone
+        event_id = orjson.loads(await peer.recv())[1]["id"]
+        is_alone = False
+        await peer.send(orjson.dumps(["OK", event_id, False, "rate-limited: two are too many"]).decode())
+        async for frame in peer:
+            came_after += 1
+            await asyncio.sleep(0.03)  # longer than the wait
+            await peer.send(orjson.dumps(["OK", orjson.loads(frame)[1]["id"], True, ""]).decode())
+        is_alone = True
+
+    relay = Relay(finds_it_too_much)
+    relay.accept = lambda _event: (is_alone, "rate-limited: one of you has to go")
+    report = await deliver(relay)
+    assert (report.accepted, report.refused, report.reason, len(relay.peers)) == (400, 0, "", 2)
+    assert came_after <= 3  # what was under way
+
+
+async def test_few_events_are_not_worth_it() -> None:
+    relay = Relay()
+    await deliver(relay, count=120)
+    assert relay.connections == 1
+
+
+async def test_a_relay_that_was_once_too_slow_gets_one() -> None:
+    relay = Relay()
+    relay.accept = lambda _event: (len(relay.received) != 20, "rate-limited: for once")
+    report = await deliver(relay)
+    assert (report.accepted, report.refused, relay.connections) == (400, 0, 1)
+
+
+async def test_members_say_who_they_are_on_both() -> None:
+    relay = Relay()
+    relay.members = [KEY.pubkey.hex()]
+    report = await deliver(relay)
+    assert (report.accepted, report.refused) == (400, 0)
+    assert relay.identities == [KEY.pubkey.hex()] * 2
+
+
+@pytest.mark.parametrize("bad", range(200, 208))
+async def test_what_makes_the_events_may_fail_on_either(bad: int) -> None:
+    def fail(number: int) -> Event:
+        if number == bad:
+            raise OSError("the disk is gone")
+        return EVENTS[number]
+
+    async with running(Relay()) as relay, Pool([relay.url]) as pool:
+        with pytest.raises(OSError, match="the disk is gone"):
+            await pool.deliver(Delivery([relay.url], [1] * 400), fail)
+        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("help")]
+    assert relay.connections == 2
+    assert EVENTS[bad].id.hex() not in relay.events
