@@ -155,14 +155,18 @@ async def _tell(serving: "Serving") -> None:
     """Keep the service manager told of what answers; ready is when anything does."""
     told = None
     while True:
-        loaded, failure = serving.current, serving.failure
-        words = f"{loaded.label} answers" if loaded else "waiting for a first model"
-        if failure:
-            words += f"; not swapped: {failure}"
+        words = _words(serving)
         if words != told:
-            systemd.tell(status=words, ready=loaded is not None)
+            systemd.tell(status=words, ready=serving.current is not None)
             told = words
         await asyncio.sleep(_LOOK_S)
+
+
+def _words(serving: "Serving") -> str:
+    """What answers. In a frame of its own: whoever waits must not keep an old model."""
+    loaded, failure = serving.current, serving.failure
+    words = f"{loaded.label} answers" if loaded else "waiting for a first model"
+    return f"{words}; not swapped: {failure}" if failure else words
 
 
 @contextlib.asynccontextmanager

@@ -1,16 +1,23 @@
 """`randygpt serve` as it is typed: whom it answers, and how it ends."""
 
 import json
+import re
 import signal
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.command import background, only_line
-from support.models import write_tiny
+from support.models import TOKENIZER, write_tiny
+from support.shelf import Shelf, checkpoint
 
 from randygpt.cli.main import run
+from randygpt.config import ModelConfig
+from randygpt.decoder import KVCache
+from server.models import SLOTS
 
 
 def get(address: str, path: str = "/", body: object = None, key: str | None = None) -> tuple[int, str]:
@@ -68,3 +75,30 @@ def test_a_request_under_way_ends_well_when_the_server_is_told_to_stop(tmp_path:
         assert rest.endswith(b"data: [DONE]\n\n")
         assert b'"finish_reason":"length"' in rest
         assert process.wait(timeout=60) == 143
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process's memory is read from /proc")
+def test_an_old_model_is_gone_at_once_when_another_takes_over(shelf: Shelf) -> None:
+    config = ModelConfig(n_embd=64, n_head=1, n_layer=16, vocab_size=TOKENIZER.vocab_size, block_size=1024)
+    cache = SLOTS * KVCache.size(config)  # address space, of which hardly anything is used; malloc keeps none as large
+    files = {
+        "checkpoint": checkpoint(np.zeros(config.parameter_count, "<f4"), config),
+        "config": json.dumps(config.to_json("char")).encode(),
+    }
+    pair = [shelf.install(**files).id for _ in range(2)]
+    shelf.store.activate(pair[0])
+    with background(shelf.home, "serve", "--port", "0", "--api-key", "key") as (process, address):
+        before = 0
+        for turn in range(6):
+            shelf.store.activate(pair[turn % 2])
+            status, health = get(address, "/admin/reload", {}, "key")
+            assert (status, json.loads(health)["release"]) == (200, pair[turn % 2].hex())
+            assert get(address, "/", {"prompt": "the", "max_tokens": 2}, "key")[0] == 200
+            before = before or address_space(process.pid)
+            assert address_space(process.pid) < before + cache / 2
+
+
+def address_space(number: int) -> int:
+    """Bytes of a process."""
+    words = Path(f"/proc/{number}/status").read_text(encoding="ascii")
+    return 1024 * int(re.findall(r"VmSize:\s+(\d+) kB", words)[0])
