@@ -21,7 +21,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	@if command -v systemd-analyze >/dev/null; then deploy/check-units.sh; else echo "NOT CHECKED: units (no systemd-analyze)"; fi
-	@if command -v shellcheck >/dev/null; then shellcheck deploy/*.sh; else echo "NOT CHECKED: deploy/*.sh (no shellcheck)"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck deploy/*.sh deploy/systemd/*.sh; else echo "NOT CHECKED: deploy/*.sh, deploy/systemd/*.sh (no shellcheck)"; fi
 
 fmt: $(INSTALLED)
 	$(BIN)/ruff check --fix .

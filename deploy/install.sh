@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs randygpt as system services, brings it up to date, or takes it away. Run it again as often as you like.
 set -euo pipefail
+umask 022 # services read what root writes here
 
 usage() {
   cat <<'TEXT'
@@ -12,7 +13,7 @@ Usage: install.sh [--follow NAME] [--relay URL]... [--wheels DIR | --index URL] 
   --wheels DIR      install from the wheels in this folder, without a network;
                     otherwise from this checkout, and what it needs from the package index
   --index URL       another package index
-  --with-training   torch too (hundreds of megabytes): only training needs it
+  --with-training   torch too (hundreds of megabytes): only training needs it; updates keep it
   --python FILE     a Python 3.11 or newer that every user can run (/usr/bin/python3)
   --dry-run         say what would be done, and do nothing
   --uninstall       stop and remove everything but /etc/randygpt and /var/lib/randygpt*
@@ -123,10 +124,11 @@ else
   wheel=$(find "$staging" -maxdepth 1 -name 'randygpt-*.whl')
 fi
 
+old=$(readlink -f "$BASE/current" 2>/dev/null || true)
+[ ! -e "$old/.training" ] || training=yes
 version=$(basename "$wheel" | cut -d- -f2)
 mark=$(cat "$wheel" "${parts[@]}" <(echo "$python $training"; ls "${wheels:-$HERE}") | sha256sum | cut -c1-8)
 folder=$BASE/versions/$version-$mark
-old=$(readlink -f "$BASE/current" 2>/dev/null || true)
 
 build() { # fills $folder
   rm -rf "$folder" &&
@@ -136,6 +138,8 @@ build() { # fills $folder
     "${pip[@]}" "$folder/bin/pip" install --quiet --use-pep517 "${from[@]}" --requirement "$staging/needs" &&
     "${pip[@]}" "$folder/bin/pip" install --quiet --no-deps --no-index "$wheel" &&
     cp -r "$HERE/systemd" "$folder/systemd" &&
+    chmod -R a+rX "$folder/systemd" &&
+    { [ -z "$training" ] || touch "$folder/.training"; } &&
     "$folder/bin/randygpt" --version >/dev/null &&
     touch "$folder/.complete"
 }
@@ -144,7 +148,6 @@ if [ -e "$folder/.complete" ]; then
   say "randygpt $version is in $folder already"
 else
   say "installing randygpt $version into $folder"
-  umask 022
   if [ "$dry" = yes ]; then
     say "+ an environment of $python with $(basename "$wheel") and what it needs"
   else
@@ -186,9 +189,12 @@ write_settings() {
 }
 
 services=(randygpt-relay.service randygpt-follow.service randygpt-serve.service randygpt-train.service)
-running=()
+running=() waiting=()
 for unit in "${services[@]}"; do
-  if systemctl is-active --quiet "$unit" 2>/dev/null; then running+=("$unit"); fi
+  case $(systemctl is-active "$unit" 2>/dev/null) in
+    active) running+=("$unit") ;;
+    activating) waiting+=("$unit") ;; # for a model, or a relay
+  esac
 done
 
 if [ "$dry" = yes ] && [ ! -e "$folder" ]; then
@@ -199,7 +205,7 @@ fi
 run systemd-sysusers /etc/sysusers.d/randygpt.conf
 run systemd-tmpfiles --create /etc/tmpfiles.d/randygpt.conf
 if [ "$dry" = yes ]; then say "+ $SETTINGS/api-keys and $SETTINGS/config.toml, unless they are there"; else write_settings; fi
-[ -e "$COMMAND" ] || run ln -s "$BASE/current/bin/randygpt" "$COMMAND"
+[ -e "$COMMAND" ] || run ln -sf "$BASE/current/bin/randygpt" "$COMMAND"
 wanted=(randygpt.target randygpt-serve.socket randygpt-serve.service)
 if [ -n "$follow" ] || grep -qs '^\[follow\]' "$SETTINGS/config.toml"; then wanted+=(randygpt-follow.service); fi
 run systemctl enable --quiet "${wanted[@]}"
@@ -210,18 +216,20 @@ restart() { # and wait until all of these say that they are ready
   timeout "$READY_S" systemctl restart "$@"
 }
 
-if [ -z "$old" ] || [ "$old" = "$folder" ] || [ ${#running[@]} = 0 ]; then
-  run systemctl start --no-block "${wanted[@]}"
-else
-  say "restarting ${running[*]}"
-  if [ "$dry" = no ] && ! restart "${running[@]}"; then
+run systemctl reset-failed 'randygpt*' || true
+if [ -n "$old" ] && [ "$old" != "$folder" ]; then
+  [ ${#waiting[@]} = 0 ] || run systemctl restart --no-block "${waiting[@]}"
+  [ ${#running[@]} = 0 ] || say "restarting ${running[*]}"
+  if [ ${#running[@]} != 0 ] && [ "$dry" = no ] && ! restart "${running[@]}"; then
     say "randygpt $version is not ready: going back" >&2
     switch "$old"
     systemctl reset-failed 'randygpt*' || true
+    [ ${#waiting[@]} = 0 ] || systemctl restart --no-block "${waiting[@]}"
     restart "${running[@]}" || die "and the version before is not ready either: journalctl -u 'randygpt*' -n 50" 1
     die "the version before is running again; journalctl -u 'randygpt*' -n 50 says why" 1
   fi
 fi
+run systemctl start --no-block "${wanted[@]}"
 
 # --- what is older than the version before goes
 

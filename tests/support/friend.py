@@ -1,0 +1,89 @@
+"""Whoever publishes what a machine follows, with a relay on the network that is all the machine has."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from support.box import GIVE_UP_S, Box
+from support.models import write_tiny
+
+
+class Friend:
+    """A friend with a key in `home`."""
+
+    def __init__(self, machine: Box, home: Path) -> None:
+        self._machine = machine
+        self.home = home
+        home.mkdir()
+        self.npub = self.run("keys", "new").strip()
+        self.url = "ws://127.0.0.1:7001"
+
+    def try_run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self._machine.beside(sys.executable, "-m", "randygpt", *words),
+            cwd=self.home,
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=GIVE_UP_S,
+            check=False,
+        )
+
+    def run(self, *words: str) -> str:
+        done = self.try_run(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def publish(self, seed: int) -> str:
+        """Another version; its id."""
+        write_tiny(self.home / "tiny.bin", seed=seed, name="tiny")
+        return str(json.loads(self.run("publish", "tiny.bin", "--relay", self.url, "--json"))["release"])
+
+    def published(self, name: str) -> str | None:
+        """The hash of the newest checkpoint under a name, if there is any."""
+        done = self.try_run("fetch", name, "--relay", self.url, "--json")
+        return json.loads(done.stdout)["files"][0]["sha256"] if done.returncode == 0 else None
+
+    @contextlib.contextmanager
+    def relay(self) -> Iterator[None]:
+        """Within: the relay is there."""
+        self._start()
+        try:
+            yield
+        finally:
+            self._stop()
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Within: the relay is not there; afterwards it has what it had before."""
+        self._stop()
+        yield
+        self._start()
+
+    def _start(self) -> None:
+        words = ("relay", "--port", "7001", "--data", str(self.home / "relay"))
+        self._relay = subprocess.Popen(
+            self._machine.beside(sys.executable, "-m", "randygpt", *words),
+            cwd=self.home,
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert self._relay.stdout is not None
+        assert self._relay.stdout.readline().strip() == self.url.encode()
+
+    def _stop(self) -> None:
+        """All of its processes, of which the first is not the relay."""
+        with self._relay as process:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.communicate(timeout=GIVE_UP_S)
+
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {"RANDYGPT_HOME": str(self.home)}
