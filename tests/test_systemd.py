@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.command import TIMEOUT_S, environment, only_line
 from support.gates import gate
-from support.models import Gated, endless, write_tiny
+from support.models import TEXT, Gated, endless, write_tiny
 from support.releases import publish, tiny_sources
 from support.shelf import Shelf
 
@@ -128,6 +128,25 @@ def test_a_relay_is_ready_once_it_takes_connections(manager: Manager, tmp_path: 
         with socket.socket() as client:
             assert client.connect_ex(("127.0.0.1", free_port)) == 0
         manager.hear_until("WATCHDOG=1")
+
+
+def test_a_trainer_is_ready_once_a_step_is_done_or_if_there_is_none_to_do(manager: Manager, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    checkpoint = ("--train-file", str(tmp_path / "text.txt"), "--checkpoint", str(tmp_path / "tiny"))
+    shape = ("--dim", "16", "--heads", "2", "--layers", "1", "--block", "32", "--batch", "2")
+    with service(tmp_path, "train", "--iters", "1000000", *shape, *checkpoint, NOTIFY_SOCKET=str(manager.path)):
+        first = manager.hear()
+        assert first[0].startswith("STATUS=iteration 1 of 1000000, loss ")
+        assert first[1:] == ["READY=1", "WATCHDOG=1"]
+    subprocess.run(
+        [sys.executable, "-m", "randygpt", "train", "--resume", "--iters", "1", *checkpoint],
+        env=environment(tmp_path) | {"NOTIFY_SOCKET": str(manager.path)},
+        check=True,
+        timeout=TIMEOUT_S,
+    )
+    while not (last := manager.hear())[0].startswith("STATUS=nothing to do"):
+        assert last[0].startswith("STATUS=iteration ")
+    assert last[1:] == ["READY=1"]
 
 
 async def test_a_decoding_thread_that_hangs_does_not_feed_the_watchdog(

@@ -5,6 +5,7 @@ import math
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from randygpt.cli import systemd
 from randygpt.cli.output import Json, Quiet, emit, known_preset, named, remark
 from randygpt.config import DEFAULT_PRESET, ModelConfig, default_batch_size
 from randygpt.errors import CallerError, InvalidModelFile
@@ -219,7 +221,7 @@ def _run(trainer: "Trainer", *, as_json: bool, shown: bool, first: bool) -> None
     options = trainer.options
     with _interruptible() as signals, _bar(trainer, shown=shown) as on_step:
         try:
-            finished = trainer.run(on_step, lambda: bool(signals))
+            finished = trainer.run(_telling(on_step, options.iterations), lambda: bool(signals))
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "memory" not in str(error):  # torch raises a RuntimeError
                 raise
@@ -234,10 +236,27 @@ def _run(trainer: "Trainer", *, as_json: bool, shown: bool, first: bool) -> None
         raise typer.Exit(128 + signals[0])
 
 
+def _telling(on_step: "Callable[[Step], None]", iterations: int) -> "Callable[[Step], None]":
+    """Has the service manager know too, once a second at most."""
+    told = -math.inf
+
+    def tell(step: "Step") -> None:
+        nonlocal told
+        if time.monotonic() - told > 1:
+            told = time.monotonic()
+            words = f"iteration {step.iteration + 1} of {iterations}, loss {step.loss:.4f}"
+            systemd.tell(status=words, ready=True, alive=True)
+        on_step(step)
+
+    return tell
+
+
 def _say_done(found: "Description", options: "TrainOptions", *, as_json: bool) -> None:
     """That a checkpoint is at the target or past it, before a text is read."""
     header = found.header
-    remark(f"nothing to do: {found.path} is at iteration {header.iteration + 1} of {options.iterations}")
+    words = f"nothing to do: {found.path} is at iteration {header.iteration + 1} of {options.iterations}"
+    systemd.tell(status=words, ready=True)
+    remark(words)
     if as_json:
         emit(as_json, _result(options, header.iteration, header.best_loss), "")
 
