@@ -191,9 +191,9 @@ write_settings() {
 services=(randygpt-relay.service randygpt-follow.service randygpt-serve.service randygpt-train.service)
 running=() waiting=()
 for unit in "${services[@]}"; do
-  case $(systemctl is-active "$unit" 2>/dev/null) in
-    active) running+=("$unit") ;;
-    activating) waiting+=("$unit") ;; # for a model, or a relay
+  case $unit:$(systemctl is-active "$unit" 2>/dev/null) in
+    *:activating | *train*:active) waiting+=("$unit") ;; # for a model, a relay, or a step of any length
+    *:active) running+=("$unit") ;;
   esac
 done
 
@@ -229,7 +229,7 @@ if [ -n "$old" ] && [ "$old" != "$folder" ]; then
     die "the version before is running again; journalctl -u 'randygpt*' -n 50 says why" 1
   fi
 fi
-run systemctl start --no-block "${wanted[@]}"
+run systemctl start --no-block "${wanted[@]}" # and, by the target, whatever else is enabled
 
 # --- what is older than the version before goes
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 
@@ -94,7 +95,7 @@ class Repository:
 
 
 def index(folder: Path, wheels: Path, packages: str) -> Path:
-    """What stands for the package index: wheels, also of what builds this program, and a torch.
+    """A package index: what this program needs, also what builds it, and a torch.
 
     That is no copy of torch, which is large: it makes `packages` visible, a folder in which it is installed.
     """
@@ -103,6 +104,16 @@ def index(folder: Path, wheels: Path, packages: str) -> Path:
         if not wheel.name.startswith("randygpt-"):
             shutil.copy(wheel, folder)
     shell(f"pip wheel --quiet --wheel-dir '{folder}' 'hatchling>=1.25'", folder)
+    _view_of_torch(folder, packages)
+    for wheel in list(folder.glob("*.whl")):
+        page = folder / re.sub("[_.]", "-", wheel.name.split("-")[0]).lower() / "index.html"
+        page.parent.mkdir(exist_ok=True)
+        with page.open("a") as file:
+            file.write(f'<a href="../{quote(wheel.name)}">{wheel.name}</a>\n')
+    return folder
+
+
+def _view_of_torch(folder: Path, packages: str) -> None:
     version = torch.__version__
     facts = f"torch-{version}.dist-info"
     content = {
@@ -114,7 +125,6 @@ def index(folder: Path, wheels: Path, packages: str) -> Path:
     with zipfile.ZipFile(folder / f"torch-{version}-py3-none-any.whl", "w") as wheel:
         for name, text in (content | {f"{facts}/RECORD": f"{record}{facts}/RECORD,,\n"}).items():
             wheel.writestr(name, text)
-    return folder
 
 
 def _digest(text: str) -> str:
