@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 from support.box import GIVE_UP_S, Box, box, why_not
+from support.deploy_page import Page, Repository, index, shell
 from support.friend import Friend
 from support.models import TEXT, write_tiny
-from support.page import Page, Repository, index, shell
 
 from randygpt.machine import fastest_precision
 

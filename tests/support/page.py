@@ -1,131 +1,24 @@
-"""docs/deploy.md for a test that does what it says, and what its commands take from the network."""
+"""What tests look at on the server's page."""
 
-import base64
-import hashlib
-import os
-import re
-import shutil
-import subprocess
-import sys
-import zipfile
-from pathlib import Path
-from urllib.parse import quote
+from support.browser import Tab
+from support.models import CONFIG
 
-import torch
-
-ROOT = Path(__file__).parents[2]
-PATIENCE_S = 900
+CARD = {
+    "license": "MIT",
+    "config": CONFIG.to_json("char"),
+    "training": {
+        "iteration": 1000,
+        "best_loss": 1.4821,
+        "history": [[0, 4.1, 4.2], [250, 2.5, 2.6], [500, 1.9, 2.0], [1000, 1.4, 1.5]],
+    },
+}
 
 
-class Page:
-    """What is on the page: blocks by their heading, and rows of tables."""
-
-    def __init__(self) -> None:
-        self._text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
-        self._left = {block for blocks in self._sections("sh").values() for block in blocks}
-
-    def block(self, heading: str, number: int = 0) -> str:
-        """Shell commands, to be run."""
-        block = self._sections("sh")[heading][number]
-        self._left.discard(block)
-        return block
-
-    def override(self, heading: str) -> str:
-        """What `systemctl edit` is to be given."""
-        return self._sections("ini")[heading][0]
-
-    def advice(self, symptom: str) -> str:
-        """The commands in the last column of the row that shows a symptom."""
-        [row] = [line for line in self._text.splitlines() if line.startswith("|") and symptom in line.split("|")[1]]
-        return "\n".join(re.findall(r"`([^`]+)`", row.split("|")[3]))
-
-    def left(self) -> set[str]:
-        """The shell commands that were not run."""
-        return self._left
-
-    def _sections(self, language: str) -> dict[str, list[str]]:
-        found = {}
-        for part in self._text.split("\n## ")[1:]:
-            heading, _, body = part.partition("\n")
-            found[heading] = re.findall(rf"^```{language}\n(.*?)^```$", body, re.DOTALL | re.MULTILINE)
-        return found
+async def facts(page: Tab, lists: str = "#facts") -> dict[str, str]:
+    """What a list of terms says."""
+    pairs = f"[...document.querySelectorAll('{lists} dt')].map((term) => [term.innerText, term.nextSibling.innerText])"
+    return dict(await page.run(pairs))
 
 
-def shell(script: str, folder: Path) -> str:
-    """What a script prints that uses the Python of the tests."""
-    done = subprocess.run(
-        ["/bin/bash", "-e", "-c", script],
-        cwd=folder,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-class Repository:
-    """A git repository with this checkout as it is, changes and all, as its only commit."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        listed = shell("git ls-files -z --cached --others --exclude-standard", ROOT)
-        for name in listed.split("\0"):
-            if name and (ROOT / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, folder / name)
-        shell("git init --quiet --initial-branch=main", folder)
-        self._commit()
-
-    def change(self, name: str, pattern: str, text: str) -> None:
-        """A commit in which what a pattern finds, once, in a file is replaced."""
-        path = self.folder / name
-        changed, count = re.subn(pattern, text, path.read_text(encoding="utf-8"))
-        assert count == 1
-        path.write_text(changed, encoding="utf-8")
-        self._commit()
-
-    def _commit(self) -> None:
-        shell(
-            "git add --all; git -c user.name=friend -c user.email=friend@example.org commit --quiet --message=changed",
-            self.folder,
-        )
-
-
-def index(folder: Path, wheels: Path, packages: str) -> Path:
-    """A package index: what this program needs, also what builds it, and a torch.
-
-    That is no copy of torch, which is large: it makes `packages` visible, a folder in which it is installed.
-    """
-    folder.mkdir()
-    for wheel in wheels.glob("*.whl"):
-        if not wheel.name.startswith("randygpt-"):
-            shutil.copy(wheel, folder)
-    shell(f"pip wheel --quiet --wheel-dir '{folder}' 'hatchling>=1.25'", folder)
-    _view_of_torch(folder, packages)
-    for wheel in list(folder.glob("*.whl")):
-        page = folder / re.sub("[_.]", "-", wheel.name.split("-")[0]).lower() / "index.html"
-        page.parent.mkdir(exist_ok=True)
-        with page.open("a") as file:
-            file.write(f'<a href="../{quote(wheel.name)}">{wheel.name}</a>\n')
-    return folder
-
-
-def _view_of_torch(folder: Path, packages: str) -> None:
-    version = torch.__version__
-    facts = f"torch-{version}.dist-info"
-    content = {
-        "torch_of_the_tests.pth": f"{packages}\n",
-        f"{facts}/METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n",
-        f"{facts}/WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = "".join(f"{name},sha256={_digest(text)},{len(text)}\n" for name, text in content.items())
-    with zipfile.ZipFile(folder / f"torch-{version}-py3-none-any.whl", "w") as wheel:
-        for name, text in (content | {f"{facts}/RECORD": f"{record}{facts}/RECORD,,\n"}).items():
-            wheel.writestr(name, text)
-
-
-def _digest(text: str) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+async def shows_version(page: Tab, version: int) -> None:
+    await page.until(f"document.querySelector('#headline').innerText === 'tiny, version {version}'")
