@@ -302,7 +302,7 @@ async def test_the_waits_between_tries_become_longer_up_to_a_limit(
     shelf: Shelf, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = asyncio.get_running_loop()
-    now = clock.time()
+    now = float(int(clock.time()))  # whole, so that sums are exact
     monkeypatch.setattr(clock, "time", lambda: now)
     waits = []
     await swap(shelf, server, without_checkpoint(shelf))
