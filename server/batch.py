@@ -107,17 +107,20 @@ class Batch(Generic[W]):
         return chunks
 
     def _compute(self, chunks: Chunks) -> list[tuple[int, Token]]:
-        """Tokens by slot; two threads share the work where there is enough."""
+        """Tokens by slot; two threads share the work where there is enough.
+
+        One draws all of them: two would wait for each other, because Python lets only one go on.
+        """
         rows = self._ready + sum(len(ids) for _, ids in chunks)
         if self._helper is None or rows < _WORTH_SHARING:
-            return self._part(0, self._ready, chunks)
+            return self._draw(*self._part(0, self._ready, chunks))
         middle, early = self._half(rows, chunks)
-        other: Future[list[tuple[int, Token]]] = self._helper.submit(self._part, 0, middle, chunks[:early])
+        other: Future[tuple[list[int], Array]] = self._helper.submit(self._part, 0, middle, chunks[:early])
         try:
             rest = self._part(middle, self._ready, chunks[early:])
         finally:
             first = other.result()
-        return first + rest
+        return self._draw(first[0] + rest[0], np.concatenate([first[1], rest[1]]))
 
     def _half(self, rows: int, chunks: Chunks) -> tuple[int, int]:
         """(slots that are ready, whole chunks) with about half of the rows, from the first on."""
@@ -127,19 +130,22 @@ class Batch(Generic[W]):
             count += 1
         return min(self._ready, rows // 2), count
 
-    def _part(self, first: int, end: int, chunks: Chunks) -> list[tuple[int, Token]]:
-        """Tokens by slot, of some slots that are ready and of the chunks that end a prompt."""
+    def _part(self, first: int, end: int, chunks: Chunks) -> tuple[list[int], Array]:
+        """(slots that get a token, logits (n, V) for it): some that are ready, and chunks that end a prompt."""
         if first == end and not chunks:
-            return []
+            return [], np.empty((0, self._decoder.config.vocab_size), np.float32)
         tokens = [self._slots[slot].unseen[0] for slot in range(first, end)]
         logits = self._decoder.advance(self._cache, first, tokens, chunks)
         ended = (slot for slot, ids in chunks if len(ids) == len(self._slots[slot].unseen))  # but for the last, all
         slots = [*range(first, end), *ended]
+        return slots, logits[: len(slots)]
+
+    def _draw(self, slots: Sequence[int], logits: Array) -> list[tuple[int, Token]]:
+        """Tokens by slot, from their logits (n, V)."""
+        if not slots:
+            return []
         writings = [self._slots[slot] for slot in slots]
         texts = [writing.text for writing in writings]
-        if not texts:
-            return []
-        logits = logits[: len(slots)]
         ids = draw_each(logits, [text.sampling for text in texts], [text.uniform() for text in texts])
         return [
             (slot, Token(token) if writing.logprobs is None else _told(token, row, writing.logprobs))
