@@ -155,10 +155,12 @@ class _Columns:
         return max(1, min(_WIDTH, _BLOCK // columns))
 
     def __call__(self, x: Array) -> Array:
+        out = np.empty((len(x), len(self._blocks), self._blocks.shape[2]), np.float32)
+        products = out.transpose(1, 0, 2)
         rows = -(-len(x) // -(-len(x) // self._rows))  # in even parts
-        parts = [x[start : start + rows] @ self._blocks for start in range(0, len(x), rows)]  # (blocks, rows, width)
-        products: Array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        return products.transpose(1, 0, 2).reshape(len(x), -1)[:, : self._out]
+        for start in range(0, len(x), rows):
+            np.matmul(x[start : start + rows], self._blocks, out=products[:, start : start + rows])
+        return out.reshape(len(x), -1)[:, : self._out]
 
 
 class _Steps:
@@ -211,5 +213,5 @@ def _attend(heads: Array, keys: Array, values: Array, start: int) -> Array:
 
 
 def _norm(x: Array) -> Array:
-    scale: Array = x / np.sqrt((x * x).sum(axis=-1, keepdims=True, dtype=np.float32) / np.float32(x.shape[-1]) + _EPS)
+    scale: Array = x / np.sqrt(np.vecdot(x, x)[:, None] / np.float32(x.shape[-1]) + _EPS)
     return scale
