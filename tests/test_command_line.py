@@ -357,6 +357,41 @@ def test_a_signal_ends_training_with_both_files_saved(friend: Path, number: int,
     assert randygpt(friend, *words[:1], "--iters", iterations, "--resume", "checkpoint.bin", *words[3:]).returncode == 0
 
 
+LOSES_A_SIGNAL = """
+import os, signal, sys, weakref
+from randygpt import machine
+from randygpt.cli.main import run
+
+find_device = machine.find_device
+
+def lost(name):
+    thing = type("Thing", (), {})()
+    seen = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    del thing  # what the callback raises is dropped
+    return find_device(name)
+
+machine.find_device = lost
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_training_ends_after_a_signal_that_came_where_python_drops_it(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text(TEXT, encoding="utf-8")
+    words = ("train", "--preset", "xs", "--batch", "1", "--iters", "100000", "--quiet")
+    done = subprocess.run(
+        [sys.executable, "-c", LOSES_A_SIGNAL, *words],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert "Exception ignored" in done.stderr
+    assert done.returncode == 143
+    assert json.loads((tmp_path / "checkpoint.json").read_text())["iteration"] == 0
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_second_signal_ends_training_at_once(tmp_path: Path, number: int, code: int) -> None:
     """In the middle of a step of many parts; nothing was saved before. The bar shows that training has begun."""

@@ -5,9 +5,7 @@ verify · 4 not reachable or incomplete, a rerun goes on · 5 local disk or stor
 """
 
 import re
-import signal
 import sys
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -40,6 +38,7 @@ from randygpt.cli import (
 )
 from randygpt.cli.output import remark
 from randygpt.cli.parameters import defaults, parameters
+from randygpt.cli.signals import end_at_once
 from randygpt.cli.spelling import normalise
 from randygpt.errors import CallerError
 
@@ -112,16 +111,7 @@ _EXIT_CODES: tuple[tuple[int, tuple[type[BaseException], ...]], ...] = (
 
 def run(arguments: list[str]) -> int:
     """Carry out a command line; every error is one line on stderr. Returns the exit code."""
-    terminated = False
-
-    def terminate(_number: int, _frame: FrameType | None) -> None:
-        nonlocal terminated
-        terminated = True
-        signal.raise_signal(signal.SIGINT)  # ends everything as Ctrl-C does, asyncio's main task included
-
-    signal.signal(signal.SIGTERM, terminate)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's `&`: neither signal would end anything
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    terminations = end_at_once()
     try:
         result = _main(normalise(arguments))
         code = result if isinstance(result, int) else 0
@@ -132,8 +122,8 @@ def run(arguments: list[str]) -> int:
         if code != _INTERRUPTED:
             remark(_usage_words(error) if isinstance(error, UsageError) else f"randygpt: {_words(error)}")
     if code == _INTERRUPTED:  # typer makes an exit code of a Ctrl-C
-        remark("terminated" if terminated else "interrupted")
-    return _TERMINATED if code == _INTERRUPTED and terminated else code
+        remark("terminated" if terminations else "interrupted")
+    return _TERMINATED if code == _INTERRUPTED and terminations else code
 
 
 def _main(words: list[str]) -> object:

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import signal
 import sys
 import tempfile
 import time
@@ -15,6 +14,7 @@ import typer
 
 from randygpt.cli import systemd
 from randygpt.cli.output import Json, Quiet, emit, known_preset, named, remark
+from randygpt.cli.signals import saving_first
 from randygpt.config import DEFAULT_PRESET, ModelConfig, default_batch_size
 from randygpt.errors import CallerError, InvalidModelFile
 
@@ -219,7 +219,7 @@ def _trainer(
 
 def _run(trainer: "Trainer", *, as_json: bool, shown: bool, first: bool) -> None:
     options = trainer.options
-    with _interruptible() as signals, _bar(trainer, shown=shown) as on_step:
+    with saving_first() as signals, _bar(trainer, shown=shown) as on_step:
         try:
             finished = trainer.run(_telling(on_step, options.iterations), lambda: bool(signals))
         except (MemoryError, RuntimeError) as error:
@@ -268,26 +268,6 @@ def _result(options: "TrainOptions", iteration: int, best: float) -> dict[str, o
         "checkpoint": str(options.newest),
         "best": str(options.best),
     }
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that the step under way ends and is saved; a second one ends everything."""
-    received: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        if received:  # as it would have done without us
-            signal.signal(number, before[number])
-            signal.raise_signal(number)
-        received.append(number)
-        remark("saving; once more to stop at once")
-
-    before: dict[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
