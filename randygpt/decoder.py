@@ -177,13 +177,14 @@ class _Steps:
         beyond = np.arange(self._end) > self.lengths[:, None]
         self._mask = np.where(beyond, np.float32(-np.inf), np.float32(0))[:, None]  # (B, 1, T)
         self._even = not beyond.any()
+        self._scale = np.sqrt(np.float32(cache.keys.shape[4]))
 
     def attend(self, layer: int, heads: Array) -> Array:
         """Mixed values (B, D) from queries, keys and values (B, 3, H, D / H); these go into the cache."""
         cache = self._cache
         cache.keys[self._rows, layer, :, self.lengths] = heads[:, 1]
         cache.values[self._rows, layer, :, self.lengths] = heads[:, 2]
-        query = heads[:, 0] / np.sqrt(np.float32(heads.shape[-1]))
+        query = heads[:, 0] / self._scale
         scores: Array = (cache.keys[self._slots, layer, :, : self._end] @ query[..., None])[..., 0]  # (B, H, T)
         if not self._even:
             scores += self._mask

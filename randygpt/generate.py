@@ -145,8 +145,9 @@ def draw_each(logits: Array, samplings: Sequence[Sampling], uniforms: Sequence[f
         exact -= exact.max(axis=-1, keepdims=True)
         with np.errstate(over="ignore"):  # next to no temperature: minus infinity will do
             exact /= np.array([[samplings[row].temperature] for row in warm])
-        for row, shares in zip(warm, np.exp(exact, out=exact), strict=True):
-            tokens[row] = _draw_share(shares, samplings[row], uniforms[row])
+        np.exp(exact, out=exact)
+        for row, shares, total in zip(warm, exact, exact.sum(axis=-1).tolist(), strict=True):
+            tokens[row] = _draw_share(shares, total, samplings[row], uniforms[row])
     return tokens
 
 
@@ -158,10 +159,10 @@ def log_probabilities(logits: Array) -> Doubles:
     return exact
 
 
-def _draw_share(shares: Doubles, sampling: Sampling, uniform: float) -> int:
-    """A token by its share (V,) among those that `sampling` leaves."""
+def _draw_share(shares: Doubles, total: float, sampling: Sampling, uniform: float) -> int:
+    """A token by its share (V,) of the `total` among those that `sampling` leaves."""
     if sampling.top_k or sampling.top_p < 1:
-        tokens, edges = _likeliest(shares, sampling.top_k, sampling.top_p)
+        tokens, edges = _likeliest(shares, total, sampling.top_k, sampling.top_p)
     else:
         tokens, edges = None, shares.cumsum()
     index = int(edges.searchsorted(uniform * edges[-1], side="right"))
@@ -170,13 +171,13 @@ def _draw_share(shares: Doubles, sampling: Sampling, uniform: float) -> int:
     return index if tokens is None else int(tokens[index])
 
 
-def _likeliest(shares: Doubles, top_k: int, top_p: float) -> tuple[npt.NDArray[np.intp], Doubles]:
-    """The fewest tokens that have `top_p` of all shares (V,), at most `top_k` (0: any number), and their running sums.
+def _likeliest(shares: Doubles, total: float, top_k: int, top_p: float) -> tuple[npt.NDArray[np.intp], Doubles]:
+    """The fewest tokens that have `top_p` of the `total` of shares (V,), and their running sums.
 
-    The likeliest comes first. Most tokens have so little that they are out without being sorted: all that have less
-    than an even part of what is left out; and nearly always those that have less than eight times as much.
+    They are at most `top_k` (0: any number), the likeliest first. Most tokens have so little that they are out without
+    being sorted: all that have less than an even part of what is left out; and nearly always those that have less than
+    eight times as much.
     """
-    total = shares.sum()
     wanted, part = top_p * total, (1 - top_p) * total / len(shares)
     tokens, edges = _sorted(shares, np.flatnonzero(shares >= 8 * part), top_k)
     if not (0 < top_k == len(tokens) or (len(edges) and edges[-1] >= wanted)):
