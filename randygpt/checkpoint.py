@@ -59,16 +59,25 @@ def read_checkpoint(path: Path, config: ModelConfig) -> Checkpoint:
 def write_checkpoint(path: Path, checkpoint: Checkpoint, beside: tuple[Path, bytes] | None = None) -> None:
     """Write RGPT0003, or RGPT0002 where there are no moments, durably, whatever it was read from; raises OSError.
 
-    `beside` is a second file (path, contents) that belongs to it: after an error, both are what they were.
+    `beside` is a second file (path, contents) that belongs to it. After an error, both are what they were; after a
+    crash, that of a changed checkpoint is at `durable.upcoming` if it is not in place yet.
     """
     header = replace(checkpoint.header, magic="RGPT0003" if checkpoint.moments else "RGPT0002")
-    with durable.replacing(path) as file:
-        file.write(header.encode())
-        for part in (checkpoint.weights, *(checkpoint.moments or ())):
-            file.write(memoryview(part.astype("<f4", copy=False)).cast("B"))
-        if beside:  # in place just before the checkpoint, of which nothing is left to fail then
-            durable.sync(file)
-            durable.write(*beside)
+    try:
+        with durable.replacing(path) as file:
+            file.write(header.encode())
+            for part in (checkpoint.weights, *(checkpoint.moments or ())):
+                file.write(memoryview(part.astype("<f4", copy=False)).cast("B"))
+            if beside:  # when nothing of the checkpoint is left to fail
+                durable.sync(file)
+                durable.write(durable.upcoming(beside[0]), beside[1])
+    except BaseException:
+        if beside:
+            durable.upcoming(beside[0]).unlink(missing_ok=True)
+        raise
+    if beside:
+        durable.upcoming(beside[0]).replace(beside[0])
+        durable.sync_directory(path.parent)
 
 
 def check_finite(values: Array, config: ModelConfig, what: str) -> None:

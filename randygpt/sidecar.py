@@ -15,6 +15,7 @@ from randygpt.config import DEFAULT_PRESET, ModelConfig
 from randygpt.errors import InvalidModelFile
 from randygpt.header import HEADER_SIZE, CheckpointHeader
 from randygpt.tokenizer import Tokenizer, tokenizer_from_json
+from relay_client import durable
 
 _MAX_JSON = 64 << 20  # bytes
 COUNTS = range(1 << 63)
@@ -88,7 +89,10 @@ def sidecar_path(checkpoint: Path) -> Path:
 
 def read_sidecar(checkpoint: Path) -> Sidecar | None:
     """The JSON beside a checkpoint, None if there is none; raises InvalidModelFile, naming it."""
-    path = sidecar_path(checkpoint)
+    return _read_sidecar(sidecar_path(checkpoint))
+
+
+def _read_sidecar(path: Path) -> Sidecar | None:
     if not path.is_file():
         return None
     raw = read_json(path)
@@ -114,9 +118,16 @@ def describe(
     with checkpoint.open("rb") as file:
         raw_header = file.read(HEADER_SIZE)
     size = checkpoint.stat().st_size
-    sidecar = read_sidecar(checkpoint)
     try:
         header = CheckpointHeader.parse(raw_header)
+    except InvalidModelFile as error:
+        raise type(error)(f"{checkpoint}: {error}") from None
+    sidecar = _read_sidecar(
+        durable.upcoming(sidecar_path(checkpoint))
+    )  # of a checkpoint that was put in place just now
+    if sidecar is None or sidecar.iteration != header.iteration:
+        sidecar = read_sidecar(checkpoint)
+    try:
         asked = None
         if preset or shape:
             asked = ModelConfig.from_preset(preset or DEFAULT_PRESET, vocab_size=header.vocab_size, **(shape or {}))

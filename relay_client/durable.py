@@ -44,6 +44,11 @@ def write(path: Path, data: bytes, *, mode: int = PUBLIC) -> None:
         file.write(data)
 
 
+def upcoming(path: Path) -> Path:
+    """Where a file that belongs to another one waits until that one is in place."""
+    return path.with_name(f"{path.name}.next")
+
+
 def create(path: Path, data: bytes, *, mode: int) -> None:
     """Put `data` at `path` only if nothing is there; raises FileExistsError."""
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])

@@ -1,13 +1,16 @@
 """What training leaves on disk, when something comes between."""
 
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
-from support.models import CONFIG, TOKENIZER, tiny_checkpoint
+from support.models import CONFIG, TOKENIZER, tiny_checkpoint, write_tiny
 
 from randygpt.saving import CheckpointWriter
-from randygpt.sidecar import Sidecar
+from randygpt.sidecar import Sidecar, describe
 
 
 def test_an_interrupt_waits_for_the_write_under_way_alone(tmp_path: Path) -> None:
@@ -38,3 +41,38 @@ def test_an_error_waits_for_every_write(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="diverged"):
         failing(CheckpointWriter())
     assert {path.name for path in tmp_path.glob("*.bin")} == {"m.bin", "m_best.bin"}
+
+
+SAVES_AND_IS_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from support.models import write_tiny
+
+replace, renames = Path.replace, int(sys.argv[2])
+
+def counted(self, target):
+    global renames
+    if renames == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    renames -= 1
+    return replace(self, target)
+
+Path.replace = counted
+write_tiny(Path(sys.argv[1]), seed=2)
+"""
+
+
+@pytest.mark.parametrize("renames", range(4))
+def test_wherever_a_save_is_killed_the_checkpoint_and_what_stands_beside_it_are_of_one_time(
+    tmp_path: Path, renames: int
+) -> None:
+    path = write_tiny(tmp_path / "m.bin", seed=1)
+    command = [sys.executable, "-c", SAVES_AND_IS_KILLED, str(path), str(renames)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], check=False)
+    assert done.returncode == (-signal.SIGKILL if renames < 3 else 0)
+    found = describe(path)
+    assert found.sidecar is not None
+    assert found.sidecar.iteration == found.header.iteration == (1 if renames < 2 else 2)
+    write_tiny(path, seed=3)
+    assert describe(path).header.iteration == 3
+    assert not (tmp_path / "m.json.next").exists()

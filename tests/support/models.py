@@ -79,9 +79,9 @@ class Gated(Decoder):
 
 def write_tiny(path: Path, *, seed: int = 0, name: str = "", with_moments: bool = True) -> Path:
     """A tiny checkpoint with its JSON beside it."""
-    write_checkpoint(path, tiny_checkpoint(seed=seed, with_moments=with_moments))
     sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, name=name, iteration=seed)
-    sidecar_path(path).write_bytes(sidecar.encode())
+    checkpoint = tiny_checkpoint(seed=seed, with_moments=with_moments)
+    write_checkpoint(path, checkpoint, (sidecar_path(path), sidecar.encode()))
     return path
 
 
