@@ -191,7 +191,9 @@ def heard_at_once(manager: Manager) -> bool:
 
 
 def ask(address: str) -> str:
-    with urllib.request.urlopen(address, json.dumps({"prompt": "the", "max_tokens": 3}).encode(), TIMEOUT_S) as reply:
+    with urllib.request.urlopen(
+        address, json.dumps({"prompt": "the", "max_tokens": 3, "temperature": 0}).encode(), TIMEOUT_S
+    ) as reply:
         return str(json.load(reply)["text"])
 
 
