@@ -1,6 +1,9 @@
 """What training leaves on disk, when something comes between."""
 
+import errno
+import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -76,3 +79,30 @@ def test_wherever_a_save_is_killed_the_checkpoint_and_what_stands_beside_it_are_
     write_tiny(path, seed=3)
     assert describe(path).header.iteration == 3
     assert not (tmp_path / "m.json.next").exists()
+
+
+@pytest.mark.parametrize("syncs", range(3))
+def test_a_folder_that_cannot_be_synced_leaves_a_checkpoint_and_its_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syncs: int
+) -> None:
+    path, fsync, left = write_tiny(tmp_path / "m.bin", seed=1), os.fsync, [None] * syncs
+
+    def failing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            if not left:
+                raise OSError(errno.EIO, "Input/output error")
+            left.pop()
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_tiny(path, seed=2)
+    monkeypatch.undo()
+    found = describe(path)
+    assert found.sidecar is not None
+    assert found.sidecar.iteration == found.header.iteration == (1 if syncs < 1 else 2)
+    write_tiny(path, seed=3)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"m.bin", "m.json"}
+    found = describe(path)
+    assert found.sidecar is not None
+    assert found.sidecar.iteration == 3
