@@ -14,12 +14,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from randygpt.checkpoint import Array, Checkpoint, check_finite, check_moments, read_checkpoint, write_checkpoint
+from randygpt.checkpoint import Array, Checkpoint, check_finite, check_moments, read_checkpoint
 from randygpt.config import ModelConfig
 from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.header import CheckpointHeader, tensor_shapes
 from randygpt.hf.files import files as transformers_files
 from randygpt.hf.files import read_tokenizer_json, tensor_names
+from randygpt.saving import save_checkpoint
 from randygpt.sidecar import Description, Sidecar, read_json, read_tokenizer, sidecar_path
 from randygpt.tokenizer import Tokenizer
 from relay_client import durable
@@ -62,7 +63,7 @@ def import_model(folder: Path, target: Path) -> Checkpoint:
     if not target.absolute().parent.is_dir():
         raise CallerError(f"{target}: not in a folder that exists")
     checkpoint, sidecar = read_export(folder)
-    write_checkpoint(target, checkpoint, (beside, sidecar.encode()))
+    save_checkpoint(target, checkpoint, sidecar)
     return checkpoint
 
 

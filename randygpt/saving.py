@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from randygpt.checkpoint import Checkpoint, write_checkpoint
-from randygpt.sidecar import Sidecar, sidecar_path
+from randygpt.sidecar import Sidecar, settle, sidecar_path
 from relay_client import durable
 
 
@@ -32,6 +32,15 @@ class Step:
             values["val_loss"] = round(self.val_loss, 6)
         values |= {"lr": self.rate, "ms_per_iter": round(self.ms, 3), "tokens": self.tokens}
         return json.dumps(values) + "\n"
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint, sidecar: Sidecar) -> None:
+    """Write a checkpoint and the JSON beside it, durably; raises OSError.
+
+    Whatever comes between, an error, a crash or a power cut, `describe` finds the old two or the new two.
+    """
+    settle(path)
+    write_checkpoint(path, checkpoint, (sidecar_path(path), sidecar.encode()))
 
 
 class CheckpointWriter:
@@ -71,8 +80,7 @@ class CheckpointWriter:
         with self._lock:
             newest = self._waiting.pop(path, None)
         if newest:
-            checkpoint, sidecar = newest
-            write_checkpoint(path, checkpoint, (sidecar_path(path), sidecar.encode()))
+            save_checkpoint(path, *newest)
 
     def _raise_failures(self) -> None:
         done = [write for write in self._writes if write.done()]

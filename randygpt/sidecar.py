@@ -4,7 +4,9 @@ A checkpoint `X.bin` has `X.json` beside it. In the folder of a fetched release 
 `vocab.json`. The .bin alone says neither its characters nor, for certain, its shape.
 """
 
+import contextlib
 import json
+import math
 import sys
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
@@ -39,6 +41,12 @@ class Sidecar:
         if type(value) is not type(default) or value not in allowed:
             raise InvalidModelFile(f"{self.source}: {name} is out of range, or not of its type")
         return value
+
+    def is_of(self, header: CheckpointHeader) -> bool:
+        """Whether it tells of the moment of the checkpoint with this header: the iteration, the best loss if any."""
+        best = self.losses.get("best_val", header.best_loss)
+        told = math.inf if best is None else best  # float64; the header has float32
+        return self.iteration == header.iteration and math.isclose(told, header.best_loss, rel_tol=1e-7)
 
     def to_json(self) -> dict[str, object]:
         """What is written."""
@@ -92,6 +100,25 @@ def read_sidecar(checkpoint: Path) -> Sidecar | None:
     return _read_sidecar(sidecar_path(checkpoint))
 
 
+def settle(checkpoint: Path) -> None:
+    """Put a JSON that waits for its checkpoint in place if that is there: then another may wait. Raises OSError."""
+    place = sidecar_path(checkpoint)
+    waiting = durable.upcoming(place)
+    if not checkpoint.is_file():
+        return
+    durable.sync_directory(checkpoint.parent)  # a killed process may have renamed both, and neither be on the disk
+    with contextlib.suppress(InvalidModelFile):  # no JSON, or no checkpoint: nothing that belongs together
+        if _read_waiting(checkpoint, _read_header(checkpoint)):
+            waiting.replace(place)
+            durable.sync_directory(checkpoint.parent)
+
+
+def _read_waiting(checkpoint: Path, header: CheckpointHeader) -> Sidecar | None:
+    """The JSON of a checkpoint that is in place already, where it is not itself; raises InvalidModelFile."""
+    sidecar = _read_sidecar(durable.upcoming(sidecar_path(checkpoint)))
+    return sidecar if sidecar and sidecar.is_of(header) else None
+
+
 def _read_sidecar(path: Path) -> Sidecar | None:
     if not path.is_file():
         return None
@@ -115,18 +142,9 @@ def describe(
     the fields of `shape`, else the size. Raises InvalidModelFile, naming the file, and OSError. Reads 24 bytes of the
     checkpoint.
     """
-    with checkpoint.open("rb") as file:
-        raw_header = file.read(HEADER_SIZE)
+    header = _read_header(checkpoint)
     size = checkpoint.stat().st_size
-    try:
-        header = CheckpointHeader.parse(raw_header)
-    except InvalidModelFile as error:
-        raise type(error)(f"{checkpoint}: {error}") from None
-    sidecar = _read_sidecar(
-        durable.upcoming(sidecar_path(checkpoint))
-    )  # of a checkpoint that was put in place just now
-    if sidecar is None or sidecar.iteration != header.iteration:
-        sidecar = read_sidecar(checkpoint)
+    sidecar = _read_waiting(checkpoint, header) or read_sidecar(checkpoint)
     try:
         asked = None
         if preset or shape:
@@ -140,6 +158,15 @@ def describe(
         entries = f"{tokenizer.vocab_size} entries in {vocab or 'the vocabulary'}"
         raise InvalidModelFile(f"{checkpoint}: vocab {header.vocab_size} in the header, {entries}")
     return Description(path=checkpoint, size=size, header=header, config=config, tokenizer=tokenizer, sidecar=sidecar)
+
+
+def _read_header(checkpoint: Path) -> CheckpointHeader:
+    with checkpoint.open("rb") as file:
+        raw = file.read(HEADER_SIZE)
+    try:
+        return CheckpointHeader.parse(raw)
+    except InvalidModelFile as error:
+        raise type(error)(f"{checkpoint}: {error}") from None
 
 
 def find_checkpoint(path: Path) -> Path:

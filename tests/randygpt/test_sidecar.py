@@ -1,6 +1,7 @@
 """What stands beside a checkpoint: where its shape and characters come from, and what damage is called."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,26 @@ def test_round_trip(tmp_path: Path) -> None:
     assert read is not None
     assert replace(read, tokenizer=written.tokenizer) == written
     assert read.tokenizer.chars == written.tokenizer.chars
+
+
+@pytest.mark.parametrize(
+    ("iteration", "losses", "expected"),
+    [
+        (7, {"best_val": 1 / 3}, True),
+        (7, {}, True),
+        (8, {"best_val": 1 / 3}, False),
+        (7, {"best_val": 0.3333334}, False),
+        (7, {"best_val": None}, False),
+    ],
+)
+def test_a_json_is_of_the_header_that_says_the_same(
+    *, iteration: int, losses: dict[str, float | None], expected: bool
+) -> None:
+    header = replace(tiny_checkpoint().header, iteration=7, best_loss=1 / 3)
+    sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, iteration=iteration, losses=losses)
+    assert sidecar.is_of(CheckpointHeader.parse(header.encode())) == expected
+    unmeasured = replace(header, best_loss=math.inf)
+    assert replace(sidecar, iteration=7).is_of(unmeasured) == (losses.get("best_val") is None)
 
 
 def test_the_json_of_a_checkpoint_has_its_name(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_both_checkpoints_have_their_json_and_nothing_else_is_left(tmp_path: Pat
         assert found.tokenizer.chars == TOKENIZER.chars
         assert found.sidecar is not None
         assert (found.sidecar.name, found.sidecar.iteration) == ("story", 5)
+        assert found.sidecar.is_of(found.header)
         best = trainer.best_loss
         assert found.sidecar.losses == {"train": steps[-1].loss, "val": best, "best_val": best}
         assert found.sidecar.training == {

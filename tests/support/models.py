@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from randygpt import recipe, train
-from randygpt.checkpoint import Array, Checkpoint, write_checkpoint
+from randygpt.checkpoint import Array, Checkpoint
 from randygpt.config import ModelConfig
 from randygpt.decoder import Decoder
 from randygpt.header import CheckpointHeader
 from randygpt.language_model import LanguageModel
 from randygpt.model import GPT
-from randygpt.sidecar import Sidecar, sidecar_path
+from randygpt.saving import save_checkpoint
+from randygpt.sidecar import Sidecar
 from randygpt.tokenizer import CharTokenizer
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 80  # 3,600 characters: enough for a window of each part
@@ -81,7 +82,7 @@ def write_tiny(path: Path, *, seed: int = 0, name: str = "", with_moments: bool 
     """A tiny checkpoint with its JSON beside it."""
     sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, name=name, iteration=seed)
     checkpoint = tiny_checkpoint(seed=seed, with_moments=with_moments)
-    write_checkpoint(path, checkpoint, (sidecar_path(path), sidecar.encode()))
+    save_checkpoint(path, checkpoint, sidecar)
     return path
 
 
