@@ -37,10 +37,14 @@ class Step:
 def save_checkpoint(path: Path, checkpoint: Checkpoint, sidecar: Sidecar) -> None:
     """Write a checkpoint and the JSON beside it, durably; raises OSError.
 
-    Whatever comes between, an error, a crash or a power cut, `describe` finds the old two or the new two.
+    Whatever comes between, an error, a crash or a power cut, `describe` finds the old two or the new two. What killed
+    saves left is removed.
     """
+    beside = sidecar_path(path)
     settle(path)
-    write_checkpoint(path, checkpoint, (sidecar_path(path), sidecar.encode()))
+    durable.remove_leftovers(path)
+    durable.remove_leftovers(durable.upcoming(beside))
+    write_checkpoint(path, checkpoint, (beside, sidecar.encode()))
 
 
 class CheckpointWriter:

@@ -59,6 +59,7 @@ def tokenise(text: Text, tokenizer: Tokenizer, tell: Callable[[str], None]) -> T
         else:
             kept = kind.read(path)
             if kept is None:
+                durable.remove_leftovers(path)
                 with durable.replacing(path) as file:
                     kept = kind.encode(file)
             return kept

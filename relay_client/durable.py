@@ -5,6 +5,8 @@ the new one, also after a power loss. It lives in the lowest package because sev
 """
 
 import contextlib
+import fcntl
+import glob
 import os
 import secrets
 import shutil
@@ -21,14 +23,16 @@ _TEMPORARY = ".tmp-"
 
 @contextlib.contextmanager
 def replacing(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
-    """A file to write (and to map); on leaving, it is at `path` for good, or after an error nowhere. Raises OSError."""
-    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
+    """A file to write (and to map); on leaving, it is at `path` for good, or after an error nowhere. Raises OSError.
+
+    After a kill, what was written stays until `remove_leftovers`.
+    """
+    temporary, descriptor = _create_locked(path, mode)
     try:
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with open(descriptor, "w+b") as file:  # noqa: PTH123 (a descriptor has no path)
             yield file
             sync(file)
-        temporary.replace(path)
+            temporary.replace(path)  # while it is locked
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -36,6 +40,37 @@ def replacing(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
             error.filename = str(path)  # a full disk does not say which file it was, and nobody knows the temporary one
         raise
     sync_directory(path.parent)
+
+
+def _create_locked(path: Path, mode: int) -> tuple[Path, int]:
+    """A new temporary file for `path`, and its descriptor; locked, unless the file system knows no locks."""
+    while True:
+        temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
+        try:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        except OSError as error:
+            error.filename = str(path)  # nobody knows the temporary one
+            raise
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if temporary.exists():
+            return temporary, descriptor
+        os.close(descriptor)  # it was taken for a leftover before it was locked
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of writes to `path`; what one is writing is locked, and stays.
+
+    Not for a file that `create` makes, which links what it wrote when that is no longer locked.
+    """
+    for temporary in path.parent.glob(f"{_TEMPORARY}{'[0-9a-f]' * 16}-{glob.escape(path.name)}"):
+        with contextlib.suppress(OSError):  # locked, gone, or not to be opened
+            descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                temporary.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def write(path: Path, data: bytes, *, mode: int = PUBLIC) -> None:

@@ -76,9 +76,10 @@ def test_wherever_a_save_is_killed_the_checkpoint_and_what_stands_beside_it_are_
     found = describe(path)
     assert found.sidecar is not None
     assert found.sidecar.iteration == found.header.iteration == (1 if renames < 2 else 2)
+    assert bool(list(tmp_path.glob(".tmp-*"))) == (renames < 2)
     write_tiny(path, seed=3)
     assert describe(path).header.iteration == 3
-    assert not (tmp_path / "m.json.next").exists()
+    assert {entry.name for entry in tmp_path.iterdir()} == {"m.bin", "m.json"}
 
 
 @pytest.mark.parametrize("syncs", range(4))

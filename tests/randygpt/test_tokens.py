@@ -75,6 +75,12 @@ def test_a_text_is_encoded_once(path: Path, counting: Counting) -> None:
     assert counting.times == 1
 
 
+def test_what_a_killed_run_left_is_removed(path: Path, counting: Counting) -> None:
+    path.with_name(f".tmp-0123456789abcdef-{kept(path).name}").write_bytes(b"half")
+    load(path, counting)
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["my.txt", "my.txt.tokens"]
+
+
 def test_a_small_text_or_one_in_memory_has_no_file(path: Path, counting: Counting) -> None:
     path.write_text(TEXT[:100_000], encoding="utf-8")
     assert len(load(path, counting).ids) == 100_000

@@ -1,6 +1,7 @@
 """Writes that survive a crash. What a power loss would show is shown by the order of the calls that prevent it."""
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable
@@ -115,6 +116,62 @@ def test_a_failing_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="disk full"):
         durable.write(tmp_path / "a", b"new")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
+
+
+LEFTOVER = ".tmp-0123456789abcdef-a[1]"
+
+
+def test_leftovers_of_a_file_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    others = {"a[1]", ".tmp-0123456789abcdef-a1", ".tmp-0123456789abcdef-a[1].b", ".tmp-0123-a[1]", f"{LEFTOVER}~"}
+    for name in (LEFTOVER, *others):
+        (tmp_path / name).write_bytes(b"half")
+    durable.remove_leftovers(tmp_path / "a[1]")
+    assert {path.name for path in tmp_path.iterdir()} == others
+
+
+def test_what_looks_like_a_leftover_and_is_no_file_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"")
+    (tmp_path / LEFTOVER).symlink_to("mine")
+    (tmp_path / LEFTOVER.replace("0", "1")).mkdir()
+    durable.remove_leftovers(tmp_path / "a[1]")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_file_that_is_being_written_is_no_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From when it is made, which is a moment before it is locked, until it is in place."""
+    flock, replace, path = fcntl.flock, os.replace, tmp_path / "a"
+    taken: list[bool] = []
+
+    def late_flock(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        durable.remove_leftovers(path)
+        taken.append(not list(tmp_path.iterdir()))
+        flock(descriptor, operation)
+
+    def late_replace(source: Path, target: Path) -> None:
+        durable.remove_leftovers(path)
+        replace(source, target)
+
+    monkeypatch.setattr(fcntl, "flock", late_flock)
+    monkeypatch.setattr(os, "replace", late_replace)
+    with durable.replacing(path) as file:
+        file.write(b"new")
+        durable.remove_leftovers(path)
+    assert taken == [True]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"new"}
+
+
+def test_a_file_system_without_locks_has_writes_and_keeps_leftovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with durable.replacing(tmp_path / "a") as file:
+        file.write(b"new")
+        durable.remove_leftovers(tmp_path / "a")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"new"}
 
 
 def test_an_error_without_a_name_gets_the_files(tmp_path: Path) -> None:
