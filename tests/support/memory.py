@@ -1,0 +1,18 @@
+"""A limit on what this process may have."""
+
+import contextlib
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def memory_for(more: int) -> Iterator[None]:
+    """Within: there is memory for so many bytes more than are mapped now, whatever ran before. On Linux."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + more, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
