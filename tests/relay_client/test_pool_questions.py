@@ -10,7 +10,7 @@ import pytest
 from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
 from websockets.asyncio.server import ServerConnection, serve
 
-from relay_client import connection, pacing
+from relay_client import connection, hunt, pacing
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
@@ -100,7 +100,10 @@ async def test_two_relays_that_have_half_each(scripted: ScriptedRelay, second: S
     assert all(len(wanted["ids"]) == wanted["limit"] <= IDS_PER_REQUEST for wanted in requests)
 
 
-async def test_two_relays_share_what_both_have(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+async def test_two_relays_share_what_both_have(
+    scripted: ScriptedRelay, second: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hunt, "_PATIENCE_S", GIVE_UP_S)  # neither takes over what the other is merely slow with
     events = made(200)
     scripted.events = second.events = stored(events)
     taker = Taker()
