@@ -130,6 +130,12 @@ class Tab:
             raise AssertionError(f"never: {code}\n{await self.run('document.body.innerText')}") from None
         return value
 
+    async def complains(self, words: str) -> None:
+        """Wait until the console has said something with these words."""
+        async with asyncio.timeout(GIVE_UP_S):
+            while not any(words in line for line in self.console):  # noqa: ASYNC110 (another process says it)
+                await asyncio.sleep(0.02)
+
     async def text(self, selector: str) -> str:
         """What an element shows."""
         return str(await self.run(f"document.querySelector({json.dumps(selector)}).innerText"))
