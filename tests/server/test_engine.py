@@ -22,7 +22,7 @@ from server.engine import Engine, Order
 from server.errors import Busy
 from server.models import LoadedModel
 
-WAIT_S = 30
+WAIT_S = 60
 NEVER_DONE = 1 << 30  # tokens: far longer than any test waits
 GREEDY = Sampling(max_tokens=20, temperature=0)
 BLOCK = CONFIG.block_size

@@ -21,8 +21,8 @@ from server.fields import Number
 from server.models import LoadedModel, Serving
 from server.settings import Settings
 
-NEVER_DONE = 200_000  # tokens: far longer than any test waits
-WAIT_S = 15
+NEVER_DONE = 1 << 30  # tokens: far longer than any test waits
+WAIT_S = 60
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from server.fields import Number
 from server.models import LoadedModel, Serving
 from server.settings import Settings
 
-WAIT_S = 30
+WAIT_S = 60
 ASK = {"prompt": "x", "max_tokens": 1}
 
 
