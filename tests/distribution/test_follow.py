@@ -21,8 +21,6 @@ from relay_client.event import Event
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
 
-GIVE_UP_S = 60
-
 
 async def version(urls: Sequence[str], tmp_path: Path, key: SecretKey, seed: int) -> Release:
     return (await publish(urls, tmp_path / "author", key, tiny_sources(seed=seed))).release

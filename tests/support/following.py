@@ -15,7 +15,7 @@ from distribution.trust import TrustPolicy
 from relay_client.keys import AddressReference
 from support.releases import clock
 
-GIVE_UP_S = 60
+GIVE_UP_S = 180  # between two tries of a relay that was away may be a minute
 
 
 class Follow:

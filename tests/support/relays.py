@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PYTHON_RELAY = ROOT / ".venv-relays" / "bin" / "nostr-relay"
 NPM_RELAY = ROOT / "tests" / "relays" / "relay.cjs"
 NPM_MODULES = NPM_RELAY.with_name("node_modules")
-START_S = 30
+START_S = 120
 
 _CONFIG = """
 DEBUG: false
