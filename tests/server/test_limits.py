@@ -203,7 +203,7 @@ async def test_a_client_that_does_not_read_is_given_up(
 async def test_an_answer_that_takes_too_long_is_given_up(
     session: aiohttp.ClientSession, gated: LoadedModel, gate: threading.Event
 ) -> None:
-    async with served(gated, answer=0.05) as address:
+    async with served(gated, answer=0.5) as address:  # a stream begins sooner
         found, words = await status(session, address)
         assert (found, words) == (503, '{"error":"the answer was not complete in 0 s"}')
         with pytest.raises(aiohttp.ClientError):
