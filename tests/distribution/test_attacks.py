@@ -95,34 +95,36 @@ def chunk_of_another_file(events: dict[str, RawEvent]) -> Tamper:
     return first_only(lambda event: other | {"id": event["id"]})
 
 
-TAMPERINGS: dict[str, Tamper] = {
-    "release: content": tampered(RELEASE_KIND, lambda event: event | {"content": '{"a":1}'}),
-    "release: content, id made to fit": tampered(RELEASE_KIND, lambda e: rehashed(e | {"content": '{"a":1}'})),
-    "release: signature": tampered(RELEASE_KIND, lambda e: e | {"sig": e["sig"][64:] + e["sig"][:64]}),
-    "release: kind": tampered(RELEASE_KIND, lambda e: e | {"kind": 1}),
-    "release: not an event": tampered(RELEASE_KIND, lambda e: {"id": e["id"]}),
-    "release: tags are numbers": tampered(RELEASE_KIND, lambda e: e | {"tags": [[1, 2]]}),
-    "head: content": tampered(HEAD_KIND, lambda e: e | {"content": "x"}),
-    "head: signature": tampered(HEAD_KIND, lambda e: e | {"sig": "00" * 64}),
-    "head: points elsewhere": tampered(HEAD_KIND, lambda e: e | {"tags": [["d", "demo"], ["e", "00" * 32]]}),
-    "chunk: one bit": first_only(lambda e: e | {"content": flipped(e["content"])}),
-    "chunk: one bit, id made to fit": first_only(lambda e: rehashed(e | {"content": flipped(e["content"])})),
-    "chunk: shortened": first_only(lambda e: e | {"content": e["content"][:-4]}),
-    "chunk: not base64": first_only(lambda e: e | {"content": "é" * len(e["content"])}),
-    "chunk: another's id": first_only(lambda e: e | {"id": "00" * 32}),
-    "chunk: withheld": first_only(lambda _: None),
-    "all chunks: withheld": tampered(CHUNK_KIND, lambda _: None),
-    "everything: withheld": lambda _: None,
-}
+def tamperings() -> dict[str, Tamper]:
+    """Lies by name, told for the first time: some of them remember to whom."""
+    return {
+        "release: content": tampered(RELEASE_KIND, lambda event: event | {"content": '{"a":1}'}),
+        "release: content, id made to fit": tampered(RELEASE_KIND, lambda e: rehashed(e | {"content": '{"a":1}'})),
+        "release: signature": tampered(RELEASE_KIND, lambda e: e | {"sig": e["sig"][64:] + e["sig"][:64]}),
+        "release: kind": tampered(RELEASE_KIND, lambda e: e | {"kind": 1}),
+        "release: not an event": tampered(RELEASE_KIND, lambda e: {"id": e["id"]}),
+        "release: tags are numbers": tampered(RELEASE_KIND, lambda e: e | {"tags": [[1, 2]]}),
+        "head: content": tampered(HEAD_KIND, lambda e: e | {"content": "x"}),
+        "head: signature": tampered(HEAD_KIND, lambda e: e | {"sig": "00" * 64}),
+        "head: points elsewhere": tampered(HEAD_KIND, lambda e: e | {"tags": [["d", "demo"], ["e", "00" * 32]]}),
+        "chunk: one bit": first_only(lambda e: e | {"content": flipped(e["content"])}),
+        "chunk: one bit, id made to fit": first_only(lambda e: rehashed(e | {"content": flipped(e["content"])})),
+        "chunk: shortened": first_only(lambda e: e | {"content": e["content"][:-4]}),
+        "chunk: not base64": first_only(lambda e: e | {"content": "é" * len(e["content"])}),
+        "chunk: another's id": first_only(lambda e: e | {"id": "00" * 32}),
+        "chunk: withheld": first_only(lambda _: None),
+        "all chunks: withheld": tampered(CHUNK_KIND, lambda _: None),
+        "everything: withheld": lambda _: None,
+    }
 
 
-@pytest.mark.parametrize("name", TAMPERINGS)
+@pytest.mark.parametrize("name", tamperings())
 async def test_a_lying_relay_changes_nothing(
     scripted: ScriptedRelay, victim: tuple[Path, AddressReference], name: str
 ) -> None:
     home, address = victim
     before = visible(home)
-    scripted.deliver = TAMPERINGS[name]
+    scripted.deliver = tamperings()[name]
     with pytest.raises((PeerError, TransportError)):
         await fetch([scripted.url], home, address)
     assert visible(home) == before
@@ -130,12 +132,12 @@ async def test_a_lying_relay_changes_nothing(
     assert (await fetch([scripted.url], home, address)).release.version == 2
 
 
-@pytest.mark.parametrize("name", TAMPERINGS)
+@pytest.mark.parametrize("name", tamperings())
 async def test_one_honest_relay_is_enough(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, name: str) -> None:
     async with scripted_relay() as honest:
         urls = [scripted.url, honest.url]
         await publish(urls, tmp_path / "author", key, tiny_sources())
-        scripted.deliver = TAMPERINGS[name]
+        scripted.deliver = tamperings()[name]
         fetched = await fetch(urls, tmp_path / "b", AddressReference(author=key.pubkey, name="demo"))
         assert fetched.release.version == 1
 
