@@ -43,9 +43,11 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def unused_port() -> int:
+def unused_port(free_port: int) -> int:
     """Another one, beside the relay's."""
-    return find_free_port()
+    while (port := find_free_port()) == free_port:
+        pass
+    return port
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The built-in relay."""
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,6 @@ from relay_client.keys import SecretKey
 from relay_client.pool import Pool
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
-
-
-@pytest.fixture
-def other_port(free_port: int) -> int:
-    with socket.socket() as taken, socket.socket() as probe:
-        taken.bind(("127.0.0.1", free_port))
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def publish(url: str, *events: Event) -> None:
@@ -57,18 +48,18 @@ async def test_a_port_is_free_when_its_relay_has_ended(free_port: int, tmp_path:
             await publish(relay.url, *events)
 
 
-async def test_events_in_memory_go_with_the_relay(free_port: int, other_port: int) -> None:
+async def test_events_in_memory_go_with_the_relay(free_port: int, unused_port: int) -> None:
     async with EmbeddedRelay(port=free_port) as relay:
         await publish(relay.url, EventDraft(kind=1, created_at=1).sign(KEY))
-    async with EmbeddedRelay(port=other_port) as relay:
+    async with EmbeddedRelay(port=unused_port) as relay:
         assert await everything(relay.url) == []
 
 
-async def test_a_folder_keeps_events_over_a_restart(free_port: int, other_port: int, tmp_path: Path) -> None:
+async def test_a_folder_keeps_events_over_a_restart(free_port: int, unused_port: int, tmp_path: Path) -> None:
     events = [EventDraft(kind=1064, created_at=number, content="x" * 60_000).sign(KEY) for number in range(1, 5)]
     async with EmbeddedRelay(port=free_port, folder=tmp_path / "a" / "relay") as relay:
         await publish(relay.url, *events)
-    async with EmbeddedRelay(port=other_port, folder=tmp_path / "a" / "relay") as relay:
+    async with EmbeddedRelay(port=unused_port, folder=tmp_path / "a" / "relay") as relay:
         assert {event.id for event in await everything(relay.url)} == {event.id for event in events}
 
 
