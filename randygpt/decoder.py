@@ -6,6 +6,7 @@ reads from first to last.
 """
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from itertools import islice
 from typing import Self
 
@@ -36,11 +37,28 @@ class KVCache:
         """Bytes of a slot."""
         return 8 * config.n_layer * config.block_size * config.n_embd
 
+    def share(self, number: int, count: int) -> "KVCache":
+        """The slots of one of `count` threads, numbered from 0: the same memory, about as many for each."""
+        total = len(self.lengths)
+        part, slots = copy(self), slice(total * number // count, total * (number + 1) // count)
+        part.keys, part.values, part.lengths = self.keys[slots], self.values[slots], self.lengths[slots]
+        return part
+
+    def get(self, slot: int) -> tuple[Array, Array]:
+        """Copies of a slot's keys and values, (L, H, t, D / H) each."""
+        end = self.lengths[slot]
+        return self.keys[slot, :, :, :end].copy(), self.values[slot, :, :, :end].copy()
+
+    def put(self, slot: int, keys: Array, values: Array) -> None:
+        """Put the keys and values of a sequence in a slot, (L, H, t, D / H) each."""
+        end = self.lengths[slot] = keys.shape[2]
+        self.keys[slot, :, :, :end] = keys
+        self.values[slot, :, :, :end] = values
+
     def move(self, source: int, target: int) -> None:
         """Put a slot's sequence in another slot."""
-        end = self.lengths[target] = self.lengths[source]
-        self.keys[target, :, :, :end] = self.keys[source, :, :, :end]
-        self.values[target, :, :, :end] = self.values[source, :, :, :end]
+        end = self.lengths[source]
+        self.put(target, self.keys[source, :, :, :end], self.values[source, :, :, :end])
 
 
 class Decoder:
@@ -72,7 +90,7 @@ class Decoder:
         cache = KVCache(self.config)
         self._check(ids, cache, 0)
         chunks = (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
-        return np.concatenate([self._head(self._run(cache, 0, (), [(0, chunk)])) for chunk in chunks])
+        return np.concatenate([self._head(self._run(cache, (), [(0, chunk)])) for chunk in chunks])
 
     def next_logits(self, ids: Sequence[int], cache: KVCache, slot: int = 0) -> Array:
         """Logits (V,) behind the last of ids (t,), which follow those that the slot has seen; it grows by them.
@@ -81,19 +99,17 @@ class Decoder:
         """
         self._check(ids, cache, slot)
         for start in range(0, len(ids) - CHUNK, CHUNK):
-            self._run(cache, 0, (), [(slot, ids[start : start + CHUNK])])
+            self._run(cache, (), [(slot, ids[start : start + CHUNK])])
         rest = ids[(len(ids) - 1) // CHUNK * CHUNK :]
-        logits: Array = self.advance(cache, 0, (), [(slot, rest)])[0]
+        logits: Array = self.advance(cache, (), [(slot, rest)])[0]
         return logits
 
-    def advance(
-        self, cache: KVCache, first: int, tokens: Sequence[int], chunks: Sequence[tuple[int, Sequence[int]]]
-    ) -> Array:
-        """Logits (B + C, V) behind a token (B,) for each of the slots from `first` on, and behind C chunks.
+    def advance(self, cache: KVCache, tokens: Sequence[int], chunks: Sequence[tuple[int, Sequence[int]]]) -> Array:
+        """Logits (B + C, V) behind a token (B,) for each of the first slots, and behind C chunks.
 
         A chunk is (slot, ids). Every slot grows by what it was given, and must have room for it.
         """
-        x = self._run(cache, first, tokens, chunks)
+        x = self._run(cache, tokens, chunks)
         ends = np.cumsum([1] * len(tokens) + [len(ids) for _, ids in chunks]) - 1
         return self._head(x if len(ends) == len(x) else x[ends])
 
@@ -102,11 +118,9 @@ class Decoder:
         if not 0 < len(ids) <= self.config.block_size - start:
             raise ValueError(f"{len(ids)} tokens behind {start} do not fit a block of {self.config.block_size}")
 
-    def _run(
-        self, cache: KVCache, first: int, tokens: Sequence[int], chunks: Sequence[tuple[int, Sequence[int]]]
-    ) -> Array:
+    def _run(self, cache: KVCache, tokens: Sequence[int], chunks: Sequence[tuple[int, Sequence[int]]]) -> Array:
         """What the last layer says of each token and of each id of the chunks, (B + all of them, D)."""
-        steps = _Steps(cache, first, len(tokens))
+        steps = _Steps(cache, len(tokens))
         starts = [int(cache.lengths[slot]) for slot, _ in chunks]
         ids = np.concatenate([tokens, *(part for _, part in chunks)]).astype(np.intp)
         spans = [np.arange(start, start + len(part)) for start, (_, part) in zip(starts, chunks, strict=True)]
@@ -126,7 +140,7 @@ class Decoder:
             np.maximum(hidden, 0, out=hidden)
             hidden *= hidden
             x += fc2(hidden)
-        cache.lengths[first : first + len(tokens)] += 1
+        cache.lengths[: len(tokens)] += 1
         for slot, part in chunks:
             cache.lengths[slot] += len(part)
         return x
@@ -164,13 +178,12 @@ class _Columns:
 
 
 class _Steps:
-    """One token more for each of some neighbouring slots: what is the same for all layers."""
+    """One token more for each of the first slots: what is the same for all layers."""
 
-    def __init__(self, cache: KVCache, first: int, count: int) -> None:
-        self._slots = slice(first, first + count)
-        self._rows = np.arange(first, first + count)
+    def __init__(self, cache: KVCache, count: int) -> None:
+        self._rows = np.arange(count)
         self._cache = cache
-        self.lengths = cache.lengths[self._slots].copy()  # where each token goes, (B,)
+        self.lengths = cache.lengths[:count].copy()  # where each token goes, (B,)
         self._end = int(self.lengths.max(initial=0)) + 1
         if self._end > 0.7 * cache.keys.shape[3] and count > 1:
             self._end = cache.keys.shape[3]  # much is read sooner without gaps
@@ -181,18 +194,18 @@ class _Steps:
 
     def attend(self, layer: int, heads: Array) -> Array:
         """Mixed values (B, D) from queries, keys and values (B, 3, H, D / H); these go into the cache."""
-        cache = self._cache
+        cache, count = self._cache, len(heads)
         cache.keys[self._rows, layer, :, self.lengths] = heads[:, 1]
         cache.values[self._rows, layer, :, self.lengths] = heads[:, 2]
         query = heads[:, 0] / self._scale
-        scores: Array = (cache.keys[self._slots, layer, :, : self._end] @ query[..., None])[..., 0]  # (B, H, T)
+        scores: Array = (cache.keys[:count, layer, :, : self._end] @ query[..., None])[..., 0]  # (B, H, T)
         if not self._even:
             scores += self._mask
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
-        mixed = (scores[:, :, None] @ cache.values[self._slots, layer, :, : self._end])[:, :, 0]  # (B, H, D / H)
+        mixed = (scores[:, :, None] @ cache.values[:count, layer, :, : self._end])[:, :, 0]  # (B, H, D / H)
         mixed /= scores.sum(axis=-1, keepdims=True)
-        return mixed.reshape(len(heads), -1)
+        return mixed.reshape(count, -1)
 
 
 def _attend(heads: Array, keys: Array, values: Array, start: int) -> Array:

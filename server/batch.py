@@ -5,18 +5,15 @@ the rest get their prompt in chunks, first come first served, so that a long one
 """
 
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from randygpt.decoder import CHUNK, Array
+from randygpt.decoder import CHUNK, Array, Decoder, KVCache
 from randygpt.generate import Continuation, draw_each, log_probabilities
-from server.models import LoadedModel
 
 Chunks = list[tuple[int, Sequence[int]]]  # slot, ids
-_WORTH_SHARING = 8  # rows of a step that two threads compute sooner than one
 _UNDISTURBED = 4 * CHUNK  # tokens of prompts in one pass while there is nobody whom a longer one makes wait
 
 
@@ -37,6 +34,7 @@ class Writing:
     gone: bool = False  # nobody waits for it any more
     drawn: list[Token] = field(default_factory=list)  # and not yet taken away
     unseen: Sequence[int] = ()  # ids that the cache has yet to see
+    seen: tuple[Array, Array] | None = None  # keys and values of the others, on the way from one batch to another
 
     def take(self, token: Token) -> None:
         """Go on with a token."""
@@ -49,11 +47,10 @@ W = TypeVar("W", bound=Writing)
 
 
 class Batch(Generic[W]):
-    """The texts that one model is writing, at most as many as its cache has slots."""
+    """The texts that one thread writes with one model, at most as many as its cache has slots."""
 
-    def __init__(self, loaded: LoadedModel, helper: Executor | None) -> None:
-        self._decoder, self._cache = loaded.language_model.decoder, loaded.cache
-        self._helper = helper
+    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
+        self._decoder, self._cache = decoder, cache
         self._slots: list[W] = []
         self._ready = 0  # slots whose prompt was seen; they come first
 
@@ -69,9 +66,22 @@ class Batch(Generic[W]):
 
     def join(self, writing: W) -> None:
         """Take a text in, behind the others."""
-        self._cache.lengths[len(self._slots)] = 0
-        writing.unseen = writing.text.fresh
+        slot = len(self._slots)
+        if writing.seen:
+            self._cache.put(slot, *writing.seen)
+            writing.seen = None
+        else:
+            self._cache.lengths[slot] = 0
+            writing.unseen = writing.text.fresh
         self._slots.append(writing)
+
+    def release(self) -> W:
+        """Let the last text go, with what was seen of it; it may join another batch."""
+        slot = len(self._slots) - 1
+        self._ready = min(self._ready, slot)
+        writing = self._slots.pop()
+        writing.seen = self._cache.get(slot)
+        return writing
 
     def step(self) -> list[W]:
         """Go on with every text; those that got a token or ended."""
@@ -79,7 +89,7 @@ class Batch(Generic[W]):
             if self._slots[slot].gone:
                 self._leave(slot)
         chunks = self._next_chunks()
-        drawn = self._compute(chunks)
+        drawn = self._draw(*self._compute(chunks))
         for slot, ids in chunks:
             writing = self._slots[slot]
             writing.unseen = writing.unseen[len(ids) :]
@@ -106,38 +116,14 @@ class Batch(Generic[W]):
             room -= len(ids)
         return chunks
 
-    def _compute(self, chunks: Chunks) -> list[tuple[int, Token]]:
-        """Tokens by slot; two threads share the work where there is enough.
-
-        One draws all of them: two would wait for each other, because Python lets only one go on.
-        """
-        rows = self._ready + sum(len(ids) for _, ids in chunks)
-        if self._helper is None or rows < _WORTH_SHARING:
-            return self._draw(*self._part(0, self._ready, chunks))
-        middle, early = self._half(rows, chunks)
-        other: Future[tuple[list[int], Array]] = self._helper.submit(self._part, 0, middle, chunks[:early])
-        try:
-            rest = self._part(middle, self._ready, chunks[early:])
-        finally:
-            first = other.result()
-        return self._draw(first[0] + rest[0], np.concatenate([first[1], rest[1]]))
-
-    def _half(self, rows: int, chunks: Chunks) -> tuple[int, int]:
-        """(slots that are ready, whole chunks) with about half of the rows, from the first on."""
-        count, done = 0, self._ready
-        while 2 * done < rows and count + 1 < len(chunks):
-            done += len(chunks[count][1])
-            count += 1
-        return min(self._ready, rows // 2), count
-
-    def _part(self, first: int, end: int, chunks: Chunks) -> tuple[list[int], Array]:
-        """(slots that get a token, logits (n, V) for it): some that are ready, and chunks that end a prompt."""
-        if first == end and not chunks:
+    def _compute(self, chunks: Chunks) -> tuple[list[int], Array]:
+        """(slots that get a token, logits (n, V) for it): those that are ready, and chunks that end a prompt."""
+        tokens = [self._slots[slot].unseen[0] for slot in range(self._ready)]
+        if not tokens and not chunks:
             return [], np.empty((0, self._decoder.config.vocab_size), np.float32)
-        tokens = [self._slots[slot].unseen[0] for slot in range(first, end)]
-        logits = self._decoder.advance(self._cache, first, tokens, chunks)
+        logits = self._decoder.advance(self._cache, tokens, chunks)
         ended = (slot for slot, ids in chunks if len(ids) == len(self._slots[slot].unseen))  # but for the last, all
-        slots = [*range(first, end), *ended]
+        slots = [*range(self._ready), *ended]
         return slots, logits[: len(slots)]
 
     def _draw(self, slots: Sequence[int], logits: Array) -> list[tuple[int, Token]]:

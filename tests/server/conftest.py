@@ -2,6 +2,7 @@
 
 import io
 import logging
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -9,14 +10,17 @@ import aiohttp
 import pytest
 import torch
 from support.browser import Tab, chromium, tab
+from support.gates import gate as closed_gate
 from support.models import CONFIG, TOKENIZER, decoder_of
 from support.shelf import Shelf
+from support.texts import WAIT_S
 
 from randygpt.language_model import LanguageModel
 from randygpt.model import GPT
 from relay_client.keys import SecretKey
 from server import logs
 from server.app import running
+from server.engine import Engine
 from server.models import LoadedModel, Serving
 from server.settings import Settings
 
@@ -75,4 +79,18 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 async def page(browser: str) -> AsyncIterator[Tab]:
     async with tab(browser) as opened:
+        yield opened
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    made = Engine(threads=2)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What a model may be made to wait for."""
+    with closed_gate(WAIT_S) as opened:
         yield opened

@@ -2,70 +2,23 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.gates import gate as closed_gate
-from support.models import CONFIG, Gated, decoder_of, endless
+from support.models import CONFIG, decoder_of, endless
+from support.texts import BLOCK, GREEDY, NEVER_DONE, WAIT_S, alone, drain, endless_model, gated_model, some_ids, written
 
 from randygpt.config import ModelConfig
 from randygpt.decoder import Decoder, KVCache
-from randygpt.generate import Continuation, Sampling, generate
+from randygpt.generate import Continuation, Sampling
 from randygpt.language_model import LanguageModel
 from randygpt.model import GPT
 from randygpt.tokenizer import CharTokenizer
-from server import batch as batch_module
 from server import models
-from server.engine import Engine, Order
+from server.engine import Engine
 from server.errors import Busy
 from server.models import LoadedModel
-
-WAIT_S = 60
-NEVER_DONE = 1 << 30  # tokens: far longer than any test waits
-GREEDY = Sampling(max_tokens=20, temperature=0)
-BLOCK = CONFIG.block_size
-
-
-def endless_model() -> LoadedModel:
-    return LoadedModel(language_model=endless(), release_id=None, label="endless")
-
-
-def gated_model(opened: threading.Event) -> LoadedModel:
-    model = endless()
-    gated = LanguageModel(decoder=Gated(model.decoder, opened), tokenizer=model.tokenizer)
-    return LoadedModel(language_model=gated, release_id=None, label="gated")
-
-
-def alone(loaded: LoadedModel, prompt: list[int], sampling: Sampling) -> list[int]:
-    return list(generate(loaded.language_model.decoder, prompt, sampling))
-
-
-async def written(engine: Engine, loaded: LoadedModel, prompt: list[int], sampling: Sampling) -> list[int]:
-    return [token.id for token in (await engine.complete(loaded, prompt, sampling)).tokens]
-
-
-async def drain(order: Order) -> None:
-    while order.is_open:
-        await order.next()
-
-
-def some_ids(length: int, *, seed: int) -> list[int]:
-    return np.random.default_rng(seed).integers(2, CONFIG.vocab_size, size=length).tolist()
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    made = Engine(threads=2)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    with closed_gate(WAIT_S) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -245,35 +198,6 @@ async def test_a_failure_is_told_to_all_in_its_batch_and_to_nobody_else(engine: 
     assert [type(error) for error in failed] == [TypeError] * count
     assert engine.count == 0
     assert len(await written(engine, endless_model(), [5], GREEDY)) == 20
-
-
-async def test_a_long_prompt_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_module, "CHUNK", 8)
-    loaded = endless_model()
-    batch: batch_module.Batch[batch_module.Writing] = batch_module.Batch(loaded, None)
-    early, late = (
-        batch_module.Writing(text=batch_module.Continuation(prompt, GREEDY, BLOCK))
-        for prompt in ([5], some_ids(30, seed=1))
-    )
-    batch.join(early)
-    batch.step()
-    batch.join(late)
-    counts = []
-    for _ in range(5):
-        batch.step()
-        counts.append((len(early.drawn), len(late.drawn)))
-    assert counts == [(2, 0), (3, 0), (4, 0), (5, 1), (6, 2)]
-
-
-async def test_what_is_under_way_when_it_closes_is_told_so() -> None:
-    engine = Engine(threads=1)
-    with engine.order(endless_model(), [([5], replace(GREEDY, max_tokens=NEVER_DONE))]) as order:
-        await order.next()
-        await asyncio.to_thread(engine.close)
-        with pytest.raises(Busy, match="about to stop"):
-            await drain(order)
-    with pytest.raises(Busy, match="about to stop"):
-        await engine.complete(endless_model(), [5], GREEDY)
 
 
 async def test_one_text_of_an_order_may_be_given_up(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:

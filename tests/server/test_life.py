@@ -4,13 +4,12 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import pytest
-from support.gates import gate as closed_gate
 from support.models import Gated, endless
 
 from server import app, schema
@@ -43,13 +42,6 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
 
     monkeypatch.setattr(app, "Engine", Watched)
     return made
-
-
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    """What a model may be made to wait for."""
-    with closed_gate(WAIT_S) as opened:
-        yield opened
 
 
 @pytest.fixture

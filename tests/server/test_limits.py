@@ -4,13 +4,12 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import pytest
-from support.gates import gate as closed_gate
 from support.models import Gated, endless
 
 from server import schema
@@ -27,12 +26,6 @@ ASK = {"prompt": "x", "max_tokens": 1}
 async def served(loaded: LoadedModel, **settings: Any) -> AsyncIterator[str]:  # noqa: ANN401 (fields)
     async with running(Serving(current=loaded), None, Settings(**settings)) as address:
         yield address
-
-
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    with closed_gate(WAIT_S) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
-from support.gates import gate as closed_gate
 from support.memory import memory_for
 from support.models import CONFIG, TOKENIZER, Gated, has_weights
 from support.shelf import Shelf, checkpoint, weights, without_checkpoint
@@ -76,13 +75,6 @@ async def server(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     ):
         watch = Reloader(shelf.store, serving)
         yield Server(address=address, session=session, reloader=watch, serving=serving, engine=engines[0])
-
-
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    """What the decoding thread may be made to wait for."""
-    with closed_gate(WAIT_S) as opened:
-        yield opened
 
 
 async def until(condition: Callable[[], bool]) -> None:
