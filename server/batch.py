@@ -76,12 +76,11 @@ class Batch(Generic[W]):
         self._slots.append(writing)
 
     def release(self) -> W:
-        """Let the last text go, with what was seen of it; it may join another batch."""
+        """Let the last text go, with what was seen of it, to another batch; without the memory, MemoryError."""
         slot = len(self._slots) - 1
+        self._slots[slot].seen = self._cache.get(slot)
         self._ready = min(self._ready, slot)
-        writing = self._slots.pop()
-        writing.seen = self._cache.get(slot)
-        return writing
+        return self._slots.pop()
 
     def step(self) -> list[W]:
         """Go on with every text; those that got a token or ended."""

@@ -41,10 +41,13 @@ class Writer:
         return texts < len(loaded.cache.share(*self.part).lengths)
 
     def hand_over(self, other: "Writer") -> bool:
-        """Have another go on with one of its texts, where that has room; between two steps."""
+        """Have another go on with one of its texts, where that has room and there is memory; between two steps."""
         for loaded, batch in self._batches.items():
             if batch.writings and other.has_room(loaded):
-                other.coming.append(batch.release())
+                try:
+                    other.coming.append(batch.release())
+                except MemoryError:
+                    return False
                 return True
         return False
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support.texts import BLOCK, GREEDY, NEVER_DONE, WAIT_S, alone, drain, endless_model, gated_model, written
 
+from randygpt.decoder import KVCache
 from randygpt.generate import Sampling
 from server import batch as batch_module
 from server import models
@@ -49,6 +50,23 @@ async def test_a_thread_shares_its_texts_from_eight_on_and_is_alone_again_with_f
             await read(order)
     for case, tokens in zip(cases[3:7], found[3:7], strict=True):
         assert tokens == alone(loaded, case[0], replace(case[1], max_tokens=len(tokens)))
+
+
+async def test_without_memory_to_share_a_thread_goes_on_alone(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+    """With as many as it has room for."""
+    tried: list[int] = []
+
+    def get(_: KVCache, slot: int) -> None:
+        tried.append(slot)
+        raise MemoryError
+
+    monkeypatch.setattr(KVCache, "get", get)
+    loaded = endless_model()
+    cases = [([row + 2], replace(GREEDY, max_tokens=200)) for row in range(9)]
+    async with asyncio.timeout(WAIT_S):
+        texts = await asyncio.gather(*(written(engine, loaded, *case) for case in cases))
+    assert texts == [alone(loaded, *case) for case in cases]
+    assert tried
 
 
 async def test_room_that_was_only_there_while_a_text_began_anew_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
