@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -20,7 +19,7 @@ _MOST_THREADS = 2  # of which Python lets one go on at a time, but for what nump
 
 
 class Engine:
-    """Threads that each write a part of the texts: about as many, where there are enough to share.
+    """Threads that each write some of the texts: one alone while they are few, else each about as many.
 
     Of more texts than there is room for, the first to come are the first to join.
     """
@@ -30,7 +29,7 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._count = 0  # of texts that somebody waits for
         self._changed = threading.Condition()
-        self._queue: deque[Job] = deque()  # those that no thread has room for
+        self._queue: list[Job] = []  # those that no thread has room for
         self._closed = threading.Event()
         count, metrics = min(threads, _MOST_THREADS), metrics or Metrics()
         self._writers = [
@@ -134,7 +133,7 @@ class Engine:
 
     def _assign(self) -> None:
         """Give the texts that wait to threads with room; while `changed` is held."""
-        waiting, self._queue = self._queue, deque()
+        waiting, self._queue = self._queue, []
         full: set[LoadedModel] = set()
         for job in waiting:
             if job.gone:
@@ -150,7 +149,7 @@ class Engine:
                 self._queue.append(job)
 
     def _surplus(self, writer: Writer, other: Writer) -> int:
-        """How many texts the one should hand to the other."""
+        """How many texts the one should hand to the other: all of few, to who has more; else half of the difference."""
         mine, theirs = writer.load, other.load
         if mine + theirs <= _BETTER_ALONE:
             return mine if (mine, writer.part) < (theirs, other.part) else 0
