@@ -20,7 +20,7 @@ from rows_server import CHARACTERS, CONFIG, HEADER, TOKENS, running, weights
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # it has the shelf
 from support.shelf import Shelf
 
-from randygpt.decoder import Array, Decoder, KVCache
+from randygpt.model.decoder import Array, Decoder, KVCache
 from relay_client.keys import SecretKey
 from server.models import SLOTS
 

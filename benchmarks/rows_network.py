@@ -20,13 +20,13 @@ from measure import ROUNDS, Bench, Measured, Row, ratio
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # it has the other relays
 from support.relays import NPM_MODULES, PYTHON_RELAY, find_free_port, npm_relay, python_relay
 
-from distribution.announcement import chunk_draft
 from distribution.chunking import CHUNK_SIZE
-from randygpt.checkpoint import Checkpoint, write_checkpoint
-from randygpt.config import ModelConfig
-from randygpt.header import CheckpointHeader
-from randygpt.sidecar import Sidecar
-from randygpt.tokenizer import CharTokenizer
+from distribution.events import chunk_draft
+from randygpt.checkpoint.header import CheckpointHeader
+from randygpt.checkpoint.rgpt import Checkpoint, write_checkpoint
+from randygpt.checkpoint.sidecar import Sidecar
+from randygpt.model.config import ModelConfig
+from randygpt.model.tokenizer import CharTokenizer
 from relay_client.keys import SecretKey
 
 EVENTS = int(os.environ.get("NETWORK_EVENTS", "3738"))

@@ -11,8 +11,8 @@ import coincurve
 import pybase64
 from measure import Bench, Measured, Row, compare
 
-from distribution.announcement import chunk_draft
 from distribution.chunking import CHUNK_SIZE, decode_exactly
+from distribution.events import chunk_draft
 from relay_client.event import Event
 from relay_client.keys import SecretKey
 

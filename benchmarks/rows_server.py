@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from measure import BASELINE, ROUNDS, Bench, Measured, Row, ratio
 
-from randygpt.checkpoint import Array, Checkpoint, write_checkpoint
-from randygpt.config import ModelConfig
-from randygpt.header import CheckpointHeader
-from randygpt.sidecar import Sidecar
-from randygpt.tokenizer import CharTokenizer
+from randygpt.checkpoint.header import CheckpointHeader
+from randygpt.checkpoint.rgpt import Array, Checkpoint, write_checkpoint
+from randygpt.checkpoint.sidecar import Sidecar
+from randygpt.model.config import ModelConfig
+from randygpt.model.tokenizer import CharTokenizer
 
 VOCAB = 2000
 TOKENS = 200

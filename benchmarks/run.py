@@ -26,8 +26,8 @@ import rows_relay
 import rows_server
 from measure import BASELINE, TEXT, Bench, Result, Row
 
-from randygpt.text import Text
-from randygpt.tokenizer import CharTokenizer
+from randygpt.model.tokenizer import CharTokenizer
+from randygpt.training.text import Text
 
 RESULTS = Path(__file__).parent / "results"
 USUAL = (*rows_model.ROWS, *rows_server.ROWS, *rows_load.ROWS, *rows_relay.ROWS)

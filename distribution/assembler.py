@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from distribution.announcement import CHUNK_KIND
 from distribution.chunking import decode_exactly
 from distribution.errors import InvalidChunk
+from distribution.events import CHUNK_KIND
 from distribution.manifest import Chunk, FileEntry
 from relay_client.event import HashedEvent, decode_hex, raw_tag
 

@@ -10,16 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-from distribution.announcement import CHUNK_KIND, Release
-from distribution.archive import SignatureLog
 from distribution.assembler import Assembler, Placement
-from distribution.collect import make_room
 from distribution.errors import ChunksMissing, InvalidChunk
+from distribution.event_archive import SignatureLog
+from distribution.events import CHUNK_KIND, Release
+from distribution.gc import make_room
 from distribution.installed import InstalledRelease, Original
 from distribution.manifest import FileEntry, Manifest
 from distribution.partial import PartialFile, Rewrite
 from distribution.store import Store
-from relay_client import hunt
+from relay_client import gather
 from relay_client.errors import InvalidEvent
 from relay_client.pool import Pool
 
@@ -120,7 +120,7 @@ class _Filling:
         pool, assembler = self._download.pool, self._assembler
         try:
             if await pool.collect(assembler.missing, self._offer):
-                await pool.collect(assembler.missing_hashes, self._offer_copy, hunt.copies(CHUNK_KIND))
+                await pool.collect(assembler.missing_hashes, self._offer_copy, gather.copies(CHUNK_KIND))
         finally:
             if self._advancing:
                 await asyncio.wait({self._advancing})

@@ -10,12 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from distribution import trust
-from distribution.announcement import (
-    CHUNK_KIND,
-    HEAD_KIND,
-    MAX_MANIFEST_SIZE,
-    Release,
-)
 from distribution.chunking import decode
 from distribution.download import ChunkCounts, Download, OnProgress
 from distribution.errors import (
@@ -24,6 +18,12 @@ from distribution.errors import (
     InvalidManifest,
     InvalidRelease,
     NotFound,
+)
+from distribution.events import (
+    CHUNK_KIND,
+    HEAD_KIND,
+    MAX_MANIFEST_SIZE,
+    Release,
 )
 from distribution.heads import heads_filter, read_heads
 from distribution.installed import InstalledRelease

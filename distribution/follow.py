@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-from distribution.announcement import HEAD_KIND, Head, Release
 from distribution.errors import DistributionError, InvalidRelease
+from distribution.events import HEAD_KIND, Head, Release
 from distribution.fetch import Fetcher
 from distribution.installed import InstalledRelease
 from distribution.revocation import REVOCATION_KIND, Revocation
-from distribution.state import StateFile
+from distribution.state_file import StateFile
 from distribution.store import Store
 from relay_client.backoff import Backoff
 from relay_client.errors import InvalidEvent, RelayClientError
@@ -25,7 +25,7 @@ from relay_client.event import Event, Signer
 from relay_client.filter import Filter
 from relay_client.keys import AddressReference, EventReference
 from relay_client.pool import Pool
-from relay_client.watch import Link, Watch
+from relay_client.subscription import Link, Watch
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from distribution.announcement import HEAD_KIND, Head
 from distribution.errors import InvalidRelease
+from distribution.events import HEAD_KIND, Head
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event
 from relay_client.filter import Filter

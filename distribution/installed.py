@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distribution.announcement import Release
+from distribution.events import Release
 from distribution.manifest import FileEntry, Manifest
 
 

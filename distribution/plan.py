@@ -8,13 +8,13 @@ import hashlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
-from distribution.announcement import MAX_MANIFEST_CHUNKS, chunk_draft, release_draft
 from distribution.chunking import spans
 from distribution.errors import CallerError
+from distribution.events import MAX_MANIFEST_CHUNKS, chunk_draft, release_draft
 from distribution.journal import Entry
 from distribution.manifest import Manifest
 from distribution.source import HashedSource, SourceFile
-from relay_client.delivery import Delivery
+from relay_client.allocation import Delivery
 from relay_client.event import Event, EventDraft, Signer
 
 MAX_EVENT_SIZE = 65_536  # bytes as JSON: what the smallest common relay takes

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import orjson
 
-from distribution.announcement import MAX_VERSION, Head, Release, head_draft, is_card
 from distribution.errors import CallerError, NotPublished
+from distribution.events import MAX_VERSION, Head, Release, head_draft, is_card
 from distribution.heads import heads_filter, read_heads
 from distribution.journal import Entry, Journal, contents_digest
 from distribution.manifest import Manifest, is_name
@@ -20,13 +20,13 @@ from distribution.plan import Plan, make_plan
 from distribution.readback import unreadable
 from distribution.receipts import Receipts
 from distribution.source import HashedSource, SourceFile
-from relay_client.courier import RelayReport
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
-from relay_client.info import read_infos
 from relay_client.keys import SecretKey
+from relay_client.nip11 import read_infos
 from relay_client.pool import Pool
+from relay_client.sender import RelayReport
 
 _SAMPLE = 8  # chunks of which a relay that took them must show some
 _SIGNED_KEPT = 32  # events kept for relays that follow close behind, 2 MB

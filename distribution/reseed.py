@@ -13,21 +13,21 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from distribution.announcement import CHUNK_KIND, Release, chunk_draft
 from distribution.chunking import decode
 from distribution.errors import CallerError, InvalidChunk, InvalidRelease, NotPublished, StoreError
+from distribution.events import CHUNK_KIND, Release, chunk_draft
 from distribution.heads import heads_filter
 from distribution.installed import InstalledFile, InstalledRelease
 from distribution.manifest import RESERVED, Chunk, Manifest
 from distribution.store import Store
-from relay_client.courier import RelayReport
-from relay_client.delivery import Delivery
+from relay_client.allocation import Delivery
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, HashedEvent
 from relay_client.filter import Filter
+from relay_client.gather_plan import IDS_PER_REQUEST
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
-from relay_client.shares import IDS_PER_REQUEST
+from relay_client.sender import RelayReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

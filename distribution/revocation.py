@@ -9,15 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from distribution.announcement import RELEASE_KIND, Head, Release, check_time
 from distribution.errors import InvalidRelease
-from distribution.versions import Versions
+from distribution.events import RELEASE_KIND, Head, Release, check_time
+from distribution.seen_versions import Versions
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
+from relay_client.gather_plan import IDS_PER_REQUEST
 from relay_client.keys import AddressReference
 from relay_client.pool import Pool
-from relay_client.shares import IDS_PER_REQUEST
 
 REVOCATION_KIND = 5
 

@@ -4,19 +4,19 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from distribution.announcement import RELEASE_KIND, Head, Release, head_draft
 from distribution.errors import CallerError, InvalidRelease, NotFound, NotPublished
+from distribution.events import RELEASE_KIND, Head, Release, head_draft
 from distribution.heads import heads_filter, read_heads
 from distribution.readback import unreadable
 from distribution.revocation import ask_revoked, revocation_draft
+from distribution.seen_versions import Versions
 from distribution.trust import latest
-from distribution.versions import Versions
-from relay_client.courier import RelayReport
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event
 from relay_client.filter import Filter
 from relay_client.keys import AddressReference, EventReference, SecretKey
 from relay_client.pool import Pool
+from relay_client.sender import RelayReport
 
 _RELEASES = 500  # what relays give at most; of an author, newest first
 

@@ -19,14 +19,14 @@ from pathlib import Path
 import orjson
 from filelock import AsyncFileLock
 
-from distribution.announcement import Release
-from distribution.archive import Archive
 from distribution.errors import StoreError
+from distribution.event_archive import Archive
+from distribution.events import Release
 from distribution.installed import InstalledFile, InstalledRelease, Original, from_record, to_record
 from distribution.manifest import RESERVED, FileEntry, Manifest
 from distribution.partial import PartialFile, Rewrite, hashes_to
-from distribution.state import StateFile
-from distribution.versions import Versions
+from distribution.seen_versions import Versions
+from distribution.state_file import StateFile
 from relay_client import durable
 from relay_client.errors import InvalidEvent
 from relay_client.event import decode_hex

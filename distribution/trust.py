@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from distribution.announcement import Head, Release, Seen
 from distribution.errors import Equivocation, NotTrusted, Rollback
+from distribution.events import Head, Release, Seen
 from relay_client.keys import encode_npub
 
 Mode = Literal["explicit", "allowlist"]

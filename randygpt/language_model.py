@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from randygpt.checkpoint import read_matrices
-from randygpt.config import ModelConfig
-from randygpt.decoder import Decoder
+from randygpt.checkpoint.rgpt import read_matrices
+from randygpt.checkpoint.sidecar import describe, find_checkpoint
 from randygpt.errors import CallerError, InvalidModelFile
-from randygpt.generate import Sampling, generate, until_stop
-from randygpt.sidecar import describe, find_checkpoint
-from randygpt.tokenizer import Tokenizer
+from randygpt.model.config import ModelConfig
+from randygpt.model.decoder import Decoder
+from randygpt.model.sampling import Sampling, generate, until_stop
+from randygpt.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -15,14 +15,14 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
-from relay_client.address import is_loopback
 from relay_client.errors import PeerError, Refused, Silent, TransportError
 from relay_client.event import HashedEvent, Signer
 from relay_client.filter import Filter
 from relay_client.hints import is_public
 from relay_client.messages import clean, prefix
-from relay_client.pacing import QUESTION_REPEATS, Pace
+from relay_client.rate_control import QUESTION_REPEATS, Pace
 from relay_client.session import Acknowledged, Challenged, Delivered, Finished, Identified, Noticed, Session
+from relay_client.url import is_loopback
 
 MAX_FRAME = 256 << 10  # bytes; an event of ours is a quarter of it
 CONNECT_S = 10.0

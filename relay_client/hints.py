@@ -8,8 +8,8 @@ import ipaddress
 from collections.abc import Container, Iterable
 from urllib.parse import urlsplit
 
-from relay_client.address import check_url
 from relay_client.errors import CallerError
+from relay_client.url import check_url
 
 MAX_HINTS = 3
 

@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from relay_client import hunt
+from relay_client import gather
+from relay_client.allocation import Delivery
 from relay_client.backoff import Backoff
 from relay_client.connection import Connection, OnEvent
-from relay_client.courier import Courier, OnTaken, RelayReport
-from relay_client.delivery import Delivery
 from relay_client.errors import InvalidEvent, PeerError, Refused, Silent, TransportError
 from relay_client.event import Event, HashedEvent, Signer
 from relay_client.filter import Filter
+from relay_client.gather_plan import IDS_PER_REQUEST
 from relay_client.hints import MAX_HINTS, usable
-from relay_client.pacing import Pace
-from relay_client.shares import IDS_PER_REQUEST
+from relay_client.rate_control import Pace
+from relay_client.sender import Courier, OnTaken, RelayReport
 
 if TYPE_CHECKING:  # it imports an HTTP client, which a fetch has no use for
-    from relay_client.info import RelayInfo
+    from relay_client.nip11 import RelayInfo
 
 _RETURNS = 3  # tries without any progress to get on with a relay that went away
 
@@ -211,7 +211,9 @@ class Pool:
         except (TransportError, PeerError) as error:
             self.reports[url].reason = str(error)
 
-    async def collect(self, keys: Iterable[bytes], offer: hunt.Offer, search: hunt.Search = hunt.BY_ID) -> list[bytes]:
+    async def collect(
+        self, keys: Iterable[bytes], offer: gather.Offer, search: gather.Search = gather.BY_ID
+    ) -> list[bytes]:
         """Gather events, by id unless `search` says otherwise; returns the keys (32 bytes each) that did not come.
 
         `offer` is called as events arrive; what it refuses is asked for elsewhere, and the relay is asked last from
@@ -245,7 +247,7 @@ class Pool:
         return [url for url, is_open in zip(urls, reached, strict=True) if is_open]
 
     async def _hunt(
-        self, urls: Sequence[str], keys: Sequence[str], offer: hunt.Offer, search: hunt.Search
+        self, urls: Sequence[str], keys: Sequence[str], offer: gather.Offer, search: gather.Search
     ) -> list[str]:
         def fail(url: str, error: TransportError | PeerError) -> None:
             self.reports[url].reason = str(error)
@@ -253,7 +255,7 @@ class Pool:
                 self._lost.add(url)
 
         connections = [self._connections[url] for url in urls]
-        return await hunt.collect(connections, keys, offer, search=search, liars=self.liars, on_failure=fail)
+        return await gather.collect(connections, keys, offer, search=search, liars=self.liars, on_failure=fail)
 
     async def _bring_back(self) -> list[str]:
         """Connect again to the relays that went away; returns those that are back."""

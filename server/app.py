@@ -11,13 +11,14 @@ from typing import TypeAlias
 import orjson
 from aiohttp import web
 
-from server.answer import Answer
+from server.completion import Answer
 from server.engine import Engine
 from server.errors import Busy, InvalidRequest, UnfitModel
 from server.fields import parse_object
-from server.guard import REQUEST_ID, RETRY_AFTER_S, STREAM, Guard, error_response, json_response
+from server.limits import Settings
 from server.listen import listen
 from server.metrics import PAGE_TYPE, Metrics
+from server.middleware import REQUEST_ID, RETRY_AFTER_S, STREAM, Guard, error_response, json_response
 from server.models import LoadedModel, Serving
 from server.openapi import document
 from server.page import Page
@@ -25,7 +26,6 @@ from server.provenance import Provenance
 from server.reloader import Reloader
 from server.replies import Form, completion_reply, models_reply, openai_error, usage
 from server.schema import MAX_BODY, CompletionRequest, parse_chat, parse_completion, parse_request
-from server.settings import Settings
 
 Watcher: TypeAlias = Callable[[Callable[[], Awaitable[None]]], contextlib.AbstractAsyncContextManager[None]]
 

@@ -10,8 +10,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from randygpt.decoder import CHUNK, Array, Decoder, KVCache
-from randygpt.generate import Continuation, draw_each, log_probabilities
+from randygpt.model.decoder import CHUNK, Array, Decoder, KVCache
+from randygpt.model.sampling import Continuation, draw_each, log_probabilities
 
 Chunks = list[tuple[int, Sequence[int]]]  # slot, ids
 _UNDISTURBED = 4 * CHUNK  # tokens of prompts in one pass while there is nobody whom a longer one makes wait

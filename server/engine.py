@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from randygpt.generate import Continuation, Sampling
+from randygpt.model.sampling import Continuation, Sampling
 from server.errors import Busy
 from server.metrics import Metrics
 from server.models import LoadedModel

@@ -9,8 +9,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
 from server.errors import CannotListen
+from server.limits import Settings
 from server.replies import error_reply
-from server.settings import Settings
 
 _MOMENT_S = 2.0  # for a client to take an answer that it does not expect
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

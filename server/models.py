@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from distribution.installed import InstalledRelease
-from randygpt.config import ModelConfig
-from randygpt.decoder import KVCache
+from randygpt.checkpoint.sidecar import find_checkpoint, read_json, read_tokenizer
 from randygpt.errors import RandyGPTError
 from randygpt.language_model import LanguageModel, from_weights, load
-from randygpt.sidecar import find_checkpoint, read_json, read_tokenizer
-from randygpt.tokenizer import BOS_ID
+from randygpt.model.config import ModelConfig
+from randygpt.model.decoder import KVCache
+from randygpt.model.tokenizer import BOS_ID
 from server.errors import UnfitModel, Unreadable
 from server.logs import printable
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from randygpt.generate import Finish
+from randygpt.model.sampling import Finish
 from server.batch import Token, Writing
 from server.models import LoadedModel
 

@@ -7,7 +7,7 @@ from importlib import resources
 import orjson
 from aiohttp import web
 
-from server.guard import NOT_MODIFIED, Handler
+from server.middleware import NOT_MODIFIED, Handler
 from server.models import Serving
 from server.provenance import Provenance, told
 

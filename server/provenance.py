@@ -7,7 +7,7 @@ from typing import Any
 
 from distribution.errors import DistributionError
 from distribution.installed import InstalledRelease
-from distribution.state import StateFile
+from distribution.state_file import StateFile
 from distribution.store import Store
 from server.models import LoadedModel
 

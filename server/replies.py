@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from randygpt.tokenizer import BOS_ID, EOS_ID
-from server.answer import Choice
+from randygpt.model.tokenizer import BOS_ID, EOS_ID
 from server.batch import Token
+from server.completion import Choice
 
 Json = dict[str, Any]
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}

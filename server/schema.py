@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from randygpt.generate import Sampling
+from randygpt.model.sampling import Sampling
 from server.errors import InvalidRequest
 from server.fields import Field, Flag, Inner, Number, Texts, parse_object, read
 

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, settings
 from support.relays import find_free_port
 from support.scripted_relay import ScriptedRelay, scripted_relay
 
-from relay_client.embedded import EmbeddedRelay
 from relay_client.keys import SecretKey
+from relay_client.local_relay import EmbeddedRelay
 
 torch.set_num_threads(1)  # the models here are too small to share out
 settings.register_profile(

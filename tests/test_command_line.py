@@ -359,10 +359,10 @@ def test_a_signal_ends_training_with_both_files_saved(friend: Path, number: int,
 
 LOSES_A_SIGNAL = """
 import os, signal, sys, weakref
-from randygpt import machine
+from randygpt.training import device
 from randygpt.cli.main import run
 
-find_device = machine.find_device
+find_device = device.find_device
 
 def lost(name):
     thing = type("Thing", (), {})()
@@ -370,7 +370,7 @@ def lost(name):
     del thing  # what the callback raises is dropped
     return find_device(name)
 
-machine.find_device = lost
+device.find_device = lost
 sys.exit(run(sys.argv[1:]))
 """
 

@@ -16,7 +16,7 @@ from support.models import write_tiny
 
 from randygpt.cli import installed
 from randygpt.cli.main import app, run
-from randygpt.cli.parameters import parameters
+from randygpt.cli.settings import parameters
 
 Capture = pytest.CaptureFixture[str]
 

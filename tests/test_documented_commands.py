@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from randygpt.cli.main import app
-from randygpt.cli.spelling import normalise
+from randygpt.cli.rust_compat import normalise
 
 ROOT = Path(__file__).parents[1]
 COMMAND = typer.main.get_command(app)

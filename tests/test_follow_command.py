@@ -16,8 +16,8 @@ from support.command import TIMEOUT_S, environment, only_line, randygpt
 from support.releases import publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay
 
-from distribution.announcement import HEAD_KIND
-from randygpt.cli.hook import Hook
+from distribution.events import HEAD_KIND
+from randygpt.cli.post_install import Hook
 from relay_client.keys import SecretKey, encode_npub
 
 

@@ -11,11 +11,11 @@ from support.models import write_tiny
 from support.releases import visible
 from support.scripted_relay import ScriptedRelay
 
-from randygpt import keysource
-from randygpt.settings import Home
+from randygpt.user import signing_key
+from randygpt.user.home import Home
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
-from relay_client.watch import Watch
+from relay_client.subscription import Watch
 
 
 async def said(home: Path, *words: object) -> dict[str, Any]:
@@ -78,8 +78,8 @@ async def test_the_key_is_read_only_where_a_relay_insists(
 
 async def test_following_goes_on_with_a_key_that_cannot_be_used(nip42_relay: str, relay: str, tmp_path: Path) -> None:
     home = Home(tmp_path)
-    keysource.keep(home, "no key at all")
-    signer, told = keysource.signer(home), asyncio.Event()
+    signing_key.keep(home, "no key at all")
+    signer, told = signing_key.signer(home), asyncio.Event()
     watch = Watch([nip42_relay, relay], Filter(limit=1), lambda *_: True, signer=signer, on_change=lambda _: told.set())
     task = asyncio.create_task(watch.run())
     async with asyncio.timeout(60):
@@ -98,7 +98,7 @@ async def test_nobody_is_asked_for_the_password_of_a_locked_key(
 ) -> None:
     release = (await said(author, "publish", "m.bin", "--relay", nip42_relay))["release"]
     friend = Home(tmp_path / "friend")
-    keysource.keep(friend, key.reveal_ncryptsec("a password"))
+    signing_key.keep(friend, key.reveal_ncryptsec("a password"))
     done = await asyncio.to_thread(randygpt, friend.folder, "fetch", release, "--relay", nip42_relay)
     assert done.returncode == 4
     assert "is locked with a password" in only_line(done.stderr)

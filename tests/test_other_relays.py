@@ -11,16 +11,16 @@ from support.relays import npm_relay, python_relay
 from support.releases import checkpoint_bytes, clock, fetch, publish, source, tiny_sources
 from support.scripted_relay import scripted_relay
 
-from distribution.announcement import CHUNK_KIND
+from distribution.events import CHUNK_KIND
 from distribution.follow import Trouble
 from distribution.heads import heads_filter
 from distribution.reseed import Reseeder
 from distribution.revoke import Revoker
 from distribution.store import Store
-from relay_client.embedded import EmbeddedRelay
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import AddressReference, EventReference, SecretKey
+from relay_client.local_relay import EmbeddedRelay
 from relay_client.pool import Pool
 
 pytestmark = pytest.mark.full

@@ -13,9 +13,9 @@ from support.independent_reader.manifest import check_manifest
 from support.independent_reader.refused import Refused
 from support.protocol_example import CREATED_AT, Example, resigned
 
-from distribution.announcement import Head, Release
 from distribution.assembler import Assembler
 from distribution.errors import InvalidChunk, InvalidManifest, InvalidRelease
+from distribution.events import Head, Release
 from distribution.manifest import Manifest
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event

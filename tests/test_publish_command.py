@@ -17,12 +17,12 @@ from support.command import environment, only_line, randygpt
 from support.models import CONFIG, TOKENIZER, tiny_checkpoint, write_tiny
 from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
 
-from randygpt.checkpoint import Checkpoint, write_checkpoint
+from randygpt.checkpoint.header import CheckpointHeader, weights_size
+from randygpt.checkpoint.rgpt import Checkpoint, write_checkpoint
+from randygpt.checkpoint.sidecar import Sidecar, sidecar_path
 from randygpt.cli import publish as module
 from randygpt.cli.main import run
-from randygpt.config import ModelConfig
-from randygpt.header import CheckpointHeader, weights_size
-from randygpt.sidecar import Sidecar, sidecar_path
+from randygpt.model.config import ModelConfig
 from relay_client.event import EventDraft
 from relay_client.keys import SecretKey
 

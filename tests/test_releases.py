@@ -11,7 +11,7 @@ from support.command import loads_torch, only_line, randygpt
 from support.releases import fetch, publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay, scripted_relay
 
-from distribution.announcement import Release
+from distribution.events import Release
 from randygpt.cli.main import run
 from relay_client.keys import SecretKey, encode_npub
 

@@ -15,9 +15,9 @@ from support.releases import publish, tiny_sources
 
 from distribution.store import Store
 from randygpt.cli.main import run
-from randygpt.settings import Home
-from relay_client.embedded import EmbeddedRelay
+from randygpt.user.home import Home
 from relay_client.keys import SecretKey, encode_npub
+from relay_client.local_relay import EmbeddedRelay
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import pytest
 from support.command import loads_torch, only_line
 from support.models import CONFIG, TOKENIZER, side_files, tiny_checkpoint, write_tiny
 
-from randygpt.checkpoint import write_checkpoint
+from randygpt.checkpoint.header import CheckpointHeader
+from randygpt.checkpoint.rgpt import write_checkpoint
+from randygpt.checkpoint.sidecar import Sidecar, sidecar_path
 from randygpt.cli.main import run
-from randygpt.config import ModelConfig
-from randygpt.header import CheckpointHeader
-from randygpt.sidecar import Sidecar, sidecar_path
-from randygpt.tokenizer import BpeTokenizer
+from randygpt.model.config import ModelConfig
+from randygpt.model.tokenizer import BpeTokenizer
 
 LOSSES = {"train": 1.5, "val": 1.75, "best_val": 1.625}
 

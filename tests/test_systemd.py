@@ -25,8 +25,8 @@ from randygpt.cli import systemd
 from relay_client.keys import SecretKey, encode_npub
 from server.app import running
 from server.engine import Engine
+from server.limits import Settings
 from server.models import LoadedModel, Serving
-from server.settings import Settings
 
 
 class Manager:

@@ -23,7 +23,7 @@ ROWS = [
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("|")[1].strip())
 def test_every_answer_is_shown_by_tests_that_exist(row: str) -> None:
     attack, answer, shown_by = (cell.strip() for cell in row.strip("|").split("|"))
-    named = re.findall(r"`([a-z_/]+\.py)::(test_[a-z0-9_]+)`", shown_by)
+    named = re.findall(r"`([a-z0-9_/]+\.py)::(test_[a-z0-9_]+)`", shown_by)
     assert attack
     assert answer
     assert shown_by == ", ".join(f"`{path}::{name}`" for path, name in named) != ""

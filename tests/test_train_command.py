@@ -8,9 +8,9 @@ import pytest
 from support.command import only_line
 from support.models import TEXT, TOKENIZER
 
-from randygpt.checkpoint import read_checkpoint, read_weights
+from randygpt.checkpoint.rgpt import read_checkpoint, read_weights
+from randygpt.checkpoint.sidecar import Description, describe, read_sidecar
 from randygpt.cli.main import run
-from randygpt.sidecar import Description, describe, read_sidecar
 
 TINY = ("--dim", "16", "--heads", "2", "--layers", "1", "--batch", "2")
 

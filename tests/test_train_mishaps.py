@@ -17,12 +17,12 @@ from support.command import TIMEOUT_S, environment, only_line
 from support.memory import memory_for
 from support.models import TEXT, TOKENIZER, write_tiny
 
-from randygpt.checkpoint import Checkpoint, write_checkpoint
+from randygpt.checkpoint.header import CheckpointHeader
+from randygpt.checkpoint.rgpt import Checkpoint, write_checkpoint
+from randygpt.checkpoint.sidecar import describe
 from randygpt.cli.main import run
-from randygpt.cli.spelling import normalise
-from randygpt.config import ModelConfig
-from randygpt.header import CheckpointHeader
-from randygpt.sidecar import describe
+from randygpt.cli.rust_compat import normalise
+from randygpt.model.config import ModelConfig
 
 TINY = ("--dim", "16", "--heads", "2", "--layers", "1", "--batch", "2", "--block", "32")
 

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import tokenizers
 
-from randygpt.text import Text
-from randygpt.tokenizer import BpeTokenizer
+from randygpt.model.tokenizer import BpeTokenizer
+from randygpt.training.text import Text
 
 SIZE = 500
 T = TypeVar("T")

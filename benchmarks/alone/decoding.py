@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 
-from randygpt.config import ModelConfig
-from randygpt.decoder import Decoder
-from randygpt.generate import Sampling, generate
-from randygpt.header import tensor_shapes
+from randygpt.model.config import ModelConfig
+from randygpt.model.decoder import Decoder
+from randygpt.model.layout import tensor_shapes
+from randygpt.model.sampling import Sampling, generate
 
 TOKENS = 200
 

@@ -13,10 +13,10 @@ import time
 import aiohttp
 import numpy as np
 
-from randygpt.config import ModelConfig
-from randygpt.decoder import Decoder, KVCache
-from randygpt.generate import Sampling, draw
-from randygpt.header import tensor_shapes
+from randygpt.model.config import ModelConfig
+from randygpt.model.decoder import Decoder, KVCache
+from randygpt.model.layout import tensor_shapes
+from randygpt.model.sampling import Sampling, draw
 
 ROUNDS, STEPS = 25, 10
 SAMPLING = Sampling(temperature=0.8, top_p=0.9)

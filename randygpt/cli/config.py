@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from randygpt.cli.output import Json, Quiet, emit, remark
-from randygpt.cli.parameters import Parameter, defaults, mistakes, parameters, wrong_variables
-from randygpt.configuration import Key, Setting, line_of, merged, paths, present, text_of
-from randygpt.settings import GENERAL, RELAYS, Home, variable
+from randygpt.cli.settings import Parameter, defaults, mistakes, parameters, wrong_variables
+from randygpt.user.config_files import Key, Setting, line_of, merged, paths, present, text_of
+from randygpt.user.home import GENERAL, RELAYS, Home, variable
 
 _EVERYWHERE = {"json", "quiet"}  # keys of every table
 

@@ -27,8 +27,8 @@ def export(
     _quiet: Quiet = False,
 ) -> None:
     """Write a checkpoint as safetensors, or as a folder that transformers loads."""
-    from randygpt.export import export_model
-    from randygpt.sidecar import describe, find_checkpoint
+    from randygpt.checkpoint.export import export_model
+    from randygpt.checkpoint.sidecar import describe, find_checkpoint
 
     names = export_model(describe(find_checkpoint(file), preset=preset, vocab=vocab), folder, kind)
     total = size(sum((folder / name).stat().st_size for name in names))
@@ -45,7 +45,7 @@ def import_model(
     _quiet: Quiet = False,
 ) -> None:
     """Make a checkpoint of an exported folder: RGPT0003 where it has moments, else RGPT0002."""
-    from randygpt import export as logic
+    from randygpt.checkpoint import export as logic
 
     prefix = named(target or Path(folder.resolve().name))
     path = prefix.with_name(f"{prefix.name.removesuffix('.bin')}.bin")

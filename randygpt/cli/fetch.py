@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt import keysource
 from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_count, byte_progress, emit, remark, size
 from randygpt.cli.relays import chosen
-from randygpt.settings import Home
+from randygpt.user import signing_key
+from randygpt.user.home import Home
 
 if TYPE_CHECKING:
     from distribution.download import OnProgress
@@ -34,7 +34,7 @@ def fetch(
     quiet: Quiet = False,
 ) -> None:
     """Fetch a model: every byte verified against its author's signature, installed whole or not at all."""
-    from distribution.trustlist import TrustBook
+    from distribution.trust_list import TrustBook
     from relay_client.hints import usable
     from relay_client.keys import encode_npub, parse_reference
 
@@ -74,11 +74,11 @@ async def _fetch(
     from distribution.fetch import Fetcher
     from distribution.partial import Rewrite
     from distribution.store import Store
-    from randygpt.header import WEIGHTS_MAGIC
+    from randygpt.checkpoint.header import WEIGHTS_MAGIC
     from relay_client.pool import Pool
 
     rewrite = Rewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC) if weights_only else None
-    async with Pool(urls, signer=keysource.signer(home), hints=reference.relays) as pool:
+    async with Pool(urls, signer=signing_key.signer(home), hints=reference.relays) as pool:
         fetcher = Fetcher(
             pool=pool,
             store=Store(home.folder),

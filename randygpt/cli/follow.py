@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt import keysource
 from randygpt.cli import installed, systemd
-from randygpt.cli.hook import Hook
 from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_count, byte_progress, emit, remark
+from randygpt.cli.post_install import Hook
 from randygpt.cli.relays import chosen
 from randygpt.errors import CallerError
-from randygpt.settings import Home
+from randygpt.user import signing_key
+from randygpt.user.home import Home
 
 if TYPE_CHECKING:
     from distribution.download import OnProgress
     from distribution.follow import Followed, Follower, News, Standing
     from distribution.installed import InstalledRelease
     from distribution.store import Store
-    from distribution.trustlist import TrustList
+    from distribution.trust_list import TrustList
     from relay_client.keys import AddressReference
     from relay_client.pool import Pool
 
@@ -92,7 +92,7 @@ def target(
     address = _address(name, trusted)
     trusted.policy.check(address.author)
     urls = chosen(home, relay, address.relays)
-    return Followed(address=address, urls=urls, notify_only=notify_only, signer=keysource.signer(home))
+    return Followed(address=address, urls=urls, notify_only=notify_only, signer=signing_key.signer(home))
 
 
 def follower(
@@ -108,7 +108,7 @@ def follower(
     """What follows; it takes releases of the one author alone, of at most `max_size` bytes."""
     from distribution.fetch import Fetcher
     from distribution.follow import Follower
-    from distribution.state import StateFile
+    from distribution.state_file import StateFile
     from distribution.trust import TrustPolicy
 
     policy = TrustPolicy(mode="allowlist", authors=frozenset({followed.address.author}))
@@ -128,7 +128,7 @@ def follower(
 
 
 def _address(text: str, trusted: "TrustList") -> "AddressReference":
-    from distribution.announcement import HEAD_KIND
+    from distribution.events import HEAD_KIND
     from distribution.manifest import is_name
     from relay_client.keys import AddressReference, parse_reference
 

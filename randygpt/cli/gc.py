@@ -7,7 +7,7 @@ import typer
 
 from randygpt.cli import installed
 from randygpt.cli.output import Json, Quiet, byte_count, checked, emit, size
-from randygpt.settings import Home
+from randygpt.user.home import Home
 
 EXAMPLE = "Example: randygpt gc --keep 3 --quota 20G"
 
@@ -34,7 +34,7 @@ def gc(
 
     Safe beside a running fetch. Under a quota, a fetch removes old releases by itself before it refuses.
     """
-    from distribution.collect import Collector, Quota, used
+    from distribution.gc import Collector, Quota, used
 
     store, trusted = installed.local(Home.from_environment())
     limits = Quota(store.home)

@@ -40,8 +40,8 @@ def generate(
     _quiet: Quiet = False,
 ) -> None:
     """Write on from a prompt, or from several; the completion alone is printed."""
-    from randygpt.generate import Sampling
     from randygpt.language_model import load
+    from randygpt.model.sampling import Sampling
 
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
     if was_typed(context, "checkpoint") and not was_typed(context, "model"):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli.output import Json, Quiet, emit, remark, size
-from randygpt.settings import Home
+from randygpt.user.home import Home
 
 if TYPE_CHECKING:
     from distribution.installed import InstalledRelease
     from distribution.store import Store
-    from distribution.trustlist import TrustList
+    from distribution.trust_list import TrustList
 
 LIST_EXAMPLE = "Example: randygpt list"
 USE_EXAMPLE = "Example: randygpt use previous"
@@ -57,14 +57,14 @@ Which = Annotated[str, typer.Argument(metavar="RELEASE", help=_MEANING, autocomp
 def local(home: Home) -> "tuple[Store, TrustList]":
     """The store, and the authors that the user knows by name."""
     from distribution.store import Store
-    from distribution.trustlist import TrustBook
+    from distribution.trust_list import TrustBook
 
     return Store(home.folder), TrustBook(home.folder).read()
 
 
 def named(which: str) -> "tuple[Store, TrustList, InstalledRelease]":
     """The installed release that a word names, with where it was found; raises CallerError, StoreError."""
-    from distribution.lookup import find_installed
+    from distribution.resolve import find_installed
 
     store, trusted = local(Home.from_environment())
     return store, trusted, find_installed(store, trusted, which)

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from randygpt import keysource
 from randygpt.cli.output import Json, Quiet, emit, named, remark
 from randygpt.errors import CallerError
-from randygpt.settings import Home
+from randygpt.user import signing_key as key_sources
+from randygpt.user.home import Home
 from relay_client.keys import SecretKey, encode_npub
 
 app = typer.Typer(
@@ -42,9 +42,9 @@ def new(
     _quiet: Quiet = False,
 ) -> None:
     """Make a key, keep it where only you can read it, and print its public half (npub)."""
-    keysource.no_core_dumps()
+    key_sources.no_core_dumps()
     home, key = Home.from_environment(), SecretKey.generate()
-    keysource.keep(home, _written(key, new_password_file, encrypt=encrypt))
+    key_sources.keep(home, _written(key, new_password_file, encrypt=encrypt))
     _show(key, str(home.key_path), as_json=as_json)
 
 
@@ -63,17 +63,19 @@ def import_(
 
     An ncryptsec stays as it is, and asks for its password each time.
     """
-    keysource.no_core_dumps()
+    key_sources.no_core_dumps()
     home = Home.from_environment()
     if file:
-        raw = keysource.read_secret(file)
+        raw = key_sources.read_secret(file)
     else:
         raw = (
-            _ask("Secret key (nsec or ncryptsec): ") if sys.stdin.isatty() else sys.stdin.readline(keysource.MAX_SECRET)
+            _ask("Secret key (nsec or ncryptsec): ")
+            if sys.stdin.isatty()
+            else sys.stdin.readline(key_sources.MAX_SECRET)
         )
-    key = keysource.unlock(raw, str(file or "stdin"), _opener(password_file))
-    is_locked = keysource.is_locked(raw)
-    keysource.keep(home, raw.strip() if is_locked else _written(key, new_password_file, encrypt=encrypt))
+    key = key_sources.unlock(raw, str(file or "stdin"), _opener(password_file))
+    is_locked = key_sources.is_locked(raw)
+    key_sources.keep(home, raw.strip() if is_locked else _written(key, new_password_file, encrypt=encrypt))
     _show(key, str(home.key_path), as_json=as_json)
 
 
@@ -105,19 +107,19 @@ def export(
     secret = _written(found.key, new_password_file, encrypt=encrypt)
     result = {"npub": encode_npub(found.key.pubkey), "file": str(file) if file else None}
     if file:
-        keysource.write_secret(file, secret, "there is something already")
+        key_sources.write_secret(file, secret, "there is something already")
         emit(as_json, result, str(file))
     else:
         emit(as_json, result | {"secret": secret}, secret)
 
 
 def signing_key(home: Home, key_file: Path | None, password_file: Path | None) -> SecretKey:
-    """The key to sign with, after its owner was told what they should know; raises what `keysource.find` does."""
+    """The key to sign with, after its owner was told what they should know; raises what `key_sources.find` does."""
     return _find(home, key_file, password_file).key
 
 
-def _find(home: Home, key_file: Path | None, password_file: Path | None) -> keysource.FoundKey:
-    found = keysource.find(home, key_file, _opener(password_file))
+def _find(home: Home, key_file: Path | None, password_file: Path | None) -> key_sources.FoundKey:
+    found = key_sources.find(home, key_file, _opener(password_file))
     for warning in found.warnings:
         remark(f"warning: {warning}")
     return found
@@ -128,7 +130,7 @@ def _show(key: SecretKey, origin: str, *, as_json: bool) -> None:
     emit(as_json, {"npub": npub, "pubkey": key.pubkey.hex(), "file": origin}, npub)
 
 
-def _opener(file: Path | None) -> keysource.Password:
+def _opener(file: Path | None) -> key_sources.Password:
     """How the password of a locked key is got."""
     return lambda origin: _password_in(file) if file else _ask(f"Password of {origin}: ")
 
@@ -146,7 +148,7 @@ def _written(key: SecretKey, new_password_file: Path | None, *, encrypt: bool) -
 
 
 def _password_in(file: Path) -> str:
-    password = keysource.read_secret(file).rstrip("\r\n")
+    password = key_sources.read_secret(file).rstrip("\r\n")
     if not password:
         raise CallerError(f"{file}: no password in it")
     return password

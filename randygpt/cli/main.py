@@ -37,9 +37,9 @@ from randygpt.cli import (
     verify,
 )
 from randygpt.cli.output import remark
-from randygpt.cli.parameters import defaults, parameters
+from randygpt.cli.rust_compat import normalise
+from randygpt.cli.settings import defaults, parameters
 from randygpt.cli.signals import end_at_once
-from randygpt.cli.spelling import normalise
 from randygpt.errors import CallerError
 
 # All errors of the command line's own parser; the name of the base class is not part of typer's interface.

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 import relay_client.errors
-from randygpt.config import ModelConfig
 from randygpt.errors import CallerError, RandyGPTError
-from relay_client.address import check_url
+from randygpt.model.config import ModelConfig
+from relay_client.url import check_url
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks.")]

@@ -23,7 +23,7 @@ def plot(
     _quiet: Quiet = False,
 ) -> None:
     """Draw training loss, validation loss and learning rate of a run, or of several in one picture."""
-    from randygpt.plot import FORMATS, draw, metrics_path, read_run, run_name
+    from randygpt.training.plot import FORMATS, draw, metrics_path, read_run, run_name
     from relay_client import durable
 
     metrics = [metrics_path(named(file)) for file in files]

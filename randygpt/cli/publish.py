@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt.cli import packing
+from randygpt.cli import release_files
 from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
 from randygpt.cli.output import Json, Quiet, Relays, byte_progress, checked, duration, emit, known_preset, remark, size
 from randygpt.cli.relays import chosen
 from randygpt.errors import CallerError
-from randygpt.settings import Home
+from randygpt.user.home import Home
 
 if TYPE_CHECKING:
+    from distribution.dry_run import Rehearsal
     from distribution.publish import OnProgress, Published
-    from distribution.rehearsal import Rehearsal
     from distribution.source import SourceFile
     from relay_client.keys import SecretKey
 
@@ -96,8 +96,8 @@ def publish(
     quiet: Quiet = False,
 ) -> None:
     """Publish a model. The same files again send only what the relays lack, and keep their id."""
-    from randygpt.header import WEIGHTS_MAGIC
-    from randygpt.sidecar import describe
+    from randygpt.checkpoint.header import WEIGHTS_MAGIC
+    from randygpt.checkpoint.sidecar import describe
 
     home, expires_in_s = Home.from_environment(), _seconds(expires) if expires else None
     urls, key = chosen(home, relay), signing_key(home, key_file, password_file)
@@ -115,10 +115,10 @@ def publish(
             home=home,
             urls=urls,
             key=key,
-            files=packing.sources(file, found, weights_only=weights_only),
-            name=name or packing.default_name(found),
+            files=release_files.sources(file, found, weights_only=weights_only),
+            name=name or release_files.default_name(found),
             format=WEIGHTS_MAGIC.decode() if weights_only else found.header.magic,
-            card=packing.card(found) | extra,
+            card=release_files.card(found) | extra,
             copies=copies,
             new_version=new_version,
             expires_in_s=expires_in_s,
@@ -142,8 +142,8 @@ async def _relay_list(urls: list[str], key: "SecretKey") -> list[str]:
     from relay_client.errors import InvalidEvent
     from relay_client.event import Event
     from relay_client.filter import Filter
+    from relay_client.nip65 import RELAY_LIST_KIND, write_relays
     from relay_client.pool import Pool
-    from relay_client.relay_list import RELAY_LIST_KIND, write_relays
 
     lists = []
     async with Pool(urls, signer=key) as pool:
@@ -159,8 +159,8 @@ async def _relay_list(urls: list[str], key: "SecretKey") -> list[str]:
 
 
 def _rehearse(job: _Job) -> "Rehearsal":
+    from distribution.dry_run import rehearse
     from distribution.journal import Journal
-    from distribution.rehearsal import rehearse
 
     with Journal(job.home.journal_path) as journal:
         return rehearse(
@@ -181,7 +181,7 @@ def _rehearse(job: _Job) -> "Rehearsal":
 def _ask_before_many(job: _Job) -> None:
     """Get a yes for many events to relays of others; raises CallerError if there is none."""
     from distribution.plan import at_most
-    from relay_client.address import is_loopback
+    from relay_client.url import is_loopback
 
     if at_most(job.files) <= _MANY or all(is_loopback(url) for url in job.urls):
         return
@@ -238,7 +238,7 @@ def _report_rehearsal(job: _Job, rehearsal: "Rehearsal", *, as_json: bool) -> No
 
 
 def _report(published: "Published", *, as_json: bool, quiet: bool) -> None:
-    from distribution.announcement import RELEASE_KIND
+    from distribution.events import RELEASE_KIND
     from relay_client.keys import encode_nevent, encode_npub
 
     release, relays = published.release, published.relays

@@ -10,7 +10,7 @@ import typer
 from randygpt.cli import systemd
 from randygpt.cli.output import Json, Quiet, emit, remark
 from randygpt.errors import CallerError
-from randygpt.settings import Home
+from randygpt.user.home import Home
 
 RELAY_EXAMPLE = "Example: randygpt relay --port 7777 --data ./relay-data"
 
@@ -27,7 +27,7 @@ Url = Annotated[str, typer.Argument(metavar="URL", help="Like wss://relay.exampl
 @app.command("add", epilog="Example: randygpt relays add wss://relay.example")
 def add(url: Url, as_json: Json = False, _quiet: Quiet = False) -> None:
     """Put a relay on your list."""
-    from relay_client.address import check_url
+    from relay_client.url import check_url
 
     home, relay = Home.from_environment(), check_url(url)
     added = home.added_relays()
@@ -39,7 +39,7 @@ def add(url: Url, as_json: Json = False, _quiet: Quiet = False) -> None:
 @app.command("remove", epilog="Example: randygpt relays remove wss://relay.example")
 def remove(url: Url, as_json: Json = False, _quiet: Quiet = False) -> None:
     """Take a relay off your list."""
-    from relay_client.address import check_url
+    from relay_client.url import check_url
 
     home, relay = Home.from_environment(), check_url(url)
     added = home.added_relays()
@@ -69,7 +69,7 @@ def chosen(home: Home, flags: Sequence[str] | None, hints: Sequence[str] = ()) -
 
     Hints that came inside a name are shown then, to be looked at: whoever made the name chose them.
     """
-    from relay_client.address import check_url
+    from relay_client.url import check_url
 
     urls = list(dict.fromkeys(check_url(url) for url in flags or home.relays()))
     if not urls:
@@ -89,7 +89,7 @@ def relay(
 
 
 async def _relay(port: int, data: Path | None, *, as_json: bool, quiet: bool) -> None:
-    from relay_client.embedded import EmbeddedRelay
+    from relay_client.local_relay import EmbeddedRelay
 
     async with EmbeddedRelay(port=port, folder=data) as running:
         emit(as_json, {"relay": running.url, "data": str(data) if data else None}, running.url)

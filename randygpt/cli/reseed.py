@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from randygpt import keysource
 from randygpt.cli import installed
 from randygpt.cli.output import Json, Quiet, Relays, byte_progress, emit, remark
 from randygpt.cli.relays import chosen
-from randygpt.settings import Home
+from randygpt.user import signing_key
+from randygpt.user.home import Home
 
 if TYPE_CHECKING:
     from distribution.download import OnProgress
@@ -55,7 +55,7 @@ async def _reseed(
     from distribution.reseed import Reseeder
     from relay_client.pool import Pool
 
-    async with Pool(chosen(home, relay), signer=keysource.signer(home)) as pool:
+    async with Pool(chosen(home, relay), signer=signing_key.signer(home)) as pool:
         return await Reseeder(pool, store, release, now=int(time.time()), on_progress=on_progress).reseed()
 
 

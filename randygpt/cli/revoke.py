@@ -9,7 +9,7 @@ import typer
 from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
 from randygpt.cli.output import Json, Quiet, Relays, emit, remark
 from randygpt.cli.relays import chosen
-from randygpt.settings import Home
+from randygpt.user.home import Home
 
 if TYPE_CHECKING:
     from distribution.revoke import Revoked

@@ -19,7 +19,7 @@ from randygpt.cli.generate import trained
 from randygpt.cli.installed import describer, local, title
 from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_count, emit, known_preset, was_typed
 from randygpt.errors import CallerError
-from randygpt.settings import Home
+from randygpt.user.home import Home
 
 if TYPE_CHECKING:
     from distribution.follow import Follower, News
@@ -79,10 +79,10 @@ def serve(
     from distribution.store import Store
     from server import logs
     from server.app import running
+    from server.limits import Settings
     from server.models import Serving, load_file
     from server.provenance import Provenance
     from server.reloader import Reloader
-    from server.settings import Settings
 
     keys = _keys(api_key, api_key_file)
     given = systemd.given_socket()

@@ -13,7 +13,7 @@ from randygpt.cli import installed
 from randygpt.cli.output import Json, Quiet, emit, known_preset, size
 
 if TYPE_CHECKING:
-    from randygpt.sidecar import Description
+    from randygpt.checkpoint.sidecar import Description
 
 EXAMPLE = "Example: randygpt show shakespeare_best.bin"
 
@@ -36,7 +36,7 @@ def show(
     _quiet: Quiet = False,
 ) -> None:
     """Show what a model is: shape, vocabulary, training, size and hash; of a release, who signed it."""
-    from randygpt.sidecar import describe, find_checkpoint
+    from randygpt.checkpoint.sidecar import describe, find_checkpoint
 
     here: dict[str, object] = {}
     path, extra, first = (Path(which), here, here) if Path(which).exists() else _release(which)

@@ -15,15 +15,15 @@ import typer
 from randygpt.cli import systemd
 from randygpt.cli.output import Json, Quiet, emit, known_preset, named, remark
 from randygpt.cli.signals import saving_first
-from randygpt.config import DEFAULT_PRESET, ModelConfig, default_batch_size
 from randygpt.errors import CallerError, InvalidModelFile
+from randygpt.model.config import DEFAULT_PRESET, ModelConfig, default_batch_size
 
 if TYPE_CHECKING:
-    from randygpt.machine import World
-    from randygpt.options import TrainOptions
-    from randygpt.saving import Step
-    from randygpt.sidecar import Description
-    from randygpt.train import Trainer
+    from randygpt.checkpoint.sidecar import Description
+    from randygpt.training.checkpointing import Step
+    from randygpt.training.device import World
+    from randygpt.training.options import TrainOptions
+    from randygpt.training.trainer import Trainer
 
 EXAMPLE = "Example: randygpt train --preset xs --iters 200 --train-file shakespeare.txt --checkpoint shakespeare"
 
@@ -73,9 +73,9 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model on a text: characters, or byte pairs with --bpe."""
-    from randygpt.machine import find_device, joined, keep_memory
-    from randygpt.sidecar import describe
-    from randygpt.text import DEFAULT_TEXT
+    from randygpt.checkpoint.sidecar import describe
+    from randygpt.training.device import find_device, joined, keep_memory
+    from randygpt.training.text import DEFAULT_TEXT
 
     keep_memory()
     place = find_device(device)
@@ -136,7 +136,7 @@ def _start(named_file: str, prefix: Path) -> Path:
 
 def _spare(inputs: Sequence[Path | None], options: "TrainOptions") -> None:
     """Raise CallerError if a file that is read would be written over."""
-    from randygpt.sidecar import sidecar_path
+    from randygpt.checkpoint.sidecar import sidecar_path
 
     written = [options.newest, options.best, options.metrics, *map(sidecar_path, (options.newest, options.best))]
     for path in inputs:
@@ -155,9 +155,9 @@ def _try_folder(folder: Path) -> None:
 
 def _options(model: _Wanted, recipe: str | None, **asked: Any) -> "TrainOptions":  # noqa: ANN401 (fields of TrainOptions)
     """What the user asked for, else what the run that is resumed was told, else the recipe's values."""
-    from randygpt.machine import fastest_precision
-    from randygpt.options import DEFAULT_SEED, LIMITS, PRECISIONS, TrainOptions
-    from randygpt.recipe import CLASSIC, RECIPES
+    from randygpt.training.device import fastest_precision
+    from randygpt.training.options import DEFAULT_SEED, LIMITS, PRECISIONS, TrainOptions
+    from randygpt.training.recipe import CLASSIC, RECIPES
 
     before = model.found.sidecar if model.found and not model.fine_tune else None
     told: Callable[[str, Any, Any], Any] = before.remembered if before else lambda _name, default, _allowed: default
@@ -180,10 +180,10 @@ def _options(model: _Wanted, recipe: str | None, **asked: Any) -> "TrainOptions"
 def _trainer(
     model: _Wanted, options: "TrainOptions", train_file: Path | None, world: "World", tell: Callable[[str], None]
 ) -> "Trainer":
-    from randygpt.sidecar import read_tokenizer
-    from randygpt.text import Text
-    from randygpt.tokenizer import BpeTokenizer
-    from randygpt.train import Trainer
+    from randygpt.checkpoint.sidecar import read_tokenizer
+    from randygpt.model.tokenizer import BpeTokenizer
+    from randygpt.training.text import Text
+    from randygpt.training.trainer import Trainer
 
     text = Text.find(train_file)
     name = "" if options.prefix.name == "checkpoint" else options.prefix.name

@@ -8,10 +8,10 @@ import typer
 from randygpt.cli import installed
 from randygpt.cli.output import Json, Quiet, emit, remark
 from randygpt.errors import CallerError
-from randygpt.settings import Home
+from randygpt.user.home import Home
 
 if TYPE_CHECKING:
-    from distribution.trustlist import TrustBook
+    from distribution.trust_list import TrustBook
 
 app = typer.Typer(
     help="Whose models you take, and by which names.",
@@ -27,7 +27,7 @@ _POLICIES = {
 
 
 def _book() -> "TrustBook":
-    from distribution.trustlist import TrustBook
+    from distribution.trust_list import TrustBook
 
     return TrustBook(Home.from_environment().folder)
 

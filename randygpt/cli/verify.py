@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt import keysource
 from randygpt.cli import installed
 from randygpt.cli.output import Json, Quiet, Relays, emit, remark
 from randygpt.cli.relays import chosen
-from randygpt.settings import Home
+from randygpt.user import signing_key
+from randygpt.user.home import Home
 
 if TYPE_CHECKING:
     from distribution.installed import InstalledRelease
     from distribution.store import Store
-    from distribution.trustlist import TrustList
+    from distribution.trust_list import TrustList
 
 EXAMPLE = "Example: randygpt verify shakespeare --remote"
 
@@ -79,8 +79,8 @@ def _verify_file(path: Path, *, as_json: bool) -> None:
     """A checkpoint outside the store: its form and its numbers, and whether a release here has the same bytes."""
     import hashlib
 
-    from randygpt.checkpoint import read_checkpoint
-    from randygpt.sidecar import describe, find_checkpoint
+    from randygpt.checkpoint.rgpt import read_checkpoint
+    from randygpt.checkpoint.sidecar import describe, find_checkpoint
 
     found = describe(find_checkpoint(path))
     read_checkpoint(found.path, found.config)
@@ -103,7 +103,7 @@ async def _ask(
 
     home = Home.from_environment()
     urls = chosen(home, relay)
-    async with Pool(urls, signer=keysource.signer(home)) as pool:
+    async with Pool(urls, signer=signing_key.signer(home)) as pool:
         found = await Reseeder(pool, store, release, now=int(time.time())).holdings()
         reasons = {url: report.reason for url, report in pool.reports.items()}
     relays = {url: {"held": found.held.get(url, 0), "reason": reasons[url]} for url in urls}

@@ -13,10 +13,10 @@ from importlib import resources
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from randygpt.config import ModelConfig
 from randygpt.errors import InvalidModelFile
-from randygpt.header import tensor_shapes
-from randygpt.tokenizer import BOS_ID, EOS_ID, BpeTokenizer, CharTokenizer, Tokenizer
+from randygpt.model.config import ModelConfig
+from randygpt.model.layout import tensor_shapes
+from randygpt.model.tokenizer import BOS_ID, EOS_ID, BpeTokenizer, CharTokenizer, Tokenizer
 
 _PRIVATE_USE = range(0xF0000, 0x10FFFE)  # characters without a meaning: one that the vocabulary lacks is the mark
 _CODE = ("configuration_randygpt", "modeling_randygpt")

@@ -21,7 +21,7 @@ from support.deploy_page import Page, Repository, index, shell
 from support.friend import Friend
 from support.models import TEXT, write_tiny
 
-from randygpt.machine import fastest_precision
+from randygpt.training.device import fastest_precision
 
 pytestmark = pytest.mark.full
 

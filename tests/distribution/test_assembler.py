@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distribution.announcement import chunk_draft
 from distribution.assembler import Assembler
 from distribution.chunking import encode, spans
 from distribution.errors import InvalidChunk
+from distribution.events import chunk_draft
 from distribution.manifest import FileEntry, Segment
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft

@@ -11,15 +11,6 @@ import pytest
 from support.releases import clock, fetch, publish, tiny_sources, visible
 from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
 
-from distribution.announcement import (
-    CHUNK_KIND,
-    HEAD_KIND,
-    RELEASE_KIND,
-    Release,
-    chunk_draft,
-    head_draft,
-    release_draft,
-)
 from distribution.errors import (
     ChunksMissing,
     Equivocation,
@@ -30,6 +21,15 @@ from distribution.errors import (
     PeerError,
     Rollback,
     TransportError,
+)
+from distribution.events import (
+    CHUNK_KIND,
+    HEAD_KIND,
+    RELEASE_KIND,
+    Release,
+    chunk_draft,
+    head_draft,
+    release_draft,
 )
 from distribution.manifest import Manifest
 from distribution.trust import TrustPolicy

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distribution.announcement import chunk_draft
 from distribution.chunking import CHUNK_SIZE, count, decode, decode_exactly, encode, encoded_length, spans
 from distribution.errors import InvalidChunk
+from distribution.events import chunk_draft
 from relay_client.keys import SecretKey
 from relay_client.messages import encode_event
 

@@ -7,8 +7,8 @@ import pytest
 from support.releases import checkpoint_bytes, fetch, many_sources, publish, tiny_sources, visible
 from support.scripted_relay import RawEvent, ScriptedRelay
 
-from distribution.announcement import CHUNK_KIND
 from distribution.errors import ChunksMissing, InvalidChunk
+from distribution.events import CHUNK_KIND
 from distribution.publish import Published
 from relay_client.event import Event, EventDraft
 from relay_client.keys import SecretKey

@@ -13,8 +13,8 @@ from support.proxy import Proxy, proxy_to
 from support.releases import fetch, publish, source, tiny_sources, visible
 from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
 
-from distribution.announcement import CHUNK_KIND
 from distribution.errors import ChunksMissing, InvalidChunk, TransportError
+from distribution.events import CHUNK_KIND
 from distribution.fetch import Fetched
 from distribution.publish import Published
 from relay_client import connection

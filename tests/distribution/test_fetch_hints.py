@@ -19,8 +19,8 @@ from support.releases import checkpoint_bytes, clock, publish, tiny_sources, vis
 from support.scripted_relay import ScriptedRelay
 from websockets.asyncio.server import serve
 
-from distribution.announcement import HEAD_KIND, head_draft
 from distribution.errors import NotFound
+from distribution.events import HEAD_KIND, head_draft
 from distribution.fetch import Fetched, Fetcher
 from distribution.publish import Published
 from distribution.store import Store

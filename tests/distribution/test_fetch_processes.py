@@ -16,7 +16,7 @@ from support.command import environment, only_line
 from support.releases import checkpoint_bytes, publish, source, tiny_sources, visible
 from support.scripted_relay import RawEvent, ScriptedRelay
 
-from distribution.announcement import CHUNK_KIND
+from distribution.events import CHUNK_KIND
 from distribution.publish import Published
 from randygpt.cli.output import byte_count
 from randygpt.errors import CallerError

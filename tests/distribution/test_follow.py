@@ -11,14 +11,14 @@ from support.following import Follow
 from support.releases import clock, publish, tiny_sources, visible
 from support.scripted_relay import RawEvent, ScriptedRelay
 
-from distribution.announcement import CHUNK_KIND, HEAD_KIND, RELEASE_KIND, Release, head_draft
 from distribution.errors import Equivocation, NotTrusted, Rollback
+from distribution.events import CHUNK_KIND, HEAD_KIND, RELEASE_KIND, Release, head_draft
 from distribution.follow import Installed, Noticed, Trouble
 from distribution.revocation import REVOCATION_KIND, revocation_draft
 from distribution.store import Store
-from relay_client.embedded import EmbeddedRelay
 from relay_client.event import Event
 from relay_client.keys import SecretKey
+from relay_client.local_relay import EmbeddedRelay
 from relay_client.pool import Pool
 
 

@@ -9,8 +9,8 @@ import pytest
 from support.releases import checkpoint_bytes, clock, fetch, publish, source, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay, scripted_relay
 
-from distribution.announcement import HEAD_KIND, RELEASE_KIND, head_draft
 from distribution.errors import CallerError, ChunksMissing, NotFound, NotPublished
+from distribution.events import HEAD_KIND, RELEASE_KIND, head_draft
 from distribution.store import Store
 from relay_client.errors import TransportError
 from relay_client.keys import AddressReference, SecretKey

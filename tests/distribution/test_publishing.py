@@ -14,10 +14,10 @@ from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from distribution.announcement import CHUNK_KIND, HEAD_KIND, RELEASE_KIND
 from distribution.errors import CallerError, NotPublished
+from distribution.events import CHUNK_KIND, HEAD_KIND, RELEASE_KIND
 from distribution.journal import Journal
-from relay_client import courier, pacing
+from relay_client import rate_control, sender
 from relay_client.keys import AddressReference, SecretKey
 
 CHUNKS = 60  # and two small files, a manifest, the release and its head
@@ -37,9 +37,9 @@ async def third() -> AsyncIterator[ScriptedRelay]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(pacing, "LONGEST_WAIT_S", 0.01)
-    monkeypatch.setattr(courier, "PATIENCE_S", 0)
+    monkeypatch.setattr(rate_control, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(rate_control, "LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr(sender, "PATIENCE_S", 0)
 
 
 def chunks(relay: ScriptedRelay) -> set[str]:

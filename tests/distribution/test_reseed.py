@@ -10,8 +10,8 @@ from support.command import only_line, randygpt
 from support.releases import checkpoint_bytes, clock, fetch, publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay, scripted_relay
 
-from distribution.announcement import CHUNK_KIND, HEAD_KIND, RELEASE_KIND, Release
 from distribution.errors import CallerError, ChunksMissing, NotPublished, StoreError
+from distribution.events import CHUNK_KIND, HEAD_KIND, RELEASE_KIND, Release
 from distribution.reseed import Reseeded, Reseeder
 from distribution.store import Store
 from relay_client.keys import AddressReference, SecretKey

@@ -7,8 +7,8 @@ import pytest
 from support.releases import clock, fetch, publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay
 
-from distribution.announcement import Release
 from distribution.errors import InvalidRelease, NotFound, Rollback
+from distribution.events import Release
 from distribution.revocation import REVOCATION_KIND, Revocation, revocation_draft
 from distribution.store import Store
 from relay_client.event import EventDraft

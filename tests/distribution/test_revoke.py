@@ -11,8 +11,8 @@ from support.releases import clock, fetch, publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay
 
 from distribution import readback
-from distribution.announcement import HEAD_KIND, Release
 from distribution.errors import CallerError, NotFound, NotPublished, Rollback
+from distribution.events import HEAD_KIND, Release
 from distribution.revocation import REVOCATION_KIND
 from distribution.revoke import Revoked, Revoker
 from distribution.store import Store

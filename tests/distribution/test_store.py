@@ -11,9 +11,9 @@ import filelock
 import orjson
 import pytest
 
-from distribution.announcement import Release, Seen, release_draft
 from distribution.chunking import count
 from distribution.errors import StoreError
+from distribution.events import Release, Seen, release_draft
 from distribution.installed import InstalledRelease
 from distribution.manifest import FileEntry, Manifest, Segment
 from distribution.store import Store

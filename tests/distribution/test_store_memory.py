@@ -5,8 +5,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from distribution.announcement import Release, release_draft
 from distribution.errors import StoreError
+from distribution.events import Release, release_draft
 from distribution.store import Store
 from relay_client.keys import SecretKey
 

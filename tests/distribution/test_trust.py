@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from distribution.announcement import Head, Release, Seen, SeenVersion, release_draft
 from distribution.errors import Equivocation, NotTrusted, Rollback
+from distribution.events import Head, Release, Seen, SeenVersion, release_draft
 from distribution.trust import TrustPolicy, check_version, latest
 from relay_client.keys import SecretKey, encode_npub
 

@@ -11,7 +11,7 @@ from support.scripted_relay import ScriptedRelay
 from distribution.errors import ChunksMissing, InvalidRelease
 from distribution.publish import Published
 from distribution.store import Store
-from randygpt.header import weights_size
+from randygpt.checkpoint.header import weights_size
 from relay_client.keys import SecretKey
 from server.models import load_release
 

@@ -10,11 +10,11 @@ from support.command import TIMEOUT_S
 from support.models import CONFIG, TOKENIZER, has_weights, side_files, tiny_checkpoint, write_tiny
 
 import randygpt
-from randygpt.checkpoint import write_checkpoint
+from randygpt.checkpoint.rgpt import write_checkpoint
 from randygpt.errors import CallerError, InvalidCheckpoint, InvalidModelFile
-from randygpt.generate import Sampling, generate
 from randygpt.language_model import LanguageModel
-from randygpt.model import GPT
+from randygpt.model.gpt import GPT
+from randygpt.model.sampling import Sampling, generate
 
 BLOCK = CONFIG.block_size
 
@@ -134,7 +134,11 @@ def test_every_option_reaches_the_sampling(model: LanguageModel) -> None:
 
 @pytest.mark.parametrize(
     "modules",
-    ["randygpt", "randygpt.settings, randygpt.sidecar, randygpt.header, randygpt.tokenizer", "randygpt.cli.main"],
+    [
+        "randygpt",
+        "randygpt.user.home, randygpt.checkpoint.sidecar, randygpt.checkpoint.header, randygpt.model.tokenizer",
+        "randygpt.cli.main",
+    ],
 )
 def test_importing_the_package_imports_no_torch(modules: str) -> None:
     code = f"import sys, {modules}; print(callable(randygpt.load), 'torch' in sys.modules)"

@@ -13,13 +13,13 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from relay_client import connection as module
-from relay_client.address import check_url
 from relay_client.connection import Connection
 from relay_client.errors import CallerError, InvalidMessage, PeerError, Refused, TransportError
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
 from relay_client.session import Acknowledged, Verdict
+from relay_client.url import check_url
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 EVENT = EventDraft(kind=1, created_at=1, content="hello").sign(KEY)

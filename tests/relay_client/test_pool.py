@@ -10,7 +10,7 @@ import pytest
 from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
 from websockets.asyncio.server import ServerConnection, serve
 
-from relay_client import connection, courier
+from relay_client import connection, sender
 from relay_client.errors import TransportError
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
@@ -56,7 +56,7 @@ def nobody() -> Iterator[str]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "ANSWER_S", SHORT_S)
-    monkeypatch.setattr(courier, "PATIENCE_S", 0)
+    monkeypatch.setattr(sender, "PATIENCE_S", 0)
 
 
 # --- entering and leaving

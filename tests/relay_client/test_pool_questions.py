@@ -10,13 +10,13 @@ import pytest
 from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
 from websockets.asyncio.server import ServerConnection, serve
 
-from relay_client import connection, hunt, pacing
+from relay_client import connection, gather, rate_control
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
+from relay_client.gather_plan import IDS_PER_REQUEST
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
-from relay_client.shares import IDS_PER_REQUEST
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 SHORT_S = 3  # an honest relay on this machine answers sooner, also on a busy day
@@ -103,7 +103,7 @@ async def test_two_relays_that_have_half_each(scripted: ScriptedRelay, second: S
 async def test_two_relays_share_what_both_have(
     scripted: ScriptedRelay, second: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hunt, "_PATIENCE_S", GIVE_UP_S)  # neither takes over what the other is merely slow with
+    monkeypatch.setattr(gather, "_PATIENCE_S", GIVE_UP_S)  # neither takes over what the other is merely slow with
     events = made(200)
     scripted.events = second.events = stored(events)
     taker = Taker()
@@ -150,7 +150,7 @@ async def test_a_lone_relay_whose_answers_are_short_is_asked_for_the_rest(script
 async def test_a_relay_that_finds_questions_too_fast_is_asked_again_later(
     scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(rate_control, "FIRST_WAIT_S", 0.01)
     events, refused = made(120), Counter[str]()
     scripted.events = stored(events)
 
@@ -169,7 +169,7 @@ async def test_a_relay_that_finds_questions_too_fast_is_asked_again_later(
 async def test_a_relay_that_finds_every_question_too_fast_is_left_out(
     scripted: ScriptedRelay, second: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(rate_control, "FIRST_WAIT_S", 0.001)
     events = made(3)
     scripted.refuse = lambda _wanted: "rate-limited: never"
     second.events = stored(events)
@@ -177,7 +177,7 @@ async def test_a_relay_that_finds_every_question_too_fast_is_left_out(
         answers = await pool.query(Filter(ids=tuple(ids(events)), limit=3))
         assert (len(answers), pool.urls) == (3, [second.url])
         assert pool.reports[scripted.url].reason.endswith("refused a request: rate-limited: never")
-    assert len(scripted.requests) == 1 + pacing.QUESTION_REPEATS
+    assert len(scripted.requests) == 1 + rate_control.QUESTION_REPEATS
 
 
 async def test_a_relay_that_gives_fewer_than_asked(scripted: ScriptedRelay, second: ScriptedRelay) -> None:

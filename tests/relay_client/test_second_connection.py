@@ -12,12 +12,12 @@ from support.scripted_relay import ScriptedRelay
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from relay_client import backoff, connection, pacing
-from relay_client.courier import RelayReport
-from relay_client.delivery import Delivery
+from relay_client import backoff, connection, rate_control
+from relay_client.allocation import Delivery
 from relay_client.event import Event, EventDraft
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
+from relay_client.sender import RelayReport
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 EVENTS = [EventDraft(kind=1064, created_at=number).sign(KEY) for number in range(400)]
@@ -73,7 +73,7 @@ async def deliver(relay: Relay, event: Callable[[int], Event] = EVENTS.__getitem
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits as on a day when everything hurries."""
-    monkeypatch.setattr(pacing, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(rate_control, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(backoff, "FIRST_S", 0.01)
     monkeypatch.setattr(connection, "ANSWER_S", 3)  # an honest relay on this machine answers sooner
 

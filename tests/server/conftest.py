@@ -16,13 +16,13 @@ from support.shelf import Shelf
 from support.texts import WAIT_S
 
 from randygpt.language_model import LanguageModel
-from randygpt.model import GPT
+from randygpt.model.gpt import GPT
 from relay_client.keys import SecretKey
 from server import logs
 from server.app import running
 from server.engine import Engine
+from server.limits import Settings
 from server.models import LoadedModel, Serving
-from server.settings import Settings
 
 RELEASE = "ab" * 32
 

@@ -9,9 +9,9 @@ from support.shelf import Shelf, without_checkpoint
 
 from server import reloader as reloader_module
 from server.app import running
+from server.limits import Settings
 from server.models import Serving
 from server.reloader import Reloader
-from server.settings import Settings
 
 KEY = {"Authorization": "Bearer s3cret"}
 

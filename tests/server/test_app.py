@@ -9,9 +9,9 @@ import aiohttp
 import pytest
 
 from server.app import running
+from server.limits import Settings
 from server.models import LoadedModel, Serving
 from server.schema import MAX_BODY
-from server.settings import Settings
 
 RELEASE = "ab" * 32
 KEY = "s3cret"

@@ -3,7 +3,7 @@
 import pytest
 from support.texts import BLOCK, GREEDY, alone, endless_model, some_ids
 
-from randygpt.generate import Continuation
+from randygpt.model.sampling import Continuation
 from server import batch as batch_module
 from server.models import LoadedModel
 

@@ -11,8 +11,8 @@ import pytest
 from support.models import endless
 
 from server.app import running
+from server.limits import Settings
 from server.models import LoadedModel, Serving
-from server.settings import Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "server.md"
 RUNNERS = {"sh": ["bash", "-e", "-c"], "python": [sys.executable, "-c"], "js": ["node", "--input-type=module", "-e"]}

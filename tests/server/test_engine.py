@@ -9,12 +9,12 @@ import pytest
 from support.models import CONFIG, decoder_of, endless
 from support.texts import BLOCK, GREEDY, NEVER_DONE, WAIT_S, alone, drain, endless_model, gated_model, some_ids, written
 
-from randygpt.config import ModelConfig
-from randygpt.decoder import Decoder, KVCache
-from randygpt.generate import Continuation, Sampling
 from randygpt.language_model import LanguageModel
-from randygpt.model import GPT
-from randygpt.tokenizer import CharTokenizer
+from randygpt.model.config import ModelConfig
+from randygpt.model.decoder import Decoder, KVCache
+from randygpt.model.gpt import GPT
+from randygpt.model.sampling import Continuation, Sampling
+from randygpt.model.tokenizer import CharTokenizer
 from server import models
 from server.engine import Engine
 from server.errors import Busy

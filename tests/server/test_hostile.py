@@ -16,8 +16,8 @@ from support.models import endless
 from server import schema
 from server.app import running
 from server.fields import Number
+from server.limits import Settings
 from server.models import LoadedModel, Serving
-from server.settings import Settings
 
 WAIT_S = 60
 BODY = b'{"prompt": "the", "max_tokens": 2}'

@@ -17,8 +17,8 @@ from server.app import running
 from server.engine import Engine
 from server.errors import CannotListen
 from server.fields import Number
+from server.limits import Settings
 from server.models import LoadedModel, Serving
-from server.settings import Settings
 
 NEVER_DONE = 1 << 30  # tokens: far longer than any test waits
 WAIT_S = 60

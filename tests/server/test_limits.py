@@ -15,8 +15,8 @@ from support.models import Gated, endless
 from server import schema
 from server.app import running
 from server.fields import Number
+from server.limits import Settings
 from server.models import LoadedModel, Serving
-from server.settings import Settings
 
 WAIT_S = 60
 ASK = {"prompt": "x", "max_tokens": 1}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.models import CONFIG, TOKENIZER, has_weights, tiny_checkpoint, write_tiny
 
-from randygpt.checkpoint import Checkpoint, write_checkpoint
+from randygpt.checkpoint.rgpt import Checkpoint, write_checkpoint
 from randygpt.errors import InvalidCheckpoint, InvalidModelFile
 from server.errors import UnfitModel
 from server.models import load_file

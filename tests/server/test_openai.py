@@ -10,8 +10,8 @@ import pytest
 from support.models import CONFIG
 
 from server.app import running
+from server.limits import Settings
 from server.models import LoadedModel, Serving
-from server.settings import Settings
 
 NAME = CONFIG.name
 

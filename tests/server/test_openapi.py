@@ -16,10 +16,10 @@ from support.models import endless
 
 from server.app import running
 from server.errors import InvalidRequest
+from server.limits import Settings
 from server.models import LoadedModel, Serving
 from server.openapi import document
 from server.schema import parse_chat, parse_completion
-from server.settings import Settings
 
 PATHS = ["/", "/v1/completions", "/v1/chat/completions", "/admin/use", "/admin/reload"]
 

@@ -13,8 +13,8 @@ from support.models import write_tiny
 
 from server import logs
 from server.app import running
+from server.limits import Settings
 from server.models import LoadedModel, Serving, load_file
-from server.settings import Settings
 
 SECRET = "a prompt nobody may see"  # noqa: S105 (of a test)
 

@@ -14,8 +14,8 @@ import pytest
 from support.shelf import Shelf, without_checkpoint
 from support.shelf_server import serving_shelf
 
-from distribution.trustlist import TrustBook
-from randygpt.settings import Home
+from distribution.trust_list import TrustBook
+from randygpt.user.home import Home
 from relay_client.keys import SecretKey, encode_npub
 from server import provenance as provenance_module
 

@@ -13,8 +13,8 @@ from support.page import facts, shows_version
 from support.shelf import Shelf
 from support.shelf_server import serving_shelf
 
-from distribution.trustlist import TrustBook
-from randygpt.settings import Home
+from distribution.trust_list import TrustBook
+from randygpt.user.home import Home
 from relay_client.keys import SecretKey
 
 pytestmark = pytest.mark.full

@@ -18,12 +18,12 @@ from support.page import CARD, facts, shows_version
 from support.shelf import Shelf, without_checkpoint
 from support.shelf_server import serving_shelf
 
-from distribution.trustlist import TrustBook
-from randygpt.decoder import Array, Decoder
+from distribution.trust_list import TrustBook
+from randygpt.model.decoder import Array, Decoder
 from relay_client.keys import SecretKey, encode_npub
 from server.app import running
+from server.limits import Settings
 from server.models import LoadedModel, Serving, load_file
-from server.settings import Settings
 
 pytestmark = pytest.mark.full
 

@@ -17,14 +17,14 @@ from support.models import CONFIG, TOKENIZER, Gated, has_weights
 from support.shelf import Shelf, checkpoint, weights, without_checkpoint
 
 from distribution.installed import InstalledRelease
-from randygpt.header import CheckpointHeader
+from randygpt.checkpoint.header import CheckpointHeader
 from server import app
 from server import reloader as reloader_module
 from server.app import running
 from server.engine import Engine
+from server.limits import Settings
 from server.models import LoadedModel, Serving, load_release
 from server.reloader import Reloader
-from server.settings import Settings
 
 WAIT_S = 60
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from randygpt.generate import Sampling
+from randygpt.model.sampling import Sampling
 from server.errors import InvalidRequest
 from server.replies import completion_reply, error_reply
 from server.schema import CompletionRequest, parse_request

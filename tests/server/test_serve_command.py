@@ -15,8 +15,8 @@ from support.models import TOKENIZER, write_tiny
 from support.shelf import Shelf, checkpoint
 
 from randygpt.cli.main import run
-from randygpt.config import ModelConfig
-from randygpt.decoder import KVCache
+from randygpt.model.config import ModelConfig
+from randygpt.model.decoder import KVCache
 from server.models import SLOTS
 
 

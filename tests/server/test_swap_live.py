@@ -10,13 +10,13 @@ from support.releases import fetch, publish, tiny_sources
 
 import randygpt
 from distribution.store import Store
-from randygpt.generate import Sampling
+from randygpt.model.sampling import Sampling
 from relay_client.keys import SecretKey
 from server import reloader as reloader_module
 from server.app import running
+from server.limits import Settings
 from server.models import Serving
 from server.reloader import Reloader
-from server.settings import Settings
 
 FIELDS = {"prompt": "the", "max_tokens": 120, "temperature": 0, "ignore_eos": True, "stream": True}
 CLIENTS = 6

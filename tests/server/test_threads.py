@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from support.texts import BLOCK, GREEDY, NEVER_DONE, WAIT_S, alone, drain, endless_model, gated_model, written
 
-from randygpt.decoder import KVCache
-from randygpt.generate import Sampling
+from randygpt.model.decoder import KVCache
+from randygpt.model.sampling import Sampling
 from server import batch as batch_module
 from server import models
 from server.engine import Engine

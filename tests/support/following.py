@@ -9,7 +9,7 @@ import orjson
 
 from distribution.fetch import Fetcher
 from distribution.follow import Followed, Follower, Installed, News
-from distribution.state import StateFile
+from distribution.state_file import StateFile
 from distribution.store import Store
 from distribution.trust import TrustPolicy
 from relay_client.keys import AddressReference

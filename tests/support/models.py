@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from randygpt import recipe, train
-from randygpt.checkpoint import Array, Checkpoint
-from randygpt.config import ModelConfig
-from randygpt.decoder import Decoder
-from randygpt.header import CheckpointHeader
+from randygpt.checkpoint.header import CheckpointHeader
+from randygpt.checkpoint.rgpt import Array, Checkpoint
+from randygpt.checkpoint.save import save_checkpoint
+from randygpt.checkpoint.sidecar import Sidecar
 from randygpt.language_model import LanguageModel
-from randygpt.model import GPT
-from randygpt.saving import save_checkpoint
-from randygpt.sidecar import Sidecar
-from randygpt.tokenizer import CharTokenizer
+from randygpt.model.config import ModelConfig
+from randygpt.model.decoder import Decoder
+from randygpt.model.gpt import GPT
+from randygpt.model.tokenizer import CharTokenizer
+from randygpt.training import recipe, trainer
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 80  # 3,600 characters: enough for a window of each part
 TOKENIZER = CharTokenizer.from_text(TEXT)
@@ -54,7 +54,7 @@ def has_weights(decoder: Decoder, weights: Array) -> bool:
 def evaluate_every(monkeypatch: pytest.MonkeyPatch, iterations: int) -> None:
     """Have runs of the classic recipe evaluate more often than every 25 iterations."""
     changed = {**recipe.RECIPES, recipe.CLASSIC: replace(recipe.RECIPES[recipe.CLASSIC], eval_every=iterations)}
-    monkeypatch.setattr(train, "RECIPES", changed)
+    monkeypatch.setattr(trainer, "RECIPES", changed)
 
 
 def endless() -> LanguageModel:

@@ -19,7 +19,8 @@ import coincurve
 import msgpack
 import orjson
 
-from distribution.announcement import (
+from distribution.chunking import spans
+from distribution.events import (
     CHUNK_KIND,
     HEAD_KIND,
     RELEASE_KIND,
@@ -28,11 +29,10 @@ from distribution.announcement import (
     head_draft,
     release_draft,
 )
-from distribution.chunking import spans
 from distribution.manifest import FileEntry, Manifest, Segment
-from randygpt.config import ModelConfig
-from randygpt.header import CheckpointHeader, segments
-from randygpt.tokenizer import CharTokenizer
+from randygpt.checkpoint.header import CheckpointHeader, segments
+from randygpt.model.config import ModelConfig
+from randygpt.model.tokenizer import CharTokenizer
 from relay_client.event import Event, EventDraft, Signer
 from relay_client.keys import encode_npub
 

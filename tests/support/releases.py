@@ -16,7 +16,7 @@ from distribution.publish import Published, Publisher
 from distribution.source import SourceFile
 from distribution.store import Store
 from distribution.trust import TrustPolicy
-from randygpt.header import WEIGHTS_MAGIC, segments
+from randygpt.checkpoint.header import WEIGHTS_MAGIC, segments
 from relay_client.keys import AddressReference, EventReference, SecretKey
 from relay_client.pool import Pool
 from support.models import CONFIG, side_files, tiny_checkpoint

@@ -8,12 +8,12 @@ from types import MappingProxyType
 
 import numpy as np
 
-from distribution.announcement import Release, release_draft
 from distribution.chunking import CHUNK_SIZE, count
+from distribution.events import Release, release_draft
 from distribution.manifest import FileEntry, Manifest, Segment
 from distribution.store import InstalledRelease, Store
-from randygpt.config import ModelConfig
-from randygpt.header import CheckpointHeader
+from randygpt.checkpoint.header import CheckpointHeader
+from randygpt.model.config import ModelConfig
 from relay_client.keys import SecretKey
 from support.models import CONFIG, side_files
 

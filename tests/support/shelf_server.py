@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from randygpt.cli.installed import describer
-from randygpt.settings import Home
+from randygpt.user.home import Home
 from server.app import running
+from server.limits import Settings
 from server.models import Serving
 from server.provenance import Provenance
 from server.reloader import Reloader
-from server.settings import Settings
 from support.shelf import Shelf
 
 

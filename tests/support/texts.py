@@ -4,8 +4,8 @@ import threading
 
 import numpy as np
 
-from randygpt.generate import Sampling, generate
 from randygpt.language_model import LanguageModel
+from randygpt.model.sampling import Sampling, generate
 from server.engine import Engine
 from server.models import LoadedModel
 from server.order import Order

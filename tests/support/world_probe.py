@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from randygpt.machine import joined
+from randygpt.training.device import joined
 
 
 def threads() -> list[str]:

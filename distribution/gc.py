@@ -1,0 +1,172 @@
+"""What may go from the store, its removal, and the quota that may ask for it. Does disk I/O.
+
+Kept are the current, the previous and the pinned releases, whatever is being fetched, and every blob that one of these
+needs. While a collection runs, it holds the lock of each release that it may touch; a fetch that has its release's lock
+waits for the end of a collection before it looks at what is here already. So nothing goes that a fetch counts on.
+"""
+
+import asyncio
+import shutil
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from distribution.errors import StoreError
+from distribution.installed import InstalledRelease
+from distribution.state_file import StateFile
+from distribution.store import Store
+
+STALE_S = 86_400.0  # a fetch that was interrupted longer ago is not expected to go on
+_ID_DIGITS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """Something in the store that may go."""
+
+    path: Path
+    bytes: int  # that come free with it
+    release: InstalledRelease | None = None  # if it is one; its files come free with their blobs
+
+    def remove(self) -> None:
+        """Remove it, a release at once; raises OSError."""
+        if not self.path.is_dir():
+            self.path.unlink(missing_ok=True)
+            return
+        going = self.path.with_name(f".old-{self.path.name.removeprefix('.old-')}")
+        if going != self.path:
+            self.path.rename(going)
+        shutil.rmtree(going)
+
+
+class Collector:
+    """Removes what may go from a store. `during` is the release that the caller fetches, and needs `blobs` for."""
+
+    def __init__(self, store: Store, *, during: bytes | None = None, blobs: Collection[bytes] = ()) -> None:
+        self._store = store
+        self._during = during
+        self._blobs = blobs
+
+    def collect(
+        self, *, keep: int = 0, stale_s: float = STALE_S, enough: int | None = None, dry_run: bool = False
+    ) -> list[Item]:
+        """Remove what may go; the `keep` releases installed last may not. Returns what went, or with `dry_run` would.
+
+        With `enough`, no more than frees so many bytes, oldest releases first. Raises StoreError and OSError.
+        """
+        gone: list[Item] = []
+        with FileLock(self._store.collection_lock), ExitStack() as locks:
+            for item in self._items(locks, keep, stale_s):
+                if enough is not None and sum(each.bytes for each in gone) >= enough:
+                    break
+                if not dry_run:
+                    item.remove()
+                gone.append(item)
+        return gone
+
+    def _items(self, locks: ExitStack, keep: int, stale_s: float) -> Iterator[Item]:
+        """What may go, in the order in which it should; enters the lock of each release that is not being fetched."""
+        store, installed = self._store, self._store.releases()
+        unfinished = [*store.folder.glob("partial/*.part"), *store.folder.glob("releases/.*-*")]
+        here = {release.id for release in installed}
+        unfinished += [path for path in store.folder.glob("events/*") if _release_of(path) not in here]
+        known = here | {_release_of(path) for path in unfinished}
+        idle = {release_id for release_id in known - {self._during} if _take(locks, store.lock_path(release_id))}
+        kept = {store.current(), store.previous(), *store.pinned(), *(known - idle)}
+        for path in unfinished:
+            if _release_of(path) in idle and path.lstat().st_mtime <= time.time() - stale_s:
+                yield Item(path=path, bytes=_size(path))
+        blobs = {} if known - idle - {self._during} else {path.name: path for path in store.folder.glob("blobs/*")}
+        needs = Counter(file.sha256.hex() for release in installed for file in release.files)
+        needs.update(digest.hex() for digest in self._blobs)
+        for name in blobs.keys() - needs.keys():
+            yield Item(path=blobs[name], bytes=blobs[name].lstat().st_size)
+        for release in reversed(installed[keep:]):
+            if release.id in kept:
+                continue
+            yield Item(path=release.folder, bytes=0, release=release)
+            events = store.archive.folder(release.id)
+            if events.is_dir():
+                yield Item(path=events, bytes=_size(events))
+            needs.subtract(file.sha256.hex() for file in release.files)
+            for name in {file.sha256.hex() for file in release.files} & blobs.keys():
+                if not needs[name]:
+                    yield Item(path=blobs[name], bytes=blobs[name].lstat().st_size)
+
+
+class Quota:
+    """How much of the disk the store may take. Owns state/quota.json."""
+
+    def __init__(self, home: Path) -> None:
+        self._file = StateFile(home / "state" / "quota.json")
+
+    def read(self) -> int | None:
+        """In bytes, None for no limit; raises StoreError."""
+        content = self._file.read()
+        limit = content.get("bytes")
+        if content and (type(limit) is not int or limit <= 0):
+            raise self._file.damaged("no number of bytes")
+        return limit
+
+    async def set(self, limit: int | None) -> None:
+        """Keep to this many bytes from now on, or to none; raises StoreError and OSError."""
+        async with self._file.changing() as content:
+            content.clear()
+            if limit is not None:
+                content["bytes"] = limit
+
+
+def used(store: Store) -> int:
+    """Bytes that the store takes, with those that running and interrupted fetches will take; raises OSError."""
+    sizes = {}
+    for path in store.folder.glob("*/**/*"):
+        facts = path.lstat()
+        if path.is_file():
+            sizes[facts.st_dev, facts.st_ino] = facts.st_size  # a blob and its links count once
+    return sum(sizes.values())
+
+
+async def make_room(store: Store, release_id: bytes, blobs: Collection[bytes]) -> None:
+    """See to it that a fetch whose part files are made, but not filled, keeps to the quota: collect what may go.
+
+    `blobs` are hashes of what the fetch found here. Raises StoreError if it does not fit.
+    """
+    limit = Quota(store.home).read()
+    if limit is None:
+        return
+    excess = await asyncio.to_thread(used, store) - limit
+    if excess > 0:
+        collector = Collector(store, during=release_id, blobs=blobs)
+        gone = await asyncio.to_thread(collector.collect, stale_s=0, enough=excess)
+        excess -= sum(item.bytes for item in gone)
+    if excess > 0:
+        raise StoreError(
+            f"over the quota of {limit:,} bytes by {excess:,}, and nothing more may go (randygpt gc --quota)"
+        )
+
+
+def _release_of(path: Path) -> bytes:
+    """The release that an unfinished file or folder (`<id>-….part`, `.tmp-<id>`) belongs to; empty if unclear."""
+    digits = path.name[:_ID_DIGITS] if path.suffix == ".part" else path.name[-_ID_DIGITS:]
+    try:
+        return bytes.fromhex(digits)
+    except ValueError:
+        return b""
+
+
+def _take(locks: ExitStack, path: Path) -> bool:
+    """Whether nobody holds this lock; then we do."""
+    try:
+        locks.enter_context(FileLock(path, timeout=0))
+    except Timeout:
+        return False
+    return True
+
+
+def _size(path: Path) -> int:
+    return sum(each.lstat().st_size for each in (path, *path.rglob("*")) if each.is_file())

@@ -1,0 +1,97 @@
+"""Which versions of each author's names this machine has met. Owns state/seen.json, outside of what may be deleted.
+
+{"<author>/<name>": {"versions": {"3": [<release id>, <sha256 of its manifest>]}, "revoked": [<release id>],
+"settled": 3}}, keys and hashes in hex.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from distribution.events import Release, Seen, SeenVersion
+from distribution.state_file import StateFile
+
+_KEPT = 100  # of a name: its highest versions, and the releases taken back last
+
+
+class Versions:
+    """The memory of versions below a home folder."""
+
+    def __init__(self, home: Path) -> None:
+        self._file = StateFile(home / "state" / "seen.json")
+
+    def seen(self, author: bytes, name: str) -> Seen:
+        """What was met of this name so far; raises StoreError."""
+        return self._decode(self._file.read()).get(_key(author, name), Seen())
+
+    async def record(self, release: Release) -> None:
+        """Remember that a version exists, for good; the first content of a version stays. Raises OSError."""
+        async with self._file.changing() as content:
+            seen = self._decode(content).get(_key(release.author, release.name), Seen())
+            known = seen.versions.get(release.version)
+            if known is not None and known.release_id not in seen.revoked:
+                return
+            entry = self._entry(content, release.author, release.name)
+            versions = entry["versions"] | {str(release.version): [release.id.hex(), release.manifest_sha256.hex()]}
+            entry["versions"] = dict(sorted(versions.items(), key=lambda item: int(item[0]))[-_KEPT:])
+
+    async def revoke(self, author: bytes, name: str, release_ids: Collection[bytes]) -> None:
+        """Remember releases of a name that their author took back, for good; raises OSError.
+
+        Nothing above what is left is settled any more: the author may make those versions again.
+        """
+        new = [release_id.hex() for release_id in sorted(set(release_ids) - self.seen(author, name).revoked)]
+        if not new:
+            return
+        async with self._file.changing() as content:
+            self._decode(content)
+            entry = self._entry(content, author, name)
+            entry["revoked"] = list(dict.fromkeys([*entry["revoked"], *new]))[-_KEPT:]
+            entry["settled"] = min(entry["settled"], _seen(entry).highest)
+
+    async def settle(self, author: bytes, name: str, version: int) -> None:
+        """Remember that `follow` has made this version current; raises OSError."""
+        async with self._file.changing() as content:
+            self._decode(content)
+            self._entry(content, author, name)["settled"] = version
+
+    async def settle_all(self) -> None:
+        """Remember that the user chose what is current, knowing all that was met so far; raises OSError."""
+        if not self._file.read():
+            return
+        async with self._file.changing() as content:
+            for key, seen in self._decode(content).items():
+                content[key]["settled"] = max(seen.settled, seen.highest)
+
+    def _decode(self, content: Mapping[str, Any]) -> dict[str, Seen]:
+        try:
+            return {key: _seen(entry) for key, entry in content.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._file.damaged(error) from None
+
+    @staticmethod
+    def _entry(content: dict[str, Any], author: bytes, name: str) -> dict[str, Any]:
+        entry: dict[str, Any] = content.setdefault(_key(author, name), {"versions": {}, "revoked": [], "settled": 0})
+        return entry
+
+
+def _key(author: bytes, name: str) -> str:
+    return f"{author.hex()}/{name}"
+
+
+def _seen(entry: Mapping[str, Any]) -> Seen:
+    return Seen(
+        versions={
+            int(version): SeenVersion(release_id=_digest(release_id), manifest_sha256=_digest(digest))
+            for version, (release_id, digest) in entry["versions"].items()
+        },
+        revoked=frozenset(map(_digest, entry["revoked"])),
+        settled=entry["settled"] + 0,
+    )
+
+
+def _digest(text: str) -> bytes:
+    digest = bytes.fromhex(text)
+    if len(digest) != 32:  # noqa: PLR2004 (sha256)
+        raise ValueError(text)
+    return digest

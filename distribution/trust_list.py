@@ -1,0 +1,89 @@
+"""Whom the user trusts, and by which names. Owns state/trust.json.
+
+{"policy": "explicit" or "allowlist", "authors": {"<public key in hex>": "<name>"}}
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distribution.errors import CallerError
+from distribution.state_file import StateFile
+from distribution.trust import MODES, Mode, TrustPolicy
+from relay_client.errors import InvalidKey
+from relay_client.keys import decode_pubkey, encode_npub
+
+_MAX_NAME = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustList:
+    """The policy, and authors with the names that the user gave them."""
+
+    mode: Mode = "explicit"
+    names: Mapping[bytes, str] = field(default_factory=dict)  # x-only public key, 32
+
+    @property
+    def policy(self) -> TrustPolicy:
+        """The rule that fetching goes by."""
+        return TrustPolicy(mode=self.mode, authors=frozenset(self.names))
+
+    def words(self, author: bytes) -> str:
+        """An author for a person: the name on the list, if there is one, and always the npub."""
+        npub = encode_npub(author)
+        return f"{self.names[author]} ({npub})" if author in self.names else npub
+
+
+class TrustBook:
+    """The list below a home folder. A list that is damaged raises StoreError: it never counts as an empty one."""
+
+    def __init__(self, home: Path) -> None:
+        self._file = StateFile(home / "state" / "trust.json")
+
+    def read(self) -> TrustList:
+        """The list; raises StoreError."""
+        return self._decode(self._file.read())
+
+    async def add(self, author: bytes, name: str) -> None:
+        """Trust an author from now on, or rename one; raises CallerError for a name that is unfit or taken."""
+        if not name.strip() or len(name) > _MAX_NAME or not name.isprintable():
+            raise CallerError(f"a name is 1 to {_MAX_NAME} characters, all printable")
+        async with self._file.changing() as content:
+            others = {key: known for key, known in self._decode(content).names.items() if key != author}
+            if name in others.values():
+                raise CallerError(f"{name} is on your list already, with another key")
+            content.setdefault("authors", {})[author.hex()] = name
+
+    async def remove(self, who: str) -> bytes:
+        """Trust an author no more, named by npub, hex or name; returns the key. Raises CallerError."""
+        async with self._file.changing() as content:
+            names = self._decode(content).names
+            author = next((key for key, name in names.items() if name == who), None) or _pubkey(who)
+            if author is None or author not in names:
+                raise CallerError(f"{who[:80]!r} is not on your list")
+            del content["authors"][author.hex()]
+        return author
+
+    async def set_mode(self, mode: Mode) -> None:
+        """Choose the policy."""
+        async with self._file.changing() as content:
+            self._decode(content)
+            content["policy"] = mode
+
+    def _decode(self, content: Mapping[str, Any]) -> TrustList:
+        mode, authors = content.get("policy", MODES[0]), content.get("authors", {})
+        if mode not in MODES or not isinstance(authors, dict):
+            raise self._file.damaged("no policy, or no list of authors")
+        try:
+            names = {decode_pubkey(key): str(name) for key, name in authors.items()}
+        except InvalidKey as error:
+            raise self._file.damaged(error) from None
+        return TrustList(mode=mode, names=names)
+
+
+def _pubkey(who: str) -> bytes | None:
+    try:
+        return decode_pubkey(who)
+    except InvalidKey:
+        return None

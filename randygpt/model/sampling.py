@@ -1,0 +1,204 @@
+"""Writing on from a prompt: what the network is given next, when a text ends, how tokens are drawn. No I/O.
+
+Past block_size the window keeps its last half and is prefilled once, so a token costs one step on average (learned
+positions allow no cheaper exact rule). Chance depends on a text's seed and on how far it has come, never on who else
+is served at the time.
+"""
+
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from randygpt.errors import CallerError
+from randygpt.model.decoder import Array, Decoder, KVCache
+from randygpt.model.tokenizer import BOS_ID, EOS_ID
+
+_WORD = (1 << 64) - 1
+
+Doubles = npt.NDArray[np.float64]
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn; a value out of range raises CallerError."""
+
+    max_tokens: int = 256
+    temperature: float = 0.7  # 0: always the likeliest
+    top_p: float = 1.0  # draw from the likeliest tokens that together have this probability
+    top_k: int = 0  # draw from this many likeliest; 0: all
+    seed: int | None = None  # None: another text each time
+    ignore_eos: bool = False  # write on behind the end token
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise CallerError(f"max_tokens is at least 1, not {self.max_tokens}")
+        if not 0 <= self.temperature <= 100:  # noqa: PLR2004 (NaN fails too)
+            raise CallerError(f"temperature is from 0 to 100, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise CallerError(f"top_p is over 0 and at most 1, not {self.top_p}")
+        if self.top_k < 0:
+            raise CallerError(f"top_k is not negative, as {self.top_k} is")
+
+
+class Continuation:
+    """A text being written on from a prompt, token by token; an empty prompt starts from the begin token."""
+
+    def __init__(self, prompt: Sequence[int], sampling: Sampling, block_size: int) -> None:
+        self.sampling = sampling
+        self.window = list(prompt)[-block_size:] or [BOS_ID]
+        self.fresh = self.window  # ids the cache has not seen; all of the window: the cache starts anew
+        self.finish: Finish | None = None  # why it has ended
+        self._block = block_size
+        self._count = 0
+        self._seed = _mix(secrets.randbits(64) if sampling.seed is None else sampling.seed)
+
+    def uniform(self) -> float:
+        """The number in [0, 1) that decides the next token."""
+        return (_mix(self._seed + self._count) >> 11) * 2.0**-53
+
+    def take(self, token: int) -> bool:
+        """Go on with a token; whether it is part of the text: an end token is not, and ends it."""
+        if token == EOS_ID and not self.sampling.ignore_eos:
+            self.finish = "stop"
+            return False
+        self._count += 1
+        if self._count == self.sampling.max_tokens:
+            self.finish = "length"
+        self.window.append(token)
+        self.fresh = [token]
+        if len(self.window) > self._block:
+            self.fresh = self.window = self.window[-max(1, self._block // 2) :]
+        return True
+
+
+def generate(decoder: Decoder, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
+    """Token ids after a prompt, as they are drawn, until `max_tokens` or the end token.
+
+    The same seed gives the same ids.
+    """
+    text, cache = Continuation(prompt, sampling, decoder.config.block_size), KVCache(decoder.config)
+    while text.finish is None:
+        if text.fresh is text.window:
+            cache.lengths[0] = 0
+        token = draw(decoder.next_logits(text.fresh, cache), sampling, text.uniform())
+        if text.take(token):
+            yield token
+
+
+class Cutter:
+    """Passes a text on up to where one of `stops` begins; what may be the beginning of one is held back.
+
+    Raises CallerError for an empty stop.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        if not all(stops):
+            raise CallerError("a text to stop at is not empty")
+        self.found = False  # a stop, so that nothing comes any more
+        self._stops = stops
+        self._held = ""
+
+    def push(self, piece: str) -> str:
+        """What can be passed on when a piece has come."""
+        held = self._held + piece
+        ends = [held.find(stop) for stop in self._stops if stop in held]
+        if ends:
+            self.found, self._held = True, ""
+            return held[: min(ends)]
+        begun = (size for stop in self._stops for size in range(len(stop)) if held.endswith(stop[:size]))
+        ready = len(held) - max(begun, default=0)
+        self._held = held[ready:]
+        return held[:ready]
+
+    def rest(self) -> str:
+        """What was held back, when nothing more comes."""
+        rest, self._held = self._held, ""
+        return rest
+
+
+def until_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    """The text of some pieces, up to where one of `stops` begins; raises CallerError for an empty stop."""
+    cutter = Cutter(stops)
+    for piece in pieces:
+        yield cutter.push(piece)
+        if cutter.found:
+            return
+    yield cutter.rest()
+
+
+def draw(logits: Array, sampling: Sampling, uniform: float) -> int:
+    """A token id from logits (V,); `uniform` in [0, 1) decides, so equal arguments give an equal token."""
+    return draw_each(logits[None], [sampling], [uniform])[0]
+
+
+def draw_each(logits: Array, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:
+    """A token id from each row of logits (B, V), as `draw` does it."""
+    tokens: list[int] = logits.argmax(axis=-1).tolist()
+    warm = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
+    if warm:
+        exact = logits[warm].astype(np.float64)  # a rounded draw could land beyond the last token that counts
+        exact -= exact.max(axis=-1, keepdims=True)
+        with np.errstate(over="ignore"):  # next to no temperature: minus infinity will do
+            exact /= np.array([[samplings[row].temperature] for row in warm])
+        np.exp(exact, out=exact)
+        for row, shares, total in zip(warm, exact, exact.sum(axis=-1).tolist(), strict=True):
+            tokens[row] = _draw_share(shares, total, samplings[row], uniforms[row])
+    return tokens
+
+
+def log_probabilities(logits: Array) -> Doubles:
+    """What the network itself says (..., V), before any temperature."""
+    exact = logits.astype(np.float64)
+    exact -= exact.max(axis=-1, keepdims=True)
+    exact -= np.log(np.exp(exact).sum(axis=-1, keepdims=True))
+    return exact
+
+
+def _draw_share(shares: Doubles, total: float, sampling: Sampling, uniform: float) -> int:
+    """A token by its share (V,) of the `total` among those that `sampling` leaves."""
+    if sampling.top_k or sampling.top_p < 1:
+        tokens, edges = _likeliest(shares, total, sampling.top_k, sampling.top_p)
+    else:
+        tokens, edges = None, shares.cumsum()
+    index = int(edges.searchsorted(uniform * edges[-1], side="right"))
+    if index == len(edges):  # it was rounded up: the last token with a share
+        index = int(edges.searchsorted(edges[-1]))
+    return index if tokens is None else int(tokens[index])
+
+
+def _likeliest(shares: Doubles, total: float, top_k: int, top_p: float) -> tuple[npt.NDArray[np.intp], Doubles]:
+    """The fewest tokens that have `top_p` of the `total` of shares (V,), and their running sums.
+
+    They are at most `top_k` (0: any number), the likeliest first. Most tokens have so little that they are out without
+    being sorted: all that have less than an even part of what is left out; and nearly always those that have less than
+    eight times as much.
+    """
+    wanted, part = top_p * total, (1 - top_p) * total / len(shares)
+    tokens, edges = _sorted(shares, np.flatnonzero(shares >= 8 * part), top_k)
+    if not (0 < top_k == len(tokens) or (len(edges) and edges[-1] >= wanted)):
+        tokens, edges = _sorted(shares, np.flatnonzero(shares >= part), top_k)
+    count = 1 + int(edges[:-1].searchsorted(wanted))
+    return tokens[:count], edges[:count]
+
+
+def _sorted(shares: Doubles, tokens: npt.NDArray[np.intp], top_k: int) -> tuple[npt.NDArray[np.intp], Doubles]:
+    """Tokens, at most `top_k` (0: all), likeliest first, and the running sums of their shares."""
+    held = shares[tokens]
+    if 0 < top_k < len(tokens):
+        best = np.argpartition(held, -top_k)[-top_k:]
+        tokens, held = tokens[best], held[best]
+    order = np.argsort(-held)
+    return tokens[order], held[order].cumsum()
+
+
+def _mix(number: int) -> int:
+    """64 bits that look like chance, from any whole number (the finaliser of SplitMix64)."""
+    number = (number + 1) * 0x9E3779B97F4A7C15 & _WORD
+    number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 & _WORD
+    number = (number ^ number >> 27) * 0x94D049BB133111EB & _WORD
+    return number ^ number >> 31

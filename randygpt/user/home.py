@@ -1,0 +1,120 @@
+"""The user's own files below the home: where they are, and the list of relays. Does disk I/O.
+
+keys/nsec      the secret key (`randygpt.user.signing_key`)
+relays.json    addresses of relays, in the order they were added
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+import relay_client.errors
+from randygpt.errors import CallerError
+from randygpt.user.config_files import Key, expanded, merged, take
+from relay_client import durable
+from relay_client.url import check_url
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A user's folder, and the relays that settings name. Nothing in the folder exists before it is needed."""
+
+    folder: Path
+    settled: tuple[str, ...] = ()  # relays that settings name
+    is_whole: bool = False  # whether these take the place of the list
+
+    @classmethod
+    def from_environment(cls) -> "Home":
+        """`$RANDYGPT_HOME`, else `home` in the settings files, else the platform's data directory.
+
+        Relays are those of the settings files and of the list, or those in `$RANDYGPT_RELAYS` alone. Raises CallerError
+        if a settings file is wrong, and OSError.
+        """
+        settings = merged()
+        said, relays = take(settings, HOME, _folder), take(settings, RELAYS, _relays)
+        chosen, instead = os.environ.get(variable(HOME)), os.environ.get(variable(RELAYS), "").split()
+        folder = expanded(Path(chosen)).absolute() if chosen else said or platformdirs.user_data_path("randygpt")
+        return cls(folder, tuple(instead or relays or ()), is_whole=bool(instead))
+
+    @property
+    def key_path(self) -> Path:
+        """The secret key's file."""
+        return self.folder / "keys" / "nsec"
+
+    @property
+    def journal_path(self) -> Path:
+        """The publishing journal."""
+        return self.folder / "state" / "journal.sqlite"
+
+    @property
+    def follow_path(self) -> Path:
+        """What `follow` says of how it stands."""
+        return self.folder / "state" / "follow.json"
+
+    @property
+    def relays_path(self) -> Path:
+        """The list of relays."""
+        return self.folder / "relays.json"
+
+    def relays(self) -> list[str]:
+        """The user's relays, those that settings name first; raises CallerError if the list is damaged."""
+        return list(dict.fromkeys([*self.settled, *([] if self.is_whole else self.added_relays())]))
+
+    def added_relays(self) -> list[str]:
+        """The list of relays; raises CallerError if the file is damaged."""
+        try:
+            relays = json.loads(self.relays_path.read_bytes())
+        except FileNotFoundError:
+            return []
+        except (ValueError, RecursionError) as error:
+            raise CallerError(f"{self.relays_path}: not JSON: {error}") from None
+        if not isinstance(relays, list) or not all(isinstance(url, str) for url in relays):
+            raise CallerError(f"{self.relays_path}: not a list of addresses")
+        return relays
+
+    def write_relays(self, relays: list[str]) -> None:
+        """Replace the list of relays, durably; raises OSError."""
+        durable.make_directory(self.folder)
+        durable.write(self.relays_path, json.dumps(relays, indent=1).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class General:
+    """A setting that belongs to no command."""
+
+    help: str
+    convert: Callable[[object], object]  # raises CallerError
+    default: object
+
+
+def variable(key: Key) -> str:
+    """The name in the environment of what a settings file calls `key`."""
+    return "_".join(["RANDYGPT", *key]).upper().replace("-", "_")
+
+
+def _folder(value: object) -> Path:
+    path = expanded(Path(value)) if isinstance(value, str) else None
+    if not path or not path.is_absolute():
+        raise CallerError("a folder's full path belongs here, in quotes")
+    return path
+
+
+def _relays(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(url, str) for url in value):
+        raise CallerError("a list of addresses belongs here")
+    try:
+        return [check_url(url) for url in value]
+    except relay_client.errors.CallerError as error:
+        raise CallerError(str(error)) from None
+
+
+HOME: Key = ("home",)
+RELAYS: Key = ("relays",)
+GENERAL = {
+    HOME: General("The folder of keys, store and state.", _folder, str(platformdirs.user_data_path("randygpt"))),
+    RELAYS: General("Relays to publish to and to fetch from, beside those of `randygpt relays add`.", _relays, []),
+}

@@ -1,0 +1,27 @@
+"""Which relays an author says to write to (NIP-65). No I/O."""
+
+from collections.abc import Iterable
+
+from relay_client.errors import CallerError
+from relay_client.event import Event
+from relay_client.url import check_url
+
+RELAY_LIST_KIND = 10002
+MAX_RELAYS = 10  # NIP-65 asks for lists of two to four
+
+
+def write_relays(events: Iterable[Event], *, author: bytes) -> list[str]:
+    """Addresses in the author's latest list among these verified events; what is no address is passed over."""
+    lists = [event for event in events if event.kind == RELAY_LIST_KIND and event.pubkey == author]
+    if not lists:
+        return []
+    latest = min(lists, key=lambda event: (-event.created_at, event.id))  # NIP-01's rule
+    urls: dict[str, None] = {}
+    for tag in latest.tags:
+        match tag:
+            case ["r", raw_url] | ["r", raw_url, "" | "write", *_]:
+                try:
+                    urls[check_url(raw_url)] = None
+                except CallerError:
+                    continue
+    return list(urls)[:MAX_RELAYS]

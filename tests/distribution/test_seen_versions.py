@@ -1,0 +1,152 @@
+"""The memory of versions: what was met, what was taken back, and what was decided."""
+
+import asyncio
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import filelock
+import orjson
+import pytest
+
+from distribution.errors import StoreError
+from distribution.events import Release, Seen, SeenVersion, release_draft
+from distribution.seen_versions import Versions
+from relay_client.keys import SecretKey
+
+KEY = SecretKey(bytes.fromhex("11" * 32))
+NOW = 1_790_000_000
+
+
+def release(version: int = 1, *, name: str = "demo", manifest: bytes = b"") -> Release:
+    draft = release_draft(
+        manifest, [bytes(32)], name=name, version=version, format="x", size=1, card={}, hint="", created_at=NOW
+    )
+    return Release.parse(draft.sign(KEY), now=NOW)
+
+
+def met(made: Release) -> SeenVersion:
+    return SeenVersion(release_id=made.id, manifest_sha256=made.manifest_sha256)
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> Versions:
+    return Versions(tmp_path)
+
+
+async def test_all_versions_met_are_remembered(versions: Versions, tmp_path: Path) -> None:
+    made = {version: release(version, manifest=b"%d" % version) for version in (1, 5, 3, 6)}
+    for each in made.values():
+        await versions.record(each)
+    seen = Versions(tmp_path).seen(KEY.pubkey, "demo")
+    assert seen.versions == {version: met(each) for version, each in made.items()}
+    assert seen.highest == 6
+    assert seen.versions[5].manifest_sha256 == sha256(b"5").digest()
+
+
+async def test_of_very_many_versions_the_highest_are_remembered(versions: Versions, tmp_path: Path) -> None:
+    await versions.record(release(1))
+    path = tmp_path / "state" / "seen.json"
+    content = orjson.loads(path.read_bytes())
+    entry = next(iter(content.values()))
+    entry["versions"] = {str(version): entry["versions"]["1"] for version in range(1, 201)}
+    path.write_bytes(orjson.dumps(content))
+    await versions.record(release(201))
+    assert sorted(versions.seen(KEY.pubkey, "demo").versions) == list(range(102, 202))
+
+
+async def test_the_first_content_of_a_version_stays(versions: Versions) -> None:
+    first = release(5, manifest=b"first")
+    await versions.record(first)
+    await versions.record(release(5, manifest=b"second"))
+    assert versions.seen(KEY.pubkey, "demo").versions == {5: met(first)}
+
+
+async def test_what_was_taken_back_stays_so_and_may_be_made_again(versions: Versions, tmp_path: Path) -> None:
+    bad, good = release(5, manifest=b"bad"), release(5, manifest=b"good")
+    await versions.record(release(4))
+    await versions.record(bad)
+    await versions.settle_all()
+    await versions.revoke(KEY.pubkey, "demo", {bad.id})
+    seen = Versions(tmp_path).seen(KEY.pubkey, "demo")
+    assert (seen.highest, seen.revoked, seen.settled) == (4, {bad.id}, 4)
+    await versions.record(good)
+    assert versions.seen(KEY.pubkey, "demo").versions[5] == met(good)
+    assert versions.seen(KEY.pubkey, "demo").revoked == {bad.id}
+
+
+async def test_each_author_and_name_is_remembered_alone(versions: Versions) -> None:
+    await versions.record(release(5))
+    await versions.record(release(2, name="other"))
+    assert versions.seen(KEY.pubkey, "demo").highest == 5
+    assert versions.seen(KEY.pubkey, "other").highest == 2
+    assert versions.seen(bytes(32), "demo") == versions.seen(KEY.pubkey, "third") == Seen()
+
+
+async def test_what_the_user_chose_settles_all_that_was_met(versions: Versions, tmp_path: Path) -> None:
+    await versions.settle_all()
+    assert not (tmp_path / "state").exists()
+    await versions.record(release(5))
+    await versions.record(release(2, name="other"))
+    assert versions.seen(KEY.pubkey, "demo").settled == 0
+    await versions.settle(KEY.pubkey, "demo", 5)
+    await versions.record(release(6))
+    assert versions.seen(KEY.pubkey, "demo").settled == 5
+    await versions.settle_all()
+    assert (versions.seen(KEY.pubkey, "demo").settled, versions.seen(KEY.pubkey, "other").settled) == (6, 2)
+
+
+async def test_nothing_is_lost_when_many_record_at_once(tmp_path: Path) -> None:
+    await asyncio.gather(*(Versions(tmp_path).record(release(name=f"n{number}")) for number in range(10)))
+    assert all(Versions(tmp_path).seen(KEY.pubkey, f"n{number}").highest for number in range(10))
+
+
+async def test_recording_waits_for_another_process(versions: Versions, tmp_path: Path) -> None:
+    await versions.record(release(1))
+    async with filelock.AsyncFileLock(tmp_path / "state" / "seen.lock"):
+        waiting = asyncio.create_task(versions.record(release(2)))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(waiting, 0.05)
+        assert versions.seen(KEY.pubkey, "demo").highest == 1
+    await versions.record(release(2))
+    assert versions.seen(KEY.pubkey, "demo").highest == 2
+
+
+def broken_entry(change: Callable[[dict[str, Any]], object]) -> bytes:
+    inner: dict[str, Any] = {"versions": {"5": ["00" * 32, "00" * 32]}, "revoked": [], "settled": 0}
+    change(inner)
+    return orjson.dumps({f"{KEY.pubkey.hex()}/demo": inner})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"damaged",
+        b"[]",
+        b"1",
+        b"null",
+        orjson.dumps({f"{KEY.pubkey.hex()}/demo": 5}),
+        *(broken_entry(lambda inner, key=key: inner.pop(key)) for key in ("versions", "revoked", "settled")),  # type: ignore[misc]
+        broken_entry(lambda inner: inner.update(versions={"five": ["00" * 32, "00" * 32]})),
+        broken_entry(lambda inner: inner.update(versions={"5": ["00" * 32]})),
+        broken_entry(lambda inner: inner.update(versions={"5": ["00", "00" * 32]})),
+        broken_entry(lambda inner: inner.update(versions=[5])),
+        broken_entry(lambda inner: inner.update(revoked=["zz"])),
+        broken_entry(lambda inner: inner.update(settled="5")),
+    ],
+)
+async def test_a_damaged_memory_is_reported_and_left_alone(versions: Versions, tmp_path: Path, text: bytes) -> None:
+    # To start afresh would let an old version in.
+    await versions.record(release())
+    path = tmp_path / "state" / "seen.json"
+    path.write_bytes(text)
+    for attempt in (versions.record(release(9)), versions.settle_all(), versions.settle(KEY.pubkey, "demo", 1)):
+        with pytest.raises(StoreError, match=r"seen\.json: damaged"):
+            await attempt
+    with pytest.raises(StoreError, match=r"seen\.json: damaged"):
+        versions.seen(KEY.pubkey, "demo")
+    assert path.read_bytes() == text

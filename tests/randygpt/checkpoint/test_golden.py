@@ -1,0 +1,79 @@
+"""Compatibility with the Rust program: files that its own tools wrote, and the numbers they give."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from randygpt.checkpoint.header import CheckpointHeader
+from randygpt.checkpoint.rgpt import Checkpoint, read_checkpoint, read_weights, write_checkpoint
+from randygpt.checkpoint.sidecar import describe, read_tokenizer
+from randygpt.model.decoder import Decoder
+from randygpt.model.gpt import GPT
+
+NAMES = ("rgpt0001", "rgpt0002", "rgpt0002_moments", "rgpt0003")
+
+
+def path_of(golden: Path, name: str) -> Path:
+    return golden / f"xs_char_{name}.bin"
+
+
+def read(golden: Path, name: str) -> Checkpoint:
+    path = path_of(golden, name)
+    return read_checkpoint(path, describe(path).config)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_header_and_size_say_what_it_is(golden: Path, name: str) -> None:
+    found = describe(path_of(golden, name))
+    assert found.config.preset == "xs"
+    assert found.header == CheckpointHeader(
+        magic=name[:8].upper(), vocab_size=67, iteration=29, step=30, best_loss=found.header.best_loss
+    )
+    assert found.header.best_loss == pytest.approx(3.233152)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_logits_are_theirs(golden: Path, name: str) -> None:
+    path = path_of(golden, name)
+    config = describe(path).config
+    with np.load(golden / "xs_char_logits.npz") as expected, torch.inference_mode():
+        weights = read_weights(path, config)
+        logits = GPT(config, torch.from_numpy(weights))(torch.from_numpy(expected["tokens"]))
+        np.testing.assert_allclose(logits.numpy(), expected["logits"], rtol=0, atol=1e-4)
+        decoder = Decoder.from_flat(config, weights)
+        for row, ids in enumerate(expected["tokens"].tolist()):
+            np.testing.assert_allclose(decoder.logits(ids), expected["logits"][row], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["rgpt0001", "rgpt0002_moments"])
+def test_interleaved_moments_are_those_of_the_new_format(golden: Path, name: str) -> None:
+    old, new = read(golden, name), read(golden, "rgpt0003")
+    assert old.moments is not None
+    assert new.moments is not None
+    assert np.array_equal(old.weights, new.weights)
+    assert np.array_equal(old.moments[0], new.moments[0])
+    assert np.array_equal(old.moments[1], new.moments[1])
+
+
+def test_the_new_format_is_written_byte_for_byte(golden: Path, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "m.bin", read(golden, "rgpt0003"))
+    assert (tmp_path / "m.bin").read_bytes() == path_of(golden, "rgpt0003").read_bytes()
+
+
+def test_weights_alone_are_written_byte_for_byte(golden: Path, tmp_path: Path) -> None:
+    whole = read(golden, "rgpt0003")
+    header = replace(whole.header, magic="RGPT0002")
+    write_checkpoint(tmp_path / "m.bin", replace(whole, header=header, moments=None))
+    assert (tmp_path / "m.bin").read_bytes() == path_of(golden, "rgpt0002").read_bytes()
+
+
+def test_the_characters_are_theirs(golden: Path) -> None:
+    tokenizer = read_tokenizer(golden / "xs_char_vocab.json")
+    assert tokenizer.vocab_size == 67
+    assert tokenizer.chars[:4] == ("<", ">", "\n", " ")
+    text = "First Citizen:\nBefore we proceed any further, hear me speak."
+    assert tokenizer.decode(tokenizer.encode(text).tolist()) == text
+    assert tokenizer.encode("Az<>").tolist() == [15, 66, 0, 1]

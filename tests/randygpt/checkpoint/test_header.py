@@ -1,0 +1,203 @@
+"""The RGPT header: every field checked, and the exact sizes that follow from it."""
+
+import math
+import re
+import struct
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.models import CONFIG
+
+from randygpt.checkpoint.header import (
+    HEADER_SIZE,
+    MAGICS,
+    CheckpointHeader,
+    Moments,
+    segments,
+    weights_size,
+)
+from randygpt.errors import InvalidCheckpoint, InvalidModelFile
+from randygpt.model.config import MAX_VOCAB, PRESETS, ModelConfig
+from randygpt.model.layout import tensor_shapes
+
+HEADER = CheckpointHeader(magic="RGPT0003", vocab_size=67, iteration=29, step=30, best_loss=1.5)
+FIELD_ENDS = {"magic": 8, "vocab": 12, "iter": 16, "step": 20, "best_loss": 24}
+AMBIGUOUS_VOCAB = 6016  # s with moments is as long as deep without
+
+counts = st.integers(0, 2**32 - 1)
+
+
+def header(magic: str, vocab_size: int = CONFIG.vocab_size) -> CheckpointHeader:
+    return CheckpointHeader(magic=magic, vocab_size=vocab_size, iteration=0, step=1, best_loss=2.5)
+
+
+def raw(magic: bytes = b"RGPT0003", vocab_size: int = 67, best_loss: float = 1.5) -> bytes:
+    return struct.pack("<8sIIIf", magic, vocab_size, 29, 30, best_loss)
+
+
+def sizes(config: ModelConfig) -> tuple[int, int]:
+    """Length of a file without moments, and of one with."""
+    return 24 + 4 * config.parameter_count, 24 + 12 * config.parameter_count
+
+
+def test_the_bytes_are_little_endian_in_this_order() -> None:
+    assert HEADER.encode() == b"RGPT0003" + bytes.fromhex("43000000 1d000000 1e000000 0000c03f")
+
+
+@given(
+    magic=st.sampled_from(MAGICS),
+    vocab_size=st.integers(1, MAX_VOCAB),
+    iteration=counts,
+    step=counts,
+    best_loss=st.floats(min_value=0, width=32),
+)
+def test_round_trip(magic: str, vocab_size: int, iteration: int, step: int, best_loss: float) -> None:
+    made = CheckpointHeader(magic=magic, vocab_size=vocab_size, iteration=iteration, step=step, best_loss=best_loss)
+    encoded = made.encode()
+    assert len(encoded) == HEADER_SIZE
+    assert CheckpointHeader.parse(encoded + b"weights") == made
+
+
+@pytest.mark.parametrize("length", range(HEADER_SIZE))
+def test_a_truncated_header_names_the_field_it_ends_in(length: int) -> None:
+    field = next(name for name, end in FIELD_ENDS.items() if length < end)
+    with pytest.raises(InvalidCheckpoint, match=f"{length} bytes end in field {field}$"):
+        CheckpointHeader.parse(HEADER.encode()[:length])
+
+
+@pytest.mark.parametrize("magic", [b"RGPT0000", b"RGPT0004", b"rgpt0003", b"GGUF\3\0\0\0", b"\xff" * 8, bytes(8)])
+def test_another_magic_is_shown(magic: bytes) -> None:
+    with pytest.raises(InvalidCheckpoint, match=re.escape(repr(magic))):
+        CheckpointHeader.parse(raw(magic))
+
+
+@pytest.mark.parametrize("vocab_size", [0, MAX_VOCAB + 1, 2**32 - 1])
+def test_a_vocabulary_no_model_has(vocab_size: int) -> None:
+    with pytest.raises(InvalidCheckpoint, match=f"vocab {vocab_size} is not"):
+        CheckpointHeader.parse(raw(vocab_size=vocab_size))
+
+
+@pytest.mark.parametrize("vocab_size", [1, MAX_VOCAB])
+def test_the_smallest_and_the_largest_vocabulary(vocab_size: int) -> None:
+    assert CheckpointHeader.parse(raw(vocab_size=vocab_size)).vocab_size == vocab_size
+
+
+@pytest.mark.parametrize("best_loss", [math.nan, -math.inf])
+def test_a_best_loss_that_is_none(best_loss: float) -> None:
+    with pytest.raises(InvalidCheckpoint, match="best_loss is"):
+        CheckpointHeader.parse(raw(best_loss=best_loss))
+
+
+@pytest.mark.parametrize("changes", [{"best_loss": 1e39}, {"iteration": 2**32}, {"step": -1}, {"vocab_size": 0}])
+def test_a_header_that_cannot_be_written_is_not_made(changes: dict[str, float]) -> None:
+    with pytest.raises(InvalidCheckpoint):
+        replace(CheckpointHeader.parse(raw()), **changes)  # type: ignore[arg-type]
+
+
+def test_before_the_first_evaluation_the_best_loss_is_infinite() -> None:
+    assert CheckpointHeader.parse(raw(best_loss=math.inf)).best_loss == math.inf
+
+
+@given(st.binary(max_size=64) | st.builds(bytes.__add__, st.sampled_from([b"RGPT0001", b"RGPT0002"]), st.binary()))
+def test_any_bytes_give_a_header_or_our_error(data: bytes) -> None:
+    try:
+        found = CheckpointHeader.parse(data)
+    except InvalidCheckpoint:
+        return
+    assert found.encode() == data[:HEADER_SIZE]
+
+
+@pytest.mark.parametrize(
+    ("magic", "with_moments", "expected"),
+    [
+        ("RGPT0001", True, "by tensor"),
+        ("RGPT0002", False, "none"),
+        ("RGPT0002", True, "by tensor"),
+        ("RGPT0003", True, "by kind"),
+    ],
+)
+def test_where_the_moments_lie(*, magic: str, with_moments: bool, expected: Moments) -> None:
+    assert header(magic).moments(CONFIG, sizes(CONFIG)[with_moments]) == expected
+
+
+@pytest.mark.parametrize("magic", ["RGPT0001", "RGPT0003"])
+def test_only_one_magic_goes_without_moments(magic: str) -> None:
+    with pytest.raises(InvalidCheckpoint, match=f"has {sizes(CONFIG)[1]}$"):
+        header(magic).moments(CONFIG, sizes(CONFIG)[0])
+
+
+@pytest.mark.parametrize("magic", MAGICS)
+@pytest.mark.parametrize("size", sizes(CONFIG))
+@pytest.mark.parametrize("off", [-1, 1])
+def test_a_byte_too_few_or_too_many(magic: str, size: int, off: int) -> None:
+    with pytest.raises(InvalidCheckpoint, match=f"{size + off} bytes, but {magic} .*{sizes(CONFIG)[1]}$"):
+        header(magic).moments(CONFIG, size + off)
+
+
+def test_the_header_and_the_configuration_agree_on_the_vocabulary() -> None:
+    with pytest.raises(InvalidCheckpoint, match="vocab 67 in the header, 31 in the configuration"):
+        HEADER.moments(CONFIG, sizes(CONFIG)[1])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("magic", "with_moments"), [("RGPT0001", True), ("RGPT0002", False), ("RGPT0002", True), ("RGPT0003", True)]
+)
+def test_the_size_gives_the_preset(*, preset: str, magic: str, with_moments: bool) -> None:
+    config = ModelConfig.from_preset(preset, vocab_size=67)
+    assert header(magic, 67).infer_config(sizes(config)[with_moments]) == config
+
+
+def test_a_size_of_two_presets_names_both() -> None:
+    small = ModelConfig.from_preset("s", vocab_size=AMBIGUOUS_VOCAB)
+    deep = ModelConfig.from_preset("deep", vocab_size=AMBIGUOUS_VOCAB)
+    assert sizes(small)[1] == sizes(deep)[0]
+    with pytest.raises(InvalidCheckpoint, match="the presets s and deep: say which with --preset"):
+        header("RGPT0002", AMBIGUOUS_VOCAB).infer_config(sizes(deep)[0])
+
+
+def test_the_same_size_under_a_magic_that_has_moments_is_one_preset() -> None:
+    config = ModelConfig.from_preset("s", vocab_size=AMBIGUOUS_VOCAB)
+    assert header("RGPT0003", AMBIGUOUS_VOCAB).infer_config(sizes(config)[1]) == config
+
+
+@pytest.mark.parametrize("size", [0, 24, 24 + 12 * 529_656 - 1])
+def test_a_size_of_no_preset(size: int) -> None:
+    with pytest.raises(InvalidCheckpoint, match=f"{size} bytes fit no preset with vocab 67"):
+        HEADER.infer_config(size)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_parameters_are_those_of_the_tensors(preset: str) -> None:
+    config = ModelConfig.from_preset(preset, vocab_size=67)
+    assert config.parameter_count == sum(rows * columns for rows, columns in tensor_shapes(config).values())
+
+
+def test_the_largest_preset_has_fourteen_million_parameters() -> None:
+    assert ModelConfig.from_preset("xl", vocab_size=67).parameter_count == 14_305_536
+
+
+def test_the_tensors_in_file_order() -> None:
+    config = ModelConfig(n_embd=8, n_head=2, n_layer=2, vocab_size=5, block_size=3)
+    square, wide, narrow = (8, 8), (32, 8), (8, 32)
+    layer = [("wq", square), ("wk", square), ("wv", square), ("wo", square), ("fc1", wide), ("fc2", narrow)]
+    assert list(tensor_shapes(config).items()) == [
+        ("wte", (5, 8)),
+        ("wpe", (3, 8)),
+        ("lm_head", (5, 8)),
+        *((f"layer0.{name}", shape) for name, shape in layer),
+        *((f"layer1.{name}", shape) for name, shape in layer),
+    ]
+
+
+def test_the_segments_of_a_file() -> None:
+    without, with_moments = sizes(CONFIG)
+    assert weights_size(CONFIG) == without
+    assert segments(CONFIG, without) == [("weights", without)]
+    assert segments(CONFIG, with_moments) == [("weights", without), ("optimizer", with_moments - without)]
+
+
+def test_an_invalid_checkpoint_is_a_file_of_a_model_that_is_wrong() -> None:
+    assert issubclass(InvalidCheckpoint, InvalidModelFile)

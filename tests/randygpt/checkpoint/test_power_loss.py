@@ -1,0 +1,194 @@
+"""What a power cut may leave of a save, found by going through all of it.
+
+The disk modelled here keeps what POSIX promises and no more: a rename is atomic; a file's content is safe after `fsync`
+of the file, and the names in a folder are after `fsync` of the folder. Until then each change is on the disk or is not,
+in whatever order they were made.
+"""
+
+import contextlib
+import itertools
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.models import CONFIG, TOKENIZER, tiny_checkpoint
+
+from randygpt.checkpoint.rgpt import read_weights
+from randygpt.checkpoint.save import save_checkpoint
+from randygpt.checkpoint.sidecar import Sidecar, describe
+
+Files = dict[str, bytes]
+Pace = tuple[float, float]  # by how much iteration and best loss change from one save to the next
+PACES = pytest.mark.parametrize("pace", [(1, 0), (0, 1)], ids=["of a run", "of runs over each other"])
+CHANGES = ("open", "replace", "rename", "link", "unlink")  # a folder
+
+
+class Killed(BaseException):
+    """The process ends; the power stays on."""
+
+
+class Disk:
+    """A folder, and what may be left of it if the power is cut."""
+
+    def __init__(self, folder: Path, kept: Path) -> None:
+        self._folder = folder
+        self._kept = kept  # has a link to each file that ever was: no two get the same inode
+        self._link = os.link
+        self._pending: list[dict[str, int | None]] = []  # which inodes names were given since the folder was synced
+        self._names: dict[str, int] = {}
+        self._look()
+        self._synced = {inode: self._content(inode) for inode in self._names.values()}
+        self._safe = self._names
+        self._pending.clear()
+        self.left: list[Files] = []  # at any time until now
+        self.calls_to_kill = -1  # never
+
+    def remains(self) -> Iterator[Files]:
+        """All that may be left now, without temporary files."""
+        for made in itertools.product([False, True], repeat=len(self._pending)):
+            names: dict[str, int | None] = dict(self._safe)
+            for change in itertools.compress(self._pending, made):
+                names |= change
+            files = {name: inode for name, inode in names.items() if inode and not name.startswith(".tmp-")}
+            contents = [{self._synced.get(inode, b""), self._content(inode)} for inode in files.values()]
+            for chosen in itertools.product(*contents):
+                yield dict(zip(files, chosen, strict=True))
+
+    def after(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """A call of the system's that is seen here."""
+
+        def seen(*args: Any, **options: Any) -> Any:  # noqa: ANN401 (passed on)
+            result = call(*args, **options)
+            self._look()
+            self.left += self.remains()
+            self.calls_to_kill -= 1
+            if self.calls_to_kill == 0:
+                raise Killed
+            return result
+
+        return seen
+
+    def sync(self, descriptor: int) -> None:
+        """In place of `fsync`."""
+        facts = os.fstat(descriptor)
+        if stat.S_ISDIR(facts.st_mode):
+            self._safe = self._names
+            self._pending.clear()
+        else:
+            self._synced[facts.st_ino] = self._content(facts.st_ino)
+
+    def _look(self) -> None:
+        names = {entry.name: entry.inode() for entry in os.scandir(self._folder)}
+        for name, inode in names.items():
+            if not (self._kept / str(inode)).exists():
+                self._link(self._folder / name, self._kept / str(inode))
+        changed = {name for name, _ in names.items() ^ self._names.items()}
+        if changed:
+            self._pending.append({name: names.get(name) for name in changed})
+        self._names = names
+
+    def _content(self, inode: int) -> bytes:
+        return (self._kept / str(inode)).read_bytes()
+
+
+class Machine:
+    """One whose power is cut again and again, each time with other files in the folder of the run."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folders = (folder / str(count) for count in itertools.count())
+        self._monkeypatch = monkeypatch
+
+    def save(
+        self, before: Files, numbers: Iterable[int], pace: Pace, *, calls_to_kill: int = -1
+    ) -> Iterator[tuple[list[Files], list[Files]]]:
+        """Saves over some files: of each, (what may be left if it is cut off, what may be left when it is over).
+
+        The first one may be killed after some calls.
+        """
+        path, kept = self._put(before), next(self._folders)
+        kept.mkdir()
+        disk = Disk(path.parent, kept)
+        disk.calls_to_kill = calls_to_kill
+        for number in numbers:
+            with self._monkeypatch.context() as patch, contextlib.suppress(Killed):
+                for name in CHANGES:
+                    patch.setattr(os, name, disk.after(getattr(os, name)))
+                patch.setattr(os, "fsync", disk.sync)
+                save_tiny(path, number, pace)
+            yield distinct(disk.left), distinct(disk.remains())
+            disk.left.clear()
+            disk.calls_to_kill = -1
+
+    def numbers_in(self, many: Iterable[Files]) -> set[int]:
+        """The numbers that are found, 0 for no checkpoint; fails where a checkpoint has not its own JSON."""
+        return {self.number_in(files) for files in many}
+
+    def number_in(self, files: Files) -> int:
+        """The number of the one that is found."""
+        path = self._put(files)
+        if not path.exists():
+            return 0
+        sidecar = describe(path).sidecar
+        assert sidecar is not None
+        assert np.array_equal(read_weights(path, CONFIG), tiny_checkpoint(seed=int(sidecar.name)).weights)
+        return int(sidecar.name)
+
+    def _put(self, files: Files) -> Path:
+        folder = next(self._folders)
+        folder.mkdir()
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        return folder / "m.bin"
+
+
+def distinct(many: Iterable[Files]) -> list[Files]:
+    return list({tuple(sorted(files.items())): files for files in many}.values())
+
+
+def save_tiny(path: Path, number: int, pace: Pace) -> None:
+    """Save a checkpoint and its JSON, both of which tell the number."""
+    iteration, best = int(100 + number * pace[0]), 9 - number * pace[1]
+    checkpoint = tiny_checkpoint(seed=number)
+    checkpoint = replace(checkpoint, header=replace(checkpoint.header, iteration=iteration, best_loss=best))
+    losses = {"best_val": best}
+    sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, name=str(number), iteration=iteration, losses=losses)
+    save_checkpoint(path, checkpoint, sidecar)
+
+
+@PACES
+def test_whenever_the_power_is_cut_a_checkpoint_and_its_json_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pace: Pace
+) -> None:
+    """The old two or the new two; and so again where a save begins with what another left that was cut off."""
+    machine, states = Machine(tmp_path, monkeypatch), [Files()]
+    for numbers in ((1, 2), (3, 4), (5, 6)):  # between two, the power stays on
+        following: list[Files] = []
+        for before in states:
+            old = machine.number_in(before)
+            for number, (cut_off, over) in zip(numbers, machine.save(before, numbers, pace), strict=True):
+                assert machine.numbers_in(cut_off) == {old, number}
+                assert machine.numbers_in(over) == {number}
+                following, old = following + cut_off, number
+        states = distinct(following)
+    assert len(states) > 10
+
+
+@PACES
+def test_a_kill_and_then_a_power_cut_leave_a_checkpoint_and_its_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pace: Pace
+) -> None:
+    """What the killed process did may not be on the disk yet, when the next one builds on it."""
+    machine = Machine(tmp_path, monkeypatch)
+    ((_, (first,)),) = machine.save({}, [1], pace)
+    seen = set()
+    for calls in range(1, 12):
+        (_, killed), (cut_off, over) = machine.save(first, (2, 3), pace, calls_to_kill=calls)
+        assert machine.numbers_in(cut_off) <= {1, 2, 3}
+        assert machine.numbers_in(over) == {3}
+        seen.add(frozenset(machine.numbers_in(killed)))
+    assert seen == {frozenset({1}), frozenset({1, 2}), frozenset({2})}

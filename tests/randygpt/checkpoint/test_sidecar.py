@@ -1,0 +1,295 @@
+"""What stands beside a checkpoint: where its shape and characters come from, and what damage is called."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.models import CONFIG, TOKENIZER, side_files, tiny_checkpoint, write_tiny
+
+from randygpt.checkpoint.header import CheckpointHeader
+from randygpt.checkpoint.rgpt import write_checkpoint
+from randygpt.checkpoint.sidecar import Sidecar, describe, read_json, read_sidecar, read_tokenizer, sidecar_path
+from randygpt.errors import InvalidCheckpoint, InvalidModelFile
+from randygpt.model.config import ModelConfig
+from randygpt.model.tokenizer import CharTokenizer
+
+# Shapes of one size: only what says it can tell them apart.
+BESIDE, IN_FOLDER = CONFIG, replace(CONFIG, n_head=4)
+AMBIGUOUS_VOCAB = 6016  # s with moments is as long as deep without
+
+
+def bare(path: Path) -> Path:
+    """A checkpoint with nothing beside it."""
+    write_checkpoint(path, tiny_checkpoint())
+    return path
+
+
+def hollow(path: Path, config: ModelConfig, *, magic: str = "RGPT0003", numbers: int = 3) -> Path:
+    """A header, and the length of a whole file without its contents."""
+    header = CheckpointHeader(magic=magic, vocab_size=config.vocab_size, iteration=0, step=1, best_loss=1.0)
+    with path.open("wb") as file:
+        file.write(header.encode())
+        file.truncate(24 + 4 * numbers * config.parameter_count)
+    return path
+
+
+def put_config(folder: Path, config: ModelConfig) -> None:
+    (folder / "config.json").write_text(json.dumps(config.to_json("char")), encoding="utf-8")
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    written = Sidecar(
+        config=CONFIG,
+        tokenizer=CharTokenizer.from_text('né€\U0001f600\u2028"\\'),
+        name="prose",
+        iteration=24,
+        losses={"train": 1.5, "val": 1.75, "best_val": None},
+        training={"seed": 7, "plateau": {"best": 1.5, "waited": 2, "cuts": 1}},
+    )
+    (tmp_path / "m.json").write_bytes(written.encode())
+    read = read_sidecar(tmp_path / "m.bin")
+    assert read is not None
+    assert replace(read, tokenizer=written.tokenizer) == written
+    assert read.tokenizer.chars == written.tokenizer.chars
+
+
+@pytest.mark.parametrize(
+    ("iteration", "losses", "expected"),
+    [
+        (7, {"best_val": 1 / 3}, True),
+        (7, {}, True),
+        (8, {"best_val": 1 / 3}, False),
+        (7, {"best_val": 0.3333334}, False),
+        (7, {"best_val": None}, False),
+    ],
+)
+def test_a_json_is_of_the_header_that_says_the_same(
+    *, iteration: int, losses: dict[str, float | None], expected: bool
+) -> None:
+    header = replace(tiny_checkpoint().header, iteration=7, best_loss=1 / 3)
+    sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, iteration=iteration, losses=losses)
+    assert sidecar.is_of(CheckpointHeader.parse(header.encode())) == expected
+    unmeasured = replace(header, best_loss=math.inf)
+    assert replace(sidecar, iteration=7).is_of(unmeasured) == (losses.get("best_val") is None)
+
+
+def test_the_json_of_a_checkpoint_has_its_name(tmp_path: Path) -> None:
+    assert sidecar_path(tmp_path / "run.v2_best.bin") == tmp_path / "run.v2_best.json"
+    assert read_sidecar(tmp_path / "m.bin") is None
+
+
+def test_what_is_optional_may_be_missing(tmp_path: Path) -> None:
+    contents = {"config": CONFIG.to_json("char"), "tokenizer": TOKENIZER.to_json()}
+    (tmp_path / "m.json").write_text(json.dumps(contents), encoding="utf-8")
+    read = read_sidecar(tmp_path / "m.bin")
+    assert read is not None
+    assert (read.name, read.iteration, read.losses, read.training) == ("", 0, {}, {})
+
+
+def test_a_description_says_everything(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.bin", seed=3, name="tiny")
+    found = describe(path)
+    assert (found.path, found.size, found.header, found.config) == (
+        path,
+        path.stat().st_size,
+        tiny_checkpoint(seed=3).header,
+        CONFIG,
+    )
+    assert found.tokenizer is not None
+    assert found.tokenizer.chars == TOKENIZER.chars
+    assert found.sidecar is not None
+    assert found.sidecar.name == "tiny"
+
+
+def test_the_shape_comes_from_the_json_beside_first(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.bin")
+    put_config(tmp_path, IN_FOLDER)
+    assert describe(path).config == BESIDE
+
+
+def test_then_from_the_folder(tmp_path: Path) -> None:
+    path = bare(tmp_path / "m.bin")
+    put_config(tmp_path, IN_FOLDER)
+    assert describe(path).config == IN_FOLDER
+
+
+@pytest.mark.parametrize("where", ["beside", "in the folder"])
+def test_a_preset_that_contradicts_the_json(tmp_path: Path, where: str) -> None:
+    config = ModelConfig.from_preset("xs", vocab_size=TOKENIZER.vocab_size)
+    path = hollow(tmp_path / "m.bin", config)
+    if where == "beside":
+        (tmp_path / "m.json").write_bytes(Sidecar(config=config, tokenizer=TOKENIZER).encode())
+    else:
+        put_config(tmp_path, config)
+    with pytest.raises(InvalidModelFile, match=r"m\.bin: .*says preset xs, and the command line says preset xl"):
+        describe(path, preset="xl")
+    assert describe(path, preset="xs").config == config
+
+
+@pytest.mark.parametrize("preset", [None, "xs"])
+def test_json_beside_it_for_another_vocabulary(tmp_path: Path, preset: str | None) -> None:
+    config = ModelConfig.from_preset("xs", vocab_size=TOKENIZER.vocab_size)
+    path = hollow(tmp_path / "m.bin", config)
+    (tmp_path / "m.json").write_bytes(Sidecar(config=replace(config, vocab_size=40), tokenizer=TOKENIZER).encode())
+    with pytest.raises(InvalidCheckpoint, match=r"m\.bin: vocab 31 in the header, 40 in the configuration"):
+        describe(path, preset=preset)
+
+
+def test_a_preset_that_contradicts_a_shape_of_no_preset(tmp_path: Path) -> None:
+    with pytest.raises(
+        InvalidModelFile,
+        match=r"m\.bin: .*says dim 16, heads 2, .* says preset xs",
+    ):
+        describe(write_tiny(tmp_path / "m.bin"), preset="xs")
+
+
+@pytest.mark.parametrize(("preset", "numbers"), [("s", 3), ("deep", 1)])
+def test_then_from_the_preset(tmp_path: Path, preset: str, numbers: int) -> None:
+    config = ModelConfig.from_preset(preset, vocab_size=AMBIGUOUS_VOCAB)
+    path = hollow(tmp_path / "m.bin", config, magic="RGPT0002", numbers=numbers)
+    assert describe(path, preset=preset).config == config
+    with pytest.raises(InvalidCheckpoint, match=r"m\.bin: .* s and deep: say which with --preset"):
+        describe(path)
+
+
+def test_then_from_the_size(tmp_path: Path) -> None:
+    config = ModelConfig.from_preset("m", vocab_size=67)
+    found = describe(hollow(tmp_path / "m.bin", config))
+    assert found.config == config
+    assert found.tokenizer is None
+    assert found.sidecar is None
+
+
+def test_a_preset_the_file_does_not_fit(tmp_path: Path) -> None:
+    path = hollow(tmp_path / "m.bin", ModelConfig.from_preset("xs", vocab_size=67))
+    with pytest.raises(InvalidCheckpoint, match=r"m\.bin: .* bytes, but RGPT0003 with shape randygpt-8L"):
+        describe(path, preset="xl")
+    with pytest.raises(InvalidModelFile, match=r"m\.bin: no preset 'huge'"):
+        describe(path, preset="huge")
+
+
+def test_a_shape_beside_it_that_the_file_does_not_fit(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.bin")
+    (tmp_path / "m.json").write_bytes(Sidecar(config=replace(CONFIG, n_layer=3), tokenizer=TOKENIZER).encode())
+    with pytest.raises(InvalidCheckpoint, match=r"m\.bin: .* bytes, but"):
+        describe(path)
+
+
+def test_characters_come_from_the_file_named_then_the_json_beside_then_the_folder(tmp_path: Path) -> None:
+    def vocabulary(first: int) -> CharTokenizer:
+        return CharTokenizer([chr(first + index) for index in range(CONFIG.vocab_size)])
+
+    named, beside, in_folder = vocabulary(0x100), vocabulary(0x200), vocabulary(0x300)
+    path = bare(tmp_path / "m.bin")
+    put_config(tmp_path, CONFIG)
+    for name, tokenizer in (("named.json", named), ("vocab.json", in_folder)):
+        (tmp_path / name).write_text(json.dumps(tokenizer.to_json()), encoding="utf-8")
+
+    def found(vocab: Path | None = None) -> tuple[str, ...]:
+        tokenizer = describe(path, vocab=vocab).tokenizer
+        assert tokenizer is not None
+        return tokenizer.chars
+
+    assert found() == in_folder.chars
+    (tmp_path / "m.json").write_bytes(Sidecar(config=CONFIG, tokenizer=beside).encode())
+    assert found() == beside.chars
+    assert found(tmp_path / "named.json") == named.chars
+
+
+@pytest.mark.parametrize("where", ["m.json", "vocab.json", "given.json"])
+def test_a_vocabulary_of_another_size(tmp_path: Path, where: str) -> None:
+    path = bare(tmp_path / "m.bin")
+    put_config(tmp_path, CONFIG)
+    other = CharTokenizer(TOKENIZER.chars[:-1])
+    if where == "m.json":
+        (tmp_path / where).write_bytes(Sidecar(config=CONFIG, tokenizer=other).encode())
+    else:
+        (tmp_path / where).write_text(json.dumps(other.to_json()), encoding="utf-8")
+    given = tmp_path / where if where == "given.json" else None
+    with pytest.raises(InvalidModelFile, match=r"m\.bin: vocab 31 in the header, 30 entries in ") as caught:
+        describe(path, vocab=given)
+    assert str(caught.value).endswith(str(given or "the vocabulary"))
+
+
+GOOD: dict[str, Any] = {"config": CONFIG.to_json("char"), "tokenizer": TOKENIZER.to_json()}
+NOT_JSON = {"cut off": b'{"config": {', "empty": b"", "not UTF-8": b"\xff\xfe\xfd", "deep": b"[" * 200_000}
+NOT_A_SIDECAR = {
+    "null": None,
+    "a list": [],
+    "nothing in it": {},
+    "no tokenizer": {"config": GOOD["config"]},
+    "a field out of range": GOOD | {"config": GOOD["config"] | {"n_head": 0}},
+    "a tokenizer of words": GOOD | {"tokenizer": {"chars": ["a", "word"]}},
+    "a name that is none": GOOD | {"name": 7},
+    "an iteration that is none": GOOD | {"iteration": "7"},
+    "losses that are none": GOOD | {"losses": []},
+    "a loss that is text": GOOD | {"losses": {"train": "1.5"}},
+    "a loss that is true": GOOD | {"losses": {"val": True}},
+    "a loss that is NaN": GOOD | {"losses": {"val": float("nan")}},
+    "a loss that is infinite": GOOD | {"losses": {"best_val": float("inf")}},
+    "a loss beyond all floats": GOOD | {"losses": {"best_val": 10**400}},
+    "training that is none": GOOD | {"training": None},
+}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [*NOT_JSON.values(), *(json.dumps(contents).encode() for contents in NOT_A_SIDECAR.values())],
+    ids=[*NOT_JSON, *NOT_A_SIDECAR],
+)
+def test_damaged_json_beside_a_checkpoint_is_named(tmp_path: Path, data: bytes) -> None:
+    path = bare(tmp_path / "m.bin")
+    (tmp_path / "m.json").write_bytes(data)
+    with pytest.raises(InvalidModelFile, match=r"m\.json: "):
+        describe(path)
+
+
+@pytest.mark.parametrize("value", [None, 0, 2.5, 3])
+def test_a_loss_is_a_finite_number_or_null(tmp_path: Path, value: float | None) -> None:
+    path = bare(tmp_path / "m.bin")
+    (tmp_path / "m.json").write_text(json.dumps(GOOD | {"losses": {"val": value}}), encoding="utf-8")
+    read = read_sidecar(path)
+    assert read is not None
+    assert read.losses == {"val": value}
+
+
+@pytest.mark.parametrize("data", [*NOT_JSON.values(), b"[]", b"{}", b'{"n_embd": 1}'], ids=lambda data: repr(data)[:12])
+def test_a_damaged_config_json_is_named(tmp_path: Path, data: bytes) -> None:
+    path = bare(tmp_path / "m.bin")
+    (tmp_path / "config.json").write_bytes(data)
+    with pytest.raises(InvalidModelFile, match=r"config\.json: "):
+        describe(path)
+
+
+@pytest.mark.parametrize("data", [*NOT_JSON.values(), b"[]", b'{"chars": [1, 2]}'], ids=lambda data: repr(data)[:12])
+def test_a_damaged_vocab_json_is_named(tmp_path: Path, data: bytes) -> None:
+    path = bare(tmp_path / "m.bin")
+    for name, contents in (side_files() | {"vocab.json": data}).items():
+        (tmp_path / name).write_bytes(contents)
+    with pytest.raises(InvalidModelFile, match=r"vocab\.json: ") as caught:
+        describe(path)
+    assert str(caught.value).count("vocab.json") == 1
+    with pytest.raises(InvalidModelFile, match=r"vocab\.json: "):
+        read_tokenizer(tmp_path / "vocab.json")
+
+
+def test_json_too_large_to_be_ours_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "m.json").open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    with pytest.raises(InvalidModelFile, match=r"m\.json: larger than"):
+        read_json(tmp_path / "m.json")
+
+
+@pytest.mark.parametrize("data", [b"", b"RGPT0003", b"GGUF" + bytes(100)])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "m.bin").write_bytes(data)
+    with pytest.raises(InvalidCheckpoint, match=r"m\.bin: "):
+        describe(tmp_path / "m.bin")
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        describe(tmp_path / "m.bin")

@@ -1,0 +1,222 @@
+"""Decoding a sequence: what it starts from, where it ends, and the window past the block."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from support.models import CONFIG, decoder_of
+
+from randygpt.errors import CallerError
+from randygpt.model.config import ModelConfig
+from randygpt.model.gpt import GPT
+from randygpt.model.sampling import Continuation, Sampling, draw, generate, until_stop
+from randygpt.model.tokenizer import BOS_ID, EOS_ID
+
+BLOCK = CONFIG.block_size
+WARM = Sampling(max_tokens=40, temperature=1.0, seed=1)
+
+
+def talkative(config: ModelConfig = CONFIG) -> GPT:
+    """A model with varied output that never ends: dimension 0 is constant, and speaks against the end token."""
+    generator = torch.Generator().manual_seed(11)
+    model = GPT(config, torch.randn(config.parameter_count, generator=generator) * 0.3)
+    with torch.no_grad():
+        model.wte.mul_(5)[:, 0] = 0
+        model.wpe[:, 0] = 3
+        model.lm_head.mul_(0.5)[:, 0] = 0
+        model.lm_head[EOS_ID] = 0
+        model.lm_head[EOS_ID, 0] = -20
+        for name, weights in model.named_parameters():
+            if name.endswith(("wo", "fc2")):
+                weights[0] = 0
+    return model
+
+
+def tokens(model: GPT, prompt: list[int], sampling: Sampling) -> list[int]:
+    return list(generate(decoder_of(model), prompt, sampling))
+
+
+@torch.inference_mode()
+def slowly(model: GPT, prompt: list[int], sampling: Sampling) -> list[int]:
+    """The same rule with everything computed afresh for each token."""
+    text = Continuation(prompt, sampling, model.config.block_size)
+    window, written = prompt[-model.config.block_size :], []
+    for _ in range(sampling.max_tokens):
+        token = draw(model(torch.tensor([window]))[0, -1].numpy(), sampling, text.uniform())
+        text.take(token)
+        written.append(token)
+        window.append(token)
+        if len(window) > model.config.block_size:
+            window = window[-(model.config.block_size // 2) :]
+    return written
+
+
+def test_chance_is_even_and_depends_on_seed_and_position_only() -> None:
+    def numbers(seed: int, size: int) -> list[float]:
+        text, found = Continuation([2], replace(WARM, seed=seed, max_tokens=size), BLOCK), []
+        while text.finish is None:
+            found.append(text.uniform())
+            text.take(2)
+        return found
+
+    drawn = numbers(5, 4000)
+    assert numbers(5, 10) == drawn[:10]
+    assert all(0 <= number < 1 for number in drawn)
+    for decile in range(10):
+        assert abs(sum(decile <= 10 * number < decile + 1 for number in drawn) - 400) < 100
+    assert not {*drawn} & {*numbers(6, 4000)}
+    assert numbers(-1, 3) != numbers(1, 3)
+    assert numbers(10**30, 3) != numbers(0, 3)
+
+
+def test_the_same_seed_gives_the_same_tokens() -> None:
+    model = talkative()
+    first = tokens(model, [2, 3], WARM)
+    assert tokens(model, [2, 3], WARM) == first
+    assert tokens(model, [2, 3], replace(WARM, seed=2)) != first
+
+
+def test_without_a_seed_every_text_is_another() -> None:
+    model = talkative()
+    assert tokens(model, [2, 3], replace(WARM, seed=None)) != tokens(model, [2, 3], replace(WARM, seed=None))
+
+
+def test_what_others_draw_does_not_matter() -> None:
+    model = talkative()
+    first = tokens(model, [2, 3], WARM)
+    torch.manual_seed(5)
+    random.seed(5)
+    assert tokens(model, [2, 3], WARM) == first
+
+
+@pytest.mark.parametrize("count", [1, 2, 40, 300])
+def test_no_more_tokens_than_asked_for(count: int) -> None:
+    assert len(tokens(talkative(), [2, 3], replace(WARM, max_tokens=count))) == count
+
+
+def test_temperature_0_is_the_likeliest_each_time() -> None:
+    model = talkative()
+    written = tokens(model, [2, 3], Sampling(max_tokens=10, temperature=0))
+    sequence = [2, 3]
+    for token in written:
+        with torch.inference_mode():
+            assert token == model(torch.tensor([sequence]))[0, -1].argmax()
+        sequence.append(token)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(max_tokens=30, top_k=1), Sampling(max_tokens=30, top_p=1e-6)])
+def test_other_ways_to_be_greedy(sampling: Sampling) -> None:
+    model = talkative()
+    assert tokens(model, [2, 3], sampling) == tokens(model, [2, 3], Sampling(max_tokens=30, temperature=0))
+
+
+def test_an_empty_prompt_starts_from_the_begin_token() -> None:
+    model = talkative()
+    assert tokens(model, [], WARM) == tokens(model, [BOS_ID], WARM)
+    assert tokens(model, [], WARM) != tokens(model, [5], WARM)
+
+
+def test_the_end_token_ends_it_and_is_not_given() -> None:
+    model = talkative()
+    with torch.no_grad():
+        model.lm_head[EOS_ID, 0] = 20
+    assert tokens(model, [2, 3], WARM) == []
+
+
+def test_the_end_token_may_be_ignored() -> None:
+    model = talkative()
+    with torch.no_grad():
+        model.lm_head[EOS_ID, 0] = 20
+    assert tokens(model, [2, 3], replace(WARM, ignore_eos=True, max_tokens=5)) == [EOS_ID] * 5
+
+
+def test_some_texts_end_by_themselves() -> None:
+    model = GPT.initialise(CONFIG, seed=1)  # every token about as likely as any other
+    lengths = [len(tokens(model, [2], replace(WARM, max_tokens=100, seed=seed))) for seed in range(8)]
+    assert any(0 < length < 100 for length in lengths)
+    assert all(EOS_ID not in tokens(model, [2], replace(WARM, max_tokens=100, seed=seed)) for seed in range(2))
+
+
+@pytest.mark.parametrize("prompt", [1, BLOCK - 1, BLOCK, BLOCK + 50])
+def test_past_the_block_the_window_is_its_last_half(prompt: int) -> None:
+    model = talkative()
+    start = [2 + position * position % 29 for position in range(prompt)]
+    sampling = Sampling(max_tokens=600, temperature=1.0, seed=3)
+    written = tokens(model, start, sampling)
+    assert written == slowly(model, start, sampling)
+    assert len(set(written)) > 20
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7])
+def test_blocks_of_any_size(block: int) -> None:
+    model = talkative(replace(CONFIG, block_size=block))
+    sampling = Sampling(max_tokens=20, temperature=1.0, seed=3)
+    assert len(tokens(model, [2, 3, 4], sampling)) == 20
+
+
+def test_only_the_end_of_a_long_prompt_counts() -> None:
+    model = talkative()
+    end = [2 + position % 7 for position in range(BLOCK)]
+    assert tokens(model, [9] * 100 + end, WARM) == tokens(model, end, WARM)
+
+
+def test_the_prompt_is_left_alone() -> None:
+    prompt = [2, 3]
+    tokens(talkative(), prompt, WARM)
+    assert prompt == [2, 3]
+
+
+def test_tokens_come_as_they_are_drawn() -> None:
+    stream = generate(decoder_of(talkative()), [2], replace(WARM, max_tokens=10**9))
+    assert [next(stream) for _ in range(5)] == tokens(talkative(), [2], replace(WARM, max_tokens=5))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stops", "expected"),
+    [
+        (["ab", "cd"], [], "abcd"),
+        (["ab", "cd"], ["x"], "abcd"),
+        (["ab", "cd"], ["bc"], "a"),
+        (["ab", "cd"], ["d"], "abc"),
+        (["ab", "cd"], ["cd", "b"], "a"),
+        (["abcd"], ["d", "b"], "a"),  # of two in one piece, the first
+        (["a", "a", "b", "c"], ["ab"], "a"),
+        (["a", "b", "a", "b", "c"], ["abc"], "ab"),
+        (["x", "\n", "y", "\n", "\n", "z"], ["\n\n"], "x\ny"),
+        (["ab"], ["abc"], "ab"),  # the end comes first
+        (["ab"], ["ab"], ""),
+        ([], ["ab"], ""),
+    ],
+)
+def test_a_text_to_stop_at(pieces: list[str], stops: list[str], expected: str) -> None:
+    assert "".join(until_stop(pieces, stops)) == expected
+
+
+def test_what_cannot_be_the_beginning_of_a_stop_comes_at_once() -> None:
+    read: list[str] = []
+
+    def pieces() -> Iterator[str]:
+        for piece in ("ab", "xx", "yz"):
+            read.append(piece)
+            yield piece
+
+    stream = until_stop(pieces(), ["bxxy"])
+    assert next(stream) == "a"
+    assert read == ["ab"]
+    assert next(stream) == ""
+    assert next(stream) == ""
+    assert read == ["ab", "xx", "yz"]
+
+
+def test_nothing_is_drawn_behind_a_stop() -> None:
+    drawn: list[str] = []
+    pieces = (drawn.append(piece) or piece for piece in "abcdef")
+    assert "".join(until_stop(pieces, ["c"])) == "ab"
+    assert drawn == ["a", "b", "c"]
+
+
+def test_an_empty_stop_is_refused() -> None:
+    with pytest.raises(CallerError, match="a text to stop at is not empty"):
+        list(until_stop(["a"], ["b", ""]))

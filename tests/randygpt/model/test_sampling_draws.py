@@ -1,0 +1,184 @@
+"""Drawing one token: against a plain reference, and at the edges of what can be drawn."""
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from randygpt.errors import CallerError
+from randygpt.model.sampling import Sampling, draw, draw_each, log_probabilities
+
+DRAWS = 20_000
+LAST = 1 - 2**-53  # the largest number that `random` gives
+Array = npt.NDArray[np.float64]
+Logits = npt.NDArray[np.float32]
+
+
+def some_logits(size: int, *, spread: float = 2.0, seed: int = 0) -> Logits:
+    return np.random.default_rng(seed).standard_normal(size, dtype=np.float32) * np.float32(spread)
+
+
+def softmax(logits: Logits, temperature: float) -> Array:
+    scaled = logits.astype(np.float64) / temperature
+    shares = np.exp(scaled - scaled.max())
+    probabilities: Array = shares / shares.sum()
+    return probabilities
+
+
+def nucleus(logits: Logits, sampling: Sampling) -> tuple[Array, npt.NDArray[np.int64]]:
+    """(probabilities, tokens) that may be drawn, likeliest first: the smallest set that reaches top_p."""
+    probabilities = softmax(logits, sampling.temperature)
+    tokens = np.argsort(-probabilities)[: sampling.top_k or None]
+    values = probabilities[tokens]
+    kept = 1
+    while kept < len(values) and values[:kept].sum() < sampling.top_p:
+        kept += 1
+    return values[:kept], tokens[:kept]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_tokens_come_as_often_as_they_are_likely(temperature: float) -> None:
+    logits = some_logits(67)
+    sampling = Sampling(temperature=temperature)
+    uniform = np.random.default_rng(1).random(DRAWS)
+    counts = Counter(draw(logits, sampling, value) for value in uniform)
+    expected = softmax(logits, temperature)
+    for token, probability in enumerate(expected):
+        sigma = math.sqrt(DRAWS * probability * (1 - probability))
+        assert abs(counts[token] - DRAWS * probability) <= 4 * sigma + 1, token
+
+
+@pytest.mark.parametrize(
+    ("size", "spread", "sampling"),
+    [
+        (67, 2.0, Sampling(temperature=1.0, top_p=0.9)),
+        (67, 2.0, Sampling(temperature=0.7, top_p=0.5)),
+        (67, 2.0, Sampling(temperature=1.0, top_p=0.999)),
+        (67, 2.0, Sampling(temperature=1.0, top_k=5)),
+        (67, 2.0, Sampling(temperature=1.0, top_k=5, top_p=0.5)),
+        (67, 2.0, Sampling(temperature=1.0, top_k=1000)),
+        (2000, 4.0, Sampling(temperature=1.0, top_p=0.9)),
+        (2000, 0.5, Sampling(temperature=1.0, top_p=0.9)),
+        (2000, 0.5, Sampling(temperature=1.0, top_p=0.9, top_k=300)),
+        (2000, 0.5, Sampling(temperature=1.0, top_k=300)),
+        (2000, 0.5, Sampling(temperature=2.0, top_p=0.1)),
+    ],
+    ids=lambda value: f"p={value.top_p},k={value.top_k},t={value.temperature}" if isinstance(value, Sampling) else None,
+)
+def test_the_smallest_set_that_reaches_top_p_and_no_other_token(size: int, spread: float, sampling: Sampling) -> None:
+    logits = some_logits(size, spread=spread)
+    values, tokens = nucleus(logits, sampling)
+    edges = values.cumsum()
+    compared = 0
+    for uniform in np.random.default_rng(2).random(400):
+        point = uniform * edges[-1]
+        if np.abs(edges - point).min() < 1e-6:  # single precision may see it on the other side
+            continue
+        compared += 1
+        assert draw(logits, sampling, uniform) == tokens[np.searchsorted(edges, point, side="right")]
+    assert compared > 200
+
+
+def test_one_of_the_cases_keeps_more_than_the_first_look_takes_in() -> None:
+    values, _ = nucleus(some_logits(2000, spread=0.5), Sampling(temperature=1.0, top_p=0.9))
+    assert len(values) > 1000
+
+
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(top_k=1), Sampling(top_p=1e-6)])
+@pytest.mark.parametrize("uniform", [0.0, 0.5, LAST])
+@pytest.mark.parametrize("size", [2, 67, 2000])
+def test_ways_to_be_greedy(sampling: Sampling, uniform: float, size: int) -> None:
+    logits = some_logits(size)
+    assert draw(logits, sampling, uniform) == logits.argmax()
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-10, 1e-37, 1e-40, 5e-324])
+@pytest.mark.parametrize("uniform", [0.0, 0.5, LAST])
+def test_next_to_no_temperature_is_greedy(temperature: float, uniform: float) -> None:
+    logits = np.array([-5.0, 2.0, 7.0, 6.0, -90.0], np.float32)
+    assert draw(logits, Sampling(temperature=temperature), uniform) == 2
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.25, 0.999, 1 - 2**-25, LAST])
+@pytest.mark.parametrize("impossible", [-1000.0, -math.inf])
+def test_a_token_of_no_probability_is_never_drawn(uniform: float, impossible: float) -> None:
+    logits = np.array([impossible, 1.0, impossible, 1.0, 0.0, impossible], np.float32)
+    assert draw(logits, Sampling(temperature=1.0), uniform) in {1, 3, 4}
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.25, 0.999, 1 - 2**-25, LAST])
+@pytest.mark.parametrize("size", [67, 2000])
+@pytest.mark.parametrize("top_p", [0.3, 0.9])
+def test_a_token_outside_the_set_is_never_drawn(uniform: float, size: int, top_p: float) -> None:
+    sampling = Sampling(temperature=1.0, top_p=top_p)
+    logits = some_logits(size)
+    assert draw(logits, sampling, uniform) in nucleus(logits, sampling)[1]
+
+
+def test_two_equal_tokens_share_the_uniform_numbers_evenly() -> None:
+    drawn = [
+        draw(np.zeros(2, np.float32), Sampling(temperature=1.0), uniform) for uniform in (0.0, 0.5 - 2**-20, 0.5, 0.75)
+    ]
+    assert drawn in ([0, 0, 1, 1], [1, 1, 0, 0])
+
+
+def test_each_row_is_drawn_as_if_it_were_alone() -> None:
+    samplings = [
+        Sampling(temperature=0),
+        Sampling(temperature=0.7),
+        Sampling(top_p=0.9),
+        Sampling(temperature=2.0),
+        Sampling(temperature=0),
+        Sampling(top_k=3),
+        Sampling(temperature=1e-310),
+    ] * 5
+    logits = np.stack([some_logits(300, seed=seed) for seed in range(len(samplings))])
+    uniforms = np.random.default_rng(3).random(len(samplings)).tolist()
+    alone = [draw(*row) for row in zip(logits, samplings, uniforms, strict=True)]
+    assert draw_each(logits, samplings, uniforms) == alone
+    assert len(set(alone)) > 10
+
+
+def test_log_probabilities() -> None:
+    logits = some_logits(67)
+    np.testing.assert_allclose(log_probabilities(logits), np.log(softmax(logits, 1.0)), atol=1e-9)
+
+
+def test_drawing_leaves_the_logits_alone() -> None:
+    logits = some_logits(67)
+    before = logits.copy()
+    draw(logits, Sampling(top_p=0.5, top_k=10), 0.5)
+    assert np.array_equal(logits, before)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_tokens", 0),
+        ("max_tokens", -1),
+        ("temperature", -0.1),
+        ("temperature", 100.1),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("top_p", 0.0),
+        ("top_p", -0.5),
+        ("top_p", 1.01),
+        ("top_p", math.nan),
+        ("top_k", -1),
+    ],
+)
+def test_a_value_out_of_range_is_named(field: str, value: float) -> None:
+    wrong: dict[str, Any] = {field: value}
+    with pytest.raises(CallerError, match=f"{field} is .*{value}"):
+        Sampling(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("max_tokens", 1), ("temperature", 0), ("temperature", 100), ("top_p", 1.0), ("top_p", 1e-9)]
+)
+def test_the_ends_of_the_ranges(field: str, value: float) -> None:
+    right: dict[str, Any] = {field: value}
+    assert getattr(Sampling(**right), field) == value

@@ -1,0 +1,151 @@
+"""One batch in parts, and on several processes: the loss of one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import world_probe
+from support.command import TIMEOUT_S, environment, randygpt
+from support.models import CONFIG, TEXT
+
+from randygpt.checkpoint.rgpt import read_weights
+from randygpt.checkpoint.sidecar import describe
+from randygpt.errors import CallerError
+from randygpt.training.device import World, joined
+from randygpt.training.options import TrainOptions
+from randygpt.training.trainer import Trainer
+
+SHAPE = ("--dim", "16", "--heads", "2", "--layers", "2")
+RUN = (*SHAPE, "--batch", "6", "--iters", "12", "--lr", "3e-3", "--precision", "float32")
+
+
+def losses(folder: Path) -> list[float]:
+    lines = (folder / "checkpoint.metrics.jsonl").read_bytes().splitlines()
+    return [json.loads(line)["loss"] for line in lines] + [json.loads(lines[-1])["val_loss"]]
+
+
+def weights(folder: Path, name: str = "checkpoint.bin") -> np.ndarray:
+    return read_weights(folder / name, describe(folder / name).config)
+
+
+def put_text(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "train.txt").write_text(TEXT, encoding="utf-8")
+    return folder
+
+
+TRAIN = ("-m", "randygpt", "train")
+PROBE = str(Path(world_probe.__file__))
+
+
+def torchrun(folder: Path, *words: str) -> subprocess.Popen[str]:
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
+    command = [sys.executable, *launcher, "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    return subprocess.Popen(
+        [*command, *words],
+        cwd=folder,
+        env=environment(folder) | {"GLOO_SOCKET_IFNAME": "lo"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_give_the_loss_of_one(tmp_path: Path) -> None:
+    """Dropout included: what a window loses depends on the window, not on who computes it."""
+    one, many = put_text(tmp_path / "one"), put_text(tmp_path / "many")
+    done = randygpt(one, "train", *RUN)
+    assert done.returncode == 0, done.stderr
+    with torchrun(many, *TRAIN, *RUN) as process:
+        printed, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, errors
+    assert printed.count("checkpoint_best.bin and checkpoint.bin: iteration 11") == 1  # the first process alone speaks
+    np.testing.assert_allclose(losses(many), losses(one), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(weights(many), weights(one), rtol=0, atol=1e-4)
+    names = {"train.txt", "checkpoint.bin", "checkpoint.json", "checkpoint_best.bin", "checkpoint_best.json"}
+    assert {entry.name for entry in many.iterdir()} == names | {"checkpoint.metrics.jsonl"}
+
+
+def test_a_run_on_two_processes_that_is_stopped_saves(tmp_path: Path) -> None:
+    folder = put_text(tmp_path / "two")
+    words = (*SHAPE, "--batch", "6", "--iters", "1000000", "--precision", "float32")
+    with torchrun(folder, *TRAIN, *words) as process:
+        assert process.stderr is not None
+        while "parameters" not in process.stderr.readline():
+            assert process.poll() is None
+        while not (folder / "checkpoint_best.bin").exists():
+            assert process.poll() is None
+        os.kill(process.pid, signal.SIGTERM)
+        process.communicate(timeout=TIMEOUT_S)
+    header = describe(folder / "checkpoint.bin").header
+    assert header.iteration >= 24
+    assert randygpt(folder, "train", "--resume", "--iters", header.iteration + 3, "--batch", "2").returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are listed as Linux does")
+def test_no_thread_is_left_of_what_processes_shared(tmp_path: Path) -> None:
+    """One that frees a tensor while Python ends aborts the process."""
+    with torchrun(tmp_path, PROBE) as process:
+        printed, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, errors
+    before, after = zip(*(json.loads(line) for line in printed.splitlines()), strict=True)
+    assert len(after) == 2
+    assert all(any("gloo" in name for name in names) for names in before)
+    assert not any("gloo" in name for names in after for name in names)
+
+
+def options(folder: Path, **changes: int) -> TrainOptions:
+    folder.mkdir(exist_ok=True)
+    made = TrainOptions(iterations=12, batch_size=6, peak_rate=3e-3, prefix=folder / "checkpoint")
+    return replace(made, **changes)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4, 6])
+def test_a_batch_in_parts_is_the_same_batch(tmp_path: Path, accumulate: int) -> None:
+    for name, parts in (("whole", 1), ("parts", accumulate)):
+        trainer = Trainer.start(options(tmp_path / name, accumulate=parts), TEXT, lambda _: CONFIG)
+        trainer.run(lambda _: None, lambda: False)
+    np.testing.assert_allclose(losses(tmp_path / "parts"), losses(tmp_path / "whole"), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [0, 7])
+def test_more_parts_than_windows_are_refused(tmp_path: Path, accumulate: int) -> None:
+    with pytest.raises(CallerError, match="a batch of 6 is done in 1 to 6 parts"):
+        options(tmp_path, accumulate=accumulate)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 50])
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_shares_are_everything_once(count: int, size: int) -> None:
+    shares = [World(rank, size).share(count) for rank in range(size)]
+    assert [piece for share in shares for piece in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_size_without_an_address_is_not_a_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cluster managers say WORLD_SIZE too."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with joined("cpu") as world:
+        assert (world.rank, world.size) == (0, 1)
+
+
+class _Second(World):
+    """Not the first process, and with nobody to wait for."""
+
+    def share(self, count: int) -> range:
+        return range(count)
+
+
+def test_only_the_first_process_writes(tmp_path: Path) -> None:
+    world = _Second(rank=1, size=1)
+    trainer = Trainer.start(options(tmp_path / "second"), TEXT, lambda _: CONFIG, world=world)
+    assert trainer.run(lambda _: None, lambda: False)
+    assert trainer.next_iteration == 12
+    assert not list((tmp_path / "second").iterdir())

@@ -1,0 +1,188 @@
+"""Pictures of runs: which file is meant, what is read from it, and what is seen in the picture."""
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.command import loads_torch, only_line
+from support.models import CONFIG, TOKENIZER
+
+from randygpt.checkpoint.sidecar import Sidecar
+from randygpt.cli.main import run
+from randygpt.errors import InvalidModelFile
+from randygpt.training.plot import draw, metrics_path, perplexity, read_run
+
+Line = dict[str, object]
+
+
+def line(iteration: int, **more: object) -> Line:
+    return {"iter": iteration, "loss": 4.0 - iteration / 100, "lr": 1e-3, "ms_per_iter": 9.5} | more
+
+
+def put(path: Path, lines: list[Line], tail: str = "") -> Path:
+    path.write_text("".join(f"{json.dumps(each)}\n" for each in lines) + tail, encoding="utf-8")
+    return path
+
+
+def put_run(folder: Path, name: str, iterations: int, *, every: int = 10) -> Path:
+    """A run that is best at its second evaluation."""
+    lines = [line(number) for number in range(iterations)]
+    for index, number in enumerate(range(every - 1, iterations, every)):
+        lines[number]["val_loss"] = 2.0 if index == 1 else 3.0
+    return put(folder / f"{name}.metrics.jsonl", lines)
+
+
+@pytest.mark.parametrize(
+    ("named", "meant"),
+    [
+        ("a/run", "a/run.metrics.jsonl"),
+        ("a/run.bin", "a/run.metrics.jsonl"),
+        ("a/run_best.bin", "a/run.metrics.jsonl"),
+        ("a/run_best", "a/run.metrics.jsonl"),
+        ("a/run.metrics.jsonl", "a/run.metrics.jsonl"),
+        ("a/my_best", "a/my_best.metrics.jsonl"),
+        ("a/run.v2.bin", "a/run.v2.metrics.jsonl"),
+    ],
+)
+def test_which_metrics_are_meant(tmp_path: Path, named: str, meant: str) -> None:
+    (tmp_path / "a").mkdir()
+    put_run(tmp_path / "a", "my_best", 1)
+    assert metrics_path(tmp_path / named) == tmp_path / meant
+
+
+def test_what_is_read(tmp_path: Path) -> None:
+    lines = [line(0), line(1, val_loss=3.5, tokens=8192), {"iter": 2, "loss": 3.25}]
+    read = read_run(put(tmp_path / "run.metrics.jsonl", lines, tail='{"iter": 3, "lo'))
+    assert (read.name, read.title) == ("run", "run")
+    assert (read.iterations.tolist(), read.losses.tolist()) == ([0, 1, 2], [4.0, 3.99, 3.25])
+    assert read.rates[:2].tolist() == [1e-3, 1e-3]
+    assert np.isnan(read.rates[2])
+    assert (read.evaluated.tolist(), read.val_losses.tolist()) == ([1], [3.5])
+
+
+def test_of_an_iteration_done_twice_the_later_line_counts(tmp_path: Path) -> None:
+    lines = [line(0), line(1, loss=3.0), line(2), line(1, loss=2.0)]
+    read = read_run(put(tmp_path / "run.metrics.jsonl", lines))
+    assert (read.iterations.tolist(), read.losses.tolist()) == ([0, 1, 2], [4.0, 2.0, 3.98])
+
+
+@pytest.mark.parametrize("value", ['"3.5"', "true", "NaN", "Infinity", "1" + "0" * 400, "[1]", "null"])
+def test_a_loss_that_is_no_number_is_not_drawn(tmp_path: Path, value: str) -> None:
+    path = put(tmp_path / "run.metrics.jsonl", [line(0)], tail=f'{{"iter": 1, "loss": {value}}}\n')
+    assert read_run(path).iterations.tolist() == [0]
+    path = put(tmp_path / "run.metrics.jsonl", [], tail=f'{{"iter": 1, "loss": 2, "val_loss": {value}}}\n')
+    assert read_run(path).evaluated.tolist() == []
+
+
+@pytest.mark.parametrize("contents", [b"", b"\n\n", b'{"iter": 1, "lo', b"[1]\n7\n", b"\xff\xfe\n", b"[" * 100_000])
+def test_a_file_without_a_usable_line_is_named(tmp_path: Path, contents: bytes) -> None:
+    (tmp_path / "run.metrics.jsonl").write_bytes(contents)
+    with pytest.raises(InvalidModelFile, match=r"run\.metrics\.jsonl: no line"):
+        read_run(tmp_path / "run.metrics.jsonl")
+
+
+def test_what_is_seen_of_one_run(tmp_path: Path) -> None:
+    path = put_run(tmp_path, "run", 30)
+    (tmp_path / "run.json").write_bytes(Sidecar(config=CONFIG, tokenizer=TOKENIZER, name="story").encode())
+    picture = draw([read_run(path)], "svg").decode()
+    for words in (
+        ">story (randygpt-2L-2H-16D)<",
+        ">training<",
+        ">validation<",
+        ">best 2.0000 (perplexity 7.39) at iteration 19<",
+        ">loss (nats per token)<",
+        ">learning rate<",
+        ">iteration<",
+    ):
+        assert words in picture
+
+
+def test_what_is_seen_of_several_runs(tmp_path: Path) -> None:
+    runs = [
+        read_run(put_run(tmp_path, "first", 3000, every=25)),
+        read_run(put_run(tmp_path, "_$x$_", 20)),
+        read_run(put_run(tmp_path, "young", 5)),
+        read_run(put_run(tmp_path, "n" * 90, 20)),
+    ]
+    picture = draw(runs, "svg").decode()
+    for words in (
+        ">4 runs<",
+        ">first: best 2.0000 (perplexity 7.39) at iteration 49<",
+        "_$x$_: best 2.0000 (perplexity 7.39) at iteration 19<",
+        ">young: no validation loss yet<",
+        f">{'n' * 23}…: best",
+        ">thin: training, bold: validation<",
+    ):
+        assert words in picture
+
+
+def test_the_same_run_is_the_same_picture(tmp_path: Path) -> None:
+    path = put_run(tmp_path, "run", 30)
+    assert draw([read_run(path)], "svg") == draw([read_run(path)], "svg")
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 20, 1000])
+def test_a_run_of_any_length_can_be_drawn(tmp_path: Path, iterations: int) -> None:
+    picture = draw([read_run(put_run(tmp_path, "日本", iterations))], "png")
+    assert struct.unpack(">8s8x2I", picture[:24]) == (b"\x89PNG\r\n\x1a\n", 1440, 960)
+
+
+def test_perplexities() -> None:
+    assert [perplexity(loss) for loss in (0.0, 2.0, 9.0, 1e300)] == ["1.00", "7.39", "8,103.08", "huge"]
+
+
+def test_the_command_draws_beside_the_metrics(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (at_home / "runs").mkdir()
+    put_run(at_home / "runs", "run", 30)
+    assert run(["plot", "runs/run_best.bin", "--json"]) == 0
+    assert json.loads(only_line(capsys.readouterr().out)) == {
+        "picture": "runs/run.png",
+        "runs": ["runs/run.metrics.jsonl"],
+        "best_val_losses": [2.0],
+    }
+    assert (at_home / "runs/run.png").read_bytes().startswith(b"\x89PNG")
+    put_run(at_home, "other", 5)
+    assert run(["plot", "runs/run", "other", "--out", "both.SVG"]) == 0
+    assert only_line(capsys.readouterr().out) == "both.SVG"
+    assert (at_home / "both.SVG").read_bytes().startswith(b"<?xml")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("missing",), "missing.metrics.jsonl: No such file"),
+        (("run", "--out", "picture.pdf"), "picture.pdf: not a .png or .svg"),
+        (("run", "--out", "nowhere/picture.png"), "nowhere/picture.png: not a name in a folder that exists"),
+        (("run", "cut"), "cut.metrics.jsonl: no line"),
+    ],
+)
+def test_what_cannot_be_drawn_leaves_nothing(
+    at_home: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], says: str
+) -> None:
+    put_run(at_home, "run", 3)
+    put(at_home / "cut.metrics.jsonl", [], tail='{"iter')
+    before = sorted(at_home.iterdir())
+    assert run(["plot", *words]) == 2
+    assert says in only_line(capsys.readouterr().err)
+    assert sorted(at_home.iterdir()) == before
+
+
+def test_without_matplotlib_the_way_to_install_it_is_said(tmp_path: Path) -> None:
+    put_run(tmp_path, "run", 3)
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "from randygpt.cli.main import run; sys.exit(run(['plot', 'run']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'randygpt[plot]'" in only_line(done.stderr)
+
+
+def test_torch_is_not_imported(tmp_path: Path) -> None:
+    path = put_run(tmp_path, "run", 3)
+    assert not loads_torch("plot", str(path))
+    assert (tmp_path / "run.png").is_file()

@@ -1,0 +1,83 @@
+"""Training steps in bf16."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.models import CONFIG, TEXT
+
+from randygpt.checkpoint.sidecar import describe, read_sidecar
+from randygpt.errors import CallerError
+from randygpt.model.gpt import GPT
+from randygpt.training.checkpointing import Step
+from randygpt.training.device import fastest_precision
+from randygpt.training.options import TrainOptions
+from randygpt.training.trainer import Trainer
+
+
+def test_bf16_is_for_training_steps_only() -> None:
+    model = GPT.initialise(CONFIG, seed=0)
+    ids = torch.arange(20)[None]
+    exact = model(ids)
+    model.set_training_dtype(torch.bfloat16)
+    rough = model(ids)
+    assert not torch.equal(rough, exact)
+    assert torch.allclose(rough, exact, atol=0.01)
+    assert rough.dtype == torch.float32
+    assert torch.equal(model.eval()(ids), exact)
+
+
+def trained(folder: Path, precision: str, *, stop_after: int | None = None) -> list[Step]:
+    folder.mkdir(exist_ok=True)
+    options = TrainOptions(iterations=50, batch_size=4, peak_rate=3e-3, prefix=folder / "m", precision=precision)
+    steps: list[Step] = []
+    if options.newest.is_file():
+        trainer = Trainer.resume(options, TEXT, describe(options.newest))
+    else:
+        trainer = Trainer.start(options, TEXT, lambda _: CONFIG)
+    trainer.run(steps.append, lambda: len(steps) == stop_after)
+    return steps
+
+
+def test_the_loss_in_bf16_follows_that_in_float32(tmp_path: Path) -> None:
+    losses = [trained(tmp_path / precision, precision)[-1].val_loss for precision in ("float32", "bf16")]
+    assert losses[0] is not None
+    assert losses[0] < 3.2
+    assert losses[1] == pytest.approx(losses[0], abs=0.05)
+
+
+def test_a_resume_in_bf16_changes_nothing(tmp_path: Path) -> None:
+    trained(tmp_path / "whole", "bf16")
+    trained(tmp_path / "parts", "bf16", stop_after=7)
+    trained(tmp_path / "parts", "bf16")
+    for name in ("m.bin", "m_best.bin"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    beside = read_sidecar(tmp_path / "parts/m.bin")
+    assert beside is not None
+    assert beside.training["precision"] == "bf16"
+
+
+def test_another_precision_is_refused() -> None:
+    with pytest.raises(CallerError, match="float32 or bf16, not fp8"):
+        TrainOptions(iterations=1, precision="fp8")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+        ({"avx512_bf16": False}, "float32"),
+        ({}, "float32"),
+    ],
+)
+def test_bf16_where_the_processor_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert fastest_precision("cpu") == expected
+
+
+def test_the_fastest_precision_is_one_that_there_is() -> None:
+    assert fastest_precision("cpu") in {"float32", "bf16"}
+    assert fastest_precision("mps") == "float32"

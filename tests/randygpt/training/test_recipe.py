@@ -1,0 +1,176 @@
+"""Recipes: what they hold, how the fast one starts and steps, and that a checkpoint of one goes on with the other."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.models import CONFIG, TEXT
+
+from randygpt.checkpoint.rgpt import read_checkpoint
+from randygpt.checkpoint.sidecar import describe
+from randygpt.errors import CallerError
+from randygpt.model.gpt import GPT, gradient_views
+from randygpt.model.layout import tensor_shapes
+from randygpt.training.checkpointing import Step
+from randygpt.training.optim import FlatAdamW, FlatMuon, warmup_then_linear
+from randygpt.training.options import TrainOptions
+from randygpt.training.recipe import CLASSIC, RECIPES
+from randygpt.training.trainer import Trainer
+
+FAST = RECIPES["fast"]
+
+
+def options(folder: Path, iterations: int = 20, *, recipe: str = "fast") -> TrainOptions:
+    folder.mkdir(exist_ok=True)
+    rates = {"peak_rate": FAST.peak_rate, "lowest_rate": FAST.lowest_rate} if recipe == "fast" else {}
+    return TrainOptions(
+        iterations=iterations, recipe=recipe, batch_size=4, dropout=0.0, prefix=folder / "m", seed=1, **rates
+    )
+
+
+def run(asked: TrainOptions, *, stop_after: int | None = None, resume: bool = False) -> list[Step]:
+    if resume:
+        trainer = Trainer.resume(asked, TEXT, describe(asked.newest))
+    else:
+        trainer = Trainer.start(asked, TEXT, lambda _: CONFIG)
+    steps: list[Step] = []
+    trainer.run(steps.append, lambda: len(steps) == stop_after)
+    return steps
+
+
+def test_the_classic_values_are_those_of_the_rust_program() -> None:
+    classic, default = RECIPES[CLASSIC], TrainOptions(iterations=1)
+    assert (classic.peak_rate, classic.lowest_rate, classic.dropout, classic.eval_every) == (1e-4, 1e-5, 0.1, 25)
+    assert (default.recipe, default.peak_rate, default.lowest_rate, default.dropout) == (CLASSIC, 1e-4, 1e-5, 0.1)
+    assert classic.batch_size is None
+    model = GPT.initialise(CONFIG, seed=1)
+    before = model.flat.clone()
+    classic.prepare(model)
+    assert torch.equal(model.flat, before)
+
+
+def test_the_rate_rises_and_falls_on_straight_lines() -> None:
+    rates = [warmup_then_linear(iteration, iterations=100, peak=1.0, lowest=0.1) for iteration in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[4] == pytest.approx(0.5 * (1 - 0.9 * 0.04))
+    assert rates[50] == pytest.approx(0.55)
+    assert rates[100] == pytest.approx(0.1)
+    assert np.ptp(np.diff(rates[10:])) < 1e-12
+
+
+def test_fast_starts_with_positions_that_tell_distances() -> None:
+    model = GPT.initialise(CONFIG, seed=1)
+    layers = model.flat[-12 * CONFIG.n_layer * CONFIG.n_embd**2 :].clone()
+    FAST.prepare(model)
+    assert model.wte.square().mean().sqrt().item() == pytest.approx(0.1)
+    assert model.wpe.square().mean().sqrt().item() == pytest.approx(0.1, rel=0.05)
+    products = model.wpe.detach() @ model.wpe.detach().T
+    for distance in (1, 5, 40):
+        assert np.ptp(products.diagonal(distance).numpy()) < 1e-6  # the same wherever the two positions are
+    assert torch.equal(model.flat[-len(layers) :], layers)
+
+
+def steps_of(optimizer: FlatMuon | FlatAdamW, gradient: torch.Tensor, count: int, rate: float) -> None:
+    for index in range(count):
+        optimizer.gradient.copy_(gradient * (1 + index))
+        optimizer.step(rate)
+        assert not optimizer.gradient.any()
+
+
+def test_matrices_step_by_muon_and_tables_by_adamw() -> None:
+    """Against the library's own optimisers over separate tensors."""
+    generator = torch.Generator().manual_seed(3)
+    flat = torch.randn(CONFIG.parameter_count, generator=generator)
+    gradient = torch.randn(CONFIG.parameter_count, generator=generator)
+    tensors, gradients, start = {}, {}, 0
+    for name, (rows, columns) in tensor_shapes(CONFIG).items():
+        size = rows * columns
+        tensors[name] = torch.nn.Parameter(flat[start : start + size].view(rows, columns).clone())
+        gradients[name] = gradient[start : start + size].view(rows, columns)
+        start += size
+    tables = [tensors[name] for name in ("wte", "wpe", "lm_head")]
+    matrices = [tensor for name, tensor in tensors.items() if name.startswith("layer")]
+    adamw = torch.optim.AdamW(tables, lr=0.01, betas=(0.9, 0.95), weight_decay=0)
+    muon = torch.optim.Muon(matrices, lr=0.03, momentum=0.9, weight_decay=0)
+    for index in range(3):
+        for name, tensor in tensors.items():
+            tensor.grad = gradients[name] * (1 + index)
+        adamw.step()
+        muon.step()
+    optimizer = FlatMuon(CONFIG, flat, torch.zeros_like(flat))
+    steps_of(optimizer, gradient, 3, 0.03)
+    expected = torch.cat([tensor.detach().flatten() for tensor in tensors.values()])
+    torch.testing.assert_close(flat, expected, rtol=0, atol=1e-5)
+
+
+def test_muons_momentum_is_adamws_first_moment() -> None:
+    """Of the same gradients, so that a checkpoint of the fast recipe can be gone on with by any AdamW."""
+    gradient = torch.randn(CONFIG.parameter_count, generator=torch.Generator().manual_seed(3)) * 0.03
+    flats = [torch.zeros(CONFIG.parameter_count) for _ in range(2)]
+    muon, adamw = FlatMuon(CONFIG, flats[0], flats[0].clone()), FlatAdamW(flats[1], flats[1].clone())
+    for optimizer in (muon, adamw):
+        steps_of(optimizer, gradient, 4, 1e-3)
+    border = CONFIG.parameter_count - 12 * CONFIG.n_layer * CONFIG.n_embd**2
+    torch.testing.assert_close(muon.moments[0], adamw.moments[0])
+    torch.testing.assert_close(muon.moments[1][border:], adamw.moments[1][border:])
+
+
+def test_fast_learns_faster(tmp_path: Path) -> None:
+    fast, classic = (run(options(tmp_path / name, 60, recipe=name))[-1].val_loss for name in ("fast", "classic"))
+    assert fast is not None
+    assert classic is not None
+    assert fast < classic / 2
+
+
+def test_a_stop_and_a_resume_change_nothing(tmp_path: Path) -> None:
+    run(options(tmp_path / "whole"))
+    run(options(tmp_path / "parts"), stop_after=7)
+    run(options(tmp_path / "parts"), resume=True)
+    for name in ("m.bin", "m.json", "m_best.bin"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("first", "second"), [("fast", CLASSIC), (CLASSIC, "fast")])
+def test_one_recipe_goes_on_where_the_other_stopped(tmp_path: Path, first: str, second: str) -> None:
+    before = run(options(tmp_path, 30, recipe=first))
+    after = run(options(tmp_path, 60, recipe=second), resume=True)
+    assert all(math.isfinite(step.loss) for step in after)
+    assert after[0].loss < before[0].loss
+    assert after[-1].loss < before[-1].loss + 0.1
+    assert json.loads((tmp_path / "m.json").read_bytes())["training"]["recipe"] == second
+
+
+def test_every_moment_is_in_the_file(tmp_path: Path) -> None:
+    run(options(tmp_path))
+    moments = read_checkpoint(tmp_path / "m.bin", CONFIG).moments
+    assert moments is not None
+    start = 0
+    for name, (rows, columns) in tensor_shapes(CONFIG).items():
+        for moment in moments:
+            assert np.any(moment[start : start + rows * columns]), name
+        start += rows * columns
+
+
+def test_a_recipe_that_is_none() -> None:
+    with pytest.raises(CallerError, match="a recipe is classic or fast, not slow"):
+        TrainOptions(iterations=1, recipe="slow")
+
+
+def test_gradients_reach_the_optimiser() -> None:
+    model = GPT.initialise(CONFIG, seed=1)
+    gradient = torch.zeros_like(model.flat)
+    gradient_views(model, gradient)
+    optimizer = FlatMuon(CONFIG, model.flat, gradient)
+    before = model.flat.clone()
+    model(torch.tensor([[2, 3, 4]])).square().mean().backward()
+    optimizer.step(0.03)
+    assert not torch.equal(model.wte.detach().flatten(), before[: model.wte.numel()])
+    assert not torch.equal(model.flat[-10:], before[-10:])
+
+
+def test_the_fast_values_are_those_of_the_documentation() -> None:
+    assert (FAST.peak_rate, FAST.lowest_rate, FAST.dropout) == (0.03, 0.0015, 0.0)
+    assert (FAST.eval_every, FAST.batch_size) == (100, 8)

@@ -1,0 +1,288 @@
+"""A training run: what it learns, what it writes and when, and what happens when the disk fails."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.models import TEXT, TOKENIZER, evaluate_every
+from torch.nn import functional
+
+from randygpt.checkpoint.rgpt import read_checkpoint
+from randygpt.checkpoint.sidecar import describe, read_sidecar
+from randygpt.errors import CallerError, Diverged, InvalidModelFile
+from randygpt.model.config import ModelConfig
+from randygpt.model.gpt import GPT
+from randygpt.training import trainer as trainer_module
+from randygpt.training.checkpointing import Step
+from randygpt.training.data import Corpus
+from randygpt.training.options import TrainOptions
+from randygpt.training.trainer import Trainer
+
+FILES = ("m.bin", "m.json", "m_best.bin", "m_best.json")
+
+
+def shape(vocab_size: int) -> ModelConfig:
+    return ModelConfig(n_embd=16, n_head=2, n_layer=2, vocab_size=vocab_size)
+
+
+def options(folder: Path, iterations: int = 6, **changes: Any) -> TrainOptions:  # noqa: ANN401 (fields)
+    folder.mkdir(exist_ok=True)
+    made = TrainOptions(iterations=iterations, batch_size=2, seed=1, peak_rate=3e-3, prefix=folder / "m")
+    return replace(made, **changes)
+
+
+def run(asked: TrainOptions, *, stop_after: int | None = None, name: str = "") -> tuple[Trainer, list[Step], bool]:
+    """Train from the start: (trainer, what it reported, whether it came to its end)."""
+    trainer = Trainer.start(asked, TEXT, shape, name=name)
+    steps: list[Step] = []
+    finished = trainer.run(steps.append, lambda: len(steps) == stop_after)
+    return trainer, steps, finished
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "m.metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    trainer, steps, finished = run(options(tmp_path, 50, batch_size=4))
+    assert finished
+    assert [step.iteration for step in steps] == list(range(50))
+    assert steps[0].loss == pytest.approx(math.log(TOKENIZER.vocab_size), abs=0.05)
+    assert steps[-1].loss < steps[0].loss - 0.3
+    assert trainer.best_loss < steps[0].loss - 0.3
+    assert trainer.next_iteration == 50
+
+
+def test_both_checkpoints_have_their_json_and_nothing_else_is_left(tmp_path: Path) -> None:
+    trainer, steps, _ = run(options(tmp_path), name="story")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([*FILES, "m.metrics.jsonl"])
+    for name in ("m.bin", "m_best.bin"):
+        found = describe(tmp_path / name)
+        assert (found.header.magic, found.header.iteration, found.header.step) == ("RGPT0003", 5, 6)
+        assert found.header.best_loss == pytest.approx(trainer.best_loss, rel=1e-6)
+        assert found.config == shape(TOKENIZER.vocab_size)
+        assert found.tokenizer is not None
+        assert found.tokenizer.chars == TOKENIZER.chars
+        assert found.sidecar is not None
+        assert (found.sidecar.name, found.sidecar.iteration) == ("story", 5)
+        assert found.sidecar.is_of(found.header)
+        best = trainer.best_loss
+        assert found.sidecar.losses == {"train": steps[-1].loss, "val": best, "best_val": best}
+        assert found.sidecar.training == {
+            "recipe": "classic",
+            "precision": "float32",
+            "tokens_seen": 6 * 2 * 256,
+            "tokens": Corpus(TEXT, TOKENIZER, 256).identity,
+            "seed": 1,
+            "batch_size": 2,
+            "iterations": 6,
+            "plateau_waited": 0,
+            "plateau_cuts": 0,
+        }
+
+
+def test_the_files_hold_what_was_learned(tmp_path: Path) -> None:
+    trainer, _, _ = run(options(tmp_path))
+    written = read_checkpoint(tmp_path / "m.bin", trainer.model.config)
+    assert np.array_equal(written.weights, trainer.model.flat)
+    assert not np.array_equal(written.weights, GPT.initialise(trainer.model.config, seed=1).flat)
+    assert written.moments is not None
+    assert all(np.abs(moment).max() > 0 for moment in written.moments)
+
+
+def test_a_line_of_metrics_an_iteration(tmp_path: Path) -> None:
+    _, steps, _ = run(options(tmp_path, 30, batch_size=1))
+    lines = metrics(tmp_path)
+    assert [line["iter"] for line in lines] == list(range(30))
+    for line, step in zip(lines, steps, strict=True):
+        measured = step.iteration in {24, 29}
+        expected = {"iter", "loss", "lr", "ms_per_iter", "tokens"} | ({"val_loss"} if measured else set())
+        assert set(line) == expected
+        assert (step.val_loss is not None) == measured
+        assert (line["loss"], line["lr"]) == (round(step.loss, 6), step.rate)
+    assert lines[17]["lr"] == 3e-3
+    assert 1e-5 < lines[29]["lr"] < lines[20]["lr"] < 3e-3
+
+
+def test_a_new_run_starts_its_metrics_anew(tmp_path: Path) -> None:
+    run(options(tmp_path, 6))
+    run(options(tmp_path, 3))
+    assert [line["iter"] for line in metrics(tmp_path)] == [0, 1, 2]
+
+
+def test_the_best_file_has_the_lowest_validation_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate_every(monkeypatch, 1)
+    trainer, _, _ = run(options(tmp_path, 12, peak_rate=0.08, lowest_rate=0.08))  # so high that it jumps about
+    losses = [line["val_loss"] for line in metrics(tmp_path)]
+    best = losses.index(min(losses))
+    assert 0 < best < 11
+    found = describe(tmp_path / "m_best.bin")
+    assert (found.header.iteration, found.header.step) == (best, best + 1)
+    assert found.header.best_loss == pytest.approx(losses[best], abs=1e-5)
+    assert describe(tmp_path / "m.bin").header.best_loss == found.header.best_loss
+    model = GPT(found.config, torch.from_numpy(read_checkpoint(found.path, found.config).weights)).eval()
+    inputs, targets = Corpus(TEXT, TOKENIZER, 256).validation(trainer_module.EVAL_WINDOWS)
+    with torch.inference_mode():
+        loss = functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+    assert loss.item() == pytest.approx(losses[best], abs=1e-5)
+    assert trainer.best_loss == pytest.approx(losses[best], abs=1e-5)
+
+
+def test_a_run_that_stops_before_any_evaluation_writes_both_files(tmp_path: Path) -> None:
+    trainer, steps, finished = run(options(tmp_path), stop_after=2)
+    assert not finished
+    assert [step.iteration for step in steps] == [0, 1]
+    assert [describe(tmp_path / name).header.iteration for name in ("m.bin", "m_best.bin")] == [1, 1]
+    assert describe(tmp_path / "m_best.bin").header.best_loss == math.inf
+    assert trainer.best_loss == math.inf
+
+
+@pytest.mark.parametrize("name", ["m.json", "m_best.json"])
+def test_the_json_is_json_that_every_reader_takes(tmp_path: Path, name: str) -> None:
+    run(options(tmp_path), stop_after=2)
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is not JSON")
+
+    contents = json.loads((tmp_path / name).read_text(encoding="utf-8"), parse_constant=refuse)
+    assert contents["losses"]["best_val"] is None
+
+
+def test_one_seed_gives_one_model(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        torch.manual_seed(len(folder))
+        run(options(tmp_path / folder))
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_another_seed_gives_another_model(tmp_path: Path) -> None:
+    run(options(tmp_path / "a"))
+    run(options(tmp_path / "b", seed=2))
+    assert contents(tmp_path / "a")["m.bin"] != contents(tmp_path / "b")["m.bin"]
+
+
+def test_dropout_is_part_of_training(tmp_path: Path) -> None:
+    run(options(tmp_path / "a", 2))
+    run(options(tmp_path / "b", 2, dropout=0.0))
+    assert contents(tmp_path / "a")["m.bin"] != contents(tmp_path / "b")["m.bin"]
+
+
+@pytest.mark.parametrize("lost_at", [0, 2, 5])
+def test_a_folder_that_goes_away_is_an_error_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost_at: int
+) -> None:
+    evaluate_every(monkeypatch, 1)
+    folder = tmp_path / "run"
+    trainer = Trainer.start(options(folder), TEXT, shape)
+
+    def lose(step: Step) -> None:
+        if step.iteration == lost_at:
+            shutil.rmtree(folder)
+
+    with pytest.raises(OSError, match="m") as caught:
+        trainer.run(lose, lambda: False)
+    assert isinstance(caught.value, FileNotFoundError)
+    assert not folder.exists()
+
+
+def test_the_newest_state_is_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "SAVE_EVERY_S", -1.0)
+    trainer = Trainer.start(options(tmp_path), TEXT, shape)
+
+    def crash(step: Step) -> None:
+        if step.iteration == 4:
+            raise RuntimeError("out of power")
+
+    with pytest.raises(RuntimeError, match="out of power"):
+        trainer.run(crash, lambda: False)
+    assert describe(tmp_path / "m.bin").header.iteration == 3
+    assert not (tmp_path / "m_best.bin").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"iterations": 0},
+        {"batch_size": 0},
+        {"seed": -1},
+        {"seed": 1 << 31},
+        {"peak_rate": 0.0},
+        {"peak_rate": math.nan},
+        {"peak_rate": math.inf},
+        {"lowest_rate": 0.0},
+        {"lowest_rate": 1.0},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"dropout": math.nan},
+    ],
+    ids=str,
+)
+def test_options_out_of_range(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(CallerError):
+        options(tmp_path, **changes)
+
+
+def test_the_largest_seed(tmp_path: Path) -> None:
+    _, steps, finished = run(options(tmp_path, 1, seed=(1 << 31) - 1))
+    assert finished
+    assert len(steps) == 1
+
+
+@pytest.mark.parametrize("prefix", ["m", "run.v2"])
+def test_the_names_of_the_files(prefix: str) -> None:
+    made = TrainOptions(iterations=1, prefix=Path("runs") / prefix)
+    assert (made.newest, made.best, made.metrics) == (
+        Path("runs") / f"{prefix}.bin",
+        Path("runs") / f"{prefix}_best.bin",
+        Path("runs") / f"{prefix}.metrics.jsonl",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "config"),
+    [("too short", shape), (TEXT, lambda _: ModelConfig.from_preset("none", vocab_size=1))],
+    ids=["text", "shape"],
+)
+def test_what_cannot_be_trained(tmp_path: Path, text: str, config: Callable[[int], ModelConfig]) -> None:
+    with pytest.raises(InvalidModelFile):
+        Trainer.start(options(tmp_path), text, config)
+    assert list(tmp_path.iterdir()) == []
+    assert read_sidecar(tmp_path / "m.bin") is None
+
+
+def test_the_newest_state_is_not_saved_more_often_than_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(1000))
+    clock = SimpleNamespace(monotonic=lambda: next(seconds), perf_counter=lambda: 0.0)
+    monkeypatch.setattr(trainer_module, "time", clock)
+    monkeypatch.setattr(trainer_module, "SAVE_EVERY_S", 5)
+    saved: list[Path] = []
+    submit = trainer_module.CheckpointWriter.submit
+
+    def note(writer: trainer_module.CheckpointWriter, path: Path, *state: Any) -> None:  # noqa: ANN401 (passed on)
+        saved.append(path)
+        submit(writer, path, *state)
+
+    monkeypatch.setattr(trainer_module.CheckpointWriter, "submit", note)
+    trainer, _, _ = run(options(tmp_path, 20))
+    assert 3 <= saved.count(trainer.options.newest) <= 4
+
+
+def test_a_training_loss_that_is_no_number_ends_it_at_once(tmp_path: Path) -> None:
+    """Not at the next evaluation: the newest state could be saved before that."""
+    steps: list[Step] = []
+    trainer = Trainer.start(options(tmp_path, peak_rate=1e30), TEXT, shape)
+    with pytest.raises(Diverged, match="at iteration"):
+        trainer.run(steps.append, lambda: len(steps) == 4)
+    assert not (tmp_path / "m.bin").exists()

@@ -1,0 +1,266 @@
+"""Where the secret key is looked for, in which order, and which files are refused."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.command import TIMEOUT_S
+
+from randygpt.errors import CallerError
+from randygpt.user import signing_key
+from randygpt.user.home import Home
+from relay_client.errors import InvalidKey
+from relay_client.keys import SecretKey, encode_npub
+
+OPENS = "a password"
+OTHER = SecretKey(bytes.fromhex("33" * 32))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    for name in ("CREDENTIALS_DIRECTORY", "RANDYGPT_NSEC"):
+        monkeypatch.delenv(name, raising=False)
+    return Home(tmp_path / "home")
+
+
+def permissions(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def put(path: Path, secret: str, *, mode: int = 0o600) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(secret, encoding="utf-8")
+    path.chmod(mode)
+    return path
+
+
+def put_key(path: Path, key: SecretKey, *, mode: int = 0o600) -> Path:
+    return put(path, key.reveal_nsec(), mode=mode)
+
+
+def no_password(origin: str) -> str:
+    raise AssertionError(f"asked for the password of {origin}")
+
+
+def find(home: Home, file: Path | None = None) -> signing_key.FoundKey:
+    return signing_key.find(home, file, no_password)
+
+
+def credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey, *, mode: int = 0o400) -> Path:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "credentials"))
+    return put_key(tmp_path / "credentials" / "nsec", key, mode=mode)
+
+
+def test_a_new_key_is_for_its_owner_alone(home: Home, key: SecretKey) -> None:
+    signing_key.keep(home, key.reveal_nsec())
+    assert permissions(home.key_path) == 0o600
+    assert permissions(home.key_path.parent) == 0o700
+    assert [entry.name for entry in home.key_path.parent.iterdir()] == ["nsec"]
+    assert find(home).key.pubkey == key.pubkey
+
+
+def test_a_generous_umask_opens_nothing(home: Home, key: SecretKey) -> None:
+    before = os.umask(0)
+    try:
+        signing_key.keep(home, key.reveal_nsec())
+    finally:
+        os.umask(before)
+    assert permissions(home.key_path) == 0o600
+    assert permissions(home.key_path.parent) == 0o700
+
+
+def test_a_key_is_never_overwritten(home: Home, key: SecretKey) -> None:
+    signing_key.keep(home, key.reveal_nsec())
+    before = home.key_path.read_bytes()
+    with pytest.raises(CallerError, match=f"there is a key already: {home.key_path}"):
+        signing_key.keep(home, key.reveal_nsec())
+    assert home.key_path.read_bytes() == before
+    assert [entry.name for entry in home.key_path.parent.iterdir()] == ["nsec"]
+
+
+def test_a_damaged_key_is_not_overwritten_either(home: Home, key: SecretKey) -> None:
+    home.key_path.parent.mkdir(parents=True)
+    home.key_path.write_bytes(b"")
+    with pytest.raises(CallerError, match="there is a key already"):
+        signing_key.keep(home, key.reveal_nsec())
+    assert home.key_path.read_bytes() == b""
+
+
+def test_a_key_in_another_file(home: Home, tmp_path: Path, key: SecretKey) -> None:
+    signing_key.keep(home, OTHER.reveal_nsec())
+    other = put_key(tmp_path / "other", key)
+    assert find(home, other).key.pubkey == key.pubkey
+
+
+def test_a_file_with_white_space_around_the_key(home: Home, key: SecretKey) -> None:
+    put_key(home.key_path, key).write_text(f"\n {key.reveal_nsec()}\r\n", encoding="ascii")
+    assert find(home).key.pubkey == key.pubkey
+
+
+def test_without_a_key_one_is_told_how_to_make_it(home: Home) -> None:
+    with pytest.raises(CallerError, match=f"no key at {home.key_path}; make one: randygpt keys new"):
+        find(home)
+    assert not home.folder.exists()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o610, 0o601, 0o660])
+def test_a_key_others_may_read(home: Home, key: SecretKey, mode: int) -> None:
+    put_key(home.key_path, key, mode=mode)
+    with pytest.raises(CallerError, match=f"run: chmod 600 {home.key_path}"):
+        find(home)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_a_key_only_its_owner_may_read(home: Home, key: SecretKey, mode: int) -> None:
+    put_key(home.key_path, key, mode=mode)
+    assert find(home).key.pubkey == key.pubkey
+
+
+def test_a_link_to_a_key(home: Home, tmp_path: Path, key: SecretKey) -> None:
+    target = put_key(tmp_path / "target", key)
+    home.key_path.parent.mkdir(parents=True)
+    home.key_path.symlink_to(target)
+    with pytest.raises(CallerError, match="symbolic link"):
+        find(home)
+
+
+def test_a_folder_is_no_key(home: Home) -> None:
+    home.key_path.mkdir(parents=True, mode=0o700)
+    with pytest.raises(CallerError, match=f"{home.key_path}: a file with a secret must be a plain file"):
+        find(home)
+
+
+def test_a_pipe_is_no_key_and_is_not_waited_for(home: Home) -> None:
+    home.key_path.parent.mkdir(parents=True, mode=0o700)
+    os.mkfifo(home.key_path, 0o600)
+    path = str(home.key_path)
+    code = f"from pathlib import Path; from randygpt.user import signing_key; signing_key.read_secret(Path({path!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+    assert "CallerError" in done.stderr
+    assert "a file with a secret must be a plain file" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_key_of_somebody_else(home: Home, key: SecretKey) -> None:
+    os.chown(put_key(home.key_path, key), 1, -1)
+    with pytest.raises(CallerError, match="a plain file of your own"):
+        find(home)
+
+
+@pytest.mark.parametrize("contents", ["", "hunter2", "nsec1hunter2", "hunter2" * 10_000, "hunter2\xff"])
+def test_a_file_that_holds_no_key_is_not_repeated(home: Home, key: SecretKey, contents: str) -> None:
+    put_key(home.key_path, key).write_bytes(contents.encode("latin-1"))
+    with pytest.raises(InvalidKey) as caught:
+        find(home)
+    assert str(caught.value) == f"{home.key_path}: not a valid nsec"
+
+
+def test_a_public_key_is_no_secret_key(home: Home, key: SecretKey) -> None:
+    npub = encode_npub(key.pubkey)
+    put_key(home.key_path, key).write_text(npub, encoding="ascii")
+    with pytest.raises(InvalidKey) as caught:
+        find(home)
+    assert npub not in str(caught.value)
+
+
+def test_a_credential_of_the_service_comes_first(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey
+) -> None:
+    signing_key.keep(home, OTHER.reveal_nsec())
+    named = put_key(tmp_path / "named", OTHER)
+    monkeypatch.setenv("RANDYGPT_NSEC", OTHER.reveal_nsec())
+    path = credential(tmp_path, monkeypatch, key)
+    found = find(home, named)
+    assert (found.key.pubkey, found.origin) == (key.pubkey, str(path))
+    assert any(str(named) in words and "not used" in words for words in found.warnings)
+
+
+def test_without_such_a_credential_the_named_file_counts(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey
+) -> None:
+    credential(tmp_path, monkeypatch, OTHER).rename(tmp_path / "credentials" / "api-keys")
+    signing_key.keep(home, OTHER.reveal_nsec())
+    assert find(home, put_key(tmp_path / "named", key)).key.pubkey == key.pubkey
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o440])
+def test_a_credential_may_show_the_bits_of_an_access_list(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey, mode: int
+) -> None:
+    """systemd leaves the file to root and lets the service in by an access list, whose mask is in the group's bits."""
+    credential(tmp_path, monkeypatch, key, mode=mode)
+    assert find(home).key.pubkey == key.pubkey
+
+
+def test_other_credentials_are_read_like_the_key(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey
+) -> None:
+    password = credential(tmp_path, monkeypatch, key).with_name("password")
+    assert signing_key.read_secret(put(password, OPENS, mode=0o440)) == OPENS
+    assert find(home, password.with_name("nsec")).warnings == ()
+
+
+@pytest.mark.parametrize("mode", [0o404, 0o402])
+def test_a_credential_that_all_may_read_is_refused(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey, mode: int
+) -> None:
+    credential(tmp_path, monkeypatch, key, mode=mode)
+    with pytest.raises(CallerError, match="others may read"):
+        find(home)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_credential_of_somebody_else_is_refused(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey
+) -> None:
+    os.chown(credential(tmp_path, monkeypatch, key), 1, -1)
+    with pytest.raises(CallerError, match="a plain file of your own"):
+        find(home)
+
+
+def test_the_environment_comes_last_and_with_a_warning(
+    home: Home, monkeypatch: pytest.MonkeyPatch, key: SecretKey
+) -> None:
+    monkeypatch.setenv("RANDYGPT_NSEC", key.reveal_nsec())
+    found = find(home)
+    assert (found.key.pubkey, found.origin, len(found.warnings)) == (key.pubkey, "RANDYGPT_NSEC", 1)
+    assert "RANDYGPT_NSEC" not in os.environ  # commands that are started do not inherit it
+    signing_key.keep(home, OTHER.reveal_nsec())
+    monkeypatch.setenv("RANDYGPT_NSEC", key.reveal_nsec())
+    found = find(home)
+    assert found.key.pubkey == OTHER.pubkey
+    assert found.warnings[-1] == f"RANDYGPT_NSEC is not used: the key is {home.key_path}"
+
+
+def test_what_the_environment_has_wrong_is_not_repeated(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANDYGPT_NSEC", "hunter2")
+    with pytest.raises(InvalidKey) as caught:
+        find(home)
+    assert str(caught.value) == "RANDYGPT_NSEC: not a valid nsec"
+
+
+def test_a_locked_key_asks_for_its_password_and_no_other_does(home: Home, key: SecretKey) -> None:
+    signing_key.keep(home, key.reveal_ncryptsec(OPENS))
+    asked: list[str] = []
+
+    def password(origin: str) -> str:
+        asked.append(origin)
+        return OPENS if len(asked) == 1 else "wrong"
+
+    assert signing_key.find(home, None, password).key.pubkey == key.pubkey
+    with pytest.raises(InvalidKey) as caught:
+        signing_key.find(home, None, password)
+    assert str(caught.value) == f"{home.key_path}: the password is not that of this ncryptsec"
+    assert asked == [str(home.key_path)] * 2
+
+
+def test_with_a_key_there_are_no_core_dumps() -> None:
+    code = (
+        "import resource as r; from randygpt.user import signing_key; most = r.getrlimit(r.RLIMIT_CORE)[1]\n"
+        "r.setrlimit(r.RLIMIT_CORE, (most, most)); signing_key.no_core_dumps(); print(r.getrlimit(r.RLIMIT_CORE))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=TIMEOUT_S)
+    assert done.stdout.strip() == "(0, 0)"

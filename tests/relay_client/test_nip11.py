@@ -1,0 +1,137 @@
+"""What relays say about themselves: read as a hint, whatever they answer."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import orjson
+import pytest
+from support.scripted_relay import ScriptedRelay
+
+from relay_client import nip11
+from relay_client.nip11 import RelayInfo, read_infos
+from relay_client.pool import Pool
+
+NOTHING = RelayInfo()
+GIVE_UP_S = 60  # a test that waits this long has failed
+
+
+@contextlib.asynccontextmanager
+async def answering(answer: bytes, *, ends: bool = True) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """(address, requests) of a server that gives this answer to every request."""
+    requests: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            requests.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(answer)
+            await writer.drain()
+            if not ends:
+                await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", requests
+
+
+async def asked(url: str) -> RelayInfo:
+    async with asyncio.timeout(GIVE_UP_S):
+        return (await read_infos([url]))[url]
+
+
+def http(body: bytes, status: bytes = b"200 OK", *headers: bytes) -> bytes:
+    lines = (b"HTTP/1.1 " + status, b"Content-Length: %d" % len(body), *headers, b"", body)
+    return b"\r\n".join(lines)
+
+
+def test_limits_and_demands() -> None:
+    limits = {"max_message_length": 16_384, "max_limit": 20, "payment_required": True, "auth_required": True}
+    assert RelayInfo.parse(orjson.dumps({"name": "x", "limitation": limits})) == RelayInfo(
+        max_message_length=16_384, max_limit=20, demands=("asks to be paid", "wants to know who is there")
+    )
+
+
+@pytest.mark.parametrize(
+    "raw_info",
+    [
+        b"",
+        b"hello",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"limitation":7}',
+        b'{"limitation":{"max_message_length":"many","max_limit":true}}',
+        b'{"limitation":{"max_message_length":-1,"max_limit":0}}',
+        b'{"limitation":{"max_message_length":1.5,"payment_required":"no","auth_required":1}}',
+        b"\xff\xfe",
+    ],
+)
+def test_what_makes_no_sense_is_not_there(raw_info: bytes) -> None:
+    assert RelayInfo.parse(raw_info) == NOTHING
+
+
+async def test_a_description_is_asked_for_at_the_relays_own_address() -> None:
+    async with answering(http(b'{"limitation":{"max_limit":7}}')) as (url, requests):
+        assert await asked(f"{url}/inbox") == RelayInfo(max_limit=7)
+    assert requests[0].startswith(b"GET /inbox HTTP/1.1\r\n")
+    assert b"Accept: application/nostr+json\r\n" in requests[0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"220 mail ready\r\n",
+        http(b"<html>", b"404 Not Found"),
+        http(b'{"limitation":{"max_limit":7}' + b" " * (64 << 10) + b"}"),
+    ],
+    ids=["nothing", "not HTTP", "not found", "too long"],
+)
+async def test_another_answer_is_none(answer: bytes) -> None:
+    async with answering(answer) as (url, _):
+        assert await asked(url) == NOTHING
+
+
+async def test_nobody_is_sent_elsewhere() -> None:
+    async with answering(http(b'{"limitation":{"max_limit":7}}')) as (target, followed):
+        elsewhere = http(b"", b"302 Found", b"Location: " + target.replace("ws", "http", 1).encode())
+        async with answering(elsewhere) as (url, _):
+            assert await asked(url) == NOTHING
+    assert followed == []
+
+
+async def test_no_answer_is_waited_for_briefly(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    monkeypatch.setattr(nip11, "ASK_S", 0.1)
+    async with answering(b"HTTP/1.1 200 OK\r\n", ends=False) as (url, _):
+        assert await asked(url) == NOTHING
+    assert await asked(f"ws://127.0.0.1:{free_port}") == NOTHING
+
+
+async def test_a_real_relay_without_a_description(relay: str) -> None:
+    assert await asked(relay) == NOTHING
+
+
+# --- what a pool makes of it
+
+
+async def test_a_relay_that_takes_only_small_messages_is_left_out_before_anything_is_sent(
+    scripted: ScriptedRelay,
+) -> None:
+    async with Pool([scripted.url]) as pool:
+        pool.heed({scripted.url: RelayInfo(max_message_length=999)}, frame_size=999)
+        assert pool.urls == [scripted.url]
+        pool.heed({scripted.url: RelayInfo(max_message_length=998)}, frame_size=999)
+        assert pool.urls == []
+        assert pool.reasons() == f"{scripted.url}: takes messages of up to 998 bytes, and one of these has 999"
+    assert scripted.received == []
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(20, [20, 20, 20]), (None, [50, 10]), (1_000_000, [50, 10])])
+async def test_a_limit_on_answers_may_only_be_lowered(
+    scripted: ScriptedRelay, limit: int | None, sizes: list[int]
+) -> None:
+    ids = [bytes([number]) * 32 for number in range(60)]
+    async with Pool([scripted.url]) as pool:
+        pool.heed({scripted.url: RelayInfo(max_limit=limit)}, frame_size=1)
+        assert await pool.holdings(ids) == {scripted.url: set()}
+    assert [len(wanted["ids"]) for wanted in scripted.requests] == sizes

@@ -1,0 +1,330 @@
+"""Events on their way to relays that limit, fail, break off, or want to know who is there."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+from support.proxy import proxy_to
+from support.scripted_relay import ScriptedRelay, scripted_relay
+from websockets.asyncio.server import ServerConnection, serve
+
+from relay_client import backoff, connection, rate_control, sender
+from relay_client.allocation import Delivery
+from relay_client.event import Event, EventDraft
+from relay_client.keys import SecretKey
+from relay_client.pool import Pool
+from relay_client.sender import OnTaken
+
+KEY = SecretKey(bytes.fromhex("11" * 32))
+EVENTS = [EventDraft(kind=1064, created_at=number).sign(KEY) for number in range(40)]
+IDS = [event.id.hex() for event in EVENTS]
+GIVE_UP_S = 60  # a test that waits this long has failed
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits as on a day when everything hurries."""
+    monkeypatch.setattr(rate_control, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(rate_control, "LONGEST_WAIT_S", 0.04)
+    monkeypatch.setattr(backoff, "FIRST_S", 0.01)
+    monkeypatch.setattr(backoff, "LONGEST_S", 0.05)
+
+
+@pytest.fixture
+async def second() -> AsyncIterator[ScriptedRelay]:
+    async with scripted_relay() as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def pool_of(*relays: ScriptedRelay | str, signer: SecretKey | None = None) -> AsyncIterator[Pool]:
+    urls = [relay if isinstance(relay, str) else relay.url for relay in relays]
+    async with asyncio.timeout(GIVE_UP_S), Pool(urls, signer=signer) as pool:
+        yield pool
+
+
+def ignore(_url: str, _number: int) -> None:
+    """Takes note of nothing."""
+
+
+async def deliver(pool: Pool, *, copies: int = 9, taken: OnTaken = ignore) -> Delivery:
+    delivery = Delivery(pool.urls, [copies] * len(EVENTS))
+    await pool.deliver(delivery, EVENTS.__getitem__, taken)
+    return delivery
+
+
+# --- too fast
+
+
+async def test_a_rate_limited_event_is_sent_again_and_not_counted_as_refused(scripted: ScriptedRelay) -> None:
+    allowance = 10
+
+    def accept(_event: object) -> tuple[bool, str]:
+        nonlocal allowance
+        allowance -= 1
+        if allowance < 0:
+            allowance = 10
+            return False, "rate-limited: 10 and a break"
+        return True, ""
+
+    scripted.accept = accept
+    async with pool_of(scripted) as pool:
+        await deliver(pool)
+        report = pool.reports[scripted.url]
+    assert sorted(scripted.events) == sorted(IDS)
+    assert (report.accepted, report.duplicate, report.refused, report.reason) == (40, 0, 0, "")
+
+
+async def test_a_relay_that_is_always_too_busy_is_given_up(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+    scripted.accept = lambda _event: (False, "rate-limited: never")
+    async with pool_of(scripted, second) as pool:
+        delivery = await deliver(pool, copies=1)
+        assert pool.reports[scripted.url].reason == f"{scripted.url}: refused an event: rate-limited: never"
+    assert len(scripted.received) < 20  # every wait ended with one try
+    assert sorted(second.events) == sorted(IDS)
+    assert delivery.homeless == []
+
+
+async def test_a_notice_about_rate_slows_down() -> None:
+    relay = ScriptedRelay()
+    paces: list[rate_control.Pace] = []
+
+    async def handler(peer: ServerConnection) -> None:
+        await peer.send('["NOTICE","rate limited: calm down"]')
+        await relay.handle(peer)
+
+    async with serve(handler, "127.0.0.1", 0, compression=None) as server:
+        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        async with pool_of(url) as pool:
+            await deliver(pool)
+            paces = list(pool._paces.values())
+    assert sorted(relay.events) == sorted(IDS)
+    assert paces[0]._limited_at > 0
+
+
+async def test_a_slow_relay_does_not_slow_the_others(
+    scripted: ScriptedRelay, second: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_control, "MAX_REPEATS", 1_000_000)
+    second_is_done = asyncio.Event()
+
+    def taken(url: str, number: int) -> None:
+        if (url, number) == (second.url, len(EVENTS) - 1):
+            second_is_done.set()
+
+    def accept(_event: object) -> tuple[bool, str]:
+        return (True, "") if second_is_done.is_set() else (False, "rate-limited: after the other")
+
+    scripted.accept = accept
+    async with pool_of(scripted, second) as pool:
+        await deliver(pool, taken=taken)
+        assert pool.reasons() == ""
+    assert sorted(scripted.events) == sorted(second.events) == sorted(IDS)
+
+
+# --- errors and refusals
+
+
+async def test_an_error_of_the_relay_is_tried_again(scripted: ScriptedRelay) -> None:
+    failed: set[str] = set()
+
+    def accept(event: dict[str, str]) -> tuple[bool, str]:
+        if event["id"] in IDS[::10] and event["id"] not in failed:
+            failed.add(event["id"])
+            return False, "error: try again"
+        return True, ""
+
+    scripted.accept = accept
+    async with pool_of(scripted) as pool:
+        await deliver(pool)
+        report = pool.reports[scripted.url]
+    assert (report.accepted, report.refused, len(failed)) == (40, 0, 4)
+
+
+async def test_an_error_that_stays_is_a_refusal(scripted: ScriptedRelay) -> None:
+    scripted.accept = lambda event: (event["id"] != IDS[5], "error: disk on fire")
+    async with pool_of(scripted) as pool:
+        await deliver(pool)
+        assert pool.reports[scripted.url].reason == f"{scripted.url}: refused an event: error: disk on fire"
+    assert scripted.received.count(IDS[5]) == 3
+
+
+@pytest.mark.parametrize("reason", ["blocked: no", "restricted: no", "invalid: no", "pow: no"])
+async def test_the_share_of_a_relay_that_refuses_moves(
+    scripted: ScriptedRelay, second: ScriptedRelay, reason: str
+) -> None:
+    scripted.accept = lambda _event: (len(scripted.received) <= 5, reason)
+    async with pool_of(scripted, second) as pool:
+        delivery = await deliver(pool, copies=1)
+        assert pool.reports[scripted.url].reason.endswith(reason)
+    assert len(scripted.events) == 5
+    assert set(scripted.events).isdisjoint(second.events)
+    assert sorted([*scripted.events, *second.events]) == sorted(IDS)
+    assert delivery.homeless == []
+
+
+async def test_what_makes_the_events_may_fail(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+    def fail(number: int) -> Event:
+        if number == 20:
+            raise OSError("the disk is gone")
+        return EVENTS[number]
+
+    before = asyncio.all_tasks()
+    async with pool_of(scripted, second) as pool:
+        with pytest.raises(OSError, match="the disk is gone"):
+            await pool.deliver(Delivery(pool.urls, [2] * len(EVENTS)), fail)
+        assert pool.reasons() == ""
+    assert asyncio.all_tasks() == before
+    assert IDS[20] not in {*scripted.events, *second.events}
+
+
+# --- connections that break
+
+
+@contextlib.asynccontextmanager
+async def breaking(relay: ScriptedRelay, *, after: int) -> AsyncIterator[str]:
+    """Address of a relay whose connections break when they have carried so many events."""
+
+    async def handler(peer: ServerConnection) -> None:
+        taken = 0
+
+        class Counting:
+            async def send(self, frame: str) -> None:
+                nonlocal taken
+                taken += 1
+                if taken > after:
+                    peer.transport.abort()
+                else:
+                    await peer.send(frame)
+
+            def __aiter__(self) -> AsyncIterator[str | bytes]:
+                return aiter(peer)
+
+        await relay.handle(Counting())  # type: ignore[arg-type]
+
+    async with serve(handler, "127.0.0.1", 0, compression=None) as server:
+        yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+
+
+async def test_a_broken_connection_is_opened_again_and_the_unanswered_is_sent_again() -> None:
+    relay = ScriptedRelay()
+    async with breaking(relay, after=12) as url, pool_of(url) as pool:
+        await deliver(pool)
+        report = pool.reports[url]
+        assert await pool.holdings([event.id for event in EVENTS[:10]]) == {url: {event.id for event in EVENTS[:10]}}
+    assert sorted(relay.events) == sorted(IDS)
+    assert report.reason == ""
+    assert report.accepted + report.duplicate == 40
+    assert report.duplicate >= 3  # taken, and the answer was lost
+    assert len(relay.received) <= 40 + 4 * 8  # of each connection at most what was under way
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["in good order", "by a reset"])
+async def test_a_real_relay_behind_a_line_that_breaks_has_everything_in_the_end(relay: str, *, reset: bool) -> None:
+    async with proxy_to(relay) as proxy, pool_of(proxy.url) as pool:
+        proxy.cut_after, proxy.reset = 1_500, reset  # bytes: some 15 answers
+        await deliver(pool)
+        report = pool.reports[proxy.url]
+        assert proxy.connections >= 3
+    assert (report.accepted + report.duplicate, report.refused, report.reason) == (40, 0, "")
+    async with pool_of(relay) as pool:
+        ids = [event.id for event in EVENTS]
+        assert await pool.holdings(ids) == {relay: set(ids)}
+
+
+async def test_a_relay_that_does_not_come_back_is_given_up(
+    scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "PATIENCE_S", 0.1)
+    relay = ScriptedRelay()
+
+    async def handler(peer: ServerConnection) -> None:
+        async for _ in peer:
+            server.close(close_connections=False)
+            peer.transport.abort()
+
+    async with serve(handler, "127.0.0.1", 0, compression=None) as server:
+        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        async with pool_of(url, scripted) as pool:
+            delivery = await deliver(pool, copies=1)
+            assert pool.urls == [scripted.url]
+            assert pool.reports[url].reason.startswith(f"{url}: ")
+    assert relay.events == {}
+    assert sorted(scripted.events) == sorted(IDS)
+    assert delivery.homeless == []
+
+
+@pytest.mark.parametrize("closes", [False, True], ids=["in words", "by closing"])
+async def test_a_relay_for_which_events_are_too_large_is_left_out_however_it_says_so(
+    scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch, *, closes: bool
+) -> None:
+    monkeypatch.setattr(connection, "ANSWER_S", 3)
+    monkeypatch.setattr(sender, "PATIENCE_S", 0)
+
+    async def handler(peer: ServerConnection) -> None:
+        async for _ in peer:
+            if closes:
+                await peer.close(1009, "message too big")
+            else:
+                await peer.send('["NOTICE","invalid: event too large"]')
+
+    async with serve(handler, "127.0.0.1", 0, compression=None) as server:
+        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        async with pool_of(url, scripted) as pool:
+            delivery = await deliver(pool, copies=1)
+            assert pool.urls == [scripted.url]
+            assert f"too {'big' if closes else 'large'}" in pool.reports[url].reason
+    assert sorted(scripted.events) == sorted(IDS)
+    assert delivery.homeless == []
+
+
+async def test_a_relay_that_falls_silent_is_given_up_in_time(
+    scripted: ScriptedRelay, second: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "ANSWER_S", 3)
+    monkeypatch.setattr(sender, "PATIENCE_S", 0)
+    scripted.silent = True
+    async with pool_of(scripted, second) as pool:
+        await deliver(pool, copies=1)
+        assert "no answer" in pool.reports[scripted.url].reason
+    assert sorted(second.events) == sorted(IDS)
+
+
+# --- who is there
+
+
+@pytest.fixture
+def members_only(scripted: ScriptedRelay) -> ScriptedRelay:
+    scripted.members = [KEY.pubkey.hex()]
+    return scripted
+
+
+async def test_what_was_refused_for_want_of_a_name_is_sent_again(members_only: ScriptedRelay) -> None:
+    async with pool_of(members_only, signer=KEY) as pool:
+        await deliver(pool)
+        report = pool.reports[members_only.url]
+    assert sorted(members_only.events) == sorted(IDS)
+    assert (report.accepted, report.refused, report.reason) == (40, 0, "")
+
+
+async def test_without_a_key_the_refusal_says_why(members_only: ScriptedRelay) -> None:
+    async with pool_of(members_only) as pool:
+        await deliver(pool)
+        assert pool.reports[members_only.url].reason == f"{members_only.url}: auth-required: members only"
+    assert members_only.events == {}
+
+
+async def test_a_member_who_is_still_refused_is_refused(members_only: ScriptedRelay) -> None:
+    members_only.accept = lambda _event: (False, "auth-required: prove it again")
+    async with pool_of(members_only, signer=KEY) as pool:
+        await deliver(pool)
+        assert pool.reports[members_only.url].reason.endswith("refused an event: auth-required: prove it again")
+    assert members_only.events == {}
+
+
+async def test_who_is_there_is_said_on_every_connection(members_only: ScriptedRelay) -> None:
+    async with breaking(members_only, after=15) as url, pool_of(url, signer=KEY) as pool:
+        await deliver(pool)
+        assert pool.reports[url].reason == ""
+    assert sorted(members_only.events) == sorted(IDS)
