@@ -1,56 +1,63 @@
-"""What can go wrong when distributing files. No I/O.
+"""Errors of distributing files, in the categories of `relay_client.errors`. No I/O.
 
-DistributionError
-├── PeerError          what an author or a relay sent is wrong, or not trusted
-│   ├── InvalidRelease     release or head event that breaks the protocol
-│   ├── InvalidManifest    manifest that breaks the protocol, or is too large
-│   ├── InvalidChunk       chunk that is not the one the manifest names
-│   ├── NotTrusted         the author is not on the list
-│   ├── Rollback           a lower version than one already seen
-│   └── Equivocation       one version number, two contents
-├── TransportError     what is asked for did not come, or was not taken; a rerun goes on from there
-│   ├── NotFound           no relay has it
-│   ├── ChunksMissing      some of it came
-│   └── NotPublished       no relay took all of it
-├── CallerError        an argument or a local file is wrong
-└── StoreError         the local store is damaged or has no room
+PeerError
+├── InvalidRelease     a release, head or revocation event breaks the protocol
+├── InvalidManifest    a manifest breaks the protocol, or is too large
+├── InvalidChunk       a chunk is not the one that the manifest names
+├── NotTrusted         the author is not on the trust list
+├── Rollback           a lower version than one seen before
+└── Equivocation       two contents under one version number
+TransportError
+├── NotFound           no relay has it
+├── ChunksMissing      some chunks were not found
+└── NotPublished       no relay accepted all of it
+StorageError
+└── StoreError         the local store is damaged or full
 """
 
+from relay_client.errors import CallerError, PeerError, RandyGPTError, StorageError, TransportError
 
-class DistributionError(Exception):
-    """Base of everything this package raises on purpose."""
-
-
-class PeerError(DistributionError):
-    """What an author or a relay sent is wrong, or not trusted."""
+__all__ = [
+    "CallerError",
+    "ChunksMissing",
+    "Equivocation",
+    "InvalidChunk",
+    "InvalidManifest",
+    "InvalidRelease",
+    "NotFound",
+    "NotPublished",
+    "NotTrusted",
+    "PeerError",
+    "RandyGPTError",
+    "Rollback",
+    "StorageError",
+    "StoreError",
+    "TransportError",
+]
 
 
 class InvalidRelease(PeerError):
-    """A release or head event that breaks the protocol."""
+    """A release, head or revocation event breaks the protocol."""
 
 
 class InvalidManifest(PeerError):
-    """A manifest that breaks the protocol, or is too large."""
+    """A manifest breaks the protocol, or is too large."""
 
 
 class InvalidChunk(PeerError):
-    """A chunk that is not the one the manifest names."""
+    """A chunk is not the one that the manifest names."""
 
 
 class NotTrusted(PeerError):
-    """The author is not on the list."""
+    """The author is not on the trust list."""
 
 
 class Rollback(PeerError):
-    """A lower version than one already seen."""
+    """A lower version than one seen before."""
 
 
 class Equivocation(PeerError):
-    """One version number, two contents."""
-
-
-class TransportError(DistributionError):
-    """What is asked for did not come, or was not taken; a rerun goes on from there."""
+    """Two contents under one version number."""
 
 
 class NotFound(TransportError):
@@ -58,16 +65,12 @@ class NotFound(TransportError):
 
 
 class ChunksMissing(TransportError):
-    """Some of it came, not all."""
+    """Some chunks were not found; the others are kept, and a rerun continues from there."""
 
 
 class NotPublished(TransportError):
-    """No relay took all of it."""
+    """No relay accepted all of it; a rerun continues from there."""
 
 
-class CallerError(DistributionError):
-    """An argument or a local file is wrong."""
-
-
-class StoreError(DistributionError):
-    """The local store is damaged or has no room."""
+class StoreError(StorageError):
+    """The local store is damaged or full."""

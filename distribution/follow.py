@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-from distribution.errors import DistributionError, InvalidRelease
+from distribution.errors import InvalidRelease, RandyGPTError
 from distribution.events import HEAD_KIND, Head, Release
 from distribution.fetch import Fetcher
 from distribution.installed import InstalledRelease
@@ -20,7 +20,7 @@ from distribution.revocation import REVOCATION_KIND, Revocation
 from distribution.state_file import StateFile
 from distribution.store import Store
 from relay_client.backoff import Backoff
-from relay_client.errors import InvalidEvent, RelayClientError
+from relay_client.errors import InvalidEvent
 from relay_client.event import Event, Signer
 from relay_client.filter import Filter
 from relay_client.keys import AddressReference, EventReference
@@ -157,7 +157,7 @@ class Follower:
                     wait_s = backoff.next()
                 else:
                     backoff.reset()
-            except (DistributionError, RelayClientError, OSError) as error:
+            except (RandyGPTError, OSError) as error:
                 self._tell(Trouble(error=error))
                 wait_s = backoff.next()
             self._changed.set()
@@ -230,7 +230,7 @@ class Follower:
     async def _write_status(self, *, running: bool) -> None:
         """How it stands, for whoever shows it; a full disk is no reason to stop."""
         address = self._address
-        with contextlib.suppress(DistributionError, OSError):
+        with contextlib.suppress(RandyGPTError, OSError):
             standing = self._standing()
             if running:
                 self._on_standing(standing)

@@ -1,32 +1,96 @@
-"""What can go wrong in the model and its files. No I/O.
+"""Every public error, under one root. No I/O.
 
 RandyGPTError
-├── InvalidModelFile       a file that belongs to a model (JSON, vocabulary, text) is wrong
-│   └── InvalidCheckpoint      a checkpoint's header, size or numbers are wrong
-├── CallerError            an argument or a setting is wrong
-│   └── InvalidSetting         a settings file is wrong on some line
-└── Diverged               training left the finite numbers
+├── CallerError        an argument, a setting or a local file is wrong (exit code 2)
+│   ├── InvalidKey         not a usable nostr key
+│   ├── InvalidReference   not a reference to an event (NIP-19)
+│   ├── InvalidSetting     a line of a settings file is wrong
+│   ├── InvalidModelFile   a file of a model (JSON, vocabulary, text) is wrong
+│   │   └── InvalidCheckpoint  a checkpoint's header, size or numbers are wrong
+│   └── Diverged           training left the finite numbers
+├── PeerError          what a relay or an author sent is wrong, or not trusted (exit code 3)
+│   ├── InvalidEvent       an event's form, id or signature does not verify
+│   ├── InvalidMessage     a relay's message breaks NIP-01
+│   ├── InvalidRelease, InvalidManifest, InvalidChunk
+│   │                      a release breaks the protocol
+│   ├── NotTrusted         the author is not on the trust list
+│   ├── Rollback           a lower version than one seen before
+│   └── Equivocation       two contents under one version number
+├── TransportError     a peer cannot be reached, or did not send or accept everything (exit code 4)
+│   ├── NotFound           no relay has it
+│   ├── ChunksMissing      some chunks were not found
+│   ├── NotPublished       no relay accepted all of it
+│   └── RelayRefused, RelayTimeout
+│                          one relay refuses, or does not answer
+└── StorageError       the local disk or store fails (exit code 5)
+    └── StoreError         the local store is damaged or full
 """
 
+from distribution.errors import (
+    ChunksMissing,
+    Equivocation,
+    InvalidChunk,
+    InvalidManifest,
+    InvalidRelease,
+    NotFound,
+    NotPublished,
+    NotTrusted,
+    Rollback,
+    StoreError,
+)
+from relay_client.errors import (
+    CallerError,
+    InvalidEvent,
+    InvalidKey,
+    InvalidMessage,
+    InvalidReference,
+    PeerError,
+    RandyGPTError,
+    RelayRefused,
+    RelayTimeout,
+    StorageError,
+    TransportError,
+)
 
-class RandyGPTError(Exception):
-    """Base of everything this package raises on purpose."""
+__all__ = [
+    "CallerError",
+    "ChunksMissing",
+    "Diverged",
+    "Equivocation",
+    "InvalidCheckpoint",
+    "InvalidChunk",
+    "InvalidEvent",
+    "InvalidKey",
+    "InvalidManifest",
+    "InvalidMessage",
+    "InvalidModelFile",
+    "InvalidReference",
+    "InvalidRelease",
+    "InvalidSetting",
+    "NotFound",
+    "NotPublished",
+    "NotTrusted",
+    "PeerError",
+    "RandyGPTError",
+    "RelayRefused",
+    "RelayTimeout",
+    "Rollback",
+    "StorageError",
+    "StoreError",
+    "TransportError",
+]
 
 
-class InvalidModelFile(RandyGPTError):
-    """A file that belongs to a model (JSON, vocabulary, text) is wrong."""
+class InvalidModelFile(CallerError):
+    """A file of a model (JSON, vocabulary, text) is wrong."""
 
 
 class InvalidCheckpoint(InvalidModelFile):
     """A checkpoint's header, size or numbers are wrong."""
 
 
-class CallerError(RandyGPTError):
-    """An argument or a setting is wrong."""
-
-
 class InvalidSetting(CallerError):
-    """A settings file is wrong on some line; `key` is empty where none can be told."""
+    """A line of a settings file is wrong; `key` is empty where the line has none."""
 
     def __init__(self, file: object, line: int, key: str, reason: str) -> None:
         super().__init__(": ".join(filter(None, (f"{file}:{line}", key, reason))))
@@ -36,5 +100,5 @@ class InvalidSetting(CallerError):
         self.reason = reason
 
 
-class Diverged(RandyGPTError):
+class Diverged(CallerError):
     """Training left the finite numbers."""

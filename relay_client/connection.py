@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
-from relay_client.errors import PeerError, Refused, Silent, TransportError
+from relay_client.errors import PeerError, RelayRefused, RelayTimeout, TransportError
 from relay_client.event import HashedEvent, Signer
 from relay_client.filter import Filter
 from relay_client.hints import is_public
@@ -117,9 +117,9 @@ class Connection:
         return said
 
     async def identify(self, reason: str) -> None:
-        """Say who is here, to a relay that gave this reason for refusing something; raises Refused, TransportError."""
+        """Authenticate to a relay that gave `reason` for a refusal (NIP-42); raises RelayRefused, TransportError."""
         if self._signer is None:
-            raise Refused(f"{self.url}: {reason}")
+            raise RelayRefused(f"{self.url}: {reason}")
         async with self._identifying:
             if self.identified:  # meanwhile, for another request
                 return
@@ -130,15 +130,15 @@ class Connection:
             while not self._identities:
                 await self._listen()
             if refusal := self._identities.pop().refusal:
-                raise Refused(f"{self.url}: does not accept this key: {refusal}")
+                raise RelayRefused(f"{self.url}: does not accept this key: {refusal}")
 
     async def query(self, wanted: Filter, on_event: OnEvent) -> None:
         """Ask, call `on_event` for each event as it arrives, and return when the relay has sent what it stores.
 
         A relay that finds it too fast is asked again after a wait, each longer than the last, for about a minute.
         `on_event` gets unverified data and runs between two reads (so it is also the brake). It ends the query by
-        returning True, or by raising. Raises Refused when the relay refuses, TransportError when it goes away or is
-        silent, PeerError when it talks nonsense.
+        returning True, or by raising. Raises RelayRefused when the relay refuses, TransportError when it goes away or
+        does not answer, PeerError when it breaks the protocol.
         """
         while True:
             await asyncio.sleep(self._pace.wait_s(_now()))
@@ -154,7 +154,7 @@ class Connection:
             elif prefix(refusal) == "auth-required" and self._signer and not known:
                 await self.identify(refusal)
                 continue
-            raise Refused(f"{self.url}: refused a request: {refusal}")
+            raise RelayRefused(f"{self.url}: refused a request: {refusal}")
 
     async def _ask(self, wanted: Filter, on_event: OnEvent) -> str:
         """One request, to its end; gives the reason if the relay closed it."""
@@ -185,7 +185,7 @@ class Connection:
                 await self._heard.wait()
         except TimeoutError:
             said = f"; it said: {self._notice}" if self._notice else ""
-            raise Silent(f"{self.url}: no answer for {ANSWER_S:.0f} s{said}") from None
+            raise RelayTimeout(f"{self.url}: no answer for {ANSWER_S:.0f} s{said}") from None
         self._check_alive()
 
     def _check_alive(self) -> None:

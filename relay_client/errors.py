@@ -1,48 +1,40 @@
-"""What can go wrong when talking nostr. No I/O.
+"""Root and categories of every error that the four packages raise on purpose, and those of this package. No I/O.
 
-RelayClientError
-├── PeerError          what a relay or an author sent is wrong
-│   ├── InvalidEvent       not a NIP-01 event, or its id or signature does not hold
-│   └── InvalidMessage     not a NIP-01 message, or one that nobody asked for
-├── TransportError     a relay cannot be reached, closed, or fell silent
-│   ├── Refused            a relay answers, and will not do what it was asked; asking again is of no use
-│   └── Silent             a relay does not answer, and its connection stands
-└── CallerError        an argument is wrong
-    ├── InvalidKey         not a usable nostr key
-    └── InvalidReference   not a name by which an event can be found
+The tree has one root, and each category one exit code. The other packages subclass the categories, so that
+`except PeerError` catches whatever a peer did wrong, in whichever package it was found.
+
+RandyGPTError
+├── CallerError        an argument, a setting or a local file is wrong (exit code 2)
+│   ├── InvalidKey         not a usable nostr key
+│   └── InvalidReference   not a reference to an event (NIP-19)
+├── PeerError          what a relay or an author sent is wrong, or not trusted (exit code 3)
+│   ├── InvalidEvent       not a NIP-01 event, or its id or signature does not verify
+│   └── InvalidMessage     not a NIP-01 message, or not an answer to anything that was asked
+├── TransportError     a peer cannot be reached, or did not send or accept everything (exit code 4)
+│   ├── RelayRefused       the relay refuses the request; asking it again is of no use
+│   └── RelayTimeout       the relay does not answer, although its connection is open
+└── StorageError       the local disk or store fails (exit code 5)
 """
 
 
-class RelayClientError(Exception):
-    """Base of everything this package raises on purpose."""
+class RandyGPTError(Exception):
+    """Root of every error that is raised on purpose."""
 
 
-class PeerError(RelayClientError):
-    """What a relay or an author sent is wrong."""
+class CallerError(RandyGPTError):
+    """An argument, a setting or a local file is wrong."""
 
 
-class InvalidEvent(PeerError):
-    """Not a NIP-01 event, or its id or signature does not hold."""
+class PeerError(RandyGPTError):
+    """What a relay or an author sent is wrong, or not trusted."""
 
 
-class InvalidMessage(PeerError):
-    """Not a NIP-01 relay message, or more than was asked for."""
+class TransportError(RandyGPTError):
+    """A peer cannot be reached, or did not send or accept everything; a later try may succeed."""
 
 
-class TransportError(RelayClientError):
-    """A relay cannot be reached, closed the connection, or did not answer in time."""
-
-
-class Refused(TransportError):
-    """A relay answers, and will not do what it was asked; asking again is of no use."""
-
-
-class Silent(TransportError):
-    """A relay does not answer, and its connection stands; asking again would be as long a wait."""
-
-
-class CallerError(RelayClientError):
-    """An argument given by the caller is wrong."""
+class StorageError(RandyGPTError):
+    """The local disk or store fails."""
 
 
 class InvalidKey(CallerError):
@@ -50,4 +42,20 @@ class InvalidKey(CallerError):
 
 
 class InvalidReference(CallerError):
-    """Not a name by which an event can be found."""
+    """Not a reference to an event (NIP-19)."""
+
+
+class InvalidEvent(PeerError):
+    """Not a NIP-01 event, or its id or signature does not verify."""
+
+
+class InvalidMessage(PeerError):
+    """Not a NIP-01 relay message, or not an answer to anything that was asked."""
+
+
+class RelayRefused(TransportError):
+    """The relay refuses the request; asking it again is of no use."""
+
+
+class RelayTimeout(TransportError):
+    """The relay does not answer, although its connection is open; asking again would take as long."""

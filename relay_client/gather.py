@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from relay_client.connection import Connection
-from relay_client.errors import PeerError, Refused, TransportError
+from relay_client.errors import PeerError, RelayRefused, TransportError
 from relay_client.event import raw_tag
 from relay_client.filter import Filter
 from relay_client.gather_plan import Shares
@@ -73,7 +73,7 @@ async def collect(
         try:
             await hunt.run(connection)
         except (TransportError, PeerError) as error:
-            if isinstance(error, Refused) and hunt.open[connection.url]:
+            if isinstance(error, RelayRefused) and hunt.open[connection.url]:
                 return  # it wants fewer requests at a time
             shares.leave(connection.url)
             on_failure(connection.url, error)

@@ -10,7 +10,7 @@ from relay_client import gather
 from relay_client.allocation import Delivery
 from relay_client.backoff import Backoff
 from relay_client.connection import Connection, OnEvent
-from relay_client.errors import InvalidEvent, PeerError, Refused, Silent, TransportError
+from relay_client.errors import InvalidEvent, PeerError, RelayRefused, RelayTimeout, TransportError
 from relay_client.event import Event, HashedEvent, Signer
 from relay_client.filter import Filter
 from relay_client.gather_plan import IDS_PER_REQUEST
@@ -159,7 +159,7 @@ class Pool:
                         task.result()
                     except (TransportError, PeerError) as error:
                         self.reports[url].reason = str(error)
-                        delivery.drop(url, keeps=isinstance(error, Refused))
+                        delivery.drop(url, keeps=isinstance(error, RelayRefused))
         finally:
             for task in running:
                 task.cancel()
@@ -204,7 +204,7 @@ class Pool:
         try:
             try:
                 await self._connections[url].query(wanted, on_event)
-            except Refused:
+            except RelayRefused:
                 raise
             except TransportError:
                 await (await self._reopen(url)).query(wanted, on_event)
@@ -251,7 +251,7 @@ class Pool:
     ) -> list[str]:
         def fail(url: str, error: TransportError | PeerError) -> None:
             self.reports[url].reason = str(error)
-            if isinstance(error, TransportError) and not isinstance(error, Refused | Silent):
+            if isinstance(error, TransportError) and not isinstance(error, RelayRefused | RelayTimeout):
                 self._lost.add(url)
 
         connections = [self._connections[url] for url in urls]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from relay_client.allocation import Delivery
 from relay_client.backoff import Backoff
 from relay_client.connection import Connection
-from relay_client.errors import PeerError, Refused, TransportError
+from relay_client.errors import PeerError, RelayRefused, TransportError
 from relay_client.event import Event
 from relay_client.rate_control import Pace, is_about_rate
 from relay_client.session import Acknowledged, Noticed, Verdict
@@ -80,7 +80,7 @@ class Courier:
                         await self._helper
                     if not self.delivery.has_work(self.url):
                         return
-                except Refused:
+                except RelayRefused:
                     raise
                 except TransportError as error:
                     self._take_back()
@@ -153,7 +153,7 @@ class Courier:
             await self.connection.send(event)
 
     async def _heed(self, said: list[Acknowledged | Noticed]) -> None:
-        """Draw the consequences of what the relay said; raises Refused."""
+        """Draw the consequences of what the relay said; raises RelayRefused."""
         refusal = who = ""
         for words in said:
             if isinstance(words, Acknowledged):
@@ -164,7 +164,7 @@ class Courier:
             elif is_about_rate(words.text):
                 self.pace.limited(sent_at=_now(), now=_now())
         if refusal:
-            raise Refused(refusal)
+            raise RelayRefused(refusal)
         if who and not self.connection.identified:
             await self.connection.identify(who)
 

@@ -1,37 +1,36 @@
-"""What can go wrong while serving. No I/O.
+"""Errors of serving a model, in the categories of `relay_client.errors`. No I/O.
 
-ServerError
-├── InvalidRequest     the client's request is wrong (400)
-├── Busy               too many requests are waiting (503)
-├── UnfitModel         a model that must not answer: it is damaged, or failed its test
-│   └── Unreadable     it could not be read this time: the disk or the memory did not allow it
-└── CannotListen       the address is taken, or not ours
+CallerError
+├── InvalidRequest     the client's request is wrong (HTTP 400)
+├── CannotListen       the address is in use, or not one of this machine
+└── UnfitModel         the model is damaged, or failed its self-test
+    └── Unreadable         it could not be read this time, for lack of memory or a disk error
+TransportError
+└── Busy               too many requests are waiting (HTTP 503)
 """
 
-
-class ServerError(Exception):
-    """Base of everything this package raises on purpose."""
+from relay_client.errors import CallerError, TransportError
 
 
-class InvalidRequest(ServerError):
-    """The client's request is wrong; `field` is where, if it is one field."""
+class InvalidRequest(CallerError):
+    """The client's request is wrong; `field` names the field, if it is one."""
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
 
 
-class Busy(ServerError):
-    """Too many requests are waiting."""
+class CannotListen(CallerError):
+    """The address is in use, or not one of this machine."""
 
 
-class UnfitModel(ServerError):
-    """A model that must not answer: it is damaged, or failed its test."""
+class UnfitModel(CallerError):
+    """The model is damaged, or failed its self-test."""
 
 
 class Unreadable(UnfitModel):
-    """It could not be read this time: the disk or the memory did not allow it."""
+    """The model could not be read this time, for lack of memory or a disk error."""
 
 
-class CannotListen(ServerError):
-    """The address is taken, or not ours."""
+class Busy(TransportError):
+    """Too many requests are waiting."""

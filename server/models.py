@@ -101,7 +101,7 @@ def load_release(release: InstalledRelease) -> LoadedModel:
         raise Unreadable(f"{label}: not enough memory for it") from None
     except OSError as error:
         raise Unreadable(f"{label}: {error}") from None
-    except (RandyGPTError, UnfitModel, StopIteration, RuntimeError) as error:
+    except (RandyGPTError, StopIteration, RuntimeError) as error:
         raise UnfitModel(f"{label}: {error}") from None
     finally:
         _give_back()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distribution.errors import DistributionError
+from distribution.errors import RandyGPTError
 from distribution.installed import InstalledRelease
 from distribution.state_file import StateFile
 from distribution.store import Store
@@ -33,7 +33,7 @@ class Provenance:
         for look in (self._answering, self._installed, self._followed):
             try:
                 found |= look(serving)
-            except (DistributionError, OSError) as error:
+            except (RandyGPTError, OSError) as error:
                 reasons.append(str(error))
         return found | {"unread": "; ".join(reasons) or None}
 

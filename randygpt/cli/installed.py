@@ -25,13 +25,12 @@ _MEANING = "An installed release: current, previous, its name, npub…/name, or 
 
 def offered(incomplete: str, words: "Callable[[list[InstalledRelease], TrustList], Collection[str]]") -> list[str]:
     """What a shell offers after Tab; nothing, rather than an error in the middle of a line."""
-    from distribution.errors import DistributionError
     from randygpt.errors import RandyGPTError
 
     try:
         store, trusted = local(Home.from_environment())
         found = words(store.releases(), trusted)
-    except (DistributionError, RandyGPTError, OSError):
+    except (RandyGPTError, OSError):
         return []
     return sorted(word for word in set(found) if word.startswith(incomplete))
 

@@ -10,11 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-import distribution.errors
 import randygpt
-import randygpt.errors
-import relay_client.errors
-import server.errors
 from randygpt.cli import (
     config,
     demo,
@@ -40,7 +36,7 @@ from randygpt.cli.output import remark
 from randygpt.cli.rust_compat import normalise
 from randygpt.cli.settings import defaults, parameters
 from randygpt.cli.signals import end_at_once
-from randygpt.errors import CallerError
+from randygpt.errors import CallerError, PeerError, StorageError, TransportError
 
 # All errors of the command line's own parser; the name of the base class is not part of typer's interface.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -100,12 +96,10 @@ _INTERRUPTED = 130
 _TERMINATED = 143
 _EXIT_CODES: tuple[tuple[int, tuple[type[BaseException], ...]], ...] = (
     (_INTERRUPTED, (KeyboardInterrupt, typer.Abort)),
-    (2, (UsageError, FileNotFoundError, IsADirectoryError, NotADirectoryError)),
-    (2, (randygpt.errors.RandyGPTError, relay_client.errors.CallerError, distribution.errors.CallerError)),
-    (2, (server.errors.ServerError,)),
-    (3, (relay_client.errors.PeerError, distribution.errors.PeerError)),
-    (4, (relay_client.errors.TransportError, distribution.errors.TransportError)),
-    (5, (distribution.errors.StoreError, OSError)),
+    (2, (UsageError, CallerError, FileNotFoundError, IsADirectoryError, NotADirectoryError)),
+    (3, (PeerError,)),
+    (4, (TransportError,)),
+    (5, (StorageError, OSError)),
 )
 
 

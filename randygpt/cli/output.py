@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-import relay_client.errors
-from randygpt.errors import CallerError, RandyGPTError
+from randygpt.errors import CallerError
 from randygpt.model.config import ModelConfig
 from relay_client.url import check_url
 
@@ -27,7 +26,7 @@ def checked(check: Callable[[str], object]) -> Callable[[Any], Any]:
         for each in [value] if isinstance(value, str) else value or ():
             try:
                 check(each)
-            except (RandyGPTError, relay_client.errors.CallerError) as error:
+            except CallerError as error:
                 raise typer.BadParameter(str(error)) from None
         return value
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import platformdirs
 
-import relay_client.errors
 from randygpt.errors import CallerError
 from randygpt.user.config_files import Key, expanded, merged, take
 from relay_client import durable
@@ -106,10 +105,7 @@ def _folder(value: object) -> Path:
 def _relays(value: object) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(url, str) for url in value):
         raise CallerError("a list of addresses belongs here")
-    try:
-        return [check_url(url) for url in value]
-    except relay_client.errors.CallerError as error:
-        raise CallerError(str(error)) from None
+    return [check_url(url) for url in value]
 
 
 HOME: Key = ("home",)

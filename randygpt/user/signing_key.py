@@ -17,7 +17,7 @@ from pathlib import Path
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
 from relay_client import durable
-from relay_client.errors import InvalidKey, Refused
+from relay_client.errors import InvalidKey, RelayRefused
 from relay_client.event import Signer
 from relay_client.keys import SecretKey
 
@@ -71,7 +71,7 @@ def signer(home: Home) -> Signer | None:
 
 
 class _LazyKey:
-    """The user's key, read when it is first needed. One that cannot be used is as none to the relay: Refused."""
+    """The user's key, read when it is first needed. One that cannot be used is as none to the relay: RelayRefused."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -80,8 +80,8 @@ class _LazyKey:
     def _key(self) -> SecretKey:
         try:
             return find(self._home, None, _ask_nobody).key
-        except (CallerError, InvalidKey, OSError) as error:
-            raise Refused(f"cannot say who is here: {error}") from None
+        except (CallerError, OSError) as error:
+            raise RelayRefused(f"cannot say who is here: {error}") from None
 
     @property
     def pubkey(self) -> bytes:

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from relay_client import connection as module
 from relay_client.connection import Connection
-from relay_client.errors import CallerError, InvalidMessage, PeerError, Refused, TransportError
+from relay_client.errors import CallerError, InvalidMessage, PeerError, RelayRefused, TransportError
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
@@ -225,7 +225,7 @@ async def test_nobody_is_named_unless_the_relay_insists() -> None:
 
 async def test_without_a_key_the_refusal_says_why(nip42_relay: str) -> None:
     async with opened(nip42_relay) as connection:
-        with pytest.raises(Refused, match=f"^{nip42_relay}: .*auth-required: "):
+        with pytest.raises(RelayRefused, match=f"^{nip42_relay}: .*auth-required: "):
             await connection.query(WANTED, nothing)
 
 
@@ -263,7 +263,7 @@ async def test_a_key_that_the_relay_does_not_accept() -> None:
             await peer.send(orjson.dumps(answer), text=True)
 
     async with relay_that(handler) as url, opened(url, KEY) as connection:
-        with pytest.raises(Refused, match="does not accept this key: restricted: not a member"):
+        with pytest.raises(RelayRefused, match="does not accept this key: restricted: not a member"):
             await connection.query(WANTED, nothing)
         assert not connection.identified
 
