@@ -32,9 +32,9 @@ REPOSITORY = "/mnt/repository"
 INDEX = "/mnt/index"
 PACKAGES = "/mnt/packages"  # of the Python of the tests
 FROM_NOTHING, PUBLISH, UPDATE = (
-    "From an empty machine to the first answer",
-    "To publish from this machine",
-    "New versions of the program",
+    "Installation",
+    "Publishing from this machine",
+    "Updates",
 )
 SERVE, FOLLOW, PUBLISHER = "randygpt-serve.service", "randygpt-follow.service", "randygpt-publish.service"
 
@@ -352,10 +352,10 @@ def everyday(machine: Box, page: Page) -> None:
         assert "current" in machine.run(page.block("Settings", 1) + page.advice("no space"))
         machine.until(f"curl -s {WEB}/health", lambda said, was=before: said != was)
         before = machine.run(f"curl -s {WEB}/health")
-    said = machine.run(page.block("Watching it"))
+    said = machine.run(page.block("Monitoring"))
     assert '"status":"ok"' in said
     assert "randygpt_" in said
-    kept = machine.run(page.block("Keys, and what to keep a copy of") + "tar --list --file randygpt-keys.tar.gz")
+    kept = machine.run(page.block("Backups") + "tar --list --file randygpt-keys.tar.gz")
     assert {"etc/randygpt/nsec", "var/lib/randygpt/state/seen.json"} <= set(kept.splitlines())
     assert_hidden(machine, "/etc/randygpt/nsec", SERVE, FOLLOW)
     assert "OK" in machine.run("randygpt/deploy/check-units.sh")
