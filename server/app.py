@@ -240,7 +240,7 @@ async def running(
     with a check that comes back while the thread that decodes does. Raises CannotListen if the address cannot be had.
     """
     metrics = Metrics()
-    engine = Engine(threads=settings.threads, max_waiting=settings.max_texts, metrics=metrics)
+    engine = Engine(threads=settings.threads, max_waiting=settings.max_sequences, metrics=metrics)
     metrics.watch(serving, engine)
     application = Application(serving, reloader, provenance, engine, settings, metrics)
     try:

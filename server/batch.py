@@ -38,9 +38,9 @@ class Writing:
 
     def take(self, token: Token) -> None:
         """Go on with a token."""
-        if self.text.take(token.id):
+        if self.text.append(token.id):
             self.drawn.append(token)
-        self.unseen = self.text.fresh
+        self.unseen = self.text.new_ids
 
 
 W = TypeVar("W", bound=Writing)
@@ -72,7 +72,7 @@ class Batch(Generic[W]):
             writing.seen = None
         else:
             self._cache.lengths[slot] = 0
-            writing.unseen = writing.text.fresh
+            writing.unseen = writing.text.new_ids
         self._slots.append(writing)
 
     def release(self) -> W:
@@ -100,7 +100,7 @@ class Batch(Generic[W]):
             text = self._slots[slot].text
             if text.finish:
                 self._leave(slot)
-            elif text.fresh is text.window:
+            elif text.new_ids is text.context:
                 self.join(self._leave(slot))
         return news
 

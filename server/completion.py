@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Self
 
-from randygpt.model.sampling import Cutter, Finish
+from randygpt.model.sampling import Finish, StopFilter
 from server.batch import Token
 from server.engine import Engine
 from server.models import LoadedModel
@@ -42,7 +42,7 @@ class Answer:
         self.prompt_tokens = sum(map(len, prompts))
         self._tokenizer = tokenizer
         wanted = [(prompt, sampling) for prompt in prompts for sampling in request.samplings]
-        self._cutters = [Cutter(request.stops) for _ in wanted]
+        self._stop_filters = [StopFilter(request.stops) for _ in wanted]
         self._offsets = [0] * len(wanted)
         self._echoes = [prompt if request.echo else "" for prompt in request.prompts for _ in request.samplings]
         eager = request.stream or bool(request.stops)
@@ -61,25 +61,25 @@ class Answer:
 
     async def whole(self) -> list[Choice]:
         """All texts, when the last of them has ended."""
-        choices = [Choice(index=index) for index in range(len(self._cutters))]
+        choices = [Choice(index=index) for index in range(len(self._stop_filters))]
         async for news in self:
             for choice in news:
                 choices[choice.index].add(choice)
         return choices
 
     def _read(self, index: int, tokens: list[Token], finish: Finish | None) -> Choice:
-        cutter, text, count, offset = self._cutters[index], self._echoes[index], 0, self._offsets[index]
+        stop_filter, text, count, offset = self._stop_filters[index], self._echoes[index], 0, self._offsets[index]
         self._echoes[index] = ""
         for token in tokens:
             count += 1
             piece = self._tokenizer.decode([token.id])
             self._offsets[index] += len(piece)
-            text += cutter.push(piece)
-            if cutter.found:
+            text += stop_filter.push(piece)
+            if stop_filter.stopped:
                 finish = "stop"
                 self._order.give_up(index)
                 break
         if finish:
-            text += cutter.rest()
+            text += stop_filter.flush()
         self.completion_tokens += count
         return Choice(index=index, text=text, offset=offset, tokens=tokens[:count], finish=finish)

@@ -14,7 +14,7 @@ class Settings:
     api_keys: Sequence[str] = ()  # none: everybody may ask
     hosts: Collection[str] = ()  # names it may be called by; none: any
     origins: Collection[str] = ()  # of web pages elsewhere that may ask; `*`: all
-    max_texts: int = 128  # under way or waiting
+    max_sequences: int = 128  # under way or waiting
     max_per_key: int = 64  # requests under way with one key
     max_connections: int = 512
     idle: float = 15  # without a whole request's headers

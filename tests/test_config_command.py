@@ -282,7 +282,7 @@ def test_what_is_set_is_shown_with_its_source(settings: Path, capsys: Capture, m
         "serve.api-key": ("***", "RANDYGPT_SERVE_API_KEY"),
     }
     everything = shown(capsys, "--all")
-    assert everything["serve.max-texts"] == (128, "default")
+    assert everything["serve.max-sequences"] == (128, "default")
     assert everything["train.checkpoint"] == ("checkpoint", "default")
     assert run(["config", "show"]) == 0
     assert f'serve.host     "b"  ({settings}:4)\n' in capsys.readouterr().out

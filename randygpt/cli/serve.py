@@ -66,8 +66,8 @@ def serve(
     allow_origin: Annotated[
         list[str] | None, typer.Option(metavar="URL", help="Whose web pages may ask; `*`: all. Repeat for more.")
     ] = None,
-    max_texts: Annotated[int, typer.Option(min=1, help="Texts under way or waiting; one more is told 503.")] = 128,
-    max_per_key: Annotated[int, typer.Option(min=1, help="Requests with one key; one more is told 429.")] = 64,
+    max_sequences: Annotated[int, typer.Option(min=1, help="Sequences running or waiting before 503.")] = 128,
+    max_per_key: Annotated[int, typer.Option(min=1, help="Concurrent requests with one key before 429.")] = 64,
     max_connections: Annotated[int, typer.Option(min=1, help="Connections at once.")] = 512,
     log: Annotated[
         Literal["console", "json"], typer.Option(metavar="STYLE", help="What the log looks like: console or json.")
@@ -101,7 +101,7 @@ def serve(
         api_keys=keys,
         hosts={*(allow_host or ()), *((*_LOOPBACK, host) if loopback or allow_host else ())},
         origins=allow_origin or (),
-        max_texts=max_texts,
+        max_sequences=max_sequences,
         max_per_key=max_per_key,
         max_connections=max_connections,
     )

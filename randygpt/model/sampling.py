@@ -46,33 +46,39 @@ class Sampling:
 
 
 class Continuation:
-    """A text being written on from a prompt, token by token; an empty prompt starts from the begin token."""
+    """Token ids being generated from a prompt; an empty prompt becomes the begin token.
+
+    Attributes:
+        context: The ids that the next token is predicted from, at most `block_size`.
+        new_ids: The ids that the KV cache lacks. The same list as `context` when the cache has to start over.
+        finish: Why generation ended; None while it has not.
+    """
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling, block_size: int) -> None:
         self.sampling = sampling
-        self.window = list(prompt)[-block_size:] or [BOS_ID]
-        self.fresh = self.window  # ids the cache has not seen; all of the window: the cache starts anew
-        self.finish: Finish | None = None  # why it has ended
-        self._block = block_size
+        self.context = list(prompt)[-block_size:] or [BOS_ID]
+        self.new_ids = self.context
+        self.finish: Finish | None = None
+        self._block_size = block_size
         self._count = 0
         self._seed = _mix(secrets.randbits(64) if sampling.seed is None else sampling.seed)
 
     def uniform(self) -> float:
-        """The number in [0, 1) that decides the next token."""
+        """Return the number in [0, 1) that decides the next token."""
         return (_mix(self._seed + self._count) >> 11) * 2.0**-53
 
-    def take(self, token: int) -> bool:
-        """Go on with a token; whether it is part of the text: an end token is not, and ends it."""
+    def append(self, token: int) -> bool:
+        """Append a sampled token id and return True if it belongs to the text; an end token only ends it."""
         if token == EOS_ID and not self.sampling.ignore_eos:
             self.finish = "stop"
             return False
         self._count += 1
         if self._count == self.sampling.max_tokens:
             self.finish = "length"
-        self.window.append(token)
-        self.fresh = [token]
-        if len(self.window) > self._block:
-            self.fresh = self.window = self.window[-max(1, self._block // 2) :]
+        self.context.append(token)
+        self.new_ids = [token]
+        if len(self.context) > self._block_size:
+            self.new_ids = self.context = self.context[-max(1, self._block_size // 2) :]
         return True
 
 
@@ -83,52 +89,50 @@ def generate(decoder: Decoder, prompt: Sequence[int], sampling: Sampling) -> Ite
     """
     text, cache = Continuation(prompt, sampling, decoder.config.block_size), KVCache(decoder.config)
     while text.finish is None:
-        if text.fresh is text.window:
+        if text.new_ids is text.context:
             cache.lengths[0] = 0
-        token = draw(decoder.next_logits(text.fresh, cache), sampling, text.uniform())
-        if text.take(token):
+        token = draw(decoder.next_logits(text.new_ids, cache), sampling, text.uniform())
+        if text.append(token):
             yield token
 
 
-class Cutter:
-    """Passes a text on up to where one of `stops` begins; what may be the beginning of one is held back.
-
-    Raises CallerError for an empty stop.
-    """
+class StopFilter:
+    """Filter that passes streamed text on until a stop sequence begins; holds back a possible beginning of one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
+        """Raise CallerError for an empty stop sequence."""
         if not all(stops):
-            raise CallerError("a text to stop at is not empty")
-        self.found = False  # a stop, so that nothing comes any more
+            raise CallerError("a stop sequence must not be empty")
+        self.stopped = False  # a stop sequence was found: no more text follows
         self._stops = stops
         self._held = ""
 
     def push(self, piece: str) -> str:
-        """What can be passed on when a piece has come."""
+        """Add a piece of text and return what can be passed on."""
         held = self._held + piece
         ends = [held.find(stop) for stop in self._stops if stop in held]
         if ends:
-            self.found, self._held = True, ""
+            self.stopped, self._held = True, ""
             return held[: min(ends)]
         begun = (size for stop in self._stops for size in range(len(stop)) if held.endswith(stop[:size]))
         ready = len(held) - max(begun, default=0)
         self._held = held[ready:]
         return held[:ready]
 
-    def rest(self) -> str:
-        """What was held back, when nothing more comes."""
+    def flush(self) -> str:
+        """Return the text held back; call when no more text follows."""
         rest, self._held = self._held, ""
         return rest
 
 
 def until_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """The text of some pieces, up to where one of `stops` begins; raises CallerError for an empty stop."""
-    cutter = Cutter(stops)
+    """Yield text up to where one of `stops` begins; raises CallerError for an empty stop sequence."""
+    stop_filter = StopFilter(stops)
     for piece in pieces:
-        yield cutter.push(piece)
-        if cutter.found:
+        yield stop_filter.push(piece)
+        if stop_filter.stopped:
             return
-    yield cutter.rest()
+    yield stop_filter.flush()
 
 
 def draw(logits: Array, sampling: Sampling, uniform: float) -> int:

@@ -58,14 +58,14 @@ def until_a_tie(decoder: Decoder, prompt: list[int], sampling: Sampling) -> list
     """What a model writes greedily, alone, up to where its two best logits differ by less than 1e-4."""
     text, cache, ids = Continuation(prompt, sampling, decoder.config.block_size), KVCache(decoder.config), []
     while text.finish is None:
-        if text.fresh is text.window:
+        if text.new_ids is text.context:
             cache.lengths[0] = 0
-        logits = decoder.next_logits(text.fresh, cache)
+        logits = decoder.next_logits(text.new_ids, cache)
         second, first = np.sort(logits)[-2:]
         if first - second < 1e-4:
             break
         ids.append(int(logits.argmax()))
-        text.take(ids[-1])
+        text.append(ids[-1])
     return ids
 
 

@@ -115,7 +115,7 @@ async def test_of_too_many_requests_some_are_sent_away_and_the_rest_answered(
     engines: list[Engine],
     gate: threading.Event,
 ) -> None:
-    async with serving(gated, max_texts=4) as address:
+    async with serving(gated, max_sequences=4) as address:
         prompts = ["the", "quick", "brown", "fox"]
         tasks = [asyncio.create_task(ask(session, address, prompt=prompt)) for prompt in prompts]
         await until(lambda: engines[0].count == 4)

@@ -119,7 +119,7 @@ async def test_one_key_cannot_take_everything(
 async def test_of_too_many_texts_in_one_request_none_is_written(
     session: aiohttp.ClientSession, loaded: LoadedModel
 ) -> None:
-    async with served(loaded, max_texts=3) as address:
+    async with served(loaded, max_sequences=3) as address:
         async with session.post(f"{address}/v1/completions", json=ASK | {"n": 4}) as response:
             assert (response.status, response.headers["Retry-After"]) == (503, "1")
             assert (await response.json())["error"]["type"] == "server_error"
@@ -182,7 +182,7 @@ async def test_a_client_that_does_not_read_is_given_up(
     loaded = LoadedModel(language_model=endless(), release_id=None, label="endless")
     monkeypatch.setitem(schema.COMPLETION, "max_tokens", Number(whole=True, low=1, high=1 << 30, about=""))  # type: ignore[index]
     body = b'{"max_tokens": 1000000000, "stream": true, "n": 16, "temperature": 0, "logprobs": 20}'
-    async with served(loaded, write=0.05, max_texts=16) as address:
+    async with served(loaded, write=0.05, max_sequences=16) as address:
         _, writer = await connect(address)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))

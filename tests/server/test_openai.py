@@ -224,7 +224,7 @@ async def test_a_request_that_is_wrong(client: openai.AsyncOpenAI, options: dict
 
 async def test_errors_are_those_that_its_client_knows(loaded: LoadedModel) -> None:
     async with (
-        running(Serving(current=loaded), None, Settings(api_keys=["own"], max_texts=1)) as address,
+        running(Serving(current=loaded), None, Settings(api_keys=["own"], max_sequences=1)) as address,
         openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="other", max_retries=0, timeout=60) as stranger,
         openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="own", max_retries=0, timeout=60) as friend,
     ):

@@ -45,7 +45,7 @@ def slowly(model: GPT, prompt: list[int], sampling: Sampling) -> list[int]:
     window, written = prompt[-model.config.block_size :], []
     for _ in range(sampling.max_tokens):
         token = draw(model(torch.tensor([window]))[0, -1].numpy(), sampling, text.uniform())
-        text.take(token)
+        text.append(token)
         written.append(token)
         window.append(token)
         if len(window) > model.config.block_size:
@@ -58,7 +58,7 @@ def test_chance_is_even_and_depends_on_seed_and_position_only() -> None:
         text, found = Continuation([2], replace(WARM, seed=seed, max_tokens=size), BLOCK), []
         while text.finish is None:
             found.append(text.uniform())
-            text.take(2)
+            text.append(2)
         return found
 
     drawn = numbers(5, 4000)
@@ -218,5 +218,5 @@ def test_nothing_is_drawn_behind_a_stop() -> None:
 
 
 def test_an_empty_stop_is_refused() -> None:
-    with pytest.raises(CallerError, match="a text to stop at is not empty"):
+    with pytest.raises(CallerError, match="a stop sequence must not be empty"):
         list(until_stop(["a"], ["b", ""]))
