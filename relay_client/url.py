@@ -20,8 +20,12 @@ def check_url(raw_url: str) -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a relay's address names this machine."""
-    host = urlsplit(url).hostname or ""
+    """Return whether a relay's address names this machine."""
+    return is_loopback_host(urlsplit(url).hostname or "")
+
+
+def is_loopback_host(host: str) -> bool:
+    """Return whether a host name or IP address can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -322,7 +322,7 @@ def test_every_setting_and_every_variable_is_one_parameter() -> None:
     known = parameters(program)
     commands = [each for each in program.commands.values() if isinstance(each, typer.core.TyperCommand)]
     assert len(known) == sum(len(command.params) for command in commands)
-    assert len({parameter.variable for parameter in known.values()}) == len(known)
+    assert len({parameter.environment_name for parameter in known.values()}) == len(known)
     assert all(part == part.lower() and part.replace("-", "").isalnum() for key in known for part in key)
     assert {("follow", "name"), ("follow", "exec"), ("publish", "file"), ("publish", "license")} <= known.keys()
 

@@ -17,7 +17,7 @@ from support.releases import publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay
 
 from distribution.events import HEAD_KIND
-from randygpt.cli.post_install import Hook
+from randygpt.cli.post_install import PostInstallHook
 from relay_client.keys import SecretKey, encode_npub
 
 
@@ -161,7 +161,7 @@ async def test_commands_run_in_order_and_one_that_hangs_is_ended(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    hook = Hook(f"echo $N >> {out}; test $N = 2 && sleep 1000", deadline_s=4)
+    hook = PostInstallHook(f"echo $N >> {out}; test $N = 2 && sleep 1000", deadline_s=4)
     for number in "123":
         hook.start({"N": number})
     await hook.finish()
@@ -177,7 +177,7 @@ async def test_commands_run_in_order_and_one_that_hangs_is_ended(
 
 async def test_a_command_that_does_not_exist_and_one_that_talks(capfd: pytest.CaptureFixture[str]) -> None:
     for command in ("no-such-command-here", "echo hello"):
-        hook = Hook(command)
+        hook = PostInstallHook(command)
         hook.start({})
         await hook.finish()
     shown = capfd.readouterr()

@@ -175,7 +175,7 @@ async def test_a_decoding_thread_that_hangs_does_not_feed_the_watchdog(
         slow = LoadedModel(
             language_model=replace(model, decoder=Noticed(model.decoder, opened)), release_id=None, label="slow"
         )
-        async with running(Serving(current=slow), None, Settings(), watched=systemd.watched) as address:
+        async with running(Serving(current=slow), None, Settings(), watched=systemd.watchdog) as address:
             await asyncio.to_thread(manager.hear_until, "WATCHDOG=1")
             request = asyncio.create_task(asyncio.to_thread(ask, address))
             await asyncio.to_thread(entered.wait)
@@ -247,11 +247,11 @@ def test_other_sockets_are_refused_in_one_line(tmp_path: Path, count: str, said:
 
 def test_without_a_service_manager_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    systemd.tell(status="well", ready=True)
+    systemd.notify(status="well", ready=True)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
-    systemd.tell(status="well", ready=True)
+    systemd.notify(status="well", ready=True)
     monkeypatch.setenv("LISTEN_PID", str(os.getppid()))
-    assert systemd.given_socket() is None
+    assert systemd.activation_socket() is None
 
 
 def test_the_abstract_namespace_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,5 +260,5 @@ def test_the_abstract_namespace_is_understood(monkeypatch: pytest.MonkeyPatch) -
         ear.bind(f"\0{name}")
         ear.settimeout(TIMEOUT_S)
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
-        systemd.tell(status="two\nlines", alive=True)
+        systemd.notify(status="two\nlines", alive=True)
         assert ear.recv(99) == b"STATUS=two lines\nWATCHDOG=1"

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, emit, remark
-from randygpt.cli.settings import Parameter, defaults, mistakes, parameters, wrong_variables
-from randygpt.user.config_files import Key, Setting, line_of, merged, paths, present, text_of
-from randygpt.user.home import GENERAL, RELAYS, Home, variable
+from randygpt.cli.output import Json, Quiet, emit, print_stderr
+from randygpt.cli.settings import Parameter, default_map, environment_errors, file_errors, parameters
+from randygpt.user.config_files import Key, Setting, config_paths, existing_paths, line_number, load_settings, read_text
+from randygpt.user.home import GLOBAL_SETTINGS, RELAYS, Home, environment_name
 
 _EVERYWHERE = {"json", "quiet"}  # keys of every table
 
@@ -35,9 +35,9 @@ def check(
 ) -> None:
     """Name file, line and key of each mistake in the settings; exit code 2 if there is one."""
     known = _known(context)
-    looked_at = files or present()
-    wrong = [error for path in looked_at for error in mistakes(path, known)]
-    variables = [] if files else [*wrong_variables(known)]
+    looked_at = files or existing_paths()
+    wrong = [error for path in looked_at for error in file_errors(path, known)]
+    variables = [] if files else [*environment_errors(known)]
     result = {
         "files": [str(path) for path in looked_at],
         "mistakes": [{"file": each.file, "line": each.line, "key": each.key, "reason": each.reason} for each in wrong],
@@ -46,8 +46,8 @@ def check(
     if as_json or wrong or variables:
         emit(as_json, result, "\n".join([*map(str, wrong), *variables]))
     elif not quiet:
-        where = ", ".join(map(str, looked_at)) or f"no settings file ({' or '.join(map(str, paths()))})"
-        remark(f"no mistakes: {where}")
+        where = ", ".join(map(str, looked_at)) or f"no settings file ({' or '.join(map(str, config_paths()))})"
+        print_stderr(f"no mistakes: {where}")
     if wrong or variables:
         raise typer.Exit(2)
 
@@ -60,8 +60,8 @@ def show(
     _quiet: Quiet = False,
 ) -> None:
     """Print what is set, and which file or variable sets it. Flags outweigh all of it."""
-    known, settings = _known(context), merged()
-    defaults(known)  # what is wrong is said, and not shown
+    known, settings = _known(context), load_settings()
+    default_map(known)  # what is wrong is said, and not shown
     entries = [*_general(settings), *(_entry(parameter, settings) for parameter in known.values())]
     if not everything:
         entries = [entry for entry in entries if entry["from"] != "default" or "." not in str(entry["key"])]
@@ -85,10 +85,10 @@ def _known(context: typer.Context) -> dict[Key, Parameter]:
 def _general(settings: Mapping[Key, Setting]) -> Iterator[dict[str, object]]:
     """Home and relays, as they are found at last."""
     home = Home.from_environment()
-    values: dict[Key, object] = {key: str(home.folder) for key in GENERAL} | {RELAYS: home.relays()}
+    values: dict[Key, object] = {key: str(home.folder) for key in GLOBAL_SETTINGS} | {RELAYS: home.relays()}
     for key, value in values.items():
-        sources = [_source(key, variable(key), settings)]
-        if key == RELAYS and not home.is_whole and home.added_relays():
+        sources = [_source(key, environment_name(key), settings)]
+        if key == RELAYS and not home.overrides_list and home.added_relays():
             sources = [*(each for each in sources if each != "default"), str(home.relays_path)]
         yield {"key": ".".join(key), "value": value, "from": ", ".join(sources)}
 
@@ -98,7 +98,7 @@ def _entry(parameter: Parameter, settings: Mapping[Key, Setting]) -> dict[str, o
     if value is None:
         value = settings[parameter.key].value if parameter.key in settings else parameter.default
     shown = "***" if parameter.is_secret and value is not None else value
-    source = _source(parameter.key, parameter.variable, settings)
+    source = _source(parameter.key, parameter.environment_name, settings)
     return {"key": ".".join(parameter.key), "value": str(shown) if isinstance(shown, Path) else shown, "from": source}
 
 
@@ -108,16 +108,16 @@ def _source(key: Key, name: str, settings: Mapping[Key, Setting]) -> str:
     if key not in settings:
         return "default"
     file = settings[key].file
-    return f"{file}:{line_of(text_of(file), key)}"
+    return f"{file}:{line_number(read_text(file), key)}"
 
 
 def _example(known: Mapping[Key, Parameter]) -> Iterator[str]:
     yield from _comment(
-        "Settings of randygpt. Everything here is a comment: take away the # of a line that begins with #name. Files: "
-        f"{' and then '.join(map(str, paths()))}. A variable outweighs them ([serve] port: RANDYGPT_SERVE_PORT), and a "
-        "flag outweighs that. Every table may have `json = true` and `quiet = true`."
+        "Settings of randygpt. Everything here is commented out: remove the # before a #name to set it. Read, in this "
+        f"order: {', then '.join(map(str, config_paths()))}. An environment variable overrides the files (for [serve] "
+        "port: RANDYGPT_SERVE_PORT), and a flag overrides both. Every table accepts `json = true` and `quiet = true`."
     )
-    for key, general in GENERAL.items():
+    for key, general in GLOBAL_SETTINGS.items():
         yield from ("", *_comment(general.help), f"#{key[0]} = {_toml(general.default)}")
     table = ""
     for key, parameter in known.items():

@@ -19,7 +19,7 @@ from typing import Any
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, emit, size
+from randygpt.cli.output import Json, Quiet, emit, format_size
 
 _FIRST_ITERS = 120
 _MORE_ITERS = 180
@@ -95,9 +95,9 @@ def _publish(stage: "_Stage") -> dict[str, Any]:
     took = time.monotonic() - started
     checkpoint = published["files"][0]
     _say(f"  published as version {published['version']}: {published['release']}")
-    _say(f"  {checkpoint['path']}, {size(checkpoint['size'])}, sha256 {checkpoint['sha256'][:16]}…")
-    rate = f"{size(published['bytes'] / took)}/s, the start of the program included"
-    _say(f"  {published['events']} signed events, {size(published['bytes'])}; {rate}")
+    _say(f"  {checkpoint['path']}, {format_size(checkpoint['size'])}, sha256 {checkpoint['sha256'][:16]}…")
+    rate = f"{format_size(published['bytes'] / took)}/s, the start of the program included"
+    _say(f"  {published['events']} signed events, {format_size(published['bytes'])}; {rate}")
     local = hashlib.sha256((stage.folder / "checkpoint_best.bin").read_bytes()).hexdigest()
     _check(local == checkpoint["sha256"], "the published hash is not the file's")
     return published
@@ -114,7 +114,7 @@ def _fetch(stage: "_Stage", relay: str, reference: str, published: dict[str, Any
     chunks = fetched["chunks"]
     _say(f"  version {fetched['version']} of {fetched['name']} by {fetched['author'][:16]}…: the same bytes")
     counts = ", ".join(f"{count} {what}" for what, count in chunks.items())
-    _say(f"  chunks: {counts}; {size(file['size'] / took)}/s, the start of the program included")
+    _say(f"  chunks: {counts}; {format_size(file['size'] / took)}/s, the start of the program included")
 
 
 class _Stage:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, emit, named, size
+from randygpt.cli.output import Json, Quiet, check_file_path, emit, format_size
 from randygpt.errors import CallerError
 
 EXPORT_EXAMPLE = "Example: randygpt export --format hf shakespeare_best.bin shakespeare-hf"
@@ -31,7 +31,7 @@ def export(
     from randygpt.checkpoint.sidecar import describe, find_checkpoint
 
     names = export_model(describe(find_checkpoint(file), preset=preset, vocab=vocab), folder, kind)
-    total = size(sum((folder / name).stat().st_size for name in names))
+    total = format_size(sum((folder / name).stat().st_size for name in names))
     result = {"folder": str(folder), "format": kind, "files": names}
     emit(as_json, result, f"{folder}: {', '.join(names)} ({total})")
 
@@ -47,7 +47,7 @@ def import_model(
     """Make a checkpoint of an exported folder: RGPT0003 where it has moments, else RGPT0002."""
     from randygpt.checkpoint import export as logic
 
-    prefix = named(target or Path(folder.resolve().name))
+    prefix = check_file_path(target or Path(folder.resolve().name))
     path = prefix.with_name(f"{prefix.name.removesuffix('.bin')}.bin")
     if path.name == ".bin":
         raise CallerError(f"{prefix}: not a name for a checkpoint")

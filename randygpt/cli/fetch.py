@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_count, byte_progress, emit, remark, size
-from randygpt.cli.relays import chosen
+from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_progress, emit, format_size, parse_size, print_stderr
+from randygpt.cli.relays import resolve_relays
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 
@@ -38,10 +38,10 @@ def fetch(
     from relay_client.hints import usable
     from relay_client.keys import encode_npub, parse_reference
 
-    home, limit = Home.from_environment(), byte_count(max_size)
+    home, limit = Home.from_environment(), parse_size(max_size)
     parsed, trusted = parse_reference(reference), TrustBook(home.folder).read()
     alone = not relay and not home.relays() and usable(parsed.relays, known=())
-    urls = [] if alone else chosen(home, relay, parsed.relays)
+    urls = [] if alone else resolve_relays(home, relay, parsed.relays)
     with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
         job = _fetch(
             home, urls, parsed, trusted.policy, limit, on_progress, activate=activate, weights_only=weights_only
@@ -49,12 +49,12 @@ def fetch(
         fetched = asyncio.run(job)
     release, author = fetched.release, encode_npub(fetched.release.author)
     for url in fetched.liars if not quiet else ():
-        remark(f"{url} gave something that does not verify, and was asked last from then on")
+        print_stderr(f"{url} gave something that does not verify, and was asked last from then on")
     text = "\n".join(
         [
             f"{release.name} version {release.version}, signed by {trusted.words(release.author)}",
             f"release  {release.id.hex()}{' (weights only)' if release.partial else ''}",
-            f"path     {release.file('checkpoint').local} ({size(release.file('checkpoint').size)})",
+            f"path     {release.file('checkpoint').local} ({format_size(release.file('checkpoint').size)})",
         ]
     )
     emit(as_json, _as_json(fetched, author), text)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli import installed, systemd
-from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_count, byte_progress, emit, remark
-from randygpt.cli.post_install import Hook
-from randygpt.cli.relays import chosen
+from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_progress, emit, parse_size, print_stderr
+from randygpt.cli.post_install import PostInstallHook
+from randygpt.cli.relays import resolve_relays
 from randygpt.errors import CallerError
 from randygpt.user import signing_key
 from randygpt.user.home import Home
@@ -34,7 +34,7 @@ def _complete(incomplete: str) -> list[str]:
     def words(releases: "list[InstalledRelease]", trusted: "TrustList") -> list[str]:
         return [f"{trusted.names.get(each.author) or encode_npub(each.author)}/{each.name}" for each in releases]
 
-    return installed.offered(incomplete, words)
+    return installed.complete_from_store(incomplete, words)
 
 
 def follow(
@@ -64,8 +64,8 @@ def follow(
     Older versions are refused, also after a restart. A release that you chose with `use` stays until a newer version
     appears; one that is pinned stays.
     """
-    home, limit = Home.from_environment(), byte_count(max_size)
-    store, trusted = installed.local(home)
+    home, limit = Home.from_environment(), parse_size(max_size)
+    store, trusted = installed.open_store(home)
     followed = target(home, trusted, name, relay, notify_only=notify_only)
     report = _Report(trusted, command, as_json=as_json, quiet=quiet)
     with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
@@ -91,7 +91,7 @@ def target(
 
     address = _address(name, trusted)
     trusted.policy.check(address.author)
-    urls = chosen(home, relay, address.relays)
+    urls = resolve_relays(home, relay, address.relays)
     return Followed(address=address, urls=urls, notify_only=notify_only, signer=signing_key.signer(home))
 
 
@@ -145,7 +145,7 @@ def _address(text: str, trusted: "TrustList") -> "AddressReference":
 
 
 async def _run(follower: "Follower") -> None:
-    async with systemd.watched(lambda: asyncio.sleep(0)):  # that the event loop turns is all there is to know
+    async with systemd.watchdog(lambda: asyncio.sleep(0)):  # that the event loop turns is all there is to know
         await follower.run()
 
 
@@ -154,7 +154,7 @@ def _tell_standing(followed: "Followed", standing: "Standing") -> None:
     connected = sum(link.connected for link in standing.links.values())
     version = f"version {standing.version}" if standing.version else "no version met yet"
     words = f"following {followed.address.name}: {version}, {connected} of {len(standing.links)} relays"
-    systemd.tell(status=words, ready=connected > 0)
+    systemd.notify(status=words, ready=connected > 0)
 
 
 async def _catch_up(follower: "Follower", report: "_Report") -> None:
@@ -175,7 +175,7 @@ class _Report:
 
     def __init__(self, trusted: "TrustList", command: str | None, *, as_json: bool, quiet: bool) -> None:
         self._trusted = trusted
-        self._hook = Hook(command) if command else None
+        self._hook = PostInstallHook(command) if command else None
         self._as_json = as_json
         self._quiet = quiet
 
@@ -185,8 +185,8 @@ class _Report:
 
         match news:
             case Installed(release=release):
-                words = f"current: {installed.title(release, self._trusted)}\nrelease  {release.id.hex()}"
-                facts = installed.facts(release, self._trusted)
+                words = f"current: {installed.release_title(release, self._trusted)}\nrelease  {release.id.hex()}"
+                facts = installed.release_json(release, self._trusted)
                 emit(self._as_json, {"event": "installed"} | facts | {"path": str(release.folder)}, words)
                 if self._hook:
                     self._hook.start(_environment(release))
@@ -199,20 +199,20 @@ class _Report:
                 if self._as_json:
                     emit(self._as_json, {"event": "trouble", "reason": words}, "")
                 elif not self._quiet:
-                    remark(f"follow: {words}")
+                    print_stderr(f"follow: {words}")
 
     def begin(self, followed: "Followed") -> None:
         """Say what is followed."""
         if not self._quiet and not self._as_json:
             who = self._trusted.words(followed.address.author)
-            remark(f"following {followed.address.name} by {who} on {', '.join(followed.urls)}")
+            print_stderr(f"following {followed.address.name} by {who} on {', '.join(followed.urls)}")
 
     def nothing_new(self) -> None:
         """Say that there is nothing to do."""
         if self._as_json:
             emit(self._as_json, {"event": "up to date"}, "")
         elif not self._quiet:
-            remark("nothing new")
+            print_stderr("nothing new")
 
     async def finish(self) -> None:
         """Wait for the command."""

@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.output import Json, Quiet, byte_count, checked, emit, size
+from randygpt.cli.output import Json, Quiet, emit, format_size, parse_size, validator
 from randygpt.user.home import Home
 
 EXAMPLE = "Example: randygpt gc --keep 3 --quota 20G"
 
 
 def _bytes(text: str) -> int | None:
-    return None if text == "none" else byte_count(text)
+    return None if text == "none" else parse_size(text)
 
 
 def gc(
@@ -23,7 +23,7 @@ def gc(
         typer.Option(
             metavar="BYTES",
             help="From now on the store takes no more than this, like 20G; `none`: no limit.",
-            callback=checked(_bytes),
+            callback=validator(_bytes),
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
@@ -36,7 +36,7 @@ def gc(
     """
     from distribution.gc import Collector, Quota, used
 
-    store, trusted = installed.local(Home.from_environment())
+    store, trusted = installed.open_store(Home.from_environment())
     limits = Quota(store.home)
     if quota is not None and not dry_run:
         asyncio.run(limits.set(_bytes(quota)))
@@ -44,7 +44,7 @@ def gc(
     freed, left, limit = sum(item.bytes for item in gone), used(store), limits.read()
     releases = [item.release for item in gone if item.release]
     result = {
-        "releases": [installed.facts(release, trusted) for release in releases],
+        "releases": [installed.release_json(release, trusted) for release in releases],
         "files": [str(item.path) for item in gone if not item.release],
         "freed": freed,
         "used": left,
@@ -52,7 +52,9 @@ def gc(
         "dry_run": dry_run,
     }
     verb = "would remove" if dry_run else "removed"
-    lines = [f"{verb} {installed.title(release, trusted)}" for release in releases]
-    of_quota = f" of {size(limit)}" if limit else ""
-    lines.append(f"{'would free' if dry_run else 'freed'} {size(freed)}; the store takes {size(left)}{of_quota}")
+    lines = [f"{verb} {installed.release_title(release, trusted)}" for release in releases]
+    of_quota = f" of {format_size(limit)}" if limit else ""
+    lines.append(
+        f"{'would free' if dry_run else 'freed'} {format_size(freed)}; the store takes {format_size(left)}{of_quota}"
+    )
     emit(as_json, result, "\n".join(lines))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, emit, known_preset, named, was_typed, write
+from randygpt.cli.output import Json, Quiet, check_file_path, emit, is_flag_given, validate_preset, write
 from randygpt.errors import CallerError
 
 EXAMPLE = 'Example: randygpt generate "Once upon a time" --model shakespeare_best.bin --seed 1'
@@ -23,7 +23,7 @@ def generate(
     model: Annotated[Path | None, typer.Option(metavar="FILE", help="A checkpoint, or a release's folder.")] = None,
     checkpoint: Prefix = Path("checkpoint"),
     preset: Annotated[
-        str | None, typer.Option(callback=known_preset, help="Its shape, where nothing beside the file says.")
+        str | None, typer.Option(callback=validate_preset, help="Its shape, where nothing beside the file says.")
     ] = None,
     vocab: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
@@ -44,7 +44,7 @@ def generate(
     from randygpt.model.sampling import Sampling
 
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-    if was_typed(context, "checkpoint") and not was_typed(context, "model"):
+    if is_flag_given(context, "checkpoint") and not is_flag_given(context, "model"):
         model = None  # a flag outweighs a setting that does not go with it
     language_model = load(model or trained(checkpoint), preset=preset, vocab=vocab)
     completions = []
@@ -63,7 +63,7 @@ def generate(
 
 def trained(prefix: Path) -> Path:
     """The better of the files that training leaves; raises CallerError if there is none."""
-    prefix = named(prefix).with_name(prefix.name.removesuffix(".bin") or prefix.name)
+    prefix = check_file_path(prefix).with_name(prefix.name.removesuffix(".bin") or prefix.name)
     for path in (prefix.with_name(f"{prefix.name}_best.bin"), prefix.with_name(f"{prefix.name}.bin")):
         if path.is_file():
             return path

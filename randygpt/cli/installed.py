@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, emit, remark, size
+from randygpt.cli.output import Json, Quiet, emit, format_size, print_stderr
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
@@ -23,12 +23,14 @@ _SHORT_ID = 12  # digits
 _MEANING = "An installed release: current, previous, its name, npub…/name, or an id (its first digits will do)."
 
 
-def offered(incomplete: str, words: "Callable[[list[InstalledRelease], TrustList], Collection[str]]") -> list[str]:
+def complete_from_store(
+    incomplete: str, words: "Callable[[list[InstalledRelease], TrustList], Collection[str]]"
+) -> list[str]:
     """What a shell offers after Tab; nothing, rather than an error in the middle of a line."""
     from randygpt.errors import RandyGPTError
 
     try:
-        store, trusted = local(Home.from_environment())
+        store, trusted = open_store(Home.from_environment())
         found = words(store.releases(), trusted)
     except (RandyGPTError, OSError):
         return []
@@ -42,7 +44,7 @@ def complete(incomplete: str) -> list[str]:
         ids = [release.id.hex()[:_SHORT_ID] for release in releases] if incomplete else []
         return ["current", "previous", *(release.name for release in releases), *ids]
 
-    return offered(incomplete, words)
+    return complete_from_store(incomplete, words)
 
 
 def complete_or_file(incomplete: str) -> list[str]:
@@ -53,7 +55,7 @@ def complete_or_file(incomplete: str) -> list[str]:
 Which = Annotated[str, typer.Argument(metavar="RELEASE", help=_MEANING, autocompletion=complete)]
 
 
-def local(home: Home) -> "tuple[Store, TrustList]":
+def open_store(home: Home) -> "tuple[Store, TrustList]":
     """The store, and the authors that the user knows by name."""
     from distribution.store import Store
     from distribution.trust_list import TrustBook
@@ -61,15 +63,15 @@ def local(home: Home) -> "tuple[Store, TrustList]":
     return Store(home.folder), TrustBook(home.folder).read()
 
 
-def named(which: str) -> "tuple[Store, TrustList, InstalledRelease]":
+def find_release(which: str) -> "tuple[Store, TrustList, InstalledRelease]":
     """The installed release that a word names, with where it was found; raises CallerError, StoreError."""
     from distribution.resolve import find_installed
 
-    store, trusted = local(Home.from_environment())
+    store, trusted = open_store(Home.from_environment())
     return store, trusted, find_installed(store, trusted, which)
 
 
-def facts(release: "InstalledRelease", trusted: "TrustList") -> dict[str, object]:
+def release_json(release: "InstalledRelease", trusted: "TrustList") -> dict[str, object]:
     """What every command's JSON says of a release."""
     from relay_client.keys import encode_npub
 
@@ -82,22 +84,22 @@ def facts(release: "InstalledRelease", trusted: "TrustList") -> dict[str, object
     }
 
 
-def describer(home: Home) -> "Callable[[Sequence[InstalledRelease]], list[dict[str, object]]]":
+def release_describer(home: Home) -> "Callable[[Sequence[InstalledRelease]], list[dict[str, object]]]":
     """The facts of several, by the names that the user knows when it is called; raises StoreError then."""
 
     def describe(releases: "Sequence[InstalledRelease]") -> list[dict[str, object]]:
-        _, trusted = local(home)
-        return [facts(release, trusted) for release in releases]
+        _, trusted = open_store(home)
+        return [release_json(release, trusted) for release in releases]
 
     return describe
 
 
-def title(release: "InstalledRelease", trusted: "TrustList") -> str:
+def release_title(release: "InstalledRelease", trusted: "TrustList") -> str:
     """A release for a person, in one line."""
     return f"{release.name} version {release.version} by {trusted.words(release.author)}"
 
 
-def marks(store: "Store", release: "InstalledRelease") -> dict[str, bool]:
+def flags_of(store: "Store", release: "InstalledRelease") -> dict[str, bool]:
     """What the store says of a release beyond its files."""
     return {
         "current": release.id == store.current(),
@@ -108,18 +110,18 @@ def marks(store: "Store", release: "InstalledRelease") -> dict[str, bool]:
 
 def list_(as_json: Json = False, quiet: Quiet = False) -> None:
     """List the releases that are installed here."""
-    store, trusted = local(Home.from_environment())
+    store, trusted = open_store(Home.from_environment())
     entries, lines = [], []
     for release in store.releases():
-        flags = marks(store, release)
+        flags = flags_of(store, release)
         entries.append(
-            facts(release, trusted)
+            release_json(release, trusted)
             | {"size": release.size, "created_at": release.created_at, "installed_at": release.installed_at}
             | flags
         )
         lines.append(_line(release, trusted, flags))
     if not (entries or as_json or quiet):
-        remark("nothing is installed: randygpt fetch RELEASE")
+        print_stderr("nothing is installed: randygpt fetch RELEASE")
     if entries or as_json:
         emit(as_json, {"releases": entries}, "\n".join(lines))
 
@@ -127,16 +129,16 @@ def list_(as_json: Json = False, quiet: Quiet = False) -> None:
 def _line(release: "InstalledRelease", trusted: "TrustList", flags: Mapping[str, bool]) -> str:
     date = time.strftime("%Y-%m-%d", time.localtime(release.created_at))
     words = ", ".join(name for name, holds in flags.items() if holds)
-    start = f"{release.id.hex()[:_SHORT_ID]}  {date}  {size(release.size):>9}"
-    return f"{start}  {title(release, trusted)}{f'  ({words})' if words else ''}"
+    start = f"{release.id.hex()[:_SHORT_ID]}  {date}  {format_size(release.size):>9}"
+    return f"{start}  {release_title(release, trusted)}{f'  ({words})' if words else ''}"
 
 
 def use(which: Which, as_json: Json = False, _quiet: Quiet = False) -> None:
     """Make an installed release current, at once and offline. `follow` leaves it until a newer version appears."""
-    store, trusted, release = named(which)
+    store, trusted, release = find_release(which)
     asyncio.run(_choose(store, release))
-    text = f"current: {title(release, trusted)}"
-    emit(as_json, facts(release, trusted) | {"path": str(release.folder)}, text)
+    text = f"current: {release_title(release, trusted)}"
+    emit(as_json, release_json(release, trusted) | {"path": str(release.folder)}, text)
 
 
 async def _choose(store: "Store", release: "InstalledRelease") -> None:
@@ -155,7 +157,9 @@ def pin(
     _quiet: Quiet = False,
 ) -> None:
     """Keep a release: it is never removed, and while it is current, `follow` does not replace it."""
-    store, trusted, release = named(which)
+    store, trusted, release = find_release(which)
     asyncio.run(store.pin(release.id, pinned=not remove))
     words = "not pinned" if remove else "pinned"
-    emit(as_json, facts(release, trusted) | {"pinned": not remove}, f"{words}: {title(release, trusted)}")
+    emit(
+        as_json, release_json(release, trusted) | {"pinned": not remove}, f"{words}: {release_title(release, trusted)}"
+    )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, emit, named, remark
+from randygpt.cli.output import Json, Quiet, check_file_path, emit, print_stderr
 from randygpt.errors import CallerError
 from randygpt.user import signing_key as key_sources
 from randygpt.user.home import Home
@@ -102,7 +102,7 @@ def export(
     """Give out the secret key, as a backup or for another program: as an nsec, or locked with a password."""
     if bool(file) == stdout:
         raise CallerError("name a file for the secret key, or say --stdout")
-    file = named(file) if file else None
+    file = check_file_path(file) if file else None
     found = _find(Home.from_environment(), key_file, password_file)
     secret = _written(found.key, new_password_file, encrypt=encrypt)
     result = {"npub": encode_npub(found.key.pubkey), "file": str(file) if file else None}
@@ -121,7 +121,7 @@ def signing_key(home: Home, key_file: Path | None, password_file: Path | None) -
 def _find(home: Home, key_file: Path | None, password_file: Path | None) -> key_sources.FoundKey:
     found = key_sources.find(home, key_file, _opener(password_file))
     for warning in found.warnings:
-        remark(f"warning: {warning}")
+        print_stderr(f"warning: {warning}")
     return found
 
 

@@ -32,10 +32,10 @@ from randygpt.cli import (
     trust,
     verify,
 )
-from randygpt.cli.output import remark
+from randygpt.cli.output import print_stderr
 from randygpt.cli.rust_compat import normalise
-from randygpt.cli.settings import defaults, parameters
-from randygpt.cli.signals import end_at_once
+from randygpt.cli.settings import default_map, parameters
+from randygpt.cli.signals import handle_termination
 from randygpt.errors import CallerError, PeerError, StorageError, TransportError
 
 # All errors of the command line's own parser; the name of the base class is not part of typer's interface.
@@ -105,7 +105,7 @@ _EXIT_CODES: tuple[tuple[int, tuple[type[BaseException], ...]], ...] = (
 
 def run(arguments: list[str]) -> int:
     """Carry out a command line; every error is one line on stderr. Returns the exit code."""
-    terminations = end_at_once()
+    terminations = handle_termination()
     try:
         result = _main(normalise(arguments))
         code = result if isinstance(result, int) else 0
@@ -114,9 +114,9 @@ def run(arguments: list[str]) -> int:
         if code == _BUG:
             raise
         if code != _INTERRUPTED:
-            remark(_usage_words(error) if isinstance(error, UsageError) else f"randygpt: {_words(error)}")
+            print_stderr(_usage_words(error) if isinstance(error, UsageError) else f"randygpt: {_words(error)}")
     if code == _INTERRUPTED:  # typer makes an exit code of a Ctrl-C
-        remark("terminated" if terminations else "interrupted")
+        print_stderr("terminated" if terminations else "interrupted")
     return _TERMINATED if code == _INTERRUPTED and terminations else code
 
 
@@ -130,7 +130,7 @@ def _main(words: list[str]) -> object:
     program: Any = typer.main.get_command(app)
     known = parameters(program)
     is_help = not words or words[0].startswith("-") or {"-h", "--help"} & {*_before_dashes(words)}
-    settings = {} if is_help or words[0] == "config" else defaults(known)
+    settings = {} if is_help or words[0] == "config" else default_map(known)
     return program.main(words, prog_name="randygpt", standalone_mode=False, default_map=settings)
 
 

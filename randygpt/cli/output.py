@@ -19,7 +19,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks.")]
 
 
-def checked(check: Callable[[str], object]) -> Callable[[Any], Any]:
+def validator(check: Callable[[str], object]) -> Callable[[Any], Any]:
     """A callback with which click says which flag, or line of a settings file, has a value that `check` refuses."""
 
     def callback(value: Any) -> Any:  # noqa: ANN401 (click passes on whatever the parameter takes)
@@ -39,7 +39,7 @@ def emit(as_json: bool, result: Mapping[str, object], text: str) -> None:  # noq
     write((json.dumps(result, ensure_ascii=not is_utf8) if as_json else text) + "\n")
 
 
-def named(path: Path) -> Path:
+def check_file_path(path: Path) -> Path:
     """A path that can name files, in a folder that exists; raises CallerError."""
     if path.name in {"", ".."} or not path.absolute().parent.is_dir():
         raise CallerError(f"{path}: not a name in a folder that exists")
@@ -57,18 +57,18 @@ def write(text: str) -> bool:
     return True
 
 
-def was_typed(context: typer.Context, name: str) -> bool:
+def is_flag_given(context: typer.Context, name: str) -> bool:
     """Whether a parameter is on the command line, and not set by a file or the environment."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
-def remark(text: str) -> None:
+def print_stderr(text: str) -> None:
     """A line for the person, not part of the result."""
     sys.stderr.write(text + "\n")
 
 
-def byte_count(text: str) -> int:
+def parse_size(text: str) -> int:
     """Bytes as a person writes them: 1000000, 500M, 2G (of 1024); raises CallerError."""
     found = re.fullmatch("([1-9][0-9]{0,15})([KMGT]?)B?", text.strip().upper())
     if not found:
@@ -79,16 +79,16 @@ def byte_count(text: str) -> int:
 Relays = Annotated[
     list[str] | None,
     typer.Option(
-        "--relay", metavar="URL", help="A relay; repeat for more. Overrides your list.", callback=checked(check_url)
+        "--relay", metavar="URL", help="A relay; repeat for more. Overrides your list.", callback=validator(check_url)
     ),
 ]
 MaxSize = Annotated[
-    str, typer.Option(metavar="BYTES", help="Refuse to fetch more, like 500M or 2G.", callback=checked(byte_count))
+    str, typer.Option(metavar="BYTES", help="Refuse to fetch more, like 500M or 2G.", callback=validator(parse_size))
 ]
-known_preset = checked(lambda name: ModelConfig.from_preset(name, vocab_size=1))
+validate_preset = validator(lambda name: ModelConfig.from_preset(name, vocab_size=1))
 
 
-def size(count: float) -> str:
+def format_size(count: float) -> str:
     """Bytes in a unit for people."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":  # noqa: PLR2004 (SI)
@@ -97,7 +97,7 @@ def size(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time in a unit for people, as an estimate."""
     for unit, length in (("h", 3_600), ("min", 60)):
         if seconds >= 2 * length:

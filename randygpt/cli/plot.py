@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, emit, named
+from randygpt.cli.output import Json, Quiet, check_file_path, emit
 from randygpt.errors import CallerError
 
 EXAMPLE = "Example: randygpt plot shakespeare"
@@ -26,12 +26,12 @@ def plot(
     from randygpt.training.plot import FORMATS, draw, metrics_path, read_run, run_name
     from relay_client import durable
 
-    metrics = [metrics_path(named(file)) for file in files]
+    metrics = [metrics_path(check_file_path(file)) for file in files]
     target = out or metrics[0].with_name(f"{run_name(metrics[0])}.png")
     kind = FORMATS.get(target.suffix.lower())
     if not kind:
         raise CallerError(f"{target}: not a .png or .svg")
-    named(target)
+    check_file_path(target)
     runs = [read_run(path) for path in metrics]
     durable.write(target, draw(runs, kind))
     best = [min(run.val_losses, default=None) for run in runs]

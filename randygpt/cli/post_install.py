@@ -6,12 +6,12 @@ import os
 import signal
 from collections.abc import Mapping
 
-from randygpt.cli.output import remark
+from randygpt.cli.output import print_stderr
 
 DEADLINE_S = 600.0
 
 
-class Hook:
+class PostInstallHook:
     """A shell command, run once for each install, one at a time and in order; what becomes of it stops nobody."""
 
     def __init__(self, command: str, *, deadline_s: float = DEADLINE_S) -> None:
@@ -40,15 +40,15 @@ class Hook:
                 start_new_session=True,
             )
         except OSError as error:
-            remark(f"--exec: {error.strerror or error}")
+            print_stderr(f"--exec: {error.strerror or error}")
             return
         try:
             async with asyncio.timeout(self._deadline_s):
                 code = await process.wait()
             if code:
-                remark(f"--exec: ended with {code}")
+                print_stderr(f"--exec: ended with {code}")
         except TimeoutError:
-            remark(f"--exec: ended by force after {self._deadline_s:.0f} s")
+            print_stderr(f"--exec: ended by force after {self._deadline_s:.0f} s")
         finally:
             with contextlib.suppress(ProcessLookupError):  # what it left running goes too
                 os.killpg(process.pid, signal.SIGKILL)

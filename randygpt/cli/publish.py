@@ -13,8 +13,19 @@ import typer
 
 from randygpt.cli import release_files
 from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
-from randygpt.cli.output import Json, Quiet, Relays, byte_progress, checked, duration, emit, known_preset, remark, size
-from randygpt.cli.relays import chosen
+from randygpt.cli.output import (
+    Json,
+    Quiet,
+    Relays,
+    byte_progress,
+    emit,
+    format_duration,
+    format_size,
+    print_stderr,
+    validate_preset,
+    validator,
+)
+from randygpt.cli.relays import resolve_relays
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
@@ -71,13 +82,13 @@ def publish(
     expires: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="Relays may forget it after 12h, 30d or 8w (NIP-40).", callback=checked(_seconds)
+            metavar="TIME", help="Relays may forget it after 12h, 30d or 8w (NIP-40).", callback=validator(_seconds)
         ),
     ] = None,
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     preset: Annotated[
-        str | None, typer.Option(callback=known_preset, help="Its shape, where nothing beside the file says.")
+        str | None, typer.Option(callback=validate_preset, help="Its shape, where nothing beside the file says.")
     ] = None,
     vocab: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
@@ -100,14 +111,14 @@ def publish(
     from randygpt.checkpoint.sidecar import describe
 
     home, expires_in_s = Home.from_environment(), _seconds(expires) if expires else None
-    urls, key = chosen(home, relay), signing_key(home, key_file, password_file)
+    urls, key = resolve_relays(home, relay), signing_key(home, key_file, password_file)
     found = describe(checkpoint, preset=preset, vocab=vocab)
     extra = {key: value for key, value in (("license", license_), ("about", about)) if value}
     if nip65:
         listed = asyncio.run(_relay_list(urls, key))
         urls = list(dict.fromkeys([*urls, *listed]))
         if not quiet:
-            remark(f"your relay list says to write to {', '.join(listed)}")
+            print_stderr(f"your relay list says to write to {', '.join(listed)}")
     if copies and copies > len(urls):
         raise CallerError(f"--copies {copies}: that many relays are needed, and there are {len(urls)} (--relay)")
     with checkpoint.open("rb") as file:
@@ -132,7 +143,7 @@ def publish(
         with byte_progress("publishing", shown=not (as_json or quiet)) as on_progress:
             published = asyncio.run(_publish(job, on_progress))
     if published.resumed and (extra or expires) and not quiet:
-        remark("published before: card and expiry stay as they were then; --new-version makes a new one")
+        print_stderr("published before: card and expiry stay as they were then; --new-version makes a new one")
     _report(published, as_json=as_json, quiet=quiet)
 
 
@@ -189,7 +200,7 @@ def _ask_before_many(job: _Job) -> None:
     many = {url: share for url, share in shares.items() if share.events > _MANY and not is_loopback(url)}
     if not many:
         return
-    words = "; ".join(f"{url}: {share.events:,} events, {size(share.bytes)}" for url, share in many.items())
+    words = "; ".join(f"{url}: {share.events:,} events, {format_size(share.bytes)}" for url, share in many.items())
     if not sys.stdin.isatty():
         raise CallerError(f"that is much to send to relays of others ({words}): say --yes if you mean it")
     sys.stderr.write(f"{words}\nSend them? [y/N] ")
@@ -225,15 +236,16 @@ async def _publish(job: _Job, on_progress: "OnProgress") -> "Published":
 
 
 def _report_rehearsal(job: _Job, rehearsal: "Rehearsal", *, as_json: bool) -> None:
-    lines = [
-        f"{job.name} version {rehearsal.version}: {rehearsal.events:,} events, {size(rehearsal.bytes)}; nothing is sent"
-    ]
+    total = f"{rehearsal.events:,} events, {format_size(rehearsal.bytes)}"
+    lines = [f"{job.name} version {rehearsal.version}: {total}; nothing is sent"]
     for url, share in rehearsal.relays.items():
         if not share.events:
             lines.append(f"{url}  nothing: it has all of it")
             continue
         speed = "at the speed of last time" if share.measured else "at a guess"
-        lines.append(f"{url}  {share.events:,} events, {size(share.bytes)}, {duration(share.seconds)} {speed}")
+        lines.append(
+            f"{url}  {share.events:,} events, {format_size(share.bytes)}, {format_duration(share.seconds)} {speed}"
+        )
     emit(as_json, {"name": job.name, **asdict(rehearsal)}, "\n".join(lines))
 
 
@@ -263,18 +275,18 @@ def _report(published: "Published", *, as_json: bool, quiet: bool) -> None:
     if not quiet:
         for url, report in relays.items():
             if report.reason:
-                remark(f"left out: {report.reason}")
+                print_stderr(f"left out: {report.reason}")
             if report.demands:
-                remark(f"{url} says of itself: {', '.join(report.demands)}")
+                print_stderr(f"{url} says of itself: {', '.join(report.demands)}")
         if all(not report.accepted for report in relays.values()):
-            remark("nothing was sent: the relays have all of it already")
+            print_stderr("nothing was sent: the relays have all of it already")
     author = encode_npub(release.author)
     text = "\n".join(
         [
             f"{release.name} version {release.version} by {author}",
             f"release  {release.id.hex()}",
             f"nevent   {nevent}",
-            f"sent as  {published.events} events, {size(published.bytes)}",
+            f"sent as  {published.events} events, {format_size(published.bytes)}",
             f"fetch    randygpt fetch {author}/{release.name}",
         ]
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from randygpt.cli import systemd
-from randygpt.cli.output import Json, Quiet, emit, remark
+from randygpt.cli.output import Json, Quiet, emit, print_stderr
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
@@ -31,7 +31,7 @@ def add(url: Url, as_json: Json = False, _quiet: Quiet = False) -> None:
 
     home, relay = Home.from_environment(), check_url(url)
     added = home.added_relays()
-    if relay not in (*home.settled, *added):
+    if relay not in (*home.configured_relays, *added):
         home.write_relays([*added, relay])
     _changed(home, as_json=as_json)
 
@@ -45,7 +45,7 @@ def remove(url: Url, as_json: Json = False, _quiet: Quiet = False) -> None:
     added = home.added_relays()
     if relay not in added:
         settled = "named by a setting, see `randygpt config show`: take it out there"
-        raise CallerError(f"{relay} is {settled if relay in home.settled else 'not on your list'}")
+        raise CallerError(f"{relay} is {settled if relay in home.configured_relays else 'not on your list'}")
     home.write_relays([other for other in added if other != relay])
     _changed(home, as_json=as_json)
 
@@ -64,7 +64,7 @@ def list_(as_json: Json = False, _quiet: Quiet = False) -> None:
         emit(as_json, {"relays": relays}, "\n".join(relays))
 
 
-def chosen(home: Home, flags: Sequence[str] | None, hints: Sequence[str] = ()) -> list[str]:
+def resolve_relays(home: Home, flags: Sequence[str] | None, hints: Sequence[str] = ()) -> list[str]:
     """The relays named by flags, else the user's list, each once; raises CallerError if there is none.
 
     Hints that came inside a name are shown then, to be looked at: whoever made the name chose them.
@@ -95,7 +95,7 @@ async def _relay(port: int, data: Path | None, *, as_json: bool, quiet: bool) ->
         emit(as_json, {"relay": running.url, "data": str(data) if data else None}, running.url)
         where = f"events are kept in {data}" if data else "events are kept in memory, until this ends"
         if not quiet:
-            remark(where)
-        systemd.tell(status=f"{running.url}: {where}", ready=True)
-        async with systemd.watched(running.check):
+            print_stderr(where)
+        systemd.notify(status=f"{running.url}: {where}", ready=True)
+        async with systemd.watchdog(running.check):
             await asyncio.Event().wait()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.output import Json, Quiet, Relays, byte_progress, emit, remark
-from randygpt.cli.relays import chosen
+from randygpt.cli.output import Json, Quiet, Relays, byte_progress, emit, print_stderr
+from randygpt.cli.relays import resolve_relays
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 
@@ -26,7 +26,7 @@ def reseed(which: installed.Which, relay: Relays = None, as_json: Json = False, 
 
     Run it again, and it sends only what is missing there.
     """
-    store, trusted, release = installed.named(which)
+    store, trusted, release = installed.find_release(which)
     home = Home.from_environment()
     with byte_progress("sending", shown=not (as_json or quiet)) as on_progress:
         done = asyncio.run(_reseed(home, store, release, relay, on_progress))
@@ -34,7 +34,7 @@ def reseed(which: installed.Which, relay: Relays = None, as_json: Json = False, 
         url: {"accepted": report.accepted, "duplicate": report.duplicate, "reason": report.reason}
         for url, report in done.relays.items()
     }
-    result = installed.facts(release, trusted) | {
+    result = installed.release_json(release, trusted) | {
         "events": done.total,
         "copies": done.copies,
         "missing": done.missing,
@@ -42,9 +42,9 @@ def reseed(which: installed.Which, relay: Relays = None, as_json: Json = False, 
         "relays": relays,
     }
     if not quiet:
-        _remark(done)
+        _print_notes(done)
     lines = [f"{each['accepted']:>7,} sent, {each['duplicate']:,} there before  {url}" for url, each in relays.items()]
-    emit(as_json, result, "\n".join([installed.title(release, trusted), *lines]))
+    emit(as_json, result, "\n".join([installed.release_title(release, trusted), *lines]))
     if done.missing:
         raise typer.Exit(4)
 
@@ -55,17 +55,19 @@ async def _reseed(
     from distribution.reseed import Reseeder
     from relay_client.pool import Pool
 
-    async with Pool(chosen(home, relay), signer=signing_key.signer(home)) as pool:
+    async with Pool(resolve_relays(home, relay), signer=signing_key.signer(home)) as pool:
         return await Reseeder(pool, store, release, now=int(time.time()), on_progress=on_progress).reseed()
 
 
-def _remark(done: "Reseeded") -> None:
+def _print_notes(done: "Reseeded") -> None:
     for report in done.relays.values():
         if report.reason:
-            remark(f"left out: {report.reason}")
+            print_stderr(f"left out: {report.reason}")
     if done.copies:
-        remark(f"{done.copies:,} chunks went as copies: the author's signatures on them are not known here")
+        print_stderr(f"{done.copies:,} chunks went as copies: the author's signatures on them are not known here")
     if done.missing:
-        remark(f"{done.missing:,} of {done.total:,} events cannot be sent: their bytes are not here (weights only?)")
+        print_stderr(
+            f"{done.missing:,} of {done.total:,} events cannot be sent: their bytes are not here (weights only?)"
+        )
     if not done.head:
-        remark("the name does not lead to it there: it was fetched by its id")
+        print_stderr("the name does not lead to it there: it was fetched by its id")

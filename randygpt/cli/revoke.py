@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
-from randygpt.cli.output import Json, Quiet, Relays, emit, remark
-from randygpt.cli.relays import chosen
+from randygpt.cli.output import Json, Quiet, Relays, emit, print_stderr
+from randygpt.cli.relays import resolve_relays
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
@@ -37,15 +37,17 @@ def revoke(
 
     home = Home.from_environment()
     parsed = parse_reference(reference)
-    urls, key = chosen(home, relay, parsed.relays), signing_key(home, key_file, password_file)
+    urls, key = resolve_relays(home, relay, parsed.relays), signing_key(home, key_file, password_file)
     revoked = asyncio.run(_revoke(home, urls, key, parsed, reason))
     release, latest = revoked.release, revoked.latest
     if not quiet:
         for report in revoked.relays.values():
             if report.reason:
-                remark(f"left out: {report.reason}")
+                print_stderr(f"left out: {report.reason}")
         for url in sorted(revoked.hidden):
-            remark(f"{url} took the revocation and does not give it out: who has this version from there may keep it")
+            print_stderr(
+                f"{url} took the revocation and does not give it out: who has this version from there may keep it"
+            )
     result = {
         "release": release.id.hex(),
         "name": release.name,

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import signal
@@ -16,8 +15,8 @@ import typer
 from randygpt.cli import systemd
 from randygpt.cli.follow import follower, target
 from randygpt.cli.generate import trained
-from randygpt.cli.installed import describer, local, title
-from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_count, emit, known_preset, was_typed
+from randygpt.cli.installed import open_store, release_describer, release_title
+from randygpt.cli.output import Json, MaxSize, Quiet, Relays, emit, is_flag_given, parse_size, validate_preset
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
@@ -43,7 +42,7 @@ def serve(
         Path | None, typer.Option(metavar="PREFIX", help="Serve PREFIX_best.bin, else PREFIX.bin, likewise.")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(callback=known_preset, help="The file's shape, where nothing beside it says.")
+        str | None, typer.Option(callback=validate_preset, help="The file's shape, where nothing beside it says.")
     ] = None,
     vocab: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
@@ -77,6 +76,7 @@ def serve(
 ) -> None:
     """Answer prompts over HTTP; a newly fetched release takes over without a request failing."""
     from distribution.store import Store
+    from relay_client.url import is_loopback_host
     from server import logs
     from server.app import running
     from server.limits import Settings
@@ -85,10 +85,10 @@ def serve(
     from server.reloader import Reloader
 
     keys = _keys(api_key, api_key_file)
-    given = systemd.given_socket()
+    given = systemd.activation_socket()
     if given:
         host, port = given.getsockname()[:2]
-    loopback = _is_loopback(host)
+    loopback = is_loopback_host(host)
     if not (loopback or keys or insecure):
         raise CallerError(
             f"others reach {host}: set --api-key-file (or --api-key), or say --insecure to answer everybody"
@@ -105,7 +105,7 @@ def serve(
         max_per_key=max_per_key,
         max_connections=max_connections,
     )
-    if typed := {name for name in ("model", "checkpoint", "follow") if was_typed(context, name)}:
+    if typed := {name for name in ("model", "checkpoint", "follow") if is_flag_given(context, name)}:
         model, checkpoint, follow = (  # a flag outweighs settings that do not go with it
             model if "model" in typed else None,
             checkpoint if "checkpoint" in typed else None,
@@ -113,7 +113,7 @@ def serve(
         )
     if (model or checkpoint) and follow:
         raise CallerError("--follow serves what it fetches: it does not go with a file")
-    if not follow and was_typed(context, "relay"):
+    if not follow and is_flag_given(context, "relay"):
         raise CallerError("--relay is for what --follow names")
     path = model or (trained(checkpoint) if checkpoint else None)
     serving, reloader, provenance, companion = Serving(), None, None, None
@@ -122,10 +122,10 @@ def serve(
     else:
         home = Home.from_environment()
         store = Store(home.folder)
-        reloader, provenance = Reloader(store, serving), Provenance(store, home.follow_path, describer(home))
-        companion = _follower(home, store, follow, relay, byte_count(max_size)) if follow else None
+        reloader, provenance = Reloader(store, serving), Provenance(store, home.follow_path, release_describer(home))
+        companion = _follower(home, store, follow, relay, parse_size(max_size)) if follow else None
     sys.setswitchinterval(_SWITCH_S)
-    server = running(serving, reloader, settings, provenance, given=given, watched=systemd.watched)
+    server = running(serving, reloader, settings, provenance, given=given, watched=systemd.watchdog)
     raise typer.Exit(asyncio.run(_serve(serving, server, companion, as_json=as_json)))
 
 
@@ -147,7 +147,7 @@ async def _serve(
         async with _beside(follower):
             code = 128 + await stop
         telling.cancel()
-        systemd.tell(status="answering what was asked before the end", stopping=True)
+        systemd.notify(status="answering what was asked before the end", stopping=True)
         return code
 
 
@@ -157,7 +157,7 @@ async def _tell(serving: "Serving") -> None:
     while True:
         words = _words(serving)
         if words != told:
-            systemd.tell(status=words, ready=serving.current is not None)
+            systemd.notify(status=words, ready=serving.current is not None)
             told = words
         await asyncio.sleep(_LOOK_S)
 
@@ -193,12 +193,12 @@ def _follower(home: Home, store: "Store", name: str, relay: list[str] | None, ma
     """What follows while the server runs, and tells the log; raises CallerError and NotTrusted."""
     from distribution.follow import Installed, Noticed
 
-    _, trusted = local(home)
+    _, trusted = open_store(home)
 
     def tell(news: "News") -> None:
         match news:
             case Installed(release=release):
-                log.info("installed %s", title(release, trusted), extra={"release": release.id.hex()})
+                log.info("installed %s", release_title(release, trusted), extra={"release": release.id.hex()})
             case Noticed(release=release, reason=reason):
                 log.warning("%s version %s: %s", release.name, release.version, reason)
             case _:
@@ -226,11 +226,3 @@ def _keys(api_key: str | None, file: Path | None) -> list[str]:
     if not all(key.strip() for key in keys):
         raise CallerError("an API key is not empty")
     return keys
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -16,8 +16,8 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from randygpt.errors import CallerError, InvalidSetting
-from randygpt.user.config_files import Key, Setting, expanded, merged, parse, take, text_of
-from randygpt.user.home import GENERAL, RELAYS, variable
+from randygpt.user.config_files import Key, Setting, convert_setting, expand_user, load_settings, parse, read_text
+from randygpt.user.home import GLOBAL_SETTINGS, RELAYS, environment_name
 
 _KINDS: tuple[tuple[str, type | tuple[type, ...]], ...] = (
     ("true or false", bool),
@@ -37,9 +37,9 @@ class Parameter:
     key: Key
 
     @property
-    def variable(self) -> str:
+    def environment_name(self) -> str:
         """Its name in the environment."""
-        return variable(self.key)
+        return environment_name(self.key)
 
     @property
     def default(self) -> object:
@@ -78,7 +78,7 @@ class Parameter:
             raise CallerError(f"{_kind(converted)} belongs here")
         if isinstance(value, list) and not all(isinstance(each, str) for each in value):
             raise CallerError("a list of texts in quotes belongs here")
-        return str(expanded(converted)) if isinstance(converted, Path) else value
+        return str(expand_user(converted)) if isinstance(converted, Path) else value
 
     def from_environment(self) -> object:
         """What the environment says, None if nothing; raises click's BadParameter."""
@@ -118,7 +118,7 @@ def parameters(program: TyperGroup) -> dict[Key, Parameter]:
         for definition in command.params:
             assert isinstance(definition, TyperArgument | TyperOption)  # noqa: S101 (typer makes no others)
             parameter = Parameter(command=command, definition=definition, key=(name, _name(definition)))
-            definition.envvar, definition.show_envvar = parameter.variable, False
+            definition.envvar, definition.show_envvar = parameter.environment_name, False
             found[parameter.key] = parameter
     return found
 
@@ -130,36 +130,36 @@ def _name(definition: TyperArgument | TyperOption) -> str:
     return word if not flag.startswith("-") and word.isalpha() else flag.lstrip("-")
 
 
-def defaults(known: Mapping[Key, Parameter]) -> dict[str, dict[str, object]]:
+def default_map(known: Mapping[Key, Parameter]) -> dict[str, dict[str, object]]:
     """What the settings files say, as click's `default_map`; raises InvalidSetting for the first mistake."""
     found: dict[str, dict[str, object]] = {}
-    settings = merged()
+    settings = load_settings()
     for key in settings:
-        value = take(settings, key, _converter(key, known))
+        value = convert_setting(settings, key, _converter(key, known))
         if key in known:
             found.setdefault(key[0], {})[known[key].definition.name] = value
     return found
 
 
-def mistakes(path: Path, known: Mapping[Key, Parameter]) -> list[InvalidSetting]:
+def file_errors(path: Path, known: Mapping[Key, Parameter]) -> list[InvalidSetting]:
     """Everything that is wrong in a settings file, by line; raises CallerError and OSError if it cannot be read."""
     try:
-        settings = {key: Setting(value, path) for key, value in parse(path, text_of(path)).items()}
+        settings = {key: Setting(value, path) for key, value in parse(path, read_text(path)).items()}
     except InvalidSetting as error:
         return [error]
     found = []
     for key in settings:
         try:
-            take(settings, key, _converter(key, known))
+            convert_setting(settings, key, _converter(key, known))
         except InvalidSetting as error:
             found.append(error)
     return sorted(found, key=lambda error: error.line)
 
 
-def wrong_variables(known: Mapping[Key, Parameter]) -> Iterator[str]:
+def environment_errors(known: Mapping[Key, Parameter]) -> Iterator[str]:
     """What is wrong in the environment: values that will not do, and names that only look like a setting's."""
-    names = {parameter.variable: parameter for parameter in known.values()}
-    tables = tuple(f"{variable(key[:1])}_" for key in known)
+    names = {parameter.environment_name: parameter for parameter in known.values()}
+    tables = tuple(f"{environment_name(key[:1])}_" for key in known)
     for name in sorted(os.environ):
         if name in names:
             try:
@@ -169,15 +169,15 @@ def wrong_variables(known: Mapping[Key, Parameter]) -> Iterator[str]:
         elif name.startswith(tables):
             yield f"{name}: no such setting{_hint(difflib.get_close_matches(name, names))}"
     try:
-        GENERAL[RELAYS].convert(os.environ.get(variable(RELAYS), "").split())
+        GLOBAL_SETTINGS[RELAYS].convert(os.environ.get(environment_name(RELAYS), "").split())
     except CallerError as error:
-        yield f"{variable(RELAYS)}: {error}"
+        yield f"{environment_name(RELAYS)}: {error}"
 
 
 def _converter(key: Key, known: Mapping[Key, Parameter]) -> Callable[[object], object]:
     """What makes of a key's value what the program takes."""
-    if key in GENERAL:
-        return GENERAL[key].convert
+    if key in GLOBAL_SETTINGS:
+        return GLOBAL_SETTINGS[key].convert
     if key in known:
         return known[key].convert
 
@@ -190,7 +190,7 @@ def _converter(key: Key, known: Mapping[Key, Parameter]) -> Callable[[object], o
 
 def _alike(key: Key, known: Mapping[Key, Parameter]) -> list[str]:
     """Settings that may be meant."""
-    names = [".".join(each) for each in (*GENERAL, *known)]
+    names = [".".join(each) for each in (*GLOBAL_SETTINGS, *known)]
     close = difflib.get_close_matches(".".join(key), names)
     return close or [".".join(each) for each in known if each[-1] == key[-1]]
 

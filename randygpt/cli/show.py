@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.output import Json, Quiet, emit, known_preset, size
+from randygpt.cli.output import Json, Quiet, emit, format_size, validate_preset
 
 if TYPE_CHECKING:
     from randygpt.checkpoint.sidecar import Description
@@ -30,7 +30,7 @@ def show(
         ),
     ],
     preset: Annotated[
-        str | None, typer.Option(callback=known_preset, help="Its shape, where nothing beside the file says.")
+        str | None, typer.Option(callback=validate_preset, help="Its shape, where nothing beside the file says.")
     ] = None,
     as_json: Json = False,
     _quiet: Quiet = False,
@@ -47,11 +47,11 @@ def show(
 
 def _release(which: str) -> tuple[Path, dict[str, object], dict[str, object]]:
     """(folder, what `--json` adds, lines that come first) of an installed release."""
-    store, trusted, release = installed.named(which)
-    flags = installed.marks(store, release)
+    store, trusted, release = installed.find_release(which)
+    flags = installed.flags_of(store, release)
     words = ", ".join(name for name, holds in flags.items() if holds)
     date = time.strftime("%Y-%m-%d %H:%M", time.localtime(release.created_at))
-    extra = installed.facts(release, trusted) | {"created_at": release.created_at, "card": release.card} | flags
+    extra = installed.release_json(release, trusted) | {"created_at": release.created_at, "card": release.card} | flags
     lines = {
         "release": release.id.hex(),
         "name": f"{release.name} version {release.version}{f' ({words})' if words else ''}",
@@ -104,7 +104,7 @@ def _text(found: "Description", facts: Mapping[str, object], first: Mapping[str,
     moments = "with the optimizer's moments" if facts["moments"] else "weights only"
     lines = {
         **first,
-        "file": f"{found.path} ({size(found.size)}, {found.size:,} bytes)",
+        "file": f"{found.path} ({format_size(found.size)}, {found.size:,} bytes)",
         **({} if first else {"name": facts["name"]}),
         "format": f"{header.magic}, {moments}",
         "shape": f"{config.preset}: {config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, "

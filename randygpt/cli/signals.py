@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from randygpt.cli.output import remark
+from randygpt.cli.output import print_stderr
 
 _terminations: list[int] = []  # every SIGTERM so far that was to end the command at once
 
 
-def end_at_once() -> list[int]:
+def handle_termination() -> list[int]:
     """Have SIGTERM end everything as Ctrl-C does, asyncio's main task included; gives where each is noted."""
     _terminations.clear()
     signal.signal(signal.SIGTERM, _terminate)
@@ -26,7 +26,7 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def saving_first() -> Iterator[list[int]]:
+def deferred_signals() -> Iterator[list[int]]:
     """Collects both, so that the step under way ends and is saved; a second one ends everything.
 
     A SIGTERM from before is there already: Python drops an exception that comes in some places, such as the callback of
@@ -39,7 +39,7 @@ def saving_first() -> Iterator[list[int]]:
             signal.signal(number, before[number])
             signal.raise_signal(number)
         received.append(number)
-        remark("saving; once more to stop at once")
+        print_stderr("saving; once more to stop at once")
 
     before: dict[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from randygpt.errors import CallerError
 
 _FIRST_SOCKET = 3  # SD_LISTEN_FDS_START
-_FEEDS = 3  # in the time after which systemd takes a silent service for dead
+_PINGS_PER_TIMEOUT = 3  # in the time after which systemd takes a silent service for dead
 
 
-def tell(*, status: str | None = None, ready: bool = False, alive: bool = False, stopping: bool = False) -> None:
+def notify(*, status: str | None = None, ready: bool = False, alive: bool = False, stopping: bool = False) -> None:
     """Tell the service manager, if there is one that listens; `status` is for people."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
@@ -31,31 +31,31 @@ def tell(*, status: str | None = None, ready: bool = False, alive: bool = False,
 
 
 @contextlib.asynccontextmanager
-async def watched(check: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+async def watchdog(check: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
     """Within: the watchdog is fed each time `check` has come back, so it is not once anything it asks hangs.
 
     On leaving, the service manager is told that this is the end.
     """
-    feeding = asyncio.create_task(_feed(check), name="watchdog")
+    feeding = asyncio.create_task(_ping_watchdog(check), name="watchdog")
     try:
         yield
     finally:
         feeding.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await feeding
-        tell(stopping=True)
+        notify(stopping=True)
 
 
-async def _feed(check: Callable[[], Awaitable[object]]) -> None:
+async def _ping_watchdog(check: Callable[[], Awaitable[object]]) -> None:
     wanted = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     limit_us = os.environ.get("WATCHDOG_USEC", "")
     while wanted and limit_us.isdecimal():
         await check()
-        tell(alive=True)
-        await asyncio.sleep(int(limit_us) / 1e6 / _FEEDS)
+        notify(alive=True)
+        await asyncio.sleep(int(limit_us) / 1e6 / _PINGS_PER_TIMEOUT)
 
 
-def given_socket() -> socket.socket | None:
+def activation_socket() -> socket.socket | None:
     """The socket that the service manager listens on for this process, None if there is none.
 
     Raises CallerError if there are several, or if it is not for TCP.

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from randygpt.cli import systemd
-from randygpt.cli.output import Json, Quiet, emit, known_preset, named, remark
-from randygpt.cli.signals import saving_first
+from randygpt.cli.output import Json, Quiet, check_file_path, emit, print_stderr, validate_preset
+from randygpt.cli.signals import deferred_signals
 from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.model.config import DEFAULT_PRESET, ModelConfig, default_batch_size
 
@@ -31,7 +31,7 @@ EXAMPLE = "Example: randygpt train --preset xs --iters 200 --train-file shakespe
 def train(
     iters: Annotated[int, typer.Option(min=1, help="Iterations in all, those before a --resume included.")] = 1000,
     preset: Annotated[
-        str | None, typer.Option(callback=known_preset, help="xs, s, ds, m, l (default), deep or xl.")
+        str | None, typer.Option(callback=validate_preset, help="xs, s, ds, m, l (default), deep or xl.")
     ] = None,
     dim: Annotated[int | None, typer.Option(min=1, help="Width, in place of the preset's.")] = None,
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, likewise.")] = None,
@@ -79,14 +79,14 @@ def train(
 
     keep_memory()
     place = find_device(device)
-    checkpoint = named(checkpoint.parent / named(checkpoint).name.removesuffix(".bin"))
+    checkpoint = check_file_path(checkpoint.parent / check_file_path(checkpoint).name.removesuffix(".bin"))
     if fine_tune and resume is None:
         resume = ""
     fields = {"n_embd": dim, "n_head": heads, "n_layer": layers, "block_size": block}
     shape = {name: value for name, value in fields.items() if value is not None}
     start = None if resume is None else _start(resume, checkpoint)
     found = describe(start, preset=preset, shape=shape, vocab=vocab) if start else None
-    model = _Wanted(found=found, fine_tune=fine_tune, preset=preset, shape=shape, bpe=bpe, vocab=vocab)
+    model = _ModelRequest(found=found, fine_tune=fine_tune, preset=preset, shape=shape, bpe=bpe, vocab=vocab)
     options = _options(
         model,
         recipe,
@@ -100,22 +100,22 @@ def train(
         precision=precision,
         prefix=checkpoint,
     )
-    _spare([train_file or DEFAULT_TEXT, vocab], options)
+    _refuse_overwrite([train_file or DEFAULT_TEXT, vocab], options)
     with joined(place) as world:
         first = world.rank == 0
         if found and not fine_tune and found.header.iteration + 1 >= iters:
             if first:
-                _say_done(found, options, as_json=as_json)
+                _report_nothing_to_do(found, options, as_json=as_json)
             return
         if first:  # the others write nothing
-            _try_folder(options.newest.absolute().parent)
+            _check_writable(options.newest.absolute().parent)
         shown = not (as_json or quiet) and first
-        trainer = _trainer(model, options, train_file, world, remark if shown else lambda _: None)
+        trainer = _trainer(model, options, train_file, world, print_stderr if shown else lambda _: None)
         _run(trainer, as_json=as_json, shown=shown, first=first)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
+class _ModelRequest:
     """Which model the user wants to train."""
 
     found: "Description | None"  # the checkpoint to go on from
@@ -134,7 +134,7 @@ def _start(named_file: str, prefix: Path) -> Path:
     return Path(named_file) if named_file else newest
 
 
-def _spare(inputs: Sequence[Path | None], options: "TrainOptions") -> None:
+def _refuse_overwrite(inputs: Sequence[Path | None], options: "TrainOptions") -> None:
     """Raise CallerError if a file that is read would be written over."""
     from randygpt.checkpoint.sidecar import sidecar_path
 
@@ -144,7 +144,7 @@ def _spare(inputs: Sequence[Path | None], options: "TrainOptions") -> None:
             raise CallerError(f"{path}: training would write over it; choose another --checkpoint")
 
 
-def _try_folder(folder: Path) -> None:
+def _check_writable(folder: Path) -> None:
     """Raise PermissionError, before any work is done, if no file can be made in a folder."""
     try:
         with tempfile.TemporaryFile(dir=folder):
@@ -153,7 +153,7 @@ def _try_folder(folder: Path) -> None:
         raise PermissionError(error.errno, f"no file can be made there ({error.strerror})", str(folder)) from None
 
 
-def _options(model: _Wanted, recipe: str | None, **asked: Any) -> "TrainOptions":  # noqa: ANN401 (fields of TrainOptions)
+def _options(model: _ModelRequest, recipe: str | None, **asked: Any) -> "TrainOptions":  # noqa: ANN401 (fields of TrainOptions)
     """What the user asked for, else what the run that is resumed was told, else the recipe's values."""
     from randygpt.training.device import fastest_precision
     from randygpt.training.options import DEFAULT_SEED, LIMITS, PRECISIONS, TrainOptions
@@ -178,7 +178,7 @@ def _options(model: _Wanted, recipe: str | None, **asked: Any) -> "TrainOptions"
 
 
 def _trainer(
-    model: _Wanted, options: "TrainOptions", train_file: Path | None, world: "World", tell: Callable[[str], None]
+    model: _ModelRequest, options: "TrainOptions", train_file: Path | None, world: "World", tell: Callable[[str], None]
 ) -> "Trainer":
     from randygpt.checkpoint.sidecar import read_tokenizer
     from randygpt.model.tokenizer import BpeTokenizer
@@ -199,7 +199,7 @@ def _trainer(
     else:
         given = read_tokenizer(model.vocab) if model.vocab else None
         if model.bpe and not given:
-            shown = tell is remark and sys.stderr.isatty()
+            shown = tell is print_stderr and sys.stderr.isatty()
             try:
                 given = BpeTokenizer.train(text, model.bpe, show_progress=shown, tell=tell)
             except InvalidModelFile as error:
@@ -219,9 +219,9 @@ def _trainer(
 
 def _run(trainer: "Trainer", *, as_json: bool, shown: bool, first: bool) -> None:
     options = trainer.options
-    with saving_first() as signals, _bar(trainer, shown=shown) as on_step:
+    with deferred_signals() as signals, _bar(trainer, shown=shown) as on_step:
         try:
-            finished = trainer.run(_telling(on_step, options.iterations), lambda: bool(signals))
+            finished = trainer.run(_with_service_status(on_step, options.iterations), lambda: bool(signals))
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "memory" not in str(error):  # torch raises a RuntimeError
                 raise
@@ -236,7 +236,7 @@ def _run(trainer: "Trainer", *, as_json: bool, shown: bool, first: bool) -> None
         raise typer.Exit(128 + signals[0])
 
 
-def _telling(on_step: "Callable[[Step], None]", iterations: int) -> "Callable[[Step], None]":
+def _with_service_status(on_step: "Callable[[Step], None]", iterations: int) -> "Callable[[Step], None]":
     """Has the service manager know too, once a second at most."""
     told = -math.inf
 
@@ -245,18 +245,18 @@ def _telling(on_step: "Callable[[Step], None]", iterations: int) -> "Callable[[S
         if time.monotonic() - told > 1:
             told = time.monotonic()
             words = f"iteration {step.iteration + 1} of {iterations}, loss {step.loss:.4f}"
-            systemd.tell(status=words, ready=True, alive=True)
+            systemd.notify(status=words, ready=True, alive=True)
         on_step(step)
 
     return tell
 
 
-def _say_done(found: "Description", options: "TrainOptions", *, as_json: bool) -> None:
+def _report_nothing_to_do(found: "Description", options: "TrainOptions", *, as_json: bool) -> None:
     """That a checkpoint is at the target or past it, before a text is read."""
     header = found.header
     words = f"nothing to do: {found.path} is at iteration {header.iteration + 1} of {options.iterations}"
-    systemd.tell(status=words, ready=True)
-    remark(words)
+    systemd.notify(status=words, ready=True)
+    print_stderr(words)
     if as_json:
         emit(as_json, _result(options, header.iteration, header.best_loss), "")
 

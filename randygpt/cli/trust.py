@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.output import Json, Quiet, emit, remark
+from randygpt.cli.output import Json, Quiet, emit, print_stderr
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
@@ -33,7 +33,7 @@ def _book() -> "TrustBook":
 
 
 def _complete_name(incomplete: str) -> list[str]:
-    return installed.offered(incomplete, lambda _releases, trusted: trusted.names.values())
+    return installed.complete_from_store(incomplete, lambda _releases, trusted: trusted.names.values())
 
 
 @app.command("add", epilog="Example: randygpt trust add npub1… alice")
@@ -74,7 +74,7 @@ def list_(as_json: Json = False, quiet: Quiet = False) -> None:
     trusted = _book().read()
     authors = sorted((name, encode_npub(key)) for key, name in trusted.names.items())
     if not quiet and not as_json:
-        remark(f"policy {trusted.mode}: {_POLICIES[trusted.mode]}")
+        print_stderr(f"policy {trusted.mode}: {_POLICIES[trusted.mode]}")
     if authors or as_json:
         entries = [{"npub": npub, "name": name} for name, npub in authors]
         text = "\n".join(f"{name}  {npub}" for name, npub in authors)
@@ -103,5 +103,5 @@ def policy(
         asyncio.run(book.set_mode(chosen))
     now = book.read().mode
     if not quiet and not as_json:
-        remark(_POLICIES[now])
+        print_stderr(_POLICIES[now])
     emit(as_json, {"policy": now}, now)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.output import Json, Quiet, Relays, emit, remark
-from randygpt.cli.relays import chosen
+from randygpt.cli.output import Json, Quiet, Relays, emit, print_stderr
+from randygpt.cli.relays import resolve_relays
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 
@@ -42,10 +42,10 @@ def verify(
         _verify_file(Path(which), as_json=as_json)
         return
     if which:
-        store, trusted, release = installed.named(which)
+        store, trusted, release = installed.find_release(which)
         releases = [release]
     else:
-        store, trusted = installed.local(Home.from_environment())
+        store, trusted = installed.open_store(Home.from_environment())
         releases = store.releases()
     if remote:
         if not which:
@@ -64,14 +64,14 @@ def _check(
     for release in releases:
         bad = [str(file.local) for file in store.damaged(release)]
         damaged += bad
-        entries.append(installed.facts(release, trusted) | {"intact": not bad, "damaged": bad})
-        lines.append(f"{'damaged' if bad else 'intact '}  {installed.title(release, trusted)}")
+        entries.append(installed.release_json(release, trusted) | {"intact": not bad, "damaged": bad})
+        lines.append(f"{'damaged' if bad else 'intact '}  {installed.release_title(release, trusted)}")
     if as_json:
         emit(as_json, {"releases": entries}, "")
     elif lines:
         emit(as_json, {}, "\n".join(lines))
     elif not quiet:
-        remark("nothing is installed")
+        print_stderr("nothing is installed")
     return damaged
 
 
@@ -86,11 +86,13 @@ def _verify_file(path: Path, *, as_json: bool) -> None:
     read_checkpoint(found.path, found.config)
     with found.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
-    store, trusted = installed.local(Home.from_environment())
+    store, trusted = installed.open_store(Home.from_environment())
     same = [release for release in store.releases() if digest in {file.sha256 for file in release.files}]
-    signed = f"the checkpoint of {installed.title(same[0], trusted)}" if same else "of no release installed here"
+    signed = (
+        f"the checkpoint of {installed.release_title(same[0], trusted)}" if same else "of no release installed here"
+    )
     result = {"file": str(found.path), "sha256": digest.hex(), "intact": True}
-    releases = [installed.facts(release, trusted) for release in same]
+    releases = [installed.release_json(release, trusted) for release in same]
     emit(as_json, result | {"releases": releases}, f"intact   {found.path}, {signed}")
 
 
@@ -102,13 +104,17 @@ async def _ask(
     from relay_client.pool import Pool
 
     home = Home.from_environment()
-    urls = chosen(home, relay)
+    urls = resolve_relays(home, relay)
     async with Pool(urls, signer=signing_key.signer(home)) as pool:
         found = await Reseeder(pool, store, release, now=int(time.time())).holdings()
         reasons = {url: report.reason for url, report in pool.reports.items()}
     relays = {url: {"held": found.held.get(url, 0), "reason": reasons[url]} for url in urls}
     lines = [f"{found.held.get(url, 0):>7,} of {found.total:,}  {url}  {reasons[url]}".rstrip() for url in urls]
     lines.append(f"on none of them: {found.nowhere:,}" if found.nowhere else "every event is on at least one relay")
-    result = installed.facts(release, trusted) | {"events": found.total, "nowhere": found.nowhere, "relays": relays}
-    emit(as_json, result, "\n".join([installed.title(release, trusted), *lines]))
+    result = installed.release_json(release, trusted) | {
+        "events": found.total,
+        "nowhere": found.nowhere,
+        "relays": relays,
+    }
+    emit(as_json, result, "\n".join([installed.release_title(release, trusted), *lines]))
     return 4 if found.nowhere else 0

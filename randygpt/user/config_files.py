@@ -37,7 +37,7 @@ class Setting:
     file: Path
 
 
-def paths() -> list[Path]:
+def config_paths() -> list[Path]:
     """The settings files, existing or not; a later one outweighs those before."""
     chosen = os.environ.get("RANDYGPT_CONFIG")
     if chosen:
@@ -45,11 +45,11 @@ def paths() -> list[Path]:
     return [_MACHINE, platformdirs.user_config_path("randygpt") / _NAME]
 
 
-def present() -> list[Path]:
+def existing_paths() -> list[Path]:
     """The settings files that are there; raises CallerError if one that was asked for is not."""
-    found = [path for path in paths() if _is_there(path)]
-    if os.environ.get("RANDYGPT_CONFIG") and len(found) < len(paths()):
-        missing = next(path for path in paths() if path not in found)
+    found = [path for path in config_paths() if _is_there(path)]
+    if os.environ.get("RANDYGPT_CONFIG") and len(found) < len(config_paths()):
+        missing = next(path for path in config_paths() if path not in found)
         raise CallerError(f"RANDYGPT_CONFIG names {missing}, and there is no such file")
     return found
 
@@ -63,12 +63,14 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def merged() -> dict[Key, Setting]:
+def load_settings() -> dict[Key, Setting]:
     """What all settings files together say; raises InvalidSetting, CallerError and OSError."""
-    return {key: Setting(value, path) for path in present() for key, value in parse(path, text_of(path)).items()}
+    return {
+        key: Setting(value, path) for path in existing_paths() for key, value in parse(path, read_text(path)).items()
+    }
 
 
-def take(settings: Mapping[Key, Setting], key: Key, convert: Callable[[object], T]) -> T | None:
+def convert_setting(settings: Mapping[Key, Setting], key: Key, convert: Callable[[object], T]) -> T | None:
     """A setting as `convert` makes it, None if there is none; a CallerError of `convert` becomes an InvalidSetting."""
     if key not in settings:
         return None
@@ -76,11 +78,11 @@ def take(settings: Mapping[Key, Setting], key: Key, convert: Callable[[object], 
     try:
         return convert(setting.value)
     except CallerError as error:
-        line = line_of(text_of(setting.file), key)
+        line = line_number(read_text(setting.file), key)
         raise InvalidSetting(setting.file, line, ".".join(key), str(error)) from None
 
 
-def expanded(path: Path) -> Path:
+def expand_user(path: Path) -> Path:
     """A path whose `~` is the user's folder; raises CallerError if that user is not known."""
     try:
         return path.expanduser()
@@ -88,7 +90,7 @@ def expanded(path: Path) -> Path:
         raise CallerError(f"no folder is known for {path.parts[0]}") from None
 
 
-def text_of(path: Path) -> str:
+def read_text(path: Path) -> str:
     """What stands in a settings file; raises CallerError if others may write there, InvalidSetting and OSError."""
     with path.open("rb") as file:
         facts = os.fstat(file.fileno())
@@ -119,11 +121,11 @@ def parse(path: Path, text: str) -> dict[Key, object]:
     for key, value in values.items():
         texts = value if isinstance(value, list) else [value]
         if any("\0" in each for each in texts if isinstance(each, str)):
-            raise InvalidSetting(path, line_of(text, key), ".".join(key), "nothing here can have a NUL in it")
+            raise InvalidSetting(path, line_number(text, key), ".".join(key), "nothing here can have a NUL in it")
     return values
 
 
-def line_of(text: str, key: Key) -> int:
+def line_number(text: str, key: Key) -> int:
     """On which line a text that is TOML sets `key`; that of its first statement if it is set by parts.
 
     A statement ends on the first line up to which it is TOML by itself.

@@ -13,7 +13,7 @@ from pathlib import Path
 import platformdirs
 
 from randygpt.errors import CallerError
-from randygpt.user.config_files import Key, expanded, merged, take
+from randygpt.user.config_files import Key, convert_setting, expand_user, load_settings
 from relay_client import durable
 from relay_client.url import check_url
 
@@ -23,8 +23,8 @@ class Home:
     """A user's folder, and the relays that settings name. Nothing in the folder exists before it is needed."""
 
     folder: Path
-    settled: tuple[str, ...] = ()  # relays that settings name
-    is_whole: bool = False  # whether these take the place of the list
+    configured_relays: tuple[str, ...] = ()  # relays that settings name
+    overrides_list: bool = False  # whether these take the place of the list
 
     @classmethod
     def from_environment(cls) -> "Home":
@@ -33,11 +33,11 @@ class Home:
         Relays are those of the settings files and of the list, or those in `$RANDYGPT_RELAYS` alone. Raises CallerError
         if a settings file is wrong, and OSError.
         """
-        settings = merged()
-        said, relays = take(settings, HOME, _folder), take(settings, RELAYS, _relays)
-        chosen, instead = os.environ.get(variable(HOME)), os.environ.get(variable(RELAYS), "").split()
-        folder = expanded(Path(chosen)).absolute() if chosen else said or platformdirs.user_data_path("randygpt")
-        return cls(folder, tuple(instead or relays or ()), is_whole=bool(instead))
+        settings = load_settings()
+        said, relays = convert_setting(settings, HOME, _folder), convert_setting(settings, RELAYS, _relays)
+        chosen, instead = os.environ.get(environment_name(HOME)), os.environ.get(environment_name(RELAYS), "").split()
+        folder = expand_user(Path(chosen)).absolute() if chosen else said or platformdirs.user_data_path("randygpt")
+        return cls(folder, tuple(instead or relays or ()), overrides_list=bool(instead))
 
     @property
     def key_path(self) -> Path:
@@ -61,7 +61,7 @@ class Home:
 
     def relays(self) -> list[str]:
         """The user's relays, those that settings name first; raises CallerError if the list is damaged."""
-        return list(dict.fromkeys([*self.settled, *([] if self.is_whole else self.added_relays())]))
+        return list(dict.fromkeys([*self.configured_relays, *([] if self.overrides_list else self.added_relays())]))
 
     def added_relays(self) -> list[str]:
         """The list of relays; raises CallerError if the file is damaged."""
@@ -82,7 +82,7 @@ class Home:
 
 
 @dataclass(frozen=True, slots=True)
-class General:
+class GlobalSetting:
     """A setting that belongs to no command."""
 
     help: str
@@ -90,13 +90,13 @@ class General:
     default: object
 
 
-def variable(key: Key) -> str:
+def environment_name(key: Key) -> str:
     """The name in the environment of what a settings file calls `key`."""
     return "_".join(["RANDYGPT", *key]).upper().replace("-", "_")
 
 
 def _folder(value: object) -> Path:
-    path = expanded(Path(value)) if isinstance(value, str) else None
+    path = expand_user(Path(value)) if isinstance(value, str) else None
     if not path or not path.is_absolute():
         raise CallerError("a folder's full path belongs here, in quotes")
     return path
@@ -110,7 +110,9 @@ def _relays(value: object) -> list[str]:
 
 HOME: Key = ("home",)
 RELAYS: Key = ("relays",)
-GENERAL = {
-    HOME: General("The folder of keys, store and state.", _folder, str(platformdirs.user_data_path("randygpt"))),
-    RELAYS: General("Relays to publish to and to fetch from, beside those of `randygpt relays add`.", _relays, []),
+GLOBAL_SETTINGS = {
+    HOME: GlobalSetting("The folder of keys, store and state.", _folder, str(platformdirs.user_data_path("randygpt"))),
+    RELAYS: GlobalSetting(
+        "Relays to publish to and to fetch from, beside those of `randygpt relays add`.", _relays, []
+    ),
 }

@@ -18,7 +18,7 @@ from support.scripted_relay import RawEvent, ScriptedRelay
 
 from distribution.events import CHUNK_KIND
 from distribution.publish import Published
-from randygpt.cli.output import byte_count
+from randygpt.cli.output import parse_size
 from randygpt.errors import CallerError
 from relay_client.keys import SecretKey
 
@@ -236,10 +236,10 @@ async def test_too_large_is_refused_before_anything_is_written(
     [("1", 1), ("1000", 1_000), ("500M", 500 << 20), ("2G", 2 << 30), ("3kb", 3 << 10), ("1T", 1 << 40)],
 )
 def test_a_limit_may_have_a_unit(text: str, count: int) -> None:
-    assert byte_count(text) == count
+    assert parse_size(text) == count
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5G", "M", "1 000", "1X", "9" * 17])
 def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
     with pytest.raises(CallerError, match="not a number of bytes"):
-        byte_count(text)
+        parse_size(text)

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from randygpt.cli.installed import describer
+from randygpt.cli.installed import release_describer
 from randygpt.user.home import Home
 from server.app import running
 from server.limits import Settings
@@ -19,6 +19,6 @@ async def serving_shelf(shelf: Shelf, **settings: Any) -> AsyncIterator[str]:  #
     """Gives the server's address."""
     serving, home = Serving(), Home(shelf.home)
     reloader = Reloader(shelf.store, serving)
-    provenance = Provenance(shelf.store, home.follow_path, describer(home))
+    provenance = Provenance(shelf.store, home.follow_path, release_describer(home))
     async with running(serving, reloader, Settings(**settings), provenance) as address:
         yield address

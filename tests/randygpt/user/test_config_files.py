@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from randygpt.errors import CallerError, InvalidSetting
 from randygpt.user import config_files
-from randygpt.user.config_files import Setting, line_of, merged, parse
+from randygpt.user.config_files import Setting, line_number, load_settings, parse
 from relay_client.keys import SecretKey
 
 FILE = Path("config.toml")
@@ -55,7 +55,7 @@ PIECES = [*STATEMENTS, *STATEMENTS, "[g]\n", "[h.i]\n", "[[j]]\n", *'\na =.1"#[]
 
 
 def test_every_key_has_the_line_on_which_it_begins() -> None:
-    lines = {".".join(key): line_of(TEXT, key) for key in parse(FILE, TEXT)}
+    lines = {".".join(key): line_number(TEXT, key) for key in parse(FILE, TEXT)}
     assert lines == {
         "home": 2,
         "serve.port": 4,
@@ -86,7 +86,7 @@ def test_any_text_is_refused_with_a_line_or_every_key_in_it_has_one(text: str) -
     prefixes = {end: parsed("\n".join(lines[:end])) for end in range(len(lines) + 1)}
     for key in parsed(text) or {}:
         end = next(end for end, values in prefixes.items() if values is not None and key in values)
-        assert line_of(text, key) == 1 + max(n for n, values in prefixes.items() if values is not None and n < end)
+        assert line_number(text, key) == 1 + max(n for n, values in prefixes.items() if values is not None and n < end)
 
 
 @pytest.mark.parametrize(
@@ -118,13 +118,13 @@ def test_a_secret_key_is_refused_wherever_it_stands_and_not_repeated(where: str,
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_bytes(b"a = 1\nb = '\xff'\n")
     with pytest.raises(InvalidSetting, match=r"c\.toml:2: not text in UTF-8"):
-        config_files.text_of(tmp_path / "c.toml")
+        config_files.read_text(tmp_path / "c.toml")
 
 
 def test_the_machines_file_and_then_the_users_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RANDYGPT_CONFIG")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert config_files.paths() == [
+    assert config_files.config_paths() == [
         Path("/etc/randygpt/config.toml"),
         platformdirs.user_config_path("randygpt") / "config.toml",
     ]
@@ -135,7 +135,7 @@ def test_a_later_file_outweighs_an_earlier_one_key_by_key(monkeypatch: pytest.Mo
     first.write_text("[serve]\nport = 1\nhost = 'a'\n", encoding="utf-8")
     second.write_text("[serve]\nport = 2\n", encoding="utf-8")
     monkeypatch.setenv("RANDYGPT_CONFIG", f"{first}{os.pathsep}{second}")
-    assert merged() == {("serve", "port"): Setting(2, second), ("serve", "host"): Setting("a", first)}
+    assert load_settings() == {("serve", "port"): Setting(2, second), ("serve", "host"): Setting("a", first)}
 
 
 def test_nothing_is_read_from_the_current_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -144,20 +144,20 @@ def test_nothing_is_read_from_the_current_directory(monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     for name in ("config.toml", "randygpt.toml", ".randygpt.toml"):
         (tmp_path / name).write_text("not TOML", encoding="utf-8")
-    assert not any(path.is_relative_to(tmp_path) and path.exists() for path in config_files.paths())
-    assert all(setting.file == Path("/etc/randygpt/config.toml") for setting in merged().values())
+    assert not any(path.is_relative_to(tmp_path) and path.exists() for path in config_files.config_paths())
+    assert all(setting.file == Path("/etc/randygpt/config.toml") for setting in load_settings().values())
 
 
 def test_a_place_out_of_reach_has_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANDYGPT_CONFIG")
     monkeypatch.setenv("XDG_CONFIG_HOME", f"/{'x' * 300}")  # no name is so long; root may look everywhere else
-    assert set(config_files.present()) <= {Path("/etc/randygpt/config.toml")}
+    assert set(config_files.existing_paths()) <= {Path("/etc/randygpt/config.toml")}
 
 
 def test_a_file_that_was_asked_for_has_to_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RANDYGPT_CONFIG", str(tmp_path / "gone.toml"))
     with pytest.raises(CallerError, match=r"gone\.toml, and there is no such file"):
-        merged()
+        load_settings()
 
 
 @pytest.mark.parametrize(("mode", "is_read"), [(0o644, True), (0o664, True), (0o646, False), (0o666, False)])
@@ -172,10 +172,10 @@ def test_settings_that_others_may_write_are_not_read(
     path.chmod(mode)
     monkeypatch.setenv("RANDYGPT_CONFIG", str(path))
     if is_read:
-        assert merged() == {("a",): Setting(1, path)}
+        assert load_settings() == {("a",): Setting(1, path)}
     else:
         with pytest.raises(CallerError, match="settings that others may write"):
-            merged()
+            load_settings()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
@@ -185,7 +185,7 @@ def test_settings_of_somebody_else_are_not_read(monkeypatch: pytest.MonkeyPatch,
     os.chown(path, 1, -1)
     monkeypatch.setenv("RANDYGPT_CONFIG", str(path))
     with pytest.raises(CallerError, match="settings that others may write"):
-        merged()
+        load_settings()
 
 
 def test_the_sample_is_toml() -> None:
