@@ -119,8 +119,8 @@ class _Filling:
         self._report()
         pool, assembler = self._download.pool, self._assembler
         try:
-            if await pool.collect(assembler.missing, self._offer):
-                await pool.collect(assembler.missing_hashes, self._offer_copy, gather.copies(CHUNK_KIND))
+            if await pool.gather(assembler.missing, self._offer):
+                await pool.gather(assembler.missing_hashes, self._offer_copy, gather.by_hash(CHUNK_KIND))
         finally:
             if self._advancing:
                 await asyncio.wait({self._advancing})
@@ -136,7 +136,7 @@ class _Filling:
         for event_id in self._assembler.missing:
             if refusal := self._refusals.get(event_id.hex()):
                 raise InvalidChunk(f"{words} did not verify or are missing: {refusal}")
-        reasons = f" ({pool.reasons()})" if pool.reasons() else ""
+        reasons = f" ({pool.failures()})" if pool.failures() else ""
         raise ChunksMissing(f"{words} missing on {', '.join(pool.reports)}; run it again later{reasons}")
 
     def _offer(self, url: str, raw_event: Mapping[str, object]) -> bool:

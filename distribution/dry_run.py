@@ -88,10 +88,10 @@ def rehearse(  # noqa: PLR0913 (all that a publish depends on)
         for url in relays
         if (taken := receipts.of(url))
     }
-    delivery = plan.delivery(relays, copies=copies, held=held)
+    allocation = plan.allocation(relays, copies=copies, held=held)
     shares = {}
     for url in relays:
-        numbers = delivery.lacks(url)
+        numbers = allocation.missing_from(url)
         rate = journal.rate(url)
         events = len(numbers) + bool(numbers)  # and the head
         shares[url] = Share(

@@ -47,7 +47,7 @@ class Fetched:
 
     release: InstalledRelease
     chunks: ChunkCounts
-    liars: list[str]  # relays that gave something that does not verify
+    misbehaving: list[str]  # relays that gave something that does not verify
     activated: bool
 
 
@@ -88,14 +88,14 @@ class Fetcher:
             await self.store.versions.record(release)
             if activate:
                 await self.store.choose(release.id)
-        return Fetched(release=installed, chunks=chunks, liars=sorted(self.pool.liars), activated=activate)
+        return Fetched(release=installed, chunks=chunks, misbehaving=sorted(self.pool.misbehaving), activated=activate)
 
     async def find(self, reference: EventReference | AddressReference) -> Release:
         """The release that a reference names: verified, by an author who is trusted, and no older than it may be.
 
         Raises what `fetch` raises.
         """
-        self.pool.hint(reference.relays)
+        self.pool.add_hints(reference.relays)
         asked_by_id = isinstance(reference, EventReference)
         if isinstance(reference, EventReference):
             release = await self._by_id(reference.id)
@@ -125,7 +125,7 @@ class Fetcher:
             if own:
                 raise NotFound(f"the author took back what the relays have of {who}")
             raise NotFound(f"no relay knows a model {who}{self._because()}")
-        self.pool.hint(latest.hints)
+        self.pool.add_hints(latest.hints)
         release = await self._by_id(latest.release_id)
         if not latest.names(release):
             raise InvalidRelease(f"the latest head of {who} names a release that does not agree with it")
@@ -135,7 +135,7 @@ class Fetcher:
     async def _query(self, wanted: Filter) -> list[tuple[str, Mapping[str, object]]]:
         """What the relays have, else what the relays have that were hinted at."""
         answers = await self.pool.query(wanted)
-        if not answers and await self.pool.follow_hints():
+        if not answers and await self.pool.connect_hints():
             answers = await self.pool.query(wanted)
         return answers
 
@@ -157,7 +157,7 @@ class Fetcher:
             found[event.id] = event
             return True
 
-        missing = await self.pool.collect(ids, offer)
+        missing = await self.pool.gather(ids, offer)
         for event_id in missing:
             if refusal := refusals.get(event_id.hex()):
                 raise InvalidRelease(f"the {what} that came does not verify: {refusal}")
@@ -166,7 +166,7 @@ class Fetcher:
         return found
 
     async def _manifest(self, release: Release) -> Manifest:
-        self.pool.hint(release.hints)
+        self.pool.add_hints(release.hints)
         events = await self._events(release.manifest_ids, "manifest")
         digest, parts, size = hashlib.sha256(), [], 0
         for event_id in release.manifest_ids:
@@ -223,5 +223,5 @@ class Fetcher:
             raise InvalidRelease(f"{size:,} bytes to fetch, and the limit is {self.max_size:,} (--max-size)")
 
     def _because(self) -> str:
-        reasons = self.pool.reasons()
+        reasons = self.pool.failures()
         return f" ({reasons})" if reasons else ""

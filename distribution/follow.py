@@ -25,7 +25,7 @@ from relay_client.event import Event, Signer
 from relay_client.filter import Filter
 from relay_client.keys import AddressReference, EventReference
 from relay_client.pool import Pool
-from relay_client.subscription import Link, Watch
+from relay_client.subscription import Subscription, SubscriptionStatus
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -65,7 +65,7 @@ class Standing:
     """How following stands."""
 
     version: int  # the highest met, 0 before the first
-    links: Mapping[str, Link]  # by the relay's address
+    links: Mapping[str, SubscriptionStatus]  # by the relay's address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,9 @@ class Follower:
         self._last_install: Mapping[str, object] | None = None
         self._told: object = None  # what was last said of something that is not installed
         wanted = Filter(authors=(self._address.author,), kinds=(HEAD_KIND, REVOCATION_KIND), limit=_STORED)
-        self._watch = Watch(followed.urls, wanted, self._on_event, signer=followed.signer, on_change=self._on_change)
+        self._subscription = Subscription(
+            followed.urls, wanted, self._on_event, signer=followed.signer, on_change=self._on_change
+        )
 
     async def catch_up(self) -> News | None:
         """Ask all relays once, and install what is new; None if nothing is. Raises what `Fetcher.fetch` raises."""
@@ -140,7 +142,7 @@ class Follower:
         """Follow until cancelled. News is told once; what goes wrong is told, and tried again later."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._watch.run())
+                group.create_task(self._subscription.run())
                 group.create_task(self._keep_status())
                 group.create_task(self._keep_up())
         finally:
@@ -190,7 +192,7 @@ class Follower:
         told = (version for release_id, version in self._heads.items() if release_id not in seen.revoked)
         return max(told, default=0) > seen.highest
 
-    def _on_change(self, link: Link) -> None:
+    def _on_change(self, link: SubscriptionStatus) -> None:
         self._changed.set()
         if link.connected:
             self._wake.set()
@@ -225,7 +227,7 @@ class Follower:
 
     def _standing(self) -> Standing:
         version = self._store.versions.seen(self._address.author, self._address.name).highest
-        return Standing(version=version, links=self._watch.links)
+        return Standing(version=version, links=self._subscription.statuses)
 
     async def _write_status(self, *, running: bool) -> None:
         """How it stands, for whoever shows it; a full disk is no reason to stop."""

@@ -14,7 +14,7 @@ from distribution.events import MAX_MANIFEST_CHUNKS, chunk_draft, release_draft
 from distribution.journal import Entry
 from distribution.manifest import Manifest
 from distribution.source import HashedSource, SourceFile
-from relay_client.allocation import Delivery
+from relay_client.allocation import Allocation
 from relay_client.event import Event, EventDraft, Signer
 
 MAX_EVENT_SIZE = 65_536  # bytes as JSON: what the smallest common relay takes
@@ -59,13 +59,13 @@ class Plan:
         """Bytes of all events, as JSON."""
         return sum(event.size for event in self.events)
 
-    def delivery(
+    def allocation(
         self, relays: Sequence[str], *, copies: int | None = None, held: Mapping[str, Container[int]] | None = None
-    ) -> Delivery:
+    ) -> Allocation:
         """Who gets what: chunks to so many relays (None: to all), then what announces them to all of them."""
         everywhere = len(relays)
         wanted = [copies or everywhere] * self.chunks + [everywhere] * (len(self.events) - self.chunks)
-        return Delivery(relays, wanted, held=held, last=self.chunks)
+        return Allocation(relays, wanted, held=held, last=self.chunks)
 
 
 def at_most(files: Sequence[SourceFile]) -> int:

@@ -24,7 +24,7 @@ from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
-from relay_client.nip11 import read_infos
+from relay_client.nip11 import fetch_relay_infos
 from relay_client.pool import Pool
 from relay_client.sender import RelayReport
 
@@ -76,13 +76,13 @@ class Publisher:
         """
         check_words(name, card)
         hashed = await asyncio.to_thread(lambda: [file.hash() for file in files])
-        infos, heads = await asyncio.gather(read_infos(self.pool.urls), self._heads(name))
+        infos, heads = await asyncio.gather(fetch_relay_infos(self.pool.urls), self._heads(name))
         expires = None if expires_in_s is None else self.now() + expires_in_s
         entry = self._enter(hashed, name, card, heads, new_version=new_version, expires=expires)
         plan = await asyncio.to_thread(
             make_plan, files, hashed, entry, name=name, format=format, author=self.key.pubkey
         )
-        self.pool.heed(infos, frame_size=_FRAME + max(event.size for event in plan.events))
+        self.pool.apply_limits(infos, frame_size=_FRAME + max(event.size for event in plan.events))
         self._check_reached("no relay takes events as large as these")
         with self.journal.receipts(plan.release_id) as receipts:
             release = await self._deliver(plan, receipts, resumed=entry.resumed)
@@ -138,8 +138,8 @@ class Publisher:
     async def _deliver(self, plan: Plan, receipts: Receipts, *, resumed: bool) -> Release:
         """Bring the relays what they lack, until some give the whole announcement out; returns the release."""
         held = await self._held(plan, receipts) if resumed else {}
-        delivery = plan.delivery(self.pool.urls, copies=self.copies, held=held)
-        copies_left, done = delivery.pending, 0
+        allocation = plan.allocation(self.pool.urls, copies=self.copies, held=held)
+        copies_left, done = allocation.pending, 0
 
         @functools.lru_cache(maxsize=_SIGNED_KEPT)
         def signed(number: int) -> Event:
@@ -148,17 +148,17 @@ class Publisher:
         def taken(url: str, number: int) -> None:
             nonlocal done
             receipts.add(url, plan.events[number].id)
-            done = max(done, plan.size * (copies_left - delivery.pending) // copies_left)  # what moves is sent again
+            done = max(done, plan.size * (copies_left - allocation.pending) // copies_left)  # what moves is sent again
             self.on_progress(done, plan.size)
 
         while True:
-            await self.pool.deliver(delivery, signed, taken)
-            if lacking := len(delivery.homeless):
-                reasons = self.pool.reasons()
+            await self.pool.send(allocation, signed, taken)
+            if lacking := len(allocation.unplaced):
+                reasons = self.pool.failures()
                 raise NotPublished(f"no relay took {lacking:,} of {len(plan.events):,} events: {reasons}")
             self._check_reached("no relay took the whole release")
             release = await self._read_back(plan)
-            if set(delivery.relays) == set(self.pool.urls):  # else the share of a relay lost just now has to move
+            if set(allocation.relays) == set(self.pool.urls):  # else the share of a relay lost just now has to move
                 return release
 
     async def _held(self, plan: Plan, receipts: Receipts) -> dict[str, set[int]]:
@@ -169,14 +169,14 @@ class Publisher:
         ids = [event.id for event in plan.events]
         known = {url: set[bytes]() if self.check else {*ids} & receipts.of(url) for url in self.pool.urls}
         sample = {url: _sample([one for one in ids if one in taken], plan) for url, taken in known.items()}
-        shown = await self.pool.holdings(sample)
+        shown = await self.pool.stored_ids(sample)
         for url in known:
             if not shown.get(url, set()).issuperset(sample[url]):
                 receipts.forget(url)
                 known[url] = set()
         unknown = {url: [event_id for event_id in ids if event_id not in taken] for url, taken in known.items()}
         held = {}
-        for url, found in (await self.pool.holdings(unknown)).items():
+        for url, found in (await self.pool.stored_ids(unknown)).items():
             for event_id in found:
                 receipts.add(url, event_id)
             held[url] = {number for number, event_id in enumerate(ids) if event_id in found | known[url]}
@@ -187,7 +187,7 @@ class Publisher:
         """The release as a relay gives it out, once all of them do."""
 
         async def complete() -> set[str]:
-            held = await self.pool.holdings(plan.announcement)
+            held = await self.pool.stored_ids(plan.announcement)
             return {url for url, ids in held.items() if ids.issuperset(plan.announcement)}
 
         await self._until_readable(complete)
@@ -224,7 +224,7 @@ class Publisher:
 
     def _check_reached(self, failure: str) -> None:
         if not self.pool.urls:
-            raise NotPublished(f"{failure}: {self.pool.reasons()}")
+            raise NotPublished(f"{failure}: {self.pool.failures()}")
 
 
 def check_words(name: str, card: Mapping[str, object]) -> None:

@@ -20,7 +20,7 @@ from distribution.heads import heads_filter
 from distribution.installed import InstalledFile, InstalledRelease
 from distribution.manifest import RESERVED, Chunk, Manifest
 from distribution.store import Store
-from relay_client.allocation import Delivery
+from relay_client.allocation import Allocation
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, HashedEvent
 from relay_client.filter import Filter
@@ -103,7 +103,7 @@ class Reseeder:
         """Ask every relay which of the release's events it gives out."""
         ids = list(dict.fromkeys(chunk.event_id for _, chunk in self._chunks()))
         ids += [event.id for event in self._announcement]
-        held = await self._pool.holdings(ids)
+        held = await self._pool.stored_ids(ids)
         found = {url: len(events) for url, events in held.items()}
         return Holdings(total=len(ids), held=found, nowhere=len(set(ids).difference(*held.values())))
 
@@ -111,7 +111,7 @@ class Reseeder:
         """Send each relay what it does not give out, the release last; raises NotPublished if none took all of it."""
         seeds, missing = await asyncio.to_thread(self._plan)
         parts: list[_Seed | Event] = [*seeds, *self._announcement]
-        held = await self._pool.holdings([part.id for part in parts])
+        held = await self._pool.stored_ids([part.id for part in parts])
         copied = {seed.chunk.sha256 for seed in seeds if seed.sig is None}
         copies = await self._copies(copied)
         have = {url: {n for n, part in enumerate(parts) if part.id in held[url]} for url in held}
@@ -120,7 +120,7 @@ class Reseeder:
             self._pool.reports[url].duplicate += len(numbers)
         await self._deliver(parts, have)
         if not self._pool.urls:
-            raise NotPublished(f"no relay took the whole release: {self._pool.reasons()}")
+            raise NotPublished(f"no relay took the whole release: {self._pool.failures()}")
         return Reseeded(
             total=len(parts) + missing,
             copies=len(copied),
@@ -141,8 +141,8 @@ class Reseeder:
             left.pop(number, None)
             self._on_progress(total - sum(left.values()), total)
 
-        await self._pool.deliver(
-            Delivery(list(have), [len(have)] * len(parts), held=have, last=len(sizes)), event, taken
+        await self._pool.send(
+            Allocation(list(have), [len(have)] * len(parts), held=have, last=len(sizes)), event, taken
         )
 
     def _chunks(self) -> Iterator[tuple[InstalledFile | None, Chunk]]:

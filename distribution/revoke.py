@@ -105,7 +105,7 @@ class Revoker:
 
     async def _hidden(self, revocation: Event) -> frozenset[str]:
         async def shown() -> set[str]:
-            held = await self.pool.holdings([revocation.id])
+            held = await self.pool.stored_ids([revocation.id])
             return {url for url, ids in held.items() if ids}
 
         return frozenset(await unreadable(self.pool, shown))
@@ -113,4 +113,4 @@ class Revoker:
     async def _send(self, event: Event) -> None:
         await self.pool.publish([(event, self.pool.urls)])
         if not self.pool.urls:
-            raise NotPublished(f"no relay took it: {self.pool.reasons()}")
+            raise NotPublished(f"no relay took it: {self.pool.failures()}")

@@ -226,7 +226,7 @@ def _link(blob: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in _LINK_UNSUPPORTED:
             raise
-        with blob.open("rb") as source, durable.replacing(path, mode=durable.READ_ONLY) as target:
+        with blob.open("rb") as source, durable.atomic_file(path, mode=durable.READ_ONLY) as target:
             shutil.copyfileobj(source, target, _READ_BYTES)
 
 

@@ -15,7 +15,7 @@ class _Share:
     taken: set[int] = field(default_factory=set)
 
 
-class Delivery:
+class Allocation:
     """The state of a delivery: what waits for each relay, is under way to it, and has been taken by it.
 
     `copies` says of each event how many relays should have it, `held` which have it already. Events from number `last`
@@ -31,7 +31,7 @@ class Delivery:
         last: int | None = None,
     ) -> None:
         self._shares = {relay: _Share() for relay in relays}
-        self._left_behind: set[int] = set()  # have a copy at a relay that takes no more
+        self._stored_elsewhere: set[int] = set()  # have a copy at a relay that takes no more
         self._total = len(copies)
         self._last = len(copies) if last is None else last
         self._open_before_last = 0
@@ -56,15 +56,15 @@ class Delivery:
         """Copies that are still to be taken."""
         return sum(len(share.numbers) - len(share.taken) for share in self._shares.values())
 
-    def lacks(self, relay: str) -> list[int]:
+    def missing_from(self, relay: str) -> list[int]:
         """The events that a relay is still to take, in order."""
         share = self._shares[relay]
         return sorted(share.numbers - share.taken)
 
     @property
-    def homeless(self) -> list[int]:
+    def unplaced(self) -> list[int]:
         """Events that no relay has and none will take."""
-        homes = self._left_behind.union(*(share.numbers for share in self._shares.values()))
+        homes = self._stored_elsewhere.union(*(share.numbers for share in self._shares.values()))
         return [number for number in range(self._total) if number not in homes]
 
     def waiting(self, relay: str) -> int:
@@ -82,12 +82,12 @@ class Delivery:
             return None
         return heapq.heappop(self._shares[relay].waiting)
 
-    def took(self, relay: str, number: int) -> None:
+    def mark_stored(self, relay: str, number: int) -> None:
         """A relay has an event that was under way to it."""
         self._shares[relay].taken.add(number)
         self._open_before_last -= number < self._last
 
-    def give_back(self, relay: str, number: int) -> None:
+    def requeue(self, relay: str, number: int) -> None:
         """An event that was under way has to be sent to the same relay again."""
         heapq.heappush(self._shares[relay].waiting, number)
 
@@ -100,7 +100,7 @@ class Delivery:
         untaken = share.numbers - share.taken
         self._open_before_last -= sum(number < self._last for number in untaken)
         if keeps:
-            self._left_behind |= share.taken
+            self._stored_elsewhere |= share.taken
         for number in sorted(untaken if keeps else share.numbers):
             others = [other for other, theirs in self._shares.items() if number not in theirs.numbers]
             if others:

@@ -20,8 +20,16 @@ from relay_client.event import HashedEvent, Signer
 from relay_client.filter import Filter
 from relay_client.hints import is_public
 from relay_client.messages import clean, prefix
-from relay_client.rate_control import QUESTION_REPEATS, Pace
-from relay_client.session import Acknowledged, Challenged, Delivered, Finished, Identified, Noticed, Session
+from relay_client.rate_control import QUESTION_REPEATS, RateControl
+from relay_client.session import (
+    Acknowledged,
+    AuthAnswered,
+    AuthRequested,
+    EventReceived,
+    NoticeReceived,
+    RequestFinished,
+    Session,
+)
 from relay_client.url import is_loopback
 
 MAX_FRAME = 256 << 10  # bytes; an event of ours is a quarter of it
@@ -34,7 +42,7 @@ OnEvent = Callable[[Mapping[str, object]], bool | None]  # True: that was enough
 @dataclass(slots=True)
 class _Query:
     on_event: OnEvent
-    done: asyncio.Future[Finished]
+    done: asyncio.Future[RequestFinished]
 
 
 async def dial(url: str, *, only_public: bool = False) -> ClientConnection:
@@ -64,11 +72,11 @@ class Connection:
         self._socket = socket
         self._signer = signer
         self._session = Session()
-        self._said: deque[Acknowledged | Noticed] = deque()  # as many as the session lets through
-        self._identities: list[Identified] = []  # answers to the last `identify`: one
+        self._said: deque[Acknowledged | NoticeReceived] = deque()  # as many as the session lets through
+        self._identities: list[AuthAnswered] = []  # answers to the last `authenticate`: one
         self._identifying = asyncio.Lock()
         self._queries: dict[str, _Query] = {}
-        self._pace = Pace(max_repeats=QUESTION_REPEATS)  # of what is asked
+        self._rate_control = RateControl(max_repeats=QUESTION_REPEATS)  # of what is asked
         self._heard = asyncio.Event()  # set whenever a frame of use arrives
         self._active_at = 0.0  # loop time of the last frame of use, theirs or ours: from here silence is counted
         self._notice = ""
@@ -96,16 +104,16 @@ class Connection:
         return self._session.has_room
 
     @property
-    def identified(self) -> bool:
+    def authenticated(self) -> bool:
         """Whether the relay knows who is there (NIP-42)."""
-        return self._session.identified
+        return self._session.authenticated
 
     async def send(self, event: HashedEvent) -> None:
         """Offer an event, for which there must be room; `answers` tells. Raises TransportError and PeerError."""
         self._check_alive()
         await self._write(self._session.publish(event))
 
-    async def answers(self) -> list[Acknowledged | Noticed]:
+    async def answers(self) -> list[Acknowledged | NoticeReceived]:
         """What the relay has said about events since the last call, at least one thing; raises as `send` does.
 
         An event whose connection fails before it is answered is never answered.
@@ -116,17 +124,17 @@ class Connection:
         self._said.clear()
         return said
 
-    async def identify(self, reason: str) -> None:
+    async def authenticate(self, reason: str) -> None:
         """Authenticate to a relay that gave `reason` for a refusal (NIP-42); raises RelayRefused, TransportError."""
         if self._signer is None:
             raise RelayRefused(f"{self.url}: {reason}")
         async with self._identifying:
-            if self.identified:  # meanwhile, for another request
+            if self.authenticated:  # meanwhile, for another request
                 return
-            while not self._session.challenged:
+            while not self._session.auth_challenge:
                 await self._listen()
             self._identities.clear()
-            await self._write(self._session.identify(self._signer, url=self.url, now=int(time.time())))
+            await self._write(self._session.authenticate(self._signer, url=self.url, now=int(time.time())))
             while not self._identities:
                 await self._listen()
             if refusal := self._identities.pop().refusal:
@@ -141,18 +149,18 @@ class Connection:
         does not answer, PeerError when it breaks the protocol.
         """
         while True:
-            await asyncio.sleep(self._pace.wait_s(_now()))
-            asked_at, known = _now(), self.identified
+            await asyncio.sleep(self._rate_control.wait_s(_now()))
+            asked_at, known = _now(), self.authenticated
             refusal = await self._ask(wanted, on_event)
             if not refusal:  # without a reason, a relay that closes is merely done
-                self._pace.taken()
+                self._rate_control.on_accepted()
                 return
             if prefix(refusal) == "rate-limited":
-                self._pace.limited(sent_at=asked_at, now=_now())
-                if not self._pace.is_hopeless:
+                self._rate_control.on_rate_limited(sent_at=asked_at, now=_now())
+                if not self._rate_control.exhausted:
                     continue
             elif prefix(refusal) == "auth-required" and self._signer and not known:
-                await self.identify(refusal)
+                await self.authenticate(refusal)
                 continue
             raise RelayRefused(f"{self.url}: refused a request: {refusal}")
 
@@ -221,17 +229,17 @@ class Connection:
         match self._session.receive(frame):
             case Acknowledged() as answer:
                 self._said.append(answer)
-            case Delivered() as delivered:
+            case EventReceived() as delivered:
                 self._deliver(self._queries[delivered.subscription], delivered.raw_event)
-            case Finished() as finished:
+            case RequestFinished() as finished:
                 query = self._queries.get(finished.subscription)
                 if query and not query.done.done():
                     query.done.set_result(finished)
-            case Identified() as identified:
-                self._identities.append(identified)
-            case Challenged():
+            case AuthAnswered() as authenticated:
+                self._identities.append(authenticated)
+            case AuthRequested():
                 pass
-            case Noticed() as noticed:
+            case NoticeReceived() as noticed:
                 self._notice = noticed.text
                 self._said.append(noticed)
                 self._heard.set()
@@ -247,7 +255,7 @@ class Connection:
             return
         try:
             if query.on_event(raw_event):
-                query.done.set_result(Finished(subscription="", reason=""))
+                query.done.set_result(RequestFinished(subscription="", reason=""))
         except Exception as error:  # noqa: BLE001 (whatever it is belongs to whoever asked)
             query.done.set_exception(error)
 

@@ -22,7 +22,7 @@ _TEMPORARY = ".tmp-"
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
     """A file to write (and to map); on leaving, it is at `path` for good, or after an error nowhere. Raises OSError.
 
     After a kill, what was written stays until `remove_leftovers`.
@@ -75,11 +75,11 @@ def remove_leftovers(path: Path) -> None:
 
 def write(path: Path, data: bytes, *, mode: int = PUBLIC) -> None:
     """Put `data` at `path`, whole and for good; raises OSError."""
-    with replacing(path, mode=mode) as file:
+    with atomic_file(path, mode=mode) as file:
         file.write(data)
 
 
-def upcoming(path: Path) -> Path:
+def pending_path(path: Path) -> Path:
     """Where a file that belongs to another one waits until that one is in place."""
     return path.with_name(f"{path.name}.next")
 
@@ -96,7 +96,7 @@ def create(path: Path, data: bytes, *, mode: int) -> None:
 
 
 @contextlib.contextmanager
-def filling(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path) -> Iterator[Path]:
     """A new directory for durable writes; on leaving, it is at `path` for good, or after an error nowhere.
 
     Only an empty directory is replaced. Raises OSError.

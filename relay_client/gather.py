@@ -1,7 +1,7 @@
-"""Wanted events, shared out among relays: the edge around `shares`. Does network I/O.
+"""Wanted events, shared out among relays: the edge around `plan`. Does network I/O.
 
 Every relay has two requests open, so it need not wait for us between them, and takes its next share when it has
-answered one: the faster ones carry more. An idle relay soon takes over what a slow one owes, and a hunt ends with the
+answered one: the faster ones carry more. An idle relay soon takes over what a slow one owes, and a gather ends with the
 last event it wants, not with the last answer.
 """
 
@@ -15,7 +15,7 @@ from relay_client.connection import Connection
 from relay_client.errors import PeerError, RelayRefused, TransportError
 from relay_client.event import raw_tag
 from relay_client.filter import Filter
-from relay_client.gather_plan import Shares
+from relay_client.gather_plan import GatherPlan
 
 # Measured: four times as fast as one request where a relay's last frame waits for ours, and as fast as four.
 REQUESTS_PER_RELAY = 2
@@ -28,7 +28,7 @@ OnFailure = Callable[[str, TransportError | PeerError], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
+class Lookup:
     """What the keys of a hunt are: how to ask for some of them, and which one an unverified event claims to be."""
 
     filter: Callable[[Sequence[str]], Filter]
@@ -36,66 +36,77 @@ class Search:
     blames: bool  # whether a wrong event is the fault of the relay that gave it
 
 
-BY_ID = Search(
+BY_ID = Lookup(
     filter=lambda keys: Filter(ids=tuple(map(bytes.fromhex, keys)), limit=len(keys)),
     key=lambda raw_event: str(raw_event.get("id")),
     blames=True,  # the id is the hash of the event
 )
 
 
-def copies(kind: int) -> Search:
+def by_hash(kind: int) -> Lookup:
     """Events of a kind whose tag `x` is a wanted hash, by anyone: a relay cannot know whether they lie."""
-    return Search(
+    return Lookup(
         filter=lambda keys: Filter(kinds=(kind,), tags={"x": tuple(keys)}, limit=_MAX_COPIES),
         key=lambda raw_event: raw_tag(raw_event, "x"),
         blames=False,
     )
 
 
-async def collect(
+async def gather_events(
     connections: Sequence[Connection],
     keys: Sequence[str],
     offer: Offer,
     *,
-    search: Search = BY_ID,
-    liars: set[str],
+    lookup: Lookup = BY_ID,
+    misbehaving: set[str],
     on_failure: OnFailure,
 ) -> list[str]:
-    """Ask for events until each was taken, or every relay has been asked for it; returns the keys that did not come.
+    """Request events from relays until all arrived or every relay was asked.
 
-    `liars` are asked last; a relay that gives a wrong event becomes one. `on_failure` gets the address of a relay that
-    failed, and why. Raises what `offer` raises.
+    Args:
+        connections: Open connections, one per relay.
+        keys: Wanted keys in hex: event ids, or hashes (see `lookup`).
+        offer: Called for each unverified event; returns whether it is a wanted one, verified and kept.
+        lookup: How the keys are turned into filters, and events back into keys.
+        misbehaving: Relays that are asked last; a relay that sends an invalid event is added.
+        on_failure: Called with the address of a relay that failed, and the error.
+
+    Returns:
+        The keys that did not arrive.
+
+    Raises:
+        Exception: Whatever `offer` raises.
     """
-    shares = Shares(keys, [connection.url for connection in connections], liars)
-    hunt = _Hunt(shares, offer, search, liars)
+    plan = GatherPlan(keys, [connection.url for connection in connections], misbehaving)
+    gather = _Gather(plan, offer, lookup, misbehaving)
 
     async def work(connection: Connection) -> None:
         try:
-            await hunt.run(connection)
+            await gather.run(connection)
         except (TransportError, PeerError) as error:
-            if isinstance(error, RelayRefused) and hunt.open[connection.url]:
+            if isinstance(error, RelayRefused) and gather.open[connection.url]:
                 return  # it wants fewer requests at a time
-            shares.leave(connection.url)
+            plan.remove_relay(connection.url)
             on_failure(connection.url, error)
 
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(REQUESTS_PER_RELAY):
-                hunt.workers += [group.create_task(work(connection)) for connection in connections]
+                gather.workers += [group.create_task(work(connection)) for connection in connections]
     except BaseExceptionGroup as group_error:  # what `offer` raised, as it raised it
         raise group_error.exceptions[0] from None
-    return shares.wanted
+    return plan.wanted
 
 
-class _Hunt:
-    def __init__(self, shares: Shares, offer: Offer, search: Search, liars: set[str]) -> None:
+class _Gather:
+    def __init__(self, plan: GatherPlan, offer: Offer, lookup: Lookup, misbehaving: set[str]) -> None:
         self.workers: list[asyncio.Task[None]] = []
         self.open: Counter[str] = Counter()  # requests, by relay
-        self._shares = shares
+        self._plan = plan
         self._offer = offer
-        self._search = search
-        self._liars = liars
-        self._patience_s = _PATIENCE_S if len(shares.wanted) > 1 else 0  # one event is asked of every relay at once
+        self._lookup = lookup
+        self._misbehaving = misbehaving
+        self._patience_s = _PATIENCE_S if len(plan.wanted) > 1 else 0  # one event is asked of every relay at once
         self._freed = asyncio.Event()  # set, and replaced, when a share is given back
 
     async def run(self, connection: Connection) -> None:
@@ -104,15 +115,15 @@ class _Hunt:
             await self._ask(connection, share)
 
     async def _next(self, url: str) -> list[str]:
-        while self._shares.can_help(url):
-            if share := self._shares.take(url):
+        while self._plan.may_need(url):
+            if share := self._plan.next_batch(url):
                 return share
-            before = self._shares.count
+            before = self._plan.remaining
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._patience_s):
                     await self._freed.wait()
                     continue
-            if not self._shares.nearly_there(before) and (share := self._shares.take_over(url)):
+            if not self._plan.nearly_done(before) and (share := self._plan.endgame_batch(url)):
                 return share
         return []
 
@@ -121,14 +132,14 @@ class _Hunt:
 
         def on_event(raw_event: Mapping[str, object]) -> bool:
             nonlocal caught, junk
-            key = self._search.key(raw_event)
+            key = self._lookup.key(raw_event)
             if key not in left:
                 return False
-            if not self._shares.wants(key) or self._take(connection.url, key, raw_event):
+            if not self._plan.wants(key) or self._take(connection.url, key, raw_event):
                 left.remove(key)
-            elif self._search.blames:
-                caught = self._shares.accuse(connection.url, key)  # a first lie ends the request
-                self._liars.add(connection.url)
+            elif self._lookup.blames:
+                caught = self._plan.report_invalid(connection.url, key)  # a first lie ends the request
+                self._misbehaving.add(connection.url)
             else:
                 junk = True
             return caught or not left
@@ -136,13 +147,13 @@ class _Hunt:
         answered = False
         self.open[connection.url] += 1
         try:
-            await connection.query(self._search.filter(share), on_event)
+            await connection.query(self._lookup.filter(share), on_event)
             came = len(left) < len(share)  # then what did not may have been over a limit of the relay's
-            crowded = junk and not came and self._shares.narrow(connection.url, len(share))
+            crowded = junk and not came and self._plan.shrink_batch(connection.url, len(share))
             answered = not (caught or came or crowded)
         finally:
             self.open[connection.url] -= 1
-            self._shares.give_back(connection.url, share, answered=answered)
+            self._plan.requeue(connection.url, share, answered=answered)
             self._freed.set()
             self._freed = asyncio.Event()
 
@@ -150,8 +161,8 @@ class _Hunt:
         """Offer an event; whether it was taken. The last one ends the hunt."""
         if not self._offer(url, raw_event):
             return False
-        self._shares.settle(key)
-        if self._shares.complete:
+        self._plan.mark_received(key)
+        if self._plan.complete:
             for worker in self.workers:
                 worker.cancel()
         return True

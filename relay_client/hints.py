@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable
 from urllib.parse import urlsplit
 
 from relay_client.errors import CallerError
-from relay_client.url import check_url
+from relay_client.url import normalize_url
 
 MAX_HINTS = 3
 
@@ -17,7 +17,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".onion")
 
 
-def usable(raw_hints: Iterable[str], known: Container[str]) -> list[str]:
+def usable_hints(raw_hints: Iterable[str], known: Container[str]) -> list[str]:
     """The first few hints that may be followed, in one spelling, without those that are known already.
 
     A host name may still lead to a private address: check what it resolves to with `is_public` before connecting.
@@ -43,7 +43,7 @@ def is_public(raw_address: str) -> bool:
 
 def _checked(raw_hint: str) -> str | None:
     try:
-        url = check_url(raw_hint)
+        url = normalize_url(raw_hint)
     except CallerError:
         return None
     parts = urlsplit(url)

@@ -18,7 +18,7 @@ _END_TRIES = 200
 _END_WAIT_S = 0.01
 
 
-class EmbeddedRelay:
+class LocalRelay:
     """A relay for this machine; an async context manager.
 
     Keeps events in memory, or in `folder` (LMDB) if one is given. Takes events of up to 65,536 bytes. Raises

@@ -26,7 +26,7 @@ class RelayInfo:
 
     max_message_length: int | None = None  # bytes of a frame
     max_limit: int | None = None  # events it gives for one request
-    demands: tuple[str, ...] = ()  # in words, for a person
+    requirements: tuple[str, ...] = ()  # in words, for a person
 
     @classmethod
     def parse(cls, raw_info: bytes) -> Self:
@@ -40,11 +40,11 @@ class RelayInfo:
         return cls(
             max_message_length=_positive(limits.get("max_message_length")),
             max_limit=_positive(limits.get("max_limit")),
-            demands=tuple(words for name, words in _DEMANDS if limits.get(name) is True),
+            requirements=tuple(words for name, words in _DEMANDS if limits.get(name) is True),
         )
 
 
-async def read_infos(urls: Iterable[str]) -> dict[str, RelayInfo]:
+async def fetch_relay_infos(urls: Iterable[str]) -> dict[str, RelayInfo]:
     """What these relays say about themselves, by their addresses; nothing of the sort is an empty `RelayInfo`."""
     asked = list(urls)
     async with aiohttp.ClientSession(

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from relay_client.errors import CallerError
 from relay_client.event import Event
-from relay_client.url import check_url
+from relay_client.url import normalize_url
 
 RELAY_LIST_KIND = 10002
 MAX_RELAYS = 10  # NIP-65 asks for lists of two to four
@@ -21,7 +21,7 @@ def write_relays(events: Iterable[Event], *, author: bytes) -> list[str]:
         match tag:
             case ["r", raw_url] | ["r", raw_url, "" | "write", *_]:
                 try:
-                    urls[check_url(raw_url)] = None
+                    urls[normalize_url(raw_url)] = None
                 except CallerError:
                     continue
     return list(urls)[:MAX_RELAYS]

@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from relay_client import gather
-from relay_client.allocation import Delivery
+from relay_client.allocation import Allocation
 from relay_client.backoff import Backoff
 from relay_client.connection import Connection, OnEvent
 from relay_client.errors import InvalidEvent, PeerError, RelayRefused, RelayTimeout, TransportError
 from relay_client.event import Event, HashedEvent, Signer
 from relay_client.filter import Filter
+from relay_client.gather import BY_ID, Lookup, Offer, gather_events
 from relay_client.gather_plan import IDS_PER_REQUEST
-from relay_client.hints import MAX_HINTS, usable
-from relay_client.rate_control import Pace
-from relay_client.sender import Courier, OnTaken, RelayReport
+from relay_client.hints import MAX_HINTS, usable_hints
+from relay_client.rate_control import RateControl
+from relay_client.sender import OnAccepted, RelayReport, RelaySender
 
 if TYPE_CHECKING:  # it imports an HTTP client, which a fetch has no use for
     from relay_client.nip11 import RelayInfo
@@ -34,13 +34,13 @@ class Pool:
 
     def __init__(self, urls: Sequence[str], *, signer: Signer | None = None, hints: Sequence[str] = ()) -> None:
         self.reports: dict[str, RelayReport] = {}
-        self.liars: set[str] = set()  # relays that gave a wrong event
+        self.misbehaving: set[str] = set()  # relays that gave a wrong event
         self._signer = signer
         self._connections: dict[str, Connection] = {}
         self._lost: set[str] = set()  # relays that went away while they were asked
         self._hints = list(hints)
         self._hinted: set[str] = set()  # relays that were followed there; only ever on the open internet
-        self._paces: dict[str, Pace] = {}
+        self._rate_controls: dict[str, RateControl] = {}
         self._ids_per_request: dict[str, int] = {}
         self._add(urls)
 
@@ -48,12 +48,12 @@ class Pool:
         try:
             await asyncio.gather(*(self._open(url) for url in self.reports))
             if not self._connections:
-                await self.follow_hints()
+                await self.connect_hints()
         except BaseException:
             await self._close()
             raise
         if not self._connections:
-            raise TransportError(f"no relay can be reached: {self.reasons() or 'none is named'}")
+            raise TransportError(f"no relay can be reached: {self.failures() or 'none is named'}")
         return self
 
     async def __aexit__(
@@ -64,7 +64,7 @@ class Pool:
     def _add(self, urls: Iterable[str]) -> None:
         for url in urls:
             self.reports[url] = RelayReport()
-            self._paces[url] = Pace()
+            self._rate_controls[url] = RateControl()
             self._ids_per_request[url] = IDS_PER_REQUEST
 
     async def _dial(self, url: str) -> Connection:
@@ -91,21 +91,21 @@ class Pool:
         """The relays that work so far."""
         return [connection.url for connection in self._working()]
 
-    def reasons(self) -> str:
+    def failures(self) -> str:
         """Why the relays that do not work do not, in one line."""
         return "; ".join(report.reason for report in self.reports.values() if report.reason)
 
     def _working(self) -> list[Connection]:
         return [self._connections[url] for url, report in self.reports.items() if not report.reason]
 
-    def heed(self, infos: "Mapping[str, RelayInfo]", *, frame_size: int) -> None:
+    def apply_limits(self, infos: "Mapping[str, RelayInfo]", *, frame_size: int) -> None:
         """Believe what relays say about themselves, as far as it lowers what is asked of them.
 
         One that takes no frame of `frame_size` bytes is left out from here on.
         """
         for url, info in infos.items():
             report = self.reports[url]
-            report.demands = info.demands
+            report.requirements = info.requirements
             self._ids_per_request[url] = min(IDS_PER_REQUEST, info.max_limit or IDS_PER_REQUEST)
             limit = info.max_message_length
             if limit is not None and limit < frame_size and not report.reason:
@@ -116,40 +116,43 @@ class Pool:
         offered = list(events)
         working = self.urls
         elsewhere = {url: {number for number, (_, urls) in enumerate(offered) if url not in urls} for url in working}
-        delivery = Delivery(working, [len(working)] * len(offered), held=elsewhere)
-        await self.deliver(delivery, lambda number: offered[number][0])
+        allocation = Allocation(working, [len(working)] * len(offered), held=elsewhere)
+        await self.send(allocation, lambda number: offered[number][0])
 
-    async def deliver(
-        self, delivery: Delivery, event: Callable[[int], Event], on_taken: OnTaken = lambda _url, _number: None
+    async def send(
+        self,
+        allocation: Allocation,
+        make_event: Callable[[int], Event],
+        on_accepted: OnAccepted = lambda _url, _number: None,
     ) -> None:
         """Bring each relay its share, each at its own pace; answers are counted in `reports`.
 
-        `event` makes the event of a number; it is called once for each relay, and again for what is sent again. A
+        `make_event` makes the event of a number; it is called once for each relay, and again for what is sent again. A
         relay that refuses an event, or keeps failing, gets no more, and its share moves to the others. Raises what
-        `event` and `on_taken` raise, and nothing else.
+        `make_event` and `on_accepted` raise, and nothing else.
         """
-        for url in set(delivery.relays).difference(self.urls):
-            delivery.drop(url, keeps=False)
-        couriers = {
-            url: Courier(
+        for url in set(allocation.relays).difference(self.urls):
+            allocation.drop(url, keeps=False)
+        senders = {
+            url: RelaySender(
                 url=url,
                 connection=self._connections[url],
                 reopen=self._reopen,
                 open_second=self._dial,
-                pace=self._paces[url],
-                delivery=delivery,
-                event=event,
+                rate_control=self._rate_controls[url],
+                allocation=allocation,
+                make_event=make_event,
                 report=self.reports[url],
-                on_taken=on_taken,
+                on_accepted=on_accepted,
             )
-            for url in delivery.relays
+            for url in allocation.relays
         }
         running: dict[asyncio.Task[None], str] = {}
         try:
             while True:
-                for url in set(delivery.relays).difference(running.values()):
-                    if delivery.has_work(url):
-                        running[asyncio.create_task(couriers[url].run(), name=f"deliver to {url}")] = url
+                for url in set(allocation.relays).difference(running.values()):
+                    if allocation.has_work(url):
+                        running[asyncio.create_task(senders[url].run(), name=f"send to {url}")] = url
                 if not running:
                     return
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -159,7 +162,7 @@ class Pool:
                         task.result()
                     except (TransportError, PeerError) as error:
                         self.reports[url].reason = str(error)
-                        delivery.drop(url, keeps=isinstance(error, RelayRefused))
+                        allocation.drop(url, keeps=isinstance(error, RelayRefused))
         finally:
             for task in running:
                 task.cancel()
@@ -179,7 +182,7 @@ class Pool:
         await asyncio.gather(*(ask(url) for url in self.urls))
         return answers
 
-    async def holdings(self, ids: Sequence[bytes] | Mapping[str, Sequence[bytes]]) -> dict[str, set[bytes]]:
+    async def stored_ids(self, ids: Sequence[bytes] | Mapping[str, Sequence[bytes]]) -> dict[str, set[bytes]]:
         """Which of these events each working relay gives out, by their recomputed ids; `ids` may differ by relay."""
         held: dict[str, set[bytes]] = {url: set() for url in self.urls}
 
@@ -211,56 +214,54 @@ class Pool:
         except (TransportError, PeerError) as error:
             self.reports[url].reason = str(error)
 
-    async def collect(
-        self, keys: Iterable[bytes], offer: gather.Offer, search: gather.Search = gather.BY_ID
-    ) -> list[bytes]:
-        """Gather events, by id unless `search` says otherwise; returns the keys (32 bytes each) that did not come.
+    async def gather(self, keys: Iterable[bytes], offer: Offer, lookup: Lookup = BY_ID) -> list[bytes]:
+        """Gather events, by id unless `lookup` says otherwise; returns the keys (32 bytes each) that did not come.
 
         `offer` is called as events arrive; what it refuses is asked for elsewhere, and the relay is asked last from
-        then on (`liars`). Relays that went away are connected to again, and hints followed, only if the others lack
-        something. Raises what `offer` raises.
+        then on (`misbehaving`). Relays that went away are connected to again, and hints followed, only if the others
+        lack something. Raises what `offer` raises.
         """
-        missing = await self._hunt(self.urls, [key.hex() for key in keys], offer, search)
+        missing = await self._gather(self.urls, [key.hex() for key in keys], offer, lookup)
         tries, backoff = _RETURNS, Backoff()
         while missing and self._lost and tries:
             await asyncio.sleep(backoff.next())
             before, tries = len(missing), tries - 1
-            missing = await self._hunt(await self._bring_back(), missing, offer, search)
+            missing = await self._gather(await self._reconnect_lost(), missing, offer, lookup)
             if len(missing) < before:
                 tries, backoff = _RETURNS, Backoff()
         self._lost.clear()
-        if missing and (joined := await self.follow_hints()):
-            missing = await self._hunt(joined, missing, offer, search)
+        if missing and (joined := await self.connect_hints()):
+            missing = await self._gather(joined, missing, offer, lookup)
         return [bytes.fromhex(key) for key in missing]
 
-    def hint(self, raw_urls: Iterable[str]) -> None:
+    def add_hints(self, raw_urls: Iterable[str]) -> None:
         """Relays that an event or a name mentions, for when the others lack something; whoever wrote it chose them."""
         self._hints += raw_urls
 
-    async def follow_hints(self) -> list[str]:
+    async def connect_hints(self) -> list[str]:
         """Connect to the first few relays that were hinted at and may be followed; returns those that it reached."""
-        urls = usable(self._hints, known=self.reports)[: MAX_HINTS - len(self._hinted)]
+        urls = usable_hints(self._hints, known=self.reports)[: MAX_HINTS - len(self._hinted)]
         self._hints.clear()
         self._hinted.update(urls)
         self._add(urls)
         reached = await asyncio.gather(*(self._open(url) for url in urls))
         return [url for url, is_open in zip(urls, reached, strict=True) if is_open]
 
-    async def _hunt(
-        self, urls: Sequence[str], keys: Sequence[str], offer: gather.Offer, search: gather.Search
-    ) -> list[str]:
+    async def _gather(self, urls: Sequence[str], keys: Sequence[str], offer: Offer, lookup: Lookup) -> list[str]:
         def fail(url: str, error: TransportError | PeerError) -> None:
             self.reports[url].reason = str(error)
             if isinstance(error, TransportError) and not isinstance(error, RelayRefused | RelayTimeout):
                 self._lost.add(url)
 
         connections = [self._connections[url] for url in urls]
-        return await gather.collect(connections, keys, offer, search=search, liars=self.liars, on_failure=fail)
+        return await gather_events(
+            connections, keys, offer, lookup=lookup, misbehaving=self.misbehaving, on_failure=fail
+        )
 
-    async def _bring_back(self) -> list[str]:
+    async def _reconnect_lost(self) -> list[str]:
         """Connect again to the relays that went away; returns those that are back."""
 
-        async def bring_back(url: str) -> bool:
+        async def reconnect(url: str) -> bool:
             try:
                 await self._reopen(url)
             except TransportError as error:
@@ -271,5 +272,5 @@ class Pool:
             return True
 
         lost = sorted(self._lost)
-        back = await asyncio.gather(*map(bring_back, lost))
+        back = await asyncio.gather(*map(reconnect, lost))
         return [url for url, is_back in zip(lost, back, strict=True) if is_back]

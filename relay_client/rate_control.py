@@ -21,12 +21,12 @@ _TAKEN_PER_PARDON = 32  # events taken in a row that halve the next wait
 _ABOUT_RATE = re.compile(r"rate|slow down|too (many|fast|much)|throttl", re.IGNORECASE)
 
 
-def is_about_rate(notice: str) -> bool:
+def mentions_rate_limit(notice: str) -> bool:
     """Whether a relay's words to a person say that we are too fast."""
     return bool(_ABOUT_RATE.search(notice))
 
 
-class Pace:
+class RateControl:
     """What one relay bears; lives as long as the work on it, whatever becomes of connections."""
 
     def __init__(self, *, max_repeats: int = MAX_REPEATS) -> None:
@@ -50,7 +50,7 @@ class Pace:
         return self._taken >= _TAKEN_TILL_STEADY and self._threshold >= MAX_UNACKED_EVENTS
 
     @property
-    def is_hopeless(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether the relay has taken nothing in spite of many waits, each longer than the last."""
         return self._repeats > self._max_repeats
 
@@ -58,7 +58,7 @@ class Pace:
         """Seconds until the next event may be sent, 0 if it may be sent now."""
         return max(0.0, self._resume_at - now)
 
-    def taken(self) -> None:
+    def on_accepted(self) -> None:
         """The relay took an event."""
         self._taken += 1
         self._repeats = 0
@@ -67,7 +67,7 @@ class Pace:
         if self._taken % _TAKEN_PER_PARDON == 0:
             self._next_wait_s = max(FIRST_WAIT_S, self._next_wait_s / 2)
 
-    def limited(self, *, sent_at: float, now: float) -> None:
+    def on_rate_limited(self, *, sent_at: float, now: float) -> None:
         """The relay found an event of `sent_at` too fast. What was sent before it last said so is no news."""
         if sent_at <= self._limited_at:
             return

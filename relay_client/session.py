@@ -37,18 +37,18 @@ _CLOSED_REMEMBERED = 64  # subscriptions that we ended lately: answers that cros
 class Verdict(Enum):
     """What a relay's answer to an event means for whoever sent it."""
 
-    TAKEN = auto()
+    ACCEPTED = auto()
     DUPLICATE = auto()  # the relay had it before: as good as taken
-    LATER = auto()  # too fast; it will be welcome after a wait
-    IDENTIFY = auto()  # not before the relay knows who is there (NIP-42)
+    RATE_LIMITED = auto()  # too fast; it will be welcome after a wait
+    AUTH_REQUIRED = auto()  # not before the relay knows who is there (NIP-42)
     FAILED = auto()  # the relay could not; it may the next time
     REFUSED = auto()  # blocked, restricted, invalid, pow, or no reason at all
 
 
 _VERDICTS = {
     "duplicate": Verdict.DUPLICATE,
-    "rate-limited": Verdict.LATER,
-    "auth-required": Verdict.IDENTIFY,
+    "rate-limited": Verdict.RATE_LIMITED,
+    "auth-required": Verdict.AUTH_REQUIRED,
     "error": Verdict.FAILED,
 }
 
@@ -63,7 +63,7 @@ class Acknowledged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivered:
+class EventReceived:
     """An event for a subscription. Its claimed id is one that was asked for; nothing else is checked."""
 
     subscription: str
@@ -71,7 +71,7 @@ class Delivered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class RequestFinished:
     """A subscription has had what the relay stores, or was closed by it (then with a reason, perhaps empty)."""
 
     subscription: str
@@ -79,29 +79,29 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Noticed:
+class NoticeReceived:
     """The relay says something to a person."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Challenged:
-    """The relay wants to know who is there; `identify` answers it."""
+class AuthRequested:
+    """The relay wants to know who is there; `authenticate` answers it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identified:
-    """The relay's answer to `identify`: its reason is empty where it knows us now."""
+class AuthAnswered:
+    """The relay's answer to `authenticate`: its reason is empty where it knows us now."""
 
     refusal: str
 
 
-Outcome = Acknowledged | Delivered | Finished | Noticed | Challenged | Identified
+Outcome = Acknowledged | EventReceived | RequestFinished | NoticeReceived | AuthRequested | AuthAnswered
 
 
 @dataclass(slots=True)
-class _Subscription:
+class _Request:
     ids: frozenset[str]  # in hex; empty: any
     allowance: int  # events it may still deliver
     ended: bool = False  # what is stored has been sent
@@ -119,13 +119,13 @@ class Session:
     def __init__(self) -> None:
         self._unacked: dict[bytes, int] = {}  # event id -> frame size in bytes
         self._unacked_bytes = 0
-        self._subscriptions: dict[str, _Subscription] = {}
-        self._closed: OrderedDict[str, _Subscription] = OrderedDict()
+        self._subscriptions: dict[str, _Request] = {}
+        self._closed: OrderedDict[str, _Request] = OrderedDict()
         self._opened = 0
         self._unsolicited = 0
         self._challenge = ""
         self._identity: bytes | None = None  # id of the event that says who we are, until it is answered
-        self.identified = False
+        self.authenticated = False
 
     @property
     def unacknowledged(self) -> int:
@@ -138,9 +138,9 @@ class Session:
         return len(self._unacked) < MAX_UNACKED_EVENTS and self._unacked_bytes < MAX_UNACKED_BYTES
 
     @property
-    def challenged(self) -> bool:
+    def auth_challenge(self) -> str:
         """Whether the relay has asked who is there."""
-        return bool(self._challenge)
+        return self._challenge
 
     def publish(self, event: HashedEvent) -> bytes:
         """Frame that offers `event`; raises CallerError if there is no room or it is under way already."""
@@ -151,7 +151,7 @@ class Session:
         self._unacked_bytes += len(frame)
         return frame
 
-    def identify(self, signer: Signer, *, url: str, now: int) -> bytes:
+    def authenticate(self, signer: Signer, *, url: str, now: int) -> bytes:
         """Frame that answers the relay's challenge; raises CallerError if there is none. `now`: seconds since 1970."""
         if not self._challenge:
             raise CallerError("the relay has not asked who is there")
@@ -164,7 +164,7 @@ class Session:
         self._opened += 1
         subscription = f"r{self._opened}"
         ids = frozenset(event_id.hex() for event_id in wanted.ids)
-        self._subscriptions[subscription] = _Subscription(ids, wanted.limit)
+        self._subscriptions[subscription] = _Request(ids, wanted.limit)
         return subscription, encode_req(subscription, wanted)
 
     def unsubscribe(self, subscription: str) -> bytes | None:
@@ -192,13 +192,13 @@ class Session:
             case ClosedMessage() as message:
                 outcome = self._close(message)
             case NoticeMessage(text=text):
-                outcome = Noticed(text=text)
+                outcome = NoticeReceived(text=text)
             case AuthMessage(challenge=challenge):
-                self._challenge, self.identified = challenge, False
-                outcome = Challenged()
+                self._challenge, self.authenticated = challenge, False
+                outcome = AuthRequested()
             case None:
                 pass
-        if outcome is None or isinstance(outcome, Noticed | Challenged):
+        if outcome is None or isinstance(outcome, NoticeReceived | AuthRequested):
             self._count_unsolicited()
         return outcome
 
@@ -218,7 +218,7 @@ class Session:
             del self._closed[message.subscription]
         return True
 
-    def _deliver(self, message: EventMessage) -> Delivered | None:
+    def _deliver(self, message: EventMessage) -> EventReceived | None:
         subscription = self._subscriptions.get(message.subscription)
         if subscription is None or subscription.allowance == 0:
             return None
@@ -226,29 +226,29 @@ class Session:
         if subscription.ids and not (isinstance(raw_id, str) and raw_id in subscription.ids):
             return None
         subscription.allowance -= 1
-        return Delivered(subscription=message.subscription, raw_event=message.raw_event)
+        return EventReceived(subscription=message.subscription, raw_event=message.raw_event)
 
-    def _end(self, name: str) -> Finished | None:
+    def _end(self, name: str) -> RequestFinished | None:
         subscription = self._subscriptions.get(name)
         if subscription is None or subscription.ended:
             return None
         subscription.ended = True
-        return Finished(subscription=name, reason="")
+        return RequestFinished(subscription=name, reason="")
 
-    def _close(self, message: ClosedMessage) -> Finished | None:
+    def _close(self, message: ClosedMessage) -> RequestFinished | None:
         if self._subscriptions.pop(message.subscription, None) is None:
             return None
-        return Finished(subscription=message.subscription, reason=message.text)
+        return RequestFinished(subscription=message.subscription, reason=message.text)
 
-    def _acknowledge(self, message: OkMessage) -> Acknowledged | Identified | None:
+    def _acknowledge(self, message: OkMessage) -> Acknowledged | AuthAnswered | None:
         if message.event_id == self._identity:
-            self._identity, self.identified = None, message.accepted
-            return Identified(refusal="" if message.accepted else message.text or "no reason given")
+            self._identity, self.authenticated = None, message.accepted
+            return AuthAnswered(refusal="" if message.accepted else message.text or "no reason given")
         size = self._unacked.pop(message.event_id, None)
         if size is None:
             return None
         self._unacked_bytes -= size
         verdict = _VERDICTS.get(prefix(message.text), Verdict.REFUSED)
         if message.accepted and verdict is not Verdict.DUPLICATE:
-            verdict = Verdict.TAKEN
+            verdict = Verdict.ACCEPTED
         return Acknowledged(event_id=message.event_id, verdict=verdict, reason=message.text)

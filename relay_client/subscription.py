@@ -38,14 +38,14 @@ OnEvent = Callable[[str, Mapping[str, object]], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
+class SubscriptionStatus:
     """How it stands with one relay."""
 
     connected: bool = False  # it has sent what it stores, and tells what is new
     reason: str = ""  # why not
 
 
-class Watch:
+class Subscription:
     """Subscribes at every relay and stays; `links` says how it stands with each.
 
     A relay that insists on knowing who is there is told, if there is a `signer`.
@@ -60,10 +60,10 @@ class Watch:
         on_event: OnEvent,
         *,
         signer: Signer | None = None,
-        on_change: Callable[[Link], None] = lambda _link: None,
+        on_change: Callable[[SubscriptionStatus], None] = lambda _link: None,
         backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
-        self.links = dict.fromkeys(urls, Link())
+        self.statuses = dict.fromkeys(urls, SubscriptionStatus())
         self._wanted = wanted
         self._on_event = on_event
         self._signer = signer
@@ -71,9 +71,9 @@ class Watch:
         self._backoff = backoff
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Subscription until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for url in self.links:
+            for url in self.statuses:
                 group.create_task(self._keep(url), name=f"watch {url}")
 
     async def _keep(self, url: str) -> None:
@@ -83,7 +83,7 @@ class Watch:
             try:
                 await self._connect(url)
             except (TransportError, PeerError) as error:
-                self._set(url, Link(reason=str(error)))
+                self._set(url, SubscriptionStatus(reason=str(error)))
             if clock() - began > LONGEST_S:  # it worked for a while; one that closes at once is not hurried
                 backoff.reset()
             await asyncio.sleep(backoff.next())
@@ -106,7 +106,7 @@ class Watch:
     async def _listen(self, url: str, socket: ClientConnection) -> None:
         useless, heard, challenge, identity = 0, set[str](), "", b""
         while True:
-            waits_for_stored = not self.links[url].connected
+            waits_for_stored = not self.statuses[url].connected
             async with asyncio.timeout(ANSWER_S if waits_for_stored else None):  # then pings tell whether it lives
                 frame = await socket.recv(decode=False)
             match parse_relay_message(frame):
@@ -115,7 +115,7 @@ class Watch:
                     useless += event_id in heard or not self._on_event(url, raw_event)
                     heard.add(event_id)
                 case EoseMessage(subscription=name) if name == _SUBSCRIPTION and waits_for_stored:
-                    self._set(url, Link(connected=True))
+                    self._set(url, SubscriptionStatus(connected=True))
                 case AuthMessage(challenge=challenge):
                     useless += 1
                 case ClosedMessage(subscription=name, text=text) if name == _SUBSCRIPTION and (
@@ -135,7 +135,7 @@ class Watch:
             if useless > MAX_USELESS:
                 raise InvalidMessage(f"over {MAX_USELESS} messages of no use")
 
-    def _set(self, url: str, link: Link) -> None:
-        if link != self.links[url]:
-            self.links[url] = link
+    def _set(self, url: str, link: SubscriptionStatus) -> None:
+        if link != self.statuses[url]:
+            self.statuses[url] = link
             self._on_change(link)

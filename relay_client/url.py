@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from relay_client.errors import CallerError
 
 
-def check_url(raw_url: str) -> str:
+def normalize_url(raw_url: str) -> str:
     """A relay's address in one spelling (no slash at the end); raises CallerError."""
     try:
         parts = urlsplit(raw_url.strip())

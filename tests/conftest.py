@@ -15,7 +15,7 @@ from support.relays import find_free_port
 from support.scripted_relay import ScriptedRelay, scripted_relay
 
 from relay_client.keys import SecretKey
-from relay_client.local_relay import EmbeddedRelay
+from relay_client.local_relay import LocalRelay
 
 torch.set_num_threads(1)  # the models here are too small to share out
 settings.register_profile(
@@ -53,7 +53,7 @@ def unused_port(free_port: int) -> int:
 @pytest.fixture
 async def relay(free_port: int) -> AsyncIterator[str]:
     """Address of a real relay (nostr-sdk's), in memory."""
-    async with EmbeddedRelay(port=free_port) as running:
+    async with LocalRelay(port=free_port) as running:
         yield running.url
 
 

@@ -15,7 +15,7 @@ from randygpt.user import signing_key
 from randygpt.user.home import Home
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
-from relay_client.subscription import Watch
+from relay_client.subscription import Subscription
 
 
 async def said(home: Path, *words: object) -> dict[str, Any]:
@@ -80,14 +80,16 @@ async def test_following_goes_on_with_a_key_that_cannot_be_used(nip42_relay: str
     home = Home(tmp_path)
     signing_key.keep(home, "no key at all")
     signer, told = signing_key.signer(home), asyncio.Event()
-    watch = Watch([nip42_relay, relay], Filter(limit=1), lambda *_: True, signer=signer, on_change=lambda _: told.set())
-    task = asyncio.create_task(watch.run())
+    subscription = Subscription(
+        [nip42_relay, relay], Filter(limit=1), lambda *_: True, signer=signer, on_change=lambda _: told.set()
+    )
+    task = asyncio.create_task(subscription.run())
     async with asyncio.timeout(60):
-        while not (watch.links[relay].connected and watch.links[nip42_relay].reason):
+        while not (subscription.statuses[relay].connected and subscription.statuses[nip42_relay].reason):
             told.clear()
             await told.wait()
     assert not task.done()
-    assert "cannot say who is here" in watch.links[nip42_relay].reason
+    assert "cannot say who is here" in subscription.statuses[nip42_relay].reason
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -20,7 +20,7 @@ from distribution.store import Store
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import AddressReference, EventReference, SecretKey
-from relay_client.local_relay import EmbeddedRelay
+from relay_client.local_relay import LocalRelay
 from relay_client.pool import Pool
 
 pytestmark = pytest.mark.full
@@ -31,7 +31,7 @@ RELAYS = ("embedded, memory", "embedded, disk", "nostr-relay, sqlite", "nostr-re
 @contextlib.asynccontextmanager
 async def running(name: str, folder: Path, port: int) -> AsyncIterator[str]:
     if name.startswith("embedded"):
-        async with EmbeddedRelay(port=port, folder=folder if "disk" in name else None) as relay:
+        async with LocalRelay(port=port, folder=folder if "disk" in name else None) as relay:
             yield relay.url
     else:
         manager = npm_relay(folder) if name.startswith("npm") else python_relay(folder, port, name.split(", ")[1])
@@ -116,7 +116,7 @@ async def test_copies_that_somebody_else_signed(
                     event = draft.sign(stranger)
                 await target.publish([(event, [url])])
             async with asyncio.timeout(WAIT_S):
-                while not (await target.holdings([published.release.id]))[url]:  # noqa: ASYNC110 (a relay is no event)
+                while not (await target.stored_ids([published.release.id]))[url]:  # noqa: ASYNC110 (a relay is no event)
                     await asyncio.sleep(0.1)  # some say OK before an event can be read
         fetched = await fetch([url], tmp_path / "b", published.release.id)
     assert fetched.release.file("checkpoint").local.read_bytes() == checkpoint_bytes(seed=1)

@@ -17,7 +17,7 @@ from distribution.store import Store
 from randygpt.cli.main import run
 from randygpt.user.home import Home
 from relay_client.keys import SecretKey, encode_npub
-from relay_client.local_relay import EmbeddedRelay
+from relay_client.local_relay import LocalRelay
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ async def test_each_version_answers_as_it_is_published_and_without_relays_the_la
         async with aiohttp.ClientSession() as session:
             client = Client(session, json.loads(line)["address"])
             assert await client.complete() == (503, None)
-            async with EmbeddedRelay(port=free_port):
+            async with LocalRelay(port=free_port):
                 for version in (1, 2):
                     release = (await publish([url], author, key, tiny_sources(seed=version))).release
                     await client.until(lambda told, version=version: (told["release"] or {}).get("version") == version)

@@ -36,7 +36,7 @@ async def publish_ours(url: str, lines: Sequence[bytes]) -> float:
         seconds = time.perf_counter() - start
         expect(pool.reports[url].accepted, len(lines))
         for _ in range(READ_BACK_TRIES):  # some relays say OK before an event can be read
-            if len((await pool.holdings([event.id for event in events]))[url]) == len(events):
+            if len((await pool.stored_ids([event.id for event in events]))[url]) == len(events):
                 break
             await asyncio.sleep(1)
     return seconds
@@ -76,7 +76,7 @@ async def fetch_ours(url: str, lines: Sequence[bytes]) -> float:
     assembler = Assembler([file], CHUNK_SIZE)
     async with Pool([url]) as pool:
         start = time.perf_counter()
-        await pool.collect(assembler.missing, lambda _url, raw_event: bool(assembler.offer(raw_event)[1]))
+        await pool.gather(assembler.missing, lambda _url, raw_event: bool(assembler.offer(raw_event)[1]))
         seconds = time.perf_counter() - start
     expect(len(lines) - len(assembler.missing), len(lines))
     return seconds

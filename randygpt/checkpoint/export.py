@@ -45,7 +45,7 @@ def export_model(found: Description, folder: Path, kind: Format) -> list[str]:
     if found.tokenizer is None:
         raise InvalidModelFile(f"{found.path}: no vocabulary beside it; name its vocab.json with --vocab")
     checkpoint = read_checkpoint(found.path, found.config)
-    with durable.filling(place) as building:
+    with durable.atomic_directory(place) as building:
         for name, data in _contents(checkpoint, found.tokenizer, found.sidecar, kind):
             durable.write(building / name, data)
     return sorted(path.name for path in place.iterdir())

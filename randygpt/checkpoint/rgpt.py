@@ -60,20 +60,20 @@ def read_checkpoint(path: Path, config: ModelConfig) -> Checkpoint:
 def write_checkpoint(path: Path, checkpoint: Checkpoint, beside: tuple[Path, bytes] | None = None) -> None:
     """Write RGPT0003, or RGPT0002 where there are no moments, durably, whatever it was read from; raises OSError.
 
-    `beside` is a second file (path, contents) that belongs to it. It waits at `durable.upcoming`, in place of what
+    `beside` is a second file (path, contents) that belongs to it. It waits at `durable.pending_path`, in place of what
     waited there, until the checkpoint is where it should be. After an error or a crash it may wait still, with the new
     checkpoint at `path` or the old one: the header tells which, so it is not removed here.
     """
     header = replace(checkpoint.header, magic="RGPT0003" if checkpoint.moments else "RGPT0002")
-    with durable.replacing(path) as file:
+    with durable.atomic_file(path) as file:
         file.write(header.encode())
         for part in (checkpoint.weights, *(checkpoint.moments or ())):
             file.write(memoryview(part.astype("<f4", copy=False)).cast("B"))
         if beside:  # when nothing of the checkpoint is left to fail
             durable.sync(file)
-            durable.write(durable.upcoming(beside[0]), beside[1])
+            durable.write(durable.pending_path(beside[0]), beside[1])
     if beside:
-        durable.upcoming(beside[0]).replace(beside[0])
+        durable.pending_path(beside[0]).replace(beside[0])
         durable.sync_directory(path.parent)
 
 

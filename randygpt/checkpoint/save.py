@@ -16,5 +16,5 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, sidecar: Sidecar) -> Non
     beside = sidecar_path(path)
     settle(path)
     durable.remove_leftovers(path)
-    durable.remove_leftovers(durable.upcoming(beside))
+    durable.remove_leftovers(durable.pending_path(beside))
     write_checkpoint(path, checkpoint, (beside, sidecar.encode()))

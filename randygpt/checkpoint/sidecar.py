@@ -103,7 +103,7 @@ def read_sidecar(checkpoint: Path) -> Sidecar | None:
 def settle(checkpoint: Path) -> None:
     """Put a JSON that waits for its checkpoint in place if that is there: then another may wait. Raises OSError."""
     place = sidecar_path(checkpoint)
-    waiting = durable.upcoming(place)
+    waiting = durable.pending_path(place)
     if not checkpoint.is_file():
         return
     durable.sync_directory(checkpoint.parent)  # a killed process may have renamed both, and neither be on the disk
@@ -115,7 +115,7 @@ def settle(checkpoint: Path) -> None:
 
 def _read_waiting(checkpoint: Path, header: CheckpointHeader) -> Sidecar | None:
     """The JSON of a checkpoint that is in place already, where it is not itself; raises InvalidModelFile."""
-    sidecar = _read_sidecar(durable.upcoming(sidecar_path(checkpoint)))
+    sidecar = _read_sidecar(durable.pending_path(sidecar_path(checkpoint)))
     return sidecar if sidecar and sidecar.is_of(header) else None
 
 

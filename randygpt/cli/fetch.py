@@ -35,12 +35,12 @@ def fetch(
 ) -> None:
     """Fetch a model: every byte verified against its author's signature, installed whole or not at all."""
     from distribution.trust_list import TrustBook
-    from relay_client.hints import usable
+    from relay_client.hints import usable_hints
     from relay_client.keys import encode_npub, parse_reference
 
     home, limit = Home.from_environment(), parse_size(max_size)
     parsed, trusted = parse_reference(reference), TrustBook(home.folder).read()
-    alone = not relay and not home.relays() and usable(parsed.relays, known=())
+    alone = not relay and not home.relays() and usable_hints(parsed.relays, known=())
     urls = [] if alone else resolve_relays(home, relay, parsed.relays)
     with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
         job = _fetch(
@@ -48,7 +48,7 @@ def fetch(
         )
         fetched = asyncio.run(job)
     release, author = fetched.release, encode_npub(fetched.release.author)
-    for url in fetched.liars if not quiet else ():
+    for url in fetched.misbehaving if not quiet else ():
         print_stderr(f"{url} gave something that does not verify, and was asked last from then on")
     text = "\n".join(
         [
@@ -109,8 +109,8 @@ def _as_json(fetched: "Fetched", author: str) -> dict[str, object]:
         ],
         "chunks": {"fetched": chunks.fetched, "reused": chunks.reused, "rejected": chunks.rejected},
         "relays": {
-            url: {"given": chunks.relays.get(url, 0), "lied": url in fetched.liars}
-            for url in sorted({*chunks.relays, *fetched.liars})
+            url: {"given": chunks.relays.get(url, 0), "lied": url in fetched.misbehaving}
+            for url in sorted({*chunks.relays, *fetched.misbehaving})
         },
         "partial": release.partial,
         "activated": fetched.activated,

@@ -13,7 +13,7 @@ import typer
 
 from randygpt.errors import CallerError
 from randygpt.model.config import ModelConfig
-from relay_client.url import check_url
+from relay_client.url import normalize_url
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks.")]
@@ -79,7 +79,10 @@ def parse_size(text: str) -> int:
 Relays = Annotated[
     list[str] | None,
     typer.Option(
-        "--relay", metavar="URL", help="A relay; repeat for more. Overrides your list.", callback=validator(check_url)
+        "--relay",
+        metavar="URL",
+        help="A relay; repeat for more. Overrides your list.",
+        callback=validator(normalize_url),
     ),
 ]
 MaxSize = Annotated[

@@ -276,8 +276,8 @@ def _report(published: "Published", *, as_json: bool, quiet: bool) -> None:
         for url, report in relays.items():
             if report.reason:
                 print_stderr(f"left out: {report.reason}")
-            if report.demands:
-                print_stderr(f"{url} says of itself: {', '.join(report.demands)}")
+            if report.requirements:
+                print_stderr(f"{url} says of itself: {', '.join(report.requirements)}")
         if all(not report.accepted for report in relays.values()):
             print_stderr("nothing was sent: the relays have all of it already")
     author = encode_npub(release.author)

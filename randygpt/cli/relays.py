@@ -27,9 +27,9 @@ Url = Annotated[str, typer.Argument(metavar="URL", help="Like wss://relay.exampl
 @app.command("add", epilog="Example: randygpt relays add wss://relay.example")
 def add(url: Url, as_json: Json = False, _quiet: Quiet = False) -> None:
     """Put a relay on your list."""
-    from relay_client.url import check_url
+    from relay_client.url import normalize_url
 
-    home, relay = Home.from_environment(), check_url(url)
+    home, relay = Home.from_environment(), normalize_url(url)
     added = home.added_relays()
     if relay not in (*home.configured_relays, *added):
         home.write_relays([*added, relay])
@@ -39,9 +39,9 @@ def add(url: Url, as_json: Json = False, _quiet: Quiet = False) -> None:
 @app.command("remove", epilog="Example: randygpt relays remove wss://relay.example")
 def remove(url: Url, as_json: Json = False, _quiet: Quiet = False) -> None:
     """Take a relay off your list."""
-    from relay_client.url import check_url
+    from relay_client.url import normalize_url
 
-    home, relay = Home.from_environment(), check_url(url)
+    home, relay = Home.from_environment(), normalize_url(url)
     added = home.added_relays()
     if relay not in added:
         settled = "named by a setting, see `randygpt config show`: take it out there"
@@ -69,9 +69,9 @@ def resolve_relays(home: Home, flags: Sequence[str] | None, hints: Sequence[str]
 
     Hints that came inside a name are shown then, to be looked at: whoever made the name chose them.
     """
-    from relay_client.url import check_url
+    from relay_client.url import normalize_url
 
-    urls = list(dict.fromkeys(check_url(url) for url in flags or home.relays()))
+    urls = list(dict.fromkeys(normalize_url(url) for url in flags or home.relays()))
     if not urls:
         hinted = f" (that name mentions {', '.join(map(repr, hints))})" if hints else ""
         raise CallerError(f"no relay; name one with --relay URL, or for good: randygpt relays add URL{hinted}")
@@ -89,9 +89,9 @@ def relay(
 
 
 async def _relay(port: int, data: Path | None, *, as_json: bool, quiet: bool) -> None:
-    from relay_client.local_relay import EmbeddedRelay
+    from relay_client.local_relay import LocalRelay
 
-    async with EmbeddedRelay(port=port, folder=data) as running:
+    async with LocalRelay(port=port, folder=data) as running:
         emit(as_json, {"relay": running.url, "data": str(data) if data else None}, running.url)
         where = f"events are kept in {data}" if data else "events are kept in memory, until this ends"
         if not quiet:

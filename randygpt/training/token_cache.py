@@ -60,7 +60,7 @@ def tokenise(text: Text, tokenizer: Tokenizer, tell: Callable[[str], None]) -> T
             kept = kind.read(path)
             if kept is None:
                 durable.remove_leftovers(path)
-                with durable.replacing(path) as file:
+                with durable.atomic_file(path) as file:
                     kept = kind.encode(file)
             return kept
     except OSError as error:

@@ -15,7 +15,7 @@ import platformdirs
 from randygpt.errors import CallerError
 from randygpt.user.config_files import Key, convert_setting, expand_user, load_settings
 from relay_client import durable
-from relay_client.url import check_url
+from relay_client.url import normalize_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def _folder(value: object) -> Path:
 def _relays(value: object) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(url, str) for url in value):
         raise CallerError("a list of addresses belongs here")
-    return [check_url(url) for url in value]
+    return [normalize_url(url) for url in value]
 
 
 HOME: Key = ("home",)

@@ -68,7 +68,7 @@ async def test_a_real_relay_finds_copies_too(
     replace_by_copies(scripted, published, stranger)
     async with Pool([relay]) as pool:
         await pool.publish([(Event.parse(event), [relay]) for event in scripted.events.values()])
-        assert pool.reasons() == ""
+        assert pool.failures() == ""
     fetched = await fetch([relay], tmp_path / "b", published.release.id)
     assert fetched.release.file("checkpoint").local.read_bytes() == checkpoint_bytes()
 
@@ -83,7 +83,7 @@ async def test_junk_under_the_right_hash_is_passed_over(
     put(scripted, copy(event, stranger, created_at=99))
     fetched = await fetch([scripted.url], tmp_path / "b", published.release.id)
     assert (fetched.chunks.fetched, fetched.chunks.rejected) == (5, 20)
-    assert fetched.liars == []  # the relay cannot know
+    assert fetched.misbehaving == []  # the relay cannot know
 
 
 async def test_more_copies_than_one_answer_holds(
@@ -136,7 +136,7 @@ async def test_a_forged_original_is_made_good_by_a_copy(
     put(scripted, copy(scripted.events[event_id], stranger))
     scripted.deliver = lambda event: forged if event["id"] == event_id else event
     fetched = await fetch([scripted.url], tmp_path / "b", published.release.id)
-    assert (fetched.chunks.rejected, fetched.liars) == (2, [scripted.url])  # it came by its id, and by its hash
+    assert (fetched.chunks.rejected, fetched.misbehaving) == (2, [scripted.url])  # it came by its id, and by its hash
     x = ["x", chunks(published)[0][1].hex()]
     scripted.deliver = lambda event: event | {"content": "AAAA"} if x in event["tags"] else event
     with pytest.raises(InvalidChunk):

@@ -69,7 +69,7 @@ async def test_two_of_three_relays_withhold(relays: list[ScriptedRelay], tmp_pat
         relay.deliver = lambda event: None if event["kind"] == CHUNK_KIND else event
     fetched = await fetched_whole(urls(relays), tmp_path, published)
     assert fetched.chunks.relays == {relays[2].url: COUNT + 2}
-    assert fetched.liars == []
+    assert fetched.misbehaving == []
 
 
 @pytest.mark.parametrize("reset", [True, False], ids=["by a reset", "in good order"])
@@ -129,7 +129,7 @@ async def test_a_flipped_bit_is_found_and_its_relay_is_named_and_asked_last(
     async with proxy_to(relays[0].url) as flipping:
         flipping.flip_at = 300_000  # somewhere in the content of an event: headers and commas are few
         fetched = await fetched_whole([flipping.url, relays[1].url], tmp_path, published)
-        assert (fetched.liars, fetched.chunks.rejected) == ([flipping.url], 1)
+        assert (fetched.misbehaving, fetched.chunks.rejected) == ([flipping.url], 1)
         alone = await fetched_whole([flipping.url], tmp_path / "alone", published)
     assert alone.chunks.fetched == COUNT + 2
     assert fetched.chunks.relays.get(flipping.url, 0) < 50  # less than a request, and then no other
@@ -141,7 +141,7 @@ async def test_a_relay_that_lies_about_everything_gets_no_second_request(
     relays[0].requests.clear()
     relays[0].deliver = lambda event: event | {"content": "AAAA"} if is_chunk(published, event) else event
     fetched = await fetched_whole(urls(relays), tmp_path, published)
-    assert fetched.liars == [relays[0].url]
+    assert fetched.misbehaving == [relays[0].url]
     chunk_requests = [
         wanted for wanted in relays[0].requests if is_chunk(published, relays[0].events[wanted["ids"][0]])
     ]

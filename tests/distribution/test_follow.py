@@ -18,7 +18,7 @@ from distribution.revocation import REVOCATION_KIND, revocation_draft
 from distribution.store import Store
 from relay_client.event import Event
 from relay_client.keys import SecretKey
-from relay_client.local_relay import EmbeddedRelay
+from relay_client.local_relay import LocalRelay
 from relay_client.pool import Pool
 
 
@@ -60,7 +60,7 @@ async def test_one_relay_that_is_down_does_not_matter_and_is_taken_up_again(
     async with Follow([relay, other], tmp_path / "home", key.pubkey).running() as follow:
         await follow.until(lambda: follow.installed == [1])
         await follow.until(follow.live(relay))
-        async with EmbeddedRelay(port=unused_port):
+        async with LocalRelay(port=unused_port):
             await follow.until(follow.live(relay, other))
             await version([other], tmp_path / "elsewhere", key, 0)  # version 1 too, and another one
             await follow.until(lambda: any(isinstance(news, Trouble) for news in follow.news))
@@ -74,16 +74,16 @@ async def test_one_relay_that_is_down_does_not_matter_and_is_taken_up_again(
 async def test_what_came_during_an_outage_is_caught_up_with(tmp_path: Path, key: SecretKey, unused_port: int) -> None:
     data, url = tmp_path / "relay", f"ws://127.0.0.1:{unused_port}"
     home = tmp_path / "home"
-    async with EmbeddedRelay(port=unused_port, folder=data):
+    async with LocalRelay(port=unused_port, folder=data):
         await version([url], tmp_path, key, 1)
         async with Follow([url], home, key.pubkey).running() as follow:
             await follow.until(lambda: follow.installed == [1])
-    async with EmbeddedRelay(port=unused_port, folder=data):
+    async with LocalRelay(port=unused_port, folder=data):
         await version([url], tmp_path, key, 2)
         latest = await version([url], tmp_path, key, 3)
     async with Follow([url], home, key.pubkey).running() as follow:
         await follow.until(lambda: any(isinstance(news, Trouble) for news in follow.news))
-        async with EmbeddedRelay(port=unused_port, folder=data):
+        async with LocalRelay(port=unused_port, folder=data):
             await follow.until(lambda: follow.installed == [3])
         assert follow.store.current() == latest.id
 

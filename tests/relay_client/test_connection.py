@@ -19,7 +19,7 @@ from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
 from relay_client.session import Acknowledged, Verdict
-from relay_client.url import check_url
+from relay_client.url import normalize_url
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 EVENT = EventDraft(kind=1, created_at=1, content="hello").sign(KEY)
@@ -96,7 +96,7 @@ async def test_an_unreachable_relay(free_port: int) -> None:
 @pytest.mark.parametrize("url", ["ws://relay..example", f"ws://{'a' * 64}.example", "ws://\udcff.example"], ids=ascii)
 async def test_a_host_that_cannot_exist_is_refused_or_unreachable(url: str) -> None:
     with pytest.raises((CallerError, TransportError)):
-        await Connection.open(check_url(url))
+        await Connection.open(normalize_url(url))
 
 
 @pytest.mark.parametrize("answer", [b"", b"220 mail ready\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])
@@ -122,7 +122,7 @@ async def test_the_answer_to_an_event(scripted: ScriptedRelay) -> None:
         (first,) = await connection.answers()
         await connection.send(EVENT)
         (second,) = await connection.answers()
-    assert first == Acknowledged(event_id=EVENT.id, verdict=Verdict.TAKEN, reason="")
+    assert first == Acknowledged(event_id=EVENT.id, verdict=Verdict.ACCEPTED, reason="")
     assert second == Acknowledged(event_id=EVENT.id, verdict=Verdict.DUPLICATE, reason="duplicate: have it")
     assert scripted.events == {EVENT.id.hex(): orjson.loads(EVENT.to_json())}
 
@@ -200,7 +200,7 @@ async def test_a_relay_that_insists_learns_who_is_there() -> None:
     came: list[Mapping[str, object]] = []
     async with relay_that(handler) as url, opened(url, KEY) as connection:
         await connection.query(WANTED, came.append)
-        assert connection.identified
+        assert connection.authenticated
     said = Event.parse(next(rest[0] for kind, rest in heard if kind == "AUTH"))
     assert (said.pubkey, said.kind, said.content) == (KEY.pubkey, 22242, "")
     assert said.tags == (("relay", url), ("challenge", "prove it"))
@@ -219,7 +219,7 @@ async def test_nobody_is_named_unless_the_relay_insists() -> None:
 
     async with relay_that(handler) as url, opened(url, KEY) as connection:
         await connection.query(WANTED, nothing)
-        assert not connection.identified
+        assert not connection.authenticated
     assert "AUTH" not in heard
 
 
@@ -232,13 +232,13 @@ async def test_without_a_key_the_refusal_says_why(nip42_relay: str) -> None:
 async def test_a_real_relay_accepts_who_we_are(nip42_relay: str) -> None:
     async with opened(nip42_relay, KEY) as connection:
         await connection.query(WANTED, nothing)
-        assert connection.identified
+        assert connection.authenticated
 
 
 async def test_questions_at_the_same_time_are_all_answered_once_the_relay_knows_who_asks(nip42_relay: str) -> None:
     async with opened(nip42_relay, KEY) as connection:
         await asyncio.gather(*(connection.query(WANTED, nothing) for _ in range(3)))
-        assert connection.identified
+        assert connection.authenticated
 
 
 async def test_a_real_relay_takes_events_from_whom_it_knows(nip42_relay: str) -> None:
@@ -246,10 +246,10 @@ async def test_a_real_relay_takes_events_from_whom_it_knows(nip42_relay: str) ->
         await connection.send(EVENT)
         (refused,) = await connection.answers()
         assert isinstance(refused, Acknowledged)
-        assert refused.verdict is Verdict.IDENTIFY
-        await connection.identify(refused.reason)
+        assert refused.verdict is Verdict.AUTH_REQUIRED
+        await connection.authenticate(refused.reason)
         await connection.send(EVENT)
-        assert await connection.answers() == [Acknowledged(event_id=EVENT.id, verdict=Verdict.TAKEN, reason="")]
+        assert await connection.answers() == [Acknowledged(event_id=EVENT.id, verdict=Verdict.ACCEPTED, reason="")]
 
 
 async def test_a_key_that_the_relay_does_not_accept() -> None:
@@ -265,7 +265,7 @@ async def test_a_key_that_the_relay_does_not_accept() -> None:
     async with relay_that(handler) as url, opened(url, KEY) as connection:
         with pytest.raises(RelayRefused, match="does not accept this key: restricted: not a member"):
             await connection.query(WANTED, nothing)
-        assert not connection.identified
+        assert not connection.authenticated
 
 
 # --- asking

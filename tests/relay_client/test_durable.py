@@ -21,7 +21,7 @@ def mode(path: Path) -> int:
 
 
 def write_half(path: Path, error: BaseException) -> None:
-    with durable.replacing(path) as file:
+    with durable.atomic_file(path) as file:
         file.write(b"half")
         file.flush()
         raise error
@@ -84,7 +84,7 @@ def test_a_folder_is_made_durable_in_its_parent(tmp_path: Path, order: list[str]
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "a"
     durable.write(path, b"old")
-    with durable.replacing(path) as file:
+    with durable.atomic_file(path) as file:
         file.write(b"half")
         file.flush()
         assert path.read_bytes() == b"old"
@@ -154,7 +154,7 @@ def test_a_file_that_is_being_written_is_no_leftover(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(fcntl, "flock", late_flock)
     monkeypatch.setattr(os, "replace", late_replace)
-    with durable.replacing(path) as file:
+    with durable.atomic_file(path) as file:
         file.write(b"new")
         durable.remove_leftovers(path)
     assert taken == [True]
@@ -168,7 +168,7 @@ def test_a_file_system_without_locks_has_writes_and_keeps_leftovers(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", without)
-    with durable.replacing(tmp_path / "a") as file:
+    with durable.atomic_file(tmp_path / "a") as file:
         file.write(b"new")
         durable.remove_leftovers(tmp_path / "a")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"new"}
@@ -188,7 +188,7 @@ def test_modes(tmp_path: Path, wanted: int) -> None:
 
 
 def test_a_secret_is_never_readable_by_others(tmp_path: Path) -> None:
-    with durable.replacing(tmp_path / "key", mode=durable.SECRET) as file:
+    with durable.atomic_file(tmp_path / "key", mode=durable.SECRET) as file:
         file.write(b"secret")
         assert [mode(path) for path in tmp_path.iterdir()] == [0o600]
 
@@ -257,7 +257,7 @@ def test_make_directory_takes_a_mode(tmp_path: Path) -> None:
 
 def test_a_directory_is_there_when_it_is_filled(tmp_path: Path, order: list[str]) -> None:
     target = tmp_path / "target"
-    with durable.filling(target) as folder:
+    with durable.atomic_directory(target) as folder:
         durable.write(folder / "a", b"1")
         assert not target.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
@@ -269,9 +269,9 @@ def test_a_directory_is_there_when_it_is_filled(tmp_path: Path, order: list[str]
 def test_an_empty_directory_is_replaced_and_no_other(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()
-    with durable.filling(target) as folder:
+    with durable.atomic_directory(target) as folder:
         durable.write(folder / "a", b"1")
-    with pytest.raises(OSError, match="not empty"), durable.filling(target):
+    with pytest.raises(OSError, match="not empty"), durable.atomic_directory(target):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
     assert [path.name for path in target.iterdir()] == ["a"]
@@ -280,7 +280,7 @@ def test_an_empty_directory_is_replaced_and_no_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [Interrupted(), OSError(errno.ENOSPC, "full")])
 def test_a_directory_half_filled_is_nowhere(tmp_path: Path, error: BaseException) -> None:
     def fill_half() -> None:
-        with durable.filling(tmp_path / "target") as folder:
+        with durable.atomic_directory(tmp_path / "target") as folder:
             durable.write(folder / "a", b"1")
             raise error
 
@@ -291,12 +291,12 @@ def test_a_directory_half_filled_is_nowhere(tmp_path: Path, error: BaseException
 
 def test_an_error_names_the_directory_that_was_to_be(tmp_path: Path) -> None:
     def fill_without_room() -> None:
-        with durable.filling(tmp_path / "target") as folder, durable.replacing(folder / "a"):
+        with durable.atomic_directory(tmp_path / "target") as folder, durable.atomic_file(folder / "a"):
             raise OSError(errno.ENOSPC, "full")
 
     with pytest.raises(OSError, match="full") as caught:
         fill_without_room()
     assert caught.value.filename == str(tmp_path / "target" / "a")
-    with pytest.raises(FileNotFoundError) as missing, durable.filling(tmp_path / "gone" / "target"):
+    with pytest.raises(FileNotFoundError) as missing, durable.atomic_directory(tmp_path / "gone" / "target"):
         pass
     assert missing.value.filename == str(tmp_path / "gone" / "target")

@@ -9,25 +9,25 @@ from support.scripted_relay import ScriptedRelay
 
 from relay_client.connection import Connection
 from relay_client.errors import TransportError
-from relay_client.hints import MAX_HINTS, is_public, usable
+from relay_client.hints import MAX_HINTS, is_public, usable_hints
 
 GOOD = "wss://relay.example"
 
 
 def test_a_public_relay_may_be_followed_in_one_spelling_and_once() -> None:
-    assert usable([GOOD, " WSS://Relay.Example/ ", "wss://8.8.8.8:7777/path"], known=[]) == [
+    assert usable_hints([GOOD, " WSS://Relay.Example/ ", "wss://8.8.8.8:7777/path"], known=[]) == [
         GOOD,
         "wss://8.8.8.8:7777/path",
     ]
 
 
 def test_what_the_user_has_already_is_no_hint() -> None:
-    assert usable([GOOD, "wss://other.example"], known={GOOD}) == ["wss://other.example"]
+    assert usable_hints([GOOD, "wss://other.example"], known={GOOD}) == ["wss://other.example"]
 
 
 def test_a_few_are_enough() -> None:
     hints = [f"wss://relay{number}.example" for number in range(100)]
-    assert usable(hints, known=[hints[0]]) == hints[1 : 1 + MAX_HINTS]
+    assert usable_hints(hints, known=[hints[0]]) == hints[1 : 1 + MAX_HINTS]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_few_are_enough() -> None:
     ],
 )
 def test_what_could_lead_into_ones_own_network_is_not_followed(raw_hint: str) -> None:
-    assert usable([raw_hint, GOOD], known=[]) == [GOOD]
+    assert usable_hints([raw_hint, GOOD], known=[]) == [GOOD]
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])

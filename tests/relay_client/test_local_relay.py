@@ -8,7 +8,7 @@ from relay_client.errors import CallerError
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
-from relay_client.local_relay import EmbeddedRelay
+from relay_client.local_relay import LocalRelay
 from relay_client.pool import Pool
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
@@ -26,16 +26,16 @@ async def everything(url: str) -> list[Event]:
 
 
 async def test_it_listens_on_the_loopback_address_only(free_port: int) -> None:
-    async with EmbeddedRelay(port=free_port) as relay:
+    async with LocalRelay(port=free_port) as relay:
         assert relay.url == f"ws://127.0.0.1:{free_port}"
         assert await everything(relay.url) == []
 
 
 async def test_a_port_has_one_relay(free_port: int) -> None:
     event = EventDraft(kind=1, created_at=1).sign(KEY)
-    async with EmbeddedRelay(port=free_port) as relay:
+    async with LocalRelay(port=free_port) as relay:
         with pytest.raises(CallerError, match=f"cannot listen on 127.0.0.1:{free_port}"):
-            await EmbeddedRelay(port=free_port).__aenter__()
+            await LocalRelay(port=free_port).__aenter__()
         await publish(relay.url, event)
         assert await everything(relay.url) == [event]
 
@@ -44,35 +44,35 @@ async def test_a_port_is_free_when_its_relay_has_ended(free_port: int, tmp_path:
     # Several times, and with something to write: a relay that ends in the background is mostly quick enough.
     for number in range(20):
         events = [EventDraft(kind=1, created_at=n, content="x" * 60_000).sign(KEY) for n in range(4)]
-        async with EmbeddedRelay(port=free_port, folder=tmp_path / f"{number}") as relay:
+        async with LocalRelay(port=free_port, folder=tmp_path / f"{number}") as relay:
             await publish(relay.url, *events)
 
 
 async def test_events_in_memory_go_with_the_relay(free_port: int, unused_port: int) -> None:
-    async with EmbeddedRelay(port=free_port) as relay:
+    async with LocalRelay(port=free_port) as relay:
         await publish(relay.url, EventDraft(kind=1, created_at=1).sign(KEY))
-    async with EmbeddedRelay(port=unused_port) as relay:
+    async with LocalRelay(port=unused_port) as relay:
         assert await everything(relay.url) == []
 
 
 async def test_a_folder_keeps_events_over_a_restart(free_port: int, unused_port: int, tmp_path: Path) -> None:
     events = [EventDraft(kind=1064, created_at=number, content="x" * 60_000).sign(KEY) for number in range(1, 5)]
-    async with EmbeddedRelay(port=free_port, folder=tmp_path / "a" / "relay") as relay:
+    async with LocalRelay(port=free_port, folder=tmp_path / "a" / "relay") as relay:
         await publish(relay.url, *events)
-    async with EmbeddedRelay(port=unused_port, folder=tmp_path / "a" / "relay") as relay:
+    async with LocalRelay(port=unused_port, folder=tmp_path / "a" / "relay") as relay:
         assert {event.id for event in await everything(relay.url)} == {event.id for event in events}
 
 
 async def test_a_folder_that_is_a_file(free_port: int, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CallerError):
-        await EmbeddedRelay(port=free_port, folder=tmp_path / "file").__aenter__()
+        await LocalRelay(port=free_port, folder=tmp_path / "file").__aenter__()
 
 
 async def test_a_folder_with_a_damaged_database(free_port: int, tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_bytes(b"damaged" * 10_000)
     with pytest.raises(CallerError, match="cannot start"):
-        await EmbeddedRelay(port=free_port, folder=tmp_path).__aenter__()
+        await LocalRelay(port=free_port, folder=tmp_path).__aenter__()
 
 
 async def test_it_takes_as_much_as_the_client_sends(relay: str) -> None:

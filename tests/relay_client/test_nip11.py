@@ -9,7 +9,7 @@ import pytest
 from support.scripted_relay import ScriptedRelay
 
 from relay_client import nip11
-from relay_client.nip11 import RelayInfo, read_infos
+from relay_client.nip11 import RelayInfo, fetch_relay_infos
 from relay_client.pool import Pool
 
 NOTHING = RelayInfo()
@@ -36,7 +36,7 @@ async def answering(answer: bytes, *, ends: bool = True) -> AsyncIterator[tuple[
 
 async def asked(url: str) -> RelayInfo:
     async with asyncio.timeout(GIVE_UP_S):
-        return (await read_infos([url]))[url]
+        return (await fetch_relay_infos([url]))[url]
 
 
 def http(body: bytes, status: bytes = b"200 OK", *headers: bytes) -> bytes:
@@ -47,7 +47,7 @@ def http(body: bytes, status: bytes = b"200 OK", *headers: bytes) -> bytes:
 def test_limits_and_demands() -> None:
     limits = {"max_message_length": 16_384, "max_limit": 20, "payment_required": True, "auth_required": True}
     assert RelayInfo.parse(orjson.dumps({"name": "x", "limitation": limits})) == RelayInfo(
-        max_message_length=16_384, max_limit=20, demands=("asks to be paid", "wants to know who is there")
+        max_message_length=16_384, max_limit=20, requirements=("asks to be paid", "wants to know who is there")
     )
 
 
@@ -118,11 +118,11 @@ async def test_a_relay_that_takes_only_small_messages_is_left_out_before_anythin
     scripted: ScriptedRelay,
 ) -> None:
     async with Pool([scripted.url]) as pool:
-        pool.heed({scripted.url: RelayInfo(max_message_length=999)}, frame_size=999)
+        pool.apply_limits({scripted.url: RelayInfo(max_message_length=999)}, frame_size=999)
         assert pool.urls == [scripted.url]
-        pool.heed({scripted.url: RelayInfo(max_message_length=998)}, frame_size=999)
+        pool.apply_limits({scripted.url: RelayInfo(max_message_length=998)}, frame_size=999)
         assert pool.urls == []
-        assert pool.reasons() == f"{scripted.url}: takes messages of up to 998 bytes, and one of these has 999"
+        assert pool.failures() == f"{scripted.url}: takes messages of up to 998 bytes, and one of these has 999"
     assert scripted.received == []
 
 
@@ -132,6 +132,6 @@ async def test_a_limit_on_answers_may_only_be_lowered(
 ) -> None:
     ids = [bytes([number]) * 32 for number in range(60)]
     async with Pool([scripted.url]) as pool:
-        pool.heed({scripted.url: RelayInfo(max_limit=limit)}, frame_size=1)
-        assert await pool.holdings(ids) == {scripted.url: set()}
+        pool.apply_limits({scripted.url: RelayInfo(max_limit=limit)}, frame_size=1)
+        assert await pool.stored_ids(ids) == {scripted.url: set()}
     assert [len(wanted["ids"]) for wanted in scripted.requests] == sizes

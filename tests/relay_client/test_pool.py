@@ -75,7 +75,7 @@ async def test_an_unreachable_relay_among_good_ones(scripted: ScriptedRelay, nob
     async with asyncio.timeout(GIVE_UP_S), Pool([bad, scripted.url]) as pool:
         assert pool.urls == [scripted.url]
         assert pool.reports[bad].reason
-        assert pool.reasons() == pool.reports[bad].reason
+        assert pool.failures() == pool.reports[bad].reason
         await pool.publish(to([bad, scripted.url], made(3)))
         assert pool.reports[scripted.url].accepted == 3
         assert pool.reports[bad].accepted == 0
@@ -167,7 +167,7 @@ async def test_publishing_ends_when_no_relay_is_left(scripted: ScriptedRelay) ->
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
         await pool.publish(to([scripted.url], made(1_000)))
         assert pool.urls == []
-        assert pool.reasons() == f"{scripted.url}: refused an event: no reason given"
+        assert pool.failures() == f"{scripted.url}: refused an event: no reason given"
     assert len(scripted.received) <= 8
 
 
@@ -179,7 +179,7 @@ async def test_a_relay_that_falls_silent_does_not_hold_the_others_up(
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
         await pool.publish(to([scripted.url, second.url], made(30)))
         assert pool.urls == [second.url]
-        assert "no answer" in pool.reasons()
+        assert "no answer" in pool.failures()
         assert pool.reports[second.url].accepted == 30
 
 
@@ -227,7 +227,7 @@ async def test_a_real_relay_takes_200_events(relay: str) -> None:
     async with asyncio.timeout(GIVE_UP_S), Pool([relay]) as pool:
         await pool.publish(to([relay], events))
         assert pool.reports[relay].accepted == 200
-        assert await pool.holdings(ids(events)) == {relay: set(ids(events))}
+        assert await pool.stored_ids(ids(events)) == {relay: set(ids(events))}
 
 
 async def test_a_real_relay_refuses_a_forgery_and_an_event_too_large(relay: str, scripted: ScriptedRelay) -> None:
@@ -247,5 +247,5 @@ async def test_a_relay_that_was_hinted_at_is_never_connected_to_off_the_open_int
             await pool._connections[url].close()
         await pool.query(Filter(kinds=(1064,), limit=1))
         assert pool.urls == [scripted.url]
-        assert pool.reasons() == f"{second.url}: not a public address"
+        assert pool.failures() == f"{second.url}: not a public address"
     assert (scripted.connections, second.connections) == (2, 1)

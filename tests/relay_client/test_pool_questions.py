@@ -77,7 +77,7 @@ async def test_holdings_are_counted_by_recomputed_ids(scripted: ScriptedRelay, s
     second.events = stored(events[:3])
     scripted.deliver = lambda event: event | {"content": "forged"} if event["created_at"] > 100 else event
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
-        held = await pool.holdings(ids(events))
+        held = await pool.stored_ids(ids(events))
     assert held == {scripted.url: set(ids(events[:100])), second.url: set(ids(events[:3]))}
     assert [len(wanted["ids"]) for wanted in scripted.requests] == [50, 50, 20]
     assert [wanted["limit"] for wanted in scripted.requests] == [50, 50, 20]
@@ -85,7 +85,7 @@ async def test_holdings_are_counted_by_recomputed_ids(scripted: ScriptedRelay, s
 
 async def test_holdings_of_nothing(scripted: ScriptedRelay) -> None:
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
-        assert await pool.holdings([]) == {scripted.url: set()}
+        assert await pool.stored_ids([]) == {scripted.url: set()}
     assert scripted.requests == []
 
 
@@ -94,7 +94,7 @@ async def test_two_relays_that_have_half_each(scripted: ScriptedRelay, second: S
     scripted.events, second.events = stored(events[::2]), stored(events[1::2])
     taker = Taker()
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
-        await pool.collect(ids(events), taker)
+        await pool.gather(ids(events), taker)
     assert taker.taken == {event.id: (scripted.url, second.url)[number % 2] for number, event in enumerate(events)}
     requests = scripted.requests + second.requests
     assert all(len(wanted["ids"]) == wanted["limit"] <= IDS_PER_REQUEST for wanted in requests)
@@ -108,7 +108,7 @@ async def test_two_relays_share_what_both_have(
     scripted.events = second.events = stored(events)
     taker = Taker()
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
-        await pool.collect(ids(events), taker)
+        await pool.gather(ids(events), taker)
     assert set(taker.taken) == set(ids(events))
     asked = [event_id for wanted in scripted.requests + second.requests for event_id in wanted["ids"]]
     assert sorted(asked) == sorted(event.id.hex() for event in events)
@@ -120,7 +120,7 @@ async def test_what_one_relay_forges_is_asked_of_another(scripted: ScriptedRelay
     scripted.deliver = lambda event: event | {"sig": "0" * 128}
     taker = Taker()
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
-        await pool.collect(ids(events), taker)
+        await pool.gather(ids(events), taker)
         assert pool.urls == [scripted.url, second.url]
     assert taker.taken == dict.fromkeys(ids(events), second.url)
 
@@ -129,7 +129,7 @@ async def test_what_nobody_has_is_asked_of_each_relay_once(scripted: ScriptedRel
     events = made(70)
     taker = Taker()
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
-        assert sorted(await pool.collect(ids(events), taker)) == sorted(ids(events))
+        assert sorted(await pool.gather(ids(events), taker)) == sorted(ids(events))
     assert taker.taken == {}
     for relay in (scripted, second):
         asked = [event_id for wanted in relay.requests for event_id in wanted["ids"]]
@@ -142,7 +142,7 @@ async def test_a_lone_relay_whose_answers_are_short_is_asked_for_the_rest(script
     scripted.events, scripted.most = stored(events[:-3]), 20
     taker = Taker()
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
-        assert await pool.collect(ids(events), taker) == ids(events[-3:])
+        assert await pool.gather(ids(events), taker) == ids(events[-3:])
     assert set(taker.taken) == set(ids(events[:-3]))
     assert len(scripted.requests) < 20  # what it does not have does not keep us asking
 
@@ -161,7 +161,7 @@ async def test_a_relay_that_finds_questions_too_fast_is_asked_again_later(
     scripted.refuse = refuse
     taker = Taker()
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
-        await pool.collect(ids(events), taker)
+        await pool.gather(ids(events), taker)
         assert pool.urls == [scripted.url]
     assert set(taker.taken) == set(ids(events))
 
@@ -186,7 +186,7 @@ async def test_a_relay_that_gives_fewer_than_asked(scripted: ScriptedRelay, seco
     scripted.deliver = lambda event: event if event["created_at"] % 3 else None
     taker = Taker()
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
-        await pool.collect(ids(events), taker)
+        await pool.gather(ids(events), taker)
     assert set(taker.taken) == set(ids(events))
 
 
@@ -198,7 +198,7 @@ async def test_what_a_silent_relay_was_asked_for_is_asked_of_another(
     second.events = stored(events)
     taker = Taker()
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
-        await pool.collect(ids(events), taker)
+        await pool.gather(ids(events), taker)
     assert taker.taken == dict.fromkeys(ids(events), second.url)
 
 
@@ -216,7 +216,7 @@ async def test_what_a_relay_still_owes_when_it_goes_is_asked_of_another(second: 
     async with serve(handler, "127.0.0.1", 0, compression=None) as server:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
         async with asyncio.timeout(GIVE_UP_S), Pool([url, second.url]) as pool:
-            await pool.collect(ids(events), taker)
+            await pool.gather(ids(events), taker)
             assert pool.urls == [second.url]
             assert pool.reports[url].reason.startswith(f"{url}: ")
     assert set(taker.taken) == set(ids(events))
@@ -231,7 +231,7 @@ async def test_collecting_ends_when_every_relay_is_gone() -> None:
     async with serve(handler, "127.0.0.1", 0, compression=None) as server:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
         async with asyncio.timeout(GIVE_UP_S), Pool([url]) as pool:
-            await pool.collect(ids(made(3)), taker)
+            await pool.gather(ids(made(3)), taker)
             assert pool.urls == []
     assert taker.taken == {}
 
@@ -240,14 +240,14 @@ async def test_collecting_ends_when_every_relay_is_gone() -> None:
 async def test_a_relay_that_falls_silent_is_waited_for_once(scripted: ScriptedRelay) -> None:
     scripted.silent = True
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
-        assert await pool.collect(ids(made(3)), Taker()) == ids(made(3))
-        assert "no answer" in pool.reasons()
+        assert await pool.gather(ids(made(3)), Taker()) == ids(made(3))
+        assert "no answer" in pool.failures()
     assert scripted.connections == 1
 
 
 async def test_collecting_nothing_asks_nothing(scripted: ScriptedRelay) -> None:
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
-        await pool.collect([], Taker())
+        await pool.gather([], Taker())
     assert scripted.requests == []
 
 
@@ -263,7 +263,7 @@ async def test_what_an_offer_raises_ends_the_collecting(
 
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
         with pytest.raises(OSError, match="disk full"):
-            await pool.collect(ids(events), full)
+            await pool.gather(ids(events), full)
     gc.collect()
     assert caplog.messages == []  # it is said once, however many requests it ended
     assert len(scripted.requests) + len(second.requests) <= 4  # two to each relay are open from the beginning
@@ -281,7 +281,7 @@ async def test_a_relay_that_refuses_to_answer_is_left_out_with_its_reason(second
     async with serve(handler, "127.0.0.1", 0, compression=None) as server:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
         async with asyncio.timeout(GIVE_UP_S), Pool([url, second.url]) as pool:
-            await pool.collect(ids(events), taker)
+            await pool.gather(ids(events), taker)
             assert pool.urls == [second.url]
             assert "auth-required: who?" in pool.reports[url].reason
     assert taker.taken == dict.fromkeys(ids(events), second.url)
@@ -292,10 +292,10 @@ async def test_a_collection_can_be_cancelled(scripted: ScriptedRelay) -> None:
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(SHORT_S):
-                await pool.collect(ids(made(1)), Taker())
+                await pool.gather(ids(made(1)), Taker())
         scripted.silent = False
         assert await pool.query(Filter(limit=1)) == []
-        assert pool.reasons() == ""
+        assert pool.failures() == ""
 
 
 async def test_a_real_relay_gives_200_events_back(relay: str) -> None:
@@ -303,5 +303,5 @@ async def test_a_real_relay_gives_200_events_back(relay: str) -> None:
     taker = Taker()
     async with asyncio.timeout(GIVE_UP_S), Pool([relay]) as pool:
         await pool.publish((event, [relay]) for event in events)
-        await pool.collect(ids(events), taker)
+        await pool.gather(ids(events), taker)
     assert taker.taken == dict.fromkeys(ids(events), relay)

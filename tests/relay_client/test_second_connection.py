@@ -13,7 +13,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from relay_client import backoff, connection, rate_control
-from relay_client.allocation import Delivery
+from relay_client.allocation import Allocation
 from relay_client.event import Event, EventDraft
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
@@ -62,9 +62,9 @@ async def running(relay: Relay) -> AsyncIterator[Relay]:
             relay.over.set()
 
 
-async def deliver(relay: Relay, event: Callable[[int], Event] = EVENTS.__getitem__, count: int = 400) -> RelayReport:
+async def send(relay: Relay, event: Callable[[int], Event] = EVENTS.__getitem__, count: int = 400) -> RelayReport:
     async with running(relay), asyncio.timeout(GIVE_UP_S), Pool([relay.url], signer=KEY) as pool:
-        await pool.deliver(Delivery([relay.url], [1] * count), event)
+        await pool.send(Allocation([relay.url], [1] * count), event)
         for second in relay.peers[1:2]:
             await second.wait_closed()
         return pool.reports[relay.url]
@@ -113,7 +113,7 @@ async def takes_the_place_of_the_first(relay: Relay, peer: ServerConnection) -> 
 
 async def test_a_relay_that_takes_all_that_comes_gets_two() -> None:
     relay = Relay()
-    report = await deliver(relay)
+    report = await send(relay)
     assert Counter(relay.received) == Counter(event.id.hex() for event in EVENTS)
     assert (relay.connections, report.accepted, report.reason) == (2, 400, "")
 
@@ -126,14 +126,14 @@ async def test_half_of_the_events_go_over_it() -> None:
             over[peer] += 1
             await relay._take(peer, orjson.loads(frame)[1])
 
-    await deliver(Relay(counted))
+    await send(Relay(counted))
     assert 100 < over.total() < 250  # of those after the first 64
 
 
 @pytest.mark.parametrize("meets", [closes, breaks, refuses, raves, is_silent, takes_the_place_of_the_first])
 async def test_whatever_it_meets_everything_is_delivered(meets: Meets) -> None:
     relay = Relay(meets)
-    report = await deliver(relay)
+    report = await send(relay)
     assert set(relay.events) == {event.id.hex() for event in EVENTS}
     assert (report.accepted + report.duplicate, report.reason) == (400, "")
     assert len(relay.received) <= 400 + 8  # again only what was under way
@@ -145,7 +145,7 @@ async def test_a_relay_may_have_no_room_for_it() -> None:
         return HTTPStatus.TOO_MANY_REQUESTS
 
     relay = Relay(door=full)
-    report = await deliver(relay)
+    report = await send(relay)
     assert (report.accepted, report.reason, relay.callers, relay.connections) == (400, "", 2, 1)
 
 
@@ -157,7 +157,7 @@ async def test_a_relay_that_lets_it_wait_holds_nothing_up(monkeypatch: pytest.Mo
         return HTTPStatus.GONE
 
     relay = Relay(door=waits)
-    report = await deliver(relay)
+    report = await send(relay)
     assert (report.accepted, report.reason, relay.callers, relay.connections) == (400, "", 2, 1)
 
 
@@ -166,7 +166,7 @@ async def test_it_goes_on_alone_where_the_first_breaks_for_good() -> None:
         return HTTPStatus.TOO_MANY_REQUESTS if relay.callers > 2 else None
 
     relay = Relay(takes_the_place_of_the_first, door=full)
-    report = await deliver(relay)
+    report = await send(relay)
     assert set(relay.events) == {event.id.hex() for event in EVENTS}
     assert (report.accepted + report.duplicate, report.reason) == (400, "")
 
@@ -187,28 +187,28 @@ async def test_a_relay_that_finds_two_too_many_has_one_from_then_on() -> None:
 
     relay = Relay(finds_it_too_much)
     relay.accept = lambda _event: (is_alone, "rate-limited: one of you has to go")
-    report = await deliver(relay)
+    report = await send(relay)
     assert (report.accepted, report.refused, report.reason, len(relay.peers)) == (400, 0, "", 2)
     assert came_after <= 3  # what was under way
 
 
 async def test_few_events_are_not_worth_it() -> None:
     relay = Relay()
-    await deliver(relay, count=120)
+    await send(relay, count=120)
     assert relay.connections == 1
 
 
 async def test_a_relay_that_was_once_too_slow_gets_one() -> None:
     relay = Relay()
     relay.accept = lambda _event: (len(relay.received) != 20, "rate-limited: for once")
-    report = await deliver(relay)
+    report = await send(relay)
     assert (report.accepted, report.refused, relay.connections) == (400, 0, 1)
 
 
 async def test_members_say_who_they_are_on_both() -> None:
     relay = Relay()
     relay.members = [KEY.pubkey.hex()]
-    report = await deliver(relay)
+    report = await send(relay)
     assert (report.accepted, report.refused) == (400, 0)
     assert relay.identities == [KEY.pubkey.hex()] * 2
 
@@ -222,7 +222,7 @@ async def test_what_makes_the_events_may_fail_on_either(bad: int) -> None:
 
     async with running(Relay()) as relay, Pool([relay.url]) as pool:
         with pytest.raises(OSError, match="the disk is gone"):
-            await pool.deliver(Delivery([relay.url], [1] * 400), fail)
+            await pool.send(Allocation([relay.url], [1] * 400), fail)
         assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("help")]
     assert relay.connections == 2
     assert EVENTS[bad].id.hex() not in relay.events

@@ -10,11 +10,11 @@ from support.scripted_relay import ScriptedRelay, scripted_relay
 from websockets.asyncio.server import ServerConnection, serve
 
 from relay_client import backoff, connection, rate_control, sender
-from relay_client.allocation import Delivery
+from relay_client.allocation import Allocation
 from relay_client.event import Event, EventDraft
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
-from relay_client.sender import OnTaken
+from relay_client.sender import OnAccepted
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 EVENTS = [EventDraft(kind=1064, created_at=number).sign(KEY) for number in range(40)]
@@ -48,10 +48,10 @@ def ignore(_url: str, _number: int) -> None:
     """Takes note of nothing."""
 
 
-async def deliver(pool: Pool, *, copies: int = 9, taken: OnTaken = ignore) -> Delivery:
-    delivery = Delivery(pool.urls, [copies] * len(EVENTS))
-    await pool.deliver(delivery, EVENTS.__getitem__, taken)
-    return delivery
+async def send(pool: Pool, *, copies: int = 9, taken: OnAccepted = ignore) -> Allocation:
+    allocation = Allocation(pool.urls, [copies] * len(EVENTS))
+    await pool.send(allocation, EVENTS.__getitem__, taken)
+    return allocation
 
 
 # --- too fast
@@ -70,7 +70,7 @@ async def test_a_rate_limited_event_is_sent_again_and_not_counted_as_refused(scr
 
     scripted.accept = accept
     async with pool_of(scripted) as pool:
-        await deliver(pool)
+        await send(pool)
         report = pool.reports[scripted.url]
     assert sorted(scripted.events) == sorted(IDS)
     assert (report.accepted, report.duplicate, report.refused, report.reason) == (40, 0, 0, "")
@@ -79,16 +79,16 @@ async def test_a_rate_limited_event_is_sent_again_and_not_counted_as_refused(scr
 async def test_a_relay_that_is_always_too_busy_is_given_up(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     scripted.accept = lambda _event: (False, "rate-limited: never")
     async with pool_of(scripted, second) as pool:
-        delivery = await deliver(pool, copies=1)
+        allocation = await send(pool, copies=1)
         assert pool.reports[scripted.url].reason == f"{scripted.url}: refused an event: rate-limited: never"
     assert len(scripted.received) < 20  # every wait ended with one try
     assert sorted(second.events) == sorted(IDS)
-    assert delivery.homeless == []
+    assert allocation.unplaced == []
 
 
 async def test_a_notice_about_rate_slows_down() -> None:
     relay = ScriptedRelay()
-    paces: list[rate_control.Pace] = []
+    rate_controls: list[rate_control.RateControl] = []
 
     async def handler(peer: ServerConnection) -> None:
         await peer.send('["NOTICE","rate limited: calm down"]')
@@ -97,10 +97,10 @@ async def test_a_notice_about_rate_slows_down() -> None:
     async with serve(handler, "127.0.0.1", 0, compression=None) as server:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
         async with pool_of(url) as pool:
-            await deliver(pool)
-            paces = list(pool._paces.values())
+            await send(pool)
+            rate_controls = list(pool._rate_controls.values())
     assert sorted(relay.events) == sorted(IDS)
-    assert paces[0]._limited_at > 0
+    assert rate_controls[0]._limited_at > 0
 
 
 async def test_a_slow_relay_does_not_slow_the_others(
@@ -118,8 +118,8 @@ async def test_a_slow_relay_does_not_slow_the_others(
 
     scripted.accept = accept
     async with pool_of(scripted, second) as pool:
-        await deliver(pool, taken=taken)
-        assert pool.reasons() == ""
+        await send(pool, taken=taken)
+        assert pool.failures() == ""
     assert sorted(scripted.events) == sorted(second.events) == sorted(IDS)
 
 
@@ -137,7 +137,7 @@ async def test_an_error_of_the_relay_is_tried_again(scripted: ScriptedRelay) -> 
 
     scripted.accept = accept
     async with pool_of(scripted) as pool:
-        await deliver(pool)
+        await send(pool)
         report = pool.reports[scripted.url]
     assert (report.accepted, report.refused, len(failed)) == (40, 0, 4)
 
@@ -145,7 +145,7 @@ async def test_an_error_of_the_relay_is_tried_again(scripted: ScriptedRelay) -> 
 async def test_an_error_that_stays_is_a_refusal(scripted: ScriptedRelay) -> None:
     scripted.accept = lambda event: (event["id"] != IDS[5], "error: disk on fire")
     async with pool_of(scripted) as pool:
-        await deliver(pool)
+        await send(pool)
         assert pool.reports[scripted.url].reason == f"{scripted.url}: refused an event: error: disk on fire"
     assert scripted.received.count(IDS[5]) == 3
 
@@ -156,12 +156,12 @@ async def test_the_share_of_a_relay_that_refuses_moves(
 ) -> None:
     scripted.accept = lambda _event: (len(scripted.received) <= 5, reason)
     async with pool_of(scripted, second) as pool:
-        delivery = await deliver(pool, copies=1)
+        allocation = await send(pool, copies=1)
         assert pool.reports[scripted.url].reason.endswith(reason)
     assert len(scripted.events) == 5
     assert set(scripted.events).isdisjoint(second.events)
     assert sorted([*scripted.events, *second.events]) == sorted(IDS)
-    assert delivery.homeless == []
+    assert allocation.unplaced == []
 
 
 async def test_what_makes_the_events_may_fail(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
@@ -173,8 +173,8 @@ async def test_what_makes_the_events_may_fail(scripted: ScriptedRelay, second: S
     before = asyncio.all_tasks()
     async with pool_of(scripted, second) as pool:
         with pytest.raises(OSError, match="the disk is gone"):
-            await pool.deliver(Delivery(pool.urls, [2] * len(EVENTS)), fail)
-        assert pool.reasons() == ""
+            await pool.send(Allocation(pool.urls, [2] * len(EVENTS)), fail)
+        assert pool.failures() == ""
     assert asyncio.all_tasks() == before
     assert IDS[20] not in {*scripted.events, *second.events}
 
@@ -210,9 +210,9 @@ async def breaking(relay: ScriptedRelay, *, after: int) -> AsyncIterator[str]:
 async def test_a_broken_connection_is_opened_again_and_the_unanswered_is_sent_again() -> None:
     relay = ScriptedRelay()
     async with breaking(relay, after=12) as url, pool_of(url) as pool:
-        await deliver(pool)
+        await send(pool)
         report = pool.reports[url]
-        assert await pool.holdings([event.id for event in EVENTS[:10]]) == {url: {event.id for event in EVENTS[:10]}}
+        assert await pool.stored_ids([event.id for event in EVENTS[:10]]) == {url: {event.id for event in EVENTS[:10]}}
     assert sorted(relay.events) == sorted(IDS)
     assert report.reason == ""
     assert report.accepted + report.duplicate == 40
@@ -224,13 +224,13 @@ async def test_a_broken_connection_is_opened_again_and_the_unanswered_is_sent_ag
 async def test_a_real_relay_behind_a_line_that_breaks_has_everything_in_the_end(relay: str, *, reset: bool) -> None:
     async with proxy_to(relay) as proxy, pool_of(proxy.url) as pool:
         proxy.cut_after, proxy.reset = 1_500, reset  # bytes: some 15 answers
-        await deliver(pool)
+        await send(pool)
         report = pool.reports[proxy.url]
         assert proxy.connections >= 3
     assert (report.accepted + report.duplicate, report.refused, report.reason) == (40, 0, "")
     async with pool_of(relay) as pool:
         ids = [event.id for event in EVENTS]
-        assert await pool.holdings(ids) == {relay: set(ids)}
+        assert await pool.stored_ids(ids) == {relay: set(ids)}
 
 
 async def test_a_relay_that_does_not_come_back_is_given_up(
@@ -247,12 +247,12 @@ async def test_a_relay_that_does_not_come_back_is_given_up(
     async with serve(handler, "127.0.0.1", 0, compression=None) as server:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
         async with pool_of(url, scripted) as pool:
-            delivery = await deliver(pool, copies=1)
+            allocation = await send(pool, copies=1)
             assert pool.urls == [scripted.url]
             assert pool.reports[url].reason.startswith(f"{url}: ")
     assert relay.events == {}
     assert sorted(scripted.events) == sorted(IDS)
-    assert delivery.homeless == []
+    assert allocation.unplaced == []
 
 
 @pytest.mark.parametrize("closes", [False, True], ids=["in words", "by closing"])
@@ -272,11 +272,11 @@ async def test_a_relay_for_which_events_are_too_large_is_left_out_however_it_say
     async with serve(handler, "127.0.0.1", 0, compression=None) as server:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
         async with pool_of(url, scripted) as pool:
-            delivery = await deliver(pool, copies=1)
+            allocation = await send(pool, copies=1)
             assert pool.urls == [scripted.url]
             assert f"too {'big' if closes else 'large'}" in pool.reports[url].reason
     assert sorted(scripted.events) == sorted(IDS)
-    assert delivery.homeless == []
+    assert allocation.unplaced == []
 
 
 async def test_a_relay_that_falls_silent_is_given_up_in_time(
@@ -286,7 +286,7 @@ async def test_a_relay_that_falls_silent_is_given_up_in_time(
     monkeypatch.setattr(sender, "PATIENCE_S", 0)
     scripted.silent = True
     async with pool_of(scripted, second) as pool:
-        await deliver(pool, copies=1)
+        await send(pool, copies=1)
         assert "no answer" in pool.reports[scripted.url].reason
     assert sorted(second.events) == sorted(IDS)
 
@@ -302,7 +302,7 @@ def members_only(scripted: ScriptedRelay) -> ScriptedRelay:
 
 async def test_what_was_refused_for_want_of_a_name_is_sent_again(members_only: ScriptedRelay) -> None:
     async with pool_of(members_only, signer=KEY) as pool:
-        await deliver(pool)
+        await send(pool)
         report = pool.reports[members_only.url]
     assert sorted(members_only.events) == sorted(IDS)
     assert (report.accepted, report.refused, report.reason) == (40, 0, "")
@@ -310,7 +310,7 @@ async def test_what_was_refused_for_want_of_a_name_is_sent_again(members_only: S
 
 async def test_without_a_key_the_refusal_says_why(members_only: ScriptedRelay) -> None:
     async with pool_of(members_only) as pool:
-        await deliver(pool)
+        await send(pool)
         assert pool.reports[members_only.url].reason == f"{members_only.url}: auth-required: members only"
     assert members_only.events == {}
 
@@ -318,13 +318,13 @@ async def test_without_a_key_the_refusal_says_why(members_only: ScriptedRelay) -
 async def test_a_member_who_is_still_refused_is_refused(members_only: ScriptedRelay) -> None:
     members_only.accept = lambda _event: (False, "auth-required: prove it again")
     async with pool_of(members_only, signer=KEY) as pool:
-        await deliver(pool)
+        await send(pool)
         assert pool.reports[members_only.url].reason.endswith("refused an event: auth-required: prove it again")
     assert members_only.events == {}
 
 
 async def test_who_is_there_is_said_on_every_connection(members_only: ScriptedRelay) -> None:
     async with breaking(members_only, after=15) as url, pool_of(url, signer=KEY) as pool:
-        await deliver(pool)
+        await send(pool)
         assert pool.reports[url].reason == ""
     assert sorted(members_only.events) == sorted(IDS)

@@ -11,12 +11,12 @@ from relay_client.filter import Filter
 from relay_client.keys import SecretKey
 from relay_client.session import (
     Acknowledged,
-    Challenged,
-    Delivered,
-    Finished,
-    Identified,
-    Noticed,
+    AuthAnswered,
+    AuthRequested,
+    EventReceived,
+    NoticeReceived,
     Outcome,
+    RequestFinished,
     Session,
     Verdict,
 )
@@ -110,14 +110,14 @@ def test_one_event_is_not_offered_twice_at_once() -> None:
 @pytest.mark.parametrize(
     ("said", "text", "verdict"),
     [
-        (True, "", Verdict.TAKEN),
-        (True, "stored", Verdict.TAKEN),
+        (True, "", Verdict.ACCEPTED),
+        (True, "stored", Verdict.ACCEPTED),
         (True, "duplicate: have it", Verdict.DUPLICATE),
         (False, "duplicate: have it", Verdict.DUPLICATE),
         (False, "duplicate", Verdict.DUPLICATE),
-        (True, "rate-limited: but this one is in", Verdict.TAKEN),
-        (False, "rate-limited: slow down", Verdict.LATER),
-        (False, "auth-required: who?", Verdict.IDENTIFY),
+        (True, "rate-limited: but this one is in", Verdict.ACCEPTED),
+        (False, "rate-limited: slow down", Verdict.RATE_LIMITED),
+        (False, "auth-required: who?", Verdict.AUTH_REQUIRED),
         (False, "error: disk on fire", Verdict.FAILED),
         (False, "blocked: no", Verdict.REFUSED),
         (False, "restricted: members only", Verdict.REFUSED),
@@ -168,7 +168,9 @@ def test_subscription_ids_are_never_used_again() -> None:
 def test_an_event_that_was_asked_for_is_delivered_unchecked() -> None:
     session, subscription = asking(ID)
     raw_event = {"id": ID.hex(), "kind": "nonsense"}
-    assert heard(session, "EVENT", subscription, raw_event) == Delivered(subscription=subscription, raw_event=raw_event)
+    assert heard(session, "EVENT", subscription, raw_event) == EventReceived(
+        subscription=subscription, raw_event=raw_event
+    )
 
 
 @pytest.mark.parametrize("raw_id", [OTHER_ID.hex(), ID.hex().upper(), "", None, 1, [], {}, [ID.hex()]], ids=repr)
@@ -184,7 +186,7 @@ def test_an_event_without_an_id_is_dropped() -> None:
 
 def test_a_request_without_ids_takes_any() -> None:
     session, subscription = asking()
-    assert isinstance(heard(session, "EVENT", subscription, {"id": OTHER_ID.hex()}), Delivered)
+    assert isinstance(heard(session, "EVENT", subscription, {"id": OTHER_ID.hex()}), EventReceived)
 
 
 @pytest.mark.parametrize("stranger", ["r2", "", "R1"])
@@ -197,34 +199,34 @@ def test_an_event_for_another_subscription_is_dropped(stranger: str) -> None:
 def test_no_more_events_than_the_limit() -> None:
     session, subscription = asking(ID, OTHER_ID, limit=2)
     for _ in range(2):
-        assert isinstance(heard(session, "EVENT", subscription, {"id": ID.hex()}), Delivered)
+        assert isinstance(heard(session, "EVENT", subscription, {"id": ID.hex()}), EventReceived)
     assert heard(session, "EVENT", subscription, {"id": OTHER_ID.hex()}) is None
 
 
 def test_a_dropped_event_does_not_use_the_limit_up() -> None:
     session, subscription = asking(ID, limit=1)
     assert heard(session, "EVENT", subscription, {"id": OTHER_ID.hex()}) is None
-    assert isinstance(heard(session, "EVENT", subscription, {"id": ID.hex()}), Delivered)
+    assert isinstance(heard(session, "EVENT", subscription, {"id": ID.hex()}), EventReceived)
 
 
 def test_each_subscription_has_its_own_limit_and_ids() -> None:
     session, first = asking(ID, limit=1)
     second, _ = session.subscribe(Filter(ids=(OTHER_ID,), limit=1))
     assert heard(session, "EVENT", second, {"id": ID.hex()}) is None
-    assert isinstance(heard(session, "EVENT", first, {"id": ID.hex()}), Delivered)
-    assert isinstance(heard(session, "EVENT", second, {"id": OTHER_ID.hex()}), Delivered)
+    assert isinstance(heard(session, "EVENT", first, {"id": ID.hex()}), EventReceived)
+    assert isinstance(heard(session, "EVENT", second, {"id": OTHER_ID.hex()}), EventReceived)
 
 
 def test_eose_ends_what_is_stored_and_leaves_the_subscription_open() -> None:
     session, subscription = asking(ID)
-    assert heard(session, "EOSE", subscription) == Finished(subscription=subscription, reason="")
-    assert isinstance(heard(session, "EVENT", subscription, {"id": ID.hex()}), Delivered)
+    assert heard(session, "EOSE", subscription) == RequestFinished(subscription=subscription, reason="")
+    assert isinstance(heard(session, "EVENT", subscription, {"id": ID.hex()}), EventReceived)
     assert session.unsubscribe(subscription) is not None
 
 
 def test_closed_ends_a_subscription_with_a_reason() -> None:
     session, subscription = asking(ID)
-    expected = Finished(subscription=subscription, reason="auth-required: who?")
+    expected = RequestFinished(subscription=subscription, reason="auth-required: who?")
     assert heard(session, "CLOSED", subscription, "auth-required: who?") == expected
     assert heard(session, "EVENT", subscription, {"id": ID.hex()}) is None
     assert session.unsubscribe(subscription) is None
@@ -233,7 +235,7 @@ def test_closed_ends_a_subscription_with_a_reason() -> None:
 def test_closed_after_eose() -> None:
     session, subscription = asking(ID)
     heard(session, "EOSE", subscription)
-    assert heard(session, "CLOSED", subscription, "") == Finished(subscription=subscription, reason="")
+    assert heard(session, "CLOSED", subscription, "") == RequestFinished(subscription=subscription, reason="")
     assert heard(session, "CLOSED", subscription, "") is None
     assert session.unsubscribe(subscription) is None
 
@@ -259,44 +261,44 @@ def test_after_unsubscribing_everything_late_is_ignored() -> None:
 def test_a_challenge_is_answered_with_a_signed_event() -> None:
     session = Session()
     with pytest.raises(CallerError):
-        session.identify(KEY, url="wss://a", now=7)
-    assert heard(session, "AUTH", "prove it") == Challenged()
-    assert session.challenged
-    kind, raw_event = orjson.loads(session.identify(KEY, url="wss://a", now=7))
+        session.authenticate(KEY, url="wss://a", now=7)
+    assert heard(session, "AUTH", "prove it") == AuthRequested()
+    assert session.auth_challenge
+    kind, raw_event = orjson.loads(session.authenticate(KEY, url="wss://a", now=7))
     event = Event.parse(raw_event)
     assert (kind, event.kind, event.pubkey, event.created_at) == ("AUTH", 22242, KEY.pubkey, 7)
     assert event.tags == (("relay", "wss://a"), ("challenge", "prove it"))
-    assert not session.identified
-    assert ok(session, event) == Identified(refusal="")
-    assert session.identified
+    assert not session.authenticated
+    assert ok(session, event) == AuthAnswered(refusal="")
+    assert session.authenticated
 
 
 @pytest.mark.parametrize(("text", "refusal"), [("restricted: no", "restricted: no"), ("", "no reason given")])
 def test_a_relay_may_not_like_who_is_here(text: str, refusal: str) -> None:
     session = Session()
     heard(session, "AUTH", "prove it")
-    event = Event.parse(orjson.loads(session.identify(KEY, url="wss://a", now=7))[1])
-    assert ok(session, event, accepted=False, text=text) == Identified(refusal=refusal)
-    assert not session.identified
+    event = Event.parse(orjson.loads(session.authenticate(KEY, url="wss://a", now=7))[1])
+    assert ok(session, event, accepted=False, text=text) == AuthAnswered(refusal=refusal)
+    assert not session.authenticated
 
 
 def test_who_is_here_is_not_an_event_under_way() -> None:
     session, event = Session(), next(events())
     session.publish(event)
     heard(session, "AUTH", "prove it")
-    session.identify(KEY, url="wss://a", now=7)
+    session.authenticate(KEY, url="wss://a", now=7)
     assert session.unacknowledged == 1
     assert isinstance(ok(session, event), Acknowledged)
-    assert not session.identified
+    assert not session.authenticated
 
 
 def test_a_new_challenge_needs_a_new_answer() -> None:
     session = Session()
     heard(session, "AUTH", "one")
-    ok(session, Event.parse(orjson.loads(session.identify(KEY, url="wss://a", now=7))[1]))
+    ok(session, Event.parse(orjson.loads(session.authenticate(KEY, url="wss://a", now=7))[1]))
     heard(session, "AUTH", "two")
-    assert not session.identified
-    event = Event.parse(orjson.loads(session.identify(KEY, url="wss://a", now=7))[1])
+    assert not session.authenticated
+    event = Event.parse(orjson.loads(session.authenticate(KEY, url="wss://a", now=7))[1])
     assert event.tag_values("challenge") == ["two"]
 
 
@@ -304,7 +306,7 @@ def test_a_new_challenge_needs_a_new_answer() -> None:
 
 
 def test_a_notice_is_passed_on() -> None:
-    assert heard(Session(), "NOTICE", "slow down") == Noticed(text="slow down")
+    assert heard(Session(), "NOTICE", "slow down") == NoticeReceived(text="slow down")
 
 
 def test_an_unknown_type_means_nothing() -> None:

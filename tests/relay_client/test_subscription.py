@@ -13,7 +13,7 @@ from relay_client.event import EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
-from relay_client.subscription import Link, Watch
+from relay_client.subscription import Subscription, SubscriptionStatus
 
 GIVE_UP_S = 60
 
@@ -42,10 +42,10 @@ class Watched:
 
     def __init__(self, urls: Sequence[str], *, wanted: bool = True, signer: SecretKey | None = None) -> None:
         self.came: list[tuple[str, object]] = []
-        self.changes: list[Link] = []
+        self.changes: list[SubscriptionStatus] = []
         self.heard = asyncio.Event()
         self._wanted = wanted
-        self.watch = Watch(
+        self.watch = Subscription(
             urls,
             Filter(kinds=(1,), limit=10),
             self._on_event,
@@ -59,7 +59,7 @@ class Watched:
         self.heard.set()
         return self._wanted
 
-    def _on_change(self, link: Link) -> None:
+    def _on_change(self, link: SubscriptionStatus) -> None:
         self.changes.append(link)
         self.heard.set()
 
@@ -88,7 +88,7 @@ async def test_what_is_stored_comes_and_then_what_is_new(relay: str, key: Secret
 
     await publish("stored")
     async with Watched([relay]).running() as watched:
-        await watched.until(lambda: watched.watch.links[relay].connected)
+        await watched.until(lambda: watched.watch.statuses[relay].connected)
         assert watched.came == [(relay, "stored")]
         await publish("new")
         await watched.until(lambda: len(watched.came) == 2)
@@ -103,8 +103,8 @@ async def test_a_relay_that_closes_the_subscription_is_asked_again() -> None:
 
     async with peer(script) as url, Watched([url]).running() as watched:
         await watched.until(lambda: len(watched.came) > 2)
-    assert Link(connected=True) in watched.changes
-    assert Link(reason=f"{url}: ended the subscription: error: tired") in watched.changes
+    assert SubscriptionStatus(connected=True) in watched.changes
+    assert SubscriptionStatus(reason=f"{url}: ended the subscription: error: tired") in watched.changes
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ async def test_a_flood_ends_the_connection_and_the_others_stay(message: tuple[ob
         await say(socket, "EOSE", "live")
 
     async with peer(flood) as bad, peer(quiet) as good, Watched([bad, good], wanted=False).running() as watched:
-        await watched.until(lambda: bool(watched.watch.links[bad].reason) and watched.watch.links[good].connected)
-        assert says in watched.watch.links[bad].reason
-        assert watched.watch.links[good] == Link(connected=True)
+        await watched.until(lambda: bool(watched.watch.statuses[bad].reason) and watched.watch.statuses[good].connected)
+        assert says in watched.watch.statuses[bad].reason
+        assert watched.watch.statuses[good] == SubscriptionStatus(connected=True)
 
 
 async def test_one_event_again_and_again_is_a_flood_too() -> None:
@@ -138,7 +138,7 @@ async def test_one_event_again_and_again_is_a_flood_too() -> None:
             await say(socket, "EVENT", "live", {"id": "one", "content": "again"})
 
     async with peer(flood) as url, Watched([url]).running() as watched:
-        await watched.until(lambda: "of no use" in watched.watch.links[url].reason)
+        await watched.until(lambda: "of no use" in watched.watch.statuses[url].reason)
 
 
 async def test_a_real_relay_for_members_only_learns_who_watches(nip42_relay: str, key: SecretKey) -> None:
@@ -146,10 +146,10 @@ async def test_a_real_relay_for_members_only_learns_who_watches(nip42_relay: str
     async with Pool([nip42_relay], signer=key) as pool:
         await pool.publish([(event, [nip42_relay])])
     async with Watched([nip42_relay], signer=key).running() as watched:
-        await watched.until(lambda: watched.watch.links[nip42_relay].connected)
+        await watched.until(lambda: watched.watch.statuses[nip42_relay].connected)
     assert watched.came == [(nip42_relay, "for members")]
     async with Watched([nip42_relay]).running() as watched:
-        await watched.until(lambda: "auth-required" in watched.watch.links[nip42_relay].reason)
+        await watched.until(lambda: "auth-required" in watched.watch.statuses[nip42_relay].reason)
     assert watched.came == []
 
 
@@ -161,7 +161,7 @@ async def test_a_relay_that_does_not_accept_the_key_says_so(key: SecretKey) -> N
         await say(socket, "OK", answer["id"], False, "restricted: not a member")
 
     async with peer(script) as url, Watched([url], signer=key).running() as watched:
-        await watched.until(lambda: "restricted: not a member" in watched.watch.links[url].reason)
+        await watched.until(lambda: "restricted: not a member" in watched.watch.statuses[url].reason)
 
 
 async def test_silence_before_anything_was_sent_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,4 +171,4 @@ async def test_silence_before_anything_was_sent_is_a_failure(monkeypatch: pytest
         return
 
     async with peer(silence) as url, Watched([url]).running() as watched:
-        await watched.until(lambda: "no answer" in watched.watch.links[url].reason)
+        await watched.until(lambda: "no answer" in watched.watch.statuses[url].reason)

@@ -3,7 +3,7 @@
 import pytest
 
 from relay_client.errors import CallerError
-from relay_client.url import check_url
+from relay_client.url import normalize_url
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ from relay_client.url import check_url
     ],
 )
 def test_an_address_has_one_spelling(raw_url: str, url: str) -> None:
-    assert check_url(raw_url) == url
-    assert check_url(url) == url
+    assert normalize_url(raw_url) == url
+    assert normalize_url(url) == url
 
 
 @pytest.mark.parametrize(
@@ -57,4 +57,4 @@ def test_an_address_has_one_spelling(raw_url: str, url: str) -> None:
 )
 def test_what_is_no_relay_is_refused(raw_url: str) -> None:
     with pytest.raises(CallerError, match="not a relay's address"):
-        check_url(raw_url)
+        normalize_url(raw_url)
