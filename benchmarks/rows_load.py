@@ -167,7 +167,7 @@ def alone(decoder: Decoder, prompt: str) -> str:
 def memory_above(bench: Bench) -> Measured:
     """MiB above the process, two models and their caches, at most, while models are swapped under load."""
     raw, fault = swapped(bench)
-    known = 2 * (4 * CONFIG.parameter_count + SLOTS * KVCache.size(CONFIG)) / (1 << 20)
+    known = 2 * (4 * CONFIG.parameter_count + SLOTS * KVCache.slot_bytes(CONFIG)) / (1 << 20)
     return Measured(value=raw["peak_mib"] - raw["idle_mib"] - known, raw=raw | {"models_mib": known}, fault=fault)
 
 

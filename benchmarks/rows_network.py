@@ -153,7 +153,7 @@ def write_model(path: Path, config: ModelConfig) -> None:
     draw = np.random.default_rng(1)
     weights, first, second = (draw.random(config.parameter_count, dtype=np.float32) for _ in range(3))
     header = CheckpointHeader(magic="RGPT0003", vocab_size=config.vocab_size, iteration=1, step=1, best_loss=1.0)
-    checkpoint = Checkpoint(header=header, config=config, weights=weights, moments=(first, second))
+    checkpoint = Checkpoint(header=header, config=config, weights=weights, optimizer_state=(first, second))
     sidecar = Sidecar(config=config, tokenizer=CHARACTERS, name="m")
     write_checkpoint(path, checkpoint, (path.with_suffix(".json"), sidecar.encode()))
 

@@ -50,7 +50,7 @@ def running(*words: str, home: Path) -> Iterator[tuple[int, str]]:
 def serving(folder: Path) -> Iterator[str]:
     """A server of a file with random weights; gives its address."""
     path = folder / "served.bin"
-    checkpoint = Checkpoint(header=HEADER, config=CONFIG, weights=weights(0), moments=None)
+    checkpoint = Checkpoint(header=HEADER, config=CONFIG, weights=weights(0), optimizer_state=None)
     sidecar = Sidecar(config=CONFIG, tokenizer=CHARACTERS)
     write_checkpoint(path, checkpoint, (path.with_suffix(".json"), sidecar.encode()))
     with running("--model", str(path), home=folder) as (_, address):

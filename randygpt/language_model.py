@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from randygpt.checkpoint.rgpt import read_matrices
-from randygpt.checkpoint.sidecar import describe, find_checkpoint
+from randygpt.checkpoint.sidecar import find_checkpoint, inspect_checkpoint
 from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.model.config import ModelConfig
 from randygpt.model.decoder import Decoder
@@ -76,7 +76,7 @@ class LanguageModel:
 
 def load(path: str | PathLike[str], *, preset: str | None = None, vocab: Path | None = None) -> LanguageModel:
     """The model in a checkpoint, or in the folder of a fetched release; raises InvalidModelFile and OSError."""
-    description = describe(find_checkpoint(Path(path)), preset=preset, vocab=vocab)
+    description = inspect_checkpoint(find_checkpoint(Path(path)), preset=preset, vocab=vocab)
     if description.tokenizer is None:
         raise InvalidModelFile(f"{description.path}: no vocabulary beside it (a .json of its name, or vocab.json)")
     return from_weights(description.path, description.config, description.tokenizer)

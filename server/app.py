@@ -105,7 +105,7 @@ class Application:
                     created=int(time.time()),
                     model=answer.loaded.name,
                     fingerprint=answer.loaded.fingerprint,
-                    texts=answer.loaded.language_model.tokenizer.texts,
+                    texts=answer.loaded.language_model.tokenizer.vocab,
                     logprobs=asked.logprobs is not None,
                 )
                 if asked.stream:

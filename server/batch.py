@@ -10,11 +10,11 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from randygpt.model.decoder import CHUNK, Array, Decoder, KVCache
-from randygpt.model.sampling import Continuation, draw_each, log_probabilities
+from randygpt.model.decoder import PREFILL_CHUNK, Array, Decoder, KVCache
+from randygpt.model.sampling import Continuation, log_softmax, sample_batch
 
 Chunks = list[tuple[int, Sequence[int]]]  # slot, ids
-_UNDISTURBED = 4 * CHUNK  # tokens of prompts in one pass while there is nobody whom a longer one makes wait
+_UNDISTURBED = 4 * PREFILL_CHUNK  # tokens of prompts in one pass while there is nobody whom a longer one makes wait
 
 
 class Token(NamedTuple):
@@ -106,7 +106,7 @@ class Batch(Generic[W]):
 
     def _next_chunks(self) -> Chunks:
         chunks: Chunks = []
-        room = CHUNK if self._ready else _UNDISTURBED
+        room = PREFILL_CHUNK if self._ready else _UNDISTURBED
         for slot in range(self._ready, len(self._slots)):
             ids = self._slots[slot].unseen[:room]
             if not ids:
@@ -120,7 +120,7 @@ class Batch(Generic[W]):
         tokens = [self._slots[slot].unseen[0] for slot in range(self._ready)]
         if not tokens and not chunks:
             return [], np.empty((0, self._decoder.config.vocab_size), np.float32)
-        logits = self._decoder.advance(self._cache, tokens, chunks)
+        logits = self._decoder.forward(self._cache, tokens, chunks)
         ended = (slot for slot, ids in chunks if len(ids) == len(self._slots[slot].unseen))  # but for the last, all
         slots = [*range(self._ready), *ended]
         return slots, logits[: len(slots)]
@@ -131,7 +131,7 @@ class Batch(Generic[W]):
             return []
         writings = [self._slots[slot] for slot in slots]
         texts = [writing.text for writing in writings]
-        ids = draw_each(logits, [text.sampling for text in texts], [text.uniform() for text in texts])
+        ids = sample_batch(logits, [text.sampling for text in texts], [text.uniform() for text in texts])
         return [
             (slot, Token(token) if writing.logprobs is None else _told(token, row, writing.logprobs))
             for slot, token, row, writing in zip(slots, ids, logits, writings, strict=True)
@@ -155,6 +155,6 @@ class Batch(Generic[W]):
 
 
 def _told(token: int, logits: Array, count: int) -> Token:
-    values = log_probabilities(logits)
+    values = log_softmax(logits)
     likeliest = np.argsort(-values, kind="stable")[:count] if count else ()
     return Token(token, float(values[token]), tuple((int(other), float(values[other])) for other in likeliest))

@@ -41,7 +41,7 @@ class LoadedModel:
 
     def __post_init__(self) -> None:
         config = self.language_model.config
-        slots = max(1, min(SLOTS, _MAX_CACHE // KVCache.size(config)))
+        slots = max(1, min(SLOTS, _MAX_CACHE // KVCache.slot_bytes(config)))
         object.__setattr__(self, "cache", KVCache(config, slots))
 
     @property

@@ -38,7 +38,7 @@ class Writer:
         texts = sum(job.loaded is loaded for job in self.coming)
         if loaded in self._batches:
             texts += len(self._batches[loaded].writings)
-        return texts < len(loaded.cache.share(*self.part).lengths)
+        return texts < len(loaded.cache.partition(*self.part).lengths)
 
     def hand_over(self, other: "Writer") -> bool:
         """Have another go on with one of its texts, where that has room and there is memory; between two steps."""
@@ -72,7 +72,7 @@ class Writer:
             coming, self.coming = self.coming, []
             for job in coming:
                 if job.loaded not in self._batches:
-                    cache = job.loaded.cache.share(*self.part)
+                    cache = job.loaded.cache.partition(*self.part)
                     self._batches[job.loaded] = Batch(job.loaded.language_model.decoder, cache)
                 batch = self._batches[job.loaded]
                 if batch.has_room:

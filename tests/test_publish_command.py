@@ -46,7 +46,7 @@ def write_larger(path: Path) -> Path:
     config = ModelConfig(n_embd=64, n_head=2, n_layer=4, vocab_size=TOKENIZER.vocab_size)
     header = CheckpointHeader(magic="RGPT0003", vocab_size=config.vocab_size, iteration=1, step=1, best_loss=2.0)
     weights, first, second = np.random.default_rng(1).random((3, config.parameter_count), dtype=np.float32)
-    write_checkpoint(path, Checkpoint(header=header, config=config, weights=weights, moments=(first, second)))
+    write_checkpoint(path, Checkpoint(header=header, config=config, weights=weights, optimizer_state=(first, second)))
     sidecar = Sidecar(config=config, tokenizer=TOKENIZER, name="larger", iteration=1)
     sidecar_path(path).write_bytes(sidecar.encode())
     return path
@@ -226,7 +226,7 @@ async def test_weights_only_is_a_whole_checkpoint_without_moments(
     friend = tmp_path / "friend"
     friend.mkdir()
     fetched = json.loads((await typed(friend, "fetch", published["release"], "--relay", scripted.url, "--json")).stdout)
-    write_checkpoint(expected := tmp_path / "expected.bin", tiny_checkpoint(with_moments=False))
+    write_checkpoint(expected := tmp_path / "expected.bin", tiny_checkpoint(with_optimizer=False))
     assert fetched["files"][0]["sha256"] == hashlib.sha256(expected.read_bytes()).hexdigest()
 
 

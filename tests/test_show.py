@@ -84,7 +84,7 @@ def test_losses_of_another_moment_are_not_shown(at_home: Path, capsys: pytest.Ca
 
 def test_the_folder_of_a_release(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (at_home / "release").mkdir()
-    write_checkpoint(at_home / "release" / "story.bin", tiny_checkpoint(with_moments=False))
+    write_checkpoint(at_home / "release" / "story.bin", tiny_checkpoint(with_optimizer=False))
     for name, data in side_files().items():
         (at_home / "release" / name).write_bytes(data)
     shown = as_json(capsys, "release")

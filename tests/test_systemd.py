@@ -167,9 +167,9 @@ async def test_a_decoding_thread_that_hangs_does_not_feed_the_watchdog(
     entered = threading.Event()
 
     class Noticed(Gated):
-        def advance(self, *facts: object) -> object:  # type: ignore[override]
+        def forward(self, *facts: object) -> object:  # type: ignore[override]
             entered.set()
-            return super().advance(*facts)
+            return super().forward(*facts)
 
     with gate(TIMEOUT_S) as opened:
         slow = LoadedModel(

@@ -9,7 +9,7 @@ from support.command import only_line
 from support.models import TEXT, TOKENIZER
 
 from randygpt.checkpoint.rgpt import read_checkpoint, read_weights
-from randygpt.checkpoint.sidecar import Description, describe, read_sidecar
+from randygpt.checkpoint.sidecar import CheckpointInfo, inspect_checkpoint, read_sidecar
 from randygpt.cli.main import run
 
 TINY = ("--dim", "16", "--heads", "2", "--layers", "1", "--batch", "2")
@@ -25,8 +25,8 @@ def train(*words: str) -> int:
     return run(["train", "--quiet", *words])
 
 
-def found(name: str = "checkpoint.bin") -> Description:
-    return describe(Path(name))
+def found(name: str = "checkpoint.bin") -> CheckpointInfo:
+    return inspect_checkpoint(Path(name))
 
 
 def training(name: str = "checkpoint.bin") -> dict[str, object]:
@@ -106,10 +106,10 @@ def test_fine_tuning_keeps_the_weights_and_nothing_else(words: tuple[str, ...]) 
     assert tuned.header.best_loss > base.header.best_loss  # on a text it does not know
     weights = read_weights(tuned.path, tuned.config)
     np.testing.assert_allclose(weights, read_weights(base.path, base.config), rtol=0, atol=1e-9)
-    moments = [read_checkpoint(each.path, each.config).moments for each in (tuned, base)]
-    assert moments[0] is not None
-    assert moments[1] is not None
-    assert not np.allclose(moments[0][1], moments[1][1])
+    states = [read_checkpoint(each.path, each.config).optimizer_state for each in (tuned, base)]
+    assert states[0] is not None
+    assert states[1] is not None
+    assert not np.allclose(states[0][1], states[1][1])
     assert training("tuned.bin")["seed"] != 5
     assert tuned.sidecar is not None
     assert tuned.sidecar.name == "tuned"

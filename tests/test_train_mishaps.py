@@ -19,7 +19,7 @@ from support.models import TEXT, TOKENIZER, write_tiny
 
 from randygpt.checkpoint.header import CheckpointHeader
 from randygpt.checkpoint.rgpt import Checkpoint, write_checkpoint
-from randygpt.checkpoint.sidecar import describe
+from randygpt.checkpoint.sidecar import inspect_checkpoint
 from randygpt.cli.main import run
 from randygpt.cli.rust_compat import normalise
 from randygpt.model.config import ModelConfig
@@ -70,8 +70,8 @@ def test_the_best_file_of_a_resume_under_another_name_is_of_that_run() -> None:
     assert train(*TINY, "--iters", "30", "--lr", "1e-2", "--dim", "32") == 0
     assert train(*TINY, "--iters", "3", "--checkpoint", "my_run") == 0
     assert train("--resume", "my_run.bin", "--iters", "4", "--lr", "1e-9", "--min-lr", "1e-10") == 0
-    assert describe(Path("checkpoint.bin")).config.n_embd == 16
-    assert describe(Path("checkpoint_best.bin")).config.n_embd == 16
+    assert inspect_checkpoint(Path("checkpoint.bin")).config.n_embd == 16
+    assert inspect_checkpoint(Path("checkpoint_best.bin")).config.n_embd == 16
 
 
 def test_a_checkpoint_for_which_there_is_no_room_leaves_both_files_as_they_were(
@@ -160,7 +160,7 @@ def test_the_batch_of_a_deep_model_is_that_of_its_shape(capsys: pytest.CaptureFi
     deep = ModelConfig.from_preset("deep", vocab_size=TOKENIZER.vocab_size)
     header = CheckpointHeader(magic="RGPT0002", vocab_size=TOKENIZER.vocab_size, iteration=0, step=0, best_loss=1.0)
     zeros = np.zeros(deep.parameter_count, dtype=np.float32)
-    write_checkpoint(Path("m.bin"), Checkpoint(header=header, config=deep, weights=zeros, moments=None))
+    write_checkpoint(Path("m.bin"), Checkpoint(header=header, config=deep, weights=zeros, optimizer_state=None))
     assert train("--resume", "m.bin", "--iters", "2", "--checkpoint", "m", "--accumulate", "17") == 2
     assert "a batch of 16 is" in only_line(capsys.readouterr().err)
 

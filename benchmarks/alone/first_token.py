@@ -16,7 +16,7 @@ import numpy as np
 from randygpt.model.config import ModelConfig
 from randygpt.model.decoder import Decoder, KVCache
 from randygpt.model.layout import tensor_shapes
-from randygpt.model.sampling import Sampling, draw
+from randygpt.model.sampling import Sampling, sample
 
 ROUNDS, STEPS = 25, 10
 SAMPLING = Sampling(temperature=0.8, top_p=0.9)
@@ -34,7 +34,7 @@ def compute(length: int) -> dict[str, float]:
         cache, ids = KVCache(config), [*range(2, 2 + length)]
         for times in (prefills, *[steps] * STEPS):
             start = time.perf_counter()
-            ids = [draw(decoder.next_logits(ids, cache), SAMPLING, 0.5)]
+            ids = [sample(decoder.next_logits(ids, cache), SAMPLING, 0.5)]
             times.append(time.perf_counter() - start)
     return {"prefill_ms": statistics.median(prefills) * 1e3, "step_ms": statistics.median(steps) * 1e3}
 

@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from randygpt.checkpoint.header import CheckpointHeader
-from randygpt.checkpoint.rgpt import Array, Checkpoint, check_finite, check_moments, read_checkpoint
+from randygpt.checkpoint.rgpt import Array, Checkpoint, check_finite, check_optimizer_state, read_checkpoint
 from randygpt.checkpoint.save import save_checkpoint
-from randygpt.checkpoint.sidecar import Description, Sidecar, read_json, read_tokenizer, sidecar_path
+from randygpt.checkpoint.sidecar import CheckpointInfo, Sidecar, read_json, read_tokenizer, sidecar_path
 from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.hf.files import files as transformers_files
 from randygpt.hf.files import read_tokenizer_json, tensor_names
@@ -28,11 +28,11 @@ from relay_client import durable
 
 Format = Literal["safetensors", "hf"]
 _WEIGHTS, _OPTIMIZER = "model.safetensors", "optimizer.safetensors"
-_MOMENTS = ("exp_avg.", "exp_avg_sq.")  # as torch calls the first and the second
+_STATE_PREFIXES = ("exp_avg.", "exp_avg_sq.")  # as torch calls the first and the second
 _DTYPES = {"F64", "F32", "F16", "BF16"}
 
 
-def export_model(found: Description, folder: Path, kind: Format) -> list[str]:
+def export_model(found: CheckpointInfo, folder: Path, kind: Format) -> list[str]:
     """Write a checkpoint as a folder, which is there when it is complete; returns the names of the files in it.
 
     Raises CallerError for a folder that has something in it, InvalidModelFile for a wrong checkpoint, and OSError.
@@ -83,18 +83,21 @@ def read_export(folder: Path) -> tuple[Checkpoint, Sidecar]:
     (weights,), facts = _read_arrays(
         folder / _WEIGHTS, config, [""], lambda weights: check_finite(weights, config, "weights")
     )
-    moments = None
+    state = None
     if (folder / _OPTIMIZER).is_file():
         (first, second), _ = _read_arrays(
-            folder / _OPTIMIZER, config, _MOMENTS, lambda first, second: check_moments(first, second, config)
+            folder / _OPTIMIZER,
+            config,
+            _STATE_PREFIXES,
+            lambda first, second: check_optimizer_state(first, second, config),
         )
-        moments = (first, second)
+        state = (first, second)
     try:
         header = _header(config, facts)
         sidecar = _sidecar(config, tokenizer, header, facts)
     except (InvalidModelFile, ValueError, RecursionError) as error:
         raise InvalidModelFile(f"{folder / _WEIGHTS}: in its metadata: {error}") from None
-    return Checkpoint(header=header, config=config, weights=weights, moments=moments), sidecar
+    return Checkpoint(header=header, config=config, weights=weights, optimizer_state=state), sidecar
 
 
 def _contents(
@@ -115,10 +118,10 @@ def _contents(
         arrays = _arrays(checkpoint.weights, config)
         yield "config.json", json.dumps(config.to_json(tokenizer.kind), ensure_ascii=False, sort_keys=True).encode()
         yield "vocab.json", json.dumps(tokenizer.to_json(), ensure_ascii=False, sort_keys=True).encode()
-        if checkpoint.moments:
-            both = zip(_MOMENTS, checkpoint.moments, strict=True)
-            moments = {f"{of}{name}": each for of, flat in both for name, each in _arrays(flat, config).items()}
-            yield _OPTIMIZER, save(moments, {"format": "pt"})
+        if checkpoint.optimizer_state:
+            both = zip(_STATE_PREFIXES, checkpoint.optimizer_state, strict=True)
+            tensors = {f"{of}{name}": each for of, flat in both for name, each in _arrays(flat, config).items()}
+            yield _OPTIMIZER, save(tensors, {"format": "pt"})
     yield _WEIGHTS, save(arrays, metadata)
 
 

@@ -22,7 +22,7 @@ WEIGHTS_MAGIC = b"RGPT0002"  # what the weights segment of any checkpoint begins
 _HEADER = struct.Struct("<8sIIIf")
 _FIELDS = (("magic", 8), ("vocab", 12), ("iter", 16), ("step", 20), ("best_loss", 24))  # where each ends
 
-Moments = Literal["none", "by tensor", "by kind"]
+OptimizerLayout = Literal["none", "interleaved", "contiguous"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,14 +60,16 @@ class CheckpointHeader:
         return _HEADER.pack(self.magic.encode(), self.vocab_size, self.iteration, self.step, self.best_loss)
 
     @property
-    def _possible_moments(self) -> tuple[Moments, ...]:
-        return {"RGPT0001": ("by tensor",), "RGPT0002": ("none", "by tensor"), "RGPT0003": ("by kind",)}[self.magic]  # type: ignore[return-value]
+    def _possible_layouts(self) -> tuple[OptimizerLayout, ...]:
+        return {"RGPT0001": ("interleaved",), "RGPT0002": ("none", "interleaved"), "RGPT0003": ("contiguous",)}[
+            self.magic
+        ]  # type: ignore[return-value]
 
-    def moments(self, config: ModelConfig, size: int) -> Moments:
+    def optimizer_layout(self, config: ModelConfig, size: int) -> OptimizerLayout:
         """How the moments lie in a file of `size` bytes; raises InvalidCheckpoint if the size does not fit."""
         if config.vocab_size != self.vocab_size:
             raise InvalidCheckpoint(f"vocab {self.vocab_size} in the header, {config.vocab_size} in the configuration")
-        sizes = {_size(config, moments): moments for moments in self._possible_moments}
+        sizes = {_size(config, layout): layout for layout in self._possible_layouts}
         if size not in sizes:
             expected = " or ".join(str(value) for value in sizes)
             raise InvalidCheckpoint(
@@ -80,7 +82,7 @@ class CheckpointHeader:
         fits = []
         for preset in PRESETS:
             config = ModelConfig.from_preset(preset, vocab_size=self.vocab_size)
-            if any(_size(config, moments) == size for moments in self._possible_moments):
+            if any(_size(config, layout) == size for layout in self._possible_layouts):
                 fits.append(config)
         if not fits:
             raise InvalidCheckpoint(f"{size} bytes fit no preset with vocab {self.vocab_size} ({self.magic})")
@@ -101,5 +103,5 @@ def segments(config: ModelConfig, size: int) -> list[tuple[str, int]]:
     return [("weights", weights)] + ([("optimizer", size - weights)] if size > weights else [])
 
 
-def _size(config: ModelConfig, moments: Moments) -> int:
-    return HEADER_SIZE + (4 if moments == "none" else 12) * config.parameter_count
+def _size(config: ModelConfig, layout: OptimizerLayout) -> int:
+    return HEADER_SIZE + (4 if layout == "none" else 12) * config.parameter_count

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from randygpt.checkpoint.header import HEADER_SIZE, CheckpointHeader, Moments
+from randygpt.checkpoint.header import HEADER_SIZE, CheckpointHeader, OptimizerLayout
 from randygpt.errors import InvalidCheckpoint
 from randygpt.model.config import ModelConfig
 from randygpt.model.layout import tensor_shapes
@@ -31,7 +31,7 @@ class Checkpoint:
     header: CheckpointHeader
     config: ModelConfig
     weights: Array
-    moments: tuple[Array, Array] | None
+    optimizer_state: tuple[Array, Array] | None
 
 
 def read_weights(path: Path, config: ModelConfig) -> Array:
@@ -39,7 +39,7 @@ def read_weights(path: Path, config: ModelConfig) -> Array:
 
     Header and exact size are checked before anything is allocated, finiteness after.
     """
-    return _read(path, config, with_moments=False).weights
+    return _read(path, config, with_optimizer=False).weights
 
 
 def read_matrices(path: Path, config: ModelConfig) -> Iterator[Array]:
@@ -54,7 +54,7 @@ def read_matrices(path: Path, config: ModelConfig) -> Iterator[Array]:
 
 def read_checkpoint(path: Path, config: ModelConfig) -> Checkpoint:
     """Everything in a checkpoint; raises InvalidCheckpoint, naming file and reason, and OSError."""
-    return _read(path, config, with_moments=True)
+    return _read(path, config, with_optimizer=True)
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint, beside: tuple[Path, bytes] | None = None) -> None:
@@ -64,10 +64,10 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, beside: tuple[Path, byt
     waited there, until the checkpoint is where it should be. After an error or a crash it may wait still, with the new
     checkpoint at `path` or the old one: the header tells which, so it is not removed here.
     """
-    header = replace(checkpoint.header, magic="RGPT0003" if checkpoint.moments else "RGPT0002")
+    header = replace(checkpoint.header, magic="RGPT0003" if checkpoint.optimizer_state else "RGPT0002")
     with durable.atomic_file(path) as file:
         file.write(header.encode())
-        for part in (checkpoint.weights, *(checkpoint.moments or ())):
+        for part in (checkpoint.weights, *(checkpoint.optimizer_state or ())):
             file.write(memoryview(part.astype("<f4", copy=False)).cast("B"))
         if beside:  # when nothing of the checkpoint is left to fail
             durable.sync(file)
@@ -82,7 +82,7 @@ def check_finite(values: Array, config: ModelConfig, what: str) -> None:
     _check(np.isfinite(values), config, _NOT_FINITE.format("{}", what))
 
 
-def check_moments(first: Array, second: Array, config: ModelConfig) -> None:
+def check_optimizer_state(first: Array, second: Array, config: ModelConfig) -> None:
     """Raise InvalidCheckpoint if AdamW moments (P,) are not numbers, or the second, means of squares, are under 0."""
     check_finite(first, config, "first moment")
     check_finite(second, config, "second moment")
@@ -100,27 +100,27 @@ def _check(good: npt.NDArray[np.bool_], config: ModelConfig, words: str) -> None
 
 
 @contextlib.contextmanager
-def _opened(path: Path, config: ModelConfig) -> Iterator[tuple[BufferedReader, CheckpointHeader, Moments]]:
+def _opened(path: Path, config: ModelConfig) -> Iterator[tuple[BufferedReader, CheckpointHeader, OptimizerLayout]]:
     """A checkpoint whose header and size hold, at its weights; what is wrong with it within is said of the file."""
     with path.open("rb") as file:
         try:
             header = CheckpointHeader.parse(file.read(HEADER_SIZE))
-            yield file, header, header.moments(config, os.fstat(file.fileno()).st_size)
+            yield file, header, header.optimizer_layout(config, os.fstat(file.fileno()).st_size)
         except InvalidCheckpoint as error:
             raise InvalidCheckpoint(f"{path}: {error}") from None
 
 
-def _read(path: Path, config: ModelConfig, *, with_moments: bool) -> Checkpoint:
-    count, moments = config.parameter_count, None
+def _read(path: Path, config: ModelConfig, *, with_optimizer: bool) -> Checkpoint:
+    count, state = config.parameter_count, None
     with _opened(path, config) as (file, header, kind):
         weights = _floats(file, count)
         check_finite(weights, config, "weights")
-        if with_moments and kind != "none":
+        if with_optimizer and kind != "none":
             both = _floats(file, 2 * count)
-            first, second = (both[:count], both[count:]) if kind == "by kind" else _untangle(both, config)
-            check_moments(first, second, config)
-            moments = (first, second)
-    return Checkpoint(header=header, config=config, weights=weights, moments=moments)
+            first, second = (both[:count], both[count:]) if kind == "contiguous" else _untangle(both, config)
+            check_optimizer_state(first, second, config)
+            state = (first, second)
+    return Checkpoint(header=header, config=config, weights=weights, optimizer_state=state)
 
 
 def _floats(file: BufferedReader, count: int) -> Array:

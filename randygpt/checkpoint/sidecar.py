@@ -42,7 +42,7 @@ class Sidecar:
             raise InvalidModelFile(f"{self.source}: {name} is out of range, or not of its type")
         return value
 
-    def is_of(self, header: CheckpointHeader) -> bool:
+    def matches(self, header: CheckpointHeader) -> bool:
         """Whether it tells of the moment of the checkpoint with this header: the iteration, the best loss if any."""
         best = self.losses.get("best_val", header.best_loss)
         told = math.inf if best is None else best  # float64; the header has float32
@@ -79,7 +79,7 @@ class Sidecar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Description:
+class CheckpointInfo:
     """A checkpoint file with all that is known about it before its numbers are read."""
 
     path: Path
@@ -100,7 +100,7 @@ def read_sidecar(checkpoint: Path) -> Sidecar | None:
     return _read_sidecar(sidecar_path(checkpoint))
 
 
-def settle(checkpoint: Path) -> None:
+def recover_pending(checkpoint: Path) -> None:
     """Put a JSON that waits for its checkpoint in place if that is there: then another may wait. Raises OSError."""
     place = sidecar_path(checkpoint)
     waiting = durable.pending_path(place)
@@ -108,15 +108,15 @@ def settle(checkpoint: Path) -> None:
         return
     durable.sync_directory(checkpoint.parent)  # a killed process may have renamed both, and neither be on the disk
     with contextlib.suppress(InvalidModelFile):  # no JSON, or no checkpoint: nothing that belongs together
-        if _read_waiting(checkpoint, _read_header(checkpoint)):
+        if _read_pending(checkpoint, _read_header(checkpoint)):
             waiting.replace(place)
             durable.sync_directory(checkpoint.parent)
 
 
-def _read_waiting(checkpoint: Path, header: CheckpointHeader) -> Sidecar | None:
+def _read_pending(checkpoint: Path, header: CheckpointHeader) -> Sidecar | None:
     """The JSON of a checkpoint that is in place already, where it is not itself; raises InvalidModelFile."""
     sidecar = _read_sidecar(durable.pending_path(sidecar_path(checkpoint)))
-    return sidecar if sidecar and sidecar.is_of(header) else None
+    return sidecar if sidecar and sidecar.matches(header) else None
 
 
 def _read_sidecar(path: Path) -> Sidecar | None:
@@ -129,13 +129,13 @@ def _read_sidecar(path: Path) -> Sidecar | None:
         raise InvalidModelFile(f"{path}: {error}") from None
 
 
-def describe(
+def inspect_checkpoint(
     checkpoint: Path,
     *,
     preset: str | None = None,
     shape: Mapping[str, int] | None = None,
     vocab: Path | None = None,
-) -> Description:
+) -> CheckpointInfo:
     """What a checkpoint is, from its header and exact size and from what stands beside it.
 
     The shape comes from the JSON beside it, else config.json in its folder, else `preset` (by default the default) with
@@ -144,20 +144,22 @@ def describe(
     """
     header = _read_header(checkpoint)
     size = checkpoint.stat().st_size
-    sidecar = _read_waiting(checkpoint, header) or read_sidecar(checkpoint)
+    sidecar = _read_pending(checkpoint, header) or read_sidecar(checkpoint)
     try:
         asked = None
         if preset or shape:
             asked = ModelConfig.from_preset(preset or DEFAULT_PRESET, vocab_size=header.vocab_size, **(shape or {}))
         config = _find_config(checkpoint, header, size, sidecar, asked)
-        header.moments(config, size)
+        header.optimizer_layout(config, size)
     except InvalidModelFile as error:
         raise type(error)(f"{checkpoint}: {error}") from None
     tokenizer = _find_tokenizer(checkpoint, sidecar, vocab)
     if tokenizer is not None and tokenizer.vocab_size != header.vocab_size:
         entries = f"{tokenizer.vocab_size} entries in {vocab or 'the vocabulary'}"
         raise InvalidModelFile(f"{checkpoint}: vocab {header.vocab_size} in the header, {entries}")
-    return Description(path=checkpoint, size=size, header=header, config=config, tokenizer=tokenizer, sidecar=sidecar)
+    return CheckpointInfo(
+        path=checkpoint, size=size, header=header, config=config, tokenizer=tokenizer, sidecar=sidecar
+    )
 
 
 def _read_header(checkpoint: Path) -> CheckpointHeader:

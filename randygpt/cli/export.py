@@ -28,9 +28,9 @@ def export(
 ) -> None:
     """Write a checkpoint as safetensors, or as a folder that transformers loads."""
     from randygpt.checkpoint.export import export_model
-    from randygpt.checkpoint.sidecar import describe, find_checkpoint
+    from randygpt.checkpoint.sidecar import find_checkpoint, inspect_checkpoint
 
-    names = export_model(describe(find_checkpoint(file), preset=preset, vocab=vocab), folder, kind)
+    names = export_model(inspect_checkpoint(find_checkpoint(file), preset=preset, vocab=vocab), folder, kind)
     total = format_size(sum((folder / name).stat().st_size for name in names))
     result = {"folder": str(folder), "format": kind, "files": names}
     emit(as_json, result, f"{folder}: {', '.join(names)} ({total})")
@@ -52,7 +52,7 @@ def import_model(
     if path.name == ".bin":
         raise CallerError(f"{prefix}: not a name for a checkpoint")
     checkpoint = logic.import_model(folder, path)
-    has_moments = checkpoint.moments is not None
+    has_moments = checkpoint.optimizer_state is not None
     result = {
         "checkpoint": str(path),
         "format": "RGPT0003" if has_moments else "RGPT0002",

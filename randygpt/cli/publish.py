@@ -108,11 +108,11 @@ def publish(
 ) -> None:
     """Publish a model. The same files again send only what the relays lack, and keep their id."""
     from randygpt.checkpoint.header import WEIGHTS_MAGIC
-    from randygpt.checkpoint.sidecar import describe
+    from randygpt.checkpoint.sidecar import inspect_checkpoint
 
     home, expires_in_s = Home.from_environment(), _seconds(expires) if expires else None
     urls, key = resolve_relays(home, relay), signing_key(home, key_file, password_file)
-    found = describe(checkpoint, preset=preset, vocab=vocab)
+    found = inspect_checkpoint(checkpoint, preset=preset, vocab=vocab)
     extra = {key: value for key, value in (("license", license_), ("about", about)) if value}
     if nip65:
         listed = asyncio.run(_relay_list(urls, key))

@@ -11,12 +11,12 @@ from randygpt.errors import CallerError, InvalidCheckpoint, InvalidModelFile
 
 if TYPE_CHECKING:
     from distribution.source import SourceFile
-    from randygpt.checkpoint.sidecar import Description
+    from randygpt.checkpoint.sidecar import CheckpointInfo
 
 _MAX_HISTORY = 100  # evaluations that a card tells of
 
 
-def default_name(found: "Description") -> str:
+def default_name(found: "CheckpointInfo") -> str:
     """What the JSON beside the file calls the model, else the folder's name; raises CallerError."""
     from distribution.manifest import is_name
 
@@ -28,7 +28,7 @@ def default_name(found: "Description") -> str:
     return folder
 
 
-def sources(file: BinaryIO, found: "Description", *, weights_only: bool) -> "list[SourceFile]":
+def sources(file: BinaryIO, found: "CheckpointInfo", *, weights_only: bool) -> "list[SourceFile]":
     """The files of the release; the checkpoint's header and size are those of the descriptor that will be read.
 
     Of a checkpoint with moments, `weights_only` takes the weights alone, as an RGPT0002 file.
@@ -40,7 +40,7 @@ def sources(file: BinaryIO, found: "Description", *, weights_only: bool) -> "lis
         raise InvalidModelFile(f"{found.path}: no vocabulary beside it; name its vocab.json with --vocab")
     length = os.fstat(file.fileno()).st_size
     try:
-        CheckpointHeader.parse(file.read(HEADER_SIZE)).moments(found.config, length)
+        CheckpointHeader.parse(file.read(HEADER_SIZE)).optimizer_layout(found.config, length)
     except InvalidCheckpoint as error:
         raise InvalidCheckpoint(f"{found.path}: {error}") from None
     files = [
@@ -68,7 +68,7 @@ def _release_path(name: str) -> str:
     return "checkpoint.bin" if stem in {"", "vocab", "config", "release"} else f"{stem}.bin"
 
 
-def card(found: "Description") -> dict[str, object]:
+def card(found: "CheckpointInfo") -> dict[str, object]:
     """What the release says about itself: shape and training, from the file and the JSON beside it."""
     assert found.tokenizer is not None  # noqa: S101 (checked before)
     facts: dict[str, object] = {"iteration": found.header.iteration, "step": found.header.step}
@@ -81,7 +81,7 @@ def card(found: "Description") -> dict[str, object]:
     return {"config": found.config.to_json(found.tokenizer.kind), "training": facts}
 
 
-def _history(found: "Description") -> list[list[float]]:
+def _history(found: "CheckpointInfo") -> list[list[float]]:
     """[iteration, training loss, validation loss] of some evaluations up to this checkpoint, if the run left them."""
     from randygpt.training.plot import metrics_path, read_run
 

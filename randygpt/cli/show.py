@@ -13,7 +13,7 @@ from randygpt.cli import installed
 from randygpt.cli.output import Json, Quiet, emit, format_size, validate_preset
 
 if TYPE_CHECKING:
-    from randygpt.checkpoint.sidecar import Description
+    from randygpt.checkpoint.sidecar import CheckpointInfo
 
 EXAMPLE = "Example: randygpt show shakespeare_best.bin"
 
@@ -36,11 +36,11 @@ def show(
     _quiet: Quiet = False,
 ) -> None:
     """Show what a model is: shape, vocabulary, training, size and hash; of a release, who signed it."""
-    from randygpt.checkpoint.sidecar import describe, find_checkpoint
+    from randygpt.checkpoint.sidecar import find_checkpoint, inspect_checkpoint
 
     here: dict[str, object] = {}
     path, extra, first = (Path(which), here, here) if Path(which).exists() else _release(which)
-    found = describe(find_checkpoint(path), preset=preset)
+    found = inspect_checkpoint(find_checkpoint(path), preset=preset)
     facts = _facts(found) | extra
     emit(as_json, facts, _text(found, facts, first))
 
@@ -69,7 +69,7 @@ def _clean(text: object) -> str:
     return clean(text) if isinstance(text, str) else ""
 
 
-def _facts(found: "Description") -> dict[str, object]:
+def _facts(found: "CheckpointInfo") -> dict[str, object]:
     """What `--json` prints."""
     header, config, beside = found.header, found.config, found.sidecar
     losses = beside.losses if beside and beside.iteration == header.iteration else {}  # else: those of another moment
@@ -79,7 +79,7 @@ def _facts(found: "Description") -> dict[str, object]:
         "file": str(found.path),
         "name": beside.name or None if beside else None,
         "format": header.magic,
-        "moments": header.moments(config, found.size) != "none",
+        "moments": header.optimizer_layout(config, found.size) != "none",
         "preset": config.preset,
         "n_embd": config.n_embd,
         "n_head": config.n_head,
@@ -98,7 +98,7 @@ def _facts(found: "Description") -> dict[str, object]:
     }
 
 
-def _text(found: "Description", facts: Mapping[str, object], first: Mapping[str, object]) -> str:
+def _text(found: "CheckpointInfo", facts: Mapping[str, object], first: Mapping[str, object]) -> str:
     config, header = found.config, found.header
     kind = _KINDS[found.tokenizer.kind] if found.tokenizer else "entries; nothing beside the file says which"
     moments = "with the optimizer's moments" if facts["moments"] else "weights only"

@@ -19,9 +19,9 @@ from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.model.config import DEFAULT_PRESET, ModelConfig, default_batch_size
 
 if TYPE_CHECKING:
-    from randygpt.checkpoint.sidecar import Description
+    from randygpt.checkpoint.sidecar import CheckpointInfo
     from randygpt.training.checkpointing import Step
-    from randygpt.training.device import World
+    from randygpt.training.distributed import World
     from randygpt.training.options import TrainOptions
     from randygpt.training.trainer import Trainer
 
@@ -73,11 +73,12 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model on a text: characters, or byte pairs with --bpe."""
-    from randygpt.checkpoint.sidecar import describe
-    from randygpt.training.device import find_device, joined, keep_memory
+    from randygpt.checkpoint.sidecar import inspect_checkpoint
+    from randygpt.training.device import find_device, tune_malloc
+    from randygpt.training.distributed import process_group
     from randygpt.training.text import DEFAULT_TEXT
 
-    keep_memory()
+    tune_malloc()
     place = find_device(device)
     checkpoint = check_file_path(checkpoint.parent / check_file_path(checkpoint).name.removesuffix(".bin"))
     if fine_tune and resume is None:
@@ -85,7 +86,7 @@ def train(
     fields = {"n_embd": dim, "n_head": heads, "n_layer": layers, "block_size": block}
     shape = {name: value for name, value in fields.items() if value is not None}
     start = None if resume is None else _start(resume, checkpoint)
-    found = describe(start, preset=preset, shape=shape, vocab=vocab) if start else None
+    found = inspect_checkpoint(start, preset=preset, shape=shape, vocab=vocab) if start else None
     model = _ModelRequest(found=found, fine_tune=fine_tune, preset=preset, shape=shape, bpe=bpe, vocab=vocab)
     options = _options(
         model,
@@ -94,14 +95,14 @@ def train(
         batch_size=batch,
         accumulate=accumulate,
         seed=seed,
-        peak_rate=lr,
-        lowest_rate=min_lr,
+        max_lr=lr,
+        min_lr=min_lr,
         device=place,
         precision=precision,
         prefix=checkpoint,
     )
     _refuse_overwrite([train_file or DEFAULT_TEXT, vocab], options)
-    with joined(place) as world:
+    with process_group(place) as world:
         first = world.rank == 0
         if found and not fine_tune and found.header.iteration + 1 >= iters:
             if first:
@@ -118,7 +119,7 @@ def train(
 class _ModelRequest:
     """Which model the user wants to train."""
 
-    found: "Description | None"  # the checkpoint to go on from
+    found: "CheckpointInfo | None"  # the checkpoint to go on from
     fine_tune: bool
     preset: str | None
     shape: Mapping[str, int]  # in place of the preset's
@@ -163,14 +164,14 @@ def _options(model: _ModelRequest, recipe: str | None, **asked: Any) -> "TrainOp
     told: Callable[[str, Any, Any], Any] = before.remembered if before else lambda _name, default, _allowed: default
     name = recipe or told("recipe", CLASSIC, RECIPES)
     defaults = RECIPES.get(name, RECIPES[CLASSIC])
-    peak = asked["peak_rate"] or defaults.peak_rate
+    peak = asked["max_lr"] or defaults.max_lr
     preset = model.found.config.preset if model.found else model.preset or DEFAULT_PRESET
     batch_size = defaults.batch_size or default_batch_size(preset)
     fallback: dict[str, Any] = {
         "batch_size": told("batch_size", batch_size, LIMITS["batch_size"]),
         "seed": told("seed", DEFAULT_SEED, LIMITS["seed"]),
-        "peak_rate": peak,
-        "lowest_rate": min(defaults.lowest_rate, peak),
+        "max_lr": peak,
+        "min_lr": min(defaults.min_lr, peak),
         "precision": told("precision", fastest_precision(asked["device"]), PRECISIONS),
     }
     chosen = {field: fallback[field] if value is None else value for field, value in asked.items()}
@@ -189,7 +190,7 @@ def _trainer(
     name = "" if options.prefix.name == "checkpoint" else options.prefix.name
     if model.found:
         trainer = Trainer.resume(
-            options, text, model.found, fine_tune=model.fine_tune, name=name, world=world, tell=tell
+            options, text, model.found, fine_tune=model.fine_tune, name=name, world=world, warn=tell
         )
         tokenizer = trainer.tokenizer
         if model.bpe and tokenizer.kind != "bpe":
@@ -201,14 +202,14 @@ def _trainer(
         if model.bpe and not given:
             shown = tell is print_stderr and sys.stderr.isatty()
             try:
-                given = BpeTokenizer.train(text, model.bpe, show_progress=shown, tell=tell)
+                given = BpeTokenizer.train(text, model.bpe, show_progress=shown, warn=tell)
             except InvalidModelFile as error:
                 raise InvalidModelFile(f"{text.source}: {str(error).removeprefix(f'{text.source}: ')}") from None
 
         def config(vocab_size: int) -> ModelConfig:
             return ModelConfig.from_preset(model.preset or DEFAULT_PRESET, vocab_size=vocab_size, **model.shape)
 
-        trainer = Trainer.start(options, text, config, tokenizer=given, name=name, world=world, tell=tell)
+        trainer = Trainer.start(options, text, config, tokenizer=given, name=name, world=world, warn=tell)
     older = [path for path in (options.newest, options.best) if path.is_file()]
     if older and not trainer.same_run:
         tell(f"{older[0]} is there already: the first save replaces it (another --checkpoint spares it)")
@@ -251,7 +252,7 @@ def _with_service_status(on_step: "Callable[[Step], None]", iterations: int) -> 
     return tell
 
 
-def _report_nothing_to_do(found: "Description", options: "TrainOptions", *, as_json: bool) -> None:
+def _report_nothing_to_do(found: "CheckpointInfo", options: "TrainOptions", *, as_json: bool) -> None:
     """That a checkpoint is at the target or past it, before a text is read."""
     header = found.header
     words = f"nothing to do: {found.path} is at iteration {header.iteration + 1} of {options.iterations}"

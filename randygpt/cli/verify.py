@@ -80,9 +80,9 @@ def _verify_file(path: Path, *, as_json: bool) -> None:
     import hashlib
 
     from randygpt.checkpoint.rgpt import read_checkpoint
-    from randygpt.checkpoint.sidecar import describe, find_checkpoint
+    from randygpt.checkpoint.sidecar import find_checkpoint, inspect_checkpoint
 
-    found = describe(find_checkpoint(path))
+    found = inspect_checkpoint(find_checkpoint(path))
     read_checkpoint(found.path, found.config)
     with found.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()

@@ -80,7 +80,7 @@ def read_tokenizer_json(raw: object, kind: object) -> Tokenizer:
 
 def _backend(tokenizer: Tokenizer) -> tuple[tokenizers.Tokenizer, list[str]]:
     """The tokenizer for transformers, and its texts by id."""
-    texts, mark = _distinct(tokenizer.texts)
+    texts, mark = _distinct(tokenizer.vocab)
     merges = tokenizer.merges_by_priority() if isinstance(tokenizer, BpeTokenizer) else []
     backend = tokenizers.Tokenizer(models.BPE(vocab={text: token for token, text in enumerate(texts)}, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.Split("\n", "isolated")

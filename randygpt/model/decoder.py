@@ -17,7 +17,7 @@ from randygpt.model.config import NORM_EPS, ModelConfig
 from randygpt.model.layout import tensor_shapes
 
 Array = npt.NDArray[np.float32]
-CHUNK = 64  # tokens of a prompt in one pass: more would make others wait longer, and none sooner done
+PREFILL_CHUNK = 64  # tokens of a prompt in one pass: more would make others wait longer, and none sooner done
 _EPS = np.float32(NORM_EPS)
 _WIDTH, _BLOCK = 64, 1 << 15  # columns and entries of a block of columns at most
 _PRODUCT = 10**6  # multiplications up to which OpenBLAS does not copy the matrix first
@@ -33,11 +33,11 @@ class KVCache:
         self.lengths = np.zeros(slots, np.intp)  # positions filled, (S,)
 
     @staticmethod
-    def size(config: ModelConfig) -> int:
+    def slot_bytes(config: ModelConfig) -> int:
         """Bytes of a slot."""
         return 8 * config.n_layer * config.block_size * config.n_embd
 
-    def share(self, number: int, count: int) -> "KVCache":
+    def partition(self, number: int, count: int) -> "KVCache":
         """The slots of one of `count` threads, numbered from 0: the same memory, about as many for each."""
         total = len(self.lengths)
         part, slots = copy(self), slice(total * number // count, total * (number + 1) // count)
@@ -89,7 +89,7 @@ class Decoder:
         """Logits (T, V) of a sequence (T,); raises ValueError for one longer than the block."""
         cache = KVCache(self.config)
         self._check(ids, cache, 0)
-        chunks = (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
+        chunks = (ids[start : start + PREFILL_CHUNK] for start in range(0, len(ids), PREFILL_CHUNK))
         return np.concatenate([self._head(self._run(cache, (), [(0, chunk)])) for chunk in chunks])
 
     def next_logits(self, ids: Sequence[int], cache: KVCache, slot: int = 0) -> Array:
@@ -98,13 +98,13 @@ class Decoder:
         Raises ValueError beyond the block.
         """
         self._check(ids, cache, slot)
-        for start in range(0, len(ids) - CHUNK, CHUNK):
-            self._run(cache, (), [(slot, ids[start : start + CHUNK])])
-        rest = ids[(len(ids) - 1) // CHUNK * CHUNK :]
-        logits: Array = self.advance(cache, (), [(slot, rest)])[0]
+        for start in range(0, len(ids) - PREFILL_CHUNK, PREFILL_CHUNK):
+            self._run(cache, (), [(slot, ids[start : start + PREFILL_CHUNK])])
+        rest = ids[(len(ids) - 1) // PREFILL_CHUNK * PREFILL_CHUNK :]
+        logits: Array = self.forward(cache, (), [(slot, rest)])[0]
         return logits
 
-    def advance(self, cache: KVCache, tokens: Sequence[int], chunks: Sequence[tuple[int, Sequence[int]]]) -> Array:
+    def forward(self, cache: KVCache, tokens: Sequence[int], chunks: Sequence[tuple[int, Sequence[int]]]) -> Array:
         """Logits (B + C, V) behind a token (B,) for each of the first slots, and behind C chunks.
 
         A chunk is (slot, ids). Every slot grows by what it was given, and must have room for it.

@@ -62,7 +62,7 @@ class GPT(nn.Module):
         )
 
     @classmethod
-    def initialise(cls, config: ModelConfig, *, seed: int, dropout: float = 0.0, device: str = "cpu") -> Self:
+    def initialize(cls, config: ModelConfig, *, seed: int, dropout: float = 0.0, device: str = "cpu") -> Self:
         """New weights as GPT-2 draws them: normal, 0.02, output projections smaller by sqrt(2 L)."""
         generator = torch.Generator().manual_seed(seed)
         flat = torch.empty(config.parameter_count)

@@ -91,7 +91,7 @@ def generate(decoder: Decoder, prompt: Sequence[int], sampling: Sampling) -> Ite
     while text.finish is None:
         if text.new_ids is text.context:
             cache.lengths[0] = 0
-        token = draw(decoder.next_logits(text.new_ids, cache), sampling, text.uniform())
+        token = sample(decoder.next_logits(text.new_ids, cache), sampling, text.uniform())
         if text.append(token):
             yield token
 
@@ -135,13 +135,13 @@ def until_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     yield stop_filter.flush()
 
 
-def draw(logits: Array, sampling: Sampling, uniform: float) -> int:
+def sample(logits: Array, sampling: Sampling, uniform: float) -> int:
     """A token id from logits (V,); `uniform` in [0, 1) decides, so equal arguments give an equal token."""
-    return draw_each(logits[None], [sampling], [uniform])[0]
+    return sample_batch(logits[None], [sampling], [uniform])[0]
 
 
-def draw_each(logits: Array, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:
-    """A token id from each row of logits (B, V), as `draw` does it."""
+def sample_batch(logits: Array, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:
+    """A token id from each row of logits (B, V), as `sample` does."""
     tokens: list[int] = logits.argmax(axis=-1).tolist()
     warm = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
     if warm:
@@ -155,7 +155,7 @@ def draw_each(logits: Array, samplings: Sequence[Sampling], uniforms: Sequence[f
     return tokens
 
 
-def log_probabilities(logits: Array) -> Doubles:
+def log_softmax(logits: Array) -> Doubles:
     """What the network itself says (..., V), before any temperature."""
     exact = logits.astype(np.float64)
     exact -= exact.max(axis=-1, keepdims=True)

@@ -44,7 +44,7 @@ class Tokenizer(Protocol):
         """How many ids there are."""
 
     @property
-    def texts(self) -> Sequence[str]:
+    def vocab(self) -> Sequence[str]:
         """The entries of the vocabulary, by id."""
 
     def encode(self, text: str) -> npt.NDArray[np.int32]:
@@ -107,7 +107,7 @@ class CharTokenizer:
         return len(self.chars)
 
     @property
-    def texts(self) -> Sequence[str]:
+    def vocab(self) -> Sequence[str]:
         """The entries of the vocabulary, by id."""
         return self.chars
 
@@ -150,12 +150,12 @@ class BpeTokenizer:
         vocab_size: int,
         *,
         show_progress: bool = False,
-        tell: Callable[[str], None] = lambda _: None,
+        warn: Callable[[str], None] = lambda _: None,
     ) -> Self:
         """Learn a vocabulary of `vocab_size` entries (fewer if the text has no more to merge) from a corpus.
 
         The corpus is a str, or blocks that can be gone through twice. Of one over 8 million characters every character
-        counts, and byte pairs are learned from blocks spread evenly over it; `tell` is told so.
+        counts, and byte pairs are learned from blocks spread evenly over it; `warn` is told so.
         """
         import tokenizers  # noqa: PLC0415 (a tenth of a second)
 
@@ -165,7 +165,7 @@ class BpeTokenizer:
             raise InvalidModelFile(f"this text has {len(chars)} characters: {least} is the smallest vocabulary")
         share = _LEARNED_FROM / max(length, _LEARNED_FROM)
         if share < 1:
-            tell(f"byte pairs are learned from {share:.1%} of the text, spread evenly over it")
+            warn(f"byte pairs are learned from {share:.1%} of the text, spread evenly over it")
         learner = tokenizers.Tokenizer(tokenizers.models.BPE())
         learner.pre_tokenizer = tokenizers.pre_tokenizers.Split("\n", "isolated")
         trainer = tokenizers.trainers.BpeTrainer(
@@ -195,11 +195,6 @@ class BpeTokenizer:
     def vocab_size(self) -> int:
         """How many ids there are."""
         return len(self.vocab)
-
-    @property
-    def texts(self) -> Sequence[str]:
-        """The entries of the vocabulary, by id."""
-        return self.vocab
 
     def encode(self, text: str) -> npt.NDArray[np.int32]:
         """Ids (T,) of a text; characters that are not in the vocabulary are dropped."""

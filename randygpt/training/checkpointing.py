@@ -22,7 +22,7 @@ class Step:
     iteration: int  # index, from 0
     loss: float
     val_loss: float | None  # where it was measured
-    rate: float
+    lr: float
     ms: float  # milliseconds
     tokens: int  # trained on so far
 
@@ -31,7 +31,7 @@ class Step:
         values: dict[str, float] = {"iter": self.iteration, "loss": round(self.loss, 6)}
         if self.val_loss is not None:
             values["val_loss"] = round(self.val_loss, 6)
-        values |= {"lr": self.rate, "ms_per_iter": round(self.ms, 3), "tokens": self.tokens}
+        values |= {"lr": self.lr, "ms_per_iter": round(self.ms, 3), "tokens": self.tokens}
         return json.dumps(values) + "\n"
 
 

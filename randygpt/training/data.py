@@ -14,7 +14,7 @@ from torch import Tensor
 from randygpt.errors import InvalidModelFile
 from randygpt.model.tokenizer import Tokenizer
 from randygpt.training.text import Text
-from randygpt.training.token_cache import tokenise
+from randygpt.training.token_cache import tokenize
 
 _TRAINING_PART = 0.9  # of the text; the rest validates
 _WORTH_A_RULE = 0.01  # of the starts
@@ -23,7 +23,7 @@ _WORTH_A_RULE = 0.01  # of the starts
 class Corpus:
     """A tokenised text: its first nine tenths train, the last tenth validates.
 
-    Raises InvalidModelFile for a text too short to give one window of each. `tell` gets remarks for the person.
+    Raises InvalidModelFile for a text too short to give one window of each. `warn` gets remarks for the person.
     """
 
     def __init__(
@@ -32,10 +32,10 @@ class Corpus:
         tokenizer: Tokenizer,
         block_size: int,
         *,
-        tell: Callable[[str], None] = lambda _: None,
+        warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         text = Text.of(text) if isinstance(text, str) else text
-        self._tokens = tokens = tokenise(text, tokenizer, tell)
+        self._tokens = tokens = tokenize(text, tokenizer, warn)
         count = len(tokens.ids)
         border = int(count * _TRAINING_PART)
         if min(border, count - border) <= block_size:
@@ -61,7 +61,7 @@ class Corpus:
 
     def _cut(self, windows: "_Windows", choices: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         both = torch.from_numpy(windows.cut(choices))
-        self._tokens.let_go()
+        self._tokens.release_pages()
         return both[:, :-1], both[:, 1:]
 
 

@@ -17,7 +17,7 @@ DECAY_START = 0.6  # of the iterations at the full rate, the rest on a cosine
 WARMUP = 10  # iterations
 MUON_MOMENTUM = 0.9
 TABLE_BETAS = (0.9, 0.95)
-TABLE_SHARE = 1 / 3  # of the matrices' rate
+TABLE_LR_FACTOR = 1 / 3  # of the matrices' rate
 
 PLATEAU_PATIENCE = 30  # evaluations without a new best
 PLATEAU_FACTOR = 0.5
@@ -32,35 +32,35 @@ class Optimizer(ABC):
         self.restore(0, (torch.zeros_like(flat), torch.zeros_like(flat)))
 
     @property
-    def moments(self) -> tuple[Tensor, Tensor]:
+    def state(self) -> tuple[Tensor, Tensor]:
         """First and second moment of the gradient, (P,) each; live, not copies."""
-        return self._moments
+        return self._state
 
-    def restore(self, steps: int, moments: tuple[Tensor, Tensor]) -> None:
-        """Go on from `steps` steps with these moments (P,)."""
-        self._moments = moments
-        self._restore(steps, moments)
-
-    @abstractmethod
-    def _restore(self, steps: int, moments: tuple[Tensor, Tensor]) -> None: ...
+    def restore(self, steps: int, state: tuple[Tensor, Tensor]) -> None:
+        """Go on from `steps` steps with this state (P,)."""
+        self._state = state
+        self._restore(steps, state)
 
     @abstractmethod
-    def step(self, rate: float) -> None:
+    def _restore(self, steps: int, state: tuple[Tensor, Tensor]) -> None: ...
+
+    @abstractmethod
+    def step(self, lr: float) -> None:
         """One step on the gradient gathered since the last, which is then zero again."""
 
 
-def constant_then_cosine(iteration: int, *, iterations: int, peak: float, lowest: float) -> float:
-    """Constant, then a cosine from `peak` to `lowest` over the last 40 % of the iterations (randyGPT train.rs)."""
+def constant_then_cosine(iteration: int, *, iterations: int, max_lr: float, min_lr: float) -> float:
+    """Constant, then a cosine from `max_lr` to `min_lr` over the last 40 % of the iterations (randyGPT train.rs)."""
     start = int(iterations * DECAY_START)
     if iteration < start:
-        return peak
+        return max_lr
     progress = min(1.0, (iteration - start) / max(1, iterations - start))
-    return lowest + 0.5 * (peak - lowest) * (1 + math.cos(math.pi * progress))
+    return min_lr + 0.5 * (max_lr - min_lr) * (1 + math.cos(math.pi * progress))
 
 
-def warmup_then_linear(iteration: int, *, iterations: int, peak: float, lowest: float) -> float:
-    """Up to `peak` in ten iterations, and on a straight line down to `lowest` at the end."""
-    line = lowest + (peak - lowest) * max(0.0, 1 - iteration / iterations)
+def warmup_then_linear(iteration: int, *, iterations: int, max_lr: float, min_lr: float) -> float:
+    """Up to `max_lr` in ten iterations, and on a straight line down to `min_lr` at the end."""
+    line = min_lr + (max_lr - min_lr) * max(0.0, 1 - iteration / iterations)
     return line * min(1.0, (iteration + 1) / WARMUP)
 
 
@@ -99,13 +99,13 @@ class FlatAdamW(Optimizer):
         self._adamw = _adamw(self._parameter, betas=BETAS, weight_decay=WEIGHT_DECAY)
         super().__init__(flat, gradient)
 
-    def _restore(self, steps: int, moments: tuple[Tensor, Tensor]) -> None:
-        _restore(self._adamw, self._parameter, steps, *moments)
+    def _restore(self, steps: int, state: tuple[Tensor, Tensor]) -> None:
+        _restore(self._adamw, self._parameter, steps, *state)
 
-    def step(self, rate: float) -> None:
+    def step(self, lr: float) -> None:
         """One step on the gradient gathered since the last, which is then zero again."""
         self.gradient.clamp_(-1.0, 1.0)
-        _step(self._adamw, rate)
+        _step(self._adamw, lr)
         self.gradient.zero_()
 
 
@@ -126,17 +126,17 @@ class FlatMuon(Optimizer):
         self._muon = torch.optim.Muon(self._weights, lr=0.0, momentum=MUON_MOMENTUM, weight_decay=0.0)
         super().__init__(flat, gradient)
 
-    def _restore(self, steps: int, moments: tuple[Tensor, Tensor]) -> None:
-        _restore(self._adamw, self._tables, steps, *(moment[: self._border] for moment in moments))
-        for weights, momentum in zip(self._weights, self._views(moments[0]), strict=True):
+    def _restore(self, steps: int, state: tuple[Tensor, Tensor]) -> None:
+        _restore(self._adamw, self._tables, steps, *(part[: self._border] for part in state))
+        for weights, momentum in zip(self._weights, self._views(state[0]), strict=True):
             self._muon.state[weights] = {"momentum_buffer": momentum}
 
-    def step(self, rate: float) -> None:
-        """One step on the gradient gathered since the last, which is then zero again; `rate` is the matrices'."""
+    def step(self, lr: float) -> None:
+        """One step on the gradient gathered since the last, which is then zero again; `lr` is the matrices'."""
         behind = self.gradient[self._border :]
-        self.moments[1][self._border :].mul_(BETAS[1]).addcmul_(behind, behind, value=1 - BETAS[1])
-        _step(self._adamw, rate * TABLE_SHARE)
-        _step(self._muon, rate)
+        self.state[1][self._border :].mul_(BETAS[1]).addcmul_(behind, behind, value=1 - BETAS[1])
+        _step(self._adamw, lr * TABLE_LR_FACTOR)
+        _step(self._muon, lr)
         self.gradient.zero_()
 
     def _views(self, flat: Tensor) -> list[Tensor]:
@@ -171,6 +171,6 @@ def _restore(adamw: torch.optim.Optimizer, parameter: nn.Parameter, steps: int, 
     adamw.state[parameter] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
 
 
-def _step(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    optimizer.param_groups[0]["lr"] = rate
+def _step(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    optimizer.param_groups[0]["lr"] = lr
     optimizer.step()

@@ -22,8 +22,8 @@ class TrainOptions:
     batch_size: int = 64  # windows in a step, over all processes
     accumulate: int = 1  # parts that a process does its share of a step in, to save memory
     seed: int = DEFAULT_SEED
-    peak_rate: float = RECIPES[CLASSIC].peak_rate
-    lowest_rate: float = RECIPES[CLASSIC].lowest_rate
+    max_lr: float = RECIPES[CLASSIC].max_lr
+    min_lr: float = RECIPES[CLASSIC].min_lr
     dropout: float = RECIPES[CLASSIC].dropout
     device: str = "cpu"
     precision: str = "float32"  # of the layers' work in training steps: float32 or bf16
@@ -36,7 +36,7 @@ class TrainOptions:
                 raise CallerError(f"{words} is from {allowed.start} to {allowed.stop - 1}, not {getattr(self, name)}")
         if not 1 <= self.accumulate <= self.batch_size:
             raise CallerError(f"a batch of {self.batch_size} is done in 1 to {self.batch_size} parts (--accumulate)")
-        if not 0 < self.lowest_rate <= self.peak_rate < math.inf:
+        if not 0 < self.min_lr <= self.max_lr < math.inf:
             raise CallerError("learning rates are over 0, and the lowest is at most the peak (--lr, --min-lr)")
         if not 0 <= self.dropout < 1:
             raise CallerError(f"dropout is from 0 to under 1, not {self.dropout}")

@@ -54,7 +54,7 @@ class Run:
     shape: str  # empty: nothing says
     iterations: Array
     losses: Array
-    rates: Array  # learning rates
+    learning_rates: Array
     evaluated: Array  # iterations with a validation loss
     val_losses: Array
 
@@ -102,7 +102,7 @@ def read_run(path: Path) -> Run:
         shape=sidecar.config.name if sidecar else "",
         iterations=_column(rows, "iter"),
         losses=_column(rows, "loss"),
-        rates=_column(rows, "lr"),
+        learning_rates=_column(rows, "lr"),
         evaluated=_column(measured, "iter"),
         val_losses=_column(measured, "val_loss"),
     )
@@ -156,7 +156,7 @@ def _draw_run(losses: "Axes", rates: "Axes", run: Run, colour: str, *, several: 
     dot = "." if len(run.losses) == 1 else None
     label = missing if several else "training"
     losses.plot(*_averaged(run), color=colour, alpha=0.5, linewidth=1, marker=dot, label=label)
-    rates.plot(run.iterations, run.rates, color=colour, linewidth=1.4, marker=dot)
+    rates.plot(run.iterations, run.learning_rates, color=colour, linewidth=1.4, marker=dot)
     if not len(run.val_losses):
         return
     best = int(np.argmin(run.val_losses))

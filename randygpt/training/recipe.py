@@ -19,12 +19,12 @@ _LONGEST_WAVE = 1000.0  # positions, over 2 pi
 class Recipe:
     """Schedule, optimiser and first weights, with the values that belong to them."""
 
-    peak_rate: float
-    lowest_rate: float
+    max_lr: float
+    min_lr: float
     dropout: float
     eval_every: int  # iterations
     batch_size: int | None  # windows; None: the preset's
-    rate: Callable[..., float]  # (iteration, *, iterations, peak, lowest)
+    schedule: Callable[..., float]  # (iteration, *, iterations, max_lr, min_lr) -> lr
     optimizer: Callable[[ModelConfig, Tensor, Tensor], Optimizer]  # of a shape, weights (P,) and gradient (P,)
     prepare: Callable[[GPT], None]  # new weights, after they were drawn
 
@@ -45,23 +45,23 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         # randyGPT train.rs
         CLASSIC: Recipe(
-            peak_rate=1e-4,
-            lowest_rate=1e-5,
+            max_lr=1e-4,
+            min_lr=1e-5,
             dropout=0.1,
             eval_every=25,
             batch_size=None,
-            rate=constant_then_cosine,
+            schedule=constant_then_cosine,
             optimizer=lambda _config, flat, gradient: FlatAdamW(flat, gradient),
             prepare=lambda _model: None,
         ),
         # docs/log.md
         "fast": Recipe(
-            peak_rate=0.03,
-            lowest_rate=0.0015,
+            max_lr=0.03,
+            min_lr=0.0015,
             dropout=0.0,
             eval_every=100,
             batch_size=8,
-            rate=warmup_then_linear,
+            schedule=warmup_then_linear,
             optimizer=FlatMuon,
             prepare=_sinusoidal_positions,
         ),

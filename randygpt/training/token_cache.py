@@ -37,19 +37,19 @@ class Tokens:
     identity: str  # 64 hex digits: the same for the same text and vocabulary only
     mapped: mmap.mmap | None
 
-    def let_go(self) -> None:
+    def release_pages(self) -> None:
         """Give back the memory that looking at mapped ids took; the next look takes it anew."""
         if self.mapped:
             self.mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def tokenise(text: Text, tokenizer: Tokenizer, tell: Callable[[str], None]) -> Tokens:
+def tokenize(text: Text, tokenizer: Tokenizer, warn: Callable[[str], None]) -> Tokens:
     """The tokens of a text: from the file beside it if it fits, else encoded, and kept there.
 
-    If they cannot be kept, they are in memory and `tell` gets the reason. Raises InvalidModelFile and OSError as going
+    If they cannot be kept, they are in memory and `warn` gets the reason. Raises InvalidModelFile and OSError as going
     through the text does.
     """
-    kind = _Kind(text, tokenizer)
+    kind = _CacheKey(text, tokenizer)
     if text.path is None or text.path.stat().st_size < _LEAST:
         return kind.encode(io.BytesIO())
     path = text.path.with_name(f"{text.path.name}.tokens")
@@ -65,11 +65,11 @@ def tokenise(text: Text, tokenizer: Tokenizer, tell: Callable[[str], None]) -> T
             return kept
     except OSError as error:
         reason = f"cannot be kept ({error.strerror or error})"
-    tell(f"{path}: {reason}; the tokens of {text.source} are in memory")
+    warn(f"{path}: {reason}; the tokens of {text.source} are in memory")
     return kind.encode(io.BytesIO())
 
 
-class _Kind:
+class _CacheKey:
     """Which text and vocabulary tokens are made from, and so how."""
 
     def __init__(self, text: Text, tokenizer: Tokenizer) -> None:
@@ -81,7 +81,7 @@ class _Kind:
     def encode(self, file: BinaryIO) -> Tokens:
         """Write header and ids into an empty file, and map it; a file in memory stays there."""
         file.write(bytes(_HEADER))
-        passed = _Passed(self._tokenizer)
+        passed = _Tally(self._tokenizer)
         pieces = self._tokenizer.encode_corpus(self._text)
         file.writelines(passed.by(ids.astype(self._dtype)).tobytes() for ids in pieces)
         file.seek(0)
@@ -93,7 +93,7 @@ class _Kind:
         if not path.exists():
             return None
         with path.open("rb") as file:
-            header, passed = file.read(_HEADER), _Passed(self._tokenizer)
+            header, passed = file.read(_HEADER), _Tally(self._tokenizer)
             hashes = self._text.sha256.hex(), self._vocabulary.hexdigest()
             if not all(known.encode() in header for known in hashes):
                 return None  # without reading all of it
@@ -103,7 +103,7 @@ class _Kind:
                 passed.by(np.frombuffer(data, self._dtype))
             return self._tokens(file, passed) if header == self._header(passed) else None
 
-    def _header(self, passed: "_Passed") -> bytes:
+    def _header(self, passed: "_Tally") -> bytes:
         facts = {
             "text": self._text.sha256.hex(),
             "vocabulary": self._vocabulary.hexdigest(),
@@ -113,7 +113,7 @@ class _Kind:
         }
         return (_MAGIC + json.dumps(facts).encode() + b"\n").ljust(_HEADER)
 
-    def _tokens(self, file: BinaryIO, passed: "_Passed") -> Tokens:
+    def _tokens(self, file: BinaryIO, passed: "_Tally") -> Tokens:
         file.flush()
         mapped = None if isinstance(file, io.BytesIO) else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         data = mapped or cast("io.BytesIO", file).getbuffer()
@@ -123,7 +123,7 @@ class _Kind:
         return Tokens(ids=ids, ends=np.concatenate(passed.ends), identity=identity, mapped=mapped)
 
 
-class _Passed:
+class _Tally:
     """Takes down what the ids are that pass by."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:

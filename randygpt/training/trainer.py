@@ -17,14 +17,14 @@ from torch.nn import functional
 
 from randygpt.checkpoint.header import MAX_COUNT, CheckpointHeader
 from randygpt.checkpoint.rgpt import Array, Checkpoint, read_checkpoint
-from randygpt.checkpoint.sidecar import Description, Sidecar
+from randygpt.checkpoint.sidecar import CheckpointInfo, Sidecar
 from randygpt.errors import CallerError, Diverged, InvalidCheckpoint
 from randygpt.model.config import ModelConfig
 from randygpt.model.gpt import GPT, gradient_views
 from randygpt.model.tokenizer import CharTokenizer, Tokenizer
 from randygpt.training.checkpointing import CheckpointWriter, Metrics, Step
 from randygpt.training.data import Corpus
-from randygpt.training.device import World
+from randygpt.training.distributed import World
 from randygpt.training.optim import Optimizer, Plateau
 from randygpt.training.options import TrainOptions
 from randygpt.training.recipe import RECIPES
@@ -64,7 +64,7 @@ class Trainer:
         self.same_run = False  # as the one whose files have our names
         self._best_saved = False
         state.model.set_training_dtype(_DTYPES[options.precision])
-        mine = world.share(EVAL_WINDOWS)
+        mine = world.shard(EVAL_WINDOWS)
         self._validation = [part[mine.start : mine.stop].to(options.device) for part in corpus.validation(EVAL_WINDOWS)]
 
     @classmethod
@@ -77,30 +77,30 @@ class Trainer:
         tokenizer: Tokenizer | None = None,
         name: str = "",
         world: World = World(),  # noqa: B008 (frozen)
-        tell: Callable[[str], None] = lambda _: None,
+        warn: Callable[[str], None] = lambda _: None,
     ) -> Self:
         """A new model; `config` gives its shape for a vocabulary size. Raises InvalidModelFile and OSError.
 
-        Without a tokenizer, the tokens are the characters of the text. `tell` gets remarks for the person.
+        Without a tokenizer, the tokens are the characters of the text. `warn` gets remarks for the person.
         """
         tokenizer = tokenizer or CharTokenizer.from_text(text)
         shape = config(tokenizer.vocab_size)
-        model = GPT.initialise(shape, seed=options.seed, dropout=options.dropout)
+        model = GPT.initialize(shape, seed=options.seed, dropout=options.dropout)
         RECIPES[options.recipe].prepare(model)
         state = _state(options, shape, model.flat, tokenizer)
-        return cls(options, Corpus(text, tokenizer, shape.block_size, tell=tell), state, name=name, world=world)
+        return cls(options, Corpus(text, tokenizer, shape.block_size, warn=warn), state, name=name, world=world)
 
     @classmethod
     def resume(
         cls,
         options: TrainOptions,
         text: Text | str,
-        found: Description,
+        found: CheckpointInfo,
         *,
         fine_tune: bool = False,
         name: str = "",
         world: World = World(),  # noqa: B008 (frozen)
-        tell: Callable[[str], None] = lambda _: None,
+        warn: Callable[[str], None] = lambda _: None,
     ) -> Self:
         """Go on from a checkpoint. Raises InvalidModelFile, CallerError and OSError.
 
@@ -114,16 +114,16 @@ class Trainer:
             raise CallerError(f"{path}: no vocabulary beside it, and the text has {tokenizer.vocab_size} characters")
         loaded = read_checkpoint(path, found.config)
         state = _state(options, found.config, torch.from_numpy(loaded.weights), tokenizer)
-        corpus = Corpus(text, tokenizer, found.config.block_size, tell=tell)
+        corpus = Corpus(text, tokenizer, found.config.block_size, warn=warn)
         if found.sidecar and not fine_tune:
             name = found.sidecar.name
         trainer = cls(options, corpus, state, name=name, world=world)
         if not fine_tune:
             if loaded.header.step + options.iterations - loaded.header.iteration > MAX_COUNT:
                 raise InvalidCheckpoint(f"{path}: after {loaded.header.step} steps there is no room for so many more")
-            _go_on(state, loaded, found.sidecar, options.device)
+            _restore(state, loaded, found.sidecar, options.device)
             if found.sidecar and found.sidecar.training.get("tokens", corpus.identity) != corpus.identity:
-                tell(f"the text is not the one {path} was trained on")
+                warn(f"the text is not the one {path} was trained on")
             trainer.same_run = path.resolve() in {options.newest.resolve(), options.best.resolve()}
             trainer._best_saved = trainer.same_run and options.best.is_file()
         return trainer
@@ -181,11 +181,11 @@ class Trainer:
         """One iteration: (what to report, whether it is the best so far, whether the plateau's cuts are used up)."""
         options, state = self.options, self._state
         iteration, started = state.next_iteration, time.perf_counter()
-        rate = self._recipe.rate(
-            iteration, iterations=options.iterations, peak=options.peak_rate, lowest=options.lowest_rate
+        lr = self._recipe.schedule(
+            iteration, iterations=options.iterations, max_lr=options.max_lr, min_lr=options.min_lr
         )
-        rate *= state.plateau.factor
-        state.train_loss = self._learn(iteration, rate)
+        lr *= state.plateau.factor
+        state.train_loss = self._train_step(iteration, lr)
         state.next_iteration, state.steps = iteration + 1, state.steps + 1
         state.tokens += options.batch_size * self.model.config.block_size
         val_loss, is_best, exhausted = None, False, False
@@ -194,12 +194,10 @@ class Trainer:
             is_best = val_loss < state.plateau.best
             exhausted = state.plateau.update(val_loss)
         ms = (time.perf_counter() - started) * 1e3
-        step = Step(
-            iteration=iteration, loss=state.train_loss, val_loss=val_loss, rate=rate, ms=ms, tokens=state.tokens
-        )
+        step = Step(iteration=iteration, loss=state.train_loss, val_loss=val_loss, lr=lr, ms=ms, tokens=state.tokens)
         return step, is_best, exhausted
 
-    def _learn(self, iteration: int, rate: float) -> float:
+    def _train_step(self, iteration: int, lr: float) -> float:
         """One step on the global batch, of which each process does its share; the loss of all of it."""
         options, optimizer = self.options, self._state.optimizer
         self.model.train()
@@ -216,16 +214,16 @@ class Trainer:
             loss = loss * (len(part) / options.batch_size)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        self._world.sum(total)
+        self._world.all_reduce(total)
         if not math.isfinite(total.item()):  # the files on disk are from before
             raise Diverged(f"the loss is {total.item()} at iteration {iteration}: try a lower learning rate (--lr)")
-        self._world.sum(optimizer.gradient)
-        optimizer.step(rate)
+        self._world.all_reduce(optimizer.gradient)
+        optimizer.step(lr)
         return total.item()
 
     def _parts(self) -> Iterator[range]:
         """Our share of the global batch's windows, in as many parts as asked for."""
-        mine, count = self._world.share(self.options.batch_size), self.options.accumulate
+        mine, count = self._world.shard(self.options.batch_size), self.options.accumulate
         for index in range(count):
             part = mine[len(mine) * index // count : len(mine) * (index + 1) // count]
             if part:
@@ -239,7 +237,7 @@ class Trainer:
         total = torch.zeros((), device=self.options.device)
         if len(inputs):
             total += _loss(self.model, inputs, targets) * (len(inputs) / EVAL_WINDOWS)
-        self._world.sum(total)
+        self._world.all_reduce(total)
         if not math.isfinite(total.item()):
             raise Diverged(f"the validation loss is {total.item()}: try a lower learning rate (--lr)")
         return total.item()
@@ -256,12 +254,12 @@ class Trainer:
             step=state.steps,
             best_loss=state.plateau.best,
         )
-        first, second = state.optimizer.moments
+        first, second = state.optimizer.state
         checkpoint = Checkpoint(
             header=header,
             config=self.model.config,
             weights=_array(self.model.flat),
-            moments=(_array(first), _array(second)),
+            optimizer_state=(_array(first), _array(second)),
         )
         best = None if math.isinf(state.plateau.best) else state.plateau.best
         sidecar = Sidecar(
@@ -294,13 +292,13 @@ def _state(options: TrainOptions, config: ModelConfig, weights: Tensor, tokenize
     return _State(model, RECIPES[options.recipe].optimizer(config, flat, gradient), tokenizer, Plateau())
 
 
-def _go_on(state: _State, loaded: Checkpoint, sidecar: Sidecar | None, device: str) -> None:
+def _restore(state: _State, loaded: Checkpoint, sidecar: Sidecar | None, device: str) -> None:
     """Take over what a checkpoint and the JSON beside it say of the run that wrote them."""
     header = loaded.header
     state.plateau.best, state.next_iteration = header.best_loss, header.iteration + 1
-    if loaded.moments:
+    if loaded.optimizer_state:
         state.steps = header.step
-        first, second = (torch.from_numpy(moment).to(device) for moment in loaded.moments)
+        first, second = (torch.from_numpy(moment).to(device) for moment in loaded.optimizer_state)
         state.optimizer.restore(state.steps, (first, second))
     if sidecar and sidecar.iteration == header.iteration:
         state.train_loss, state.val_loss = sidecar.losses.get("train"), sidecar.losses.get("val")

@@ -24,10 +24,10 @@ def model(tmp_path: Path) -> LanguageModel:
     return randygpt.load(write_tiny(tmp_path / "m.bin"))
 
 
-def put_release(folder: Path, checkpoint: str = "checkpoint.bin", *, with_moments: bool = True) -> Path:
+def put_release(folder: Path, checkpoint: str = "checkpoint.bin", *, with_optimizer: bool = True) -> Path:
     """A folder as the store has it."""
     folder.mkdir()
-    write_checkpoint(folder / checkpoint, tiny_checkpoint(with_moments=with_moments))
+    write_checkpoint(folder / checkpoint, tiny_checkpoint(with_optimizer=with_optimizer))
     for name, data in side_files().items():
         (folder / name).write_bytes(data)
     (folder / "release.json").write_text("{}", encoding="utf-8")
@@ -44,7 +44,7 @@ def test_load_a_file(tmp_path: Path, kind: type) -> None:
 
 @pytest.mark.parametrize("checkpoint", ["checkpoint.bin", "story_best.bin"])
 def test_load_the_folder_of_a_release(tmp_path: Path, checkpoint: str) -> None:
-    model = randygpt.load(put_release(tmp_path / "release", checkpoint, with_moments=False))
+    model = randygpt.load(put_release(tmp_path / "release", checkpoint, with_optimizer=False))
     assert has_weights(model.decoder, tiny_checkpoint().weights)
     assert model.tokenizer.chars == TOKENIZER.chars
 
@@ -77,7 +77,7 @@ def test_logits(model: LanguageModel) -> None:
     ids = [[2, 3, 4], [5, 6, 7]]
     logits = model.logits(ids)
     assert (logits.shape, logits.dtype) == ((2, 3, CONFIG.vocab_size), torch.float32)
-    torch.testing.assert_close(logits, GPT.initialise(CONFIG, seed=0)(torch.tensor(ids)).detach(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits, GPT.initialize(CONFIG, seed=0)(torch.tensor(ids)).detach(), rtol=0, atol=1e-5)
     assert torch.equal(model.logits(torch.tensor(ids, dtype=torch.int32)), logits)
     assert not logits.requires_grad
 

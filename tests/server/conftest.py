@@ -30,7 +30,7 @@ RELEASE = "ab" * 32
 @pytest.fixture
 def loaded() -> LoadedModel:
     """A model with varied output that says no end token: dimension 0 is constant, and speaks against it."""
-    model = GPT.initialise(CONFIG, seed=1)
+    model = GPT.initialize(CONFIG, seed=1)
     with torch.no_grad():
         model.lm_head.mul_(20)[:, 0] = 0
         model.wte.mul_(50)[:, 0] = 0

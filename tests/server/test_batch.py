@@ -13,7 +13,7 @@ def batch_of(loaded: LoadedModel) -> batch_module.Batch[batch_module.Writing]:
 
 
 def test_a_long_prompt_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_module, "CHUNK", 8)
+    monkeypatch.setattr(batch_module, "PREFILL_CHUNK", 8)
     loaded = endless_model()
     batch = batch_of(loaded)
     early, late = (
@@ -33,7 +33,7 @@ def test_a_long_prompt_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("steps", [0, 1, 2, 6])
 def test_a_text_goes_on_in_another_batch(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Before it began, amid its prompt, or later; and behind one that is still at its prompt."""
-    monkeypatch.setattr(batch_module, "CHUNK", 8)
+    monkeypatch.setattr(batch_module, "PREFILL_CHUNK", 8)
     monkeypatch.setattr(batch_module, "_UNDISTURBED", 8)
     prompts = [some_ids(30, seed=1), some_ids(15, seed=2)]
     first, second = (batch_of(endless_model()) for _ in range(2))

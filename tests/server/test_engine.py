@@ -84,7 +84,7 @@ async def test_tokens_come_as_they_are_drawn_the_last_with_why_it_ends(engine: E
 
 
 async def test_a_text_that_ends_by_itself(engine: Engine) -> None:
-    model = GPT.initialise(CONFIG, seed=1)  # every token about as likely as any other
+    model = GPT.initialize(CONFIG, seed=1)  # every token about as likely as any other
     loaded = LoadedModel(
         language_model=LanguageModel(decoder=decoder_of(model), tokenizer=endless().tokenizer),
         release_id=None,

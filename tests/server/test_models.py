@@ -43,7 +43,9 @@ def test_finite_weights_that_compute_infinite_numbers(tmp_path: Path, scale: flo
     weights = np.clip(healthy.weights.astype(np.float64) * scale, -3e38, 3e38).astype(np.float32)
     assert np.isfinite(weights).all()
     path = write_tiny(tmp_path / "m.bin")
-    write_checkpoint(path, Checkpoint(header=healthy.header, config=CONFIG, weights=weights, moments=healthy.moments))
+    write_checkpoint(
+        path, Checkpoint(header=healthy.header, config=CONFIG, weights=weights, optimizer_state=healthy.optimizer_state)
+    )
     with pytest.raises(UnfitModel, match="it computes numbers that are not finite"):
         load_file(path)
 

@@ -37,9 +37,9 @@ class Paced(Decoder):
         self.__dict__.update(other.__dict__)
         self.turns = threading.Semaphore(0)
 
-    def advance(self, *facts: Any) -> Array:  # noqa: ANN401 (passed on)
+    def forward(self, *facts: Any) -> Array:  # noqa: ANN401 (passed on)
         self.turns.acquire()
-        return super().advance(*facts)
+        return super().forward(*facts)
 
 
 @pytest.fixture

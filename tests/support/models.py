@@ -26,18 +26,20 @@ TOKENIZER = CharTokenizer.from_text(TEXT)
 CONFIG = ModelConfig(n_embd=16, n_head=2, n_layer=2, vocab_size=TOKENIZER.vocab_size)
 
 
-def tiny_checkpoint(*, seed: int = 0, with_moments: bool = True) -> Checkpoint:
+def tiny_checkpoint(*, seed: int = 0, with_optimizer: bool = True) -> Checkpoint:
     """Random weights of the tiny shape; moments are random too, to be told apart."""
-    weights = GPT.initialise(CONFIG, seed=seed).flat.numpy()
+    weights = GPT.initialize(CONFIG, seed=seed).flat.numpy()
     first, second = np.random.default_rng(seed).random((2, len(weights)), dtype=np.float32)
     header = CheckpointHeader(
-        magic="RGPT0003" if with_moments else "RGPT0002",
+        magic="RGPT0003" if with_optimizer else "RGPT0002",
         vocab_size=CONFIG.vocab_size,
         iteration=seed,
         step=seed + 1,
         best_loss=2.5,
     )
-    return Checkpoint(header=header, config=CONFIG, weights=weights, moments=(first, second) if with_moments else None)
+    return Checkpoint(
+        header=header, config=CONFIG, weights=weights, optimizer_state=(first, second) if with_optimizer else None
+    )
 
 
 def decoder_of(model: GPT) -> Decoder:
@@ -73,15 +75,15 @@ class Gated(Decoder):
         self.__dict__.update(other.__dict__)
         self.opened = opened
 
-    def advance(self, *facts: Any) -> Array:  # noqa: ANN401 (passed on)
+    def forward(self, *facts: Any) -> Array:  # noqa: ANN401 (passed on)
         self.opened.wait()
-        return super().advance(*facts)
+        return super().forward(*facts)
 
 
-def write_tiny(path: Path, *, seed: int = 0, name: str = "", with_moments: bool = True) -> Path:
+def write_tiny(path: Path, *, seed: int = 0, name: str = "", with_optimizer: bool = True) -> Path:
     """A tiny checkpoint with its JSON beside it."""
     sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, name=name, iteration=seed)
-    checkpoint = tiny_checkpoint(seed=seed, with_moments=with_moments)
+    checkpoint = tiny_checkpoint(seed=seed, with_optimizer=with_optimizer)
     save_checkpoint(path, checkpoint, sidecar)
     return path
 

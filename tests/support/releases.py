@@ -31,8 +31,8 @@ def clock() -> int:
 def checkpoint_bytes(*, seed: int = 0) -> bytes:
     """An RGPT0003 file of the tiny model: one chunk of weights, two of moments."""
     checkpoint = tiny_checkpoint(seed=seed)
-    assert checkpoint.moments is not None
-    parts = (checkpoint.weights, *checkpoint.moments)
+    assert checkpoint.optimizer_state is not None
+    parts = (checkpoint.weights, *checkpoint.optimizer_state)
     return checkpoint.header.encode() + b"".join(part.tobytes() for part in parts)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from randygpt.training.device import joined
+from randygpt.training.distributed import process_group
 
 
 def threads() -> list[str]:
@@ -14,7 +14,7 @@ def threads() -> list[str]:
 
 
 def main() -> None:
-    with joined("cpu") as world:
+    with process_group("cpu") as world:
         weight = torch.nn.Parameter(torch.ones(3))
         weight.sum().backward()
         torch.optim.AdamW([weight]).step()  # loads more of torch

@@ -17,7 +17,7 @@ from support.models import CONFIG, TOKENIZER, side_files, tiny_checkpoint, write
 from randygpt.checkpoint.export import Format, export_model, import_model, read_export
 from randygpt.checkpoint.header import CheckpointHeader
 from randygpt.checkpoint.rgpt import read_checkpoint, write_checkpoint
-from randygpt.checkpoint.sidecar import Sidecar, describe
+from randygpt.checkpoint.sidecar import Sidecar, inspect_checkpoint
 from randygpt.cli.main import run
 from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.model.layout import tensor_shapes
@@ -25,9 +25,9 @@ from randygpt.model.layout import tensor_shapes
 LOSSES = {"train": 1.5, "val": None, "best_val": 1.625}
 
 
-def put(folder: Path, *, with_moments: bool = True) -> Path:
+def put(folder: Path, *, with_optimizer: bool = True) -> Path:
     """A checkpoint with everything that can stand beside it."""
-    path = write_tiny(folder / "m.bin", seed=5, with_moments=with_moments)
+    path = write_tiny(folder / "m.bin", seed=5, with_optimizer=with_optimizer)
     training = {"seed": 7, "precision": "bf16"}
     sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, name="né", iteration=5, losses=LOSSES, training=training)
     (folder / "m.json").write_bytes(sidecar.encode())
@@ -35,7 +35,7 @@ def put(folder: Path, *, with_moments: bool = True) -> Path:
 
 
 def export(folder: Path, kind: Format = "safetensors", **options: Any) -> Path:  # noqa: ANN401
-    export_model(describe(put(folder, **options)), folder / "export", kind)
+    export_model(inspect_checkpoint(put(folder, **options)), folder / "export", kind)
     return folder / "export"
 
 
@@ -60,7 +60,7 @@ def test_a_checkpoint_comes_back_byte_for_byte(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["safetensors", "hf"])
 def test_weights_alone_come_back_byte_for_byte(tmp_path: Path, kind: Format) -> None:
-    folder = export(tmp_path, kind, with_moments=False)
+    folder = export(tmp_path, kind, with_optimizer=False)
     assert not (folder / "optimizer.safetensors").exists()
     import_model(folder, tmp_path / "back.bin")
     assert (tmp_path / "back.bin").read_bytes() == (tmp_path / "m.bin").read_bytes()
@@ -69,7 +69,7 @@ def test_weights_alone_come_back_byte_for_byte(tmp_path: Path, kind: Format) -> 
 
 def test_for_transformers_the_moments_stay_behind(tmp_path: Path) -> None:
     checkpoint = import_model(export(tmp_path, "hf"), tmp_path / "back.bin")
-    assert checkpoint.moments is None
+    assert checkpoint.optimizer_state is None
     whole = (tmp_path / "m.bin").read_bytes()
     weights = 24 + 4 * CONFIG.parameter_count
     assert (tmp_path / "back.bin").read_bytes() == b"RGPT0002" + whole[8:weights]
@@ -77,7 +77,7 @@ def test_for_transformers_the_moments_stay_behind(tmp_path: Path) -> None:
 
 def test_the_rust_programs_checkpoint_comes_back(golden: Path, tmp_path: Path) -> None:
     path, vocab = golden / "xs_char_rgpt0003.bin", golden / "xs_char_vocab.json"
-    export_model(describe(path, vocab=vocab), tmp_path / "export", "safetensors")
+    export_model(inspect_checkpoint(path, vocab=vocab), tmp_path / "export", "safetensors")
     import_model(tmp_path / "export", tmp_path / "back.bin")
     assert (tmp_path / "back.bin").read_bytes() == path.read_bytes()
 
@@ -102,14 +102,14 @@ def test_any_best_loss_comes_back(tmp_path: Path, best_loss: float) -> None:
     write_checkpoint(path, replace(checkpoint, header=header))
     for name, data in side_files().items():
         (tmp_path / name).write_bytes(data)
-    export_model(describe(path), tmp_path / "export", "safetensors")
+    export_model(inspect_checkpoint(path), tmp_path / "export", "safetensors")
     import_model(tmp_path / "export", tmp_path / "back.bin")
     assert (tmp_path / "back.bin").read_bytes() == path.read_bytes()
     assert json.loads((tmp_path / "back.json").read_bytes())["iteration"] == 2**32 - 1
 
 
 def test_without_facts_it_is_a_model_that_never_trained(tmp_path: Path) -> None:
-    folder = export(tmp_path, with_moments=False)
+    folder = export(tmp_path, with_optimizer=False)
     save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")
     checkpoint, sidecar = read_export(folder)
     assert checkpoint.header == CheckpointHeader(
@@ -120,7 +120,7 @@ def test_without_facts_it_is_a_model_that_never_trained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_floats_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
-    folder = export(tmp_path, with_moments=False)
+    folder = export(tmp_path, with_optimizer=False)
     arrays = {name: torch.from_numpy(each) for name, each in load_file(folder / "model.safetensors").items()}
     save_tensors({name: each.to(dtype) for name, each in arrays.items()}, folder / "model.safetensors")
     checkpoint, _ = read_export(folder)
@@ -135,7 +135,7 @@ def test_a_folder_with_something_in_it_is_not_touched(tmp_path: Path, kind: Form
     (tmp_path / "full" / "mine.txt").write_text("mine", encoding="utf-8")
     for name, words in (("full", "not an empty"), ("m.json", "not an empty"), ("no/where", "folder that exists")):
         with pytest.raises(CallerError, match=f"{name}: .*{words}"):
-            export_model(describe(path), tmp_path / name, kind)
+            export_model(inspect_checkpoint(path), tmp_path / name, kind)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["full", "m.bin", "m.json"]
     assert [each.name for each in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
@@ -150,11 +150,11 @@ def test_a_wrong_checkpoint_leaves_no_folder(tmp_path: Path) -> None:
     checkpoint.weights[7] = float("nan")
     write_checkpoint(put(tmp_path), checkpoint)
     with pytest.raises(InvalidModelFile, match=r"m\.bin: a NaN or infinity in wte"):
-        export_model(describe(tmp_path / "m.bin"), tmp_path / "export", "hf")
+        export_model(inspect_checkpoint(tmp_path / "m.bin"), tmp_path / "export", "hf")
     (tmp_path / "m.json").unlink()
     (tmp_path / "config.json").write_bytes(side_files()["config.json"])
     with pytest.raises(InvalidModelFile, match=r"m\.bin: no vocabulary"):
-        export_model(describe(tmp_path / "m.bin"), tmp_path / "export", "hf")
+        export_model(inspect_checkpoint(tmp_path / "m.bin"), tmp_path / "export", "hf")
     assert not (tmp_path / "export").exists()
 
 
@@ -304,7 +304,7 @@ def test_a_fetched_folder_can_be_exported(at_home: Path, capsys: pytest.CaptureF
     assert run(["import", "out", "story"]) == 0
     assert "story.bin" in capsys.readouterr().out
     assert (at_home / "story.bin").read_bytes() == (at_home / "release" / "story.bin").read_bytes()
-    assert read_checkpoint(at_home / "story.bin", CONFIG).moments is not None
+    assert read_checkpoint(at_home / "story.bin", CONFIG).optimizer_state is not None
 
 
 def test_training_goes_on_from_an_import(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from randygpt.checkpoint.header import CheckpointHeader
 from randygpt.checkpoint.rgpt import Checkpoint, read_checkpoint, read_weights, write_checkpoint
-from randygpt.checkpoint.sidecar import describe, read_tokenizer
+from randygpt.checkpoint.sidecar import inspect_checkpoint, read_tokenizer
 from randygpt.model.decoder import Decoder
 from randygpt.model.gpt import GPT
 
@@ -22,12 +22,12 @@ def path_of(golden: Path, name: str) -> Path:
 
 def read(golden: Path, name: str) -> Checkpoint:
     path = path_of(golden, name)
-    return read_checkpoint(path, describe(path).config)
+    return read_checkpoint(path, inspect_checkpoint(path).config)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_header_and_size_say_what_it_is(golden: Path, name: str) -> None:
-    found = describe(path_of(golden, name))
+    found = inspect_checkpoint(path_of(golden, name))
     assert found.config.preset == "xs"
     assert found.header == CheckpointHeader(
         magic=name[:8].upper(), vocab_size=67, iteration=29, step=30, best_loss=found.header.best_loss
@@ -38,7 +38,7 @@ def test_the_header_and_size_say_what_it_is(golden: Path, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_logits_are_theirs(golden: Path, name: str) -> None:
     path = path_of(golden, name)
-    config = describe(path).config
+    config = inspect_checkpoint(path).config
     with np.load(golden / "xs_char_logits.npz") as expected, torch.inference_mode():
         weights = read_weights(path, config)
         logits = GPT(config, torch.from_numpy(weights))(torch.from_numpy(expected["tokens"]))
@@ -51,11 +51,11 @@ def test_the_logits_are_theirs(golden: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["rgpt0001", "rgpt0002_moments"])
 def test_interleaved_moments_are_those_of_the_new_format(golden: Path, name: str) -> None:
     old, new = read(golden, name), read(golden, "rgpt0003")
-    assert old.moments is not None
-    assert new.moments is not None
+    assert old.optimizer_state is not None
+    assert new.optimizer_state is not None
     assert np.array_equal(old.weights, new.weights)
-    assert np.array_equal(old.moments[0], new.moments[0])
-    assert np.array_equal(old.moments[1], new.moments[1])
+    assert np.array_equal(old.optimizer_state[0], new.optimizer_state[0])
+    assert np.array_equal(old.optimizer_state[1], new.optimizer_state[1])
 
 
 def test_the_new_format_is_written_byte_for_byte(golden: Path, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_the_new_format_is_written_byte_for_byte(golden: Path, tmp_path: Path) -
 def test_weights_alone_are_written_byte_for_byte(golden: Path, tmp_path: Path) -> None:
     whole = read(golden, "rgpt0003")
     header = replace(whole.header, magic="RGPT0002")
-    write_checkpoint(tmp_path / "m.bin", replace(whole, header=header, moments=None))
+    write_checkpoint(tmp_path / "m.bin", replace(whole, header=header, optimizer_state=None))
     assert (tmp_path / "m.bin").read_bytes() == path_of(golden, "rgpt0002").read_bytes()
 
 

@@ -14,7 +14,7 @@ from randygpt.checkpoint.header import (
     HEADER_SIZE,
     MAGICS,
     CheckpointHeader,
-    Moments,
+    OptimizerLayout,
     segments,
     weights_size,
 )
@@ -110,22 +110,22 @@ def test_any_bytes_give_a_header_or_our_error(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("magic", "with_moments", "expected"),
+    ("magic", "with_optimizer", "expected"),
     [
-        ("RGPT0001", True, "by tensor"),
+        ("RGPT0001", True, "interleaved"),
         ("RGPT0002", False, "none"),
-        ("RGPT0002", True, "by tensor"),
-        ("RGPT0003", True, "by kind"),
+        ("RGPT0002", True, "interleaved"),
+        ("RGPT0003", True, "contiguous"),
     ],
 )
-def test_where_the_moments_lie(*, magic: str, with_moments: bool, expected: Moments) -> None:
-    assert header(magic).moments(CONFIG, sizes(CONFIG)[with_moments]) == expected
+def test_where_the_moments_lie(*, magic: str, with_optimizer: bool, expected: OptimizerLayout) -> None:
+    assert header(magic).optimizer_layout(CONFIG, sizes(CONFIG)[with_optimizer]) == expected
 
 
 @pytest.mark.parametrize("magic", ["RGPT0001", "RGPT0003"])
 def test_only_one_magic_goes_without_moments(magic: str) -> None:
     with pytest.raises(InvalidCheckpoint, match=f"has {sizes(CONFIG)[1]}$"):
-        header(magic).moments(CONFIG, sizes(CONFIG)[0])
+        header(magic).optimizer_layout(CONFIG, sizes(CONFIG)[0])
 
 
 @pytest.mark.parametrize("magic", MAGICS)
@@ -133,21 +133,21 @@ def test_only_one_magic_goes_without_moments(magic: str) -> None:
 @pytest.mark.parametrize("off", [-1, 1])
 def test_a_byte_too_few_or_too_many(magic: str, size: int, off: int) -> None:
     with pytest.raises(InvalidCheckpoint, match=f"{size + off} bytes, but {magic} .*{sizes(CONFIG)[1]}$"):
-        header(magic).moments(CONFIG, size + off)
+        header(magic).optimizer_layout(CONFIG, size + off)
 
 
 def test_the_header_and_the_configuration_agree_on_the_vocabulary() -> None:
     with pytest.raises(InvalidCheckpoint, match="vocab 67 in the header, 31 in the configuration"):
-        HEADER.moments(CONFIG, sizes(CONFIG)[1])
+        HEADER.optimizer_layout(CONFIG, sizes(CONFIG)[1])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(
-    ("magic", "with_moments"), [("RGPT0001", True), ("RGPT0002", False), ("RGPT0002", True), ("RGPT0003", True)]
+    ("magic", "with_optimizer"), [("RGPT0001", True), ("RGPT0002", False), ("RGPT0002", True), ("RGPT0003", True)]
 )
-def test_the_size_gives_the_preset(*, preset: str, magic: str, with_moments: bool) -> None:
+def test_the_size_gives_the_preset(*, preset: str, magic: str, with_optimizer: bool) -> None:
     config = ModelConfig.from_preset(preset, vocab_size=67)
-    assert header(magic, 67).infer_config(sizes(config)[with_moments]) == config
+    assert header(magic, 67).infer_config(sizes(config)[with_optimizer]) == config
 
 
 def test_a_size_of_two_presets_names_both() -> None:
@@ -193,10 +193,10 @@ def test_the_tensors_in_file_order() -> None:
 
 
 def test_the_segments_of_a_file() -> None:
-    without, with_moments = sizes(CONFIG)
+    without, with_optimizer = sizes(CONFIG)
     assert weights_size(CONFIG) == without
     assert segments(CONFIG, without) == [("weights", without)]
-    assert segments(CONFIG, with_moments) == [("weights", without), ("optimizer", with_moments - without)]
+    assert segments(CONFIG, with_optimizer) == [("weights", without), ("optimizer", with_optimizer - without)]
 
 
 def test_an_invalid_checkpoint_is_a_file_of_a_model_that_is_wrong() -> None:

@@ -20,7 +20,7 @@ from support.models import CONFIG, TOKENIZER, tiny_checkpoint
 
 from randygpt.checkpoint.rgpt import read_weights
 from randygpt.checkpoint.save import save_checkpoint
-from randygpt.checkpoint.sidecar import Sidecar, describe
+from randygpt.checkpoint.sidecar import Sidecar, inspect_checkpoint
 
 Files = dict[str, bytes]
 Pace = tuple[float, float]  # by how much iteration and best loss change from one save to the next
@@ -133,7 +133,7 @@ class Machine:
         path = self._put(files)
         if not path.exists():
             return 0
-        sidecar = describe(path).sidecar
+        sidecar = inspect_checkpoint(path).sidecar
         assert sidecar is not None
         assert np.array_equal(read_weights(path, CONFIG), tiny_checkpoint(seed=int(sidecar.name)).weights)
         return int(sidecar.name)

@@ -32,8 +32,8 @@ def offsets() -> dict[str, tuple[int, int]]:
 
 def interleaved(checkpoint: Checkpoint, magic: str) -> bytes:
     """The bytes of a checkpoint whose moments lie m, v, m, v."""
-    assert checkpoint.moments is not None
-    first, second = checkpoint.moments
+    assert checkpoint.optimizer_state is not None
+    first, second = checkpoint.optimizer_state
     parts = [replace(checkpoint.header, magic=magic).encode(), checkpoint.weights.tobytes()]
     for start, end in offsets().values():
         parts += [first[start:end].tobytes(), second[start:end].tobytes()]
@@ -49,26 +49,26 @@ def plant(path: Path, position: int, value: float) -> None:
 
 def same(one: Checkpoint, other: Checkpoint) -> bool:
     def parts(checkpoint: Checkpoint) -> list[Array]:
-        return [checkpoint.weights, *(checkpoint.moments or ())]
+        return [checkpoint.weights, *(checkpoint.optimizer_state or ())]
 
     return len(parts(one)) == len(parts(other)) and all(map(np.array_equal, parts(one), parts(other)))
 
 
-@pytest.mark.parametrize("with_moments", [True, False])
-def test_round_trip(*, tmp_path: Path, with_moments: bool) -> None:
-    written = tiny_checkpoint(seed=3, with_moments=with_moments)
+@pytest.mark.parametrize("with_optimizer", [True, False])
+def test_round_trip(*, tmp_path: Path, with_optimizer: bool) -> None:
+    written = tiny_checkpoint(seed=3, with_optimizer=with_optimizer)
     write_checkpoint(tmp_path / "m.bin", written)
     read = read_checkpoint(tmp_path / "m.bin", CONFIG)
     assert (read.header, read.config) == (written.header, CONFIG)
     assert same(read, written)
-    assert (tmp_path / "m.bin").stat().st_size == 24 + (12 if with_moments else 4) * COUNT
+    assert (tmp_path / "m.bin").stat().st_size == 24 + (12 if with_optimizer else 4) * COUNT
 
 
 def test_the_file_is_header_weights_first_and_second_moment(tmp_path: Path) -> None:
     written = tiny_checkpoint()
-    assert written.moments is not None
+    assert written.optimizer_state is not None
     write_checkpoint(tmp_path / "m.bin", written)
-    parts = [written.weights, *written.moments]
+    parts = [written.weights, *written.optimizer_state]
     expected = written.header.encode() + b"".join(part.astype("<f4").tobytes() for part in parts)
     assert (tmp_path / "m.bin").read_bytes() == expected
 
@@ -119,10 +119,10 @@ def test_weights_alone_are_read_without_the_moments(tmp_path: Path) -> None:
     assert np.array_equal(read_weights(path, CONFIG), tiny_checkpoint().weights)
 
 
-@pytest.mark.parametrize("with_moments", [True, False])
+@pytest.mark.parametrize("with_optimizer", [True, False])
 @pytest.mark.parametrize("longer", [True, False])
-def test_a_byte_too_many_or_too_few(*, tmp_path: Path, with_moments: bool, longer: bool) -> None:
-    path = write_tiny(tmp_path / "m.bin", with_moments=with_moments)
+def test_a_byte_too_many_or_too_few(*, tmp_path: Path, with_optimizer: bool, longer: bool) -> None:
+    path = write_tiny(tmp_path / "m.bin", with_optimizer=with_optimizer)
     data = path.read_bytes()
     path.write_bytes(data + b"\0" if longer else data[:-1])
     for read in (read_weights, read_checkpoint):
@@ -176,6 +176,6 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "m.bin"
     write_checkpoint(path, tiny_checkpoint(seed=1))
     with path.open("rb") as reader:
-        write_checkpoint(path, tiny_checkpoint(seed=2, with_moments=False))
+        write_checkpoint(path, tiny_checkpoint(seed=2, with_optimizer=False))
         assert len(reader.read()) == 24 + 12 * COUNT
     assert np.array_equal(read_weights(path, CONFIG), tiny_checkpoint(seed=2).weights)

@@ -11,7 +11,14 @@ from support.models import CONFIG, TOKENIZER, side_files, tiny_checkpoint, write
 
 from randygpt.checkpoint.header import CheckpointHeader
 from randygpt.checkpoint.rgpt import write_checkpoint
-from randygpt.checkpoint.sidecar import Sidecar, describe, read_json, read_sidecar, read_tokenizer, sidecar_path
+from randygpt.checkpoint.sidecar import (
+    Sidecar,
+    inspect_checkpoint,
+    read_json,
+    read_sidecar,
+    read_tokenizer,
+    sidecar_path,
+)
 from randygpt.errors import InvalidCheckpoint, InvalidModelFile
 from randygpt.model.config import ModelConfig
 from randygpt.model.tokenizer import CharTokenizer
@@ -71,9 +78,9 @@ def test_a_json_is_of_the_header_that_says_the_same(
 ) -> None:
     header = replace(tiny_checkpoint().header, iteration=7, best_loss=1 / 3)
     sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, iteration=iteration, losses=losses)
-    assert sidecar.is_of(CheckpointHeader.parse(header.encode())) == expected
+    assert sidecar.matches(CheckpointHeader.parse(header.encode())) == expected
     unmeasured = replace(header, best_loss=math.inf)
-    assert replace(sidecar, iteration=7).is_of(unmeasured) == (losses.get("best_val") is None)
+    assert replace(sidecar, iteration=7).matches(unmeasured) == (losses.get("best_val") is None)
 
 
 def test_the_json_of_a_checkpoint_has_its_name(tmp_path: Path) -> None:
@@ -91,7 +98,7 @@ def test_what_is_optional_may_be_missing(tmp_path: Path) -> None:
 
 def test_a_description_says_everything(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.bin", seed=3, name="tiny")
-    found = describe(path)
+    found = inspect_checkpoint(path)
     assert (found.path, found.size, found.header, found.config) == (
         path,
         path.stat().st_size,
@@ -107,13 +114,13 @@ def test_a_description_says_everything(tmp_path: Path) -> None:
 def test_the_shape_comes_from_the_json_beside_first(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.bin")
     put_config(tmp_path, IN_FOLDER)
-    assert describe(path).config == BESIDE
+    assert inspect_checkpoint(path).config == BESIDE
 
 
 def test_then_from_the_folder(tmp_path: Path) -> None:
     path = bare(tmp_path / "m.bin")
     put_config(tmp_path, IN_FOLDER)
-    assert describe(path).config == IN_FOLDER
+    assert inspect_checkpoint(path).config == IN_FOLDER
 
 
 @pytest.mark.parametrize("where", ["beside", "in the folder"])
@@ -125,8 +132,8 @@ def test_a_preset_that_contradicts_the_json(tmp_path: Path, where: str) -> None:
     else:
         put_config(tmp_path, config)
     with pytest.raises(InvalidModelFile, match=r"m\.bin: .*says preset xs, and the command line says preset xl"):
-        describe(path, preset="xl")
-    assert describe(path, preset="xs").config == config
+        inspect_checkpoint(path, preset="xl")
+    assert inspect_checkpoint(path, preset="xs").config == config
 
 
 @pytest.mark.parametrize("preset", [None, "xs"])
@@ -135,7 +142,7 @@ def test_json_beside_it_for_another_vocabulary(tmp_path: Path, preset: str | Non
     path = hollow(tmp_path / "m.bin", config)
     (tmp_path / "m.json").write_bytes(Sidecar(config=replace(config, vocab_size=40), tokenizer=TOKENIZER).encode())
     with pytest.raises(InvalidCheckpoint, match=r"m\.bin: vocab 31 in the header, 40 in the configuration"):
-        describe(path, preset=preset)
+        inspect_checkpoint(path, preset=preset)
 
 
 def test_a_preset_that_contradicts_a_shape_of_no_preset(tmp_path: Path) -> None:
@@ -143,21 +150,21 @@ def test_a_preset_that_contradicts_a_shape_of_no_preset(tmp_path: Path) -> None:
         InvalidModelFile,
         match=r"m\.bin: .*says dim 16, heads 2, .* says preset xs",
     ):
-        describe(write_tiny(tmp_path / "m.bin"), preset="xs")
+        inspect_checkpoint(write_tiny(tmp_path / "m.bin"), preset="xs")
 
 
 @pytest.mark.parametrize(("preset", "numbers"), [("s", 3), ("deep", 1)])
 def test_then_from_the_preset(tmp_path: Path, preset: str, numbers: int) -> None:
     config = ModelConfig.from_preset(preset, vocab_size=AMBIGUOUS_VOCAB)
     path = hollow(tmp_path / "m.bin", config, magic="RGPT0002", numbers=numbers)
-    assert describe(path, preset=preset).config == config
+    assert inspect_checkpoint(path, preset=preset).config == config
     with pytest.raises(InvalidCheckpoint, match=r"m\.bin: .* s and deep: say which with --preset"):
-        describe(path)
+        inspect_checkpoint(path)
 
 
 def test_then_from_the_size(tmp_path: Path) -> None:
     config = ModelConfig.from_preset("m", vocab_size=67)
-    found = describe(hollow(tmp_path / "m.bin", config))
+    found = inspect_checkpoint(hollow(tmp_path / "m.bin", config))
     assert found.config == config
     assert found.tokenizer is None
     assert found.sidecar is None
@@ -166,16 +173,16 @@ def test_then_from_the_size(tmp_path: Path) -> None:
 def test_a_preset_the_file_does_not_fit(tmp_path: Path) -> None:
     path = hollow(tmp_path / "m.bin", ModelConfig.from_preset("xs", vocab_size=67))
     with pytest.raises(InvalidCheckpoint, match=r"m\.bin: .* bytes, but RGPT0003 with shape randygpt-8L"):
-        describe(path, preset="xl")
+        inspect_checkpoint(path, preset="xl")
     with pytest.raises(InvalidModelFile, match=r"m\.bin: no preset 'huge'"):
-        describe(path, preset="huge")
+        inspect_checkpoint(path, preset="huge")
 
 
 def test_a_shape_beside_it_that_the_file_does_not_fit(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.bin")
     (tmp_path / "m.json").write_bytes(Sidecar(config=replace(CONFIG, n_layer=3), tokenizer=TOKENIZER).encode())
     with pytest.raises(InvalidCheckpoint, match=r"m\.bin: .* bytes, but"):
-        describe(path)
+        inspect_checkpoint(path)
 
 
 def test_characters_come_from_the_file_named_then_the_json_beside_then_the_folder(tmp_path: Path) -> None:
@@ -189,7 +196,7 @@ def test_characters_come_from_the_file_named_then_the_json_beside_then_the_folde
         (tmp_path / name).write_text(json.dumps(tokenizer.to_json()), encoding="utf-8")
 
     def found(vocab: Path | None = None) -> tuple[str, ...]:
-        tokenizer = describe(path, vocab=vocab).tokenizer
+        tokenizer = inspect_checkpoint(path, vocab=vocab).tokenizer
         assert tokenizer is not None
         return tokenizer.chars
 
@@ -210,7 +217,7 @@ def test_a_vocabulary_of_another_size(tmp_path: Path, where: str) -> None:
         (tmp_path / where).write_text(json.dumps(other.to_json()), encoding="utf-8")
     given = tmp_path / where if where == "given.json" else None
     with pytest.raises(InvalidModelFile, match=r"m\.bin: vocab 31 in the header, 30 entries in ") as caught:
-        describe(path, vocab=given)
+        inspect_checkpoint(path, vocab=given)
     assert str(caught.value).endswith(str(given or "the vocabulary"))
 
 
@@ -244,7 +251,7 @@ def test_damaged_json_beside_a_checkpoint_is_named(tmp_path: Path, data: bytes) 
     path = bare(tmp_path / "m.bin")
     (tmp_path / "m.json").write_bytes(data)
     with pytest.raises(InvalidModelFile, match=r"m\.json: "):
-        describe(path)
+        inspect_checkpoint(path)
 
 
 @pytest.mark.parametrize("value", [None, 0, 2.5, 3])
@@ -261,7 +268,7 @@ def test_a_damaged_config_json_is_named(tmp_path: Path, data: bytes) -> None:
     path = bare(tmp_path / "m.bin")
     (tmp_path / "config.json").write_bytes(data)
     with pytest.raises(InvalidModelFile, match=r"config\.json: "):
-        describe(path)
+        inspect_checkpoint(path)
 
 
 @pytest.mark.parametrize("data", [*NOT_JSON.values(), b"[]", b'{"chars": [1, 2]}'], ids=lambda data: repr(data)[:12])
@@ -270,7 +277,7 @@ def test_a_damaged_vocab_json_is_named(tmp_path: Path, data: bytes) -> None:
     for name, contents in (side_files() | {"vocab.json": data}).items():
         (tmp_path / name).write_bytes(contents)
     with pytest.raises(InvalidModelFile, match=r"vocab\.json: ") as caught:
-        describe(path)
+        inspect_checkpoint(path)
     assert str(caught.value).count("vocab.json") == 1
     with pytest.raises(InvalidModelFile, match=r"vocab\.json: "):
         read_tokenizer(tmp_path / "vocab.json")
@@ -287,9 +294,9 @@ def test_json_too_large_to_be_ours_is_not_read(tmp_path: Path) -> None:
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.bin").write_bytes(data)
     with pytest.raises(InvalidCheckpoint, match=r"m\.bin: "):
-        describe(tmp_path / "m.bin")
+        inspect_checkpoint(tmp_path / "m.bin")
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        describe(tmp_path / "m.bin")
+        inspect_checkpoint(tmp_path / "m.bin")

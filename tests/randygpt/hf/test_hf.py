@@ -22,7 +22,7 @@ import randygpt
 from randygpt.checkpoint.export import export_model, import_model
 from randygpt.checkpoint.header import CheckpointHeader
 from randygpt.checkpoint.rgpt import Checkpoint, read_weights, write_checkpoint
-from randygpt.checkpoint.sidecar import Sidecar, describe, sidecar_path
+from randygpt.checkpoint.sidecar import Sidecar, inspect_checkpoint, sidecar_path
 from randygpt.errors import InvalidModelFile
 from randygpt.hf.files import files, read_tokenizer_json
 from randygpt.language_model import LanguageModel
@@ -60,10 +60,10 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     path = folder / "m.bin"
     config = ModelConfig(n_embd=16, n_head=2, n_layer=2, vocab_size=tokenizer.vocab_size)
     header = CheckpointHeader(magic="RGPT0002", vocab_size=config.vocab_size, iteration=3, step=4, best_loss=2.5)
-    weights = GPT.initialise(config, seed=0).flat.numpy() * 8  # far from uniform, as a trained model is
-    write_checkpoint(path, Checkpoint(header=header, config=config, weights=weights, moments=None))
+    weights = GPT.initialize(config, seed=0).flat.numpy() * 8  # far from uniform, as a trained model is
+    write_checkpoint(path, Checkpoint(header=header, config=config, weights=weights, optimizer_state=None))
     sidecar_path(path).write_bytes(Sidecar(config=config, tokenizer=tokenizer, name="tiny").encode())
-    export_model(describe(path), folder / "export", "hf")
+    export_model(inspect_checkpoint(path), folder / "export", "hf")
     ids = torch.randint(config.vocab_size, (2, 256), generator=torch.Generator().manual_seed(1))
     prompts = ["the quick", "fox jumps over the lazy", "o"]
     done = subprocess.run(
@@ -180,7 +180,7 @@ def test_of_entries_that_come_twice_the_later_counts_and_each_can_be_decoded() -
     for tokenizer in (chars, pairs):
         config = ModelConfig(n_embd=4, n_head=1, n_layer=1, vocab_size=tokenizer.vocab_size)
         back = read_tokenizer_json(json.loads(files(config, tokenizer)["tokenizer.json"]), tokenizer.kind)
-        assert tuple(back.texts) == tuple(tokenizer.texts)
+        assert tuple(back.vocab) == tuple(tokenizer.vocab)
 
 
 def test_merges_are_tried_in_the_order_of_what_they_give() -> None:

@@ -197,10 +197,10 @@ def test_a_line_of_any_length_is_cut_where_no_merge_reaches(monkeypatch: pytest.
 def test_of_a_large_corpus_a_part_spread_over_it_is_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = [f"{pair}\n" * 100 for pair in ("ab", "cd", "ef", "gh")]
     told: list[str] = []
-    assert {"ab", "cd", "ef", "gh"} <= set(BpeTokenizer.train(blocks, 50, tell=told.append).vocab)
+    assert {"ab", "cd", "ef", "gh"} <= set(BpeTokenizer.train(blocks, 50, warn=told.append).vocab)
     assert told == []
     monkeypatch.setattr(tokenizer_module, "_LEARNED_FROM", 600)
-    learned = BpeTokenizer.train(blocks, 50, tell=told.append)
+    learned = BpeTokenizer.train(blocks, 50, warn=told.append)
     assert set(learned.vocab) == {"<|bos|>", END, *"abcdefgh\n", "ab", "ef"}
     assert told == ["byte pairs are learned from 50.0% of the text, spread evenly over it"]
 

@@ -92,7 +92,7 @@ def test_sequences_side_by_side_are_as_alone(decoder: Decoder, lengths: list[int
         decoder.next_logits(text[:-1], cache, slot)
     late = some_ids(20, seed=99)
     decoder.next_logits(late[:5], cache, after + 1)
-    logits = decoder.advance(cache, [text[-1] for text in texts], [(after, late[:4]), (after + 1, late[5:])])
+    logits = decoder.forward(cache, [text[-1] for text in texts], [(after, late[:4]), (after + 1, late[5:])])
     for row, text in zip(logits, [*texts, late[:4], late], strict=True):
         np.testing.assert_allclose(row, decoder.logits(text)[-1], rtol=0, atol=1e-5)
     assert cache.lengths.tolist() == [*(length + 1 for length in lengths), 4, 20]
@@ -103,7 +103,7 @@ def test_a_sequence_goes_on_in_another_slot(decoder: Decoder) -> None:
     decoder.next_logits(some_ids(100, seed=3), cache, 0)
     decoder.next_logits(text[:40], cache, 2)
     cache.move(2, 0)
-    np.testing.assert_allclose(decoder.advance(cache, text[40:], [])[0], decoder.logits(text)[-1], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(decoder.forward(cache, text[40:], [])[0], decoder.logits(text)[-1], rtol=0, atol=1e-5)
     assert cache.lengths.tolist() == [41, 0, 40]
 
 

@@ -106,15 +106,15 @@ def test_gradients_are_gathered_in_file_order() -> None:
 
 
 def test_new_weights_depend_on_the_seed_alone() -> None:
-    first = GPT.initialise(CONFIG, seed=1).flat
+    first = GPT.initialize(CONFIG, seed=1).flat
     torch.manual_seed(99)
-    assert torch.equal(GPT.initialise(CONFIG, seed=1, dropout=0.1).flat, first)
-    assert not torch.equal(GPT.initialise(CONFIG, seed=2).flat, first)
+    assert torch.equal(GPT.initialize(CONFIG, seed=1, dropout=0.1).flat, first)
+    assert not torch.equal(GPT.initialize(CONFIG, seed=2).flat, first)
 
 
 def test_new_weights_have_the_scales_of_gpt_2() -> None:
     config = ModelConfig(n_embd=64, n_head=2, n_layer=8, vocab_size=100)
-    flat, start = GPT.initialise(config, seed=1).flat, 0
+    flat, start = GPT.initialize(config, seed=1).flat, 0
     for name, (rows, columns) in tensor_shapes(config).items():
         values = flat[start : start + rows * columns]
         start += rows * columns

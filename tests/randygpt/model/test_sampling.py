@@ -11,7 +11,7 @@ from support.models import CONFIG, decoder_of
 from randygpt.errors import CallerError
 from randygpt.model.config import ModelConfig
 from randygpt.model.gpt import GPT
-from randygpt.model.sampling import Continuation, Sampling, draw, generate, until_stop
+from randygpt.model.sampling import Continuation, Sampling, generate, sample, until_stop
 from randygpt.model.tokenizer import BOS_ID, EOS_ID
 
 BLOCK = CONFIG.block_size
@@ -44,7 +44,7 @@ def slowly(model: GPT, prompt: list[int], sampling: Sampling) -> list[int]:
     text = Continuation(prompt, sampling, model.config.block_size)
     window, written = prompt[-model.config.block_size :], []
     for _ in range(sampling.max_tokens):
-        token = draw(model(torch.tensor([window]))[0, -1].numpy(), sampling, text.uniform())
+        token = sample(model(torch.tensor([window]))[0, -1].numpy(), sampling, text.uniform())
         text.append(token)
         written.append(token)
         window.append(token)
@@ -133,7 +133,7 @@ def test_the_end_token_may_be_ignored() -> None:
 
 
 def test_some_texts_end_by_themselves() -> None:
-    model = GPT.initialise(CONFIG, seed=1)  # every token about as likely as any other
+    model = GPT.initialize(CONFIG, seed=1)  # every token about as likely as any other
     lengths = [len(tokens(model, [2], replace(WARM, max_tokens=100, seed=seed))) for seed in range(8)]
     assert any(0 < length < 100 for length in lengths)
     assert all(EOS_ID not in tokens(model, [2], replace(WARM, max_tokens=100, seed=seed)) for seed in range(2))

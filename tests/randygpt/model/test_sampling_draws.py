@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from randygpt.errors import CallerError
-from randygpt.model.sampling import Sampling, draw, draw_each, log_probabilities
+from randygpt.model.sampling import Sampling, log_softmax, sample, sample_batch
 
 DRAWS = 20_000
 LAST = 1 - 2**-53  # the largest number that `random` gives
@@ -44,7 +44,7 @@ def test_tokens_come_as_often_as_they_are_likely(temperature: float) -> None:
     logits = some_logits(67)
     sampling = Sampling(temperature=temperature)
     uniform = np.random.default_rng(1).random(DRAWS)
-    counts = Counter(draw(logits, sampling, value) for value in uniform)
+    counts = Counter(sample(logits, sampling, value) for value in uniform)
     expected = softmax(logits, temperature)
     for token, probability in enumerate(expected):
         sigma = math.sqrt(DRAWS * probability * (1 - probability))
@@ -78,7 +78,7 @@ def test_the_smallest_set_that_reaches_top_p_and_no_other_token(size: int, sprea
         if np.abs(edges - point).min() < 1e-6:  # single precision may see it on the other side
             continue
         compared += 1
-        assert draw(logits, sampling, uniform) == tokens[np.searchsorted(edges, point, side="right")]
+        assert sample(logits, sampling, uniform) == tokens[np.searchsorted(edges, point, side="right")]
     assert compared > 200
 
 
@@ -92,21 +92,21 @@ def test_one_of_the_cases_keeps_more_than_the_first_look_takes_in() -> None:
 @pytest.mark.parametrize("size", [2, 67, 2000])
 def test_ways_to_be_greedy(sampling: Sampling, uniform: float, size: int) -> None:
     logits = some_logits(size)
-    assert draw(logits, sampling, uniform) == logits.argmax()
+    assert sample(logits, sampling, uniform) == logits.argmax()
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-10, 1e-37, 1e-40, 5e-324])
 @pytest.mark.parametrize("uniform", [0.0, 0.5, LAST])
 def test_next_to_no_temperature_is_greedy(temperature: float, uniform: float) -> None:
     logits = np.array([-5.0, 2.0, 7.0, 6.0, -90.0], np.float32)
-    assert draw(logits, Sampling(temperature=temperature), uniform) == 2
+    assert sample(logits, Sampling(temperature=temperature), uniform) == 2
 
 
 @pytest.mark.parametrize("uniform", [0.0, 0.25, 0.999, 1 - 2**-25, LAST])
 @pytest.mark.parametrize("impossible", [-1000.0, -math.inf])
 def test_a_token_of_no_probability_is_never_drawn(uniform: float, impossible: float) -> None:
     logits = np.array([impossible, 1.0, impossible, 1.0, 0.0, impossible], np.float32)
-    assert draw(logits, Sampling(temperature=1.0), uniform) in {1, 3, 4}
+    assert sample(logits, Sampling(temperature=1.0), uniform) in {1, 3, 4}
 
 
 @pytest.mark.parametrize("uniform", [0.0, 0.25, 0.999, 1 - 2**-25, LAST])
@@ -115,12 +115,13 @@ def test_a_token_of_no_probability_is_never_drawn(uniform: float, impossible: fl
 def test_a_token_outside_the_set_is_never_drawn(uniform: float, size: int, top_p: float) -> None:
     sampling = Sampling(temperature=1.0, top_p=top_p)
     logits = some_logits(size)
-    assert draw(logits, sampling, uniform) in nucleus(logits, sampling)[1]
+    assert sample(logits, sampling, uniform) in nucleus(logits, sampling)[1]
 
 
 def test_two_equal_tokens_share_the_uniform_numbers_evenly() -> None:
     drawn = [
-        draw(np.zeros(2, np.float32), Sampling(temperature=1.0), uniform) for uniform in (0.0, 0.5 - 2**-20, 0.5, 0.75)
+        sample(np.zeros(2, np.float32), Sampling(temperature=1.0), uniform)
+        for uniform in (0.0, 0.5 - 2**-20, 0.5, 0.75)
     ]
     assert drawn in ([0, 0, 1, 1], [1, 1, 0, 0])
 
@@ -137,20 +138,20 @@ def test_each_row_is_drawn_as_if_it_were_alone() -> None:
     ] * 5
     logits = np.stack([some_logits(300, seed=seed) for seed in range(len(samplings))])
     uniforms = np.random.default_rng(3).random(len(samplings)).tolist()
-    alone = [draw(*row) for row in zip(logits, samplings, uniforms, strict=True)]
-    assert draw_each(logits, samplings, uniforms) == alone
+    alone = [sample(*row) for row in zip(logits, samplings, uniforms, strict=True)]
+    assert sample_batch(logits, samplings, uniforms) == alone
     assert len(set(alone)) > 10
 
 
 def test_log_probabilities() -> None:
     logits = some_logits(67)
-    np.testing.assert_allclose(log_probabilities(logits), np.log(softmax(logits, 1.0)), atol=1e-9)
+    np.testing.assert_allclose(log_softmax(logits), np.log(softmax(logits, 1.0)), atol=1e-9)
 
 
 def test_drawing_leaves_the_logits_alone() -> None:
     logits = some_logits(67)
     before = logits.copy()
-    draw(logits, Sampling(top_p=0.5, top_k=10), 0.5)
+    sample(logits, Sampling(top_p=0.5, top_k=10), 0.5)
     assert np.array_equal(logits, before)
 
 

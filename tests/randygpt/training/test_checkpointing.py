@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.models import CONFIG, TOKENIZER, tiny_checkpoint, write_tiny
 
-from randygpt.checkpoint.sidecar import Sidecar, describe
+from randygpt.checkpoint.sidecar import Sidecar, inspect_checkpoint
 from randygpt.training.checkpointing import CheckpointWriter
 
 
@@ -73,12 +73,12 @@ def test_wherever_a_save_is_killed_the_checkpoint_and_what_stands_beside_it_are_
     command = [sys.executable, "-c", SAVES_AND_IS_KILLED, str(path), str(renames)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], check=False)
     assert done.returncode == (-signal.SIGKILL if renames < 3 else 0)
-    found = describe(path)
+    found = inspect_checkpoint(path)
     assert found.sidecar is not None
     assert found.sidecar.iteration == found.header.iteration == (1 if renames < 2 else 2)
     assert bool(list(tmp_path.glob(".tmp-*"))) == (renames < 2)
     write_tiny(path, seed=3)
-    assert describe(path).header.iteration == 3
+    assert inspect_checkpoint(path).header.iteration == 3
     assert {entry.name for entry in tmp_path.iterdir()} == {"m.bin", "m.json"}
 
 
@@ -99,11 +99,11 @@ def test_a_folder_that_cannot_be_synced_leaves_a_checkpoint_and_its_json(
     with pytest.raises(OSError, match="Input/output error"):
         write_tiny(path, seed=2)
     monkeypatch.undo()
-    found = describe(path)
+    found = inspect_checkpoint(path)
     assert found.sidecar is not None
     assert found.sidecar.iteration == found.header.iteration == (1 if syncs < 2 else 2)
     write_tiny(path, seed=3)
     assert {entry.name for entry in tmp_path.iterdir()} == {"m.bin", "m.json"}
-    found = describe(path)
+    found = inspect_checkpoint(path)
     assert found.sidecar is not None
     assert found.sidecar.iteration == 3

@@ -13,11 +13,12 @@ import pytest
 from support import world_probe
 from support.command import TIMEOUT_S, environment, randygpt
 from support.models import CONFIG, TEXT
+from torch import Tensor
 
 from randygpt.checkpoint.rgpt import read_weights
-from randygpt.checkpoint.sidecar import describe
+from randygpt.checkpoint.sidecar import inspect_checkpoint
 from randygpt.errors import CallerError
-from randygpt.training.device import World, joined
+from randygpt.training.distributed import World, process_group
 from randygpt.training.options import TrainOptions
 from randygpt.training.trainer import Trainer
 
@@ -31,7 +32,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def weights(folder: Path, name: str = "checkpoint.bin") -> np.ndarray:
-    return read_weights(folder / name, describe(folder / name).config)
+    return read_weights(folder / name, inspect_checkpoint(folder / name).config)
 
 
 def put_text(folder: Path) -> Path:
@@ -83,7 +84,7 @@ def test_a_run_on_two_processes_that_is_stopped_saves(tmp_path: Path) -> None:
             assert process.poll() is None
         os.kill(process.pid, signal.SIGTERM)
         process.communicate(timeout=TIMEOUT_S)
-    header = describe(folder / "checkpoint.bin").header
+    header = inspect_checkpoint(folder / "checkpoint.bin").header
     assert header.iteration >= 24
     assert randygpt(folder, "train", "--resume", "--iters", header.iteration + 3, "--batch", "2").returncode == 0
 
@@ -102,7 +103,7 @@ def test_no_thread_is_left_of_what_processes_shared(tmp_path: Path) -> None:
 
 def options(folder: Path, **changes: int) -> TrainOptions:
     folder.mkdir(exist_ok=True)
-    made = TrainOptions(iterations=12, batch_size=6, peak_rate=3e-3, prefix=folder / "checkpoint")
+    made = TrainOptions(iterations=12, batch_size=6, max_lr=3e-3, prefix=folder / "checkpoint")
     return replace(made, **changes)
 
 
@@ -123,7 +124,7 @@ def test_more_parts_than_windows_are_refused(tmp_path: Path, accumulate: int) ->
 @pytest.mark.parametrize("count", [0, 1, 5, 50])
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_shares_are_everything_once(count: int, size: int) -> None:
-    shares = [World(rank, size).share(count) for rank in range(size)]
+    shares = [World(rank=rank, size=size).shard(count) for rank in range(size)]
     assert [piece for share in shares for piece in share] == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -132,19 +133,22 @@ def test_a_size_without_an_address_is_not_a_world(monkeypatch: pytest.MonkeyPatc
     """Cluster managers say WORLD_SIZE too."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with joined("cpu") as world:
+    with process_group("cpu") as world:
         assert (world.rank, world.size) == (0, 1)
 
 
 class _Second(World):
-    """Not the first process, and with nobody to wait for."""
+    """Rank 1 of two, which computes whole batches: rank 0 does not run."""
 
-    def share(self, count: int) -> range:
+    def shard(self, count: int) -> range:
         return range(count)
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        pass
 
 
 def test_only_the_first_process_writes(tmp_path: Path) -> None:
-    world = _Second(rank=1, size=1)
+    world = _Second(rank=1, size=2)
     trainer = Trainer.start(options(tmp_path / "second"), TEXT, lambda _: CONFIG, world=world)
     assert trainer.run(lambda _: None, lambda: False)
     assert trainer.next_iteration == 12

@@ -25,19 +25,19 @@ PEAK, LOWEST = 1e-4, 1e-5
     ],
 )
 def test_the_rate_is_constant_and_then_a_cosine(iteration: int, expected: float) -> None:
-    rate = constant_then_cosine(iteration, iterations=1000, peak=PEAK, lowest=LOWEST)
+    rate = constant_then_cosine(iteration, iterations=1000, max_lr=PEAK, min_lr=LOWEST)
     assert rate == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_rate_never_rises() -> None:
-    rates = [constant_then_cosine(iteration, iterations=77, peak=PEAK, lowest=LOWEST) for iteration in range(78)]
+    rates = [constant_then_cosine(iteration, iterations=77, max_lr=PEAK, min_lr=LOWEST) for iteration in range(78)]
     assert rates == sorted(rates, reverse=True)
     assert rates[46] > rates[47] > rates[76] > LOWEST
 
 
 @pytest.mark.parametrize("iterations", [1, 2])
 def test_a_run_of_next_to_nothing_has_a_rate(iterations: int) -> None:
-    assert constant_then_cosine(0, iterations=iterations, peak=PEAK, lowest=LOWEST) == PEAK
+    assert constant_then_cosine(0, iterations=iterations, max_lr=PEAK, min_lr=LOWEST) == PEAK
 
 
 def test_thirty_evaluations_without_a_best_halve_the_rate_and_after_three_cuts_the_run_ends() -> None:
@@ -91,8 +91,8 @@ def test_five_steps_are_those_of_the_formulas() -> None:
         expected *= 1 - rate * 0.1
         expected -= rate * (first / (1 - 0.9**index)) / (np.sqrt(second / (1 - 0.999**index)) + 1e-8)
     np.testing.assert_allclose(flat.numpy(), expected, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(optimizer.moments[0].numpy(), first, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(optimizer.moments[1].numpy(), second, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(optimizer.state[0].numpy(), first, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(optimizer.state[1].numpy(), second, rtol=0, atol=1e-6)
 
 
 def test_a_step_uses_the_gradient_up() -> None:
@@ -112,6 +112,6 @@ def test_going_on_from_moments_is_as_if_nothing_had_happened() -> None:
     before = FlatAdamW(resumed, gradient)
     run(before, gradient, steps[:4], rates[:4])
     after = FlatAdamW(resumed, gradient)
-    after.restore(4, (before.moments[0].clone(), before.moments[1].clone()))
+    after.restore(4, (before.state[0].clone(), before.state[1].clone()))
     run(after, gradient, steps[4:], rates[4:])
     assert torch.equal(resumed, unbroken)

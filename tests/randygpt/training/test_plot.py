@@ -59,8 +59,8 @@ def test_what_is_read(tmp_path: Path) -> None:
     read = read_run(put(tmp_path / "run.metrics.jsonl", lines, tail='{"iter": 3, "lo'))
     assert (read.name, read.title) == ("run", "run")
     assert (read.iterations.tolist(), read.losses.tolist()) == ([0, 1, 2], [4.0, 3.99, 3.25])
-    assert read.rates[:2].tolist() == [1e-3, 1e-3]
-    assert np.isnan(read.rates[2])
+    assert read.learning_rates[:2].tolist() == [1e-3, 1e-3]
+    assert np.isnan(read.learning_rates[2])
     assert (read.evaluated.tolist(), read.val_losses.tolist()) == ([1], [3.5])
 
 

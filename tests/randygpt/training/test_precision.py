@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.models import CONFIG, TEXT
 
-from randygpt.checkpoint.sidecar import describe, read_sidecar
+from randygpt.checkpoint.sidecar import inspect_checkpoint, read_sidecar
 from randygpt.errors import CallerError
 from randygpt.model.gpt import GPT
 from randygpt.training.checkpointing import Step
@@ -16,7 +16,7 @@ from randygpt.training.trainer import Trainer
 
 
 def test_bf16_is_for_training_steps_only() -> None:
-    model = GPT.initialise(CONFIG, seed=0)
+    model = GPT.initialize(CONFIG, seed=0)
     ids = torch.arange(20)[None]
     exact = model(ids)
     model.set_training_dtype(torch.bfloat16)
@@ -29,10 +29,10 @@ def test_bf16_is_for_training_steps_only() -> None:
 
 def trained(folder: Path, precision: str, *, stop_after: int | None = None) -> list[Step]:
     folder.mkdir(exist_ok=True)
-    options = TrainOptions(iterations=50, batch_size=4, peak_rate=3e-3, prefix=folder / "m", precision=precision)
+    options = TrainOptions(iterations=50, batch_size=4, max_lr=3e-3, prefix=folder / "m", precision=precision)
     steps: list[Step] = []
     if options.newest.is_file():
-        trainer = Trainer.resume(options, TEXT, describe(options.newest))
+        trainer = Trainer.resume(options, TEXT, inspect_checkpoint(options.newest))
     else:
         trainer = Trainer.start(options, TEXT, lambda _: CONFIG)
     trainer.run(steps.append, lambda: len(steps) == stop_after)

@@ -10,7 +10,7 @@ import torch
 from support.models import CONFIG, TEXT
 
 from randygpt.checkpoint.rgpt import read_checkpoint
-from randygpt.checkpoint.sidecar import describe
+from randygpt.checkpoint.sidecar import inspect_checkpoint
 from randygpt.errors import CallerError
 from randygpt.model.gpt import GPT, gradient_views
 from randygpt.model.layout import tensor_shapes
@@ -25,7 +25,7 @@ FAST = RECIPES["fast"]
 
 def options(folder: Path, iterations: int = 20, *, recipe: str = "fast") -> TrainOptions:
     folder.mkdir(exist_ok=True)
-    rates = {"peak_rate": FAST.peak_rate, "lowest_rate": FAST.lowest_rate} if recipe == "fast" else {}
+    rates = {"max_lr": FAST.max_lr, "min_lr": FAST.min_lr} if recipe == "fast" else {}
     return TrainOptions(
         iterations=iterations, recipe=recipe, batch_size=4, dropout=0.0, prefix=folder / "m", seed=1, **rates
     )
@@ -33,7 +33,7 @@ def options(folder: Path, iterations: int = 20, *, recipe: str = "fast") -> Trai
 
 def run(asked: TrainOptions, *, stop_after: int | None = None, resume: bool = False) -> list[Step]:
     if resume:
-        trainer = Trainer.resume(asked, TEXT, describe(asked.newest))
+        trainer = Trainer.resume(asked, TEXT, inspect_checkpoint(asked.newest))
     else:
         trainer = Trainer.start(asked, TEXT, lambda _: CONFIG)
     steps: list[Step] = []
@@ -43,17 +43,17 @@ def run(asked: TrainOptions, *, stop_after: int | None = None, resume: bool = Fa
 
 def test_the_classic_values_are_those_of_the_rust_program() -> None:
     classic, default = RECIPES[CLASSIC], TrainOptions(iterations=1)
-    assert (classic.peak_rate, classic.lowest_rate, classic.dropout, classic.eval_every) == (1e-4, 1e-5, 0.1, 25)
-    assert (default.recipe, default.peak_rate, default.lowest_rate, default.dropout) == (CLASSIC, 1e-4, 1e-5, 0.1)
+    assert (classic.max_lr, classic.min_lr, classic.dropout, classic.eval_every) == (1e-4, 1e-5, 0.1, 25)
+    assert (default.recipe, default.max_lr, default.min_lr, default.dropout) == (CLASSIC, 1e-4, 1e-5, 0.1)
     assert classic.batch_size is None
-    model = GPT.initialise(CONFIG, seed=1)
+    model = GPT.initialize(CONFIG, seed=1)
     before = model.flat.clone()
     classic.prepare(model)
     assert torch.equal(model.flat, before)
 
 
 def test_the_rate_rises_and_falls_on_straight_lines() -> None:
-    rates = [warmup_then_linear(iteration, iterations=100, peak=1.0, lowest=0.1) for iteration in range(101)]
+    rates = [warmup_then_linear(iteration, iterations=100, max_lr=1.0, min_lr=0.1) for iteration in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[4] == pytest.approx(0.5 * (1 - 0.9 * 0.04))
     assert rates[50] == pytest.approx(0.55)
@@ -62,7 +62,7 @@ def test_the_rate_rises_and_falls_on_straight_lines() -> None:
 
 
 def test_fast_starts_with_positions_that_tell_distances() -> None:
-    model = GPT.initialise(CONFIG, seed=1)
+    model = GPT.initialize(CONFIG, seed=1)
     layers = model.flat[-12 * CONFIG.n_layer * CONFIG.n_embd**2 :].clone()
     FAST.prepare(model)
     assert model.wte.square().mean().sqrt().item() == pytest.approx(0.1)
@@ -114,8 +114,8 @@ def test_muons_momentum_is_adamws_first_moment() -> None:
     for optimizer in (muon, adamw):
         steps_of(optimizer, gradient, 4, 1e-3)
     border = CONFIG.parameter_count - 12 * CONFIG.n_layer * CONFIG.n_embd**2
-    torch.testing.assert_close(muon.moments[0], adamw.moments[0])
-    torch.testing.assert_close(muon.moments[1][border:], adamw.moments[1][border:])
+    torch.testing.assert_close(muon.state[0], adamw.state[0])
+    torch.testing.assert_close(muon.state[1][border:], adamw.state[1][border:])
 
 
 def test_fast_learns_faster(tmp_path: Path) -> None:
@@ -145,12 +145,12 @@ def test_one_recipe_goes_on_where_the_other_stopped(tmp_path: Path, first: str, 
 
 def test_every_moment_is_in_the_file(tmp_path: Path) -> None:
     run(options(tmp_path))
-    moments = read_checkpoint(tmp_path / "m.bin", CONFIG).moments
-    assert moments is not None
+    state = read_checkpoint(tmp_path / "m.bin", CONFIG).optimizer_state
+    assert state is not None
     start = 0
     for name, (rows, columns) in tensor_shapes(CONFIG).items():
-        for moment in moments:
-            assert np.any(moment[start : start + rows * columns]), name
+        for part in state:
+            assert np.any(part[start : start + rows * columns]), name
         start += rows * columns
 
 
@@ -160,7 +160,7 @@ def test_a_recipe_that_is_none() -> None:
 
 
 def test_gradients_reach_the_optimiser() -> None:
-    model = GPT.initialise(CONFIG, seed=1)
+    model = GPT.initialize(CONFIG, seed=1)
     gradient = torch.zeros_like(model.flat)
     gradient_views(model, gradient)
     optimizer = FlatMuon(CONFIG, model.flat, gradient)
@@ -172,5 +172,5 @@ def test_gradients_reach_the_optimiser() -> None:
 
 
 def test_the_fast_values_are_those_of_the_documentation() -> None:
-    assert (FAST.peak_rate, FAST.lowest_rate, FAST.dropout) == (0.03, 0.0015, 0.0)
+    assert (FAST.max_lr, FAST.min_lr, FAST.dropout) == (0.03, 0.0015, 0.0)
     assert (FAST.eval_every, FAST.batch_size) == (100, 8)

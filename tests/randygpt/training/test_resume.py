@@ -12,7 +12,7 @@ from support.models import CONFIG, TEXT, TOKENIZER, evaluate_every, write_tiny
 
 from randygpt.checkpoint.header import CheckpointHeader
 from randygpt.checkpoint.rgpt import read_checkpoint, write_checkpoint
-from randygpt.checkpoint.sidecar import describe, read_sidecar
+from randygpt.checkpoint.sidecar import inspect_checkpoint, read_sidecar
 from randygpt.errors import CallerError, InvalidModelFile, RandyGPTError
 from randygpt.model.config import ModelConfig
 from randygpt.model.gpt import GPT
@@ -25,7 +25,7 @@ FILES = ("m.bin", "m.json", "m_best.bin", "m_best.json")
 
 def options(folder: Path, iterations: int = 20) -> TrainOptions:
     folder.mkdir(exist_ok=True)
-    return TrainOptions(iterations=iterations, batch_size=2, seed=1, peak_rate=3e-3, prefix=folder / "m")
+    return TrainOptions(iterations=iterations, batch_size=2, seed=1, max_lr=3e-3, prefix=folder / "m")
 
 
 def carry_out(trainer: Trainer, *, stop_after: int | None = None) -> list[Step]:
@@ -39,7 +39,7 @@ def start(asked: TrainOptions, *, stop_after: int | None = None) -> list[Step]:
 
 
 def resume(asked: TrainOptions, *, stop_after: int | None = None, text: str = TEXT) -> list[Step]:
-    return carry_out(Trainer.resume(asked, text, describe(asked.newest)), stop_after=stop_after)
+    return carry_out(Trainer.resume(asked, text, inspect_checkpoint(asked.newest)), stop_after=stop_after)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -94,7 +94,7 @@ def test_the_best_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     claim_best(tmp_path / "m.bin", 0.5)
     change_json(tmp_path / "m.json", training={"plateau_waited": 3, "plateau_cuts": 0})
     best = (tmp_path / "m_best.bin").read_bytes()
-    trainer = Trainer.resume(options(tmp_path), TEXT, describe(tmp_path / "m.bin"))
+    trainer = Trainer.resume(options(tmp_path), TEXT, inspect_checkpoint(tmp_path / "m.bin"))
     assert trainer.best_loss == 0.5
     carry_out(trainer)
     assert (tmp_path / "m_best.bin").read_bytes() == best
@@ -107,7 +107,7 @@ def test_the_best_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_failure_of_the_last_write_is_not_kept_quiet(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     start(options(folder), stop_after=4)
-    trainer = Trainer.resume(options(folder), TEXT, describe(folder / "m.bin"))
+    trainer = Trainer.resume(options(folder), TEXT, inspect_checkpoint(folder / "m.bin"))
 
     def lose_the_folder_and_stop() -> bool:
         shutil.rmtree(folder)
@@ -119,9 +119,9 @@ def test_a_failure_of_the_last_write_is_not_kept_quiet(tmp_path: Path) -> None:
 
 def test_a_run_that_diverges_leaves_states_that_can_be_read(tmp_path: Path) -> None:
     start(options(tmp_path), stop_after=3)
-    absurd = replace(options(tmp_path), peak_rate=1e6, lowest_rate=1e6)
+    absurd = replace(options(tmp_path), max_lr=1e6, min_lr=1e6)
     signs: list[object] = []  # that it did diverge
-    trainer = Trainer.resume(absurd, TEXT, describe(absurd.newest))
+    trainer = Trainer.resume(absurd, TEXT, inspect_checkpoint(absurd.newest))
     try:
         trainer.run(lambda step: signs.append(step.loss) if not math.isfinite(step.loss) else None, lambda: False)
     except RandyGPTError as error:
@@ -135,7 +135,7 @@ def test_cuts_of_the_rate_go_on(tmp_path: Path) -> None:
     first = start(options(tmp_path), stop_after=4)
     change_json(tmp_path / "m.json", training={"plateau_waited": 0, "plateau_cuts": 2})
     steps = resume(options(tmp_path), stop_after=1)
-    assert steps[0].rate == first[0].rate / 4
+    assert steps[0].lr == first[0].lr / 4
 
 
 def test_a_plateau_ends_the_run_before_its_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,14 +145,14 @@ def test_a_plateau_ends_the_run_before_its_target(tmp_path: Path, monkeypatch: p
     evaluate_every(monkeypatch, 1)
     steps = resume(options(tmp_path))
     assert [step.iteration for step in steps] == [4, 5]
-    assert describe(tmp_path / "m.bin").header.iteration == 5
+    assert inspect_checkpoint(tmp_path / "m.bin").header.iteration == 5
 
 
 def test_json_of_another_state_is_not_believed(tmp_path: Path) -> None:
     first = start(options(tmp_path), stop_after=4)
     change_json(tmp_path / "m.json", iteration=9, training={"plateau_waited": 0, "plateau_cuts": 2})
     steps = resume(options(tmp_path), stop_after=1)
-    assert (steps[0].iteration, steps[0].rate) == (4, first[0].rate)
+    assert (steps[0].iteration, steps[0].lr) == (4, first[0].lr)
 
 
 @pytest.mark.parametrize("name", ["plateau_waited", "plateau_cuts"])
@@ -161,7 +161,7 @@ def test_damaged_counters_are_an_error_of_the_file(tmp_path: Path, name: str, va
     start(options(tmp_path), stop_after=1)
     change_json(tmp_path / "m.json", training={name: value})
     with pytest.raises(InvalidModelFile, match=f"{name} is out of range"):
-        Trainer.resume(options(tmp_path), TEXT, describe(tmp_path / "m.bin"))
+        Trainer.resume(options(tmp_path), TEXT, inspect_checkpoint(tmp_path / "m.bin"))
 
 
 def test_the_header_is_enough_to_go_on(tmp_path: Path) -> None:
@@ -177,18 +177,20 @@ def test_the_header_is_enough_to_go_on(tmp_path: Path) -> None:
 def test_a_file_of_a_preset_needs_nothing_beside_it(tmp_path: Path) -> None:
     config = ModelConfig.from_preset("xs", vocab_size=TOKENIZER.vocab_size)
     header = CheckpointHeader(magic="RGPT0002", vocab_size=config.vocab_size, iteration=29, step=30, best_loss=1.5)
-    weights = GPT.initialise(config, seed=3).flat.numpy()
-    write_checkpoint(tmp_path / "m.bin", Checkpoint(header=header, config=config, weights=weights, moments=None))
-    trainer = Trainer.resume(options(tmp_path, 40), TEXT, describe(tmp_path / "m.bin"))
+    weights = GPT.initialize(config, seed=3).flat.numpy()
+    write_checkpoint(
+        tmp_path / "m.bin", Checkpoint(header=header, config=config, weights=weights, optimizer_state=None)
+    )
+    trainer = Trainer.resume(options(tmp_path, 40), TEXT, inspect_checkpoint(tmp_path / "m.bin"))
     assert (trainer.next_iteration, trainer.best_loss, trainer.model.config) == (30, 1.5, config)
     carry_out(trainer, stop_after=1)
-    assert describe(tmp_path / "m.bin").header.iteration == 30
+    assert inspect_checkpoint(tmp_path / "m.bin").header.iteration == 30
 
 
 def test_weights_alone_can_be_gone_on_with_twice(tmp_path: Path) -> None:
     for folder in ("unbroken", "broken"):
         asked = options(tmp_path / folder, 10)
-        write_tiny(asked.newest, with_moments=False)
+        write_tiny(asked.newest, with_optimizer=False)
         resume(asked, stop_after=4 if folder == "broken" else None)
     resume(options(tmp_path / "broken", 10))
     assert contents(tmp_path / "broken")["m.bin"] == contents(tmp_path / "unbroken")["m.bin"]
@@ -205,7 +207,7 @@ def test_without_its_characters_the_text_has_to_be_the_same(tmp_path: Path) -> N
 def test_with_its_characters_the_text_may_be_another(tmp_path: Path) -> None:
     start(options(tmp_path), stop_after=1)
     resume(options(tmp_path), stop_after=1, text=TEXT[::-1] + "!")
-    found = describe(tmp_path / "m.bin")
+    found = inspect_checkpoint(tmp_path / "m.bin")
     assert found.tokenizer is not None
     assert found.tokenizer.chars == TOKENIZER.chars
     assert found.header.iteration == 1
@@ -217,17 +219,17 @@ def test_with_its_characters_the_text_may_be_another(tmp_path: Path) -> None:
 def test_going_on_with_another_text_is_remarked_upon(tmp_path: Path, text: str, remarks: int) -> None:
     start(options(tmp_path), stop_after=1)
     told: list[str] = []
-    Trainer.resume(options(tmp_path), text, describe(tmp_path / "m.bin"), tell=told.append)
+    Trainer.resume(options(tmp_path), text, inspect_checkpoint(tmp_path / "m.bin"), warn=told.append)
     assert told == [f"the text is not the one {tmp_path / 'm.bin'} was trained on"] * remarks
 
 
 def test_without_json_nobody_knows_which_text_it_was(tmp_path: Path) -> None:
     start(options(tmp_path), stop_after=1)
     change_json(tmp_path / "m.json", training={"seed": 1})  # as an earlier version wrote it
-    Trainer.resume(options(tmp_path), TEXT[::-1], describe(tmp_path / "m.bin"), tell=pytest.fail)
+    Trainer.resume(options(tmp_path), TEXT[::-1], inspect_checkpoint(tmp_path / "m.bin"), warn=pytest.fail)
     (tmp_path / "m.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_json("char")), encoding="utf-8")
-    Trainer.resume(options(tmp_path), TEXT[::-1], describe(tmp_path / "m.bin"), tell=pytest.fail)
+    Trainer.resume(options(tmp_path), TEXT[::-1], inspect_checkpoint(tmp_path / "m.bin"), warn=pytest.fail)
 
 
 def test_a_finished_run_has_nothing_to_go_on_with(tmp_path: Path) -> None:
@@ -253,8 +255,8 @@ def test_a_resume_under_another_name_has_both_its_files(tmp_path: Path) -> None:
     start(options(tmp_path), stop_after=4)
     before = contents(tmp_path)
     other = replace(options(tmp_path), prefix=tmp_path / "other")
-    carry_out(Trainer.resume(other, TEXT, describe(tmp_path / "m.bin")), stop_after=1)
-    assert [describe(path).header.iteration for path in (other.newest, other.best)] == [4, 4]
+    carry_out(Trainer.resume(other, TEXT, inspect_checkpoint(tmp_path / "m.bin")), stop_after=1)
+    assert [inspect_checkpoint(path).header.iteration for path in (other.newest, other.best)] == [4, 4]
     assert contents(tmp_path) == before
     sidecar = read_sidecar(other.newest)
     assert sidecar is not None

@@ -16,7 +16,7 @@ from support.command import TIMEOUT_S
 from randygpt.errors import InvalidModelFile
 from randygpt.model.tokenizer import BpeTokenizer, CharTokenizer, Tokenizer
 from randygpt.training.text import Text
-from randygpt.training.token_cache import Tokens, tokenise
+from randygpt.training.token_cache import Tokens, tokenize
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 25_000  # more than a megabyte
 SMALL = BpeTokenizer.train(TEXT[:4500], 60)
@@ -50,7 +50,7 @@ def kept(path: Path) -> Path:
 
 def load(path: Path, tokenizer: Tokenizer, told: list[str] | None = None) -> Tokens:
     """The tokens of a file; every remark is a failure if `told` does not take it."""
-    return tokenise(Text.find(path), tokenizer, pytest.fail if told is None else told.append)
+    return tokenize(Text.find(path), tokenizer, pytest.fail if told is None else told.append)
 
 
 @pytest.mark.parametrize("tokenizer", [CharTokenizer.from_text(TEXT), SMALL], ids=["char", "bpe"])
@@ -62,7 +62,7 @@ def test_what_is_kept_is_what_was_encoded(path: Path, tokenizer: Tokenizer) -> N
         assert tokens.ids.dtype == np.uint16
         assert not tokens.ids.flags.writeable
         assert tokens.mapped
-        tokens.let_go()
+        tokens.release_pages()
         assert np.array_equal(tokens.ids, expected)
     assert first.identity == second.identity
     assert kept(path).stat().st_size == HEADER + 2 * len(expected)
@@ -84,7 +84,7 @@ def test_what_a_killed_run_left_is_removed(path: Path, counting: Counting) -> No
 def test_a_small_text_or_one_in_memory_has_no_file(path: Path, counting: Counting) -> None:
     path.write_text(TEXT[:100_000], encoding="utf-8")
     assert len(load(path, counting).ids) == 100_000
-    assert len(tokenise(Text.of(TEXT), counting, pytest.fail).ids) == len(TEXT)
+    assert len(tokenize(Text.of(TEXT), counting, pytest.fail).ids) == len(TEXT)
     assert not kept(path).exists()
 
 
@@ -186,7 +186,7 @@ def test_a_text_that_changes_while_it_is_encoded(path: Path, counting: Counting)
     assert text.sha256
     path.write_text(TEXT.replace("fox", "dog"), encoding="utf-8")
     with pytest.raises(InvalidModelFile, match=r"my\.txt: changed while it was being read"):
-        tokenise(text, counting, pytest.fail)
+        tokenize(text, counting, pytest.fail)
     assert [entry.name for entry in path.parent.iterdir()] == ["my.txt"]
 
 
@@ -194,7 +194,7 @@ def test_a_text_that_goes_away(path: Path, counting: Counting) -> None:
     text = Text.find(path)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"my\.txt"):
-        tokenise(text, counting, pytest.fail)
+        tokenize(text, counting, pytest.fail)
 
 
 def test_ids_over_16_bits_have_32(tmp_path: Path) -> None:
@@ -214,11 +214,11 @@ import sys, numpy
 from pathlib import Path
 from randygpt.training.text import Text
 from randygpt.model.tokenizer import BpeTokenizer, CharTokenizer
-from randygpt.training.token_cache import tokenise
+from randygpt.training.token_cache import tokenize
 text = Text.find(Path(sys.argv[1]))
 tokenizer = CharTokenizer.from_text(text) if sys.argv[2] == "char" else BpeTokenizer.train("the fox\\n" * 9, 12)
 for _ in range(5):
-    ids = tokenise(text, tokenizer, sys.exit).ids
+    ids = tokenize(text, tokenizer, sys.exit).ids
     assert numpy.array_equal(ids, tokenizer.encode(Path(sys.argv[1]).read_text()))
 """
 

@@ -16,7 +16,7 @@ from support.models import TEXT, TOKENIZER, evaluate_every
 from torch.nn import functional
 
 from randygpt.checkpoint.rgpt import read_checkpoint
-from randygpt.checkpoint.sidecar import describe, read_sidecar
+from randygpt.checkpoint.sidecar import inspect_checkpoint, read_sidecar
 from randygpt.errors import CallerError, Diverged, InvalidModelFile
 from randygpt.model.config import ModelConfig
 from randygpt.model.gpt import GPT
@@ -35,7 +35,7 @@ def shape(vocab_size: int) -> ModelConfig:
 
 def options(folder: Path, iterations: int = 6, **changes: Any) -> TrainOptions:  # noqa: ANN401 (fields)
     folder.mkdir(exist_ok=True)
-    made = TrainOptions(iterations=iterations, batch_size=2, seed=1, peak_rate=3e-3, prefix=folder / "m")
+    made = TrainOptions(iterations=iterations, batch_size=2, seed=1, max_lr=3e-3, prefix=folder / "m")
     return replace(made, **changes)
 
 
@@ -69,7 +69,7 @@ def test_both_checkpoints_have_their_json_and_nothing_else_is_left(tmp_path: Pat
     trainer, steps, _ = run(options(tmp_path), name="story")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([*FILES, "m.metrics.jsonl"])
     for name in ("m.bin", "m_best.bin"):
-        found = describe(tmp_path / name)
+        found = inspect_checkpoint(tmp_path / name)
         assert (found.header.magic, found.header.iteration, found.header.step) == ("RGPT0003", 5, 6)
         assert found.header.best_loss == pytest.approx(trainer.best_loss, rel=1e-6)
         assert found.config == shape(TOKENIZER.vocab_size)
@@ -77,7 +77,7 @@ def test_both_checkpoints_have_their_json_and_nothing_else_is_left(tmp_path: Pat
         assert found.tokenizer.chars == TOKENIZER.chars
         assert found.sidecar is not None
         assert (found.sidecar.name, found.sidecar.iteration) == ("story", 5)
-        assert found.sidecar.is_of(found.header)
+        assert found.sidecar.matches(found.header)
         best = trainer.best_loss
         assert found.sidecar.losses == {"train": steps[-1].loss, "val": best, "best_val": best}
         assert found.sidecar.training == {
@@ -97,9 +97,9 @@ def test_the_files_hold_what_was_learned(tmp_path: Path) -> None:
     trainer, _, _ = run(options(tmp_path))
     written = read_checkpoint(tmp_path / "m.bin", trainer.model.config)
     assert np.array_equal(written.weights, trainer.model.flat)
-    assert not np.array_equal(written.weights, GPT.initialise(trainer.model.config, seed=1).flat)
-    assert written.moments is not None
-    assert all(np.abs(moment).max() > 0 for moment in written.moments)
+    assert not np.array_equal(written.weights, GPT.initialize(trainer.model.config, seed=1).flat)
+    assert written.optimizer_state is not None
+    assert all(np.abs(moment).max() > 0 for moment in written.optimizer_state)
 
 
 def test_a_line_of_metrics_an_iteration(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_line_of_metrics_an_iteration(tmp_path: Path) -> None:
         expected = {"iter", "loss", "lr", "ms_per_iter", "tokens"} | ({"val_loss"} if measured else set())
         assert set(line) == expected
         assert (step.val_loss is not None) == measured
-        assert (line["loss"], line["lr"]) == (round(step.loss, 6), step.rate)
+        assert (line["loss"], line["lr"]) == (round(step.loss, 6), step.lr)
     assert lines[17]["lr"] == 3e-3
     assert 1e-5 < lines[29]["lr"] < lines[20]["lr"] < 3e-3
 
@@ -124,14 +124,14 @@ def test_a_new_run_starts_its_metrics_anew(tmp_path: Path) -> None:
 
 def test_the_best_file_has_the_lowest_validation_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate_every(monkeypatch, 1)
-    trainer, _, _ = run(options(tmp_path, 12, peak_rate=0.08, lowest_rate=0.08))  # so high that it jumps about
+    trainer, _, _ = run(options(tmp_path, 12, max_lr=0.08, min_lr=0.08))  # so high that it jumps about
     losses = [line["val_loss"] for line in metrics(tmp_path)]
     best = losses.index(min(losses))
     assert 0 < best < 11
-    found = describe(tmp_path / "m_best.bin")
+    found = inspect_checkpoint(tmp_path / "m_best.bin")
     assert (found.header.iteration, found.header.step) == (best, best + 1)
     assert found.header.best_loss == pytest.approx(losses[best], abs=1e-5)
-    assert describe(tmp_path / "m.bin").header.best_loss == found.header.best_loss
+    assert inspect_checkpoint(tmp_path / "m.bin").header.best_loss == found.header.best_loss
     model = GPT(found.config, torch.from_numpy(read_checkpoint(found.path, found.config).weights)).eval()
     inputs, targets = Corpus(TEXT, TOKENIZER, 256).validation(trainer_module.EVAL_WINDOWS)
     with torch.inference_mode():
@@ -144,8 +144,8 @@ def test_a_run_that_stops_before_any_evaluation_writes_both_files(tmp_path: Path
     trainer, steps, finished = run(options(tmp_path), stop_after=2)
     assert not finished
     assert [step.iteration for step in steps] == [0, 1]
-    assert [describe(tmp_path / name).header.iteration for name in ("m.bin", "m_best.bin")] == [1, 1]
-    assert describe(tmp_path / "m_best.bin").header.best_loss == math.inf
+    assert [inspect_checkpoint(tmp_path / name).header.iteration for name in ("m.bin", "m_best.bin")] == [1, 1]
+    assert inspect_checkpoint(tmp_path / "m_best.bin").header.best_loss == math.inf
     assert trainer.best_loss == math.inf
 
 
@@ -207,7 +207,7 @@ def test_the_newest_state_is_saved_now_and_then(tmp_path: Path, monkeypatch: pyt
 
     with pytest.raises(RuntimeError, match="out of power"):
         trainer.run(crash, lambda: False)
-    assert describe(tmp_path / "m.bin").header.iteration == 3
+    assert inspect_checkpoint(tmp_path / "m.bin").header.iteration == 3
     assert not (tmp_path / "m_best.bin").exists()
 
 
@@ -218,11 +218,11 @@ def test_the_newest_state_is_saved_now_and_then(tmp_path: Path, monkeypatch: pyt
         {"batch_size": 0},
         {"seed": -1},
         {"seed": 1 << 31},
-        {"peak_rate": 0.0},
-        {"peak_rate": math.nan},
-        {"peak_rate": math.inf},
-        {"lowest_rate": 0.0},
-        {"lowest_rate": 1.0},
+        {"max_lr": 0.0},
+        {"max_lr": math.nan},
+        {"max_lr": math.inf},
+        {"min_lr": 0.0},
+        {"min_lr": 1.0},
         {"dropout": 1.0},
         {"dropout": -0.1},
         {"dropout": math.nan},
@@ -282,7 +282,7 @@ def test_the_newest_state_is_not_saved_more_often_than_that(tmp_path: Path, monk
 def test_a_training_loss_that_is_no_number_ends_it_at_once(tmp_path: Path) -> None:
     """Not at the next evaluation: the newest state could be saved before that."""
     steps: list[Step] = []
-    trainer = Trainer.start(options(tmp_path, peak_rate=1e30), TEXT, shape)
+    trainer = Trainer.start(options(tmp_path, max_lr=1e30), TEXT, shape)
     with pytest.raises(Diverged, match="at iteration"):
         trainer.run(steps.append, lambda: len(steps) == 4)
     assert not (tmp_path / "m.bin").exists()
