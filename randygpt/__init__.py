@@ -8,8 +8,10 @@ Importing this package imports no torch; `load` does.
 """
 
 from os import PathLike
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = (
+    False  # `python -m randygpt` imports this with the current folder on the path, which may have a typing.py
+)
 if TYPE_CHECKING:
     from randygpt.language_model import LanguageModel
 

@@ -1,8 +1,18 @@
-"""`python -m randygpt`, and the command `randygpt`."""
+"""Entry point of `python -m randygpt` and of the command `randygpt`.
+
+Python puts the current folder on the import path for `-m`, and anybody may have written what is in it. So it comes off
+the path before anything that Python has not loaded by itself is imported, and the other packages must be the ones that
+were installed together with this one.
+"""
 
 import io
 import os
 import sys
+from importlib.util import find_spec
+
+_INSTALLED_IN = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120 (pathlib is not loaded yet)
+_PACKAGES = ("relay_client", "distribution", "server")
+_USAGE_ERROR = 2
 
 
 def main() -> None:
@@ -13,10 +23,35 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name need not be text, nor a terminal know all letters
             stream.reconfigure(errors="backslashreplace")
+    if problem := _foreign_package():
+        sys.stderr.write(f"randygpt: {problem}\n")
+        sys.exit(_USAGE_ERROR)
     from randygpt.cli.main import run  # noqa: PLC0415
 
     sys.exit(run(sys.argv[1:]))
 
 
+def _drop_current_folder() -> None:
+    """Take the folder that `-m` put at the head of the import path off it, unless this package is installed there."""
+    try:
+        is_current = os.path.samefile(sys.path[0], os.curdir)  # noqa: PTH121 (pathlib is not loaded yet)
+    except OSError:  # the current folder was removed: Python did not put it there
+        return
+    if is_current and os.path.realpath(sys.path[0]) != _INSTALLED_IN:
+        del sys.path[0]
+
+
+def _foreign_package() -> str | None:
+    """Return what is wrong if a package of this name is found that does not belong to this installation."""
+    for name in _PACKAGES:
+        spec = find_spec(name)
+        origin = spec and spec.origin and os.path.realpath(spec.origin)
+        if origin != os.path.join(_INSTALLED_IN, name, "__init__.py"):  # noqa: PTH118 (pathlib is not loaded yet)
+            found = f"{origin} is found instead: rename that, or take it off PYTHONPATH" if origin else "it is missing"
+            return f"the package {name} belongs in {_INSTALLED_IN}, and {found}"
+    return None
+
+
 if __name__ == "__main__":
+    _drop_current_folder()
     main()
