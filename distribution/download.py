@@ -15,9 +15,9 @@ from distribution.errors import ChunksMissing, InvalidChunk
 from distribution.event_archive import SignatureLog
 from distribution.events import CHUNK_KIND, Release
 from distribution.gc import make_room
-from distribution.installed import InstalledRelease, Original
+from distribution.installed import InstalledRelease, OriginalFile
 from distribution.manifest import FileEntry, Manifest
-from distribution.partial import PartialFile, Rewrite
+from distribution.partial import HeaderRewrite, PartialFile
 from distribution.store import Store
 from relay_client import gather
 from relay_client.errors import InvalidEvent
@@ -46,7 +46,7 @@ class Download:
     store: Store
     release: Release
     manifest: Manifest  # what is to be had of the release
-    rewrite: Rewrite | None  # for the checkpoint, where only its beginning is wanted
+    rewrite: HeaderRewrite | None  # for the checkpoint, where only its beginning is wanted
     counts: ChunkCounts
     on_progress: OnProgress
 
@@ -62,14 +62,14 @@ class Download:
             partials = {sha: stack.enter_context(self.store.partial(self.release.id, wanted[sha])) for sha in wanted}
             self.store.check_space(sum(max(0, file.size - partials[sha].allocated) for sha, file in wanted.items()))
             await make_room(self.store, self.release.id, {file.sha256 for file in self.manifest.files} - wanted.keys())
-            signatures = stack.enter_context(self.store.archive.log(self.release.id))
+            signatures = stack.enter_context(self.store.event_archive.log(self.release.id))
             filling = _Filling(self, list(wanted.values()), partials, signatures)
             await asyncio.to_thread(filling.adopt, found)
             await filling.run()
             for sha256, file in wanted.items():
                 rewrite = self.rewrite if self._rewrites(file) else None
                 if rewrite:
-                    original = Original(sha256=sha256, start=partials[sha256].read(0, rewrite.size))
+                    original = OriginalFile(sha256=sha256, start=partials[sha256].read(0, rewrite.size))
                 blobs[sha256] = await asyncio.to_thread(self.store.keep, partials[sha256], file, rewrite)
         files = tuple(replace(file, sha256=blobs.get(file.sha256, file.sha256)) for file in self.manifest.files)
         return await asyncio.to_thread(self.store.install, self.release, replace(self.manifest, files=files), original)
@@ -104,7 +104,7 @@ class _Filling:
         part = next((file for file in found.files if file.original), None) if found else None
         for file in self._files:
             if part and part.original and file.role == part.role:
-                self._partials[file.sha256].copy(part.local, start=part.original.start)
+                self._partials[file.sha256].copy(part.local_path, start=part.original.start)
             partial = self._partials[file.sha256]
             for chunk in file.chunks(self._download.manifest.chunk_size):
                 if partial.is_hole(chunk.offset, chunk.size):

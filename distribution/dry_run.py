@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distribution.events import head_draft
-from distribution.journal import Entry, Journal, contents_digest
+from distribution.journal import Journal, PublishRecord, contents_digest
 from distribution.plan import make_plan
 from distribution.publish import check_words
 from distribution.source import SourceFile
@@ -20,7 +20,7 @@ ASSUMED_RATE_HERE = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class RelayEstimate:
     """What one relay would be sent."""
 
     events: int
@@ -30,13 +30,13 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rehearsal:
+class DryRun:
     """What a publish would come to."""
 
     version: int
     events: int  # that make up the release, its head included
     bytes: int  # of those events, as JSON
-    relays: Mapping[str, Share]
+    relays: Mapping[str, RelayEstimate]
     resumed: bool  # the same files were published before
 
 
@@ -48,7 +48,7 @@ class _Announced:
     manifest_sha256: bytes
 
 
-def rehearse(  # noqa: PLR0913 (all that a publish depends on)
+def dry_run(  # noqa: PLR0913 (all that a publish depends on)
     files: Sequence[SourceFile],
     *,
     journal: Journal,
@@ -61,12 +61,12 @@ def rehearse(  # noqa: PLR0913 (all that a publish depends on)
     copies: int | None = None,
     new_version: bool = False,
     expires_in_s: int | None = None,
-) -> Rehearsal:
+) -> DryRun:
     """Plan a publish and record nothing of it; raises what a publish raises before it sends anything."""
     check_words(name, card)
     hashed = [file.hash() for file in files]
     contents = contents_digest([(file.path, file.sha256) for file in hashed])
-    entry = (None if new_version else journal.find(author, name, contents)) or Entry(
+    entry = (None if new_version else journal.find(author, name, contents)) or PublishRecord(
         version=1 + journal.highest(author, name),
         created_at=now,
         card=card,
@@ -92,15 +92,15 @@ def rehearse(  # noqa: PLR0913 (all that a publish depends on)
     shares = {}
     for url in relays:
         numbers = allocation.missing_from(url)
-        rate = journal.rate(url)
+        rate = journal.send_rate(url)
         events = len(numbers) + bool(numbers)  # and the head
-        shares[url] = Share(
+        shares[url] = RelayEstimate(
             events=events,
             bytes=sum(plan.events[number].size for number in numbers) + head * bool(numbers),
             seconds=events / (rate or (ASSUMED_RATE_HERE if is_loopback(url) else ASSUMED_RATE)),
             measured=rate is not None,
         )
-    return Rehearsal(
+    return DryRun(
         version=entry.version,
         events=len(plan.events) + 1,
         bytes=plan.size + head,

@@ -45,7 +45,7 @@ class SignatureLog:
         self._file.write(decode_hex(raw_event["id"], _ID) + decode_hex(raw_event["sig"], _SIGNATURE))
 
 
-class Archive:
+class EventArchive:
     """The events kept below a home folder."""
 
     def __init__(self, home: Path) -> None:

@@ -5,8 +5,8 @@ A `Release` or `Head` object comes from a verified `Event` only, and holds nothi
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, Self, TypeGuard
 
 import orjson
@@ -14,7 +14,10 @@ import orjson
 from distribution.chunking import CHUNK_SIZE, encode
 from distribution.errors import InvalidRelease
 from distribution.manifest import is_name
+from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft, Tags
+from relay_client.filter import Filter
+from relay_client.hexadecimal import parse_hex
 
 CHUNK_KIND = 1064  # registered as NIP-95 blob data
 RELEASE_KIND = 4181  # regular: a release never changes
@@ -26,11 +29,11 @@ MAX_MANIFEST_CHUNKS = 64
 MAX_MANIFEST_SIZE = MAX_MANIFEST_CHUNKS * CHUNK_SIZE  # bytes
 MAX_CARD_DEPTH = 64  # objects and lists within each other
 MAX_FUTURE_S = 900  # what relays take too
-_MAX_SIZE = 2**53  # bytes; limits that matter are the caller's
+_MAX_SIZE = 2**53  # bytes; callers set the limits that matter
+_HEADS_PER_RELAY = 10  # an honest relay returns one
 
 _DECIMAL = re.compile("[1-9][0-9]{0,15}")
 _FORMAT = re.compile("[A-Za-z0-9._-]{1,32}")
-_HEX32 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,25 +127,47 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeenVersion:
-    """A version that this machine has met."""
+class FoundHead:
+    """A verified head and the relay that returned it."""
 
-    release_id: bytes
-    manifest_sha256: bytes
+    url: str
+    head: Head
+    event: Event
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What this machine has met of one author's name."""
+def heads_filter(author: bytes, name: str) -> Filter:
+    """Return the filter that asks for the heads of an author's name."""
+    return Filter(authors=(author,), kinds=(HEAD_KIND,), tags={"d": (name,)}, limit=_HEADS_PER_RELAY)
 
-    versions: Mapping[int, SeenVersion] = field(default_factory=dict)
-    revoked: frozenset[bytes] = frozenset()  # ids of releases that their author took back
-    settled: int = 0  # up to this version it was decided what is current, by `follow` or by the user
 
-    @property
-    def highest(self) -> int:
-        """The highest version met that its author did not take back, 0 if there is none."""
-        return max((version for version, met in self.versions.items() if met.release_id not in self.revoked), default=0)
+def read_heads(
+    answers: Iterable[tuple[str, Mapping[str, object]]], author: bytes, name: str, *, now: int
+) -> tuple[list[FoundHead], list[Exception]]:
+    """Verify the answers to `heads_filter`.
+
+    Args:
+        answers: (relay, raw event) pairs, as `Pool.query` returns them.
+        author: X-only public key, 32 bytes.
+        name: Model name.
+        now: Seconds since 1970.
+
+    Returns:
+        The valid heads of this author and name, and one error for each answer that is not one.
+    """
+    found: list[FoundHead] = []
+    errors: list[Exception] = []
+    for url, raw_event in answers:
+        try:
+            event = Event.parse(raw_event)
+            head = Head.parse(event, now=now)
+        except (InvalidEvent, InvalidRelease) as error:
+            errors.append(error)
+            continue
+        if (head.author, head.name) == (author, name):
+            found.append(FoundHead(url=url, head=head, event=event))
+        else:
+            errors.append(InvalidRelease("a head of another author or name"))
+    return found, errors
 
 
 def chunk_draft(data: bytes, *, sha256: bytes, created_at: int, expires: int | None = None) -> EventDraft:
@@ -246,9 +271,9 @@ def _decimal(event: Event, tag: str, maximum: int) -> int:
 
 
 def _hex32(text: str) -> bytes:
-    if not _HEX32.fullmatch(text):
+    if (value := parse_hex(text, 32)) is None:
         raise InvalidRelease("an id or hash is not 32 bytes in lower-case hex")
-    return bytes.fromhex(text)
+    return value
 
 
 def _card(content: str) -> Mapping[str, object]:

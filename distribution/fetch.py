@@ -24,12 +24,13 @@ from distribution.events import (
     HEAD_KIND,
     MAX_MANIFEST_SIZE,
     Release,
+    heads_filter,
+    read_heads,
 )
-from distribution.heads import heads_filter, read_heads
 from distribution.installed import InstalledRelease
 from distribution.manifest import Manifest, is_name
-from distribution.partial import Rewrite
-from distribution.revocation import ask_revoked
+from distribution.partial import HeaderRewrite
+from distribution.revocation import query_revoked
 from distribution.store import Store
 from distribution.trust import TrustPolicy
 from relay_client.errors import InvalidEvent
@@ -67,7 +68,7 @@ class Fetcher:
         reference: EventReference | AddressReference,
         *,
         activate: bool = True,
-        weights: Rewrite | None = None,
+        weights: HeaderRewrite | None = None,
     ) -> Fetched:
         """Install the release a reference names, and make it current; with `weights`, only what inference needs of it.
 
@@ -85,9 +86,9 @@ class Fetcher:
                 chunks.reused = sum(file.chunks for file in installed.files)
             else:
                 installed = await self._download(release, installed, weights, chunks)
-            await self.store.versions.record(release)
+            await self.store.seen_versions.record(release)
             if activate:
-                await self.store.choose(release.id)
+                await self.store.use(release.id)
         return Fetched(release=installed, chunks=chunks, misbehaving=sorted(self.pool.misbehaving), activated=activate)
 
     async def find(self, reference: EventReference | AddressReference) -> Release:
@@ -102,7 +103,7 @@ class Fetcher:
         else:
             release = await self._by_address(reference)
         self.policy.check(release.author)
-        seen = self.store.versions.seen(release.author, release.name)
+        seen = self.store.seen_versions.seen(release.author, release.name)
         trust.check_version(release, seen, asked_by_id=asked_by_id)
         return release
 
@@ -117,7 +118,7 @@ class Fetcher:
         answers = await self._query(heads_filter(reference.author, reference.name))
         found, refusals = read_heads(answers, reference.author, reference.name, now=self.now())
         own, signed = [each.head for each in found], {each.event.id: each.event for each in found}
-        revoked = await ask_revoked(self.pool, self.store.versions, reference, own, now=self.now())
+        revoked = await query_revoked(self.pool, self.store.seen_versions, reference, own, now=self.now())
         latest = trust.latest(own, revoked)
         if latest is None:
             if refusals:
@@ -129,7 +130,7 @@ class Fetcher:
         release = await self._by_id(latest.release_id)
         if not latest.names(release):
             raise InvalidRelease(f"the latest head of {who} names a release that does not agree with it")
-        self.store.archive.keep_head(release.id, signed[latest.id])
+        self.store.event_archive.keep_head(release.id, signed[latest.id])
         return release
 
     async def _query(self, wanted: Filter) -> list[tuple[str, Mapping[str, object]]]:
@@ -187,11 +188,11 @@ class Fetcher:
         manifest = Manifest.decode(b"".join(parts))
         if manifest.size != release.size:
             raise InvalidManifest("the files do not add up to the size that the release names")
-        self.store.archive.keep_manifest(release.id, (events[event_id] for event_id in release.manifest_ids))
+        self.store.event_archive.keep_manifest(release.id, (events[event_id] for event_id in release.manifest_ids))
         return manifest
 
     async def _download(
-        self, release: Release, found: InstalledRelease | None, weights: Rewrite | None, chunks: ChunkCounts
+        self, release: Release, found: InstalledRelease | None, weights: HeaderRewrite | None, chunks: ChunkCounts
     ) -> InstalledRelease:
         if not weights:
             self._check_size(release.size)
@@ -210,7 +211,7 @@ class Fetcher:
         )
         return await download.run(found)
 
-    def _weights_of(self, manifest: Manifest, rewrite: Rewrite) -> tuple[Manifest, Rewrite | None]:
+    def _weights_of(self, manifest: Manifest, rewrite: HeaderRewrite) -> tuple[Manifest, HeaderRewrite | None]:
         """What to fetch for the weights alone: all of it, unrewritten, where there is nothing to leave out."""
         checkpoint = next(file for file in manifest.files if file.role == "checkpoint")
         if len(checkpoint.segments) == 1 or self.store.has_blob(checkpoint.sha256):

@@ -1,7 +1,7 @@
 """Follow a name: install each new version once, whatever order, repeats and outages the relays bring.
 
-Live subscriptions only say that there may be news. What the news is, `catch_up` asks all relays, and decides by what
-this machine has met before; so it does not matter what was missed, or how often something is told.
+A live subscription only signals that a new version may exist. `catch_up` then queries all relays and decides by what
+this machine has seen before, so missed and repeated events do no harm.
 Does network I/O, and disk I/O through the store.
 """
 
@@ -43,7 +43,7 @@ class Installed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Noticed:
+class Skipped:
     """There is a release that was left where it is."""
 
     release: Release
@@ -51,17 +51,17 @@ class Noticed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
+class Failed:
     """Something was refused, or did not work; following goes on."""
 
     error: Exception
 
 
-News = Installed | Noticed | Trouble
+Update = Installed | Skipped | Failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class FollowStatus:
     """How following stands."""
 
     version: int  # the highest met, 0 before the first
@@ -69,8 +69,8 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Followed:
-    """What to follow, where, and what to do with news."""
+class FollowTarget:
+    """What to follow, and on which relays."""
 
     address: AddressReference
     urls: Sequence[str]
@@ -83,63 +83,63 @@ class Follower:
 
     def __init__(
         self,
-        followed: Followed,
+        followed: FollowTarget,
         store: Store,
         fetcher: Callable[[Pool], Fetcher],
         *,
         now: Callable[[], int],
-        status: StateFile,
-        on_news: Callable[[News], None],
-        on_standing: Callable[[Standing], None] = lambda _: None,
+        status_file: StateFile,
+        on_update: Callable[[Update], None],
+        on_status: Callable[[FollowStatus], None] = lambda _: None,
     ) -> None:
         self._followed = followed
         self._address = followed.address
         self._store = store
         self._fetcher = fetcher
         self._now = now
-        self._status = status
-        self._on_news = on_news
-        self._on_standing = on_standing
+        self._status_file = status_file
+        self._on_update = on_update
+        self._on_status = on_status
         self._known: dict[str, None] = {}  # in the order they came
         self._heads: dict[bytes, int] = {}  # release id -> version, as heads that were seen live say
         self._revoked: dict[bytes, None] = {}  # ids that were taken back live: some relays tell of it only once
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._last_install: Mapping[str, object] | None = None
-        self._told: object = None  # what was last said of something that is not installed
+        self._last_notified: object = None  # what was last said of something that is not installed
         wanted = Filter(authors=(self._address.author,), kinds=(HEAD_KIND, REVOCATION_KIND), limit=_STORED)
         self._subscription = Subscription(
             followed.urls, wanted, self._on_event, signer=followed.signer, on_change=self._on_change
         )
 
-    async def catch_up(self) -> News | None:
+    async def catch_up(self) -> Update | None:
         """Ask all relays once, and install what is new; None if nothing is. Raises what `Fetcher.fetch` raises."""
-        versions, address = self._store.versions, self._address
+        versions, address = self._store.seen_versions, self._address
         met = {version.release_id for version in versions.seen(address.author, address.name).versions.values()}
         await versions.revoke(address.author, address.name, self._revoked.keys() & (met | self._heads.keys()))
         async with Pool(self._followed.urls, signer=self._followed.signer) as pool:
             fetcher = self._fetcher(pool)
             release = await fetcher.find(address)
-            news = self._is_news(release)
+            is_new = self._should_install(release)
             await versions.record(release)
-            if not news:
+            if not is_new:
                 return None
             if self._followed.notify_only:
-                return Noticed(release=release, reason="not installed, as you wish (--notify-only)")
+                return Skipped(release=release, reason="not installed, as you wish (--notify-only)")
             if self._store.current() in self._store.pinned():
-                return Noticed(release=release, reason="not installed: the current release is pinned")
+                return Skipped(release=release, reason="not installed: the current release is pinned")
             decided = self._decided()
             fetched = await fetcher.fetch(EventReference(id=release.id), activate=False)
         async with self._store.lock(release.id):
             if self._decided() != decided or self._store.release(release.id) is None:
                 return None  # the user chose another one meanwhile, or removed it
             self._store.activate(release.id)
-        await versions.settle(address.author, address.name, release.version)
+        await versions.acknowledge(address.author, address.name, release.version)
         self._last_install = {"release": release.id.hex(), "version": release.version, "at": self._now()}
         return Installed(release=fetched.release)
 
     async def run(self) -> None:
-        """Follow until cancelled. News is told once; what goes wrong is told, and tried again later."""
+        """Follow until cancelled. Update is told once; what goes wrong is told, and tried again later."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._subscription.run())
@@ -154,41 +154,43 @@ class Follower:
             self._wake.clear()
             wait_s = RECHECK_S
             try:
-                self._tell(await self.catch_up())
-                if self._is_behind():  # some relays tell of an event before it can be asked for
+                self._notify(await self.catch_up())
+                if self._lags_heads():  # some relays tell of an event before it can be asked for
                     wait_s = backoff.next()
                 else:
                     backoff.reset()
             except (RandyGPTError, OSError) as error:
-                self._tell(Trouble(error=error))
+                self._notify(Failed(error=error))
                 wait_s = backoff.next()
             self._changed.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._wake.wait()
 
-    def _tell(self, news: News | None) -> None:
-        """Pass news on, unless it is what was said last."""
-        said = (type(news), str(news.error) if isinstance(news, Trouble) else news)
-        if news is not None and said != self._told:
-            self._on_news(news)
-        self._told = said
+    def _notify(self, update: Update | None) -> None:
+        """Report an update unless it repeats the last one."""
+        said = (type(update), str(update.error) if isinstance(update, Failed) else update)
+        if update is not None and said != self._last_notified:
+            self._on_update(update)
+        self._last_notified = said
 
-    def _is_news(self, release: Release) -> bool:
+    def _should_install(self, release: Release) -> bool:
         """Whether this release, the latest there is, should be current and is not."""
         current = self._store.current()
-        seen = self._store.versions.seen(release.author, release.name)
+        seen = self._store.seen_versions.seen(release.author, release.name)
         if current is None or current in seen.revoked or self._store.release(current) is None:
             return True
-        return release.version > seen.settled
+        return release.version > seen.acknowledged
 
     def _decided(self) -> tuple[bytes | None, int]:
         """What is different after the user has chosen a release."""
-        return self._store.current(), self._store.versions.seen(self._address.author, self._address.name).settled
+        return self._store.current(), self._store.seen_versions.seen(
+            self._address.author, self._address.name
+        ).acknowledged
 
-    def _is_behind(self) -> bool:
+    def _lags_heads(self) -> bool:
         """Whether a relay told of a higher version than asking has found."""
-        seen = self._store.versions.seen(self._address.author, self._address.name)
+        seen = self._store.seen_versions.seen(self._address.author, self._address.name)
         told = (version for release_id, version in self._heads.items() if release_id not in seen.revoked)
         return max(told, default=0) > seen.highest
 
@@ -225,26 +227,26 @@ class Follower:
             await self._write_status(running=True)
             await self._changed.wait()
 
-    def _standing(self) -> Standing:
-        version = self._store.versions.seen(self._address.author, self._address.name).highest
-        return Standing(version=version, links=self._subscription.statuses)
+    def _current_status(self) -> FollowStatus:
+        version = self._store.seen_versions.seen(self._address.author, self._address.name).highest
+        return FollowStatus(version=version, links=self._subscription.statuses)
 
     async def _write_status(self, *, running: bool) -> None:
         """How it stands, for whoever shows it; a full disk is no reason to stop."""
         address = self._address
         with contextlib.suppress(RandyGPTError, OSError):
-            standing = self._standing()
+            status = self._current_status()
             if running:
-                self._on_standing(standing)
-            async with self._status.changing() as content:
+                self._on_status(status)
+            async with self._status_file.changing() as content:
                 key = f"{address.author.hex()}/{address.name}"
                 earlier = content.get(key)
                 last = self._last_install or (earlier.get("last_install") if isinstance(earlier, dict) else None)
                 content[key] = {
                     "running": running,
                     "process": os.getpid(),
-                    "relays": {url: asdict(link) for url, link in standing.links.items()},
-                    "version": standing.version,
+                    "relays": {url: asdict(link) for url, link in status.links.items()},
+                    "version": status.version,
                     "last_install": last,
                     "updated_at": self._now(),
                 }

@@ -20,13 +20,14 @@ from distribution.errors import StoreError
 from distribution.installed import InstalledRelease
 from distribution.state_file import StateFile
 from distribution.store import Store
+from relay_client.hexadecimal import parse_hex
 
 STALE_S = 86_400.0  # a fetch that was interrupted longer ago is not expected to go on
 _ID_DIGITS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class Garbage:
     """Something in the store that may go."""
 
     path: Path
@@ -44,7 +45,7 @@ class Item:
         shutil.rmtree(going)
 
 
-class Collector:
+class GarbageCollector:
     """Removes what may go from a store. `during` is the release that the caller fetches, and needs `blobs` for."""
 
     def __init__(self, store: Store, *, during: bytes | None = None, blobs: Collection[bytes] = ()) -> None:
@@ -54,12 +55,12 @@ class Collector:
 
     def collect(
         self, *, keep: int = 0, stale_s: float = STALE_S, enough: int | None = None, dry_run: bool = False
-    ) -> list[Item]:
+    ) -> list[Garbage]:
         """Remove what may go; the `keep` releases installed last may not. Returns what went, or with `dry_run` would.
 
         With `enough`, no more than frees so many bytes, oldest releases first. Raises StoreError and OSError.
         """
-        gone: list[Item] = []
+        gone: list[Garbage] = []
         with FileLock(self._store.collection_lock), ExitStack() as locks:
             for item in self._items(locks, keep, stale_s):
                 if enough is not None and sum(each.bytes for each in gone) >= enough:
@@ -69,7 +70,7 @@ class Collector:
                 gone.append(item)
         return gone
 
-    def _items(self, locks: ExitStack, keep: int, stale_s: float) -> Iterator[Item]:
+    def _items(self, locks: ExitStack, keep: int, stale_s: float) -> Iterator[Garbage]:
         """What may go, in the order in which it should; enters the lock of each release that is not being fetched."""
         store, installed = self._store, self._store.releases()
         unfinished = [*store.folder.glob("partial/*.part"), *store.folder.glob("releases/.*-*")]
@@ -80,23 +81,23 @@ class Collector:
         kept = {store.current(), store.previous(), *store.pinned(), *(known - idle)}
         for path in unfinished:
             if _release_of(path) in idle and path.lstat().st_mtime <= time.time() - stale_s:
-                yield Item(path=path, bytes=_size(path))
+                yield Garbage(path=path, bytes=_size(path))
         blobs = {} if known - idle - {self._during} else {path.name: path for path in store.folder.glob("blobs/*")}
         needs = Counter(file.sha256.hex() for release in installed for file in release.files)
         needs.update(digest.hex() for digest in self._blobs)
         for name in blobs.keys() - needs.keys():
-            yield Item(path=blobs[name], bytes=blobs[name].lstat().st_size)
+            yield Garbage(path=blobs[name], bytes=blobs[name].lstat().st_size)
         for release in reversed(installed[keep:]):
             if release.id in kept:
                 continue
-            yield Item(path=release.folder, bytes=0, release=release)
-            events = store.archive.folder(release.id)
+            yield Garbage(path=release.folder, bytes=0, release=release)
+            events = store.event_archive.folder(release.id)
             if events.is_dir():
-                yield Item(path=events, bytes=_size(events))
+                yield Garbage(path=events, bytes=_size(events))
             needs.subtract(file.sha256.hex() for file in release.files)
             for name in {file.sha256.hex() for file in release.files} & blobs.keys():
                 if not needs[name]:
-                    yield Item(path=blobs[name], bytes=blobs[name].lstat().st_size)
+                    yield Garbage(path=blobs[name], bytes=blobs[name].lstat().st_size)
 
 
 class Quota:
@@ -121,7 +122,7 @@ class Quota:
                 content["bytes"] = limit
 
 
-def used(store: Store) -> int:
+def disk_usage(store: Store) -> int:
     """Bytes that the store takes, with those that running and interrupted fetches will take; raises OSError."""
     sizes = {}
     for path in store.folder.glob("*/**/*"):
@@ -139,9 +140,9 @@ async def make_room(store: Store, release_id: bytes, blobs: Collection[bytes]) -
     limit = Quota(store.home).read()
     if limit is None:
         return
-    excess = await asyncio.to_thread(used, store) - limit
+    excess = await asyncio.to_thread(disk_usage, store) - limit
     if excess > 0:
-        collector = Collector(store, during=release_id, blobs=blobs)
+        collector = GarbageCollector(store, during=release_id, blobs=blobs)
         gone = await asyncio.to_thread(collector.collect, stale_s=0, enough=excess)
         excess -= sum(item.bytes for item in gone)
     if excess > 0:
@@ -153,10 +154,7 @@ async def make_room(store: Store, release_id: bytes, blobs: Collection[bytes]) -
 def _release_of(path: Path) -> bytes:
     """The release that an unfinished file or folder (`<id>-….part`, `.tmp-<id>`) belongs to; empty if unclear."""
     digits = path.name[:_ID_DIGITS] if path.suffix == ".part" else path.name[-_ID_DIGITS:]
-    try:
-        return bytes.fromhex(digits)
-    except ValueError:
-        return b""
+    return parse_hex(digits, 32) or b""
 
 
 def _take(locks: ExitStack, path: Path) -> bool:

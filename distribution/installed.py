@@ -10,7 +10,7 @@ from distribution.manifest import FileEntry, Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Original:
+class OriginalFile:
     """What a file was before its beginning was rewritten: the part of a file that its author signed."""
 
     sha256: bytes
@@ -26,8 +26,8 @@ class InstalledFile:
     size: int  # bytes
     sha256: bytes
     chunks: int  # events that carry it
-    local: Path
-    original: Original | None = None  # where it is only a part of the file that the manifest names
+    local_path: Path
+    original: OriginalFile | None = None  # where it is only a part of the file that the manifest names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class InstalledRelease:
 
 
 def to_record(
-    release: Release, manifest: Manifest, original: Original | None, *, installed_at: int
+    release: Release, manifest: Manifest, original: OriginalFile | None, *, installed_at: int
 ) -> dict[str, object]:
     """What is kept of a release; `original` is what its checkpoint was, if only a part of it is here."""
     return {
@@ -79,7 +79,7 @@ def to_record(
     }
 
 
-def _to_file_record(file: FileEntry, original: Original | None) -> dict[str, object]:
+def _to_file_record(file: FileEntry, original: OriginalFile | None) -> dict[str, object]:
     record: dict[str, object] = {
         "path": file.path,
         "role": file.role,
@@ -115,8 +115,8 @@ def _from_file_record(record: Mapping[str, Any], folder: Path) -> InstalledFile:
         size=record["size"],
         sha256=bytes.fromhex(record["sha256"]),
         chunks=record["chunks"],
-        local=folder / record["path"],
-        original=Original(sha256=bytes.fromhex(original["sha256"]), start=bytes.fromhex(original["start"]))
+        local_path=folder / record["path"],
+        original=OriginalFile(sha256=bytes.fromhex(original["sha256"]), start=bytes.fromhex(original["start"]))
         if original
         else None,
     )

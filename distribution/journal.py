@@ -41,7 +41,7 @@ _ADD_EXPIRES = "ALTER TABLE publishes ADD COLUMN expires INTEGER"  # journals of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class PublishRecord:
     """One publish."""
 
     version: int
@@ -88,7 +88,7 @@ class Journal:
         """Which relay took which event of a release."""
         return Receipts(self._path.with_name("receipts") / release_id.hex())
 
-    def find(self, author: bytes, name: str, contents: bytes) -> Entry | None:
+    def find(self, author: bytes, name: str, contents: bytes) -> PublishRecord | None:
         """The newest publish of exactly these files under this name, None if there was none."""
         with self._translated():
             row = self._database.execute(
@@ -99,7 +99,7 @@ class Journal:
         if row is None:
             return None
         version, created_at, card, hint, expires = row
-        return Entry(
+        return PublishRecord(
             version=version, created_at=created_at, card=orjson.loads(card), hint=hint, expires=expires, resumed=True
         )
 
@@ -114,7 +114,7 @@ class Journal:
         card: Mapping[str, object],
         hint: str,
         expires: int | None = None,
-    ) -> Entry:
+    ) -> PublishRecord:
         """Record a new publish, durably; its version is one more than `above` and than any recorded here."""
         with self._translated():
             row = self._database.execute(
@@ -123,7 +123,9 @@ class Journal:
                 " WHERE author = ?1 AND name = ?2)), ?4, ?5, ?6, ?7, ?8 RETURNING version",
                 (author, name, above, contents, created_at, orjson.dumps(card).decode(), hint, expires),
             ).fetchone()
-        return Entry(version=row[0], created_at=created_at, card=card, hint=hint, expires=expires, resumed=False)
+        return PublishRecord(
+            version=row[0], created_at=created_at, card=card, hint=hint, expires=expires, resumed=False
+        )
 
     def highest(self, author: bytes, name: str) -> int:
         """The highest version recorded of a name, 0 if there is none."""
@@ -133,13 +135,13 @@ class Journal:
             ).fetchone()
         return int(version)
 
-    def rate(self, relay: str) -> float | None:
+    def send_rate(self, relay: str) -> float | None:
         """Events a second that a relay took when it was last sent many; None if it never was."""
         with self._translated():
             row = self._database.execute("SELECT events_per_s FROM rates WHERE relay = ?", (relay,)).fetchone()
         return row[0] if row else None
 
-    def record_rate(self, relay: str, events_per_s: float) -> None:
+    def record_send_rate(self, relay: str, events_per_s: float) -> None:
         """Remember how fast a relay is."""
         with self._translated():
             self._database.execute("INSERT OR REPLACE INTO rates VALUES (?, ?)", (relay, events_per_s))

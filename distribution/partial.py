@@ -76,7 +76,7 @@ class PartialFile:
                 self._hash_to(end)
                 os.fsync(self._descriptor)
 
-    def finish(self, sha256: bytes, folder: Path, rewrite: "Rewrite | None" = None) -> bytes:
+    def finish(self, sha256: bytes, folder: Path, rewrite: "HeaderRewrite | None" = None) -> bytes:
         """Verify the whole and move it to `folder`, under its hash, which is returned.
 
         Where there is a `rewrite`, it is applied in between. Raises InvalidManifest if it is not the file.
@@ -101,7 +101,7 @@ class PartialFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rewrite:
+class HeaderRewrite:
     """What makes a file of its own out of the first segment of a checkpoint: its first `size` bytes are replaced.
 
     `apply` gets those bytes and gives as many. Which formats that suits, only the caller knows.

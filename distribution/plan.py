@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from distribution.chunking import spans
 from distribution.errors import CallerError
 from distribution.events import MAX_MANIFEST_CHUNKS, chunk_draft, release_draft
-from distribution.journal import Entry
+from distribution.journal import PublishRecord
 from distribution.manifest import Manifest
 from distribution.source import HashedSource, SourceFile
 from relay_client.allocation import Allocation
@@ -21,7 +21,7 @@ MAX_EVENT_SIZE = 65_536  # bytes as JSON: what the smallest common relay takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
+class PlannedEvent:
     """An event to be."""
 
     draft: Callable[[], EventDraft]
@@ -41,7 +41,7 @@ class Plan:
     """Every event of a release but its head, in the order of sending."""
 
     manifest: Manifest
-    events: Sequence[Planned]
+    events: Sequence[PlannedEvent]
     chunks: int  # so many of them carry files; the others announce them, the release itself last
 
     @property
@@ -68,7 +68,7 @@ class Plan:
         return Allocation(relays, wanted, held=held, last=self.chunks)
 
 
-def at_most(files: Sequence[SourceFile]) -> int:
+def max_events(files: Sequence[SourceFile]) -> int:
     """So many events or fewer make a release of these files, without a look into them."""
     chunks = sum(1 for source in files for _ in spans([length for _, length in source.segments]))
     return chunks + MAX_MANIFEST_CHUNKS + 2  # and the release and its head
@@ -77,19 +77,19 @@ def at_most(files: Sequence[SourceFile]) -> int:
 def make_plan(
     files: Sequence[SourceFile],
     hashed: Sequence[HashedSource],
-    entry: Entry,
+    entry: PublishRecord,
     *,
     name: str,
     format: str,  # noqa: A002 (the protocol's word)
     author: bytes,
 ) -> Plan:
     """Read the files and plan their events; raises CallerError if they changed since, or are too much for a release."""
-    events: dict[bytes, Planned] = {}  # by id: equal chunks are one event
+    events: dict[bytes, PlannedEvent] = {}  # by id: equal chunks are one event
 
     def plan(draft: Callable[[], EventDraft]) -> bytes:
         made = draft()
         event_id = made.id_for(author)
-        events.setdefault(event_id, Planned(draft=draft, id=event_id, size=made.signed_size))
+        events.setdefault(event_id, PlannedEvent(draft=draft, id=event_id, size=made.signed_size))
         return event_id
 
     entries = []
@@ -131,10 +131,10 @@ def make_plan(
     return Plan(manifest=manifest, events=list(events.values()), chunks=chunks)
 
 
-def _draft_chunk(source: SourceFile, offset: int, size: int, entry: Entry) -> EventDraft:
+def _draft_chunk(source: SourceFile, offset: int, size: int, entry: PublishRecord) -> EventDraft:
     return _draft_data(source.read(offset, size), entry)
 
 
-def _draft_data(data: bytes, entry: Entry) -> EventDraft:
+def _draft_data(data: bytes, entry: PublishRecord) -> EventDraft:
     sha256 = hashlib.sha256(data).digest()
     return chunk_draft(data, sha256=sha256, created_at=entry.created_at, expires=entry.expires)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import orjson
 
 from distribution.errors import CallerError, NotPublished
-from distribution.events import MAX_VERSION, Head, Release, head_draft, is_card
-from distribution.heads import heads_filter, read_heads
-from distribution.journal import Entry, Journal, contents_digest
+from distribution.events import MAX_VERSION, Head, Release, head_draft, heads_filter, is_card, read_heads
+from distribution.journal import Journal, PublishRecord, contents_digest
 from distribution.manifest import Manifest, is_name
 from distribution.plan import Plan, make_plan
 from distribution.readback import unreadable
@@ -88,7 +87,7 @@ class Publisher:
             release = await self._deliver(plan, receipts, resumed=entry.resumed)
         for url, report in self.pool.reports.items():
             if report.accepted >= _MANY:
-                self.journal.record_rate(url, report.accepted / report.seconds)
+                self.journal.record_send_rate(url, report.accepted / report.seconds)
         head = head_draft(release, hint=entry.hint, created_at=self._head_time(heads), expires=entry.expires)
         await self._publish_head(head, release, heads)
         return Published(
@@ -116,7 +115,7 @@ class Publisher:
         *,
         new_version: bool,
         expires: int | None,
-    ) -> Entry:
+    ) -> PublishRecord:
         contents = contents_digest([(file.path, file.sha256) for file in hashed])
         entry = None if new_version else self.journal.find(self.key.pubkey, name, contents)
         if entry and entry.expires is not None and entry.expires <= self.now():

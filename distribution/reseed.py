@@ -15,8 +15,7 @@ import orjson
 
 from distribution.chunking import decode
 from distribution.errors import CallerError, InvalidChunk, InvalidRelease, NotPublished, StoreError
-from distribution.events import CHUNK_KIND, Release, chunk_draft
-from distribution.heads import heads_filter
+from distribution.events import CHUNK_KIND, Release, chunk_draft, heads_filter
 from distribution.installed import InstalledFile, InstalledRelease
 from distribution.manifest import RESERVED, Chunk, Manifest
 from distribution.store import Store
@@ -31,7 +30,7 @@ from relay_client.sender import RelayReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holdings:
+class Availability:
     """Which relays hold how much of a release."""
 
     total: int  # its events, without a head
@@ -65,13 +64,13 @@ class _Seed:
 
     def read(self) -> bytes:
         """Its bytes, as their author signed them; raises StoreError if they are not that any more, and OSError."""
-        with self.file.local.open("rb") as file:
+        with self.file.local_path.open("rb") as file:
             file.seek(self.chunk.offset)
             data = file.read(self.chunk.size)
         if self.file.original and self.chunk.offset == 0:
             data = self.file.original.start + data[len(self.file.original.start) :]
         if hashlib.sha256(data).digest() != self.chunk.sha256:
-            raise StoreError(f"{self.file.local}: damaged (randygpt verify)")
+            raise StoreError(f"{self.file.local_path}: damaged (randygpt verify)")
         return data
 
 
@@ -89,23 +88,23 @@ class Reseeder:
     ) -> None:
         self._pool = pool
         self._installed = installed
-        self._archive = store.archive
+        self._archive = store.event_archive
         self._now = now
         self._on_progress = on_progress
         self._release = _read_release(installed, now)
         self._announcement = [*self._archive.manifest(installed.id), self._release.event]
         self._manifest = _read_manifest(self._release, self._announcement[:-1])
         self._copier = SecretKey.generate()
-        if installed.id in store.versions.seen(installed.author, installed.name).revoked:
+        if installed.id in store.seen_versions.seen(installed.author, installed.name).revoked:
             raise CallerError("the author of this release took it back")
 
-    async def holdings(self) -> Holdings:
+    async def holdings(self) -> Availability:
         """Ask every relay which of the release's events it gives out."""
         ids = list(dict.fromkeys(chunk.event_id for _, chunk in self._chunks()))
         ids += [event.id for event in self._announcement]
         held = await self._pool.stored_ids(ids)
         found = {url: len(events) for url, events in held.items()}
-        return Holdings(total=len(ids), held=found, nowhere=len(set(ids).difference(*held.values())))
+        return Availability(total=len(ids), held=found, nowhere=len(set(ids).difference(*held.values())))
 
     async def reseed(self) -> Reseeded:
         """Send each relay what it does not give out, the release last; raises NotPublished if none took all of it."""

@@ -13,7 +13,7 @@ _ID_PREFIX = re.compile("[0-9a-f]{4,64}")
 _REFERENCE = re.compile("(nostr:)?((note|nevent|naddr|npub|nsec)1.*|[0-9a-f]{64}(/.*)?)", re.IGNORECASE)
 
 
-def find_installed(store: Store, trusted: TrustList, text: str) -> InstalledRelease:
+def resolve_installed(store: Store, trusted: TrustList, text: str) -> InstalledRelease:
     """The installed release that `text` names; raises CallerError if that is none, or several.
 
     `current`, `previous`, a name that one author has, `npub…/name` or `<trusted author>/name` (their newest version),
@@ -26,10 +26,8 @@ def find_installed(store: Store, trusted: TrustList, text: str) -> InstalledRele
             raise CallerError(f"there is no {text} release{', it was removed' if release_id else ''}")
         return found
     installed = store.releases()
-    who, _, name = text.partition("/")
-    author = next((key for key, known in trusted.names.items() if name and known == who), None)
-    if author or _REFERENCE.fullmatch(text):
-        reference = AddressReference(author=author, name=name) if author else parse_reference(text)
+    reference = _trusted_address(text, trusted) or (parse_reference(text) if _REFERENCE.fullmatch(text) else None)
+    if reference:
         return _newest(_referred(installed, reference), text)
     named = [release for release in installed if release.name == text]
     if named or not _ID_PREFIX.fullmatch(text):
@@ -42,6 +40,17 @@ def find_installed(store: Store, trusted: TrustList, text: str) -> InstalledRele
     if len(matching) > 1:
         raise CallerError(f"{text} is the beginning of {len(matching)} ids: give more of it")
     return _newest(matching, text)
+
+
+def resolve_reference(text: str, trusted: TrustList) -> EventReference | AddressReference:
+    """Parse what `parse_reference` parses, or `alice/name` with a name from the trust list; raises InvalidReference."""
+    return _trusted_address(text, trusted) or parse_reference(text)
+
+
+def _trusted_address(text: str, trusted: TrustList) -> AddressReference | None:
+    who, _, name = text.partition("/")
+    author = next((key for key, known in trusted.names.items() if name and known == who), None)
+    return AddressReference(author=author, name=name) if author else None
 
 
 def _referred(

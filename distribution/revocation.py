@@ -1,27 +1,25 @@
 """Taking a release back: deletion requests (NIP-09), to and from events.
 
-Only `ask_revoked` does I/O: on the network through a pool, and it remembers what it hears.
+Only `query_revoked` does I/O: on the network through a pool, and it remembers what it hears.
 """
 
 import contextlib
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
 from distribution.errors import InvalidRelease
 from distribution.events import RELEASE_KIND, Head, Release, check_time
-from distribution.seen_versions import Versions
+from distribution.seen_versions import SeenVersions
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.gather_plan import IDS_PER_REQUEST
+from relay_client.hexadecimal import parse_hex
 from relay_client.keys import AddressReference
 from relay_client.pool import Pool
 
 REVOCATION_KIND = 5
-
-_HEX32 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +36,7 @@ class Revocation:
         if event.kind != REVOCATION_KIND:
             raise InvalidRelease(f"kind {event.kind} takes nothing back ({REVOCATION_KIND} does)")
         check_time(event, now)
-        ids = frozenset(bytes.fromhex(value) for value in event.tag_values("e") if _HEX32.fullmatch(value))
+        ids = frozenset(filter(None, (parse_hex(value, 32) for value in event.tag_values("e"))))
         return cls(id=event.id, author=event.pubkey, event_ids=ids)
 
 
@@ -48,8 +46,8 @@ def revocation_draft(release: Release, *, reason: str, created_at: int) -> Event
     return EventDraft(kind=REVOCATION_KIND, created_at=created_at, tags=tags, content=reason)
 
 
-async def ask_revoked(
-    pool: Pool, versions: Versions, address: AddressReference, heads: Iterable[Head], *, now: int
+async def query_revoked(
+    pool: Pool, versions: SeenVersions, address: AddressReference, heads: Iterable[Head], *, now: int
 ) -> frozenset[bytes]:
     """Releases of a name that its author took back, as far as relays and this machine know; raises StoreError.
 

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from distribution.errors import CallerError, InvalidRelease, NotFound, NotPublished
-from distribution.events import RELEASE_KIND, Head, Release, head_draft
-from distribution.heads import heads_filter, read_heads
+from distribution.events import RELEASE_KIND, Head, Release, head_draft, heads_filter, read_heads
 from distribution.readback import unreadable
-from distribution.revocation import ask_revoked, revocation_draft
-from distribution.seen_versions import Versions
+from distribution.revocation import query_revoked, revocation_draft
+from distribution.seen_versions import SeenVersions
 from distribution.trust import latest
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event
@@ -36,7 +35,7 @@ class Revoker:
     """Takes back releases of one author on the relays of a pool."""
 
     pool: Pool
-    versions: Versions
+    versions: SeenVersions
     key: SecretKey
     now: Callable[[], int]  # seconds since 1970
 
@@ -53,7 +52,7 @@ class Revoker:
         heads = await self._heads(release.name)
         for each in releases.values():  # whatever was not asked about would count as good
             await self.versions.record(each)
-        known = await ask_revoked(self.pool, self.versions, address, heads, now=self.now())
+        known = await query_revoked(self.pool, self.versions, address, heads, now=self.now())
         revocation = revocation_draft(release, reason=reason, created_at=self.now()).sign(self.key)
         await self._send(revocation)
         hidden = await self._hidden(revocation)

@@ -8,13 +8,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from distribution.events import Release, Seen, SeenVersion
+from distribution.events import Release
 from distribution.state_file import StateFile
+from distribution.trust import Seen, SeenVersion
+from relay_client.hexadecimal import parse_hex
 
 _KEPT = 100  # of a name: its highest versions, and the releases taken back last
 
 
-class Versions:
+class SeenVersions:
     """The memory of versions below a home folder."""
 
     def __init__(self, home: Path) -> None:
@@ -49,19 +51,19 @@ class Versions:
             entry["revoked"] = list(dict.fromkeys([*entry["revoked"], *new]))[-_KEPT:]
             entry["settled"] = min(entry["settled"], _seen(entry).highest)
 
-    async def settle(self, author: bytes, name: str, version: int) -> None:
+    async def acknowledge(self, author: bytes, name: str, version: int) -> None:
         """Remember that `follow` has made this version current; raises OSError."""
         async with self._file.changing() as content:
             self._decode(content)
             self._entry(content, author, name)["settled"] = version
 
-    async def settle_all(self) -> None:
+    async def acknowledge_all(self) -> None:
         """Remember that the user chose what is current, knowing all that was met so far; raises OSError."""
         if not self._file.read():
             return
         async with self._file.changing() as content:
             for key, seen in self._decode(content).items():
-                content[key]["settled"] = max(seen.settled, seen.highest)
+                content[key]["settled"] = max(seen.acknowledged, seen.highest)
 
     def _decode(self, content: Mapping[str, Any]) -> dict[str, Seen]:
         try:
@@ -86,12 +88,11 @@ def _seen(entry: Mapping[str, Any]) -> Seen:
             for version, (release_id, digest) in entry["versions"].items()
         },
         revoked=frozenset(map(_digest, entry["revoked"])),
-        settled=entry["settled"] + 0,
+        acknowledged=entry["settled"] + 0,
     )
 
 
 def _digest(text: str) -> bytes:
-    digest = bytes.fromhex(text)
-    if len(digest) != 32:  # noqa: PLR2004 (sha256)
+    if (digest := parse_hex(text, 32)) is None:
         raise ValueError(text)
     return digest

@@ -10,7 +10,6 @@ state/seen.json               versions met of each author's names
 
 import contextlib
 import errno
-import re
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -20,21 +19,19 @@ import orjson
 from filelock import AsyncFileLock
 
 from distribution.errors import StoreError
-from distribution.event_archive import Archive
+from distribution.event_archive import EventArchive
 from distribution.events import Release
-from distribution.installed import InstalledFile, InstalledRelease, Original, from_record, to_record
+from distribution.installed import InstalledFile, InstalledRelease, OriginalFile, from_record, to_record
 from distribution.manifest import RESERVED, FileEntry, Manifest
-from distribution.partial import PartialFile, Rewrite, hashes_to
-from distribution.seen_versions import Versions
+from distribution.partial import HeaderRewrite, PartialFile, hashes_to
+from distribution.seen_versions import SeenVersions
 from distribution.state_file import StateFile
 from relay_client import durable
-from relay_client.errors import InvalidEvent
-from relay_client.event import decode_hex
+from relay_client.hexadecimal import parse_hex
 
 _LINK_UNSUPPORTED = {errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 _READ_BYTES = 1 << 20
 _ID_BYTES = 32
-_ID = re.compile("[0-9a-f]{64}")
 
 
 class Store:
@@ -49,8 +46,8 @@ class Store:
         self._partial = self.folder / "partial"
         self._locks = self.folder / "locks"
         self._pins = StateFile(home / "state" / "pins.json")
-        self.versions = Versions(home)
-        self.archive = Archive(home)
+        self.seen_versions = SeenVersions(home)
+        self.event_archive = EventArchive(home)
         self.current_path = self._refs / "current"
 
     # --- reading
@@ -79,16 +76,16 @@ class Store:
 
     def releases(self) -> list[InstalledRelease]:
         """All installed releases, the one installed last first; raises StoreError if a record is damaged."""
-        names = (path.name for path in self._releases.glob("*"))
-        found = [self.release(bytes.fromhex(name)) for name in names if _ID.fullmatch(name)]
+        ids = (parse_hex(path.name, _ID_BYTES) for path in self._releases.glob("*"))
+        found = [self.release(release_id) for release_id in ids if release_id]
         return sorted(filter(None, found), key=lambda release: (release.installed_at, release.version), reverse=True)
 
     def pinned(self) -> frozenset[bytes]:
         """Ids of the releases that the user wants kept; raises StoreError."""
-        try:
-            return frozenset(decode_hex(key, _ID_BYTES) for key in self._pins.read())
-        except InvalidEvent as error:
-            raise self._pins.damaged(error) from None
+        ids = [parse_hex(key, _ID_BYTES) for key in self._pins.read()]
+        if None in ids:
+            raise self._pins.damaged("not the id of a release")
+        return frozenset(filter(None, ids))
 
     def is_intact(self, release: InstalledRelease) -> bool:
         """Whether an installed release's files are still what they were, checked by hashing them again."""
@@ -136,14 +133,14 @@ class Store:
         name = f"{release_id.hex()}-{file.sha256.hex()}.part"  # two releases never share one: nor would their locks
         return PartialFile(durable.make_directory(self._partial) / name, file.size)
 
-    def keep(self, partial: PartialFile, file: FileEntry, rewrite: Rewrite | None = None) -> bytes:
+    def keep(self, partial: PartialFile, file: FileEntry, rewrite: HeaderRewrite | None = None) -> bytes:
         """Move a complete file to the blobs, rewritten if need be; returns the blob's hash.
 
         Raises InvalidManifest if it is not the file named, and OSError.
         """
         return partial.finish(file.sha256, durable.make_directory(self._blobs), rewrite)
 
-    def install(self, release: Release, manifest: Manifest, original: Original | None = None) -> InstalledRelease:
+    def install(self, release: Release, manifest: Manifest, original: OriginalFile | None = None) -> InstalledRelease:
         """Make a release whose blobs are all here visible, whole at once; raises OSError.
 
         `original` is what the checkpoint was, if the manifest was changed to name a rewritten part of it. A release
@@ -184,12 +181,12 @@ class Store:
             durable.write(self._refs / "previous", _ref(before))
         durable.write(self.current_path, _ref(release_id))
 
-    async def choose(self, release_id: bytes) -> None:
+    async def use(self, release_id: bytes) -> None:
         """Make an installed release current because the user says so: `follow` leaves it until a newer one appears.
 
         Raises StoreError and OSError.
         """
-        await self.versions.settle_all()
+        await self.seen_versions.acknowledge_all()
         self.activate(release_id)
 
     async def pin(self, release_id: bytes, *, pinned: bool = True) -> None:
@@ -208,11 +205,15 @@ class Store:
     @staticmethod
     def _read_ref(path: Path) -> bytes | None:
         try:
-            return decode_hex(orjson.loads(path.read_bytes())["release"], _ID_BYTES)
+            content = orjson.loads(path.read_bytes())
         except FileNotFoundError:
             return None
-        except (InvalidEvent, KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{path}: damaged ({error!r})") from None
+        except orjson.JSONDecodeError as error:
+            raise StoreError(f"{path}: damaged ({error})") from None
+        release_id = parse_hex(content.get("release"), _ID_BYTES) if isinstance(content, dict) else None
+        if release_id is None:
+            raise StoreError(f"{path}: damaged (no id of a release)")
+        return release_id
 
 
 def _ref(release_id: bytes) -> bytes:
@@ -231,6 +232,6 @@ def _link(blob: Path, path: Path) -> None:
 
 
 def _is_intact(file: InstalledFile) -> bool:
-    if file.original and not hashes_to(file.local, file.original.sha256, start=file.original.start):
+    if file.original and not hashes_to(file.local_path, file.original.sha256, start=file.original.start):
         return False
-    return hashes_to(file.local, file.sha256)
+    return hashes_to(file.local_path, file.sha256)

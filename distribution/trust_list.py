@@ -29,13 +29,13 @@ class TrustList:
         """The rule that fetching goes by."""
         return TrustPolicy(mode=self.mode, authors=frozenset(self.names))
 
-    def words(self, author: bytes) -> str:
+    def display_name(self, author: bytes) -> str:
         """An author for a person: the name on the list, if there is one, and always the npub."""
         npub = encode_npub(author)
         return f"{self.names[author]} ({npub})" if author in self.names else npub
 
 
-class TrustBook:
+class TrustStore:
     """The list below a home folder. A list that is damaged raises StoreError: it never counts as an empty one."""
 
     def __init__(self, home: Path) -> None:

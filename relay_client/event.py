@@ -5,7 +5,6 @@ not checked), `Event` (id and signature both hold). No object of the last two ty
 """
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -14,13 +13,13 @@ import coincurve
 import orjson
 
 from relay_client.errors import InvalidEvent
+from relay_client.hexadecimal import parse_hex
 
 Tags = tuple[tuple[str, ...], ...]
 
 MAX_KIND = 65_535
 MAX_TIMESTAMP = 2**53 - 1  # the largest whole number every JSON reader keeps exact
 
-_HEX = re.compile("[0-9a-f]*")
 _FIELDS = ("id", "pubkey", "created_at", "kind", "tags", "content", "sig")
 
 
@@ -37,9 +36,9 @@ class Signer(Protocol):
 
 def decode_hex(raw_text: object, size: int) -> bytes:
     """Bytes of a lower-case hex string of exactly `size` bytes; raises InvalidEvent."""
-    if not isinstance(raw_text, str) or len(raw_text) != 2 * size or not _HEX.fullmatch(raw_text):
+    if (data := parse_hex(raw_text, size)) is None:
         raise InvalidEvent(f"not {size} bytes in lower-case hex")
-    return bytes.fromhex(raw_text)
+    return data
 
 
 def raw_tag(raw_event: Mapping[str, object], name: str) -> str | None:

@@ -4,7 +4,6 @@ Plain NIP-19 goes through pynostr's bech32; its key classes take any prefix for 
 here. The names with fields inside (nevent, naddr) and NIP-49 go through nostr-sdk, which is imported when one is met.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Self
@@ -13,10 +12,10 @@ import coincurve
 from pynostr import bech32
 
 from relay_client.errors import InvalidKey, InvalidReference
+from relay_client.hexadecimal import parse_hex
 
 _KEY_SIZE = 32  # bytes, secret or public
 _LOG_ROUNDS = 16  # scrypt takes 64 MiB and about a second
-_HEX64 = re.compile("[0-9a-f]{64}", re.IGNORECASE)
 
 
 class SecretKey:
@@ -122,7 +121,7 @@ def encode_nevent(event_id: bytes, *, author: bytes, kind: int, relays: Sequence
 
 def decode_pubkey(raw_key: str) -> bytes:
     """32-byte public key from `npub1…` or 64 hex digits; raises InvalidKey."""
-    pubkey = bytes.fromhex(raw_key) if _HEX64.fullmatch(raw_key) else _decode_bech32("npub", raw_key)
+    pubkey = parse_hex(raw_key.lower(), 32) or _decode_bech32("npub", raw_key)
     try:
         coincurve.PublicKeyXOnly(pubkey)
     except ValueError:
@@ -141,8 +140,8 @@ def parse_reference(raw_text: str) -> EventReference | AddressReference:
         if "/" in text:
             raw_key, name = text.split("/", 1)
             return AddressReference(author=decode_pubkey(raw_key), name=name)
-        if _HEX64.fullmatch(text):
-            return EventReference(id=bytes.fromhex(text))
+        if event_id := parse_hex(text.lower(), 32):
+            return EventReference(id=event_id)
         match text.lower().split("1", 1)[0]:
             case "note":
                 return EventReference(id=_decode_bech32("note", text))

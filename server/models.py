@@ -92,9 +92,9 @@ def load_release(release: InstalledRelease) -> LoadedModel:
     """The model of an installed release, tested; raises UnfitModel."""
     label = f"{release.name} version {release.version}"
     try:
-        config = ModelConfig.from_json(read_json(release.file("config").local))
-        tokenizer = read_tokenizer(release.file("tokenizer").local)
-        language_model = from_weights(release.file("checkpoint").local, config, tokenizer)
+        config = ModelConfig.from_json(read_json(release.file("config").local_path))
+        tokenizer = read_tokenizer(release.file("tokenizer").local_path)
+        language_model = from_weights(release.file("checkpoint").local_path, config, tokenizer)
         loaded = LoadedModel(language_model=language_model, release_id=release.id.hex(), label=label)
         _test(loaded)
     except MemoryError:

@@ -11,9 +11,8 @@ from support.relays import npm_relay, python_relay
 from support.releases import checkpoint_bytes, clock, fetch, publish, source, tiny_sources
 from support.scripted_relay import scripted_relay
 
-from distribution.events import CHUNK_KIND
-from distribution.follow import Trouble
-from distribution.heads import heads_filter
+from distribution.events import CHUNK_KIND, heads_filter
+from distribution.follow import Failed
 from distribution.reseed import Reseeder
 from distribution.revoke import Revoker
 from distribution.store import Store
@@ -51,8 +50,8 @@ async def test_publish_and_fetch(name: str, tmp_path: Path, free_port: int, key:
         by_id = await fetch([url], tmp_path / "c", first.release.id)
     assert (again.release.id, again.relays[url].accepted) == (first.release.id, 0)
     assert (by_name.release.id, by_name.release.version) == (second.release.id, 2)
-    assert by_name.release.file("checkpoint").local.read_bytes() == big
-    assert by_id.release.file("checkpoint").local.read_bytes() == checkpoint_bytes(seed=1)
+    assert by_name.release.file("checkpoint").local_path.read_bytes() == big
+    assert by_id.release.file("checkpoint").local_path.read_bytes() == checkpoint_bytes(seed=1)
     assert (by_name.chunks.rejected, by_id.chunks.rejected) == (0, 0)
 
 
@@ -66,10 +65,10 @@ async def test_follow_and_revoke(name: str, tmp_path: Path, free_port: int, key:
             second = (await publish([url], tmp_path / "a", key, tiny_sources(seed=2))).release
             await follow.until(lambda: follow.store.current() == second.id)
             async with Pool([url]) as pool:
-                revoker = Revoker(pool=pool, versions=Store(tmp_path / "a").versions, key=key, now=clock)
+                revoker = Revoker(pool=pool, versions=Store(tmp_path / "a").seen_versions, key=key, now=clock)
                 revoked = await revoker.revoke(EventReference(id=second.id))
             if revoked.hidden:  # nothing then says that going back is right
-                await follow.until(lambda: any(isinstance(news, Trouble) for news in follow.news))
+                await follow.until(lambda: any(isinstance(update, Failed) for update in follow.updates))
                 assert follow.store.current() == second.id
             else:
                 await follow.until(lambda: follow.store.current() == first.id)
@@ -97,7 +96,7 @@ async def test_a_stranger_sends_a_release_again(name: str, tmp_path: Path, free_
                 await asyncio.sleep(0.1)  # some say OK before an event can be read
         again = await fetch([url], tmp_path / "newcomer", address)
     assert again.release.id == release.id
-    assert again.release.file("checkpoint").local.read_bytes() == big
+    assert again.release.file("checkpoint").local_path.read_bytes() == big
 
 
 @pytest.mark.parametrize("name", RELAYS)
@@ -119,4 +118,4 @@ async def test_copies_that_somebody_else_signed(
                 while not (await target.stored_ids([published.release.id]))[url]:  # noqa: ASYNC110 (a relay is no event)
                     await asyncio.sleep(0.1)  # some say OK before an event can be read
         fetched = await fetch([url], tmp_path / "b", published.release.id)
-    assert fetched.release.file("checkpoint").local.read_bytes() == checkpoint_bytes(seed=1)
+    assert fetched.release.file("checkpoint").local_path.read_bytes() == checkpoint_bytes(seed=1)

@@ -104,7 +104,7 @@ async def test_randygpt_fetches_the_example(relay: str, tmp_path: Path) -> None:
     async with Pool([relay]) as pool:
         await pool.publish([(Event.parse(event), [relay]) for event in FIRST.values()])
     fetched = await fetch([relay], tmp_path, AddressReference(author=KEY.pubkey, name=NAME))
-    assert {file.path: file.local.read_bytes() for file in fetched.release.files} == FILES
+    assert {file.path: file.local_path.read_bytes() for file in fetched.release.files} == FILES
     assert randygpt.load(fetched.release.folder).logits([[2, 2]]).shape == (1, 2, 3)
 
 

@@ -82,7 +82,7 @@ async def test_what_is_too_large_is_not_fetched_and_the_server_goes_on(
             client = Client(session, address)
             await client.until(lambda told: told["followed"] and told["followed"][0]["relays"][0]["connected"])
             async with asyncio.timeout(TIMEOUT_S):
-                while not Store(home).versions.seen(key.pubkey, "demo").highest:  # noqa: ASYNC110 (another process)
+                while not Store(home).seen_versions.seen(key.pubkey, "demo").highest:  # noqa: ASYNC110 (another process)
                     await asyncio.sleep(0.05)
             assert await client.complete() == (503, None)
     assert not (home / "store" / "releases").exists()

@@ -34,12 +34,12 @@ def fetch(
     quiet: Quiet = False,
 ) -> None:
     """Fetch a model: every byte verified against its author's signature, installed whole or not at all."""
-    from distribution.trust_list import TrustBook
+    from distribution.trust_list import TrustStore
     from relay_client.hints import usable_hints
     from relay_client.keys import encode_npub, parse_reference
 
     home, limit = Home.from_environment(), parse_size(max_size)
-    parsed, trusted = parse_reference(reference), TrustBook(home.folder).read()
+    parsed, trusted = parse_reference(reference), TrustStore(home.folder).read()
     alone = not relay and not home.relays() and usable_hints(parsed.relays, known=())
     urls = [] if alone else resolve_relays(home, relay, parsed.relays)
     with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
@@ -52,9 +52,9 @@ def fetch(
         print_stderr(f"{url} gave something that does not verify, and was asked last from then on")
     text = "\n".join(
         [
-            f"{release.name} version {release.version}, signed by {trusted.words(release.author)}",
+            f"{release.name} version {release.version}, signed by {trusted.display_name(release.author)}",
             f"release  {release.id.hex()}{' (weights only)' if release.partial else ''}",
-            f"path     {release.file('checkpoint').local} ({format_size(release.file('checkpoint').size)})",
+            f"path     {release.file('checkpoint').local_path} ({format_size(release.file('checkpoint').size)})",
         ]
     )
     emit(as_json, _as_json(fetched, author), text)
@@ -72,12 +72,12 @@ async def _fetch(
     weights_only: bool,
 ) -> "Fetched":
     from distribution.fetch import Fetcher
-    from distribution.partial import Rewrite
+    from distribution.partial import HeaderRewrite
     from distribution.store import Store
     from randygpt.checkpoint.header import WEIGHTS_MAGIC
     from relay_client.pool import Pool
 
-    rewrite = Rewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC) if weights_only else None
+    rewrite = HeaderRewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC) if weights_only else None
     async with Pool(urls, signer=signing_key.signer(home), hints=reference.relays) as pool:
         fetcher = Fetcher(
             pool=pool,
@@ -103,7 +103,7 @@ def _as_json(fetched: "Fetched", author: str) -> dict[str, object]:
                 "role": file.role,
                 "size": file.size,
                 "sha256": file.sha256.hex(),
-                "local": str(file.local),
+                "local": str(file.local_path),
             }
             for file in release.files
         ],

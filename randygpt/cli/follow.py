@@ -17,7 +17,7 @@ from randygpt.user.home import Home
 
 if TYPE_CHECKING:
     from distribution.download import OnProgress
-    from distribution.follow import Followed, Follower, News, Standing
+    from distribution.follow import Follower, FollowStatus, FollowTarget, Update
     from distribution.installed import InstalledRelease
     from distribution.store import Store
     from distribution.trust_list import TrustList
@@ -74,8 +74,8 @@ def follow(
             store,
             followed,
             max_size=limit,
-            on_news=report.tell,
-            on_standing=lambda standing: _tell_standing(followed, standing),
+            on_update=report.tell,
+            on_status=lambda status: _report_status(followed, status),
             on_progress=on_progress,
         )
         if not once:
@@ -85,24 +85,24 @@ def follow(
 
 def target(
     home: Home, trusted: "TrustList", name: str, relay: list[str] | None, *, notify_only: bool = False
-) -> "Followed":
+) -> "FollowTarget":
     """What to follow, by the name a user gives; raises CallerError, and NotTrusted if the policy refuses the author."""
-    from distribution.follow import Followed
+    from distribution.follow import FollowTarget
 
     address = _address(name, trusted)
     trusted.policy.check(address.author)
     urls = resolve_relays(home, relay, address.relays)
-    return Followed(address=address, urls=urls, notify_only=notify_only, signer=signing_key.signer(home))
+    return FollowTarget(address=address, urls=urls, notify_only=notify_only, signer=signing_key.signer(home))
 
 
 def follower(
     home: Home,
     store: "Store",
-    followed: "Followed",
+    followed: "FollowTarget",
     *,
     max_size: int,
-    on_news: "Callable[[News], None]",
-    on_standing: "Callable[[Standing], None]" = lambda _: None,
+    on_update: "Callable[[Update], None]",
+    on_status: "Callable[[FollowStatus], None]" = lambda _: None,
     on_progress: "OnProgress" = lambda _done, _total: None,
 ) -> "Follower":
     """What follows; it takes releases of the one author alone, of at most `max_size` bytes."""
@@ -121,20 +121,19 @@ def follower(
         store,
         fetcher,
         now=_now,
-        status=StateFile(home.follow_path),
-        on_news=on_news,
-        on_standing=on_standing,
+        status_file=StateFile(home.follow_path),
+        on_update=on_update,
+        on_status=on_status,
     )
 
 
 def _address(text: str, trusted: "TrustList") -> "AddressReference":
     from distribution.events import HEAD_KIND
     from distribution.manifest import is_name
-    from relay_client.keys import AddressReference, parse_reference
+    from distribution.resolve import resolve_reference
+    from relay_client.keys import AddressReference
 
-    who, _, name = text.partition("/")
-    author = next((key for key, known in trusted.names.items() if name and known == who), None)
-    reference = AddressReference(author=author, name=name) if author else parse_reference(text)
+    reference = resolve_reference(text, trusted)
     if isinstance(reference, AddressReference) and not (
         is_name(reference.name) and reference.kind in {None, HEAD_KIND}
     ):
@@ -149,20 +148,20 @@ async def _run(follower: "Follower") -> None:
         await follower.run()
 
 
-def _tell_standing(followed: "Followed", standing: "Standing") -> None:
+def _report_status(followed: "FollowTarget", status: "FollowStatus") -> None:
     """For the service manager: ready once a relay has a live subscription."""
-    connected = sum(link.connected for link in standing.links.values())
-    version = f"version {standing.version}" if standing.version else "no version met yet"
-    words = f"following {followed.address.name}: {version}, {connected} of {len(standing.links)} relays"
+    connected = sum(link.connected for link in status.links.values())
+    version = f"version {status.version}" if status.version else "no version met yet"
+    words = f"following {followed.address.name}: {version}, {connected} of {len(status.links)} relays"
     systemd.notify(status=words, ready=connected > 0)
 
 
 async def _catch_up(follower: "Follower", report: "_Report") -> None:
-    news = await follower.catch_up()
-    if news is None:
+    update = await follower.catch_up()
+    if update is None:
         report.nothing_new()
     else:
-        report.tell(news)
+        report.tell(update)
         await report.finish()
 
 
@@ -179,32 +178,32 @@ class _Report:
         self._as_json = as_json
         self._quiet = quiet
 
-    def tell(self, news: "News") -> None:
-        """Print news; after an install, start the command."""
-        from distribution.follow import Installed, Noticed
+    def tell(self, update: "Update") -> None:
+        """Print an update; after an install, start the command."""
+        from distribution.follow import Installed, Skipped
 
-        match news:
+        match update:
             case Installed(release=release):
                 words = f"current: {installed.release_title(release, self._trusted)}\nrelease  {release.id.hex()}"
                 facts = installed.release_json(release, self._trusted)
                 emit(self._as_json, {"event": "installed"} | facts | {"path": str(release.folder)}, words)
                 if self._hook:
                     self._hook.start(_environment(release))
-            case Noticed(release=found, reason=reason):
-                words = f"{found.name} version {found.version} by {self._trusted.words(found.author)}: {reason}"
+            case Skipped(release=found, reason=reason):
+                words = f"{found.name} version {found.version} by {self._trusted.display_name(found.author)}: {reason}"
                 facts = {"release": found.id.hex(), "name": found.name, "version": found.version}
                 emit(self._as_json, {"event": "noticed"} | facts | {"reason": reason}, words)
             case _:
-                words = " ".join(str(news.error).split()) or type(news.error).__name__
+                words = " ".join(str(update.error).split()) or type(update.error).__name__
                 if self._as_json:
                     emit(self._as_json, {"event": "trouble", "reason": words}, "")
                 elif not self._quiet:
                     print_stderr(f"follow: {words}")
 
-    def begin(self, followed: "Followed") -> None:
+    def begin(self, followed: "FollowTarget") -> None:
         """Say what is followed."""
         if not self._quiet and not self._as_json:
-            who = self._trusted.words(followed.address.author)
+            who = self._trusted.display_name(followed.address.author)
             print_stderr(f"following {followed.address.name} by {who} on {', '.join(followed.urls)}")
 
     def nothing_new(self) -> None:
@@ -228,7 +227,7 @@ def _environment(release: "InstalledRelease") -> dict[str, str]:
         "NAME": release.name,
         "VERSION": str(release.version),
         "AUTHOR": encode_npub(release.author),
-        "CHECKPOINT": str(release.file("checkpoint").local),
+        "CHECKPOINT": str(release.file("checkpoint").local_path),
         "FOLDER": str(release.folder),
     }
     return {f"RANDYGPT_{name}": value for name, value in facts.items()}

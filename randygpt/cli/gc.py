@@ -34,14 +34,14 @@ def gc(
 
     Safe beside a running fetch. Under a quota, a fetch removes old releases by itself before it refuses.
     """
-    from distribution.gc import Collector, Quota, used
+    from distribution.gc import GarbageCollector, Quota, disk_usage
 
     store, trusted = installed.open_store(Home.from_environment())
     limits = Quota(store.home)
     if quota is not None and not dry_run:
         asyncio.run(limits.set(_bytes(quota)))
-    gone = Collector(store).collect(keep=keep, dry_run=dry_run) if store.folder.is_dir() else []
-    freed, left, limit = sum(item.bytes for item in gone), used(store), limits.read()
+    gone = GarbageCollector(store).collect(keep=keep, dry_run=dry_run) if store.folder.is_dir() else []
+    freed, left, limit = sum(item.bytes for item in gone), disk_usage(store), limits.read()
     releases = [item.release for item in gone if item.release]
     result = {
         "releases": [installed.release_json(release, trusted) for release in releases],

@@ -58,17 +58,17 @@ Which = Annotated[str, typer.Argument(metavar="RELEASE", help=_MEANING, autocomp
 def open_store(home: Home) -> "tuple[Store, TrustList]":
     """The store, and the authors that the user knows by name."""
     from distribution.store import Store
-    from distribution.trust_list import TrustBook
+    from distribution.trust_list import TrustStore
 
-    return Store(home.folder), TrustBook(home.folder).read()
+    return Store(home.folder), TrustStore(home.folder).read()
 
 
 def find_release(which: str) -> "tuple[Store, TrustList, InstalledRelease]":
     """The installed release that a word names, with where it was found; raises CallerError, StoreError."""
-    from distribution.resolve import find_installed
+    from distribution.resolve import resolve_installed
 
     store, trusted = open_store(Home.from_environment())
-    return store, trusted, find_installed(store, trusted, which)
+    return store, trusted, resolve_installed(store, trusted, which)
 
 
 def release_json(release: "InstalledRelease", trusted: "TrustList") -> dict[str, object]:
@@ -96,7 +96,7 @@ def release_describer(home: Home) -> "Callable[[Sequence[InstalledRelease]], lis
 
 def release_title(release: "InstalledRelease", trusted: "TrustList") -> str:
     """A release for a person, in one line."""
-    return f"{release.name} version {release.version} by {trusted.words(release.author)}"
+    return f"{release.name} version {release.version} by {trusted.display_name(release.author)}"
 
 
 def flags_of(store: "Store", release: "InstalledRelease") -> dict[str, bool]:
@@ -147,7 +147,7 @@ async def _choose(store: "Store", release: "InstalledRelease") -> None:
     async with store.lock(release.id):
         if store.release(release.id) is None:
             raise StoreError(f"{release.folder}: removed meanwhile")
-        await store.choose(release.id)
+        await store.use(release.id)
 
 
 def pin(

@@ -30,7 +30,7 @@ from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
-    from distribution.dry_run import Rehearsal
+    from distribution.dry_run import DryRun
     from distribution.publish import OnProgress, Published
     from distribution.source import SourceFile
     from relay_client.keys import SecretKey
@@ -136,7 +136,7 @@ def publish(
             check=check,
         )
         if dry_run:
-            _report_rehearsal(job, _rehearse(job), as_json=as_json)
+            _report_dry_run(job, _dry_run(job), as_json=as_json)
             return
         if not yes:
             _ask_before_many(job)
@@ -169,12 +169,12 @@ async def _relay_list(urls: list[str], key: "SecretKey") -> list[str]:
     return found
 
 
-def _rehearse(job: _Job) -> "Rehearsal":
-    from distribution.dry_run import rehearse
+def _dry_run(job: _Job) -> "DryRun":
+    from distribution.dry_run import dry_run
     from distribution.journal import Journal
 
     with Journal(job.home.journal_path) as journal:
-        return rehearse(
+        return dry_run(
             job.files,
             journal=journal,
             author=job.key.pubkey,
@@ -191,12 +191,12 @@ def _rehearse(job: _Job) -> "Rehearsal":
 
 def _ask_before_many(job: _Job) -> None:
     """Get a yes for many events to relays of others; raises CallerError if there is none."""
-    from distribution.plan import at_most
+    from distribution.plan import max_events
     from relay_client.url import is_loopback
 
-    if at_most(job.files) <= _MANY or all(is_loopback(url) for url in job.urls):
+    if max_events(job.files) <= _MANY or all(is_loopback(url) for url in job.urls):
         return
-    shares = _rehearse(job).relays
+    shares = _dry_run(job).relays
     many = {url: share for url, share in shares.items() if share.events > _MANY and not is_loopback(url)}
     if not many:
         return
@@ -235,10 +235,10 @@ async def _publish(job: _Job, on_progress: "OnProgress") -> "Published":
             )
 
 
-def _report_rehearsal(job: _Job, rehearsal: "Rehearsal", *, as_json: bool) -> None:
-    total = f"{rehearsal.events:,} events, {format_size(rehearsal.bytes)}"
-    lines = [f"{job.name} version {rehearsal.version}: {total}; nothing is sent"]
-    for url, share in rehearsal.relays.items():
+def _report_dry_run(job: _Job, estimate: "DryRun", *, as_json: bool) -> None:
+    total = f"{estimate.events:,} events, {format_size(estimate.bytes)}"
+    lines = [f"{job.name} version {estimate.version}: {total}; nothing is sent"]
+    for url, share in estimate.relays.items():
         if not share.events:
             lines.append(f"{url}  nothing: it has all of it")
             continue
@@ -246,7 +246,7 @@ def _report_rehearsal(job: _Job, rehearsal: "Rehearsal", *, as_json: bool) -> No
         lines.append(
             f"{url}  {share.events:,} events, {format_size(share.bytes)}, {format_duration(share.seconds)} {speed}"
         )
-    emit(as_json, {"name": job.name, **asdict(rehearsal)}, "\n".join(lines))
+    emit(as_json, {"name": job.name, **asdict(estimate)}, "\n".join(lines))
 
 
 def _report(published: "Published", *, as_json: bool, quiet: bool) -> None:

@@ -70,5 +70,5 @@ async def _revoke(
     from relay_client.pool import Pool
 
     async with Pool(urls, signer=key) as pool:
-        revoker = Revoker(pool=pool, versions=Store(home.folder).versions, key=key, now=lambda: int(time.time()))
+        revoker = Revoker(pool=pool, versions=Store(home.folder).seen_versions, key=key, now=lambda: int(time.time()))
         return await revoker.revoke(reference, reason=reason)

@@ -21,7 +21,7 @@ from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
-    from distribution.follow import Follower, News
+    from distribution.follow import Follower, Update
     from distribution.store import Store
     from server.models import Serving
 
@@ -191,22 +191,22 @@ async def _beside(follower: "Follower | None") -> AsyncIterator[None]:
 
 def _follower(home: Home, store: "Store", name: str, relay: list[str] | None, max_size: int) -> "Follower":
     """What follows while the server runs, and tells the log; raises CallerError and NotTrusted."""
-    from distribution.follow import Installed, Noticed
+    from distribution.follow import Installed, Skipped
 
     _, trusted = open_store(home)
 
-    def tell(news: "News") -> None:
-        match news:
+    def tell(update: "Update") -> None:
+        match update:
             case Installed(release=release):
                 log.info("installed %s", release_title(release, trusted), extra={"release": release.id.hex()})
-            case Noticed(release=release, reason=reason):
+            case Skipped(release=release, reason=reason):
                 log.warning("%s version %s: %s", release.name, release.version, reason)
             case _:
-                log.warning("follow: %s", news.error)
+                log.warning("follow: %s", update.error)
 
     followed = target(home, trusted, name, relay)
     log.info("following %s on %s", name, ", ".join(followed.urls))
-    return follower(home, store, followed, max_size=max_size, on_news=tell)
+    return follower(home, store, followed, max_size=max_size, on_update=tell)
 
 
 def _stop(stop: asyncio.Future[int], number: int) -> None:

@@ -55,7 +55,7 @@ def _release(which: str) -> tuple[Path, dict[str, object], dict[str, object]]:
     lines = {
         "release": release.id.hex(),
         "name": f"{release.name} version {release.version}{f' ({words})' if words else ''}",
-        "signed by": f"{trusted.words(release.author)}, {date}",
+        "signed by": f"{trusted.display_name(release.author)}, {date}",
         "licence": release.card.get("license"),
         "about": release.card.get("about"),
     }

@@ -11,7 +11,7 @@ from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
-    from distribution.trust_list import TrustBook
+    from distribution.trust_list import TrustStore
 
 app = typer.Typer(
     help="Whose models you take, and by which names.",
@@ -26,10 +26,10 @@ _POLICIES = {
 }
 
 
-def _book() -> "TrustBook":
-    from distribution.trust_list import TrustBook
+def _book() -> "TrustStore":
+    from distribution.trust_list import TrustStore
 
-    return TrustBook(Home.from_environment().folder)
+    return TrustStore(Home.from_environment().folder)
 
 
 def _complete_name(incomplete: str) -> list[str]:

@@ -62,7 +62,7 @@ def _check(
     """Hash every file of some releases and print how they are; returns the damaged ones."""
     entries, lines, damaged = [], [], []
     for release in releases:
-        bad = [str(file.local) for file in store.damaged(release)]
+        bad = [str(file.local_path) for file in store.damaged(release)]
         damaged += bad
         entries.append(installed.release_json(release, trusted) | {"intact": not bad, "damaged": bad})
         lines.append(f"{'damaged' if bad else 'intact '}  {installed.release_title(release, trusted)}")

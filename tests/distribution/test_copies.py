@@ -42,7 +42,7 @@ async def test_a_release_whose_chunks_are_all_copies_is_fetched(
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
     replace_by_copies(scripted, published, stranger)
     fetched = await fetch([scripted.url], tmp_path / "b", published.release.id)
-    assert fetched.release.file("checkpoint").local.read_bytes() == checkpoint_bytes()
+    assert fetched.release.file("checkpoint").local_path.read_bytes() == checkpoint_bytes()
     assert (fetched.chunks.fetched, fetched.chunks.rejected) == (5, 0)
     asked = [wanted for wanted in scripted.requests if "#x" in wanted]
     assert [sorted(wanted["#x"]) for wanted in asked] == [sorted(sha256.hex() for _, sha256 in chunks(published))]
@@ -70,7 +70,7 @@ async def test_a_real_relay_finds_copies_too(
         await pool.publish([(Event.parse(event), [relay]) for event in scripted.events.values()])
         assert pool.failures() == ""
     fetched = await fetch([relay], tmp_path / "b", published.release.id)
-    assert fetched.release.file("checkpoint").local.read_bytes() == checkpoint_bytes()
+    assert fetched.release.file("checkpoint").local_path.read_bytes() == checkpoint_bytes()
 
 
 async def test_junk_under_the_right_hash_is_passed_over(

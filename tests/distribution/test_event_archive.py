@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from distribution.errors import StoreError
-from distribution.event_archive import Archive
+from distribution.event_archive import EventArchive
 from relay_client.event import Event, EventDraft
 from relay_client.keys import SecretKey
 
@@ -13,21 +13,21 @@ RELEASE = b"\1" * 32
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Archive:
-    return Archive(tmp_path)
+def archive(tmp_path: Path) -> EventArchive:
+    return EventArchive(tmp_path)
 
 
 def made(key: SecretKey, count: int) -> list[Event]:
     return [EventDraft(kind=1064, created_at=100, content=f"{number} 🧪").sign(key) for number in range(count)]
 
 
-def log(archive: Archive, events: list[Event]) -> None:
+def log(archive: EventArchive, events: list[Event]) -> None:
     with archive.log(RELEASE) as signatures:
         for event in events:
             signatures.add(event.to_dict())
 
 
-def test_events_come_back_as_they_were(archive: Archive, key: SecretKey) -> None:
+def test_events_come_back_as_they_were(archive: EventArchive, key: SecretKey) -> None:
     events = made(key, 3)
     assert (archive.manifest(RELEASE), archive.head(RELEASE), archive.signatures(RELEASE)) == ([], None, {})
     archive.keep_manifest(RELEASE, events)
@@ -35,7 +35,7 @@ def test_events_come_back_as_they_were(archive: Archive, key: SecretKey) -> None
     assert (archive.manifest(RELEASE), archive.head(RELEASE)) == (events, events[1])
 
 
-def test_signatures_are_added_to_those_of_a_run_that_was_killed(archive: Archive, key: SecretKey) -> None:
+def test_signatures_are_added_to_those_of_a_run_that_was_killed(archive: EventArchive, key: SecretKey) -> None:
     events = made(key, 4)
     log(archive, events[:2])
     path = archive.folder(RELEASE) / "signatures"
@@ -45,14 +45,14 @@ def test_signatures_are_added_to_those_of_a_run_that_was_killed(archive: Archive
 
 
 @pytest.mark.parametrize("text", [b"{", b"{}\n", b"[]\n"])
-def test_damage_is_reported(archive: Archive, key: SecretKey, text: bytes) -> None:
+def test_damage_is_reported(archive: EventArchive, key: SecretKey, text: bytes) -> None:
     archive.keep_manifest(RELEASE, made(key, 1))
     (archive.folder(RELEASE) / "manifest.jsonl").write_bytes(text)
     with pytest.raises(StoreError, match=r"manifest\.jsonl: damaged"):
         archive.manifest(RELEASE)
 
 
-def test_a_forged_signature_is_damage(archive: Archive, key: SecretKey) -> None:
+def test_a_forged_signature_is_damage(archive: EventArchive, key: SecretKey) -> None:
     (event,) = made(key, 1)
     archive.keep_head(RELEASE, event)
     path = archive.folder(RELEASE) / "head.json"

@@ -51,7 +51,7 @@ async def published(relays: list[ScriptedRelay], tmp_path: Path, key: SecretKey)
 async def fetched_whole(urls: Sequence[str], home: Path, published: Published) -> Fetched:
     async with asyncio.timeout(GIVE_UP_S):
         fetched = await fetch(urls, home, published.release.id)
-    assert fetched.release.file("checkpoint").local.read_bytes() == DATA
+    assert fetched.release.file("checkpoint").local_path.read_bytes() == DATA
     return fetched
 
 

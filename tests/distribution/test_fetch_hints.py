@@ -108,7 +108,7 @@ async def test_what_the_users_relay_lacks_is_fetched_from_the_one_hinted_at(
     scripted: ScriptedRelay, hinted: ScriptedRelay, tmp_path: Path, published: Published
 ) -> None:
     fetched = await fetch([scripted.url], tmp_path, EventReference(id=published.release.id, relays=(HINT,)))
-    assert fetched.release.file("checkpoint").local.read_bytes() == checkpoint_bytes()
+    assert fetched.release.file("checkpoint").local_path.read_bytes() == checkpoint_bytes()
     assert fetched.chunks.relays == {HINT: 5}
     assert (hinted.connections, scripted.requests != []) == (1, True)
 

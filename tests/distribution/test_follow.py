@@ -13,7 +13,7 @@ from support.scripted_relay import RawEvent, ScriptedRelay
 
 from distribution.errors import Equivocation, NotTrusted, Rollback
 from distribution.events import CHUNK_KIND, HEAD_KIND, RELEASE_KIND, Release, head_draft
-from distribution.follow import Installed, Noticed, Trouble
+from distribution.follow import Failed, Installed, Skipped
 from distribution.revocation import REVOCATION_KIND, revocation_draft
 from distribution.store import Store
 from relay_client.event import Event
@@ -49,7 +49,7 @@ async def test_each_new_version_is_installed_once(relay: str, tmp_path: Path, ke
         await follow.until(lambda: follow.store.current() == last.id)
         await follow.until(lambda: follow.installed[-1] == 4)
     assert follow.installed == [1, 2, 3, 4]
-    assert all(isinstance(news, Installed) for news in follow.news)
+    assert all(isinstance(update, Installed) for update in follow.updates)
 
 
 async def test_one_relay_that_is_down_does_not_matter_and_is_taken_up_again(
@@ -63,11 +63,11 @@ async def test_one_relay_that_is_down_does_not_matter_and_is_taken_up_again(
         async with LocalRelay(port=unused_port):
             await follow.until(follow.live(relay, other))
             await version([other], tmp_path / "elsewhere", key, 0)  # version 1 too, and another one
-            await follow.until(lambda: any(isinstance(news, Trouble) for news in follow.news))
+            await follow.until(lambda: any(isinstance(update, Failed) for update in follow.updates))
         await follow.until(follow.live(relay))
         await version([relay], tmp_path, key, 2)
         await follow.until(lambda: follow.installed == [1, 2])
-    (trouble,) = (news for news in follow.news if isinstance(news, Trouble))
+    (trouble,) = (update for update in follow.updates if isinstance(update, Failed))
     assert isinstance(trouble.error, Equivocation)
 
 
@@ -82,7 +82,7 @@ async def test_what_came_during_an_outage_is_caught_up_with(tmp_path: Path, key:
         await version([url], tmp_path, key, 2)
         latest = await version([url], tmp_path, key, 3)
     async with Follow([url], home, key.pubkey).running() as follow:
-        await follow.until(lambda: any(isinstance(news, Trouble) for news in follow.news))
+        await follow.until(lambda: any(isinstance(update, Failed) for update in follow.updates))
         async with LocalRelay(port=unused_port, folder=data):
             await follow.until(lambda: follow.installed == [3])
         assert follow.store.current() == latest.id
@@ -108,11 +108,11 @@ async def test_the_status_says_how_it_stands(relay: str, tmp_path: Path, key: Se
 async def test_without_installing_news_is_told_once(relay: str, tmp_path: Path, key: SecretKey) -> None:
     released = await version([relay], tmp_path, key, 1)
     async with Follow([relay], tmp_path / "home", key.pubkey, notify_only=True).running() as follow:
-        await follow.until(lambda: bool(follow.news))
+        await follow.until(lambda: bool(follow.updates))
         await send(relay, head_draft(released, hint="", created_at=clock() + 10).sign(key))
         await version([relay], tmp_path, key, 2)
-        await follow.until(lambda: len(follow.news) > 1)
-    assert [news.release.version for news in follow.news if isinstance(news, Noticed)] == [1, 2]
+        await follow.until(lambda: len(follow.updates) > 1)
+    assert [update.release.version for update in follow.updates if isinstance(update, Skipped)] == [1, 2]
     assert not (tmp_path / "home" / "store" / "blobs").exists()
     assert (await Follow([relay], tmp_path / "home", key.pubkey).follower.catch_up()) is not None
 
@@ -124,9 +124,9 @@ async def test_a_pinned_release_stays_current(relay: str, tmp_path: Path, key: S
     await Store(home).pin(first.id)
     await version([relay], tmp_path, key, 2)
     before = visible(home)
-    news = await Follow([relay], home, key.pubkey).follower.catch_up()
-    assert isinstance(news, Noticed)
-    assert "pinned" in news.reason
+    update = await Follow([relay], home, key.pubkey).follower.catch_up()
+    assert isinstance(update, Skipped)
+    assert "pinned" in update.reason
     assert {path for path, data in visible(home).items() if before.get(path) != data} == {"state/seen.json"}
     await Store(home).pin(first.id, pinned=False)
     assert isinstance(await Follow([relay], home, key.pubkey).follower.catch_up(), Installed)
@@ -138,7 +138,7 @@ async def test_what_the_user_chose_stays_until_a_newer_version(relay: str, tmp_p
     for seed in (1, 2):
         releases.append(await version([relay], tmp_path, key, seed))
         assert isinstance(await Follow([relay], home, key.pubkey).follower.catch_up(), Installed)
-    await Store(home).choose(releases[0].id)
+    await Store(home).use(releases[0].id)
     for _ in range(2):
         assert await Follow([relay], home, key.pubkey).follower.catch_up() is None
     assert Store(home).current() == releases[0].id
@@ -205,9 +205,9 @@ async def test_an_old_head_is_refused_after_a_restart_and_with_an_empty_cache(
         await Follow([scripted.url], home, key.pubkey).follower.catch_up()
     assert visible(home) == before
     scripted.deliver = lambda event: event
-    news = await Follow([scripted.url], home, key.pubkey).follower.catch_up()
-    assert isinstance(news, Installed)
-    assert news.release.version == 2
+    update = await Follow([scripted.url], home, key.pubkey).follower.catch_up()
+    assert isinstance(update, Installed)
+    assert update.release.version == 2
     shutil.rmtree(home / "store" / "releases")
     assert isinstance(await Follow([scripted.url], home, key.pubkey).follower.catch_up(), Installed)
     assert await Follow([scripted.url], home, key.pubkey).follower.catch_up() is None
@@ -223,7 +223,7 @@ async def test_junk_and_strangers_wake_nobody(
     async with Follow([scripted.url], tmp_path / "home", key.pubkey).running() as follow:
         await follow.until(lambda: follow.installed == [1])
         await follow.until(follow.live(scripted.url))
-        assert not follow.follower._is_behind()
+        assert not follow.follower._lags_heads()
     assert follow.store.current() == released.id
     assert follow.installed == [1]
 
@@ -251,17 +251,17 @@ async def test_a_release_taken_back_is_left_for_the_last_good_one(
     scripted.events[revocation.id.hex()] = orjson.loads(revocation.to_json())
     pinned = Store(home)
     await pinned.pin(releases[1].id)
-    assert isinstance(await Follow([scripted.url], home, key.pubkey).follower.catch_up(), Noticed)
+    assert isinstance(await Follow([scripted.url], home, key.pubkey).follower.catch_up(), Skipped)
     assert pinned.current() == releases[1].id
     await pinned.pin(releases[1].id, pinned=False)
-    news = await Follow([scripted.url], home, key.pubkey).follower.catch_up()
-    assert isinstance(news, Installed)
+    update = await Follow([scripted.url], home, key.pubkey).follower.catch_up()
+    assert isinstance(update, Installed)
     assert Store(home).current() == releases[0].id
     assert await Follow([scripted.url], home, key.pubkey).follower.catch_up() is None
     await version([scripted.url], tmp_path, key, 3)
-    news = await Follow([scripted.url], home, key.pubkey).follower.catch_up()
-    assert isinstance(news, Installed)
-    assert news.release.version == 3
+    update = await Follow([scripted.url], home, key.pubkey).follower.catch_up()
+    assert isinstance(update, Installed)
+    assert update.release.version == 3
 
 
 async def test_a_revocation_that_can_be_seen_and_not_asked_for_counts(
@@ -277,7 +277,7 @@ async def test_a_revocation_that_can_be_seen_and_not_asked_for_counts(
     scripted.deliver = forgetful
     async with Follow([scripted.url], tmp_path / "home", key.pubkey).running() as follow:
         await follow.until(lambda: follow.store.current() == releases[0].id)
-    assert releases[1].id in follow.store.versions.seen(key.pubkey, "demo").revoked
+    assert releases[1].id in follow.store.seen_versions.seen(key.pubkey, "demo").revoked
 
 
 async def test_a_release_whose_chunks_come_late_is_installed_when_they_do(
@@ -288,10 +288,10 @@ async def test_a_release_whose_chunks_come_late_is_installed_when_they_do(
     for event_id in late:
         del scripted.events[event_id]
     async with Follow([scripted.url], tmp_path / "home", key.pubkey).running() as follow:
-        await follow.until(lambda: bool(follow.news))
+        await follow.until(lambda: bool(follow.updates))
         assert follow.store.current() is None
         scripted.events.update(late)
         await follow.until(lambda: follow.installed == [1])
     assert follow.store.current() == released.id
     assert RELEASE_KIND in {event["kind"] for event in late.values()}
-    assert len(follow.news) == 2
+    assert len(follow.updates) == 2

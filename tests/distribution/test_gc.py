@@ -12,7 +12,7 @@ from support.scripted_relay import ScriptedRelay
 
 from distribution.errors import ChunksMissing, StoreError
 from distribution.events import Release
-from distribution.gc import Collector, Quota, used
+from distribution.gc import GarbageCollector, Quota, disk_usage
 from distribution.store import Store
 from relay_client.keys import SecretKey
 
@@ -48,53 +48,53 @@ def all_intact(store: Store) -> bool:
 
 
 def test_what_is_not_in_use_goes(store: Store, installed: list[Release]) -> None:
-    before = used(store)
-    gone = Collector(store).collect()
+    before = disk_usage(store)
+    gone = GarbageCollector(store).collect()
     assert ids(store) == {release.id for release in installed[2:]}
     assert all_intact(store)
     assert {item.release.id for item in gone if item.release} == {release.id for release in installed[:2]}
     freed = sum(item.bytes for item in gone)
     assert freed > 2 * 130_000
-    assert before - used(store) >= freed
+    assert before - disk_usage(store) >= freed
     assert len(list((store.folder / "blobs").iterdir())) == 2 + 2
-    assert Collector(store).collect() == []
+    assert GarbageCollector(store).collect() == []
 
 
 async def test_what_is_pinned_or_new_enough_stays(store: Store, installed: list[Release]) -> None:
     await store.pin(installed[0].id)
-    Collector(store).collect(keep=1)
+    GarbageCollector(store).collect(keep=1)
     assert ids(store) == {installed[0].id, installed[2].id, installed[3].id}
     assert all_intact(store)
 
 
 def test_keeping_counts_from_the_one_installed_last(store: Store, installed: list[Release]) -> None:
-    Collector(store).collect(keep=3)
+    GarbageCollector(store).collect(keep=3)
     assert ids(store) == {release.id for release in installed[1:]}
 
 
 def test_a_trial_says_the_same_and_removes_nothing(store: Store, installed: list[Release]) -> None:
     before = visible(store.home)
-    would = Collector(store).collect(dry_run=True)
+    would = GarbageCollector(store).collect(dry_run=True)
     assert visible(store.home) == before
-    assert Collector(store).collect() == would
+    assert GarbageCollector(store).collect() == would
     assert len(installed) == 4
 
 
 async def test_beside_a_running_fetch_nothing_goes_that_it_counts_on(
     store: Store, installed: list[Release], scripted: ScriptedRelay
 ) -> None:
-    Collector(store).collect()
+    GarbageCollector(store).collect()
     withheld = next(event_id for event_id in scripted.events if event_id in scripted.received[:3])
     event = scripted.events.pop(withheld)
     with pytest.raises(ChunksMissing):
         await fetch([scripted.url], store.home, installed[0].id)
     await store.pin(installed[3].id)
-    await store.choose(installed[2].id)
+    await store.use(installed[2].id)
     partials = sorted((store.folder / "partial").iterdir())
     assert partials
     orphan(store)
     async with store.lock(installed[0].id):
-        await asyncio.to_thread(Collector(store).collect, stale_s=0)
+        await asyncio.to_thread(GarbageCollector(store).collect, stale_s=0)
         assert sorted((store.folder / "partial").iterdir()) == partials
         assert len(list((store.folder / "blobs").iterdir())) == 4 + 1
     scripted.events[withheld] = event
@@ -116,10 +116,10 @@ async def test_a_fetch_waits_for_the_end_of_a_collection(store: Store) -> None:
 def test_a_blob_that_nothing_needs_goes_unless_a_fetch_has_found_it(store: Store, installed: list[Release]) -> None:
     blob = orphan(store)
     spared = [bytes.fromhex(blob.name)]
-    Collector(store, during=installed[0].id, blobs=spared).collect()
+    GarbageCollector(store, during=installed[0].id, blobs=spared).collect()
     assert blob.exists()
     assert installed[0].id in ids(store)
-    gone = Collector(store).collect(keep=9)
+    gone = GarbageCollector(store).collect(keep=9)
     assert [item.path for item in gone] == [blob]
     assert not blob.exists()
 
@@ -129,11 +129,11 @@ def test_what_is_left_of_a_fetch_goes_after_a_day(store: Store, installed: list[
     half = store.folder / "releases" / f".tmp-{'ab' * 32}"
     half.mkdir()
     partial.write_bytes(b"x" * 1_000)
-    Collector(store).collect(keep=9)
+    GarbageCollector(store).collect(keep=9)
     assert partial.exists()
     for path in (partial, half):
         os.utime(path, (time.time() - 90_000,) * 2)
-    gone = Collector(store).collect(keep=9)
+    gone = GarbageCollector(store).collect(keep=9)
     assert {item.path for item in gone} == {partial, half}
     assert not partial.exists()
     assert not half.exists()
@@ -143,7 +143,7 @@ def test_what_is_left_of_a_fetch_goes_after_a_day(store: Store, installed: list[
 async def test_a_fetch_keeps_to_the_quota_and_collects_the_oldest_first(
     store: Store, installed: list[Release], scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
-    await Quota(store.home).set(used(store) + 10_000)
+    await Quota(store.home).set(disk_usage(store) + 10_000)
     fifth = (await publish([scripted.url], tmp_path / "author", key, tiny_sources(seed=5))).release
     await fetch([scripted.url], store.home, fifth.id)
     assert ids(store) == {release.id for release in [*installed[1:], fifth]}
@@ -155,7 +155,7 @@ async def test_where_nothing_may_go_the_fetch_is_refused(
 ) -> None:
     for release in installed:
         await store.pin(release.id)
-    await Quota(store.home).set(used(store) + 10_000)
+    await Quota(store.home).set(disk_usage(store) + 10_000)
     fifth = (await publish([scripted.url], tmp_path / "author", key, tiny_sources(seed=5))).release
     before = visible(store.home)
     scripted.requests.clear()

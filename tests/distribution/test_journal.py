@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distribution.errors import StoreError
-from distribution.journal import Entry, Journal, contents_digest
+from distribution.journal import Journal, PublishRecord, contents_digest
 
 AUTHOR, OTHER_AUTHOR = b"\xaa" * 32, b"\xbb" * 32
 ONE, TWO = b"\x01" * 32, b"\x02" * 32
@@ -44,7 +44,7 @@ def begin(
     name: str = "demo",
     above: int = 0,
     created_at: int = 100,
-) -> Entry:
+) -> PublishRecord:
     return journal.begin(author, name, contents, above=above, created_at=created_at, card=CARD, hint="wss://a")
 
 
@@ -54,8 +54,8 @@ def test_nothing_is_found_in_a_new_journal(journal: Journal) -> None:
 
 def test_the_same_contents_have_the_same_entry(journal: Journal) -> None:
     begun = begin(journal)
-    assert begun == Entry(version=1, created_at=100, card=CARD, hint="wss://a", resumed=False)
-    assert journal.find(AUTHOR, "demo", ONE) == Entry(
+    assert begun == PublishRecord(version=1, created_at=100, card=CARD, hint="wss://a", resumed=False)
+    assert journal.find(AUTHOR, "demo", ONE) == PublishRecord(
         version=1, created_at=100, card=CARD, hint="wss://a", resumed=True
     )
 

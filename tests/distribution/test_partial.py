@@ -9,7 +9,7 @@ import pytest
 
 from distribution.errors import InvalidManifest
 from distribution.manifest import FileEntry, Segment
-from distribution.partial import Rewrite, hashes_to
+from distribution.partial import HeaderRewrite, hashes_to
 from distribution.store import Store
 
 RELEASE, OTHER_RELEASE = b"\x01" * 32, b"\x02" * 32
@@ -148,7 +148,7 @@ def test_a_part_that_is_closed_is_not_touched_any_more(store: Store) -> None:
 def test_a_rewritten_file_is_a_blob_by_its_new_hash(store: Store, tmp_path: Path) -> None:
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, DATA)
-        sha256_ = store.keep(partial, FILE, Rewrite(size=3, apply=lambda start: start[::-1]))
+        sha256_ = store.keep(partial, FILE, HeaderRewrite(size=3, apply=lambda start: start[::-1]))
     blob = tmp_path / "store" / "blobs" / sha256_.hex()
     assert blob.read_bytes() == bytes([2, 1, 0]) + DATA[3:]
     assert sha256_ == sha256(blob.read_bytes()).digest()

@@ -19,7 +19,7 @@ from relay_client.keys import AddressReference, SecretKey
 async def test_what_is_fetched_is_what_was_published(relay: str, tmp_path: Path, key: SecretKey) -> None:
     published = await publish([relay], tmp_path / "a", key, tiny_sources())
     fetched = await fetch([relay], tmp_path / "b", published.release.id)
-    local = fetched.release.file("checkpoint").local
+    local = fetched.release.file("checkpoint").local_path
     assert local.read_bytes() == checkpoint_bytes()
     assert hashlib.sha256(checkpoint_bytes()).digest() == published.manifest.files[0].sha256
     assert (fetched.chunks.fetched, fetched.chunks.reused, fetched.chunks.rejected) == (5, 0, 0)
@@ -100,7 +100,7 @@ async def test_equal_chunks_are_one_event(relay: str, tmp_path: Path, key: Secre
     published = await publish([relay], tmp_path / "a", key, files)
     assert published.events == 1 + 2 + 1 + 1 + 1  # chunk, side files, manifest, release, head
     fetched = await fetch([relay], tmp_path / "b", published.release.id)
-    assert fetched.release.file("checkpoint").local.read_bytes() == data
+    assert fetched.release.file("checkpoint").local_path.read_bytes() == data
 
 
 async def test_the_head_goes_last_and_the_release_before_it(
@@ -161,7 +161,7 @@ async def test_a_fetch_goes_on_where_the_last_one_stopped(
     scripted.events[withheld] = event
     fetched = await fetch([scripted.url], tmp_path / "b", published.release.id)
     assert (fetched.chunks.fetched, fetched.chunks.reused) == (1, 4)
-    assert fetched.release.file("checkpoint").local.read_bytes() == checkpoint_bytes()
+    assert fetched.release.file("checkpoint").local_path.read_bytes() == checkpoint_bytes()
     assert list((tmp_path / "b/store/partial").iterdir()) == []
 
 
@@ -178,7 +178,7 @@ async def test_a_fetch_does_not_believe_what_lies_in_the_partial_file(
     scripted.events[event["id"]] = event
     fetched = await fetch([scripted.url], tmp_path / "b", published.release.id)
     assert fetched.chunks.fetched == 2
-    assert fetched.release.file("checkpoint").local.read_bytes() == checkpoint_bytes()
+    assert fetched.release.file("checkpoint").local_path.read_bytes() == checkpoint_bytes()
 
 
 async def test_fetching_again_moves_nothing(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
@@ -195,13 +195,13 @@ async def test_a_damaged_installation_is_fetched_again_and_put_right(
 ) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
     first = await fetch([scripted.url], tmp_path / "b", published.release.id)
-    local = first.release.file("checkpoint").local
+    local = first.release.file("checkpoint").local_path
     local.chmod(0o644)
     local.write_bytes(b"damage")  # the blob too: they are one file
     (tmp_path / "b/store/refs/current").write_bytes(b"damage")
     again = await fetch([scripted.url], tmp_path / "b", published.release.id)
     assert (again.chunks.fetched, again.chunks.reused) == (3, 2)
-    assert again.release.file("checkpoint").local.read_bytes() == checkpoint_bytes()
+    assert again.release.file("checkpoint").local_path.read_bytes() == checkpoint_bytes()
     assert Store(tmp_path / "b").current() == published.release.id
     assert [path.name for path in (tmp_path / "b/store/releases").iterdir()] == [published.release.id.hex()]
 

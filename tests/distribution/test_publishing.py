@@ -283,7 +283,7 @@ async def test_a_relay_for_members_learns_who_publishes(
 async def test_the_speed_of_a_relay_is_remembered(relay: str, tmp_path: Path, key: SecretKey) -> None:
     await publish([relay], tmp_path, key, many_sources(CHUNKS))
     with Journal(tmp_path / "state" / "journal.sqlite") as journal:
-        rate = journal.rate(relay)
+        rate = journal.send_rate(relay)
     assert rate is not None
     assert rate > 0
 

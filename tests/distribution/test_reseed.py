@@ -50,7 +50,7 @@ async def test_the_authors_own_events_are_sent(
     assert kinds[-2:] == [RELEASE_KIND, HEAD_KIND]
     address = AddressReference(author=key.pubkey, name="demo")
     again = await fetch([target.url], tmp_path / "newcomer", address)
-    assert again.release.file("checkpoint").local.read_bytes() == checkpoint_bytes()
+    assert again.release.file("checkpoint").local_path.read_bytes() == checkpoint_bytes()
 
 
 async def test_again_sends_only_what_is_missing(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ async def test_chunks_whose_signature_is_not_known_or_does_not_hold_go_as_copies
     target: ScriptedRelay, fetched: Release, tmp_path: Path
 ) -> None:
     home = tmp_path / "friend"
-    path = Store(home).archive.folder(fetched.id) / "signatures"
+    path = Store(home).event_archive.folder(fetched.id) / "signatures"
     records = path.read_bytes()
     path.write_bytes(records[: 96 + 40] + bytes(5) + records[96 + 45 : -96] + b"torn")
     done = await reseed([target.url], home, fetched)
@@ -80,7 +80,7 @@ async def test_chunks_whose_signature_is_not_known_or_does_not_hold_go_as_copies
     chunks = [event for event in target.events.values() if event["kind"] == CHUNK_KIND]
     assert len({event["pubkey"] for event in chunks}) == 2
     again = await fetch([target.url], tmp_path / "newcomer", fetched.id)
-    assert again.release.file("checkpoint").local.read_bytes() == checkpoint_bytes()
+    assert again.release.file("checkpoint").local_path.read_bytes() == checkpoint_bytes()
     target.received.clear()
     assert (await reseed([target.url], home, fetched)).copies == 2
     assert target.received == []
@@ -94,26 +94,26 @@ async def test_files_that_were_here_before_go_too(
     done = await reseed([target.url], tmp_path / "friend", second)
     assert (done.copies, done.head) == (2, False)  # vocabulary and configuration, of the release before
     again = await fetch([target.url], tmp_path / "newcomer", second.id)
-    assert again.release.file("checkpoint").local.read_bytes() == checkpoint_bytes(seed=2)
+    assert again.release.file("checkpoint").local_path.read_bytes() == checkpoint_bytes(seed=2)
     assert fetched.version == 1
 
 
 async def test_damage_is_never_sent(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
     installed = Store(tmp_path / "friend").release(fetched.id)
     assert installed
-    local = installed.file("checkpoint").local
+    local = installed.file("checkpoint").local_path
     local.chmod(0o644)
     local.write_bytes(local.read_bytes()[:-1] + b"\0")
     with pytest.raises(StoreError, match=r"checkpoint_best\.bin: damaged"):
         await reseed([target.url], tmp_path / "friend", fetched)
-    (Store(tmp_path / "friend").archive.folder(fetched.id) / "manifest.jsonl").unlink()
+    (Store(tmp_path / "friend").event_archive.folder(fetched.id) / "manifest.jsonl").unlink()
     with pytest.raises(StoreError, match="fetch it again"):
         await reseed([target.url], tmp_path / "friend", fetched)
     assert target.received == []
 
 
 async def test_what_was_taken_back_is_not_sent(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
-    await Store(tmp_path / "friend").versions.revoke(fetched.author, "demo", {fetched.id})
+    await Store(tmp_path / "friend").seen_versions.revoke(fetched.author, "demo", {fetched.id})
     with pytest.raises(CallerError, match="took it back"):
         await reseed([target.url], tmp_path / "friend", fetched)
     assert target.received == []

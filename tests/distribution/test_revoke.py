@@ -23,7 +23,7 @@ from relay_client.pool import Pool
 async def revoke(urls: Sequence[str], home: Path, key: SecretKey, which: bytes | AddressReference) -> Revoked:
     reference = EventReference(id=which) if isinstance(which, bytes) else which
     async with Pool(urls) as pool:
-        return await Revoker(pool=pool, versions=Store(home).versions, key=key, now=clock).revoke(reference)
+        return await Revoker(pool=pool, versions=Store(home).seen_versions, key=key, now=clock).revoke(reference)
 
 
 async def versions(url: str, tmp_path: Path, key: SecretKey, count: int) -> list[Release]:
@@ -101,7 +101,7 @@ async def test_a_relay_that_refuses_is_named_and_no_head_moves(
     with pytest.raises(NotPublished, match="no deletions here"):
         await revoke([scripted.url], tmp_path / "author", key, second.id)
     assert HEAD_KIND not in {scripted.events[each]["kind"] for each in scripted.received if each in scripted.events}
-    assert Store(tmp_path / "author").versions.seen(key.pubkey, "demo").revoked == frozenset()
+    assert Store(tmp_path / "author").seen_versions.seen(key.pubkey, "demo").revoked == frozenset()
 
 
 async def test_a_relay_that_swallows_revocations_is_named_and_the_others_take_followers_back(

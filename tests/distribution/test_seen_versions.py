@@ -11,8 +11,9 @@ import orjson
 import pytest
 
 from distribution.errors import StoreError
-from distribution.events import Release, Seen, SeenVersion, release_draft
-from distribution.seen_versions import Versions
+from distribution.events import Release, release_draft
+from distribution.seen_versions import SeenVersions
+from distribution.trust import Seen, SeenVersion
 from relay_client.keys import SecretKey
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
@@ -31,21 +32,21 @@ def met(made: Release) -> SeenVersion:
 
 
 @pytest.fixture
-def versions(tmp_path: Path) -> Versions:
-    return Versions(tmp_path)
+def versions(tmp_path: Path) -> SeenVersions:
+    return SeenVersions(tmp_path)
 
 
-async def test_all_versions_met_are_remembered(versions: Versions, tmp_path: Path) -> None:
+async def test_all_versions_met_are_remembered(versions: SeenVersions, tmp_path: Path) -> None:
     made = {version: release(version, manifest=b"%d" % version) for version in (1, 5, 3, 6)}
     for each in made.values():
         await versions.record(each)
-    seen = Versions(tmp_path).seen(KEY.pubkey, "demo")
+    seen = SeenVersions(tmp_path).seen(KEY.pubkey, "demo")
     assert seen.versions == {version: met(each) for version, each in made.items()}
     assert seen.highest == 6
     assert seen.versions[5].manifest_sha256 == sha256(b"5").digest()
 
 
-async def test_of_very_many_versions_the_highest_are_remembered(versions: Versions, tmp_path: Path) -> None:
+async def test_of_very_many_versions_the_highest_are_remembered(versions: SeenVersions, tmp_path: Path) -> None:
     await versions.record(release(1))
     path = tmp_path / "state" / "seen.json"
     content = orjson.loads(path.read_bytes())
@@ -56,27 +57,27 @@ async def test_of_very_many_versions_the_highest_are_remembered(versions: Versio
     assert sorted(versions.seen(KEY.pubkey, "demo").versions) == list(range(102, 202))
 
 
-async def test_the_first_content_of_a_version_stays(versions: Versions) -> None:
+async def test_the_first_content_of_a_version_stays(versions: SeenVersions) -> None:
     first = release(5, manifest=b"first")
     await versions.record(first)
     await versions.record(release(5, manifest=b"second"))
     assert versions.seen(KEY.pubkey, "demo").versions == {5: met(first)}
 
 
-async def test_what_was_taken_back_stays_so_and_may_be_made_again(versions: Versions, tmp_path: Path) -> None:
+async def test_what_was_taken_back_stays_so_and_may_be_made_again(versions: SeenVersions, tmp_path: Path) -> None:
     bad, good = release(5, manifest=b"bad"), release(5, manifest=b"good")
     await versions.record(release(4))
     await versions.record(bad)
-    await versions.settle_all()
+    await versions.acknowledge_all()
     await versions.revoke(KEY.pubkey, "demo", {bad.id})
-    seen = Versions(tmp_path).seen(KEY.pubkey, "demo")
-    assert (seen.highest, seen.revoked, seen.settled) == (4, {bad.id}, 4)
+    seen = SeenVersions(tmp_path).seen(KEY.pubkey, "demo")
+    assert (seen.highest, seen.revoked, seen.acknowledged) == (4, {bad.id}, 4)
     await versions.record(good)
     assert versions.seen(KEY.pubkey, "demo").versions[5] == met(good)
     assert versions.seen(KEY.pubkey, "demo").revoked == {bad.id}
 
 
-async def test_each_author_and_name_is_remembered_alone(versions: Versions) -> None:
+async def test_each_author_and_name_is_remembered_alone(versions: SeenVersions) -> None:
     await versions.record(release(5))
     await versions.record(release(2, name="other"))
     assert versions.seen(KEY.pubkey, "demo").highest == 5
@@ -84,25 +85,25 @@ async def test_each_author_and_name_is_remembered_alone(versions: Versions) -> N
     assert versions.seen(bytes(32), "demo") == versions.seen(KEY.pubkey, "third") == Seen()
 
 
-async def test_what_the_user_chose_settles_all_that_was_met(versions: Versions, tmp_path: Path) -> None:
-    await versions.settle_all()
+async def test_what_the_user_chose_settles_all_that_was_met(versions: SeenVersions, tmp_path: Path) -> None:
+    await versions.acknowledge_all()
     assert not (tmp_path / "state").exists()
     await versions.record(release(5))
     await versions.record(release(2, name="other"))
-    assert versions.seen(KEY.pubkey, "demo").settled == 0
-    await versions.settle(KEY.pubkey, "demo", 5)
+    assert versions.seen(KEY.pubkey, "demo").acknowledged == 0
+    await versions.acknowledge(KEY.pubkey, "demo", 5)
     await versions.record(release(6))
-    assert versions.seen(KEY.pubkey, "demo").settled == 5
-    await versions.settle_all()
-    assert (versions.seen(KEY.pubkey, "demo").settled, versions.seen(KEY.pubkey, "other").settled) == (6, 2)
+    assert versions.seen(KEY.pubkey, "demo").acknowledged == 5
+    await versions.acknowledge_all()
+    assert (versions.seen(KEY.pubkey, "demo").acknowledged, versions.seen(KEY.pubkey, "other").acknowledged) == (6, 2)
 
 
 async def test_nothing_is_lost_when_many_record_at_once(tmp_path: Path) -> None:
-    await asyncio.gather(*(Versions(tmp_path).record(release(name=f"n{number}")) for number in range(10)))
-    assert all(Versions(tmp_path).seen(KEY.pubkey, f"n{number}").highest for number in range(10))
+    await asyncio.gather(*(SeenVersions(tmp_path).record(release(name=f"n{number}")) for number in range(10)))
+    assert all(SeenVersions(tmp_path).seen(KEY.pubkey, f"n{number}").highest for number in range(10))
 
 
-async def test_recording_waits_for_another_process(versions: Versions, tmp_path: Path) -> None:
+async def test_recording_waits_for_another_process(versions: SeenVersions, tmp_path: Path) -> None:
     await versions.record(release(1))
     async with filelock.AsyncFileLock(tmp_path / "state" / "seen.lock"):
         waiting = asyncio.create_task(versions.record(release(2)))
@@ -139,12 +140,16 @@ def broken_entry(change: Callable[[dict[str, Any]], object]) -> bytes:
         broken_entry(lambda inner: inner.update(settled="5")),
     ],
 )
-async def test_a_damaged_memory_is_reported_and_left_alone(versions: Versions, tmp_path: Path, text: bytes) -> None:
+async def test_a_damaged_file_is_reported_and_kept(versions: SeenVersions, tmp_path: Path, text: bytes) -> None:
     # To start afresh would let an old version in.
     await versions.record(release())
     path = tmp_path / "state" / "seen.json"
     path.write_bytes(text)
-    for attempt in (versions.record(release(9)), versions.settle_all(), versions.settle(KEY.pubkey, "demo", 1)):
+    for attempt in (
+        versions.record(release(9)),
+        versions.acknowledge_all(),
+        versions.acknowledge(KEY.pubkey, "demo", 1),
+    ):
         with pytest.raises(StoreError, match=r"seen\.json: damaged"):
             await attempt
     with pytest.raises(StoreError, match=r"seen\.json: damaged"):

@@ -13,10 +13,11 @@ import pytest
 
 from distribution.chunking import count
 from distribution.errors import StoreError
-from distribution.events import Release, Seen, release_draft
+from distribution.events import Release, release_draft
 from distribution.installed import InstalledRelease
 from distribution.manifest import FileEntry, Manifest, Segment
 from distribution.store import Store
+from distribution.trust import Seen
 from relay_client import durable
 from relay_client.keys import SecretKey
 
@@ -102,7 +103,7 @@ def damage(path: Path) -> None:
 def test_reading_makes_no_folder(store: Store, home: Path) -> None:
     assert store.current() is None
     assert store.release(RELEASE.id) is None
-    assert store.versions.seen(KEY.pubkey, "demo") == Seen()
+    assert store.seen_versions.seen(KEY.pubkey, "demo") == Seen()
     assert (store.releases(), store.pinned(), store.previous()) == ([], frozenset(), None)
     assert not store.has_blob(bytes(32))
     assert not home.exists()
@@ -158,7 +159,7 @@ def test_an_installed_release(store: Store, home: Path, installed: InstalledRele
 
 def test_the_files_of_a_release_are_whole_and_read_only(installed: InstalledRelease) -> None:
     for role, data in FILES.items():
-        local = installed.file(role).local
+        local = installed.file(role).local_path
         assert local == installed.folder / f"{role}.bin"
         assert local.read_bytes() == data
         assert mode(local) == 0o444
@@ -183,7 +184,7 @@ def test_without_all_blobs_nothing_is_installed(store: Store, home: Path) -> Non
     assert store.release(RELEASE.id) is None
     assert visible(home) == []
     fill(store)
-    assert store.install(RELEASE, MANIFEST).file("config").local.read_bytes() == FILES["config"]
+    assert store.install(RELEASE, MANIFEST).file("config").local_path.read_bytes() == FILES["config"]
     assert [path.name for path in (home / "store" / "releases").iterdir()] == [RELEASE.id.hex()]
 
 
@@ -206,7 +207,7 @@ def test_a_disk_that_fails_shows_nothing(store: Store, home: Path, monkeypatch: 
 
 def test_a_release_shares_its_blobs(home: Path, installed: InstalledRelease) -> None:
     blob = home / "store" / "blobs" / ENTRIES[0].sha256.hex()
-    assert installed.file("checkpoint").local.samefile(blob)
+    assert installed.file("checkpoint").local_path.samefile(blob)
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK])
@@ -219,7 +220,7 @@ def test_where_there_are_no_links_files_are_copied(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "link", refuse)
-    local = store.install(RELEASE, MANIFEST).file("checkpoint").local
+    local = store.install(RELEASE, MANIFEST).file("checkpoint").local_path
     assert local.read_bytes() == FILES["checkpoint"]
     assert mode(local) == 0o444
     assert not local.samefile(home / "store" / "blobs" / ENTRIES[0].sha256.hex())
@@ -227,14 +228,14 @@ def test_where_there_are_no_links_files_are_copied(
 
 def test_damage_to_an_installed_file_is_noticed_and_repaired(store: Store, installed: InstalledRelease) -> None:
     assert store.is_intact(installed)
-    damage(installed.file("checkpoint").local)
+    damage(installed.file("checkpoint").local_path)
     assert not store.is_intact(installed)
     put(store, ENTRIES[0], FILES["checkpoint"])
     assert store.is_intact(store.install(RELEASE, MANIFEST))
 
 
 def test_a_file_that_is_gone_is_noticed(store: Store, installed: InstalledRelease) -> None:
-    installed.file("config").local.unlink()
+    installed.file("config").local_path.unlink()
     assert not store.is_intact(installed)
 
 

@@ -86,10 +86,10 @@ def test_a_ref_that_names_no_event_is_damaged(store: Store, text: bytes) -> None
 
 
 async def test_what_the_user_chooses_is_current(store: Store) -> None:
-    await store.versions.record(release(3))
-    await store.choose(b"\1" * 32)
+    await store.seen_versions.record(release(3))
+    await store.use(b"\1" * 32)
     assert store.current() == b"\1" * 32
-    assert store.versions.seen(KEY.pubkey, "demo").settled == 3
+    assert store.seen_versions.seen(KEY.pubkey, "demo").acknowledged == 3
 
 
 # --- pins

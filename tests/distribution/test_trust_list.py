@@ -5,38 +5,40 @@ from pathlib import Path
 import pytest
 
 from distribution.errors import CallerError, NotTrusted, StoreError
-from distribution.trust_list import TrustBook, TrustList
+from distribution.trust_list import TrustList, TrustStore
 from relay_client.keys import SecretKey, encode_npub
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> TrustBook:
-    return TrustBook(tmp_path)
+def book(tmp_path: Path) -> TrustStore:
+    return TrustStore(tmp_path)
 
 
-def test_without_a_list_nobody_is_on_it_and_nobody_is_refused(book: TrustBook, tmp_path: Path, key: SecretKey) -> None:
+def test_without_a_list_nobody_is_on_it_and_nobody_is_refused(book: TrustStore, tmp_path: Path, key: SecretKey) -> None:
     trusted = book.read()
     assert (trusted, list(tmp_path.iterdir())) == (TrustList(), [])
     trusted.policy.check(key.pubkey)
-    assert trusted.words(key.pubkey) == encode_npub(key.pubkey)
+    assert trusted.display_name(key.pubkey) == encode_npub(key.pubkey)
 
 
 async def test_an_author_is_added_renamed_and_removed(
-    book: TrustBook, tmp_path: Path, key: SecretKey, stranger: SecretKey
+    book: TrustStore, tmp_path: Path, key: SecretKey, stranger: SecretKey
 ) -> None:
     await book.add(key.pubkey, "alice")
     await book.add(stranger.pubkey, "bob")
     await book.add(key.pubkey, "Älice of Wonderland")
-    trusted = TrustBook(tmp_path).read()
+    trusted = TrustStore(tmp_path).read()
     assert trusted.names == {key.pubkey: "Älice of Wonderland", stranger.pubkey: "bob"}
-    assert trusted.words(key.pubkey) == f"Älice of Wonderland ({encode_npub(key.pubkey)})"
+    assert trusted.display_name(key.pubkey) == f"Älice of Wonderland ({encode_npub(key.pubkey)})"
     assert await book.remove("bob") == stranger.pubkey
     assert await book.remove(encode_npub(key.pubkey)) == key.pubkey
     assert book.read() == TrustList()
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a" * 65, "a\nb", "a\x1b[31m", "bob"])
-async def test_a_name_that_misleads_is_refused(book: TrustBook, key: SecretKey, stranger: SecretKey, name: str) -> None:
+async def test_a_name_that_misleads_is_refused(
+    book: TrustStore, key: SecretKey, stranger: SecretKey, name: str
+) -> None:
     await book.add(stranger.pubkey, "bob")
     with pytest.raises(CallerError, match=r"a name is|on your list already"):
         await book.add(key.pubkey, name)
@@ -44,14 +46,14 @@ async def test_a_name_that_misleads_is_refused(book: TrustBook, key: SecretKey, 
 
 
 @pytest.mark.parametrize("who", ["nobody", "npub1xyz", "0" * 64])
-async def test_who_is_not_on_the_list_cannot_be_removed(book: TrustBook, key: SecretKey, who: str) -> None:
+async def test_who_is_not_on_the_list_cannot_be_removed(book: TrustStore, key: SecretKey, who: str) -> None:
     await book.add(key.pubkey, "alice")
     with pytest.raises(CallerError, match="not on your list"):
         await book.remove(who)
     assert book.read().names == {key.pubkey: "alice"}
 
 
-async def test_the_allowlist_refuses_the_rest(book: TrustBook, key: SecretKey, stranger: SecretKey) -> None:
+async def test_the_allowlist_refuses_the_rest(book: TrustStore, key: SecretKey, stranger: SecretKey) -> None:
     await book.set_mode("allowlist")
     await book.add(key.pubkey, "alice")
     book.read().policy.check(key.pubkey)
@@ -74,7 +76,7 @@ async def test_the_allowlist_refuses_the_rest(book: TrustBook, key: SecretKey, s
     ],
 )
 async def test_a_damaged_list_never_counts_as_an_empty_one(
-    book: TrustBook, tmp_path: Path, key: SecretKey, text: bytes
+    book: TrustStore, tmp_path: Path, key: SecretKey, text: bytes
 ) -> None:
     await book.add(key.pubkey, "alice")
     path = tmp_path / "state" / "trust.json"

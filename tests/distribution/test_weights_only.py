@@ -48,7 +48,7 @@ async def test_what_is_installed_is_a_checkpoint_that_is_served(
     scripted: ScriptedRelay, tmp_path: Path, published: Published
 ) -> None:
     fetched = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
-    local = fetched.release.file("checkpoint").local
+    local = fetched.release.file("checkpoint").local_path
     assert local.read_bytes() == b"RGPT0002" + checkpoint_bytes()[8:WEIGHTS]
     assert local.stat().st_mode & 0o222 == 0
     installed = Store(tmp_path).release(published.release.id)
@@ -67,8 +67,8 @@ async def test_its_bytes_lead_back_to_what_the_author_signed(
     assert file.original.sha256 == published.manifest.files[0].segments[0].sha256
     assert file.original.start == b"RGPT0003"
     assert store.is_intact(fetched.release)
-    file.local.chmod(0o644)
-    file.local.write_bytes(b"RGPT0001" + file.local.read_bytes()[8:])  # a start that nobody signed, and nobody wrote
+    file.local_path.chmod(0o644)
+    file.local_path.write_bytes(b"RGPT0001" + file.local_path.read_bytes()[8:])  # neither signed nor rewritten
     assert not store.is_intact(fetched.release)
 
 
@@ -81,7 +81,7 @@ async def test_a_full_fetch_completes_it_with_what_is_missing(
     optimiser = [chunk for chunk in published.manifest.files[0].chunks(46_080) if chunk.offset >= WEIGHTS]
     assert chunks_asked(scripted, published) == {chunk.event_id.hex() for chunk in optimiser}
     assert (full.chunks.fetched, full.chunks.reused, full.release.partial) == (2, 3, False)
-    assert full.release.file("checkpoint").local.read_bytes() == checkpoint_bytes()
+    assert full.release.file("checkpoint").local_path.read_bytes() == checkpoint_bytes()
     assert Store(tmp_path).is_intact(full.release)
     assert Store(tmp_path).release(published.release.id) == full.release
 
@@ -120,7 +120,7 @@ async def test_a_damaged_start_is_put_right_by_fetching_one_chunk(
     scripted: ScriptedRelay, tmp_path: Path, published: Published
 ) -> None:
     first = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
-    local = first.release.file("checkpoint").local
+    local = first.release.file("checkpoint").local_path
     local.chmod(0o644)
     local.write_bytes(b"damage!!" + bytes(8) + local.read_bytes()[16:])
     again = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)

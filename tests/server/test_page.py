@@ -14,7 +14,7 @@ import pytest
 from support.shelf import Shelf, without_checkpoint
 from support.shelf_server import serving_shelf
 
-from distribution.trust_list import TrustBook
+from distribution.trust_list import TrustStore
 from randygpt.user.home import Home
 from relay_client.keys import SecretKey, encode_npub
 from server import provenance as provenance_module
@@ -106,7 +106,7 @@ async def test_whose_model_answers_and_what_else_is_here(
 ) -> None:
     first, second = shelf.install(), shelf.install(card=CARD)
     shelf.store.activate(second.id)
-    await TrustBook(shelf.home).add(key.pubkey, "alice")
+    await TrustStore(shelf.home).add(key.pubkey, "alice")
     async with serving_shelf(shelf) as address:
         _, facts = await told(session, address)
     npub = encode_npub(key.pubkey)

@@ -13,7 +13,7 @@ from support.page import facts, shows_version
 from support.shelf import Shelf
 from support.shelf_server import serving_shelf
 
-from distribution.trust_list import TrustBook
+from distribution.trust_list import TrustStore
 from randygpt.user.home import Home
 from relay_client.keys import SecretKey
 
@@ -117,7 +117,7 @@ async def test_a_release_that_means_harm_is_shown_as_text(page: Tab, shelf: Shel
         },
     }
     shelf.store.activate(shelf.install(card=card).id)
-    await TrustBook(shelf.home).add(key.pubkey, "<b onclick='harmed=1'>eve</b>")
+    await TrustStore(shelf.home).add(key.pubkey, "<b onclick='harmed=1'>eve</b>")
     status = {"running": True, "updated_at": 10**18, "relays": {HOSTILE: {"connected": "yes", "reason": HOSTILE}}}
     Home(shelf.home).follow_path.write_bytes(orjson.dumps({f"ab/{HOSTILE}": status, "ab/x": {"updated_at": -1}}))
     async with serving_shelf(shelf) as address:

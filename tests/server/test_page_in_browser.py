@@ -18,7 +18,7 @@ from support.page import CARD, facts, shows_version
 from support.shelf import Shelf, without_checkpoint
 from support.shelf_server import serving_shelf
 
-from distribution.trust_list import TrustBook
+from distribution.trust_list import TrustStore
 from randygpt.model.decoder import Array, Decoder
 from relay_client.keys import SecretKey, encode_npub
 from server.app import running
@@ -178,7 +178,7 @@ async def test_whose_model_answers(page: Tab, shelf: Shelf, key: SecretKey) -> N
         await page.go(address)
         await shows_version(page, 1)
         first = await facts(page)
-        await TrustBook(shelf.home).add(key.pubkey, "alice")
+        await TrustStore(shelf.home).add(key.pubkey, "alice")
         await page.until("document.querySelector('#facts').innerText.includes('alice')")
         assert await page.run("document.title") == "tiny, version 1 · randygpt"
         found, card = await facts(page), await facts(page, "#card")

@@ -258,7 +258,7 @@ async def test_a_release_that_could_not_be_read_is_tried_again(
     monkeypatch.setattr(reloader_module, "RETRY_S", 0)
     first, second = shelf.install(), shelf.install()
     await swap(shelf, server, first)
-    path = second.file("checkpoint").local
+    path = second.file("checkpoint").local_path
     path.rename(shelf.home / "aside")
     await swap(shelf, server, second)
     for failures in (2, 3):
@@ -276,7 +276,7 @@ async def test_a_release_that_could_not_be_read_is_tried_again(
 async def test_a_release_that_was_put_right_is_tried_again(shelf: Shelf, server: Server) -> None:
     await swap(shelf, server, shelf.install())
     release = shelf.install()
-    path = release.file("checkpoint").local
+    path = release.file("checkpoint").local_path
     whole = path.read_bytes()
     path.unlink()
     path.write_bytes(whole[:-1])

@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 
 from distribution.fetch import Fetcher
-from distribution.follow import Followed, Follower, Installed, News
+from distribution.follow import Follower, FollowTarget, Installed, Update
 from distribution.state_file import StateFile
 from distribution.store import Store
 from distribution.trust import TrustPolicy
@@ -19,16 +19,16 @@ GIVE_UP_S = 180  # between two tries of a relay that was away may be a minute
 
 
 class Follow:
-    """A follower at work, and the news it has told."""
+    """A follower at work, and the updates it reported."""
 
     def __init__(
         self, urls: Sequence[str], home: Path, author: bytes, *, notify_only: bool = False, trusted: bytes | None = None
     ) -> None:
-        self.news: list[News] = []
+        self.updates: list[Update] = []
         self.store = Store(home)
         self._came = asyncio.Condition()
         policy = TrustPolicy(mode="allowlist", authors=frozenset({trusted or author}))
-        followed = Followed(
+        followed = FollowTarget(
             address=AddressReference(author=author, name="demo"), urls=tuple(urls), notify_only=notify_only
         )
         self.follower = Follower(
@@ -36,17 +36,17 @@ class Follow:
             self.store,
             lambda pool: Fetcher(pool=pool, store=self.store, policy=policy, now=clock),
             now=clock,
-            status=StateFile(home / "state" / "follow.json"),
-            on_news=self._take,
+            status_file=StateFile(home / "state" / "follow.json"),
+            on_update=self._take,
         )
         self.status_path = home / "state" / "follow.json"
 
-    def _take(self, news: News) -> None:
-        self.news.append(news)
+    def _take(self, update: Update) -> None:
+        self.updates.append(update)
 
     @property
     def installed(self) -> list[int]:
-        return [news.release.version for news in self.news if isinstance(news, Installed)]
+        return [update.release.version for update in self.updates if isinstance(update, Installed)]
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(GIVE_UP_S):

@@ -11,7 +11,7 @@ from distribution.chunking import CHUNK_SIZE
 from distribution.download import OnProgress
 from distribution.fetch import Fetched, Fetcher
 from distribution.journal import Journal
-from distribution.partial import Rewrite
+from distribution.partial import HeaderRewrite
 from distribution.publish import Published, Publisher
 from distribution.source import SourceFile
 from distribution.store import Store
@@ -21,7 +21,7 @@ from relay_client.keys import AddressReference, EventReference, SecretKey
 from relay_client.pool import Pool
 from support.models import CONFIG, side_files, tiny_checkpoint
 
-WEIGHTS_ONLY = Rewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC)
+WEIGHTS_ONLY = HeaderRewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC)
 
 
 def clock() -> int:
@@ -91,7 +91,7 @@ async def fetch(
     *,
     policy: TrustPolicy | None = None,
     max_size: int = 1 << 30,
-    weights: Rewrite | None = None,
+    weights: HeaderRewrite | None = None,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> Fetched:
     if isinstance(reference, bytes):

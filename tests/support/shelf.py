@@ -89,5 +89,5 @@ class Shelf:
 
 def without_checkpoint(shelf: Shelf) -> InstalledRelease:
     release = shelf.install()
-    release.file("checkpoint").local.unlink()
+    release.file("checkpoint").local_path.unlink()
     return release

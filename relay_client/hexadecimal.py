@@ -1,0 +1,12 @@
+"""Bytes as lower-case hex, the form of ids, keys and hashes in nostr (NIP-01). No I/O."""
+
+import re
+
+_HEX = re.compile("[0-9a-f]*")
+
+
+def parse_hex(raw_text: object, size: int) -> bytes | None:
+    """Return the `size` bytes that a lower-case hex string spells, or None if it is anything else."""
+    if not isinstance(raw_text, str) or len(raw_text) != 2 * size or not _HEX.fullmatch(raw_text):
+        return None
+    return bytes.fromhex(raw_text)
