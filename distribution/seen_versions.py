@@ -5,15 +5,37 @@
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distribution.events import Release
 from distribution.state_file import StateFile
-from distribution.trust import Seen, SeenVersion
 from relay_client.hexadecimal import parse_hex
 
 _KEPT = 100  # of a name: its highest versions, and the releases taken back last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenVersion:
+    """A version that this machine has met."""
+
+    release_id: bytes
+    manifest_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What this machine has met of one author's name."""
+
+    versions: Mapping[int, SeenVersion] = field(default_factory=dict)
+    revoked: frozenset[bytes] = frozenset()  # ids of releases that their author took back
+    acknowledged: int = 0  # up to this version it was decided what is current, by `follow` or by the user
+
+    @property
+    def highest(self) -> int:
+        """The highest version met that its author did not take back, 0 if there is none."""
+        return max((version for version, met in self.versions.items() if met.release_id not in self.revoked), default=0)
 
 
 class SeenVersions:

@@ -1,11 +1,12 @@
 """Whose models, and which version of them: decisions only, no I/O."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from distribution.errors import Equivocation, NotTrusted, Rollback
 from distribution.events import Head, Release
+from distribution.seen_versions import Seen
 from relay_client.keys import encode_npub
 
 Mode = Literal["explicit", "allowlist"]
@@ -23,28 +24,6 @@ class TrustPolicy:
         """Raises NotTrusted unless this author's releases may be fetched."""
         if self.mode == "allowlist" and author not in self.authors:
             raise NotTrusted(f"not trusted: {encode_npub(author)} is not on the list (randygpt trust add)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeenVersion:
-    """A version that this machine has met."""
-
-    release_id: bytes
-    manifest_sha256: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What this machine has met of one author's name."""
-
-    versions: Mapping[int, SeenVersion] = field(default_factory=dict)
-    revoked: frozenset[bytes] = frozenset()  # ids of releases that their author took back
-    acknowledged: int = 0  # up to this version it was decided what is current, by `follow` or by the user
-
-    @property
-    def highest(self) -> int:
-        """The highest version met that its author did not take back, 0 if there is none."""
-        return max((version for version, met in self.versions.items() if met.release_id not in self.revoked), default=0)
 
 
 def latest(heads: Sequence[Head], revoked: Collection[bytes] = ()) -> Head | None:

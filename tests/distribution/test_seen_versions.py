@@ -12,8 +12,7 @@ import pytest
 
 from distribution.errors import StoreError
 from distribution.events import Release, release_draft
-from distribution.seen_versions import SeenVersions
-from distribution.trust import Seen, SeenVersion
+from distribution.seen_versions import Seen, SeenVersion, SeenVersions
 from relay_client.keys import SecretKey
 
 KEY = SecretKey(bytes.fromhex("11" * 32))

@@ -16,8 +16,8 @@ from distribution.errors import StoreError
 from distribution.events import Release, release_draft
 from distribution.installed import InstalledRelease
 from distribution.manifest import FileEntry, Manifest, Segment
+from distribution.seen_versions import Seen
 from distribution.store import Store
-from distribution.trust import Seen
 from relay_client import durable
 from relay_client.keys import SecretKey
 

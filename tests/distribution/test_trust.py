@@ -7,7 +7,8 @@ import pytest
 
 from distribution.errors import Equivocation, NotTrusted, Rollback
 from distribution.events import Head, Release, release_draft
-from distribution.trust import Seen, SeenVersion, TrustPolicy, check_version, latest
+from distribution.seen_versions import Seen, SeenVersion
+from distribution.trust import TrustPolicy, check_version, latest
 from relay_client.keys import SecretKey, encode_npub
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
