@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PARALLEL := --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 .PHONY: demo test test-all lint fmt bench bench-recipe install clean
 
@@ -10,10 +11,11 @@ demo: $(INSTALLED)
 	$(BIN)/randygpt demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest -m "not full"
+	$(BIN)/pytest -m "not full" $(PARALLEL)
 
 test-all: $(INSTALLED) .venv-relays/.installed tests/relays/node_modules/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not full" $(PARALLEL) --hypothesis-profile=thorough
+	$(BIN)/pytest -m full --hypothesis-profile=thorough
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

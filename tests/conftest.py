@@ -1,4 +1,4 @@
-"""Fixtures that every package's tests use."""
+"""Fixtures shared by the tests of all packages, and the settings of a test process."""
 
 import asyncio
 import logging
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import nostr_sdk
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 from support.relays import find_free_port
 from support.scripted_relay import ScriptedRelay, scripted_relay
@@ -17,14 +16,18 @@ from support.scripted_relay import ScriptedRelay, scripted_relay
 from relay_client.keys import SecretKey
 from relay_client.local_relay import LocalRelay
 
-torch.set_num_threads(1)  # the models here are too small to share out
+# One thread per test process and per process that a test starts: numpy and torch read this when they are imported.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
 settings.register_profile(
-    "any machine",
-    deadline=None,  # however slow, and whoever else works on it
+    "quick",
+    max_examples=40,
+    deadline=None,  # the machine may be slow or busy
     suppress_health_check=[HealthCheck.too_slow],
-    derandomize=True,  # the same examples everywhere: what fails there fails here
+    derandomize=True,  # the same examples everywhere, so that a failure can be repeated
 )
-settings.load_profile("any machine")
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=200)
+settings.load_profile("quick")
 NOW = 1_790_000_000  # a fixed clock, in seconds since 1970
 
 

@@ -70,7 +70,7 @@ def test_in_the_beginning_everything_is_missing_in_order() -> None:
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_chunks_in_any_order_make_the_files(shuffler: random.Random) -> None:
     raw_events = [*RAW, OTHER_EVENTS[0].to_dict(), RAW[0], RAW[3]]
     shuffler.shuffle(raw_events)
@@ -223,7 +223,6 @@ def test_having_one_of_several_equal_chunks_leaves_the_other_places() -> None:
         min_size=1,
     )
 )
-@settings(max_examples=100, deadline=None)
 def test_whatever_comes_is_taken_whole_or_not_at_all(changes: dict[str, object]) -> None:
     assembler = Assembler([FILE], CHUNK)
     try:

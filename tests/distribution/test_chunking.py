@@ -4,7 +4,7 @@ import base64
 import hashlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from distribution.chunking import CHUNK_SIZE, count, decode, decode_exactly, encode, encoded_length, spans
@@ -40,7 +40,6 @@ def test_spans_of_two_segments() -> None:
 
 
 @given(st.lists(st.integers(0, 200), max_size=5), st.integers(1, 60))
-@settings(max_examples=200, deadline=None)
 def test_spans_cover_all_once_in_order_and_cross_no_border(lengths: list[int], chunk_size: int) -> None:
     found = list(spans(lengths, chunk_size))
     borders = {sum(lengths[:index]) for index in range(len(lengths) + 1)}
@@ -56,7 +55,6 @@ def test_spans_cover_all_once_in_order_and_cross_no_border(lengths: list[int], c
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=200, deadline=None)
 def test_text_is_standard_base64_and_leads_back(data: bytes) -> None:
     text = encode(data)
     assert text == base64.b64encode(data).decode()

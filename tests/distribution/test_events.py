@@ -141,7 +141,7 @@ def test_the_order_of_a_card_does_not_change_the_id() -> None:
     st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=64),
     st.dictionaries(st.text(max_size=5), st.text(max_size=5) | st.integers(-(2**53), 2**53), max_size=3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_release_survives_signing_and_parsing(
     name: str, version: int, size: int, manifest_ids: list[bytes], card: dict[str, object]
 ) -> None:

@@ -132,7 +132,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
 
 
 @given(manifests())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_manifest_survives_the_wire(manifest: Manifest) -> None:
     assert Manifest.decode(manifest.encode()) == manifest
 
@@ -317,7 +317,6 @@ def test_what_is_no_manifest(raw: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=150, deadline=None)
 def test_no_bytes_are_taken_for_a_manifest(raw: bytes) -> None:
     with pytest.raises(InvalidManifest):
         Manifest.decode(raw)
@@ -346,7 +345,6 @@ places = st.sampled_from(
 
 
 @given(places, values)
-@settings(max_examples=200, deadline=None)
 def test_any_value_in_any_place_gives_a_manifest_or_is_refused(place: tuple[Any, ...], value: object) -> None:
     raw = raw_manifest()
     inner: Any = raw

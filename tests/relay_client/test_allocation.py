@@ -1,7 +1,7 @@
 """Which relay gets which event, and what becomes of its share when it takes no more."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from relay_client.allocation import Allocation
@@ -110,7 +110,6 @@ def test_what_nobody_takes_is_homeless() -> None:
     events=st.integers(0, 30),
     drops=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 4), st.booleans()), max_size=4),
 )
-@settings(max_examples=200, deadline=None)
 def test_whatever_fails_each_event_gets_all_the_copies_it_can(
     relays: int, copies: int, events: int, drops: list[tuple[int, int, bool]]
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import nostr_sdk
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from relay_client.errors import InvalidEvent
@@ -58,7 +58,6 @@ def test_an_id_is_the_one_that_nostr_sdk_computes(text: str) -> None:
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.integers(0, 65_535), st.integers(0, 2**40))
-@settings(max_examples=100, deadline=None)
 def test_any_text_has_the_id_that_nostr_sdk_computes(content: str, value: str, kind: int, created_at: int) -> None:
     made = EventDraft(kind=kind, created_at=created_at, tags=(("x", value),), content=content)
     assert made.id_for(KEY.pubkey).hex() == sdk_id(made)
@@ -137,7 +136,6 @@ def test_the_size_is_known_before_signing(text: str) -> None:
     st.lists(st.lists(st.text(max_size=5), max_size=3).map(tuple), max_size=4).map(tuple),
     st.text(max_size=30),
 )
-@settings(max_examples=100, deadline=None)
 def test_the_size_of_any_draft_is_known(kind: int, created_at: int, tags: tuple[Any, ...], content: str) -> None:
     made = EventDraft(kind=kind, created_at=created_at, tags=tags, content=content)
     assert made.signed_size == len(made.sign(KEY).to_json())

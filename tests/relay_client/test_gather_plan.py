@@ -1,6 +1,6 @@
 """Which relay is asked for what: shares, take-overs, relays that lack something, lie or go away."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from relay_client.gather_plan import IDS_PER_REQUEST, GatherPlan
@@ -128,7 +128,6 @@ def test_settled_twice_is_settled() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from([A, B, C]), st.integers(0, 5), st.integers(0, 9)), max_size=80))
-@settings(max_examples=200, deadline=None)
 def test_no_key_is_ever_lost(steps: list[tuple[str, int, int]]) -> None:
     plan, settled, open_requests = GatherPlan(KEYS[:40], [A, B, C]), set[str](), list[tuple[str, list[str]]]()
     for url, action, number in steps:

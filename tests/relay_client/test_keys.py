@@ -58,7 +58,7 @@ def test_a_pubkey_may_be_in_hex_or_capitals() -> None:
 
 
 @given(st.integers(1, CURVE_ORDER - 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_names_of_any_key_agree_with_nostr_sdk(number: int) -> None:
     key = SecretKey(number.to_bytes(32, "big"))
     theirs = nostr_sdk.Keys.parse(f"{number:064x}")

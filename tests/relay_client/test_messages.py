@@ -2,7 +2,7 @@
 
 import orjson
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay_client.errors import InvalidMessage
@@ -207,7 +207,6 @@ def taken(frame: str | bytes) -> RelayMessage | None:
 
 
 @given(st.binary(max_size=200) | st.text(st.characters(), max_size=100))
-@settings(max_examples=200, deadline=None)
 def test_any_frame_is_a_message_or_refused(frame: str | bytes) -> None:
     taken(frame)
 
@@ -221,7 +220,6 @@ json_values = st.recursive(
 
 @given(st.sampled_from(["EVENT", "OK", "EOSE", "CLOSED", "NOTICE", "AUTH"]), st.lists(json_values, max_size=4))
 @example("NOTICE", ["\x85\u2066" * 300])
-@settings(max_examples=200, deadline=None)
 def test_any_json_behind_a_type_is_a_message_or_refused(kind: str, rest: list[object]) -> None:
     message = taken(orjson.dumps([kind, *rest]))
     text = getattr(message, "text", "")

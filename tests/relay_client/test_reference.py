@@ -2,7 +2,7 @@
 
 import nostr_sdk
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pynostr import bech32
 
@@ -126,7 +126,6 @@ prefixed = st.tuples(
 
 
 @given(prefixed)
-@settings(max_examples=200, deadline=None)
 def test_any_text_is_a_reference_or_refused(text: str) -> None:
     try:
         found = parse_reference(text)
@@ -136,7 +135,6 @@ def test_any_text_is_a_reference_or_refused(text: str) -> None:
 
 
 @given(st.binary(max_size=120), st.sampled_from(["note", "nevent", "naddr", "npub"]))
-@settings(max_examples=150, deadline=None)
 def test_any_bytes_in_a_name_are_a_reference_or_refused(data: bytes, prefix: str) -> None:
     try:
         found = parse_reference(note(data, prefix))

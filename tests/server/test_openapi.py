@@ -81,7 +81,7 @@ def background_server() -> Iterator[http.client.HTTPConnection]:
     thread.join()
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[*HealthCheck])
+@settings(suppress_health_check=[*HealthCheck])
 @given(request=requests())
 def test_any_json_at_all_is_answered_or_refused(
     background_server: http.client.HTTPConnection, request: tuple[str, bytes]
@@ -97,7 +97,6 @@ def test_any_json_at_all_is_answered_or_refused(
         assert reply.endswith(b"data: [DONE]\n\n")
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from([parse_completion, parse_chat]), requests())
 def test_any_body_gives_a_request_or_our_error(parse: Any, request: tuple[str, bytes]) -> None:  # noqa: ANN401
     try:

@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from randygpt.model.sampling import Sampling
@@ -123,7 +123,6 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.binary()
     | st.dictionaries(st.sampled_from(["prompt", "max_tokens", "temperature", "other"]), values).map(orjson.dumps)

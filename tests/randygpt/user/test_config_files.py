@@ -6,7 +6,7 @@ from pathlib import Path
 
 import platformdirs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from randygpt.errors import CallerError, InvalidSetting
@@ -79,7 +79,6 @@ def parsed(text: str) -> dict[config_files.Key, object] | None:
         return None
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
 def test_any_text_is_refused_with_a_line_or_every_key_in_it_has_one(text: str) -> None:
     lines = text.split("\n")
