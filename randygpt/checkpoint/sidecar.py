@@ -35,7 +35,7 @@ class Sidecar:
     training: Mapping[str, Any] = field(default_factory=dict)  # what an exact resume needs
     source: str = field(default="the JSON beside the checkpoint", compare=False)
 
-    def remembered(self, name: str, default: Any, allowed: Container[Any] = COUNTS) -> Any:  # noqa: ANN401 (int or str)
+    def training_value(self, name: str, default: Any, allowed: Container[Any] = COUNTS) -> Any:  # noqa: ANN401 (int or str)
         """A whole number or a text of the run that wrote it; raises InvalidModelFile if it is not allowed."""
         value = self.training.get(name, default)
         if type(value) is not type(default) or value not in allowed:

@@ -16,13 +16,13 @@ from randygpt.cli import systemd
 from randygpt.cli.output import Json, Quiet, check_file_path, emit, print_stderr, validate_preset
 from randygpt.cli.signals import deferred_signals
 from randygpt.errors import CallerError, InvalidModelFile
-from randygpt.model.config import DEFAULT_PRESET, ModelConfig, default_batch_size
+from randygpt.model.config import DEFAULT_PRESET, ModelConfig
 
 if TYPE_CHECKING:
     from randygpt.checkpoint.sidecar import CheckpointInfo
     from randygpt.training.checkpointing import Step
     from randygpt.training.distributed import World
-    from randygpt.training.options import TrainOptions
+    from randygpt.training.options import TrainFlags, TrainOptions
     from randygpt.training.trainer import Trainer
 
 EXAMPLE = "Example: randygpt train --preset xs --iters 200 --train-file shakespeare.txt --checkpoint shakespeare"
@@ -76,6 +76,7 @@ def train(
     from randygpt.checkpoint.sidecar import inspect_checkpoint
     from randygpt.training.device import find_device, tune_malloc
     from randygpt.training.distributed import process_group
+    from randygpt.training.options import TrainFlags
     from randygpt.training.text import DEFAULT_TEXT
 
     tune_malloc()
@@ -88,19 +89,8 @@ def train(
     start = None if resume is None else _start(resume, checkpoint)
     found = inspect_checkpoint(start, preset=preset, shape=shape, vocab=vocab) if start else None
     model = _ModelRequest(found=found, fine_tune=fine_tune, preset=preset, shape=shape, bpe=bpe, vocab=vocab)
-    options = _options(
-        model,
-        recipe,
-        iterations=iters,
-        batch_size=batch,
-        accumulate=accumulate,
-        seed=seed,
-        max_lr=lr,
-        min_lr=min_lr,
-        device=place,
-        precision=precision,
-        prefix=checkpoint,
-    )
+    flags = TrainFlags(recipe=recipe, batch_size=batch, seed=seed, max_lr=lr, min_lr=min_lr, precision=precision)
+    options = _resolve_options(model, flags, iterations=iters, accumulate=accumulate, device=place, prefix=checkpoint)
     _refuse_overwrite([train_file or DEFAULT_TEXT, vocab], options)
     with process_group(place) as world:
         first = world.rank == 0
@@ -109,7 +99,7 @@ def train(
                 _report_nothing_to_do(found, options, as_json=as_json)
             return
         if first:  # the others write nothing
-            _check_writable(options.newest.absolute().parent)
+            _check_writable(options.latest.absolute().parent)
         shown = not (as_json or quiet) and first
         trainer = _trainer(model, options, train_file, world, print_stderr if shown else lambda _: None)
         _run(trainer, as_json=as_json, shown=shown, first=first)
@@ -139,7 +129,7 @@ def _refuse_overwrite(inputs: Sequence[Path | None], options: "TrainOptions") ->
     """Raise CallerError if a file that is read would be written over."""
     from randygpt.checkpoint.sidecar import sidecar_path
 
-    written = [options.newest, options.best, options.metrics, *map(sidecar_path, (options.newest, options.best))]
+    written = [options.latest, options.best, options.metrics, *map(sidecar_path, (options.latest, options.best))]
     for path in inputs:
         if path and path.resolve() in {each.resolve() for each in written}:
             raise CallerError(f"{path}: training would write over it; choose another --checkpoint")
@@ -154,28 +144,18 @@ def _check_writable(folder: Path) -> None:
         raise PermissionError(error.errno, f"no file can be made there ({error.strerror})", str(folder)) from None
 
 
-def _options(model: _ModelRequest, recipe: str | None, **asked: Any) -> "TrainOptions":  # noqa: ANN401 (fields of TrainOptions)
-    """What the user asked for, else what the run that is resumed was told, else the recipe's values."""
+def _resolve_options(model: _ModelRequest, flags: "TrainFlags", **others: Any) -> "TrainOptions":  # noqa: ANN401 (fields of TrainOptions)
+    """Return the options of a run: flags override the resumed run, which overrides the recipe."""
     from randygpt.training.device import fastest_precision
-    from randygpt.training.options import DEFAULT_SEED, LIMITS, PRECISIONS, TrainOptions
-    from randygpt.training.recipe import CLASSIC, RECIPES
+    from randygpt.training.options import resolve_options
 
-    before = model.found.sidecar if model.found and not model.fine_tune else None
-    told: Callable[[str, Any, Any], Any] = before.remembered if before else lambda _name, default, _allowed: default
-    name = recipe or told("recipe", CLASSIC, RECIPES)
-    defaults = RECIPES.get(name, RECIPES[CLASSIC])
-    peak = asked["max_lr"] or defaults.max_lr
-    preset = model.found.config.preset if model.found else model.preset or DEFAULT_PRESET
-    batch_size = defaults.batch_size or default_batch_size(preset)
-    fallback: dict[str, Any] = {
-        "batch_size": told("batch_size", batch_size, LIMITS["batch_size"]),
-        "seed": told("seed", DEFAULT_SEED, LIMITS["seed"]),
-        "max_lr": peak,
-        "min_lr": min(defaults.min_lr, peak),
-        "precision": told("precision", fastest_precision(asked["device"]), PRECISIONS),
-    }
-    chosen = {field: fallback[field] if value is None else value for field, value in asked.items()}
-    return TrainOptions(recipe=name, dropout=defaults.dropout, **chosen)
+    return resolve_options(
+        flags,
+        resumed=model.found.sidecar if model.found and not model.fine_tune else None,
+        preset=model.found.config.preset if model.found else model.preset or DEFAULT_PRESET,
+        precision=fastest_precision(others["device"]),
+        **others,
+    )
 
 
 def _trainer(
@@ -210,7 +190,7 @@ def _trainer(
             return ModelConfig.from_preset(model.preset or DEFAULT_PRESET, vocab_size=vocab_size, **model.shape)
 
         trainer = Trainer.start(options, text, config, tokenizer=given, name=name, world=world, warn=tell)
-    older = [path for path in (options.newest, options.best) if path.is_file()]
+    older = [path for path in (options.latest, options.best) if path.is_file()]
     if older and not trainer.same_run:
         tell(f"{older[0]} is there already: the first save replaces it (another --checkpoint spares it)")
     shape = f"{trainer.model.config.name}, {trainer.model.config.parameter_count:,} parameters"
@@ -231,7 +211,7 @@ def _run(trainer: "Trainer", *, as_json: bool, shown: bool, first: bool) -> None
     iteration, best = trainer.next_iteration - 1, trainer.best_loss
     measured = f", best validation loss {best:.4f}" if math.isfinite(best) else ""
     if first:
-        text = f"{options.best} and {options.newest}: iteration {iteration}{measured}"
+        text = f"{options.best} and {options.latest}: iteration {iteration}{measured}"
         emit(as_json, _result(options, iteration, best), text)
     if not finished:
         raise typer.Exit(128 + signals[0])
@@ -266,7 +246,7 @@ def _result(options: "TrainOptions", iteration: int, best: float) -> dict[str, o
     return {
         "iteration": iteration,
         "best_val_loss": best if math.isfinite(best) else None,
-        "checkpoint": str(options.newest),
+        "checkpoint": str(options.latest),
         "best": str(options.best),
     }
 

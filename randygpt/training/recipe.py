@@ -1,4 +1,4 @@
-"""Recipes: how a run learns if the user does not say otherwise. No I/O."""
+"""Training recipes: optimizer, schedule and initial weights, with their default hyperparameters. No I/O."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,37 +7,38 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from randygpt.errors import CallerError
 from randygpt.model.config import ModelConfig
 from randygpt.model.gpt import GPT
 from randygpt.training.optim import FlatAdamW, FlatMuon, Optimizer, constant_then_cosine, warmup_then_linear
 
-_TABLE_SIZE = 0.1  # of the fast recipe's first token and position vectors, root mean square
-_LONGEST_WAVE = 1000.0  # positions, over 2 pi
+_EMBEDDING_RMS = 0.1  # of the fast recipe's initial token and position embeddings
+_MAX_WAVELENGTH = 1000.0  # positions, over 2 pi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Schedule, optimiser and first weights, with the values that belong to them."""
+    """Optimizer, schedule and initialization, with the hyperparameters tuned for them."""
 
     max_lr: float
     min_lr: float
     dropout: float
     eval_every: int  # iterations
-    batch_size: int | None  # windows; None: the preset's
+    batch_size: int | None  # sequences; None: the preset's default
     schedule: Callable[..., float]  # (iteration, *, iterations, max_lr, min_lr) -> lr
-    optimizer: Callable[[ModelConfig, Tensor, Tensor], Optimizer]  # of a shape, weights (P,) and gradient (P,)
-    prepare: Callable[[GPT], None]  # new weights, after they were drawn
+    optimizer: Callable[[ModelConfig, Tensor, Tensor], Optimizer]  # (config, weights (P,), gradient (P,))
+    prepare: Callable[[GPT], None]  # adjusts the weights of a new model, after they were drawn
 
 
-def _sinusoidal_positions(model: GPT) -> None:
-    """Larger token vectors, and positions as waves of many lengths: which token is how far away can be seen at once."""
+def _init_sinusoidal(model: GPT) -> None:
+    """Scale up the token embeddings and set sinusoidal position embeddings, so that relative positions are linear."""
     length, width = model.wpe.shape
-    waves = torch.arange(0, width, 2) / width
-    angles = torch.arange(length)[:, None] * _LONGEST_WAVE**-waves
+    exponents = torch.arange(0, width, 2) / width
+    angles = torch.arange(length)[:, None] * _MAX_WAVELENGTH**-exponents  # (T, D / 2)
     table = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]  # (T, D)
     with torch.no_grad():
-        model.wpe.copy_(table * (_TABLE_SIZE * 2**0.5))
-        model.wte.mul_(_TABLE_SIZE / model.wte.square().mean().sqrt())
+        model.wpe.copy_(table * (_EMBEDDING_RMS * 2**0.5))
+        model.wte.mul_(_EMBEDDING_RMS / model.wte.square().mean().sqrt())
 
 
 CLASSIC = "classic"
@@ -63,7 +64,14 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             batch_size=8,
             schedule=warmup_then_linear,
             optimizer=FlatMuon,
-            prepare=_sinusoidal_positions,
+            prepare=_init_sinusoidal,
         ),
     }
 )
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return a recipe by name; raise CallerError for an unknown one."""
+    if name not in RECIPES:
+        raise CallerError(f"--recipe must be {' or '.join(RECIPES)}, not {name}")
+    return RECIPES[name]

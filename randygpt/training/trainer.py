@@ -124,7 +124,7 @@ class Trainer:
             _restore(state, loaded, found.sidecar, options.device)
             if found.sidecar and found.sidecar.training.get("tokens", corpus.identity) != corpus.identity:
                 warn(f"the text is not the one {path} was trained on")
-            trainer.same_run = path.resolve() in {options.newest.resolve(), options.best.resolve()}
+            trainer.same_run = path.resolve() in {options.latest.resolve(), options.best.resolve()}
             trainer._best_saved = trainer.same_run and options.best.is_file()
         return trainer
 
@@ -169,10 +169,10 @@ class Trainer:
                     break
                 if time.monotonic() - saved_at > SAVE_EVERY_S:
                     metrics.flush()
-                    self._save(writer, options.newest)
+                    self._save(writer, options.latest)
                     saved_at = time.monotonic()
                 interrupted = self._world.any(should_stop())
-            self._save(writer, options.newest)
+            self._save(writer, options.latest)
             if not self._best_saved:
                 self._save(writer, options.best)
         return not interrupted
@@ -302,9 +302,9 @@ def _restore(state: _State, loaded: Checkpoint, sidecar: Sidecar | None, device:
         state.optimizer.restore(state.steps, (first, second))
     if sidecar and sidecar.iteration == header.iteration:
         state.train_loss, state.val_loss = sidecar.losses.get("train"), sidecar.losses.get("val")
-        state.tokens = sidecar.remembered("tokens_seen", 0)
-        state.plateau.waited = sidecar.remembered("plateau_waited", 0)
-        state.plateau.cuts = sidecar.remembered("plateau_cuts", 0)
+        state.tokens = sidecar.training_value("tokens_seen", 0)
+        state.plateau.waited = sidecar.training_value("plateau_waited", 0)
+        state.plateau.cuts = sidecar.training_value("plateau_cuts", 0)
 
 
 def _loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def start(asked: TrainOptions, *, stop_after: int | None = None) -> list[Step]:
 
 
 def resume(asked: TrainOptions, *, stop_after: int | None = None, text: str = TEXT) -> list[Step]:
-    return carry_out(Trainer.resume(asked, text, inspect_checkpoint(asked.newest)), stop_after=stop_after)
+    return carry_out(Trainer.resume(asked, text, inspect_checkpoint(asked.latest)), stop_after=stop_after)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -121,13 +121,13 @@ def test_a_run_that_diverges_leaves_states_that_can_be_read(tmp_path: Path) -> N
     start(options(tmp_path), stop_after=3)
     absurd = replace(options(tmp_path), max_lr=1e6, min_lr=1e6)
     signs: list[object] = []  # that it did diverge
-    trainer = Trainer.resume(absurd, TEXT, inspect_checkpoint(absurd.newest))
+    trainer = Trainer.resume(absurd, TEXT, inspect_checkpoint(absurd.latest))
     try:
         trainer.run(lambda step: signs.append(step.loss) if not math.isfinite(step.loss) else None, lambda: False)
     except RandyGPTError as error:
         signs.append(error)
     assert signs
-    for path in (absurd.newest, absurd.best):
+    for path in (absurd.latest, absurd.best):
         assert read_checkpoint(path, CONFIG).header.iteration < 20
 
 
@@ -190,7 +190,7 @@ def test_a_file_of_a_preset_needs_nothing_beside_it(tmp_path: Path) -> None:
 def test_weights_alone_can_be_gone_on_with_twice(tmp_path: Path) -> None:
     for folder in ("unbroken", "broken"):
         asked = options(tmp_path / folder, 10)
-        write_tiny(asked.newest, with_optimizer=False)
+        write_tiny(asked.latest, with_optimizer=False)
         resume(asked, stop_after=4 if folder == "broken" else None)
     resume(options(tmp_path / "broken", 10))
     assert contents(tmp_path / "broken")["m.bin"] == contents(tmp_path / "unbroken")["m.bin"]
@@ -256,9 +256,9 @@ def test_a_resume_under_another_name_has_both_its_files(tmp_path: Path) -> None:
     before = contents(tmp_path)
     other = replace(options(tmp_path), prefix=tmp_path / "other")
     carry_out(Trainer.resume(other, TEXT, inspect_checkpoint(tmp_path / "m.bin")), stop_after=1)
-    assert [inspect_checkpoint(path).header.iteration for path in (other.newest, other.best)] == [4, 4]
+    assert [inspect_checkpoint(path).header.iteration for path in (other.latest, other.best)] == [4, 4]
     assert contents(tmp_path) == before
-    sidecar = read_sidecar(other.newest)
+    sidecar = read_sidecar(other.latest)
     assert sidecar is not None
     assert sidecar.name == "story"
 
