@@ -1,0 +1,36 @@
+"""README.md and docs/: links lead to files, and the index of decision records is complete."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DECISIONS = ROOT / "docs/decisions"
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+RECORDS = sorted(DECISIONS.glob("[0-9]*.md"))
+FORM = re.compile(
+    r"# (?P<number>\d{4}) (?P<title>.+)\n\n"
+    r"- Status: (?P<status>(accepted|superseded by)[^\n]*(\n  [^\n]+)*)\n"
+    r"- Date: (?P<date>\d{4}-\d\d-\d\d)\n\n## Context\n"
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_index_lists_every_decision_record() -> None:
+    rows = []
+    for record in RECORDS:
+        found = FORM.match(record.read_text(encoding="utf-8"))
+        assert found, record.name
+        assert record.name.startswith(found["number"])
+        status = re.sub(r"\n  ", " ", found["status"])
+        rows.append(f"| [{found['number']}]({record.name}) | {found['title']} | {status} | {found['date']} |")
+    index = (DECISIONS / "README.md").read_text(encoding="utf-8")
+    assert [line for line in index.splitlines() if line.startswith("| [")] == rows
+    assert len(rows) > 30
