@@ -22,7 +22,7 @@ from support.shelf import Shelf
 
 from randygpt.model.decoder import Array, Decoder, KVCache
 from relay_client.keys import SecretKey
-from server.models import SLOTS
+from server.models import MAX_SLOTS
 
 CLIENTS, SECONDS = 32, 60
 SWAPS, MODELS = 20, 4
@@ -167,7 +167,7 @@ def alone(decoder: Decoder, prompt: str) -> str:
 def memory_above(bench: Bench) -> Measured:
     """MiB above the process, two models and their caches, at most, while models are swapped under load."""
     raw, fault = swapped(bench)
-    known = 2 * (4 * CONFIG.parameter_count + SLOTS * KVCache.slot_bytes(CONFIG)) / (1 << 20)
+    known = 2 * (4 * CONFIG.parameter_count + MAX_SLOTS * KVCache.slot_bytes(CONFIG)) / (1 << 20)
     return Measured(value=raw["peak_mib"] - raw["idle_mib"] - known, raw=raw | {"models_mib": known}, fault=fault)
 
 

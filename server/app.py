@@ -6,18 +6,19 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TypeAlias
 
 import orjson
 from aiohttp import web
 
-from server.completion import Answer
+from server.completion import Completion
 from server.engine import Engine
 from server.errors import Busy, InvalidRequest, UnfitModel
 from server.fields import parse_object
 from server.limits import Settings
 from server.listen import listen
-from server.metrics import PAGE_TYPE, Metrics
+from server.metrics import CONTENT_TYPE, Metrics, Snapshot
 from server.middleware import REQUEST_ID, RETRY_AFTER_S, STREAM, Guard, error_response, json_response
 from server.models import LoadedModel, Serving
 from server.openapi import document
@@ -75,16 +76,16 @@ class Application:
         with self._guard.admit(request):
             asked = parse_request(await self._body(request))
             with self._serving.lease() as loaded:  # this request's model, whatever happens to `current` meanwhile
-                with Answer(self._engine, _there(loaded), asked) as answer:
-                    [choice] = await answer.whole()
-                self._metrics.prompt_tokens.inc(answer.prompt_tokens)
+                with Completion(self._engine, _there(loaded), asked) as completion:
+                    self._metrics.prompt_tokens.inc(completion.prompt_tokens)
+                    [choice] = await completion.collect()
                 reply = completion_reply(
                     text=choice.text,
-                    model=answer.loaded.name,
-                    prompt_tokens=answer.prompt_tokens,
-                    completion_tokens=answer.completion_tokens,
+                    model=completion.model.name,
+                    prompt_tokens=completion.prompt_tokens,
+                    completion_tokens=completion.completion_tokens,
                 )
-                return json_response(200, reply, _release(answer.loaded))
+                return json_response(200, reply, _release(completion.model))
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         return await self._openai(request, parse_completion, chat=False)
@@ -97,40 +98,40 @@ class Application:
     ) -> web.StreamResponse:
         with self._guard.admit(request):
             asked = parse(await self._body(request))
-            with self._serving.lease() as loaded, Answer(self._engine, _there(loaded), asked) as answer:
-                self._metrics.prompt_tokens.inc(answer.prompt_tokens)
+            with self._serving.lease() as loaded, Completion(self._engine, _there(loaded), asked) as completion:
+                self._metrics.prompt_tokens.inc(completion.prompt_tokens)
                 form = Form(
                     chat=chat,
                     request_id=request[REQUEST_ID],
                     created=int(time.time()),
-                    model=answer.loaded.name,
-                    fingerprint=answer.loaded.fingerprint,
-                    texts=answer.loaded.language_model.tokenizer.vocab,
+                    model=completion.model.name,
+                    fingerprint=completion.model.fingerprint,
+                    texts=completion.model.language_model.tokenizer.vocab,
                     logprobs=asked.logprobs is not None,
                 )
                 if asked.stream:
-                    return await self._stream(request, answer, form, include_usage=asked.include_usage)
-                choices = await answer.whole()
-                counts = usage(answer.prompt_tokens, answer.completion_tokens)
-                return json_response(200, form.whole(choices, counts), _release(answer.loaded))
+                    return await self._stream(request, completion, form, include_usage=asked.include_usage)
+                choices = await completion.collect()
+                counts = usage(completion.prompt_tokens, completion.completion_tokens)
+                return json_response(200, form.whole(choices, counts), _release(completion.model))
 
     async def _stream(
-        self, request: web.Request, answer: Answer, form: Form, *, include_usage: bool
+        self, request: web.Request, completion: Completion, form: Form, *, include_usage: bool
     ) -> web.StreamResponse:
         """Parts of an answer as they come, each an event; `[DONE]` is the last. Ends early if nobody reads them."""
         headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        response = web.StreamResponse(headers=headers | _release(answer.loaded))
+        response = web.StreamResponse(headers=headers | _release(completion.model))
         request[STREAM] = response
         await response.prepare(request)
         seen: set[int] = set()
         try:
-            async for news in answer:
+            async for news in completion:
                 for choice in news:
                     part = form.part([choice], first=choice.index not in seen)
                     seen.add(choice.index)
                     await self._send(response, orjson.dumps(part))
             if include_usage:
-                counts = usage(answer.prompt_tokens, answer.completion_tokens)
+                counts = usage(completion.prompt_tokens, completion.completion_tokens)
                 await self._send(response, orjson.dumps(form.last(counts)))
         except (TimeoutError, ConnectionError):
             raise
@@ -182,7 +183,7 @@ class Application:
         return json_response(200 if is_ready else 503, {"ready": is_ready})
 
     async def _page_of_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.page(), headers={"Content-Type": PAGE_TYPE})
+        return web.Response(body=self._metrics.export(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _reload(self, request: web.Request) -> web.Response:
         reloader = self._admin(request)
@@ -240,11 +241,11 @@ async def running(
     with a check that comes back while the thread that decodes does. Raises CannotListen if the address cannot be had.
     """
     metrics = Metrics()
-    engine = Engine(threads=settings.threads, max_waiting=settings.max_sequences, metrics=metrics)
-    metrics.watch(serving, engine)
+    engine = Engine(threads=settings.threads, max_sequences=settings.max_sequences, metrics=metrics)
+    metrics.add_gauges(partial(_snapshot, serving, engine))
     application = Application(serving, reloader, provenance, engine, settings, metrics)
     try:
-        async with watched(engine.beat), _answering(application, reloader, settings, given) as address:
+        async with watched(engine.heartbeat), _answering(application, reloader, settings, given) as address:
             yield address
     finally:
         engine.close()
@@ -277,6 +278,21 @@ async def _answering(
         if listener is not None:
             listener.close()
         await runner.cleanup()
+
+
+def _snapshot(serving: Serving, engine: Engine) -> Snapshot:
+    loaded = serving.current
+    return Snapshot(
+        sequences_running=engine.running,
+        sequences_waiting=engine.waiting,
+        model_swaps=serving.swaps,
+        model_swap_failures=serving.failures,
+        is_failing=serving.failure is not None,
+        model_info={"label": loaded.label, "release": loaded.release_id or "", "model": loaded.name}
+        if loaded
+        else None,
+        loaded_at=loaded.loaded_at if loaded else 0.0,
+    )
 
 
 def _there(loaded: LoadedModel | None) -> LoadedModel:

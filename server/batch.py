@@ -1,152 +1,141 @@
-"""Texts of one model, written side by side: who is in which slot, and what a step does. No I/O.
+"""Continuous batching of one worker's sequences of one model: slots, chunked prefill, decode steps. No I/O.
 
-Texts join and leave between steps. Those in the first slots have seen all of their prompt and get one token a step;
-the rest get their prompt in chunks, first come first served, so that a long one makes nobody wait long.
+Sequences join and leave between steps. Those in the first slots are prefilled and get one token per step. The others
+are prefilled in chunks, first come first served, so that a long prompt does not stall the decoding of the rest.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Sequence as Ids
 
 import numpy as np
 
 from randygpt.model.decoder import PREFILL_CHUNK, Array, Decoder, KVCache
-from randygpt.model.sampling import Continuation, log_softmax, sample_batch
+from randygpt.model.sampling import log_softmax, sample_batch
+from server.sequence import Sequence, Token
 
-Chunks = list[tuple[int, Sequence[int]]]  # slot, ids
-_UNDISTURBED = 4 * PREFILL_CHUNK  # tokens of prompts in one pass while there is nobody whom a longer one makes wait
-
-
-class Token(NamedTuple):
-    """A token of a text, and where they were asked for: its log probability, and the likeliest tokens with theirs."""
-
-    id: int
-    logprob: float = 0.0
-    likeliest: tuple[tuple[int, float], ...] = ()
+Chunks = list[tuple[int, Ids[int]]]  # slot, ids
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class Writing:
-    """A text on its way through a batch."""
+class Batch:
+    """Sequences in the slots of one KV cache.
 
-    text: Continuation
-    logprobs: int | None = None  # how many of the likeliest tokens to tell beside the one that was drawn
-    gone: bool = False  # nobody waits for it any more
-    drawn: list[Token] = field(default_factory=list)  # and not yet taken away
-    unseen: Sequence[int] = ()  # ids that the cache has yet to see
-    seen: tuple[Array, Array] | None = None  # keys and values of the others, on the way from one batch to another
+    Args:
+        decoder: The network.
+        cache: Keys and values; its slots limit the number of sequences.
+        prefill_tokens: Prompt tokens per step while other sequences decode.
+        idle_prefill_tokens: Prompt tokens per step while none do.
+    """
 
-    def take(self, token: Token) -> None:
-        """Go on with a token."""
-        if self.text.append(token.id):
-            self.drawn.append(token)
-        self.unseen = self.text.new_ids
-
-
-W = TypeVar("W", bound=Writing)
-
-
-class Batch(Generic[W]):
-    """The texts that one thread writes with one model, at most as many as its cache has slots."""
-
-    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        cache: KVCache,
+        *,
+        prefill_tokens: int = PREFILL_CHUNK,
+        idle_prefill_tokens: int = 4 * PREFILL_CHUNK,
+    ) -> None:
         self._decoder, self._cache = decoder, cache
-        self._slots: list[W] = []
-        self._ready = 0  # slots whose prompt was seen; they come first
+        self._prefill_tokens, self._idle_prefill_tokens = prefill_tokens, idle_prefill_tokens
+        self._slots: list[Sequence] = []
+        self._decoding = 0  # number of prefilled sequences; they have the first slots
 
     @property
-    def writings(self) -> Sequence[W]:
-        """Who is in it."""
+    def sequences(self) -> Ids[Sequence]:
+        """The sequences, by slot."""
         return self._slots
 
-    @property
-    def has_room(self) -> bool:
-        """Whether another text may join."""
-        return len(self._slots) < len(self._cache.lengths)
-
-    def join(self, writing: W) -> None:
-        """Take a text in, behind the others."""
+    def add(self, sequence: Sequence) -> None:
+        """Put a sequence in the next slot, with the KV entries that migrated with it."""
         slot = len(self._slots)
-        if writing.seen:
-            self._cache.put(slot, *writing.seen)
-            writing.seen = None
+        if sequence.migrated_kv:
+            self._cache.put(slot, *sequence.migrated_kv)
+            sequence.migrated_kv = None
         else:
             self._cache.lengths[slot] = 0
-            writing.unseen = writing.text.new_ids
-        self._slots.append(writing)
+        self._slots.append(sequence)
 
-    def release(self) -> W:
-        """Let the last text go, with what was seen of it, to another batch; without the memory, MemoryError."""
+    def detach(self) -> Sequence:
+        """Remove the last sequence, to be added to another batch with its KV entries.
+
+        Raises:
+            MemoryError: The KV entries could not be copied; the sequence stays.
+        """
         slot = len(self._slots) - 1
-        self._slots[slot].seen = self._cache.get(slot)
-        self._ready = min(self._ready, slot)
+        self._slots[slot].migrated_kv = self._cache.get(slot)
+        self._decoding = min(self._decoding, slot)
         return self._slots.pop()
 
-    def step(self) -> list[W]:
-        """Go on with every text; those that got a token or ended."""
+    def step(self) -> list[Sequence]:
+        """Advance all sequences and return those that got a token or ended."""
         for slot in reversed(range(len(self._slots))):
-            if self._slots[slot].gone:
-                self._leave(slot)
+            if self._slots[slot].cancelled:
+                self._remove(slot)
         chunks = self._next_chunks()
-        drawn = self._draw(*self._compute(chunks))
+        sampled = self._sample(*self._compute(chunks))
         for slot, ids in chunks:
-            writing = self._slots[slot]
-            writing.unseen = writing.unseen[len(ids) :]
-            self._ready += not writing.unseen
-        for slot, token in drawn:
-            self._slots[slot].take(token)
-        news = self._slots[: self._ready]
-        for slot in reversed(range(self._ready)):
-            text = self._slots[slot].text
-            if text.finish:
-                self._leave(slot)
-            elif text.new_ids is text.context:
-                self.join(self._leave(slot))
-        return news
+            sequence = self._slots[slot]
+            sequence.uncomputed_ids = sequence.uncomputed_ids[len(ids) :]
+            self._decoding += not sequence.uncomputed_ids
+        for slot, token in sampled:
+            self._slots[slot].append_token(token)
+        advanced = self._slots[: self._decoding]
+        for slot in reversed(range(self._decoding)):
+            sequence = self._slots[slot]
+            if sequence.finish:
+                self._remove(slot)
+            elif sequence.new_ids is sequence.context:
+                self._restart(slot)
+        return advanced
 
     def _next_chunks(self) -> Chunks:
         chunks: Chunks = []
-        room = PREFILL_CHUNK if self._ready else _UNDISTURBED
-        for slot in range(self._ready, len(self._slots)):
-            ids = self._slots[slot].unseen[:room]
+        budget = self._prefill_tokens if self._decoding else self._idle_prefill_tokens
+        for slot in range(self._decoding, len(self._slots)):
+            ids = self._slots[slot].uncomputed_ids[:budget]
             if not ids:
                 break
             chunks.append((slot, ids))
-            room -= len(ids)
+            budget -= len(ids)
         return chunks
 
     def _compute(self, chunks: Chunks) -> tuple[list[int], Array]:
-        """(slots that get a token, logits (n, V) for it): those that are ready, and chunks that end a prompt."""
-        tokens = [self._slots[slot].unseen[0] for slot in range(self._ready)]
+        """Return the slots that get a token, and its logits (n, V): decoding ones, and those whose prefill ends."""
+        tokens = [self._slots[slot].uncomputed_ids[0] for slot in range(self._decoding)]
         if not tokens and not chunks:
             return [], np.empty((0, self._decoder.config.vocab_size), np.float32)
         logits = self._decoder.forward(self._cache, tokens, chunks)
-        ended = (slot for slot, ids in chunks if len(ids) == len(self._slots[slot].unseen))  # but for the last, all
-        slots = [*range(self._ready), *ended]
+        ended = (slot for slot, ids in chunks if len(ids) == len(self._slots[slot].uncomputed_ids))  # all but the last
+        slots = [*range(self._decoding), *ended]
         return slots, logits[: len(slots)]
 
-    def _draw(self, slots: Sequence[int], logits: Array) -> list[tuple[int, Token]]:
-        """Tokens by slot, from their logits (n, V)."""
+    def _sample(self, slots: Ids[int], logits: Array) -> list[tuple[int, Token]]:
+        """Sample a token for each slot from its logits (n, V)."""
         if not slots:
             return []
-        writings = [self._slots[slot] for slot in slots]
-        texts = [writing.text for writing in writings]
-        ids = sample_batch(logits, [text.sampling for text in texts], [text.uniform() for text in texts])
+        sequences = [self._slots[slot] for slot in slots]
+        ids = sample_batch(logits, [each.sampling for each in sequences], [each.uniform() for each in sequences])
         return [
-            (slot, Token(token) if writing.logprobs is None else _told(token, row, writing.logprobs))
-            for slot, token, row, writing in zip(slots, ids, logits, writings, strict=True)
+            (slot, Token(token) if (count := each.request.logprobs) is None else _with_logprobs(token, row, count))
+            for slot, token, row, each in zip(slots, ids, logits, sequences, strict=True)
         ]
 
-    def _leave(self, slot: int) -> W:
-        """Empty a slot, and close the gap it leaves in its row."""
-        writing = self._slots[slot]
-        if slot < self._ready:
-            self._ready -= 1
-            self._move(self._ready, slot)
-            slot = self._ready
-        self._move(len(self._slots) - 1, slot)
+    def _restart(self, slot: int) -> None:
+        """Queue a sequence for prefill of its shortened context. It keeps a slot throughout."""
+        self._move_to_end(slot)
+        self._cache.lengths[len(self._slots) - 1] = 0
+
+    def _remove(self, slot: int) -> None:
+        self._move_to_end(slot)
         self._slots.pop()
-        return writing
+
+    def _move_to_end(self, slot: int) -> None:
+        """Move a sequence to the last slot, without its KV entries; prefilled ones stay in front."""
+        sequence, last = self._slots[slot], len(self._slots) - 1
+        if slot < self._decoding:
+            self._decoding -= 1
+            self._move(self._decoding, slot)
+            slot = self._decoding
+        self._move(last, slot)
+        self._slots[last] = sequence
 
     def _move(self, source: int, target: int) -> None:
         if source != target:
@@ -154,7 +143,7 @@ class Batch(Generic[W]):
             self._cache.move(source, target)
 
 
-def _told(token: int, logits: Array, count: int) -> Token:
+def _with_logprobs(token: int, logits: Array, count: int) -> Token:
     values = log_softmax(logits)
-    likeliest = np.argsort(-values, kind="stable")[:count] if count else ()
-    return Token(token, float(values[token]), tuple((int(other), float(values[other])) for other in likeliest))
+    top = np.argsort(-values, kind="stable")[:count] if count else ()
+    return Token(token, float(values[token]), tuple((int(other), float(values[other])) for other in top))

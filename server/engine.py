@@ -1,162 +1,300 @@
-"""Has texts written on threads, many at a time, so that the event loop stays free. No I/O."""
+"""Continuous-batching engine: decode worker threads, driven from the event loop. No I/O.
+
+`Engine` is the event loop's side. `_Scheduler` has the waiting queue and the lock that guards which worker has which
+sequence. A `DecodeWorker` runs its sequences on its own thread, step by step, and takes the lock only between steps.
+"""
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass, field
+from functools import partial
 
-from randygpt.model.sampling import Continuation, Sampling
+from server.batch import Batch
 from server.errors import Busy
 from server.metrics import Metrics
 from server.models import LoadedModel
-from server.order import Job, News, Order, Piece, arrive
-from server.writer import Writer, stopping
+from server.sequence import Delivery, Prompt, Request, Sequence, deliver
 
-MAX_WAITING = 128  # texts in all, under way or waiting
-_WORTH_SHARING = 8  # texts that two threads write sooner than one
-_BETTER_ALONE = 4  # texts up to which one thread that had help does without
-_MOST_THREADS = 2  # of which Python lets one go on at a time, but for what numpy computes
+_BALANCE_FROM = 8  # sequences that two workers decode faster than one
+_MERGE_UP_TO = 4  # sequences that one worker decodes faster than two
+_MAX_WORKERS = 2  # more would wait for the interpreter lock, which only numpy's computing releases
 
 
 class Engine:
-    """Threads that each write some of the texts: one alone while they are few, else each about as many.
+    """A pool of decode workers. Use it from one event loop.
 
-    Of more texts than there is room for, the first to come are the first to join.
+    Small loads stay on one worker; from 8 sequences on the load is balanced. Sequences beyond capacity queue
+    first-in, first-out.
+
+    Args:
+        threads: Processors to use; the number of workers follows from it.
+        max_sequences: Limit on sequences running or waiting.
+        metrics: Where decode steps are counted.
     """
 
-    def __init__(self, *, threads: int, max_waiting: int = MAX_WAITING, metrics: Metrics | None = None) -> None:
-        self._max_waiting = max_waiting
+    def __init__(self, *, threads: int, max_sequences: int = 128, metrics: Metrics | None = None) -> None:
+        self._max_sequences = max_sequences
+        self._count = 0  # sequences of open requests
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._count = 0  # of texts that somebody waits for
-        self._changed = threading.Condition()
-        self._queue: list[Job] = []  # those that no thread has room for
-        self._closed = threading.Event()
-        count, metrics = min(threads, _MOST_THREADS), metrics or Metrics()
-        self._writers = [
-            Writer(
-                part=(number, count),
-                metrics=metrics,
-                changed=self._changed,
-                closed=self._closed,
-                arrange=self._arrange,
-                call=self._call,
+        self._scheduler = _Scheduler()
+        count, metrics = min(threads, _MAX_WORKERS), metrics or Metrics()
+        self._workers = [
+            DecodeWorker(
+                rank=rank, world_size=count, scheduler=self._scheduler, metrics=metrics, call_on_loop=self._call_on_loop
             )
-            for number in range(count)
+            for rank in range(count)
         ]
-        self._threads = [threading.Thread(target=writer.run, name="decode", daemon=True) for writer in self._writers]
+        self._scheduler.workers.extend(self._workers)
+        self._threads = [threading.Thread(target=worker.run, name="decode", daemon=True) for worker in self._workers]
         for thread in self._threads:
             thread.start()
 
     @property
-    def count(self) -> int:
-        """Texts that somebody waits for."""
-        return self._count
+    def running(self) -> int:
+        """Number of sequences that a worker has."""
+        return self._count - self.waiting
 
     @property
     def waiting(self) -> int:
-        """Of these, those that no thread had room for yet."""
-        with self._changed:
-            return max(0, self._count - sum(writer.load for writer in self._writers))
+        """Number of sequences in the queue."""
+        return max(0, self._count - sum(self.loads))
 
-    @contextmanager
-    def order(
-        self,
-        loaded: LoadedModel,
-        wanted: Sequence[tuple[Sequence[int], Sampling]],
-        *,
-        logprobs: int | None = None,
-        eager: bool = True,
-    ) -> Iterator[Order]:
-        """Texts behind prompts, as they come or (not `eager`) each at its end; raises Busy if they are too many.
+    @property
+    def loads(self) -> list[int]:
+        """Number of sequences of each worker."""
+        with self._scheduler.changed:
+            return [worker.load for worker in self._workers]
 
-        On leaving, those under way are given up within one token.
+    def submit(
+        self, model: LoadedModel, prompts: Ids[Prompt], *, logprobs: int | None = None, stream: bool = True
+    ) -> Request:
+        """Queue a request, which the caller enters as a context and reads outputs from.
+
+        Args:
+            model: The model that generates.
+            prompts: Token ids and sampling parameters of each sequence.
+            logprobs: Number of most likely tokens to report with each token; None reports no log probabilities.
+            stream: Deliver tokens as they are generated, not all at the end of a sequence.
+
+        Raises:
+            Busy: Too many sequences run or wait already, or the engine is shutting down.
         """
-        if self._count + len(wanted) > self._max_waiting:
-            raise Busy(f"{self._count} requests are waiting already")
-        order, block = Order(), loaded.language_model.config.block_size
-        for prompt, sampling in wanted:
-            text = Continuation(prompt, sampling, block)
-            order.add(Job(text=text, logprobs=logprobs, loaded=loaded, eager=eager, news=order.news))
-        self._count += len(wanted)
-        try:
-            self._submit(order.jobs)
-            yield order
-        finally:
-            for job in order.jobs:
-                job.gone = True
-            self._count -= len(wanted)
-
-    async def complete(
-        self, loaded: LoadedModel, prompt: Sequence[int], sampling: Sampling, *, logprobs: int | None = None
-    ) -> Piece:
-        """One whole text; raises Busy."""
-        with self.order(loaded, [(prompt, sampling)], logprobs=logprobs, eager=False) as order:
-            return (await order.next())[0]
-
-    async def beat(self) -> None:
-        """Comes back once each thread has come round: after the step it is in. Never, if one does no more."""
+        if self._count + len(prompts) > self._max_sequences:
+            raise Busy(f"{self._count} of at most {self._max_sequences} sequences are running or waiting; retry later")
         self._loop = asyncio.get_running_loop()
-        seen = [asyncio.Event() for _ in self._writers]
-        with self._changed:
-            for writer, event in zip(self._writers, seen, strict=True):
-                writer.beats.append(event)
-            self._changed.notify_all()
-        for event in seen:
-            await event.wait()
+        request = Request(
+            model, prompts, logprobs=logprobs, stream=stream, on_close=partial(self._forget, len(prompts))
+        )
+        self._scheduler.enqueue(request.sequences)
+        self._count += len(prompts)
+        return request
+
+    async def heartbeat(self) -> None:
+        """Wait until every worker finishes its current step (for a watchdog). Never returns if one hangs."""
+        self._loop = asyncio.get_running_loop()
+        for beat in self._scheduler.request_heartbeats():
+            await beat.wait()
 
     def close(self) -> None:
-        """Give up what is under way, and end the threads."""
-        with self._changed:
-            self._closed.set()
-            self._changed.notify_all()
+        """Fail all sequences with Busy and join the workers."""
+        waiting = self._scheduler.close()
         for thread in self._threads:
             thread.join()
-        left: list[News] = [(job, [], None, stopping()) for job in self._queue]
-        if left:
-            self._call(lambda: arrive(left))
+        if waiting:
+            self._call_on_loop(partial(deliver, _failed(waiting, _shutting_down())))
 
-    def _submit(self, jobs: list[Job]) -> None:
-        self._loop = asyncio.get_running_loop()
-        with self._changed:
-            if self._closed.is_set():
-                raise stopping()
-            self._queue.extend(jobs)
-            self._assign()
+    def _forget(self, count: int) -> None:
+        self._count -= count
 
-    def _arrange(self, writer: Writer) -> None:
-        """Decide who writes what. `changed` is held, and this thread is between two steps."""
-        self._assign()
-        for other in self._writers:
-            for _ in range(self._surplus(writer, other)):
-                if writer.hand_over(other):
-                    self._changed.notify_all()
-
-    def _assign(self) -> None:
-        """Give the texts that wait to threads with room; while `changed` is held."""
-        waiting, self._queue = self._queue, []
-        full: set[LoadedModel] = set()
-        for job in waiting:
-            if job.gone:
-                continue
-            free = [] if job.loaded in full else [writer for writer in self._writers if writer.has_room(job.loaded)]
-            if free:
-                loads = [writer.load for writer in self._writers]
-                alone = min(loads) == 0 and sum(loads) + 1 < _WORTH_SHARING
-                min(free, key=lambda writer: -writer.load if alone else writer.load).coming.append(job)
-                self._changed.notify_all()
-            else:
-                full.add(job.loaded)
-                self._queue.append(job)
-
-    def _surplus(self, writer: Writer, other: Writer) -> int:
-        """How many texts the one should hand to the other: all of few, to who has more; else half of the difference."""
-        mine, theirs = writer.load, other.load
-        if mine + theirs <= _BETTER_ALONE:
-            return mine if (mine, writer.part) < (theirs, other.part) else 0
-        if theirs or mine >= _WORTH_SHARING:
-            return (mine - theirs) // 2
-        return 0
-
-    def _call(self, callback: Callable[[], None]) -> None:
+    def _call_on_loop(self, callback: Callable[[], None]) -> None:
         if self._loop:
             self._loop.call_soon_threadsafe(callback)
+
+
+@dataclass(slots=True, eq=False)
+class _Scheduler:
+    """The waiting queue and the workers, and the lock that guards both."""
+
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    workers: list["DecodeWorker"] = field(default_factory=list)
+    closed: bool = False
+    _queue: list[Sequence] = field(default_factory=list)  # sequences that no worker has a free slot for
+
+    def enqueue(self, sequences: Iterable[Sequence]) -> None:
+        """Queue sequences and dispatch what fits; raises Busy during shutdown."""
+        with self.changed:
+            if self.closed:
+                raise _shutting_down()
+            self._queue.extend(sequences)
+            self._dispatch()
+
+    def request_heartbeats(self) -> list[asyncio.Event]:
+        """Return an event for each worker, set when it next comes round."""
+        beats = [asyncio.Event() for _ in self.workers]
+        with self.changed:
+            for worker, beat in zip(self.workers, beats, strict=True):
+                worker.heartbeats.append(beat)
+            self.changed.notify_all()
+        return beats
+
+    def close(self) -> list[Sequence]:
+        """Have the workers end after their current step; return the sequences that none of them has."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+            return self._queue
+
+    def rebalance(self, worker: "DecodeWorker") -> None:
+        """Dispatch, and migrate sequences from `worker` to others. Hold the lock; call between its steps."""
+        self._dispatch()
+        for other in self.workers:
+            for _ in range(_imbalance(worker, other)):
+                if worker.migrate(other):
+                    self.changed.notify_all()
+
+    def _dispatch(self) -> None:
+        """Assign queued sequences to workers with a free slot. Hold the lock."""
+        waiting, self._queue = self._queue, []
+        full: set[LoadedModel] = set()
+        for sequence in waiting:
+            if sequence.cancelled:
+                continue
+            model = sequence.request.model
+            free = [] if model in full else [worker for worker in self.workers if worker.has_free_slot(model)]
+            if free:
+                loads = [worker.load for worker in self.workers]
+                stays_on_one = min(loads) == 0 and sum(loads) + 1 < _BALANCE_FROM
+                min(free, key=lambda worker: -worker.load if stays_on_one else worker.load).incoming.append(sequence)
+                self.changed.notify_all()
+            else:
+                full.add(model)
+                self._queue.append(sequence)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class DecodeWorker:
+    """A thread's loop over decode steps, with one batch per model."""
+
+    rank: int
+    world_size: int  # number of workers; each has its share of a model's slots
+    scheduler: _Scheduler
+    metrics: Metrics
+    call_on_loop: Callable[[Callable[[], None]], None]
+    incoming: list[Sequence] = field(default_factory=list)  # to be added before the next step
+    heartbeats: list[asyncio.Event] = field(default_factory=list)  # waiters for the next heartbeat
+    _batches: dict[LoadedModel, Batch] = field(default_factory=dict)
+    _stepped_at: dict[LoadedModel, float] = field(default_factory=dict)  # last step with tokens, by perf_counter
+
+    @property
+    def load(self) -> int:
+        """Number of sequences. Hold the lock."""
+        return len(self.incoming) + sum(len(batch.sequences) for batch in self._batches.values())
+
+    def has_free_slot(self, model: LoadedModel) -> bool:
+        """Return True if another sequence of this model fits. Hold the lock."""
+        count = sum(sequence.request.model is model for sequence in self.incoming)
+        if model in self._batches:
+            count += len(self._batches[model].sequences)
+        return count < len(model.cache.partition(self.rank, self.world_size).lengths)
+
+    def migrate(self, other: "DecodeWorker") -> bool:
+        """Move one sequence and its KV entries to `other` if it has a free slot. Hold the lock, between steps."""
+        for model, batch in self._batches.items():
+            if batch.sequences and other.has_free_slot(model):
+                try:
+                    other.incoming.append(batch.detach())
+                except MemoryError:  # it stays, and decodes here
+                    return False
+                return True
+        return False
+
+    def run(self) -> None:
+        """Decode until the scheduler is closed, then fail what is left."""
+        while self._admit():
+            self._step_all()
+        left = [*self.incoming, *(sequence for batch in self._batches.values() for sequence in batch.sequences)]
+        self._deliver(_failed(left, _shutting_down()))
+
+    def _admit(self) -> bool:
+        """Wait for something to do and add incoming sequences; return False once the scheduler is closed."""
+        scheduler = self.scheduler
+        with scheduler.changed:
+            if not scheduler.closed:
+                scheduler.rebalance(self)
+            scheduler.changed.wait_for(lambda: scheduler.closed or self.incoming or self._batches or self.heartbeats)
+            for beat in self.heartbeats:
+                self.call_on_loop(beat.set)
+            self.heartbeats.clear()
+            if scheduler.closed:
+                return False
+            incoming, self.incoming = self.incoming, []
+            for sequence in incoming:
+                model = sequence.request.model
+                if model not in self._batches:
+                    cache = model.cache.partition(self.rank, self.world_size)
+                    self._batches[model] = Batch(model.language_model.decoder, cache)
+                self._batches[model].add(sequence)
+            return True
+
+    def _step_all(self) -> None:
+        for model in list(self._batches):  # a frame of its own, so that an idle worker holds no reference to a model
+            self._step(model)
+
+    def _step(self, model: LoadedModel) -> None:
+        batch = self._batches[model]
+        previous = self._stepped_at.get(model, time.perf_counter())
+        try:
+            advanced = batch.step()
+        except Exception as error:  # noqa: BLE001 (raised where a request waits for output)
+            self._deliver(_failed(batch.sequences, error))
+            self._drop(model)
+            return
+        if advanced:
+            self._stepped_at[model] = self._observe(advanced, previous)
+        due = [sequence for sequence in advanced if sequence.request.stream or sequence.finish]
+        self._deliver([(sequence, sequence.pending_tokens, sequence.finish, None) for sequence in due])
+        for sequence in due:
+            sequence.pending_tokens = []
+        if not batch.sequences:
+            self._drop(model)
+
+    def _drop(self, model: LoadedModel) -> None:
+        with self.scheduler.changed:
+            del self._batches[model]
+        self._stepped_at.pop(model, None)
+
+    def _observe(self, advanced: list[Sequence], previous: float) -> float:
+        """Count a step and return its end."""
+        now = time.perf_counter()
+        self.metrics.observe_step(len(advanced), now - previous)
+        for sequence in advanced:
+            if not sequence.started:
+                sequence.started = True
+                self.metrics.observe_first_token(now - sequence.request.arrived_at)
+        return now
+
+    def _deliver(self, deliveries: list[Delivery]) -> None:
+        if deliveries:
+            self.call_on_loop(partial(deliver, deliveries))
+
+
+def _imbalance(worker: DecodeWorker, other: DecodeWorker) -> int:
+    """Return the number of sequences to migrate from `worker` to `other`."""
+    mine, theirs = worker.load, other.load
+    if mine + theirs <= _MERGE_UP_TO:  # all to the worker with more
+        return mine if (mine, worker.rank) < (theirs, other.rank) else 0
+    if theirs or mine >= _BALANCE_FROM:
+        return (mine - theirs) // 2
+    return 0
+
+
+def _failed(sequences: Iterable[Sequence], error: Exception) -> list[Delivery]:
+    return [(sequence, [], None, error) for sequence in sequences]
+
+
+def _shutting_down() -> Busy:
+    """Return the error for requests that arrive, or still run, during shutdown."""
+    return Busy("the server is shutting down")

@@ -1,79 +1,104 @@
-"""What Prometheus is told. No I/O."""
+"""Metrics in Prometheus' text format. No I/O."""
 
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-if TYPE_CHECKING:
-    from server.engine import Engine
-    from server.models import Serving
-
-PAGE_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-_TEXTS = (1, 2, 4, 8, 16, 24, 32, 64)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """State of a server at scrape time."""
+
+    sequences_running: int
+    sequences_waiting: int
+    model_swaps: int
+    model_swap_failures: int
+    is_failing: bool  # the newest release could not replace the active model
+    model_info: dict[str, str] | None = None  # labels; None before the first model
+    loaded_at: float = 0.0  # of the active model, seconds since 1970
 
 
 class Metrics:
-    """Counts and times of one server."""
+    """Counters and histograms of one server; gauges are sampled at scrape time."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self.requests = Counter("randygpt_requests", "Requests answered", ["route", "status"], registry=self._registry)
-        self.prompt_tokens = Counter("randygpt_prompt_tokens", "Tokens of prompts", registry=self._registry)
-        self._tokens = Counter("randygpt_completion_tokens", "Tokens drawn", registry=self._registry)
-        self._first = Histogram(
-            "randygpt_first_token_seconds",
-            "From a request to its first token",
+        self.requests = Counter(
+            "randygpt_requests", "Number of HTTP requests", ["route", "status"], registry=self._registry
+        )
+        self.prompt_tokens = Counter("randygpt_prompt_tokens", "Number of prompt tokens", registry=self._registry)
+        self._completion_tokens = Counter(
+            "randygpt_completion_tokens", "Number of generated tokens", registry=self._registry
+        )
+        self._time_to_first_token = Histogram(
+            "randygpt_time_to_first_token_seconds",
+            "Time from a request to the first token of a sequence",
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._step = Histogram(
-            "randygpt_step_seconds", "Between two tokens of a text", buckets=_SECONDS, registry=self._registry
+        self._inter_token_latency = Histogram(
+            "randygpt_inter_token_latency_seconds",
+            "Time between two tokens of a sequence, once per decode step",
+            buckets=_SECONDS,
+            registry=self._registry,
         )
-        self._batch = Histogram(
-            "randygpt_batch_texts", "Texts that got a token in one step", buckets=_TEXTS, registry=self._registry
+        self._batch_size = Histogram(
+            "randygpt_batch_size",
+            "Number of sequences that got a token in a decode step",
+            buckets=_BATCH_SIZES,
+            registry=self._registry,
         )
 
-    def stepped(self, texts: int, seconds: float) -> None:
-        """A step gave some texts a token."""
-        self._tokens.inc(texts)
-        self._batch.observe(texts)
-        self._step.observe(seconds)
+    def observe_step(self, batch_size: int, seconds: float) -> None:
+        """Count a decode step that gave `batch_size` sequences a token, `seconds` after the one before."""
+        self._completion_tokens.inc(batch_size)
+        self._batch_size.observe(batch_size)
+        self._inter_token_latency.observe(seconds)
 
-    def began(self, seconds: float) -> None:
-        """A text got its first token, so long after it was asked for."""
-        self._first.observe(seconds)
+    def observe_first_token(self, seconds: float) -> None:
+        """Count the first token of a sequence, `seconds` after its request arrived."""
+        self._time_to_first_token.observe(seconds)
 
-    def watch(self, serving: "Serving", engine: "Engine") -> None:
-        """Tell of the model in charge too, and of how many texts there are."""
-        self._registry.register(_State(serving, engine))
+    def add_gauges(self, sample: Callable[[], Snapshot]) -> None:
+        """Export what `sample` returns at each scrape."""
+        self._registry.register(_Gauges(sample))
 
-    def page(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+    def export(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
-class _State(Collector):
-    """What is so at the moment, and is looked up when somebody asks."""
+class _Gauges(Collector):
+    """Gauges sampled at scrape time."""
 
-    def __init__(self, serving: "Serving", engine: "Engine") -> None:
-        self._serving = serving
-        self._engine = engine
+    def __init__(self, sample: Callable[[], Snapshot]) -> None:
+        self._sample = sample
 
     def collect(self) -> Iterator[Metric]:
-        serving, loaded = self._serving, self._serving.current
-        yield GaugeMetricFamily("randygpt_texts", "Texts under way or waiting", self._engine.count)
-        yield GaugeMetricFamily("randygpt_waiting_texts", "Of these, waiting for a place", self._engine.waiting)
-        yield CounterMetricFamily("randygpt_swaps", "Models put in charge", serving.swaps)
-        yield CounterMetricFamily("randygpt_swap_failures", "Models that did not pass", serving.failures)
-        yield GaugeMetricFamily("randygpt_failing", "Whether the newest release did not pass", bool(serving.failure))
-        if loaded:
-            age = GaugeMetricFamily("randygpt_model_age_seconds", "Since the model was loaded")
-            age.add_metric([], time.time() - loaded.loaded_at)
-            yield age
-            facts = {"label": loaded.label, "release": loaded.release_id or "", "model": loaded.name}
-            yield InfoMetricFamily("randygpt_model", "The model in charge", facts)
+        now = self._sample()
+        yield GaugeMetricFamily(
+            "randygpt_sequences_running", "Number of sequences in a decode worker", now.sequences_running
+        )
+        yield GaugeMetricFamily(
+            "randygpt_sequences_waiting", "Number of sequences queued for a slot", now.sequences_waiting
+        )
+        yield CounterMetricFamily("randygpt_model_swaps", "Number of models that became active", now.model_swaps)
+        yield CounterMetricFamily(
+            "randygpt_model_swap_failures", "Number of models that could not be loaded", now.model_swap_failures
+        )
+        yield GaugeMetricFamily(
+            "randygpt_model_swap_failing", "1 while the newest release could not be loaded", now.is_failing
+        )
+        if now.model_info is not None:
+            yield GaugeMetricFamily(
+                "randygpt_model_age_seconds", "Time since the active model was loaded", time.time() - now.loaded_at
+            )
+            yield InfoMetricFamily("randygpt_model", "The active model", now.model_info)

@@ -23,8 +23,8 @@ from randygpt.model.tokenizer import BOS_ID
 from server.errors import UnfitModel, Unreadable
 from server.logs import printable
 
-SLOTS = 32  # texts that a model writes at once
-_MAX_CACHE = 1 << 30  # bytes of their keys and values; fewer slots where that is not enough
+MAX_SLOTS = 32  # sequences that a model decodes at once
+_MAX_CACHE = 1 << 30  # bytes of KV cache; fewer slots where that is not enough
 _MAX_LOGITS = 1 << 28
 
 
@@ -37,11 +37,12 @@ class LoadedModel:
     label: str  # name and version, or the file
     sha256: str = ""  # of the weights' file, where there is no release
     loaded_at: float = field(default_factory=time.time)  # seconds since 1970
-    cache: KVCache = field(init=False)  # for the texts it writes at once; the engine's own
+    max_slots: int = MAX_SLOTS  # limit on the slots of its KV cache
+    cache: KVCache = field(init=False)  # only decode workers touch it
 
     def __post_init__(self) -> None:
         config = self.language_model.config
-        slots = max(1, min(SLOTS, _MAX_CACHE // KVCache.slot_bytes(config)))
+        slots = max(1, min(self.max_slots, _MAX_CACHE // KVCache.slot_bytes(config)))
         object.__setattr__(self, "cache", KVCache(config, slots))
 
     @property

@@ -6,8 +6,8 @@ from itertools import accumulate
 from typing import Any
 
 from randygpt.model.tokenizer import BOS_ID, EOS_ID
-from server.batch import Token
 from server.completion import Choice
+from server.sequence import Token
 
 Json = dict[str, Any]
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -106,13 +106,14 @@ class Form:
         return {
             "tokens": [self.texts[token.id] for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{self.texts[other]: value for other, value in token.likeliest} for token in tokens],
+            "top_logprobs": [{self.texts[other]: value for other, value in token.top_logprobs} for token in tokens],
             "text_offset": [*accumulate(lengths, initial=choice.offset)][: len(tokens)],
         }
 
     def _chat_logprobs(self, tokens: Sequence[Token]) -> Json:
         content = [
-            self._entry(token.id, token.logprob) | {"top_logprobs": [self._entry(*other) for other in token.likeliest]}
+            self._entry(token.id, token.logprob)
+            | {"top_logprobs": [self._entry(*other) for other in token.top_logprobs]}
             for token in tokens
         ]
         return {"content": content, "refusal": None}

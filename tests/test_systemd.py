@@ -207,7 +207,7 @@ async def test_a_beat_comes_back_from_an_idle_engine() -> None:
     engine = Engine(threads=1)
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            await engine.beat()
+            await engine.heartbeat()
     finally:
         engine.close()
 

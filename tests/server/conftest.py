@@ -12,8 +12,8 @@ import torch
 from support.browser import Tab, chromium, tab
 from support.gates import gate as closed_gate
 from support.models import CONFIG, TOKENIZER, decoder_of
+from support.sequences import WAIT_S
 from support.shelf import Shelf
-from support.texts import WAIT_S
 
 from randygpt.language_model import LanguageModel
 from randygpt.model.gpt import GPT
@@ -91,6 +91,6 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """What a model may be made to wait for."""
+    """Return a closed gate for a model's decode steps; opened after the test."""
     with closed_gate(WAIT_S) as opened:
         yield opened

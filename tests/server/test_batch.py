@@ -1,52 +1,71 @@
-"""The texts of one batch, step by step."""
+"""One batch, step by step."""
 
 import pytest
-from support.texts import BLOCK, GREEDY, alone, endless_model, some_ids
+from support.sequences import BLOCK, GREEDY, endless_model, random_ids, reference
 
-from randygpt.model.sampling import Continuation
-from server import batch as batch_module
+from randygpt.model.sampling import Sampling
+from server.batch import Batch
 from server.models import LoadedModel
+from server.sequence import Request, Sequence
+
+CHUNK = 8
 
 
-def batch_of(loaded: LoadedModel) -> batch_module.Batch[batch_module.Writing]:
-    return batch_module.Batch(loaded.language_model.decoder, loaded.cache)
+def batch_of(model: LoadedModel) -> Batch:
+    """Return an empty batch with small prefill chunks."""
+    decoder = model.language_model.decoder
+    return Batch(decoder, model.cache, prefill_tokens=CHUNK, idle_prefill_tokens=CHUNK)
 
 
-def test_a_long_prompt_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_module, "PREFILL_CHUNK", 8)
-    loaded = endless_model()
-    batch = batch_of(loaded)
-    early, late = (
-        batch_module.Writing(text=batch_module.Continuation(prompt, GREEDY, BLOCK))
-        for prompt in ([5], some_ids(30, seed=1))
-    )
-    batch.join(early)
+def sequence_of(prompt: list[int], sampling: Sampling = GREEDY) -> Sequence:
+    return Request(endless_model(), [(prompt, sampling)]).sequences[0]
+
+
+def generated(sequence: Sequence) -> list[int]:
+    return [token.id for token in sequence.pending_tokens]
+
+
+def test_long_prompt_does_not_stall_decoding() -> None:
+    batch, early, late = batch_of(endless_model()), sequence_of([5]), sequence_of(random_ids(30, seed=1))
+    batch.add(early)
     batch.step()
-    batch.join(late)
+    batch.add(late)
     counts = []
     for _ in range(5):
         batch.step()
-        counts.append((len(early.drawn), len(late.drawn)))
+        counts.append((len(early.pending_tokens), len(late.pending_tokens)))
     assert counts == [(2, 0), (3, 0), (4, 0), (5, 1), (6, 2)]
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 6])
-def test_a_text_goes_on_in_another_batch(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Before it began, amid its prompt, or later; and behind one that is still at its prompt."""
-    monkeypatch.setattr(batch_module, "PREFILL_CHUNK", 8)
-    monkeypatch.setattr(batch_module, "_UNDISTURBED", 8)
-    prompts = [some_ids(30, seed=1), some_ids(15, seed=2)]
-    first, second = (batch_of(endless_model()) for _ in range(2))
-    other, text = (batch_module.Writing(text=Continuation(prompt, GREEDY, BLOCK)) for prompt in prompts)
-    first.join(text)
+def test_sequence_continues_in_another_batch(steps: int) -> None:
+    """Detach before, during and after its prefill; the other batch is still in the prefill of its own sequence."""
+    prompts = [random_ids(30, seed=1), random_ids(15, seed=2)]
+    source, target = (batch_of(endless_model()) for _ in range(2))
+    resident, migrant = (sequence_of(prompt) for prompt in prompts)
+    source.add(migrant)
     for _ in range(steps):
-        first.step()
-    second.join(other)
-    assert first.release() is text
-    assert not first.writings
-    assert first.step() == []
-    second.join(text)
-    while second.writings:
-        second.step()
-    for prompt, writing in zip(prompts, (other, text), strict=True):
-        assert [token.id for token in writing.drawn] == alone(endless_model(), prompt, GREEDY)
+        source.step()
+    target.add(resident)
+    assert source.detach() is migrant
+    assert not source.sequences
+    assert source.step() == []
+    target.add(migrant)
+    while target.sequences:
+        target.step()
+    for prompt, sequence in zip(prompts, (resident, migrant), strict=True):
+        assert generated(sequence) == reference(endless_model(), prompt, GREEDY)
+
+
+def test_full_context_restarts_without_losing_its_slot() -> None:
+    sampling = Sampling(max_tokens=2 * BLOCK, temperature=0)
+    batch, prompts = batch_of(endless_model()), [[5], random_ids(BLOCK - 3, seed=1), [6]]
+    sequences = [sequence_of(prompt, sampling) for prompt in prompts]
+    for sequence in sequences:
+        batch.add(sequence)
+    while batch.sequences:
+        unfinished = [sequence for sequence in sequences if not sequence.finish]
+        assert {*batch.sequences} == {*unfinished}
+        batch.step()
+    for prompt, sequence in zip(prompts, sequences, strict=True):
+        assert generated(sequence) == reference(endless_model(), prompt, sampling)

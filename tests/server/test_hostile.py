@@ -200,7 +200,7 @@ async def test_clients_that_vanish_make_room_and_are_no_failure(address: str, lo
         writer.transport.abort()
     counted = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     async with asyncio.timeout(WAIT_S):
-        while b"randygpt_texts 0.0" not in await tell(address, counted):
+        while b"randygpt_sequences_running 0.0" not in await tell(address, counted):
             pass
     assert {orjson.loads(line)["status"] for line in logged.getvalue().splitlines()} <= {200, 499, 503}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import aiohttp
 import orjson
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from support.models import write_tiny
+from support.scrape import scrape
 
 from server import logs
 from server.app import running
@@ -19,31 +19,23 @@ from server.models import LoadedModel, Serving, load_file
 SECRET = "a prompt nobody may see"  # noqa: S105 (of a test)
 
 
-async def scrape(session: aiohttp.ClientSession, address: str) -> dict[str, float]:
-    """Values by name and labels."""
-    async with session.get(f"{address}/metrics") as response:
-        assert response.status == 200
-        assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-        families = text_string_to_metric_families(await response.text())
-    return {
-        sample.name + "".join(f" {value}" for value in sample.labels.values()): sample.value
-        for family in families
-        for sample in family.samples
-    }
-
-
 async def test_what_is_counted(session: aiohttp.ClientSession, address: str) -> None:
     for fields in ({"prompt": "the fox", "max_tokens": 9}, {"prompt": 1}):
         async with session.post(address, json=fields) as response:
             await response.read()
-    found = await scrape(session, address)
+    found = await scrape(address)
     assert found["randygpt_requests_total / 200"] == found["randygpt_requests_total / 400"] == 1
     assert found["randygpt_prompt_tokens_total"] == 7
     assert found["randygpt_completion_tokens_total"] == 9
-    assert found["randygpt_first_token_seconds_count"] == 1
-    assert found["randygpt_step_seconds_count"] == found["randygpt_batch_texts_sum"] == 9
-    assert found["randygpt_waiting_texts"] == 0
-    assert found["randygpt_texts"] == found["randygpt_swaps_total"] == found["randygpt_failing"] == 0
+    assert found["randygpt_time_to_first_token_seconds_count"] == 1
+    assert found["randygpt_inter_token_latency_seconds_count"] == found["randygpt_batch_size_sum"] == 9
+    assert found["randygpt_sequences_waiting"] == 0
+    assert (
+        found["randygpt_sequences_running"]
+        == found["randygpt_model_swaps_total"]
+        == found["randygpt_model_swap_failing"]
+        == 0
+    )
     assert found["randygpt_model_age_seconds"] >= 0
     assert any("ab" * 32 in name for name in found)
 
@@ -53,7 +45,7 @@ async def test_a_file_whose_name_is_no_text(session: aiohttp.ClientSession, tmp_
     write_tiny(tmp_path / "m.bin").rename(path)
     (tmp_path / "m.json").rename(path.with_suffix(".json"))
     async with running(Serving(current=load_file(path)), None, Settings()) as address:
-        await scrape(session, address)
+        await scrape(address)
         async with session.get(f"{address}/health") as response:
             assert (await response.json())["serving"].endswith(r"a\udcff\n.bin")
 
@@ -61,7 +53,7 @@ async def test_a_file_whose_name_is_no_text(session: aiohttp.ClientSession, tmp_
 async def test_before_the_first_model_it_is_not_ready(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
     serving = Serving()
     async with running(serving, None, Settings()) as address:
-        assert "randygpt_model_age_seconds" not in await scrape(session, address)
+        assert "randygpt_model_age_seconds" not in await scrape(address)
         async with session.get(f"{address}/ready") as response:
             assert (response.status, await response.json()) == (503, {"ready": False})
         serving.current = loaded

@@ -15,6 +15,7 @@ from support.browser import CTRL, GIVE_UP_S, Tab, tab
 from support.following import Follow
 from support.models import CONFIG, endless, write_tiny
 from support.page import CARD, facts, shows_version
+from support.scrape import sequence_count
 from support.shelf import Shelf, without_checkpoint
 from support.shelf_server import serving_shelf
 
@@ -55,12 +56,6 @@ async def paced() -> AsyncIterator[tuple[Paced, str]]:
             decoder.turns.release(10_000)
 
 
-async def texts_under_way(address: str) -> int:
-    async with aiohttp.ClientSession() as session, session.get(f"{address}/metrics") as response:
-        [count] = re.findall(r"^randygpt_texts (\S+)$", await response.text(), re.MULTILINE)
-    return int(float(count))
-
-
 # --- writing
 
 
@@ -77,7 +72,7 @@ async def test_a_prompt_streams_into_the_page_and_stop_frees_its_slot(
         await page.until(f"document.querySelector('#drawn').textContent.length === {more}")
         assert re.fullmatch(rf"{more} tokens, \d+ a second", await page.text("#status"))
     assert await page.text("#given") == "the quick"
-    assert await texts_under_way(address) == 1
+    assert await sequence_count(address) == 1
     assert await page.focused() == "Stop"
     if way == "button":
         await page.press("Enter")
@@ -85,7 +80,7 @@ async def test_a_prompt_streams_into_the_page_and_stop_frees_its_slot(
         await page.press("Escape")
     await page.until("document.querySelector('#status').innerText.startsWith('stopped after 3 tokens, ')")
     async with asyncio.timeout(GIVE_UP_S):
-        while await texts_under_way(address):  # noqa: ASYNC110 (the server is asked)
+        while await sequence_count(address):  # noqa: ASYNC110 (the server is asked)
             await asyncio.sleep(0.02)
     assert await page.focused() == "Generate"
     assert await page.run("document.querySelector('#stop').disabled")

@@ -7,21 +7,19 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import numpy as np
 import pytest
 from support.memory import memory_for
 from support.models import CONFIG, TOKENIZER, Gated, has_weights
+from support.scrape import scrape, until_sequences
 from support.shelf import Shelf, checkpoint, weights, without_checkpoint
 
 from distribution.installed import InstalledRelease
 from randygpt.checkpoint.header import CheckpointHeader
-from server import app
 from server import reloader as reloader_module
 from server.app import running
-from server.engine import Engine
 from server.limits import Settings
 from server.models import LoadedModel, Serving, load_release
 from server.reloader import Reloader
@@ -37,7 +35,6 @@ class Server:
     session: aiohttp.ClientSession
     reloader: Reloader
     serving: Serving
-    engine: Any  # that counts what it is asked
 
     async def ask(self, prompt: str = "the", max_tokens: int = 20) -> tuple[str, str]:
         """(release, text)."""
@@ -54,27 +51,14 @@ class Server:
 
 
 @pytest.fixture
-async def server(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    engines: list[Any] = []
-
-    class Watched(Engine):
-        def __init__(self, **options: Any) -> None:  # noqa: ANN401 (passed on)
-            super().__init__(**options)
-            self.asked = 0
-            engines.append(self)
-
-        def order(self, *facts: Any, **options: Any) -> Any:  # noqa: ANN401 (passed on)
-            self.asked += 1
-            return super().order(*facts, **options)
-
-    monkeypatch.setattr(app, "Engine", Watched)
+async def server(shelf: Shelf) -> AsyncIterator[Server]:
     serving = Serving()
     async with (
         running(serving, None, Settings()) as address,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
     ):
         watch = Reloader(shelf.store, serving)
-        yield Server(address=address, session=session, reloader=watch, serving=serving, engine=engines[0])
+        yield Server(address=address, session=session, reloader=watch, serving=serving)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -118,11 +102,11 @@ async def test_requests_under_way_end_on_the_model_they_began_with(
     slow = replace(language_model, decoder=Gated(language_model.decoder, gate))
     server.serving.current = LoadedModel(language_model=slow, release_id=first.id.hex(), label="gated")
     early = [asyncio.create_task(server.ask(max_tokens=600)) for _ in range(3)]
-    await until(lambda: server.engine.count == 3)
+    await until_sequences(server.address, 3)
     await swap(shelf, server, second)
     assert (await server.health())["release"] == second.id.hex()
     late = [asyncio.create_task(server.ask(max_tokens=600)) for _ in range(3)]
-    await until(lambda: server.engine.count == 6)
+    await until_sequences(server.address, 6)
     gate.set()
     assert set(await asyncio.gather(*early)) == {expected}
     others = set(await asyncio.gather(*late))
@@ -139,14 +123,20 @@ async def test_no_request_fails_or_mixes_models_while_they_are_swapped(shelf: Sh
         texts[release.id.hex()] = (await server.ask(max_tokens=60))[1]
     assert len(set(texts.values())) == 2
     tasks = []
-    before = server.engine.asked
     for turn in range(12):
         tasks += [asyncio.create_task(server.ask(max_tokens=60)) for _ in range(4)]
-        await until(lambda due=before + 4 * turn: server.engine.asked > due)
+        await until_submitted(server, 2 + 4 * turn + 1)
         await swap(shelf, server, releases[turn % 2])
     replies = await asyncio.gather(*tasks)
     assert {release for release, _ in replies} == set(texts)
     assert all(text == texts[release] for release, text in replies)
+
+
+async def until_submitted(server: Server, count: int) -> None:
+    """Wait until this many requests reached the engine, each with a prompt of three tokens."""
+    async with asyncio.timeout(WAIT_S):
+        while (await scrape(server.address))["randygpt_prompt_tokens_total"] < 3 * count:
+            pass
 
 
 async def test_a_third_model_is_loaded_when_the_first_has_no_requests_left(shelf: Shelf, server: Server) -> None:

@@ -17,7 +17,7 @@ from support.shelf import Shelf, checkpoint
 from randygpt.cli.main import run
 from randygpt.model.config import ModelConfig
 from randygpt.model.decoder import KVCache
-from server.models import SLOTS
+from server.models import MAX_SLOTS
 
 
 def get(address: str, path: str = "/", body: object = None, key: str | None = None) -> tuple[int, str]:
@@ -80,7 +80,7 @@ def test_a_request_under_way_ends_well_when_the_server_is_told_to_stop(tmp_path:
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's memory is read from /proc")
 def test_an_old_model_is_gone_at_once_when_another_takes_over(shelf: Shelf) -> None:
     config = ModelConfig(n_embd=64, n_head=1, n_layer=16, vocab_size=TOKENIZER.vocab_size, block_size=1024)
-    cache = SLOTS * KVCache.slot_bytes(
+    cache = MAX_SLOTS * KVCache.slot_bytes(
         config
     )  # address space, of which hardly anything is used; malloc keeps none as large
     files = {

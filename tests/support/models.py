@@ -69,15 +69,17 @@ def endless() -> LanguageModel:
 
 
 class Gated(Decoder):
-    """A network that waits at each step until it is let go on."""
+    """A network whose decode steps wait until `opened` is set; the first of them sets `entered`."""
 
     def __init__(self, other: Decoder, opened: threading.Event) -> None:
         self.__dict__.update(other.__dict__)
         self.opened = opened
+        self.entered = threading.Event()
 
-    def forward(self, *facts: Any) -> Array:  # noqa: ANN401 (passed on)
+    def forward(self, *args: Any) -> Array:  # noqa: ANN401 (passed on)
+        self.entered.set()
         self.opened.wait()
-        return super().forward(*facts)
+        return super().forward(*args)
 
 
 def write_tiny(path: Path, *, seed: int = 0, name: str = "", with_optimizer: bool = True) -> Path:

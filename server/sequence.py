@@ -1,0 +1,154 @@
+"""Requests and their sequences: what is to be generated, and what has been received of it. No I/O.
+
+A `Sequence` belongs to the decode worker that runs it, a `Request` to the event loop. The outputs of a decode step pass
+from one to the other in `deliver`, which runs on the event loop.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Ids
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
+
+from randygpt.model.sampling import Continuation, Finish, Sampling
+from server.models import LoadedModel
+
+if TYPE_CHECKING:
+    from randygpt.model.decoder import Array
+
+Prompt: TypeAlias = tuple[Ids[int], Sampling]
+
+
+class Token(NamedTuple):
+    """A generated token; with `logprobs`, its log probability and the most likely tokens with theirs."""
+
+    id: int
+    logprob: float = 0.0
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+class SequenceOutput(NamedTuple):
+    """New tokens of a sequence, and with the last of them why it ended."""
+
+    sequence_index: int  # in its request
+    tokens: list[Token]
+    finish: Finish | None
+
+
+class Sequence(Continuation):
+    """One sequence of a request. Only its decode worker changes it, except for `cancelled`.
+
+    Attributes:
+        cancelled: The request wants no more tokens of it.
+        started: It has a first token.
+        pending_tokens: Generated and not yet delivered.
+        uncomputed_ids: Ids whose keys and values are not in the KV cache yet.
+        migrated_kv: Saved KV entries, while the sequence moves to another worker.
+    """
+
+    def __init__(self, request: "Request", index: int, prompt: Ids[int], sampling: Sampling) -> None:
+        super().__init__(prompt, sampling, request.model.language_model.config.block_size)
+        self.request = request
+        self.index = index
+        self.cancelled = False
+        self.started = False
+        self.pending_tokens: list[Token] = []
+        self.uncomputed_ids: Ids[int] = self.new_ids
+        self.migrated_kv: tuple[Array, Array] | None = None
+
+    def append_token(self, token: Token) -> None:
+        """Append a sampled token."""
+        if self.append(token.id):
+            self.pending_tokens.append(token)
+        self.uncomputed_ids = self.new_ids
+
+
+class Request:
+    """The sequences of one HTTP request. Enter it, or `close` it: that cancels those that still run.
+
+    Args:
+        model: The model that generates, until the end of the request.
+        prompts: Token ids and sampling parameters of each sequence.
+        logprobs: Number of most likely tokens to report with each token; None reports no log probabilities.
+        stream: Deliver tokens as they are generated, not all at the end of the sequence.
+        on_close: Called once, when the context is left.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        prompts: Iterable[Prompt],
+        *,
+        logprobs: int | None = None,
+        stream: bool = True,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.model = model
+        self.logprobs = logprobs
+        self.stream = stream
+        self.arrived_at = time.perf_counter()
+        self.sequences = [Sequence(self, index, *prompt) for index, prompt in enumerate(prompts)]
+        self._unfinished = {*range(len(self.sequences))}
+        self._outputs: dict[int, SequenceOutput] = {}  # received, by index
+        self._failure: Exception | None = None
+        self._received = asyncio.Event()
+        self._on_close = on_close
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel all sequences, and count the request as ended. Call once."""
+        for sequence in self.sequences:
+            sequence.cancelled = True
+        self.sequences.clear()  # no reference cycle, so that a replaced model is freed at once
+        self._on_close()
+
+    @property
+    def finished(self) -> bool:
+        """No more output will come."""
+        return not self._unfinished
+
+    def cancel(self, index: int) -> None:
+        """Stop generating one sequence, and drop what it generates meanwhile."""
+        self.sequences[index].cancelled = True
+        self._unfinished.discard(index)
+        self._outputs.pop(index, None)
+
+    async def next_outputs(self) -> list[SequenceOutput]:
+        """Wait for output and return all that was received, by index.
+
+        Raises:
+            Busy: The server is shutting down.
+            Exception: Whatever the decode step raised.
+        """
+        await self._received.wait()
+        self._received.clear()
+        if self._failure:
+            raise self._failure
+        outputs, self._outputs = self._outputs, {}
+        self._unfinished -= {index for index, output in outputs.items() if output.finish}
+        return [outputs[index] for index in sorted(outputs)]
+
+    def receive(self, index: int, tokens: list[Token], finish: Finish | None, failure: Exception | None) -> None:
+        """Take the output of a decode step for one sequence. Call on the event loop."""
+        if index not in self._unfinished:
+            return
+        if earlier := self._outputs.get(index):
+            earlier.tokens.extend(tokens)
+            tokens = earlier.tokens
+        self._outputs[index] = SequenceOutput(index, tokens, finish)
+        self._failure = self._failure or failure
+        self._received.set()
+
+
+Delivery: TypeAlias = tuple[Sequence, list[Token], Finish | None, Exception | None]
+
+
+def deliver(deliveries: Iterable[Delivery]) -> None:
+    """Hand the outputs of a decode step to their requests. Call on the event loop."""
+    for sequence, tokens, finish, failure in deliveries:
+        sequence.request.receive(sequence.index, tokens, finish, failure)
