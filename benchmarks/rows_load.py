@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from measure import ALONE, Bench, Measured, Raw, Row
@@ -66,7 +67,7 @@ class Releases:
         self._shelf.store.activate(bytes.fromhex(release))
 
     def _add(self, values: Array, **changed: bytes) -> str:
-        files = {
+        files: dict[str, Any] = {
             "checkpoint": HEADER.encode() + values.tobytes(),
             "vocab": json.dumps(CHARACTERS.to_json()).encode(),
             "config": json.dumps(CONFIG.to_json("char")).encode(),

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 from support.independent_reader import events
 from support.independent_reader.reader import Ask, Reader
 from support.independent_reader.refused import Refused
+from support.models import side_files
 from support.protocol_example import CREATED_AT, KEY, NAME, examples, resigned, updated
-from support.releases import checkpoint_bytes, fetch, publish, side_files, tiny_sources
+from support.releases import checkpoint_bytes, fetch, publish, tiny_sources
 
 import randygpt
 from relay_client.event import Event
@@ -37,6 +39,7 @@ RawEvent = dict[str, Any]
 
 def files_on_the_page() -> dict[str, bytes]:
     found: dict[str, bytes] = {}
+    path = ""
     for line in EXAMPLES["files"].splitlines():
         if ", " in line:
             path = line.split(", ")[0]
@@ -127,16 +130,8 @@ async def test_a_published_release_is_read_with_the_standard_library_alone(
         folder.mkdir()
         command = [sys.executable, "-S", "-m", "support.independent_reader", relay, f"{key.pubkey.hex()}/demo", folder]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        done = await asyncio.to_thread(
-            subprocess.run,
-            [*command, *options],
-            cwd=Path(__file__).parent,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        run = partial(subprocess.run, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True)
+        done = await asyncio.to_thread(run, [*command, *options], timeout=120, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         found = {path.name: path.read_bytes() for path in folder.iterdir()}
         if options:

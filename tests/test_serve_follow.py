@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,10 @@ class Client:
                 await asyncio.sleep(0.05)
 
 
+def serves(facts: dict[str, Any], *, version: int) -> bool:
+    return (facts["release"] or {}).get("version") == version
+
+
 async def test_each_version_answers_as_it_is_published_and_without_relays_the_last_one_goes_on(
     tmp_path: Path, home: Path, key: SecretKey, free_port: int
 ) -> None:
@@ -59,12 +64,14 @@ async def test_each_version_answers_as_it_is_published_and_without_relays_the_la
             client = Client(session, json.loads(line)["address"])
             assert await client.complete() == (503, None)
             async with LocalRelay(port=free_port):
+                release = None
                 for version in (1, 2):
                     release = (await publish([url], author, key, tiny_sources(seed=version))).release
-                    await client.until(lambda told, version=version: (told["release"] or {}).get("version") == version)
+                    await client.until(partial(serves, version=version))
                     assert await client.complete() == (200, release.id.hex())
                 await client.until(lambda told: told["followed"][0]["relays"][0]["connected"])
             await client.until(lambda told: not told["followed"][0]["relays"][0]["connected"])
+            assert release
             assert await client.complete() == (200, release.id.hex())
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=TIMEOUT_S) == 143

@@ -79,7 +79,7 @@ def service(home: Path, *words: str, given: socket.socket | None = None, **varia
     with subprocess.Popen(
         ["/bin/sh", "-c", _HAND_OVER, "sh", "1", *command] if given else command,
         env=environment(home) | variables,
-        stdin=given or subprocess.DEVNULL,
+        stdin=given.fileno() if given else subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
@@ -235,7 +235,7 @@ def test_other_sockets_are_refused_in_one_line(tmp_path: Path, count: str, said:
         done = subprocess.run(
             ["/bin/sh", "-c", _HAND_OVER, "sh", count, sys.executable, "-m", "randygpt", "serve"],
             env=environment(tmp_path),
-            stdin=other,
+            stdin=other.fileno(),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,

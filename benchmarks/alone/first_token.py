@@ -29,7 +29,8 @@ def compute(length: int) -> dict[str, float]:
     decoder = Decoder.from_flat(
         config, np.random.default_rng(0).standard_normal(count, dtype=np.float32) * np.float32(0.02)
     )
-    prefills, steps = [], []
+    prefills: list[float] = []
+    steps: list[float] = []
     for _ in range(ROUNDS):
         cache, ids = KVCache(config), [*range(2, 2 + length)]
         for times in (prefills, *[steps] * STEPS):

@@ -212,7 +212,7 @@ class Trainer:
             self.model.dropout.begin(seed=options.seed, iteration=iteration, windows=part)
             loss = _loss(self.model, inputs.to(options.device), targets.to(options.device))
             loss = loss * (len(part) / options.batch_size)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.detach()
         self._world.all_reduce(total)
         if not math.isfinite(total.item()):  # the files on disk are from before

@@ -118,8 +118,8 @@ def installation(machine: Box, page: Page, friend: Friend, release: str) -> None
         rm -rf /etc/apt/sources.list* /var/lib/apt/lists/*
         printf '[global]\\nindex-url = file://{INDEX}\\n' >/etc/pip.conf
     """)
-    *before, install = substituted(page.block(FROM_NOTHING), friend).splitlines()
-    machine.run("\n".join(before))
+    *preparation, install = substituted(page.block(FROM_NOTHING), friend).splitlines()
+    machine.run("\n".join(preparation))
     assert "+ systemctl enable" in machine.run(f"{install} --dry-run")
     assert machine.run("ls /opt") == ""
     machine.run(install)
@@ -303,7 +303,7 @@ def training(machine: Box, page: Page, friend: Friend, npub: str) -> None:
 
     def is_published() -> bool:
         hurry(machine)
-        return friend.published(f"{npub}/randygpt-train") == best
+        return bool(friend.published(f"{npub}/randygpt-train") == best)
 
     eventually(is_published)
 
@@ -350,7 +350,7 @@ def everyday(machine: Box, page: Page) -> None:
     before = machine.run(f"curl -s {WEB}/health")
     for _ in range(2):  # there, and back
         assert "current" in machine.run(page.block("Settings", 1) + page.advice("no space"))
-        machine.until(f"curl -s {WEB}/health", lambda said, was=before: said != was)
+        machine.until(f"curl -s {WEB}/health", lambda said: said != before)  # noqa: B023 (read before the next turn)
         before = machine.run(f"curl -s {WEB}/health")
     said = machine.run(page.block("Monitoring"))
     assert '"status":"ok"' in said

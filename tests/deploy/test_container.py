@@ -42,7 +42,7 @@ def parsed(words: list[str]) -> dict[str, Any]:
     return dict(command.make_context(filled[0], filled[1:]).params)
 
 
-def mounts(service: str) -> dict[str, str]:
+def mounts(service: str) -> dict[str, list[str]]:
     """Places in a service's container, and how they are mounted."""
     return {place: rest for _, place, *rest in (each.split(":") for each in COMPOSE["services"][service]["volumes"])}
 

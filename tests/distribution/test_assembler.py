@@ -278,7 +278,7 @@ def test_a_copy_that_does_not_say_so_is_not_wanted(tags: tuple[tuple[str, ...], 
         (copy_of(bytes(range(10)), content="AAAA"), "characters"),
         (copy_of(bytes(range(10)), content=encode(bytes(10))), "not the bytes"),
         (copy_of(bytes(range(10)), kind=1), "kind 1"),
-        (copy_of(bytes(range(10))) | {"content": encode(bytes(10))}, "hash of the event"),
+        ({**copy_of(bytes(range(10))), "content": encode(bytes(10))}, "hash of the event"),
     ],
     ids=["too short", "other bytes", "kind", "not its id"],
 )

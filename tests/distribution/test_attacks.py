@@ -275,7 +275,14 @@ def announce(scripted: ScriptedRelay, key: SecretKey, manifest: bytes, **changes
     """A release by a malicious author: a manifest of their own making, properly signed."""
     now = clock()
     chunk = chunk_draft(manifest, sha256=hashlib.sha256(manifest).digest(), created_at=now).sign(key)
-    facts = {"name": "demo", "version": 1, "format": "RGPT0003", "size": 1000, "card": {}, "hint": ""} | changes
+    facts: dict[str, Any] = {
+        "name": "demo",
+        "version": 1,
+        "format": "RGPT0003",
+        "size": 1000,
+        "card": {},
+        "hint": "",
+    } | changes
     release = release_draft(manifest, [chunk.id], created_at=now, **facts).sign(key)
     for event in (chunk, release):
         scripted.events[event.id.hex()] = orjson.loads(event.to_json())

@@ -80,7 +80,7 @@ async def hinted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         loop = type(asyncio.get_running_loop())
         sock_connect = loop.sock_connect
 
-        async def connect(self: object, sock: socket.socket, address: tuple[str, int]) -> None:
+        async def connect(self: asyncio.AbstractEventLoop, sock: socket.socket, address: tuple[str, int]) -> None:
             await sock_connect(self, sock, local if address[1] == 443 else address)
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)

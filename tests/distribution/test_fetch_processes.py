@@ -8,6 +8,7 @@ import pty
 import random
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,17 @@ def is_chunk(published: Published, event: RawEvent) -> bool:
     return event["kind"] == CHUNK_KIND and bytes.fromhex(event["id"]) not in published.release.manifest_ids
 
 
+def noting(published: Published, given: list[str]) -> Callable[[RawEvent], RawEvent]:
+    """A delivery that notes the ids of the chunks."""
+
+    def deliver(event: RawEvent) -> RawEvent:
+        if is_chunk(published, event):
+            given.append(event["id"])
+        return event
+
+    return deliver
+
+
 async def test_a_fetch_that_was_killed_asks_again_for_no_more_than_was_under_way(
     scripted: ScriptedRelay, home: Path, published: Published
 ) -> None:
@@ -93,7 +105,7 @@ async def test_a_fetch_that_was_killed_asks_again_for_no_more_than_was_under_way
     assert code == -9
     assert visible(home) == {}
     first, given[:] = set(given), []
-    scripted.deliver = lambda event: (given.append(event["id"]), event)[1] if is_chunk(published, event) else event
+    scripted.deliver = noting(published, given)
     code, out, _ = await run(home, "fetch", published.release.id.hex(), "--relay", scripted.url, "--json")
     fetched = json.loads(out)
     assert code == 0
@@ -120,7 +132,7 @@ async def test_two_fetches_of_one_release_at_once_download_it_once(
                 await both.wait()
 
     scripted.before_answer = before_answer
-    scripted.deliver = lambda event: (given.append(event["id"]), event)[1] if is_chunk(published, event) else event
+    scripted.deliver = noting(published, given)
     words = ("fetch", published.release.id.hex(), "--relay", scripted.url, "--json")
     first, second = await asyncio.gather(run(home, *words), run(home, *words))
     assert (first[0], second[0]) == (0, 0)

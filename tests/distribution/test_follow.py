@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -39,9 +40,10 @@ async def test_each_new_version_is_installed_once(relay: str, tmp_path: Path, ke
     async with Follow([relay], tmp_path / "home", key.pubkey).running() as follow:
         await follow.until(lambda: follow.installed == [1])
         assert follow.store.current() == first.id
+        latest = first
         for seed in (2, 3):
             latest = await version([relay], tmp_path, key, seed)
-            await follow.until(lambda seed=seed: follow.installed[-1] == seed)  # type: ignore[misc]
+            await follow.until(partial(follow.has_installed, seed))
             assert follow.store.current() == latest.id
         for at in range(3):  # the same again, dated later: another event, and nothing new
             await send(relay, head_draft(latest, hint="", created_at=clock() + 10 + at).sign(key))

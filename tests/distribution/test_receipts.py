@@ -27,7 +27,7 @@ def test_what_is_forgotten_may_be_taken_again(tmp_path: Path) -> None:
         receipts.add(RELAY, ONE)
         receipts.add(OTHER, ONE)
         receipts.forget(RELAY)
-        assert (receipts.of(RELAY), receipts.of(OTHER)) == (frozenset(), {ONE})
+        assert (receipts.of(RELAY), receipts.of(OTHER)) == (frozenset(), frozenset({ONE}))
         receipts.add(RELAY, TWO)
         receipts.forget("wss://never.example")
     assert Receipts(tmp_path).of(RELAY) == {TWO}

@@ -70,7 +70,7 @@ async def test_what_was_taken_back_stays_so_and_may_be_made_again(versions: Seen
     await versions.acknowledge_all()
     await versions.revoke(KEY.pubkey, "demo", {bad.id})
     seen = SeenVersions(tmp_path).seen(KEY.pubkey, "demo")
-    assert (seen.highest, seen.revoked, seen.acknowledged) == (4, {bad.id}, 4)
+    assert (seen.highest, seen.revoked, seen.acknowledged) == (4, frozenset({bad.id}), 4)
     await versions.record(good)
     assert versions.seen(KEY.pubkey, "demo").versions[5] == met(good)
     assert versions.seen(KEY.pubkey, "demo").revoked == {bad.id}

@@ -39,14 +39,14 @@ def test_load_a_file(tmp_path: Path, kind: type) -> None:
     path = write_tiny(tmp_path / "m.bin", seed=4)
     model = randygpt.load(kind(path))
     assert has_weights(model.decoder, tiny_checkpoint(seed=4).weights)
-    assert (model.config, model.tokenizer.chars) == (CONFIG, TOKENIZER.chars)
+    assert (model.config, model.tokenizer.vocab) == (CONFIG, TOKENIZER.chars)
 
 
 @pytest.mark.parametrize("checkpoint", ["checkpoint.bin", "story_best.bin"])
 def test_load_the_folder_of_a_release(tmp_path: Path, checkpoint: str) -> None:
     model = randygpt.load(put_release(tmp_path / "release", checkpoint, with_optimizer=False))
     assert has_weights(model.decoder, tiny_checkpoint().weights)
-    assert model.tokenizer.chars == TOKENIZER.chars
+    assert model.tokenizer.vocab == TOKENIZER.chars
 
 
 @pytest.mark.parametrize("names", [[], ["a.bin", "b.bin"]])

@@ -39,7 +39,7 @@ FORGERIES = {
 
 def rehashed(**changes: object) -> dict[str, Any]:
     """The event with fields changed and an id that fits them, which needs no key."""
-    raw = RAW | changes
+    raw: dict[str, Any] = RAW | changes
     fields = [0, raw["pubkey"], raw["created_at"], raw["kind"], raw["tags"], raw["content"]]
     return raw | {"id": hashlib.sha256(orjson.dumps(fields)).hexdigest()}
 

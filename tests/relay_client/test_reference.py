@@ -23,7 +23,7 @@ def note(event_id: bytes, prefix: str = "note", encoding: bech32.Encoding = bech
 def naddr(name: str, kind: int = 34181, relays: tuple[str, ...] = RELAYS) -> str:
     author = nostr_sdk.PublicKey.from_bytes(KEY.pubkey)
     coordinate = nostr_sdk.Coordinate(nostr_sdk.Kind(kind), author, name)
-    return nostr_sdk.Nip19Coordinate(coordinate, [nostr_sdk.RelayUrl.parse(url) for url in relays]).to_bech32()
+    return str(nostr_sdk.Nip19Coordinate(coordinate, [nostr_sdk.RelayUrl.parse(url) for url in relays]).to_bech32())
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ async def test_clients_that_vanish_make_room_and_are_no_failure(address: str, lo
 async def test_an_answer_that_nobody_reads_ends_with_its_connection(
     monkeypatch: pytest.MonkeyPatch, logged: io.StringIO
 ) -> None:
-    monkeypatch.setitem(schema.COMPLETION, "max_tokens", Number(whole=True, low=1, high=1 << 30, about=""))  # type: ignore[index]
+    monkeypatch.setitem(schema.COMPLETION, "max_tokens", Number(whole=True, low=1, high=1 << 30, about=""))
     loaded = LoadedModel(language_model=endless(), release_id=None, label="endless")
     body = b'{"max_tokens": 4000, "n": 16, "temperature": 0, "logprobs": 20}'  # 60 MB
     async with running(Serving(current=loaded), None, Settings(write=0.05)) as address:

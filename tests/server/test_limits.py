@@ -179,7 +179,7 @@ async def test_a_client_that_does_not_read_is_given_up(
     monkeypatch: pytest.MonkeyPatch, session: aiohttp.ClientSession
 ) -> None:
     loaded = LoadedModel(language_model=endless(), release_id=None, label="endless")
-    monkeypatch.setitem(schema.COMPLETION, "max_tokens", Number(whole=True, low=1, high=1 << 30, about=""))  # type: ignore[index]
+    monkeypatch.setitem(schema.COMPLETION, "max_tokens", Number(whole=True, low=1, high=1 << 30, about=""))
     body = b'{"max_tokens": 1000000000, "stream": true, "n": 16, "temperature": 0, "logprobs": 20}'
     async with served(loaded, write=0.05, max_sequences=16) as address:
         _, writer = await connect(address)

@@ -25,7 +25,7 @@ def test_a_checkpoint_with_a_vocabulary_from_elsewhere(tmp_path: Path) -> None:
     reversed_chars = ["<", ">", *TOKENIZER.chars[:1:-1]]
     (tmp_path / "other.json").write_text(json.dumps({"chars": reversed_chars}), encoding="utf-8")
     loaded = load_file(path, vocab=tmp_path / "other.json")
-    assert loaded.language_model.tokenizer.chars == tuple(reversed_chars)
+    assert loaded.language_model.tokenizer.vocab == tuple(reversed_chars)
 
 
 def test_a_preset_is_taken_where_nothing_else_is_known(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_an_old_model_is_gone_at_once_when_another_takes_over(shelf: Shelf) -> N
     cache = MAX_SLOTS * KVCache.slot_bytes(
         config
     )  # address space, of which hardly anything is used; malloc keeps none as large
-    files = {
+    files: dict[str, Any] = {
         "checkpoint": checkpoint(np.zeros(config.parameter_count, "<f4"), config),
         "config": json.dumps(config.to_json("char")).encode(),
     }

@@ -72,7 +72,9 @@ async def test_streams_go_on_while_releases_arrive(
     sampling = Sampling(max_tokens=120, temperature=0, ignore_eos=True)
     expected = {}
     for release_id in ids:
-        model = randygpt.load(store.release(release_id).folder)
+        release = store.release(release_id)
+        assert release
+        model = randygpt.load(release.folder)
         expected[release_id.hex()] = "".join(model.stream("the", sampling))
     assert len({*expected.values()}) == len(ids)
     assert {release for release, _ in answers} == expected.keys()

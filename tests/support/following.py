@@ -48,6 +48,9 @@ class Follow:
     def installed(self) -> list[int]:
         return [update.release.version for update in self.updates if isinstance(update, Installed)]
 
+    def has_installed(self, version: int) -> bool:
+        return bool(self.installed) and self.installed[-1] == version
+
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(GIVE_UP_S):
             while not condition():  # noqa: ASYNC110 (what is waited for is on disk, or stays once it is there)

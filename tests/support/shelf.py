@@ -10,8 +10,9 @@ import numpy as np
 
 from distribution.chunking import CHUNK_SIZE, count
 from distribution.events import Release, release_draft
+from distribution.installed import InstalledRelease
 from distribution.manifest import FileEntry, Manifest, Segment
-from distribution.store import InstalledRelease, Store
+from distribution.store import Store
 from randygpt.checkpoint.header import CheckpointHeader
 from randygpt.model.config import ModelConfig
 from relay_client.keys import SecretKey

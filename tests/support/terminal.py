@@ -1,5 +1,6 @@
 """The real command `randygpt` at a terminal, with somebody who types."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ def typed(home: Path, *words: object, answers: dict[str, str]) -> tuple[int, str
         stdout=subprocess.PIPE,
     ) as process:
         assert process.stdin is not None
-        assert process.stdout is not None
+        assert isinstance(process.stdout, io.BufferedReader)
         screen = b""
         for question, answer in answers.items():
             begin = len(screen)

@@ -73,7 +73,7 @@ def test_weights_alone_are_written_byte_for_byte(golden: Path, tmp_path: Path) -
 def test_the_characters_are_theirs(golden: Path) -> None:
     tokenizer = read_tokenizer(golden / "xs_char_vocab.json")
     assert tokenizer.vocab_size == 67
-    assert tokenizer.chars[:4] == ("<", ">", "\n", " ")
+    assert tuple(tokenizer.vocab[:4]) == ("<", ">", "\n", " ")
     text = "First Citizen:\nBefore we proceed any further, hear me speak."
     assert tokenizer.decode(tokenizer.encode(text).tolist()) == text
     assert tokenizer.encode("Az<>").tolist() == [15, 66, 0, 1]

@@ -134,7 +134,7 @@ END = "<|eos|>"
 
 
 def encode_corpus(tokenizer: Tokenizer, text: Iterable[str]) -> list[int]:
-    return np.concatenate(list(tokenizer.encode_corpus(text))).tolist()
+    return [int(token) for token in np.concatenate(list(tokenizer.encode_corpus(text)))]
 
 
 def test_the_end_of_a_document_is_one_token_of_a_corpus_and_plain_text_in_a_prompt() -> None:

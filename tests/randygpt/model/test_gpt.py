@@ -52,7 +52,7 @@ def reference(model: GPT, ids: list[int]) -> Array:
                 mixed[t, part] = shares / shares.sum() @ value[: t + 1, part]
         x = x + mixed @ wo.T
         x = x + np.square(np.maximum(norm(x) @ fc1.T, 0)) @ fc2.T
-    return x @ weights["lm_head"].T
+    return np.asarray(x @ weights["lm_head"].T)
 
 
 @torch.inference_mode()

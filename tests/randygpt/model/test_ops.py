@@ -41,7 +41,8 @@ def attention(qkv: Tensor, n_head: int) -> Tensor:
 def test_attention_in_bf16_is_that_of_the_library(batch: int, n_head: int, length: int) -> None:
     qkv = some(batch, length, 3 * n_head * 8) * 2
     grad = some(batch, length, n_head * 8, seed=1)
-    found, expected = [], []
+    found: list[torch.Tensor] = []
+    expected: list[torch.Tensor] = []
     for dtype, kept, function in ((torch.bfloat16, found, causal_attention), (torch.float32, expected, attention)):
         x = qkv.to(torch.bfloat16).to(dtype).requires_grad_()
         y = function(x, n_head)

@@ -212,8 +212,13 @@ def test_what_cannot_be_the_beginning_of_a_stop_comes_at_once() -> None:
 
 def test_nothing_is_drawn_behind_a_stop() -> None:
     drawn: list[str] = []
-    pieces = (drawn.append(piece) or piece for piece in "abcdef")
-    assert "".join(until_stop(pieces, ["c"])) == "ab"
+
+    def pieces() -> Iterator[str]:
+        for piece in "abcdef":
+            drawn.append(piece)
+            yield piece
+
+    assert "".join(until_stop(pieces(), ["c"])) == "ab"
     assert drawn == ["a", "b", "c"]
 
 

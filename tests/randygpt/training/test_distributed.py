@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_no_thread_is_left_of_what_processes_shared(tmp_path: Path) -> None:
     assert not any("gloo" in name for names in after for name in names)
 
 
-def options(folder: Path, **changes: int) -> TrainOptions:
+def options(folder: Path, **changes: Any) -> TrainOptions:  # noqa: ANN401 (fields)
     folder.mkdir(exist_ok=True)
     made = TrainOptions(iterations=12, batch_size=6, max_lr=3e-3, prefix=folder / "checkpoint")
     return replace(made, **changes)

@@ -55,7 +55,7 @@ def test_which_metrics_are_meant(tmp_path: Path, named: str, meant: str) -> None
 
 
 def test_what_is_read(tmp_path: Path) -> None:
-    lines = [line(0), line(1, val_loss=3.5, tokens=8192), {"iter": 2, "loss": 3.25}]
+    lines: list[Line] = [line(0), line(1, val_loss=3.5, tokens=8192), {"iter": 2, "loss": 3.25}]
     read = read_run(put(tmp_path / "run.metrics.jsonl", lines, tail='{"iter": 3, "lo'))
     assert (read.name, read.title) == ("run", "run")
     assert (read.iterations.tolist(), read.losses.tolist()) == ([0, 1, 2], [4.0, 3.99, 3.25])

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ FAST = RECIPES["fast"]
 
 def options(folder: Path, iterations: int = 20, *, recipe: str = "fast") -> TrainOptions:
     folder.mkdir(exist_ok=True)
-    rates = {"max_lr": FAST.max_lr, "min_lr": FAST.min_lr} if recipe == "fast" else {}
+    rates: dict[str, Any] = {"max_lr": FAST.max_lr, "min_lr": FAST.min_lr} if recipe == "fast" else {}
     return TrainOptions(
         iterations=iterations, recipe=recipe, batch_size=4, dropout=0.0, prefix=folder / "m", seed=1, **rates
     )

@@ -21,7 +21,7 @@ from randygpt.errors import Diverged, InvalidModelFile
 from randygpt.model.config import ModelConfig
 from randygpt.model.gpt import GPT
 from randygpt.training import trainer as trainer_module
-from randygpt.training.checkpointing import Step
+from randygpt.training.checkpointing import CheckpointWriter, Step
 from randygpt.training.data import Corpus
 from randygpt.training.options import TrainOptions
 from randygpt.training.trainer import Trainer
@@ -74,7 +74,7 @@ def test_both_checkpoints_have_their_json_and_nothing_else_is_left(tmp_path: Pat
         assert found.header.best_loss == pytest.approx(trainer.best_loss, rel=1e-6)
         assert found.config == shape(TOKENIZER.vocab_size)
         assert found.tokenizer is not None
-        assert found.tokenizer.chars == TOKENIZER.chars
+        assert found.tokenizer.vocab == TOKENIZER.chars
         assert found.sidecar is not None
         assert (found.sidecar.name, found.sidecar.iteration) == ("story", 5)
         assert found.sidecar.matches(found.header)
@@ -235,13 +235,13 @@ def test_the_newest_state_is_not_saved_more_often_than_that(tmp_path: Path, monk
     monkeypatch.setattr(trainer_module, "time", clock)
     monkeypatch.setattr(trainer_module, "SAVE_EVERY_S", 5)
     saved: list[Path] = []
-    submit = trainer_module.CheckpointWriter.submit
+    submit = CheckpointWriter.submit
 
-    def note(writer: trainer_module.CheckpointWriter, path: Path, *state: Any) -> None:  # noqa: ANN401 (passed on)
+    def note(writer: CheckpointWriter, path: Path, *state: Any) -> None:  # noqa: ANN401 (passed on)
         saved.append(path)
         submit(writer, path, *state)
 
-    monkeypatch.setattr(trainer_module.CheckpointWriter, "submit", note)
+    monkeypatch.setattr(CheckpointWriter, "submit", note)
     trainer, _, _ = run(options(tmp_path, 20))
     assert 3 <= saved.count(trainer.options.latest) <= 4
 
