@@ -77,7 +77,8 @@ async def test_the_first_release(shelf: Shelf, server: Server) -> None:
     assert (await server.health())["status"] == "waiting for a first model"
     first = shelf.install()
     await server.reloader.look()
-    assert server.serving.current is None
+    active = server.serving.current
+    assert active is None
     await swap(shelf, server, first)
     assert await server.health() == {
         "status": "ok",

@@ -53,4 +53,4 @@ async def drain(request: Request) -> None:
 
 
 def random_ids(length: int, *, seed: int) -> list[int]:
-    return np.random.default_rng(seed).integers(2, CONFIG.vocab_size, size=length).tolist()
+    return [int(token) for token in np.random.default_rng(seed).integers(2, CONFIG.vocab_size, size=length)]
