@@ -1,8 +1,6 @@
 """`randygpt follow`: install each new version of a model as it appears."""
 
 import asyncio
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,19 +8,12 @@ import typer
 from randygpt.cli import installed, systemd
 from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_progress, emit, parse_size, print_stderr
 from randygpt.cli.post_install import PostInstallHook
-from randygpt.cli.relays import resolve_relays
-from randygpt.errors import CallerError
-from randygpt.user import signing_key
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
-    from distribution.download import OnProgress
     from distribution.follow import Follower, FollowStatus, FollowTarget, Update
     from distribution.installed import InstalledRelease
-    from distribution.store import Store
     from distribution.trust_list import TrustList
-    from relay_client.keys import AddressReference
-    from relay_client.pool import Pool
 
 EXAMPLE = "Example: randygpt follow npub1…/shakespeare --exec 'echo $RANDYGPT_NAME $RANDYGPT_VERSION'"
 
@@ -64,83 +55,25 @@ def follow(
     Older versions are refused, also after a restart. A release that you chose with `use` stays until a newer version
     appears; one that is pinned stays.
     """
+    from randygpt.sharing import follow_target, make_follower
+
     home, limit = Home.from_environment(), parse_size(max_size)
     store, trusted = installed.open_store(home)
-    followed = target(home, trusted, name, relay, notify_only=notify_only)
+    target = follow_target(home, name, relays=relay, notify_only=notify_only)
     report = _Report(trusted, command, as_json=as_json, quiet=quiet)
     with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
-        made = follower(
+        follower = make_follower(
             home,
             store,
-            followed,
+            target,
             max_size=limit,
             on_update=report.tell,
-            on_status=lambda status: _report_status(followed, status),
+            on_status=lambda status: _report_status(target, status),
             on_progress=on_progress,
         )
         if not once:
-            report.begin(followed)
-        asyncio.run(_catch_up(made, report) if once else _run(made))
-
-
-def target(
-    home: Home, trusted: "TrustList", name: str, relay: list[str] | None, *, notify_only: bool = False
-) -> "FollowTarget":
-    """What to follow, by the name a user gives; raises CallerError, and NotTrusted if the policy refuses the author."""
-    from distribution.follow import FollowTarget
-
-    address = _address(name, trusted)
-    trusted.policy.check(address.author)
-    urls = resolve_relays(home, relay, address.relays)
-    return FollowTarget(address=address, urls=urls, notify_only=notify_only, signer=signing_key.signer(home))
-
-
-def follower(
-    home: Home,
-    store: "Store",
-    followed: "FollowTarget",
-    *,
-    max_size: int,
-    on_update: "Callable[[Update], None]",
-    on_status: "Callable[[FollowStatus], None]" = lambda _: None,
-    on_progress: "OnProgress" = lambda _done, _total: None,
-) -> "Follower":
-    """What follows; it takes releases of the one author alone, of at most `max_size` bytes."""
-    from distribution.fetch import Fetcher
-    from distribution.follow import Follower
-    from distribution.state_file import StateFile
-    from distribution.trust import TrustPolicy
-
-    policy = TrustPolicy(mode="allowlist", authors=frozenset({followed.address.author}))
-
-    def fetcher(pool: "Pool") -> Fetcher:
-        return Fetcher(pool=pool, store=store, policy=policy, now=_now, max_size=max_size, on_progress=on_progress)
-
-    return Follower(
-        followed,
-        store,
-        fetcher,
-        now=_now,
-        status_file=StateFile(home.follow_path),
-        on_update=on_update,
-        on_status=on_status,
-    )
-
-
-def _address(text: str, trusted: "TrustList") -> "AddressReference":
-    from distribution.events import HEAD_KIND
-    from distribution.manifest import is_name
-    from distribution.resolve import resolve_reference
-    from relay_client.keys import AddressReference
-
-    reference = resolve_reference(text, trusted)
-    if isinstance(reference, AddressReference) and not (
-        is_name(reference.name) and reference.kind in {None, HEAD_KIND}
-    ):
-        raise CallerError(f"that names no model: {text!r} (a-z, 0-9, dot, dash and underscore, at most 64)")
-    if not isinstance(reference, AddressReference):
-        raise CallerError("one release never changes: follow a name, npub…/name")
-    return reference
+            report.begin(target)
+        asyncio.run(_catch_up(follower, report) if once else _run(follower))
 
 
 async def _run(follower: "Follower") -> None:
@@ -148,11 +81,11 @@ async def _run(follower: "Follower") -> None:
         await follower.run()
 
 
-def _report_status(followed: "FollowTarget", status: "FollowStatus") -> None:
+def _report_status(target: "FollowTarget", status: "FollowStatus") -> None:
     """For the service manager: ready once a relay has a live subscription."""
     connected = sum(link.connected for link in status.links.values())
     version = f"version {status.version}" if status.version else "no version met yet"
-    words = f"following {followed.address.name}: {version}, {connected} of {len(status.links)} relays"
+    words = f"following {target.address.name}: {version}, {connected} of {len(status.links)} relays"
     systemd.notify(status=words, ready=connected > 0)
 
 
@@ -163,10 +96,6 @@ async def _catch_up(follower: "Follower", report: "_Report") -> None:
     else:
         report.tell(update)
         await report.finish()
-
-
-def _now() -> int:
-    return int(time.time())
 
 
 class _Report:
@@ -200,11 +129,11 @@ class _Report:
                 elif not self._quiet:
                     print_stderr(f"follow: {words}")
 
-    def begin(self, followed: "FollowTarget") -> None:
-        """Say what is followed."""
+    def begin(self, target: "FollowTarget") -> None:
+        """Say what is target."""
         if not self._quiet and not self._as_json:
-            who = self._trusted.display_name(followed.address.author)
-            print_stderr(f"following {followed.address.name} by {who} on {', '.join(followed.urls)}")
+            who = self._trusted.display_name(target.address.author)
+            print_stderr(f"following {target.address.name} by {who} on {', '.join(target.urls)}")
 
     def nothing_new(self) -> None:
         """Say that there is nothing to do."""

@@ -3,15 +3,12 @@
 import asyncio
 import re
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt.cli import release_files
 from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
 from randygpt.cli.output import (
     Json,
@@ -25,38 +22,19 @@ from randygpt.cli.output import (
     validate_preset,
     validator,
 )
-from randygpt.cli.relays import resolve_relays
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
     from distribution.dry_run import DryRun
-    from distribution.publish import OnProgress, Published
-    from distribution.source import SourceFile
-    from relay_client.keys import SecretKey
+    from distribution.publish import Published
+    from randygpt.sharing import Publication
 
 EXAMPLE = "Example: randygpt publish checkpoint_best.bin --name shakespeare --relay wss://relay.example"
 
 _HINTS = 3  # relays named in an nevent
 _MANY = 1_000  # events that a relay of somebody else is not sent without a word
 _SECONDS = {"h": 3_600, "d": 86_400, "w": 7 * 86_400}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """What to publish, where to, and how."""
-
-    home: Home
-    urls: list[str]
-    key: "SecretKey"
-    files: "Sequence[SourceFile]"
-    name: str
-    format: str
-    card: dict[str, object]
-    copies: int | None
-    new_version: bool
-    expires_in_s: int | None
-    check: bool
 
 
 def _seconds(text: str) -> int:
@@ -107,96 +85,53 @@ def publish(
     quiet: Quiet = False,
 ) -> None:
     """Publish a model. The same files again send only what the relays lack, and keep their id."""
-    from randygpt.checkpoint.header import WEIGHTS_MAGIC
     from randygpt.checkpoint.sidecar import inspect_checkpoint
+    from randygpt.release_files import default_name, release_card, release_files, release_format
+    from randygpt.sharing import Publication, nip65_relays
 
     home, expires_in_s = Home.from_environment(), _seconds(expires) if expires else None
-    urls, key = resolve_relays(home, relay), signing_key(home, key_file, password_file)
-    found = inspect_checkpoint(checkpoint, preset=preset, vocab=vocab)
+    urls, key = home.resolve_relays(relay), signing_key(home, key_file, password_file)
+    info = inspect_checkpoint(checkpoint, preset=preset, vocab=vocab)
     extra = {key: value for key, value in (("license", license_), ("about", about)) if value}
     if nip65:
-        listed = asyncio.run(_relay_list(urls, key))
+        listed = asyncio.run(nip65_relays(urls, key))
         urls = list(dict.fromkeys([*urls, *listed]))
         if not quiet:
             print_stderr(f"your relay list says to write to {', '.join(listed)}")
-    if copies and copies > len(urls):
-        raise CallerError(f"--copies {copies}: that many relays are needed, and there are {len(urls)} (--relay)")
     with checkpoint.open("rb") as file:
-        job = _Job(
+        publication = Publication(
             home=home,
-            urls=urls,
+            relays=urls,
             key=key,
-            files=release_files.sources(file, found, weights_only=weights_only),
-            name=name or release_files.default_name(found),
-            format=WEIGHTS_MAGIC.decode() if weights_only else found.header.magic,
-            card=release_files.card(found) | extra,
+            files=release_files(file, info, weights_only=weights_only),
+            name=name or default_name(info),
+            format=release_format(info, weights_only=weights_only),
+            card=release_card(info) | extra,
             copies=copies,
             new_version=new_version,
             expires_in_s=expires_in_s,
             check=check,
         )
         if dry_run:
-            _report_dry_run(job, _dry_run(job), as_json=as_json)
+            _report_dry_run(publication, publication.dry_run(), as_json=as_json)
             return
         if not yes:
-            _ask_before_many(job)
+            _ask_before_many(publication)
         with byte_progress("publishing", shown=not (as_json or quiet)) as on_progress:
-            published = asyncio.run(_publish(job, on_progress))
+            published = asyncio.run(publication.publish(on_progress))
     if published.resumed and (extra or expires) and not quiet:
         print_stderr("published before: card and expiry stay as they were then; --new-version makes a new one")
     _report(published, as_json=as_json, quiet=quiet)
 
 
-async def _relay_list(urls: list[str], key: "SecretKey") -> list[str]:
-    """The relays that the key's relay list, as these relays know it, says to write to; raises NotFound."""
-    from distribution.errors import NotFound
-    from relay_client.errors import InvalidEvent
-    from relay_client.event import Event
-    from relay_client.filter import Filter
-    from relay_client.nip65 import RELAY_LIST_KIND, write_relays
-    from relay_client.pool import Pool
-
-    lists = []
-    async with Pool(urls, signer=key) as pool:
-        for _, raw_event in await pool.query(Filter(authors=(key.pubkey,), kinds=(RELAY_LIST_KIND,), limit=1)):
-            try:
-                lists.append(Event.parse(raw_event))
-            except InvalidEvent:
-                continue
-    found = write_relays(lists, author=key.pubkey)
-    if not found:
-        raise NotFound("your relays have no NIP-65 list of this key that names a relay to write to")
-    return found
-
-
-def _dry_run(job: _Job) -> "DryRun":
-    from distribution.dry_run import dry_run
-    from distribution.journal import Journal
-
-    with Journal(job.home.journal_path) as journal:
-        return dry_run(
-            job.files,
-            journal=journal,
-            author=job.key.pubkey,
-            relays=job.urls,
-            name=job.name,
-            format=job.format,
-            card=job.card,
-            now=int(time.time()),
-            copies=job.copies,
-            new_version=job.new_version,
-            expires_in_s=job.expires_in_s,
-        )
-
-
-def _ask_before_many(job: _Job) -> None:
+def _ask_before_many(publication: "Publication") -> None:
     """Get a yes for many events to relays of others; raises CallerError if there is none."""
     from distribution.plan import max_events
     from relay_client.url import is_loopback
 
-    if max_events(job.files) <= _MANY or all(is_loopback(url) for url in job.urls):
+    if max_events(publication.files) <= _MANY or all(is_loopback(url) for url in publication.relays):
         return
-    shares = _dry_run(job).relays
+    shares = publication.dry_run().relays
     many = {url: share for url, share in shares.items() if share.events > _MANY and not is_loopback(url)}
     if not many:
         return
@@ -209,35 +144,9 @@ def _ask_before_many(job: _Job) -> None:
         raise CallerError("nothing was sent")
 
 
-async def _publish(job: _Job, on_progress: "OnProgress") -> "Published":
-    from distribution.journal import Journal
-    from distribution.publish import Publisher
-    from relay_client.pool import Pool
-
-    with Journal(job.home.journal_path) as journal:
-        async with Pool(job.urls, signer=job.key) as pool:
-            publisher = Publisher(
-                pool=pool,
-                journal=journal,
-                key=job.key,
-                now=lambda: int(time.time()),
-                copies=job.copies,
-                check=job.check,
-                on_progress=on_progress,
-            )
-            return await publisher.publish(
-                job.files,
-                name=job.name,
-                format=job.format,
-                card=job.card,
-                new_version=job.new_version,
-                expires_in_s=job.expires_in_s,
-            )
-
-
-def _report_dry_run(job: _Job, estimate: "DryRun", *, as_json: bool) -> None:
+def _report_dry_run(publication: "Publication", estimate: "DryRun", *, as_json: bool) -> None:
     total = f"{estimate.events:,} events, {format_size(estimate.bytes)}"
-    lines = [f"{job.name} version {estimate.version}: {total}; nothing is sent"]
+    lines = [f"{publication.name} version {estimate.version}: {total}; nothing is sent"]
     for url, share in estimate.relays.items():
         if not share.events:
             lines.append(f"{url}  nothing: it has all of it")
@@ -246,7 +155,7 @@ def _report_dry_run(job: _Job, estimate: "DryRun", *, as_json: bool) -> None:
         lines.append(
             f"{url}  {share.events:,} events, {format_size(share.bytes)}, {format_duration(share.seconds)} {speed}"
         )
-    emit(as_json, {"name": job.name, **asdict(estimate)}, "\n".join(lines))
+    emit(as_json, {"name": publication.name, **asdict(estimate)}, "\n".join(lines))
 
 
 def _report(published: "Published", *, as_json: bool, quiet: bool) -> None:

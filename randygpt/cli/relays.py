@@ -1,7 +1,6 @@
 """`randygpt relays`, the list of relays you use, and `randygpt relay`, one of your own."""
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -62,20 +61,6 @@ def list_(as_json: Json = False, _quiet: Quiet = False) -> None:
     relays = Home.from_environment().relays()
     if relays or as_json:
         emit(as_json, {"relays": relays}, "\n".join(relays))
-
-
-def resolve_relays(home: Home, flags: Sequence[str] | None, hints: Sequence[str] = ()) -> list[str]:
-    """The relays named by flags, else the user's list, each once; raises CallerError if there is none.
-
-    Hints that came inside a name are shown then, to be looked at: whoever made the name chose them.
-    """
-    from relay_client.url import normalize_url
-
-    urls = list(dict.fromkeys(normalize_url(url) for url in flags or home.relays()))
-    if not urls:
-        hinted = f" (that name mentions {', '.join(map(repr, hints))})" if hints else ""
-        raise CallerError(f"no relay; name one with --relay URL, or for good: randygpt relays add URL{hinted}")
-    return urls
 
 
 def relay(

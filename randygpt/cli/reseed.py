@@ -8,7 +8,6 @@ import typer
 
 from randygpt.cli import installed
 from randygpt.cli.output import Json, Quiet, Relays, byte_progress, emit, print_stderr
-from randygpt.cli.relays import resolve_relays
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 
@@ -55,7 +54,7 @@ async def _reseed(
     from distribution.reseed import Reseeder
     from relay_client.pool import Pool
 
-    async with Pool(resolve_relays(home, relay), signer=signing_key.signer(home)) as pool:
+    async with Pool(home.resolve_relays(relay), signer=signing_key.signer(home)) as pool:
         return await Reseeder(pool, store, release, now=int(time.time()), on_progress=on_progress).reseed()
 
 

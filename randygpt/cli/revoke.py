@@ -8,7 +8,6 @@ import typer
 
 from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
 from randygpt.cli.output import Json, Quiet, Relays, emit, print_stderr
-from randygpt.cli.relays import resolve_relays
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def revoke(
 
     home = Home.from_environment()
     parsed = parse_reference(reference)
-    urls, key = resolve_relays(home, relay, parsed.relays), signing_key(home, key_file, password_file)
+    urls, key = home.resolve_relays(relay, hints=parsed.relays), signing_key(home, key_file, password_file)
     revoked = asyncio.run(_revoke(home, urls, key, parsed, reason))
     release, latest = revoked.release, revoked.latest
     if not quiet:

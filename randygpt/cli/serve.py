@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from randygpt.cli import systemd
-from randygpt.cli.follow import follower, target
 from randygpt.cli.generate import trained
 from randygpt.cli.installed import open_store, release_describer, release_title
 from randygpt.cli.output import Json, MaxSize, Quiet, Relays, emit, is_flag_given, parse_size, validate_preset
@@ -192,6 +191,7 @@ async def _beside(follower: "Follower | None") -> AsyncIterator[None]:
 def _follower(home: Home, store: "Store", name: str, relay: list[str] | None, max_size: int) -> "Follower":
     """What follows while the server runs, and tells the log; raises CallerError and NotTrusted."""
     from distribution.follow import Installed, Skipped
+    from randygpt.sharing import follow_target, make_follower
 
     _, trusted = open_store(home)
 
@@ -204,9 +204,9 @@ def _follower(home: Home, store: "Store", name: str, relay: list[str] | None, ma
             case _:
                 log.warning("follow: %s", update.error)
 
-    followed = target(home, trusted, name, relay)
-    log.info("following %s on %s", name, ", ".join(followed.urls))
-    return follower(home, store, followed, max_size=max_size, on_update=tell)
+    target = follow_target(home, name, relays=relay)
+    log.info("following %s on %s", name, ", ".join(target.urls))
+    return make_follower(home, store, target, max_size=max_size, on_update=tell)
 
 
 def _stop(stop: asyncio.Future[int], number: int) -> None:

@@ -9,7 +9,6 @@ import typer
 
 from randygpt.cli import installed
 from randygpt.cli.output import Json, Quiet, Relays, emit, print_stderr
-from randygpt.cli.relays import resolve_relays
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 
@@ -104,7 +103,7 @@ async def _ask(
     from relay_client.pool import Pool
 
     home = Home.from_environment()
-    urls = resolve_relays(home, relay)
+    urls = home.resolve_relays(relay)
     async with Pool(urls, signer=signing_key.signer(home)) as pool:
         found = await Reseeder(pool, store, release, now=int(time.time())).holdings()
         reasons = {url: report.reason for url, report in pool.reports.items()}

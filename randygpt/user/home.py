@@ -6,7 +6,7 @@ relays.json    addresses of relays, in the order they were added
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,23 @@ class Home:
     def relays(self) -> list[str]:
         """The user's relays, those that settings name first; raises CallerError if the list is damaged."""
         return list(dict.fromkeys([*self.configured_relays, *([] if self.overrides_list else self.added_relays())]))
+
+    def resolve_relays(self, named: Sequence[str] | None, *, hints: Sequence[str] = ()) -> list[str]:
+        """Return the relays to use: those named for this call, else the user's, each once.
+
+        Args:
+            named: URLs of relays, from `--relay` or an argument.
+            hints: Relays inside a reference. The error names them, but they are not used: the author of the reference
+                chose them.
+
+        Raises:
+            CallerError: no relay is left, or a URL is wrong.
+        """
+        urls = list(dict.fromkeys(normalize_url(url) for url in named or self.relays()))
+        if not urls:
+            hinted = f" (that name mentions {', '.join(map(repr, hints))})" if hints else ""
+            raise CallerError(f"no relay; name one with --relay URL, or for good: randygpt relays add URL{hinted}")
+        return urls
 
     def added_relays(self) -> list[str]:
         """The list of relays; raises CallerError if the file is damaged."""

@@ -1,0 +1,112 @@
+"""What of a checkpoint goes into a release: its files, its card and its name. Reads the run's metrics file."""
+
+import io
+import json
+import math
+import os
+import re
+from typing import BinaryIO
+
+from distribution.manifest import is_name
+from distribution.source import SourceFile
+from randygpt.checkpoint.header import HEADER_SIZE, WEIGHTS_MAGIC, CheckpointHeader, segments, weights_size
+from randygpt.checkpoint.sidecar import CheckpointInfo
+from randygpt.errors import CallerError, InvalidCheckpoint, InvalidModelFile
+from randygpt.training.plot import metrics_path, read_run
+
+_MAX_HISTORY = 100  # evaluations in a card
+_MAX_STEM = 60  # characters of a file's name
+
+
+def default_name(info: CheckpointInfo) -> str:
+    """Return the model's name: from the JSON file of the checkpoint, else from its folder.
+
+    Raises:
+        CallerError: the folder's name cannot name a model.
+    """
+    if info.sidecar and info.sidecar.name:
+        return info.sidecar.name
+    folder = info.path.absolute().parent.name
+    if not is_name(folder):
+        raise CallerError(f"the folder's name {folder!r} cannot name a model: pass --name")
+    return folder
+
+
+def release_files(file: BinaryIO, info: CheckpointInfo, *, weights_only: bool) -> list[SourceFile]:
+    """Return the files of a release: the checkpoint, `vocab.json` and `config.json`.
+
+    Args:
+        file: The open checkpoint. Its header and size count, not those of `info`: it may have been replaced since.
+        info: Shape and vocabulary of the checkpoint.
+        weights_only: Leave the optimizer state out. The checkpoint in the release is then an RGPT0002 file.
+
+    Raises:
+        InvalidModelFile: the checkpoint has no vocabulary.
+        InvalidCheckpoint: header or size do not fit the shape.
+    """
+    if info.tokenizer is None:
+        raise InvalidModelFile(f"{info.path}: no vocabulary next to it; pass its vocab.json with --vocab")
+    length = os.fstat(file.fileno()).st_size
+    try:
+        CheckpointHeader.parse(file.read(HEADER_SIZE)).optimizer_layout(info.config, length)
+    except InvalidCheckpoint as error:
+        raise InvalidCheckpoint(f"{info.path}: {error}") from None
+    checkpoint = SourceFile(
+        path=_release_path(info.path.name),
+        role="checkpoint",
+        file=file,
+        segments=tuple(segments(info.config, weights_size(info.config) if weights_only else length)),
+        start=WEIGHTS_MAGIC if weights_only else b"",
+        is_part=weights_only,
+    )
+    return [
+        checkpoint,
+        _json_file("vocab.json", "tokenizer", info.tokenizer.to_json()),
+        _json_file("config.json", "config", info.config.to_json(info.tokenizer.kind)),
+    ]
+
+
+def _json_file(path: str, role: str, content: object) -> SourceFile:
+    data = json.dumps(content, ensure_ascii=False, sort_keys=True).encode()
+    return SourceFile(path=path, role=role, file=io.BytesIO(data), segments=(("data", len(data)),))
+
+
+def _release_path(name: str) -> str:
+    """Return a local file name as the protocol allows it."""
+    stem = re.sub(r"[^a-z0-9._-]", "-", name.lower()).removesuffix(".bin")[-_MAX_STEM:].strip("._-")
+    return "checkpoint.bin" if stem in {"", "vocab", "config", "release"} else f"{stem}.bin"
+
+
+def release_format(info: CheckpointInfo, *, weights_only: bool) -> str:
+    """Return the format of the checkpoint in the release, such as RGPT0003."""
+    return WEIGHTS_MAGIC.decode() if weights_only else info.header.magic
+
+
+def release_card(info: CheckpointInfo) -> dict[str, object]:
+    """Return what a release says about its model: shape, and how the training went."""
+    assert info.tokenizer is not None  # noqa: S101 (release_files refuses a checkpoint without one)
+    facts: dict[str, object] = {"iteration": info.header.iteration, "step": info.header.step}
+    if math.isfinite(info.header.best_loss):
+        facts["best_loss"] = info.header.best_loss
+    if info.sidecar:
+        facts |= {f"{name}_loss": value for name, value in info.sidecar.losses.items() if value is not None}
+    if history := _history(info):
+        facts["history"] = history
+    return {"config": info.config.to_json(info.tokenizer.kind), "training": facts}
+
+
+def _history(info: CheckpointInfo) -> list[list[float]]:
+    """Return `[iteration, training loss, validation loss]` of some evaluations up to this checkpoint, oldest first."""
+    try:
+        run = read_run(metrics_path(info.path))
+    except (InvalidModelFile, OSError):
+        return []
+    losses = dict(zip(run.iterations.tolist(), run.losses.tolist(), strict=True))
+    evaluated = zip(run.evaluated.tolist(), run.val_losses.tolist(), strict=True)
+    points = [
+        [int(iteration), round(losses[iteration], 4), round(val_loss, 4)]
+        for iteration, val_loss in evaluated
+        if iteration <= info.header.iteration and math.isfinite(losses[iteration] + val_loss)
+    ]
+    step = -(-len(points) // _MAX_HISTORY) or 1
+    return points[::-step][::-1]  # the last one is among them

@@ -1,0 +1,214 @@
+"""Publishing, fetching and following models with the user's home, key, relays and trust list.
+
+The command line and the public functions of `randygpt` are thin callers of this module. Does network and disk I/O.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from distribution.download import OnProgress
+from distribution.dry_run import DryRun, dry_run
+from distribution.events import HEAD_KIND
+from distribution.fetch import MAX_SIZE, Fetched, Fetcher
+from distribution.follow import Follower, FollowStatus, FollowTarget, Update
+from distribution.journal import Journal
+from distribution.manifest import is_name
+from distribution.partial import HeaderRewrite
+from distribution.publish import Published, Publisher
+from distribution.resolve import resolve_reference
+from distribution.source import SourceFile
+from distribution.state_file import StateFile
+from distribution.store import Store
+from distribution.trust import TrustPolicy
+from distribution.trust_list import TrustStore
+from randygpt.checkpoint.header import WEIGHTS_MAGIC
+from randygpt.errors import CallerError, InvalidEvent, NotFound
+from randygpt.user import signing_key
+from randygpt.user.home import Home
+from relay_client.event import Event
+from relay_client.filter import Filter
+from relay_client.hints import usable_hints
+from relay_client.keys import AddressReference, SecretKey
+from relay_client.nip65 import RELAY_LIST_KIND, write_relays
+from relay_client.pool import Pool
+
+
+def _no_progress(_done: int, _total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A release to publish: what is in it, who signs it, and which relays it goes to."""
+
+    home: Home
+    relays: Sequence[str]
+    key: SecretKey
+    files: Sequence[SourceFile]
+    name: str
+    format: str
+    card: Mapping[str, object]
+    copies: int | None = None  # relays that each chunk goes to; None: all
+    new_version: bool = False
+    expires_in_s: int | None = None
+    check: bool = False  # ask the relays for every event instead of trusting the receipts
+
+    def __post_init__(self) -> None:
+        if not self.relays:
+            raise CallerError("no relay to publish to")
+        if self.copies and self.copies > len(self.relays):
+            raise CallerError(
+                f"--copies {self.copies} needs as many relays, but {len(self.relays)} are given (--relay)"
+            )
+
+    def dry_run(self) -> DryRun:
+        """Return what `publish` would send; sends and records nothing."""
+        with Journal(self.home.journal_path) as journal:
+            return dry_run(
+                self.files,
+                journal=journal,
+                author=self.key.pubkey,
+                relays=self.relays,
+                name=self.name,
+                format=self.format,
+                card=self.card,
+                now=_now(),
+                copies=self.copies,
+                new_version=self.new_version,
+                expires_in_s=self.expires_in_s,
+            )
+
+    async def publish(self, on_progress: OnProgress = _no_progress) -> Published:
+        """Sign the release and send it; raises what `Publisher.publish` raises."""
+        with Journal(self.home.journal_path) as journal:
+            async with Pool(self.relays, signer=self.key) as pool:
+                publisher = Publisher(
+                    pool=pool,
+                    journal=journal,
+                    key=self.key,
+                    now=_now,
+                    copies=self.copies,
+                    check=self.check,
+                    on_progress=on_progress,
+                )
+                return await publisher.publish(
+                    self.files,
+                    name=self.name,
+                    format=self.format,
+                    card=self.card,
+                    new_version=self.new_version,
+                    expires_in_s=self.expires_in_s,
+                )
+
+
+async def nip65_relays(relays: Sequence[str], key: SecretKey) -> list[str]:
+    """Return the write relays in the newest relay list of `key` (NIP-65, kind 10002) that `relays` have.
+
+    Raises:
+        NotFound: no relay has a list of this key that names a write relay.
+    """
+    lists = []
+    async with Pool(relays, signer=key) as pool:
+        for _, raw_event in await pool.query(Filter(authors=(key.pubkey,), kinds=(RELAY_LIST_KIND,), limit=1)):
+            try:
+                lists.append(Event.parse(raw_event))
+            except InvalidEvent:
+                continue
+    found = write_relays(lists, author=key.pubkey)
+    if not found:
+        raise NotFound("your relays have no NIP-65 list of this key that names a relay to write to")
+    return found
+
+
+async def fetch_release(
+    home: Home,
+    reference: str,
+    *,
+    relays: Sequence[str] | None = None,
+    max_size: int = MAX_SIZE,
+    weights_only: bool = False,
+    activate: bool = True,
+    on_progress: OnProgress = _no_progress,
+) -> Fetched:
+    """Fetch, verify and install the release that `reference` names.
+
+    Args:
+        home: Where the store, the trust list and the key for relays that authenticate (NIP-42) are.
+        reference: An event id in hex, note, nevent, naddr, `npub…/name`, or `alice/name` by a trusted author.
+        relays: Where to look; by default the user's relays, or those that `reference` names if the user has none.
+        max_size: Bytes; a larger release is refused.
+        weights_only: Leave the optimizer state out. The installed checkpoint is then an RGPT0002 file.
+        activate: Make it the current release.
+        on_progress: Called with the bytes fetched so far and the bytes of the whole.
+
+    Raises:
+        CallerError: `reference` names nothing, or no relay is given.
+        PeerError, TransportError, StorageError, OSError: as `Fetcher.fetch`.
+    """
+    trusted = TrustStore(home.folder).read()
+    parsed = resolve_reference(reference, trusted)
+    has_own_hints = not relays and not home.relays() and usable_hints(parsed.relays, known=())
+    urls = [] if has_own_hints else home.resolve_relays(relays, hints=parsed.relays)
+    rewrite = HeaderRewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC) if weights_only else None
+    async with Pool(urls, signer=signing_key.signer(home), hints=parsed.relays) as pool:
+        fetcher = Fetcher(
+            pool=pool,
+            store=Store(home.folder),
+            policy=trusted.policy,
+            now=_now,
+            max_size=max_size,
+            on_progress=on_progress,
+        )
+        return await fetcher.fetch(parsed, activate=activate, weights=rewrite)
+
+
+def follow_target(
+    home: Home, name: str, *, relays: Sequence[str] | None = None, notify_only: bool = False
+) -> FollowTarget:
+    """Return what to follow, by the name that a user gives: `npub…/name`, naddr or `alice/name`.
+
+    Raises:
+        CallerError: `name` names no model, or no relay is given.
+        NotTrusted: the trust policy refuses the author.
+    """
+    trusted = TrustStore(home.folder).read()
+    address = resolve_reference(name, trusted)
+    if not isinstance(address, AddressReference):
+        raise CallerError("a release never changes: follow a name, npub…/name")
+    if not is_name(address.name) or address.kind not in {None, HEAD_KIND}:
+        raise CallerError(f"{name!r} does not name a model (a-z, 0-9, dot, dash and underscore, at most 64)")
+    trusted.policy.check(address.author)
+    urls = home.resolve_relays(relays, hints=address.relays)
+    return FollowTarget(address=address, urls=urls, notify_only=notify_only, signer=signing_key.signer(home))
+
+
+def make_follower(
+    home: Home,
+    store: Store,
+    target: FollowTarget,
+    *,
+    max_size: int = MAX_SIZE,
+    on_update: Callable[[Update], None],
+    on_status: Callable[[FollowStatus], None] = lambda _: None,
+    on_progress: OnProgress = _no_progress,
+) -> Follower:
+    """Return a follower that installs releases of the target's author, of at most `max_size` bytes."""
+    policy = TrustPolicy(mode="allowlist", authors=frozenset({target.address.author}))
+
+    def fetcher(pool: Pool) -> Fetcher:
+        return Fetcher(pool=pool, store=store, policy=policy, now=_now, max_size=max_size, on_progress=on_progress)
+
+    return Follower(
+        target,
+        store,
+        fetcher,
+        now=_now,
+        status_file=StateFile(home.follow_path),
+        on_update=on_update,
+        on_status=on_status,
+    )
+
+
+def _now() -> int:
+    return int(time.time())
