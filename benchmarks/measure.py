@@ -1,4 +1,4 @@
-"""What a row of the benchmark is, and how its figures are taken."""
+"""Rows of the benchmark, and how their values are measured. Starts processes; reads no clock itself."""
 
 import json
 import math
@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ALONE = Path(__file__).parent / "alone"
+SCRIPTS = Path(__file__).parent / "scripts"
 BASELINE, TEXT = "RANDYGPT_BASELINE", "RANDYGPT_TEXT"
-ROUNDS = 3  # A B A B A B
-WARM_UP = 2  # iterations of a run that are not counted
+ROUNDS = 3  # A B A B A B: reference and ours alternate
+WARM_UP = 2  # first iterations of a run, not counted
 
 Raw = dict[str, float]
 Metrics = list[dict[str, float]]  # lines of a metrics file
@@ -21,59 +21,59 @@ Metrics = list[dict[str, float]]  # lines of a metrics file
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A value, and the figures behind it."""
+    """Value of a row, and the raw figures it was computed from."""
 
     value: float
     raw: Raw
-    fault: str = ""  # why the value does not count
+    fault: str = ""  # why the value is invalid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """Where a benchmark works, and what the environment gave it."""
+    """Working folder and inputs of a benchmark run."""
 
-    folder: Path  # temporary; the text in it is `train.txt`
-    baseline: str | None  # the plain program
-    has_text: bool  # else the text is the built-in sample
+    folder: Path  # temporary; holds the text, `train.txt`
+    baseline: str | None  # path of the plain program
+    has_text: bool  # otherwise the text is the built-in sample
     vocab_size: int  # characters of the text
 
     @property
     def text(self) -> Path:
-        """The text to train on."""
+        """Path of the training text."""
         return self.folder / "train.txt"
 
     def train(self, *flags: str) -> Metrics:
-        """Run `randygpt train` in a process of its own, as its user does; the lines of its metrics file."""
+        """Run `randygpt train` as a process and return the lines of its metrics file."""
         prefix = self.folder / "bench"
         command = [sys.executable, "-m", "randygpt", "train", "--train-file", str(self.text)]
-        done = self._printed([*command, "--checkpoint", str(prefix), "--json", *flags])
+        done = self._run([*command, "--checkpoint", str(prefix), "--json", *flags])
         lines = prefix.with_name("bench.metrics.jsonl").read_text(encoding="utf-8").splitlines()
         metrics: Metrics = [json.loads(line) for line in lines]
         if len(metrics) != done["iteration"] + 1:
             raise RuntimeError(f"train {' '.join(flags)}: {len(metrics)} lines, but iteration {done['iteration']}")
         return metrics
 
-    def alone(self, script: str, *words: str) -> Raw:
-        """The figures of a script that has a process for itself."""
-        return self._printed([sys.executable, str(ALONE / script), *words])
+    def run_script(self, script: str, *arguments: str) -> Raw:
+        """Run a script of `scripts/` as a process and return the figures it prints."""
+        return self._run([sys.executable, str(SCRIPTS / script), *arguments])
 
     def plain_training_ms(self, preset: str, steps: int) -> float:
-        """Ms of an iteration of the plain program."""
+        """Measure a training iteration of the plain program, in ms."""
         flags = ["--preset", preset, "--vocab", str(self.vocab_size), "--batch", "64", "--steps", str(steps)]
         return self._plain("train", *flags)["ms_per_iter"]
 
     def plain_decoding_ms(self) -> float:
-        """Ms of a token of the plain program, preset l, vocabulary 2000."""
+        """Measure a decoded token of the plain program, in ms: preset l, vocabulary 2,000."""
         return 1e3 / self._plain("decode", "--preset", "l", "--vocab", "2000", "--tokens", "200")["tokens_per_s"]
 
-    def _plain(self, *words: str) -> Raw:
+    def _plain(self, *arguments: str) -> Raw:
         if self.baseline is None:
             raise RuntimeError(f"{BASELINE} names no program")
-        return self._printed([sys.executable, self.baseline, *words])
+        return self._run([sys.executable, self.baseline, *arguments])
 
-    def _printed(self, command: list[str]) -> Raw:
-        """The line of JSON that a program prints."""
-        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # as the command line has it
+    def _run(self, command: list[str]) -> Raw:
+        """Run a command and return the JSON object it prints."""
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # as the command line sets it
         done = subprocess.run(command, stdout=subprocess.PIPE, cwd=self.folder, env=environment, check=True)
         printed: Raw = json.loads(done.stdout)
         return printed
@@ -81,58 +81,58 @@ class Bench:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the report."""
+    """Definition of one line of the report."""
 
     name: str
-    unit: str  # x: how many times faster
+    unit: str  # x: times as fast as the reference
     measure: Callable[[Bench], Measured]
     goal: float | None = None
-    at_most: bool = False  # the goal is the most that is good, not the least
-    needs: tuple[str, ...] = ()  # variables of the environment
-    program: Path | None = None  # that `make test-all` installs
+    at_most: bool = False  # the goal is an upper limit, not a lower one
+    needs: tuple[str, ...] = ()  # environment variables
+    program: Path | None = None  # installed by `make test-all`
 
     def missing(self, bench: Bench) -> list[str]:
-        """What this row needs and is not there."""
-        there = {BASELINE: bench.baseline is not None, TEXT: bench.has_text}
-        lacking = [f"{name} is not set" for name in self.needs if not there[name]]
+        """Return the missing requirements of this row, in words."""
+        available = {BASELINE: bench.baseline is not None, TEXT: bench.has_text}
+        missing = [f"{name} is not set" for name in self.needs if not available[name]]
         if self.program and not self.program.exists():
-            lacking.append(f"{self.program.name} is not installed")
-        return lacking
+            missing.append(f"{self.program.name} is not installed")
+        return missing
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A row that was measured."""
+    """A row with its measured value."""
 
     row: Row
     measured: Measured
 
     @property
     def score(self) -> float | None:
-        """How many times as good as its goal, a hundred at most; None without one."""
+        """Ratio of value and goal, above 1 if the goal is exceeded; at most 100. None without a goal."""
         if self.row.goal is None:
             return None
         if self.row.at_most:
-            return self.row.goal / max(self.measured.value, self.row.goal / 100)  # what costs nothing may be measured 0
+            return self.row.goal / max(self.measured.value, self.row.goal / 100)  # the value may be 0
         return self.measured.value / self.row.goal
 
     @property
     def reached(self) -> bool | None:
-        """Whether the value is as good as its goal; None without one."""
+        """Whether the goal is reached; None without a goal."""
         return None if self.score is None else self.score >= 1 and not self.measured.fault
 
     @property
-    def value_words(self) -> str:
-        """The value as a person reads it."""
+    def value_text(self) -> str:
+        """Value and unit, rounded for display."""
         return f"{significant(self.measured.value, 3):g} {self.row.unit}"
 
     @property
-    def goal_words(self) -> str:
-        """The goal as a person reads it."""
+    def goal_text(self) -> str:
+        """Goal with its comparison sign."""
         return "" if self.row.goal is None else f"{'≤' if self.row.at_most else '≥'} {self.row.goal:g}"
 
     def as_json(self) -> dict[str, object]:
-        """What the report keeps of it."""
+        """Return the entry of the JSON report."""
         fault = {"fault": self.measured.fault} if self.measured.fault else {}
         return {
             "name": self.row.name,
@@ -147,12 +147,12 @@ class Result:
 
 
 def compare(reference: Callable[[], float], ours: Callable[[], float]) -> Measured:
-    """A B A B A B, in ms: how many times faster we are."""
+    """Measure reference and ours alternately, in ms; the value is the ratio of reference to ours."""
     return ratio([(reference(), ours()) for _ in range(ROUNDS)])
 
 
 def ratio(pairs: Sequence[tuple[float, float]], *, inverse: bool = False) -> Measured:
-    """Median of reference over ours, pair by pair (`inverse`: ours over reference); of the raw figures the medians."""
+    """Return the median ratio of reference to ours over all pairs (`inverse`: ours to reference)."""
     ratios = [ours / reference if inverse else reference / ours for reference, ours in pairs]
     raw = {
         "reference_ms": statistics.median(reference for reference, _ in pairs),
@@ -164,10 +164,10 @@ def ratio(pairs: Sequence[tuple[float, float]], *, inverse: bool = False) -> Mea
 
 
 def iteration_ms(metrics: Metrics) -> float:
-    """Median ms of the iterations behind the first, without an evaluation."""
+    """Return the median ms of the iterations after the warm-up that have no evaluation."""
     return statistics.median(line["ms_per_iter"] for line in metrics[WARM_UP:] if "val_loss" not in line)
 
 
 def significant(value: float, digits: int = 4) -> float:
-    """The digits that are not noise; those before the point stay."""
+    """Round to significant digits; digits before the decimal point stay."""
     return round(value, max(0, digits - 1 - math.floor(math.log10(abs(value))))) if value else 0.0

@@ -1,4 +1,4 @@
-"""A report as a picture: for each row with a goal, how many times as good as its goal it is."""
+"""Picture of a report: one bar per row with a goal, showing the ratio of value and goal. No I/O."""
 
 import io
 import textwrap
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 REACHED, MISSED, QUIET = "#0072B2", "#D55E00", "#555555"  # the first two of Okabe and Ito
-TICKS = (1, 1.5, 2, 3, 5, 10, 20, 50, 100)  # times as good, and times as bad
-LEAST, MOST = 1.6, 100.0  # times the goal that the axis shows in any case, and at most
-NAME_WIDTH = 40  # characters of a line
+TICKS = (1, 1.5, 2, 3, 5, 10, 20, 50, 100)  # ratios, and their inverses
+LEAST, MOST = 1.6, 100.0  # the axis always reaches the first ratio, and never exceeds the second
+NAME_WIDTH = 40  # characters per line
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -30,12 +30,12 @@ STYLE: dict[Any, Any] = {
     "hatch.linewidth": 1.5,
     "text.parse_math": False,
     "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "randygpt",  # the same picture is the same file
+    "svg.hashsalt": "randygpt",  # equal pictures are equal files
 }
 
 
 def draw(results: Sequence[Result], caption: str, kind: str = "svg") -> bytes:
-    """The picture; rows without a goal are left out."""
+    """Return the picture; rows without a goal are left out."""
     shown = [result for result in results if result.score is not None]
     picture = io.BytesIO()
     with mpl.rc_context():
@@ -51,7 +51,7 @@ def draw(results: Sequence[Result], caption: str, kind: str = "svg") -> bytes:
         axes.set_yticks(range(len(shown)), [textwrap.fill(result.row.name, NAME_WIDTH) for result in shown])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(shown) - 0.5, -0.5)
-        axes.set_title("Speed, against its goals", loc="left", fontweight="bold", fontsize=13, pad=24)
+        axes.set_title("Measured values against their goals", loc="left", fontweight="bold", fontsize=13, pad=24)
         axes.annotate(
             caption, (0, 1), (0, 8), xycoords="axes fraction", textcoords="offset points", fontsize=9, color=QUIET
         )
@@ -60,26 +60,26 @@ def draw(results: Sequence[Result], caption: str, kind: str = "svg") -> bytes:
 
 
 def _axis(axes: "Axes", scores: Sequence[float]) -> None:
-    """Times as good as the goal: to the right what is better, to the left what is worse."""
+    """Set up the logarithmic axis: better than the goal to the right, worse to the left."""
     low = max(1 / MOST, min([1 / LEAST, *scores])) / 1.08
     high = min(MOST, max([LEAST, *scores])) * 1.08
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    places = sorted({*TICKS, *(1 / tick for tick in TICKS)})
-    axes.xaxis.set_major_locator(FixedLocator([place for place in places if low <= place <= high]))
+    ticks = sorted({*TICKS, *(1 / tick for tick in TICKS)})
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: _times(place)))
-    axes.set_xlabel("times as good as the goal")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: _tick_text(ratio)))
+    axes.set_xlabel("better than the goal by a factor of")
 
 
-def _times(place: float) -> str:
-    if place == 1:
+def _tick_text(ratio: float) -> str:
+    if ratio == 1:
         return "goal"
-    return f"{place:.3g} x" if place > 1 else f"1/{1 / place:.3g} x"
+    return f"{ratio:.3g} x" if ratio > 1 else f"1/{1 / ratio:.3g} x"
 
 
 def _bar(axes: "Axes", place: int, result: Result) -> None:
-    """A bar from the goal to the value, and both as words."""
+    """Draw a bar from the goal to the value, labelled with both."""
     score = result.score or 1
     colour = REACHED if result.reached else MISSED
     axes.barh(
@@ -92,7 +92,7 @@ def _bar(axes: "Axes", place: int, result: Result) -> None:
         edgecolor="white",
         linewidth=0,
     )
-    beside: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "clip_on": False}
-    axes.text(1.02, place - 0.04, result.value_words, va="bottom", color=colour, fontweight="bold", **beside)
-    goal = f"goal {result.goal_words}{'' if result.reached else ', missed'}"
-    axes.text(1.02, place + 0.04, goal, va="top", color=QUIET, fontsize=9, **beside)
+    label: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "clip_on": False}
+    axes.text(1.02, place - 0.04, result.value_text, va="bottom", color=colour, fontweight="bold", **label)
+    goal = f"goal {result.goal_text}{'' if result.reached else ', missed'}"
+    axes.text(1.02, place + 0.04, goal, va="top", color=QUIET, fontsize=9, **label)

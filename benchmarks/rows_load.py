@@ -1,4 +1,4 @@
-"""Rows about a server under load, from a store of releases: swaps, memory, slow and eager clients."""
+"""Rows about a server under load, with a store of releases: swaps, memory, slow and busy clients."""
 
 import contextlib
 import functools
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import ALONE, Bench, Measured, Raw, Row
+from measure import SCRIPTS, Bench, Measured, Raw, Row
 from rows_server import CHARACTERS, CONFIG, HEADER, TOKENS, running, weights
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # it has the shelf
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for support.shelf
 from support.shelf import Shelf
 
 from randygpt.model.decoder import Array, Decoder, KVCache
@@ -28,27 +28,27 @@ from server.models import MAX_SLOTS
 CLIENTS, SECONDS = 32, 60
 SWAPS, MODELS = 20, 4
 KEY = "bench"
-TIE = 1e-4  # two logits as close may change places, depending on who else is served
-SLOW, EAGER = 200, 256
+TIE = 1e-4  # logits this close may swap, depending on the batch
+SLOW, BUSY = 200, 256
 
 
 class Releases:
-    """A server's store, with releases of preset l in it."""
+    """Store of a server, with releases of preset l."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self._shelf = Shelf(home=home, key=SecretKey.generate())
-        self.good: dict[str, int] = {}  # seeds of their weights
+        self.good: dict[str, int] = {}  # release id to the seed of its weights
         self.corrupt: list[str] = []
 
     def add(self, seed: int) -> str:
-        """A release as it should be."""
+        """Add a valid release and return its id."""
         release = self._add(weights(seed))
         self.good[release] = seed
         return release
 
     def add_corrupt(self) -> None:
-        """One of each kind that must not answer."""
+        """Add one release of each kind that the server must refuse."""
         values, end = weights(0), len(HEADER.encode()) + 4 * CONFIG.parameter_count
         nan = values.copy()
         nan[-5] = np.nan
@@ -63,7 +63,7 @@ class Releases:
         ]
 
     def activate(self, release: str) -> None:
-        """Make it the current one, as `randygpt fetch` does."""
+        """Make a release current, as `randygpt fetch` does."""
         self._shelf.store.activate(bytes.fromhex(release))
 
     def _add(self, values: Array, **changed: bytes) -> str:
@@ -75,9 +75,9 @@ class Releases:
         return self._shelf.install(**files | changed).id.hex()
 
 
-@functools.cache  # two rows share it
+@functools.cache  # shared by two rows
 def swapped(bench: Bench) -> tuple[Raw, str]:
-    """What clients saw without swaps, and with them; the server's memory; and what went wrong."""
+    """Measure clients without and with swaps, and the server's memory; return the figures and the faults."""
     with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
         releases = Releases(Path(folder))
         turns = [releases.add(turn % MODELS) for turn in range(SWAPS + 1)]
@@ -85,14 +85,14 @@ def swapped(bench: Bench) -> tuple[Raw, str]:
         for place, release in enumerate(releases.corrupt):
             turns.insert(4 * place + 3, release)
         answers = [releases.home / name for name in ("still", "moving")]
-        with running(home=releases.home) as (number, address):
-            raw = {"idle_mib": resident(number, "VmRSS")}
+        with running(home=releases.home) as (pid, address):
+            raw = {"idle_mib": resident(pid, "VmRSS")}
             swap(releases, address, turns[:1], seconds=0)
             with streams(address, answers[0]) as still:
                 time.sleep(SECONDS)
             with streams(address, answers[1]) as moving:
                 swap(releases, address, turns[1:], seconds=SECONDS)
-            raw["peak_mib"] = resident(number, "VmHWM")
+            raw["peak_mib"] = resident(pid, "VmHWM")
             missed = len(releases.corrupt) - failures(address)
         faults = check(releases, answers) | {
             "failed": still["failed"] + moving["failed"],
@@ -103,15 +103,15 @@ def swapped(bench: Bench) -> tuple[Raw, str]:
 
 
 def gap_growth(bench: Bench) -> Measured:
-    """By how many ms the 99th percentile of the gaps between two tokens grows where models are swapped meanwhile."""
+    """Measure by how many ms the 99th percentile of the gaps between tokens grows during swaps."""
     raw, fault = swapped(bench)
     return Measured(value=raw["p99_ms"] - raw["still_p99_ms"], raw=raw, fault=fault)
 
 
 @contextlib.contextmanager
 def streams(address: str, answers: Path, clients: int = CLIENTS) -> Iterator[Raw]:
-    """Clients that read streams meanwhile; behind it, what they saw."""
-    command = [sys.executable, str(ALONE / "streams.py"), address, str(clients), str(answers)]
+    """Run clients that read streams; the yielded dictionary holds their figures afterwards."""
+    command = [sys.executable, str(SCRIPTS / "streams.py"), address, str(clients), str(answers)]
     figures: Raw = {}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -122,7 +122,7 @@ def streams(address: str, answers: Path, clients: int = CLIENTS) -> Iterator[Raw
 
 
 def swap(releases: Releases, address: str, turns: Sequence[str], *, seconds: float) -> None:
-    """Make one release after the other the current one, each when the one before was dealt with, over some time."""
+    """Activate the releases one after the other, spread over `seconds`; wait until the server has processed each."""
     start = time.monotonic()
     for turn, release in enumerate(turns):
         before = failures(address)
@@ -133,13 +133,13 @@ def swap(releases: Releases, address: str, turns: Sequence[str], *, seconds: flo
 
 
 def check(releases: Releases, answers: Sequence[Path]) -> dict[str, int]:
-    """Answers of a corrupt release, and those that are not what their release writes by itself."""
+    """Count replies of a corrupt release, and replies that differ from their release's own greedy text."""
     found = [json.loads(line) for path in answers for line in path.read_text(encoding="utf-8").splitlines()]
     expected = {}
     for seed in range(MODELS):
         decoder = Decoder.from_flat(CONFIG, weights(seed))
         for prompt in {answer["prompt"] for answer in found}:
-            expected[seed, prompt] = alone(decoder, prompt)
+            expected[seed, prompt] = greedy(decoder, prompt)
     good = [answer for answer in found if answer["release"] in releases.good]
     mixed = sum(
         not answer["text"].startswith(expected[releases.good[answer["release"]], answer["prompt"]]) for answer in good
@@ -147,8 +147,8 @@ def check(releases: Releases, answers: Sequence[Path]) -> dict[str, int]:
     return {"answers of a corrupt release": len(found) - len(good), "mixed": mixed}
 
 
-def alone(decoder: Decoder, prompt: str) -> str:
-    """What a model writes greedily, up to where two tokens are as likely."""
+def greedy(decoder: Decoder, prompt: str) -> str:
+    """Return the greedy text of a model, up to the first tie between two tokens."""
     cache, window = KVCache(CONFIG), CHARACTERS.encode(prompt).tolist()
     text, fresh = "", window
     for _ in range(TOKENS):
@@ -166,63 +166,63 @@ def alone(decoder: Decoder, prompt: str) -> str:
 
 
 def memory_above(bench: Bench) -> Measured:
-    """MiB above the process, two models and their caches, at most, while models are swapped under load."""
+    """Measure peak memory during swaps under load, beyond the process, two models and their caches, in MiB."""
     raw, fault = swapped(bench)
     known = 2 * (4 * CONFIG.parameter_count + MAX_SLOTS * KVCache.slot_bytes(CONFIG)) / (1 << 20)
     return Measured(value=raw["peak_mib"] - raw["idle_mib"] - known, raw=raw | {"models_mib": known}, fault=fault)
 
 
 def memory_growth(bench: Bench) -> Measured:
-    """Per cent by which a server's memory grows in 100 swaps, from the 11th to 30th to the 111th to 130th, as medians.
+    """Measure the growth of a server's memory in 100 swaps, in per cent.
 
-    It is read each time, when a request behind the swap was answered.
+    Compares the medians after swaps 11 to 30 and 111 to 130, each read when a request after the swap was answered.
     """
     seen = []
     with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
         releases = Releases(Path(folder))
         pair = [releases.add(seed) for seed in range(2)]
-        with running("--api-key", KEY, home=releases.home) as (number, address):
+        with running("--api-key", KEY, home=releases.home) as (pid, address):
             for turn in range(130):
                 releases.activate(pair[turn % 2])
                 ask(address, "/admin/reload", post=True)
                 ask(address, "/v1/completions", {"prompt": "0" * 50, "n": 4, "max_tokens": 8}, post=True)
-                seen.append(resident(number, "VmRSS"))
+                seen.append(resident(pid, "VmRSS"))
     early, late = statistics.median(seen[10:30]), statistics.median(seen[-20:])
     raw = {"early_mib": early, "late_mib": late, "lowest_mib": min(seen[10:]), "highest_mib": max(seen[10:])}
     return Measured(value=100 * (late / early - 1), raw=raw)
 
 
-def crowded(bench: Bench) -> Measured:
-    """Seconds until the slow sockets are gone."""
+def slow_sockets(bench: Bench) -> Measured:
+    """Measure the seconds until the server has closed all slow sockets."""
     with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
         releases = Releases(Path(folder))
         releases.activate(releases.add(0))
         with running(home=releases.home) as (_, address):
-            raw = bench.alone("crowd.py", address, str(SLOW), str(EAGER))
+            raw = bench.run_script("slow_sockets.py", address, str(SLOW), str(BUSY))
     fault = f"{raw['other']:.0f} replies are not 200 or 503" if raw["other"] else ""
-    return Measured(value=raw["gone_s"], raw=raw, fault=fault if raw["answered"] else "nobody was answered")
+    return Measured(value=raw["gone_s"], raw=raw, fault=fault if raw["answered"] else "no request was answered")
 
 
-def resident(number: int, what: str) -> float:
-    """MiB of a process, now (VmRSS) or at most (VmHWM)."""
-    words = Path(f"/proc/{number}/status").read_text(encoding="ascii")
-    return int(next(re.finditer(rf"{what}:\s+(\d+) kB", words))[1]) / 1024
+def resident(pid: int, figure: str) -> float:
+    """Return the memory of a process in MiB: current (VmRSS) or peak (VmHWM)."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(next(re.finditer(rf"{figure}:\s+(\d+) kB", status))[1]) / 1024
 
 
 def failures(address: str) -> int:
-    """Models that did not pass."""
+    """Return the number of failed swaps."""
     found = re.search(rb"^randygpt_swap_failures_total (.*)$", ask(address, "/metrics"), re.MULTILINE)
     return int(float(found[1])) if found else 0
 
 
 def health(address: str) -> dict[str, str | None]:
-    """What a server says of itself."""
+    """Return the server's health report."""
     found: dict[str, str | None] = json.loads(ask(address, "/health"))
     return found
 
 
 def ask(address: str, path: str, body: object = None, *, post: bool = False) -> bytes:
-    """A server's answer."""
+    """Send a request and return the body of the reply."""
     data = json.dumps(body).encode() if post else None
     request = urllib.request.Request(address + path, data, {"Authorization": f"Bearer {KEY}"})  # noqa: S310 (our own)
     with urllib.request.urlopen(request, timeout=600) as response:  # noqa: S310
@@ -232,25 +232,25 @@ def ask(address: str, path: str, body: object = None, *, post: bool = False) -> 
 
 ROWS = (
     Row(
-        name=f"{SWAPS} swaps and 5 bad releases in {SECONDS} s, {CLIENTS} clients: p99 gap between tokens grows by",
+        name=f"{SWAPS} swaps and 5 bad releases in {SECONDS} s, {CLIENTS} clients: growth of p99 gap between tokens",
         unit="ms",
         goal=50,
         at_most=True,
         measure=gap_growth,
     ),
     Row(
-        name="server's memory above its process, two models and their caches",
+        name="server memory beyond its process, two models and their caches",
         unit="MiB",
         goal=64,
         at_most=True,
         measure=memory_above,
     ),
-    Row(name="server's memory grows in 100 swaps by", unit="%", goal=5, at_most=True, measure=memory_growth),
+    Row(name="server memory growth in 100 swaps", unit="%", goal=5, at_most=True, measure=memory_growth),
     Row(
-        name=f"{SLOW} slow sockets are gone while {EAGER} eager clients ask",
+        name=f"{SLOW} slow sockets closed while {BUSY} busy clients send requests",
         unit="s",
         goal=25,
         at_most=True,
-        measure=crowded,
+        measure=slow_sockets,
     ),
 )

@@ -1,21 +1,21 @@
-"""Rows about the machine: what nothing that runs on it can exceed. They have no goal."""
+"""Rows about the machine: peak arithmetic and memory bandwidth, the limits of every other row. They have no goal."""
 
 import functools
 
 from measure import Bench, Measured, Raw, Row
 
 
-@functools.cache  # four rows share it
-def ceiling(bench: Bench) -> Raw:
-    """All four figures."""
-    return bench.alone("ceiling.py")
+@functools.cache  # shared by four rows
+def peak(bench: Bench) -> Raw:
+    """Measure all four figures."""
+    return bench.run_script("peak.py")
 
 
 def row(name: str, unit: str, figure: str, *, threads: int | None = None) -> Row:
-    """One of the figures as a row; without `threads`, torch's number of them."""
+    """Return a row for one of the figures; `threads` defaults to torch's number of threads."""
 
     def measure(bench: Bench) -> Measured:
-        raw = ceiling(bench)
+        raw = peak(bench)
         return Measured(value=raw[figure], raw={figure: raw[figure], "threads": threads or raw["threads"]})
 
     return Row(name=name, unit=unit, measure=measure)

@@ -1,4 +1,4 @@
-"""Rows about training, decoding and byte pairs; those of the fast recipe, which take longer, are apart."""
+"""Rows about training, decoding and BPE; `RECIPE_ROWS`, about the fast recipe, take longer."""
 
 import functools
 import math
@@ -9,12 +9,12 @@ from functools import partial
 from measure import BASELINE, TEXT, Bench, Measured, Metrics, Raw, Row, compare, iteration_ms, ratio
 
 CLASSIC_RUN = ("--preset", "s", "--iters", "8")
-CLASSIC_ITERATIONS = 1000  # what a fast run is held against
+CLASSIC_ITERATIONS = 1000  # that a fast run is compared with
 RECIPE_ROUNDS = 2
 
 
 def training(bench: Bench, preset: str, plain_steps: int) -> Measured:
-    """An iteration of the plain program against one of `randygpt train`, 64 windows each."""
+    """Compare an iteration of the plain program with one of `randygpt train`, batch size 64."""
     return compare(
         lambda: bench.plain_training_ms(preset, plain_steps),
         lambda: iteration_ms(bench.train("--preset", preset, "--iters", "8")),
@@ -22,33 +22,33 @@ def training(bench: Bench, preset: str, plain_steps: int) -> Measured:
 
 
 def decoding(bench: Bench) -> Measured:
-    """A token of the plain program against one of ours."""
-    return compare(bench.plain_decoding_ms, lambda: 1e3 / bench.alone("decoding.py")["tokens_per_s"])
+    """Compare a decoded token of the plain program with one of ours."""
+    return compare(bench.plain_decoding_ms, lambda: 1e3 / bench.run_script("decoding.py")["tokens_per_s"])
 
 
-@functools.cache  # two rows share it
-def byte_pairs(bench: Bench) -> Raw:
-    """Medians of three runs."""
-    runs = [bench.alone("byte_pairs.py", str(bench.text)) for _ in range(3)]
+@functools.cache  # shared by two rows
+def bpe(bench: Bench) -> Raw:
+    """Return the medians of three runs."""
+    runs = [bench.run_script("bpe.py", str(bench.text)) for _ in range(3)]
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
 
-def learning_byte_pairs(bench: Bench) -> Measured:
-    """Seconds; beside them, how many times faster than the library's plain call."""
-    raw = byte_pairs(bench)
+def training_bpe(bench: Bench) -> Measured:
+    """Measure seconds, and the ratio to the library's plain call."""
+    raw = bpe(bench)
     ours, plain = raw["train_s"], raw["plain_train_s"]
     return Measured(value=ours, raw={"ours_s": ours, "plain_s": plain, "ratio": plain / ours})
 
 
-def encoding_byte_pairs(bench: Bench) -> Measured:
-    """MB/s; beside them, how many times faster than the library's plain call."""
-    raw = byte_pairs(bench)
+def encoding_bpe(bench: Bench) -> Measured:
+    """Measure MB/s, and the ratio to the library's plain call."""
+    raw = bpe(bench)
     ours, plain = raw["encode_s"], raw["plain_encode_s"]
     return Measured(value=raw["bytes"] / ours / 1e6, raw={"ours_s": ours, "plain_s": plain, "ratio": plain / ours})
 
 
 def evaluating(bench: Bench, *flags: str) -> Measured:
-    """Per cent of a run's time that goes to measuring the validation loss."""
+    """Measure the share of a run that evaluation takes, in per cent."""
     metrics = bench.train(*flags)
     usual = iteration_ms(metrics)
     evaluations = [line["ms_per_iter"] - usual for line in metrics if "val_loss" in line]
@@ -58,24 +58,24 @@ def evaluating(bench: Bench, *flags: str) -> Measured:
     )
 
 
-def fast_s(bench: Bench, iterations: int, most_loss: float) -> Measured:
-    """1000 classic iterations, of which a few are measured, against a fast run that gets as far."""
+def fast_s(bench: Bench, iterations: int, max_loss: float) -> Measured:
+    """Compare 1,000 classic iterations, extrapolated from a few, with a fast run that reaches the same loss."""
 
     def classic_ms() -> float:
         return CLASSIC_ITERATIONS * iteration_ms(bench.train(*CLASSIC_RUN))
 
-    return fast(bench, classic_ms, "s", iterations, most_loss, inverse=False)
+    return fast(bench, classic_ms, "s", iterations, max_loss, inverse=False)
 
 
-def fast_xs(bench: Bench, iterations: int, most_loss: float) -> Measured:
-    """A fast run, in iterations of preset s of the plain program."""
-    return fast(bench, lambda: bench.plain_training_ms("s", 4), "xs", iterations, most_loss, inverse=True)
+def fast_xs(bench: Bench, iterations: int, max_loss: float) -> Measured:
+    """Measure a fast run in units of an iteration of the plain program, preset s."""
+    return fast(bench, lambda: bench.plain_training_ms("s", 4), "xs", iterations, max_loss, inverse=True)
 
 
 def fast(
-    bench: Bench, reference_ms: Callable[[], float], preset: str, iterations: int, most_loss: float, *, inverse: bool
+    bench: Bench, reference_ms: Callable[[], float], preset: str, iterations: int, max_loss: float, *, inverse: bool
 ) -> Measured:
-    """Whole fast runs against a reference. A run that ends with a higher loss than it must is a fault."""
+    """Compare complete fast runs with a reference; a final loss above `max_loss` is a fault."""
     pairs, losses = [], []
     for _ in range(RECIPE_ROUNDS):
         reference = reference_ms()
@@ -83,12 +83,12 @@ def fast(
         pairs.append((reference, total_ms(metrics)))
         losses.append(metrics[-1]["val_loss"])
     found = ratio(pairs, inverse=inverse)
-    fault = "" if max(losses) <= most_loss else f"validation loss {max(losses):.4f}, not {most_loss:.4f}"
+    fault = "" if max(losses) <= max_loss else f"validation loss {max(losses):.4f}, above {max_loss:.4f}"
     return Measured(value=found.value, raw={**found.raw, "val_loss": max(losses)}, fault=fault)
 
 
 def total_ms(metrics: Metrics) -> float:
-    """Time of a whole run, evaluations included."""
+    """Return the time of a run in ms, including evaluations."""
     return sum(line["ms_per_iter"] for line in metrics)
 
 
@@ -115,29 +115,29 @@ ROWS = (
         measure=decoding,
     ),
     Row(
-        name="learning byte pairs, vocabulary 500",
+        name="BPE training, vocabulary 500",
         unit="s",
         goal=3,
         at_most=True,
         needs=(TEXT,),
-        measure=learning_byte_pairs,
+        measure=training_bpe,
     ),
     Row(
-        name="encoding byte pairs, vocabulary 500",
+        name="BPE encoding, vocabulary 500",
         unit="MB/s",
         goal=5,
         needs=(TEXT,),
-        measure=encoding_byte_pairs,
+        measure=encoding_bpe,
     ),
     Row(
-        name="evaluation's share of training, preset s",
+        name="share of evaluation in training, preset s",
         unit="%",
         goal=5,
         at_most=True,
         measure=lambda bench: evaluating(bench, "--preset", "s", "--iters", "50"),
     ),
     Row(
-        name="evaluation's share of training, preset xs, fast recipe",
+        name="share of evaluation in training, preset xs, fast recipe",
         unit="%",
         goal=5,
         at_most=True,
@@ -151,7 +151,7 @@ RECIPE_ROWS = (
         unit="x",
         goal=20,
         needs=(TEXT,),
-        measure=partial(fast_s, iterations=120, most_loss=math.log(11.15)),
+        measure=partial(fast_s, iterations=120, max_loss=math.log(11.15)),
     ),
     Row(
         name="fast recipe, preset xs, to loss 1.886, in plain iterations of preset s",
@@ -159,6 +159,6 @@ RECIPE_ROWS = (
         goal=15,
         at_most=True,
         needs=(BASELINE, TEXT),
-        measure=partial(fast_xs, iterations=380, most_loss=1.886),
+        measure=partial(fast_xs, iterations=380, max_loss=1.886),
     ),
 )

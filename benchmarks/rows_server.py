@@ -1,4 +1,4 @@
-"""Rows about the server: texts over HTTP, of preset l with a vocabulary of 2,000, against the plain loop."""
+"""Rows about the server: tokens over HTTP, preset l with a vocabulary of 2,000, against the plain program."""
 
 import contextlib
 import functools
@@ -28,16 +28,16 @@ HEADER = CheckpointHeader(magic="RGPT0002", vocab_size=VOCAB, iteration=0, step=
 
 
 def weights(seed: int) -> Array:
-    """Random weights whose choices are about as sharp as a trained model's, so that the likeliest tokens are few."""
+    """Return random weights whose token distribution is about as sharp as that of a trained model."""
     flat = np.random.default_rng(seed).standard_normal(CONFIG.parameter_count, dtype=np.float32) * np.float32(0.02)
-    flat[-VOCAB * CONFIG.n_embd :] *= 10  # the last matrix gives the logits
+    flat[-VOCAB * CONFIG.n_embd :] *= 10  # lm_head
     return flat
 
 
 @contextlib.contextmanager
-def running(*words: str, home: Path) -> Iterator[tuple[int, str]]:
-    """`randygpt serve` as a process; gives its number and its address."""
-    command = [sys.executable, "-m", "randygpt", "serve", "--port", "0", "--quiet", *words]
+def running(*arguments: str, home: Path) -> Iterator[tuple[int, str]]:
+    """Run `randygpt serve` as a process; yield its process id and address."""
+    command = [sys.executable, "-m", "randygpt", "serve", "--port", "0", "--quiet", *arguments]
     environment = os.environ | {"RANDYGPT_HOME": str(home)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
@@ -48,7 +48,7 @@ def running(*words: str, home: Path) -> Iterator[tuple[int, str]]:
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """A server of a file with random weights; gives its address."""
+    """Run a server with random weights; yield its address."""
     path = folder / "served.bin"
     checkpoint = Checkpoint(header=HEADER, config=CONFIG, weights=weights(0), optimizer_state=None)
     sidecar = Sidecar(config=CONFIG, tokenizer=CHARACTERS)
@@ -57,28 +57,28 @@ def serving(folder: Path) -> Iterator[str]:
         yield address
 
 
-def completing(clients: int, how: str, bench: Bench) -> Measured:
-    """The plain program's token, and ours of all clients together, in ms."""
+def completing(clients: int, mode: str, bench: Bench) -> Measured:
+    """Compare ms per token of the plain program with ours, over all clients together."""
     pairs, ours = [], {}
     with serving(bench.folder) as address:
         for _ in range(ROUNDS):
             plain_ms = bench.plain_decoding_ms()
-            ours = bench.alone("clients.py", address, str(clients), str(TOKENS), how)
+            ours = bench.run_script("clients.py", address, str(clients), str(TOKENS), mode)
             if ours["ended"] < clients:
-                raise RuntimeError(f"{ours['ended']:.0f} of {clients} texts")
+                raise RuntimeError(f"{ours['ended']:.0f} of {clients} replies were complete")
             pairs.append((plain_ms, 1e3 / ours["tokens_per_s"]))
     measured = ratio(pairs)
     return Measured(value=measured.value, raw=measured.raw | ours)
 
 
 def first_token(bench: Bench) -> Measured:
-    """A prompt and two tokens more computed in a process of their own, and the first token over HTTP, in ms."""
+    """Compare time to first token over HTTP with a prefill and two decode steps computed in a process, in ms."""
     pairs, figures = [], {}
     with serving(bench.folder) as address:
         for _ in range(ROUNDS):
-            figures = bench.alone("first_token.py", str(PROMPT))
-            asked = bench.alone("first_token.py", str(PROMPT), address)
-            pairs.append((figures["prefill_ms"] + 2 * figures["step_ms"], asked["first_ms"]))
+            figures = bench.run_script("first_token.py", str(PROMPT))
+            served = bench.run_script("first_token.py", str(PROMPT), address)
+            pairs.append((figures["prefill_ms"] + 2 * figures["step_ms"], served["first_ms"]))
     measured = ratio(pairs, inverse=True)
     return Measured(value=measured.value, raw=measured.raw | figures)
 
@@ -86,16 +86,16 @@ def first_token(bench: Bench) -> Measured:
 ROWS = (
     *(
         Row(
-            name=f"served over HTTP: {words}, 200 tokens each",
+            name=f"served over HTTP: {name}, 200 tokens each",
             unit="x",
             goal=goal,
             needs=(BASELINE,),
-            measure=functools.partial(completing, clients, how),
+            measure=functools.partial(completing, clients, mode),
         )
-        for clients, how, words, goal in ((1, "stream", "one client, streamed", 9), (32, "whole", "32 clients", 70))
+        for clients, mode, name, goal in ((1, "stream", "one client, streamed", 9), (32, "whole", "32 clients", 70))
     ),
     Row(
-        name=f"first token of a prompt of {PROMPT}, in a prefill and two steps",
+        name=f"time to first token, prompt of {PROMPT}, relative to a prefill and two steps",
         unit="x",
         goal=1,
         at_most=True,

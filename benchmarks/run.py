@@ -1,8 +1,8 @@
-"""How fast it is, mostly as ratios taken in one run: `make bench`. Prints a table, writes JSON and a picture.
+"""Benchmark, mostly ratios measured in one run: `make bench`. Prints a table, writes JSON and a picture.
 
 `RANDYGPT_BASELINE` names a plain PyTorch program that prints {"ms_per_iter"} for `train` and {"tokens_per_s"} for
-`decode`; `RANDYGPT_TEXT` names the text to train on, else it is the built-in sample. Rows that need one of the two and
-do not have it are left out. `--only` measures the rows whose name holds a word; its report, `local-…`, is not kept.
+`decode`; `RANDYGPT_TEXT` names the training text, otherwise the built-in sample is used. Rows that need a missing one
+are left out. `--only` measures the rows whose name contains a text; git ignores its report, `local-…`.
 """
 
 import argparse
@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 
 import picture
+import rows_events
 import rows_load
 import rows_machine
 import rows_model
 import rows_network
-import rows_relay
 import rows_server
 from measure import BASELINE, TEXT, Bench, Result, Row
 
@@ -30,35 +30,35 @@ from randygpt.model.tokenizer import CharTokenizer
 from randygpt.training.text import Text
 
 RESULTS = Path(__file__).parent / "results"
-USUAL = (*rows_model.ROWS, *rows_server.ROWS, *rows_load.ROWS, *rows_relay.ROWS)
-USUAL += (*rows_network.ROWS, *rows_machine.ROWS)
+DEFAULT_ROWS = (*rows_model.ROWS, *rows_server.ROWS, *rows_load.ROWS, *rows_events.ROWS)
+DEFAULT_ROWS += (*rows_network.ROWS, *rows_machine.ROWS)
 
 
 def main() -> None:
-    """Measure, print a line a row, and write JSON and picture."""
+    """Measure, print one line per row, and write JSON and picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="WORD", default="", help="rows whose name holds this")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--recipe", action="store_true", help="the rows of the fast recipe, in place of the usual")
-    which.add_argument("--all", action="store_true", help="both")
-    asked = parser.parse_args()
-    chosen = [] if asked.recipe else [*USUAL]
-    if asked.recipe or asked.all:
+    parser.add_argument("--only", metavar="TEXT", default="", help="rows whose name contains this")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--recipe", action="store_true", help="the rows of the fast recipe instead of the default rows")
+    group.add_argument("--all", action="store_true", help="both sets of rows")
+    arguments = parser.parse_args()
+    chosen = [] if arguments.recipe else [*DEFAULT_ROWS]
+    if arguments.recipe or arguments.all:
         chosen += rows_model.RECIPE_ROWS
-    rows = [row for row in chosen if asked.only in row.name]
+    rows = [row for row in chosen if arguments.only in row.name]
     if not rows:
-        parser.error(f"no row's name holds {asked.only!r}")
+        parser.error(f"--only: no row name contains {arguments.only!r}")
     about = machine()
     print(f"{about['machine']}, load {about['load']}\n", flush=True)
-    results = measured(rows)
+    results = measure(rows)
     if results:
         commit = f"{about['date']}-{about['commit']}{'-dirty' if about['dirty'] else ''}"
-        name = f"{'local-' if asked.only else ''}{commit}{'-recipe' if asked.recipe else ''}"
+        name = f"{'local-' if arguments.only else ''}{commit}{'-recipe' if arguments.recipe else ''}"
         write(RESULTS / name, about, results)
 
 
-def measured(rows: list[Row]) -> list[Result]:
-    """Results of the rows, printed as they come."""
+def measure(rows: list[Row]) -> list[Result]:
+    """Measure the rows and print each result."""
     width = max(len(row.name) for row in rows)
     results = []
     with tempfile.TemporaryDirectory() as folder:
@@ -72,32 +72,32 @@ def measured(rows: list[Row]) -> list[Result]:
             result = Result(row, row.measure(bench))
             results.append(result)
             reached = {True: "yes", False: "NO", None: ""}[result.reached]
-            shown = f"{row.name:{width}}  {result.value_words:>16}  {result.goal_words:>6}  {reached:7}"
-            print(f"{shown}  {result.measured.fault or raw_words(result)}".rstrip(), flush=True)
+            shown = f"{row.name:{width}}  {result.value_text:>16}  {result.goal_text:>6}  {reached:7}"
+            print(f"{shown}  {result.measured.fault or raw_text(result)}".rstrip(), flush=True)
     return results
 
 
 def prepare(folder: Path) -> Bench:
-    """A folder with a copy of the text, beside which training leaves its tokens."""
+    """Set up the folder with a copy of the text; training writes its token cache there."""
     baseline, text = os.environ.get(BASELINE), os.environ.get(TEXT)
     copied = folder / "train.txt"
     if text:
         shutil.copyfile(text, copied)
     else:
-        with contextlib.chdir(folder):  # where no text is
+        with contextlib.chdir(folder):  # holds no text, so the sample is used
             copied.write_text("".join(Text.find(None)), encoding="utf-8")
     vocab_size = CharTokenizer.from_text(Text.find(copied)).vocab_size
     baseline = str(Path(baseline).resolve(strict=True)) if baseline else None
     return Bench(folder=folder, baseline=baseline, has_text=bool(text), vocab_size=vocab_size)
 
 
-def raw_words(result: Result) -> str:
-    """The figures behind a result."""
+def raw_text(result: Result) -> str:
+    """Return the raw figures of a result, in one line."""
     return "  ".join(f"{name} {value:.4g}" for name, value in result.measured.raw.items())
 
 
 def machine() -> dict[str, object]:
-    """What was measured, where, and whether others were at work there."""
+    """Return commit, date, machine, load and versions."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
     processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
@@ -112,10 +112,10 @@ def machine() -> dict[str, object]:
     }
 
 
-def git(*words: str) -> str:
-    """What git says, empty outside a checkout."""
+def git(*arguments: str) -> str:
+    """Return the output of git; empty outside a checkout."""
     done = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), *words],
+        ["git", "-C", str(Path(__file__).parent), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -125,7 +125,7 @@ def git(*words: str) -> str:
 
 
 def write(stem: Path, about: dict[str, object], results: list[Result]) -> None:
-    """Write the report, and its picture if a row of it has a goal."""
+    """Write the report, and its picture if any row has a goal."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     report = {**about, "rows": [result.as_json() for result in results]}
     written = [stem.with_name(f"{stem.name}.json")]

@@ -1,7 +1,7 @@
-"""What this machine can do at best: matrix products and reads of memory. Prints one JSON line.
+"""Peak arithmetic and memory bandwidth of this machine. Prints one JSON line.
 
-{"bf16_gflops", "float32_gflops"} of products of 2048 x 2048 matrices in torch; {"numpy_gb_s", "torch_gb_s"} of sums
-over 512 MB, which numpy adds up on one thread and torch on all.
+{"bf16_gflops", "float32_gflops"}: products of 2048 x 2048 matrices in torch. {"numpy_gb_s", "torch_gb_s"}: sums over
+512 MB, by numpy on one thread and by torch on all.
 """
 
 import json
@@ -18,7 +18,7 @@ ROUNDS = 15
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print the figures."""
     result = {}
     for name, dtype in (("bf16_gflops", torch.bfloat16), ("float32_gflops", torch.float32)):
         left, right = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """The best of some rounds."""
+    """Return the shortest time of all rounds, in seconds."""
     times = []
     for _ in range(ROUNDS):
         start = time.perf_counter()

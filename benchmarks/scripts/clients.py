@@ -1,7 +1,7 @@
-"""Asks a server for completions, all at the same time: `clients.py ADDRESS CLIENTS TOKENS stream|whole`.
+"""Concurrent clients that request completions: `clients.py ADDRESS CLIENTS TOKENS stream|whole`.
 
-Prints {"tokens_per_s", "ended"}: of all clients together, and how many had all of their tokens; of streams also
-{"first_s"}, until the median client's first token. No torch.
+Prints {"tokens_per_s", "ended"}: throughput of all clients together, and the number of clients that got all tokens; for
+streams also {"first_s"}, the median time to first token. Without torch.
 """
 
 import asyncio
@@ -12,21 +12,21 @@ import time
 
 import aiohttp
 
-ASKED = {"prompt": "0123456789" * 2, "ignore_eos": True, "temperature": 0.8, "top_p": 0.9}
+REQUEST = {"prompt": "0123456789" * 2, "ignore_eos": True, "temperature": 0.8, "top_p": 0.9}
 
 
 async def ask(session: aiohttp.ClientSession, address: str, tokens: int) -> int:
-    """The tokens of one client that waits for the end."""
-    async with session.post(f"{address}/v1/completions", json=ASKED | {"max_tokens": tokens}) as response:
+    """Send one request without streaming; return its number of tokens."""
+    async with session.post(f"{address}/v1/completions", json=REQUEST | {"max_tokens": tokens}) as response:
         usage = (await response.json())["usage"]
     return int(usage["completion_tokens"])
 
 
 async def stream(session: aiohttp.ClientSession, address: str, tokens: int) -> tuple[float, int]:
-    """(Seconds until the first token, tokens) of one client."""
-    asked = ASKED | {"max_tokens": tokens, "stream": True, "stream_options": {"include_usage": True}}
+    """Stream one reply; return the seconds to the first token, and the number of tokens."""
+    request = REQUEST | {"max_tokens": tokens, "stream": True, "stream_options": {"include_usage": True}}
     start, first, count = time.perf_counter(), 0.0, 0
-    async with session.post(f"{address}/v1/completions", json=asked) as response:
+    async with session.post(f"{address}/v1/completions", json=request) as response:
         async for line in response.content:
             if not line.startswith(b"data: {"):
                 continue
@@ -36,13 +36,13 @@ async def stream(session: aiohttp.ClientSession, address: str, tokens: int) -> t
     return first, count
 
 
-async def main(address: str, clients: str, tokens: str, how: str) -> None:
-    """Measure, and print."""
+async def main(address: str, clients: str, tokens: str, mode: str) -> None:
+    """Measure and print the figures."""
     figures = {}
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         await stream(session, address, 8)
         start = time.perf_counter()
-        if how == "stream":
+        if mode == "stream":
             done = await asyncio.gather(*(stream(session, address, int(tokens)) for _ in range(int(clients))))
             figures["first_s"] = statistics.median(first for first, _ in done)
             counts = [count for _, count in done]

@@ -1,7 +1,7 @@
-"""Keeps some clients reading streams, greedily, until its stdin ends: `streams.py ADDRESS CLIENTS FILE`.
+"""Clients that read greedy streams until stdin ends: `streams.py ADDRESS CLIENTS FILE`.
 
-Writes a JSON line to FILE for each answer, {"release", "prompt", "text"}; prints {"failed", "answers", "p50_ms",
-"p99_ms"}: requests that did not end as they should, and the gaps between two tokens of a text. No torch.
+Writes one JSON line per reply to FILE, {"release", "prompt", "text"}. Prints {"failed", "answers", "p50_ms", "p99_ms"}:
+failed requests, complete replies, and percentiles of the gap between two tokens. Without torch.
 """
 
 import asyncio
@@ -17,22 +17,22 @@ import numpy as np
 
 TOKENS = 200
 PROMPTS = ("0123456789", "ABCDEFGHIJKLMNOP" * 4, "abc" * 30, "Z")
-ASKED = {"max_tokens": TOKENS, "temperature": 0, "ignore_eos": True, "stream": True}
+REQUEST = {"max_tokens": TOKENS, "temperature": 0, "ignore_eos": True, "stream": True}
 
 
 @dataclass(slots=True, kw_only=True)
-class Seen:
-    """What all clients saw."""
+class Results:
+    """Results of all clients."""
 
     answers: list[str] = field(default_factory=list)
     failed: int = 0
     gaps: list[float] = field(default_factory=list)
 
 
-async def stream(session: aiohttp.ClientSession, address: str, prompt: str, seen: Seen) -> bool:
-    """Whether one text came as it should."""
+async def stream(session: aiohttp.ClientSession, address: str, prompt: str, results: Results) -> bool:
+    """Read one stream; return whether it was complete and valid."""
     text, releases, last, finish = "", set(), 0.0, None
-    async with session.post(f"{address}/v1/completions", json=ASKED | {"prompt": prompt}) as response:
+    async with session.post(f"{address}/v1/completions", json=REQUEST | {"prompt": prompt}) as response:
         if response.status != 200:  # noqa: PLR2004 (HTTP)
             return False
         release = response.headers["X-Release"]
@@ -41,37 +41,37 @@ async def stream(session: aiohttp.ClientSession, address: str, prompt: str, seen
                 continue
             now = time.perf_counter()
             if last:
-                seen.gaps.append(now - last)
+                results.gaps.append(now - last)
             last, part = now, json.loads(line[6:])
             if "choices" not in part:
                 return False
             releases.add(part["system_fingerprint"])
             text, finish = text + part["choices"][0]["text"], part["choices"][0]["finish_reason"]
-    seen.answers.append(json.dumps({"release": release, "prompt": prompt, "text": text}))
+    results.answers.append(json.dumps({"release": release, "prompt": prompt, "text": text}))
     return finish == "length" and releases == {f"fp_{release[:16]}"}
 
 
 async def main(address: str, clients: str, path: str) -> None:
-    """Ask, and print."""
-    seen, asking = Seen(), True
+    """Run the clients and print their figures."""
+    results, asking = Results(), True
 
     async def keep_asking(number: int) -> None:
         for turn in itertools.count(number):
             if not asking:
                 return
             try:
-                seen.failed += not await stream(session, address, PROMPTS[turn % len(PROMPTS)], seen)
+                results.failed += not await stream(session, address, PROMPTS[turn % len(PROMPTS)], results)
             except aiohttp.ClientError:
-                seen.failed += 1
+                results.failed += 1
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         tasks = [asyncio.create_task(keep_asking(number)) for number in range(int(clients))]
         await asyncio.to_thread(sys.stdin.read)
         asking = False
         await asyncio.gather(*tasks)
-    await asyncio.to_thread(Path(path).write_text, "\n".join(seen.answers), encoding="utf-8")
-    gaps = np.percentile(seen.gaps, [50, 99]) * 1e3
-    figures = {"failed": seen.failed, "answers": len(seen.answers), "p50_ms": gaps[0], "p99_ms": gaps[1]}
+    await asyncio.to_thread(Path(path).write_text, "\n".join(results.answers), encoding="utf-8")
+    gaps = np.percentile(results.gaps, [50, 99]) * 1e3
+    figures = {"failed": results.failed, "answers": len(results.answers), "p50_ms": gaps[0], "p99_ms": gaps[1]}
     print(json.dumps(figures))
 
 

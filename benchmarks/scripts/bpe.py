@@ -1,6 +1,6 @@
-"""Learns 500 byte pairs from the text named, encodes it, and does both with the plain calls of `tokenizers`.
+"""Training and encoding of BPE with 500 tokens on a text, by us and by plain calls of `tokenizers`: `bpe.py TEXT`.
 
-Prints the seconds as {"train_s", "plain_train_s", "encode_s", "plain_encode_s"}, and {"bytes"} of the text.
+Prints seconds as {"train_s", "plain_train_s", "encode_s", "plain_encode_s"}, and the size of the text as {"bytes"}.
 """
 
 import json
@@ -20,33 +20,33 @@ T = TypeVar("T")
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print the figures."""
     path = Path(sys.argv[1])
     text, whole = Text.find(path), path.read_text(encoding="utf-8")
     result: dict[str, float] = {"bytes": path.stat().st_size}
-    plain, result["plain_train_s"] = timed(lambda: plainly_trained(whole))
+    plain, result["plain_train_s"] = timed(lambda: plain_train(whole))
     learned, result["train_s"] = timed(lambda: BpeTokenizer.train(text, SIZE))
     encoded, result["encode_s"] = timed(lambda: sum(len(ids) for ids in learned.encode_corpus(text)))
     plain.model = tokenizers.models.BPE(
         vocab={entry: token for token, entry in enumerate(learned.vocab)}, merges=learned.merges_by_priority()
     )
-    plainly_encoded, result["plain_encode_s"] = timed(lambda: len(plain.encode(whole).ids))
-    if encoded != plainly_encoded:
-        raise RuntimeError(f"{encoded} tokens here, {plainly_encoded} there: these are not the same work")
+    plain_encoded, result["plain_encode_s"] = timed(lambda: len(plain.encode(whole).ids))
+    if encoded != plain_encoded:
+        raise RuntimeError(f"{encoded} tokens here, {plain_encoded} with the plain call")
     print(json.dumps(result))
 
 
-def plainly_trained(text: str) -> tokenizers.Tokenizer:
-    """What the library learns from the lines of a text."""
-    learner = tokenizers.Tokenizer(tokenizers.models.BPE())
-    learner.pre_tokenizer = tokenizers.pre_tokenizers.Split("\n", "isolated")
+def plain_train(text: str) -> tokenizers.Tokenizer:
+    """Train the library's BPE on the lines of a text."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split("\n", "isolated")
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=SIZE, show_progress=False)
-    learner.train_from_iterator(text.splitlines(keepends=True), trainer)
-    return learner
+    tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
+    return tokenizer
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What some work gives, and its seconds."""
+    """Return the result of `work` and its seconds."""
     start = time.perf_counter()
     result = work()
     return result, time.perf_counter() - start

@@ -1,7 +1,7 @@
-"""How long a prompt of some tokens waits for its first token.
+"""Time to first token for a prompt of some length; medians, preset l with a vocabulary of 2,000.
 
-`first_token.py LENGTH` computes it itself, and prints {"prefill_ms", "step_ms"}: what a prompt and a token more cost;
-`first_token.py LENGTH ADDRESS` asks a server, and prints {"first_ms"}. Medians, preset l, a vocabulary of 2,000.
+`first_token.py LENGTH` computes in this process and prints {"prefill_ms", "step_ms"}. `first_token.py LENGTH ADDRESS`
+requests a stream from a server and prints {"first_ms"}.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ SAMPLING = Sampling(temperature=0.8, top_p=0.9)
 
 
 def compute(length: int) -> dict[str, float]:
-    """Ms of a prompt, and of each token behind it."""
+    """Measure the prefill of a prompt, and a decode step."""
     config = ModelConfig.from_preset("l", vocab_size=2000)
     count = sum(rows * columns for rows, columns in tensor_shapes(config).values())
     decoder = Decoder.from_flat(
@@ -41,14 +41,14 @@ def compute(length: int) -> dict[str, float]:
 
 
 async def ask(length: int, address: str) -> dict[str, float]:
-    """Ms until a server's first token."""
-    prompt = "".join(chr(35 + index) for index in range(length))  # a token each
-    asked = {"prompt": prompt, "max_tokens": STEPS, "temperature": 0.8, "top_p": 0.9, "stream": True}
+    """Measure the time to first token of a server."""
+    prompt = "".join(chr(35 + index) for index in range(length))  # one token each
+    request = {"prompt": prompt, "max_tokens": STEPS, "temperature": 0.8, "top_p": 0.9, "stream": True}
     times = []
     async with aiohttp.ClientSession() as session:
         for _ in range(ROUNDS):
             start = time.perf_counter()
-            async with session.post(f"{address}/v1/completions", json=asked | {"ignore_eos": True}) as response:
+            async with session.post(f"{address}/v1/completions", json=request | {"ignore_eos": True}) as response:
                 await response.content.readline()
                 times.append(time.perf_counter() - start)
                 await response.read()

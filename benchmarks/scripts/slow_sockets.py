@@ -1,8 +1,9 @@
-"""Slow sockets and eager clients at the same time: `crowd.py ADDRESS SLOW EAGER`.
+"""Slow sockets and busy clients at the same time: `slow_sockets.py ADDRESS SLOW BUSY`.
 
-A quarter of the slow ones say nothing, a quarter stop in their headers, the others send a byte a second of headers and
-of a body. Eager clients ask again as soon as they are answered, until the last slow one is gone. Prints {"gone_s",
-"answered", "busy", "other"}: when that was, and the eager clients' replies: 200, 503, anything else. No torch.
+A quarter of the slow sockets send nothing, a quarter stop within the headers, the others send one byte per second of
+the headers or the body. A busy client sends the next request as soon as it has a reply, until the last slow socket is
+closed. Prints {"gone_s", "answered", "busy", "other"}: the time until then, and the number of replies with status 200,
+with 503, and of anything else. Without torch.
 """
 
 import asyncio
@@ -18,11 +19,11 @@ import aiohttp
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n"
 BEGINNINGS = (b"", HEAD[:40], HEAD + b"X: ", HEAD + b'\r\n{"prompt": "')
 DRIPS = (b"", b"", b"x", b"x")
-ASKED = {"prompt": "0123456789", "max_tokens": 20, "ignore_eos": True}
+REQUEST = {"prompt": "0123456789", "max_tokens": 20, "ignore_eos": True}
 
 
 async def slow(host: str, port: int, kind: int) -> None:
-    """One slow socket, until the server ends it."""
+    """Run one slow socket until the server closes it."""
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(BEGINNINGS[kind])
 
@@ -38,8 +39,8 @@ async def slow(host: str, port: int, kind: int) -> None:
     writer.close()
 
 
-async def main(address: str, slow_ones: str, eager_ones: str) -> None:
-    """Measure, and print."""
+async def main(address: str, slow_count: str, busy_count: str) -> None:
+    """Measure and print the figures."""
     host, port = address.removeprefix("http://").split(":")
     counts: Counter[object] = Counter()
     start, is_over = time.perf_counter(), False
@@ -47,20 +48,20 @@ async def main(address: str, slow_ones: str, eager_ones: str) -> None:
     async def ask() -> None:
         while not is_over:
             try:
-                async with session.post(f"{address}/v1/completions", json=ASKED) as response:
+                async with session.post(f"{address}/v1/completions", json=REQUEST) as response:
                     await response.read()
                     counts[response.status] += 1
             except aiohttp.ClientError as error:
                 counts[type(error)] += 1
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        kinds = itertools.islice(itertools.cycle(range(len(BEGINNINGS))), int(slow_ones))
-        crawling = [asyncio.create_task(slow(host, int(port), kind)) for kind in kinds]
-        asking = [asyncio.create_task(ask()) for _ in range(int(eager_ones))]
-        await asyncio.gather(*crawling)
+        kinds = itertools.islice(itertools.cycle(range(len(BEGINNINGS))), int(slow_count))
+        sockets = [asyncio.create_task(slow(host, int(port), kind)) for kind in kinds]
+        clients = [asyncio.create_task(ask()) for _ in range(int(busy_count))]
+        await asyncio.gather(*sockets)
         gone_s = time.perf_counter() - start
         is_over = True
-        await asyncio.gather(*asking)
+        await asyncio.gather(*clients)
     other = counts.total() - counts[200] - counts[503]
     print(json.dumps({"gone_s": gone_s, "answered": counts[200], "busy": counts[503], "other": other}))
 

@@ -1,7 +1,7 @@
-"""One client at work on one relay: `network.py ours|sdk|raw publish|fetch URL FILE`, where FILE has an event a line.
+"""One client and one relay: `network.py ours|sdk|raw publish|fetch URL FILE`, where FILE has one event per line.
 
-`sdk` is nostr-sdk's own client, with sixteen events in flight; `raw` reads frames and drops them. What `ours` fetches
-is verified: id, kind, base64, sha256. Prints {"ms"} for all events.
+`sdk` is nostr-sdk's own client, with sixteen events in flight; `raw` reads frames and discards them. `ours` verifies
+what it fetches: id, kind, base64, SHA-256. Prints {"ms"} for all events.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ from relay_client.event import Event
 from relay_client.pool import Pool
 
 IN_FLIGHT = 16
-IDS = 50  # in a request
+IDS = 50  # per request
 READ_BACK_TRIES = 60
 
 
 async def publish_ours(url: str, lines: Sequence[bytes]) -> float:
-    """Seconds for what the publisher does with events that are signed."""
+    """Publish signed events with our client; return the seconds."""
     events = [Event.parse(orjson.loads(line)) for line in lines]
     async with Pool([url]) as pool:
         start = time.perf_counter()
         await pool.publish((event, [url]) for event in events)
         seconds = time.perf_counter() - start
         expect(pool.reports[url].accepted, len(lines))
-        for _ in range(READ_BACK_TRIES):  # some relays say OK before an event can be read
+        for _ in range(READ_BACK_TRIES):  # some relays send OK before an event can be read
             if len((await pool.stored_ids([event.id for event in events]))[url]) == len(events):
                 break
             await asyncio.sleep(1)
@@ -43,7 +43,7 @@ async def publish_ours(url: str, lines: Sequence[bytes]) -> float:
 
 
 async def publish_sdk(url: str, lines: Sequence[bytes]) -> float:
-    """Seconds for nostr-sdk's client."""
+    """Publish with nostr-sdk's client; return the seconds."""
     events = [nostr_sdk.Event.from_json(line.decode()) for line in lines]
     client = await sdk_client(url)
     room = asyncio.Semaphore(IN_FLIGHT)
@@ -60,7 +60,7 @@ async def publish_sdk(url: str, lines: Sequence[bytes]) -> float:
 
 
 async def fetch_ours(url: str, lines: Sequence[bytes]) -> float:
-    """Seconds for what the fetcher does, but for the disk."""
+    """Fetch and verify with our client, without the disk; return the seconds."""
     chunks = [decode(event["content"]) for event in map(orjson.loads, lines)]
     ids = [bytes.fromhex(orjson.loads(line)["id"]) for line in lines]
     size, whole = sum(map(len, chunks)), hashlib.sha256(b"".join(chunks)).digest()
@@ -83,7 +83,7 @@ async def fetch_ours(url: str, lines: Sequence[bytes]) -> float:
 
 
 async def fetch_sdk(url: str, lines: Sequence[bytes]) -> float:
-    """Seconds for nostr-sdk's client."""
+    """Fetch with nostr-sdk's client; return the seconds."""
     ids = [nostr_sdk.EventId.parse(orjson.loads(line)["id"]) for line in lines]
     client = await sdk_client(url)
     start, count = time.perf_counter(), 0
@@ -96,7 +96,7 @@ async def fetch_sdk(url: str, lines: Sequence[bytes]) -> float:
 
 
 async def fetch_raw(url: str, lines: Sequence[bytes]) -> float:
-    """Seconds to read the same events, with the next request sent before the last is answered, and drop them."""
+    """Read and discard the same events, with two requests open; return the seconds."""
     ids = [orjson.loads(line)["id"] for line in lines]
     requests = [
         orjson.dumps(["REQ", f"r{first}", {"ids": ids[first : first + IDS], "limit": IDS}]).decode()
@@ -121,16 +121,16 @@ async def fetch_raw(url: str, lines: Sequence[bytes]) -> float:
 
 
 async def sdk_client(url: str) -> nostr_sdk.Client:
-    """A client that is connected."""
+    """Return a connected client."""
     client = nostr_sdk.Client()
     await client.add_relay(nostr_sdk.RelayUrl.parse(url))
     await client.connect()
-    await asyncio.sleep(0.5)  # it connects in the background
+    await asyncio.sleep(0.5)  # the client connects in the background
     return client
 
 
 def expect(count: int, wanted: int) -> None:
-    """Raise RuntimeError unless all of the work was done."""
+    """Raise RuntimeError unless all events were handled."""
     if count != wanted:
         raise RuntimeError(f"{count} of {wanted} events")
 
@@ -144,10 +144,10 @@ WORK: dict[str, Callable[[str, Sequence[bytes]], Coroutine[None, None, float]]] 
 }
 
 
-def main(who: str, what: str, url: str, file: str) -> None:
-    """Measure, and print."""
+def main(client: str, command: str, url: str, file: str) -> None:
+    """Measure and print the figures."""
     lines = Path(file).read_bytes().splitlines()
-    print(json.dumps({"ms": asyncio.run(WORK[f"{who} {what}"](url, lines)) * 1e3}))
+    print(json.dumps({"ms": asyncio.run(WORK[f"{client} {command}"](url, lines)) * 1e3}))
 
 
 if __name__ == "__main__":
