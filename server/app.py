@@ -13,14 +13,14 @@ import orjson
 from aiohttp import web
 
 from server.completion import Completion
+from server.config import ServerConfig
 from server.engine import Engine
 from server.errors import Busy, InvalidRequest, UnfitModel
 from server.fields import parse_object
-from server.limits import Settings
 from server.listen import listen
 from server.metrics import CONTENT_TYPE, Metrics, Snapshot
 from server.middleware import REQUEST_ID, RETRY_AFTER_S, STREAM, Guard, error_response, json_response
-from server.models import LoadedModel, Serving
+from server.models import ActiveModel, LoadedModel
 from server.openapi import document
 from server.page import Page
 from server.provenance import Provenance
@@ -28,30 +28,30 @@ from server.reloader import Reloader
 from server.replies import Form, completion_reply, models_reply, openai_error, usage
 from server.schema import MAX_BODY, CompletionRequest, parse_chat, parse_completion, parse_request
 
-Watcher: TypeAlias = Callable[[Callable[[], Awaitable[None]]], contextlib.AbstractAsyncContextManager[None]]
+Watchdog: TypeAlias = Callable[[Callable[[], Awaitable[None]]], contextlib.AbstractAsyncContextManager[None]]
 
 log = logging.getLogger(__name__)
 
 
 class Application:
-    """Routes over one `Serving` and one `Engine`."""
+    """Routes over one `ActiveModel` and one `Engine`."""
 
     def __init__(
         self,
-        serving: Serving,
+        active: ActiveModel,
         reloader: Reloader | None,
         provenance: Provenance | None,
         engine: Engine,
-        settings: Settings,
+        config: ServerConfig,
         metrics: Metrics,
     ) -> None:
-        self._serving = serving
+        self._active = active
         self._reloader = reloader
         self._engine = engine
-        self._settings = settings
+        self._config = config
         self._metrics = metrics
-        self._guard = Guard(settings, metrics)
-        self._page = Page(serving, provenance)
+        self._guard = Guard(config, metrics)
+        self._page = Page(active, provenance)
         self.web = web.Application(client_max_size=MAX_BODY, middlewares=[self._guard.around])
         self.web.on_response_prepare.append(self._guard.prepare)
         self.web.add_routes(
@@ -75,7 +75,7 @@ class Application:
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         with self._guard.admit(request):
             asked = parse_request(await self._body(request))
-            with self._serving.lease() as loaded:  # this request's model, whatever happens to `current` meanwhile
+            with self._active.lease() as loaded:  # this request's model, whatever happens to `current` meanwhile
                 with Completion(self._engine, _there(loaded), asked) as completion:
                     self._metrics.prompt_tokens.inc(completion.prompt_tokens)
                     [choice] = await completion.collect()
@@ -98,7 +98,7 @@ class Application:
     ) -> web.StreamResponse:
         with self._guard.admit(request):
             asked = parse(await self._body(request))
-            with self._serving.lease() as loaded, Completion(self._engine, _there(loaded), asked) as completion:
+            with self._active.lease() as loaded, Completion(self._engine, _there(loaded), asked) as completion:
                 self._metrics.prompt_tokens.inc(completion.prompt_tokens)
                 form = Form(
                     chat=chat,
@@ -144,12 +144,12 @@ class Application:
         return response
 
     async def _send(self, response: web.StreamResponse, data: bytes) -> None:
-        async with asyncio.timeout(self._settings.write):
+        async with asyncio.timeout(self._config.limits.write_timeout_s):
             await response.write(b"data: %b\n\n" % data)
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         with self._guard.admit(request):
-            loaded = self._serving.current
+            loaded = self._active.current
             reply = models_reply({loaded.name: int(loaded.loaded_at)} if loaded else {})
             name = request.match_info.get("model")
             if name is None:
@@ -166,7 +166,7 @@ class Application:
         return json_response(200, document())
 
     async def _health(self, _: web.Request) -> web.Response:
-        loaded = self._serving.current
+        loaded = self._active.current
         return json_response(
             200,
             {
@@ -174,12 +174,12 @@ class Application:
                 "model": loaded.name if loaded else None,
                 "serving": loaded.label if loaded else None,
                 "release": loaded.release_id if loaded else None,
-                "failure": self._serving.failure,
+                "failure": self._active.failure,
             },
         )
 
     async def _ready(self, _: web.Request) -> web.Response:
-        is_ready = self._serving.current is not None
+        is_ready = self._active.current is not None
         return json_response(200 if is_ready else 503, {"ready": is_ready})
 
     async def _page_of_metrics(self, _: web.Request) -> web.Response:
@@ -205,7 +205,7 @@ class Application:
 
     def _admin(self, request: web.Request) -> Reloader:
         """Whoever may change what is served, and what to change it with; raises HTTPForbidden and others."""
-        if not self._settings.api_keys:
+        if not self._config.api_keys:
             raise web.HTTPForbidden(text="this needs an API key, and the server has none: --api-key-file")
         with self._guard.admit(request):
             if self._reloader is None:
@@ -213,7 +213,7 @@ class Application:
             return self._reloader
 
     async def _body(self, request: web.Request) -> bytes:
-        limit, length = self._settings.body, request.content_length or 0
+        limit, length = self._config.limits.body_timeout_s, request.content_length or 0
         if length > MAX_BODY:  # before it is sent
             raise web.HTTPRequestEntityTooLarge(max_size=MAX_BODY, actual_size=length)
         try:
@@ -227,25 +227,25 @@ class Application:
 
 @contextlib.asynccontextmanager
 async def running(
-    serving: Serving,
+    active: ActiveModel,
     reloader: Reloader | None,
-    settings: Settings,
+    config: ServerConfig,
     provenance: Provenance | None = None,
     *,
-    given: socket.socket | None = None,
-    watched: Watcher = lambda _check: contextlib.nullcontext(),
+    listen_socket: socket.socket | None = None,
+    watchdog: Watchdog = lambda _check: contextlib.nullcontext(),
 ) -> AsyncIterator[str]:
     """A server that answers; gives its address. On leaving, it takes no more requests and finishes those under way.
 
-    It listens on the socket it is `given`, else where the settings say. `watched` is entered for as long as it runs,
+    It listens on the socket it is `given`, else where the config say. `watched` is entered for as long as it runs,
     with a check that comes back while the thread that decodes does. Raises CannotListen if the address cannot be had.
     """
     metrics = Metrics()
-    engine = Engine(threads=settings.threads, max_sequences=settings.max_sequences, metrics=metrics)
-    metrics.add_gauges(partial(_snapshot, serving, engine))
-    application = Application(serving, reloader, provenance, engine, settings, metrics)
+    engine = Engine(threads=config.threads, max_sequences=config.limits.max_sequences, metrics=metrics)
+    metrics.add_gauges(partial(_snapshot, active, engine))
+    application = Application(active, reloader, provenance, engine, config, metrics)
     try:
-        async with watched(engine.heartbeat), _answering(application, reloader, settings, given) as address:
+        async with watchdog(engine.heartbeat), _answering(application, reloader, config, listen_socket) as address:
             yield address
     finally:
         engine.close()
@@ -253,12 +253,12 @@ async def running(
 
 @contextlib.asynccontextmanager
 async def _answering(
-    application: Application, reloader: Reloader | None, settings: Settings, given: socket.socket | None
+    application: Application, reloader: Reloader | None, config: ServerConfig, listen_socket: socket.socket | None
 ) -> AsyncIterator[str]:
     runner = web.AppRunner(
         application.web,
         handler_cancellation=True,
-        shutdown_timeout=settings.drain,
+        shutdown_timeout=config.limits.shutdown_timeout_s,
     )
     await runner.setup()
     watch: asyncio.Task[None] | None = None
@@ -267,7 +267,7 @@ async def _answering(
         if reloader:
             await reloader.look()
             watch = asyncio.create_task(reloader.run(), name="reloader")
-        listener = await listen(runner, settings, given)
+        listener = await listen(runner, config, listen_socket)
         host, port, *_ = listener.sockets[0].getsockname()
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
@@ -280,14 +280,14 @@ async def _answering(
         await runner.cleanup()
 
 
-def _snapshot(serving: Serving, engine: Engine) -> Snapshot:
-    loaded = serving.current
+def _snapshot(active: ActiveModel, engine: Engine) -> Snapshot:
+    loaded = active.current
     return Snapshot(
         sequences_running=engine.running,
         sequences_waiting=engine.waiting,
-        model_swaps=serving.swaps,
-        model_swap_failures=serving.failures,
-        is_failing=serving.failure is not None,
+        model_swaps=active.swaps,
+        model_swap_failures=active.failures,
+        is_failing=active.failure is not None,
         model_info={"label": loaded.label, "release": loaded.release_id or "", "model": loaded.name}
         if loaded
         else None,

@@ -1,24 +1,40 @@
-"""How a server is to behave, and what it puts up with. No I/O."""
+"""Limits and timeouts of a server. No I/O."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from relay_client.errors import CallerError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Where a server listens, whom it answers, and its limits; times in seconds."""
+class _Positive:
+    """Values that must all be positive; CallerError names one that is not."""
 
-    host: str = "127.0.0.1"
-    port: int = 0  # 0: any that is free
-    threads: int = 1  # that decode: one, or more than one
-    api_keys: Sequence[str] = ()  # none: everybody may ask
-    hosts: Collection[str] = ()  # names it may be called by; none: any
-    origins: Collection[str] = ()  # of web pages elsewhere that may ask; `*`: all
-    max_sequences: int = 128  # under way or waiting
-    max_per_key: int = 64  # requests under way with one key
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not value > 0:
+                raise CallerError(f"{field.name} must be positive, not {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits(_Positive):
+    """What a server accepts from its clients; timeouts in seconds."""
+
+    max_sequences: int = 128  # running or waiting
+    max_per_key: int = 64  # concurrent requests with one API key
     max_connections: int = 512
-    idle: float = 15  # without a whole request's headers
-    body: float = 10  # for a request's body to arrive
-    write: float = 20  # for a client to take what it is sent
-    answer: float = 600  # for a whole answer
-    drain: float = 30  # for requests under way to finish when the server stops
+    header_timeout_s: float = 15  # for a request's headers, and between two requests of a connection
+    body_timeout_s: float = 10
+    request_timeout_s: float = 600  # until the response is complete
+    write_timeout_s: float = 20  # for a client to read what is sent
+    linger_s: float = 2  # for a client to read an error before its connection is closed
+    shutdown_timeout_s: float = 30  # for running requests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadTiming(_Positive):
+    """When a reloader looks at the store, in seconds."""
+
+    poll_s: float = 0.2  # each poll is a stat of two files
+    retry_s: float = 1.0  # before the first retry of what could not be read; doubles with each
+    max_retry_s: float = 60.0

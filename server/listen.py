@@ -8,8 +8,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
+from server.config import ServerConfig
 from server.errors import CannotListen
-from server.limits import Settings
 from server.replies import error_reply
 
 _MOMENT_S = 2.0  # for a client to take an answer that it does not expect
@@ -18,8 +18,8 @@ _FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 
 log = logging.getLogger(__name__)
 
 
-async def listen(runner: web.AppRunner, settings: Settings, given: socket.socket | None) -> asyncio.Server:
-    """Take connections for a runner that was set up, on a given socket or where the settings say.
+async def listen(runner: web.AppRunner, config: ServerConfig, listen_socket: socket.socket | None) -> asyncio.Server:
+    """Take connections for a runner that was set up, on a given socket or where the config say.
 
     Raises CannotListen.
     """
@@ -28,22 +28,22 @@ async def listen(runner: web.AppRunner, settings: Settings, given: socket.socket
         raise RuntimeError("the runner was not set up")
 
     def connection() -> asyncio.Protocol:
-        if len(server.connections) >= settings.max_connections:
+        if len(server.connections) >= config.limits.max_connections:
             return _Refusal()
         return _Connection(
             server,
             loop=loop,
             access_log=None,  # type: ignore[arg-type]  # none: the guard writes it
-            keepalive_timeout=settings.idle,
+            keepalive_timeout=config.limits.header_timeout_s,
             lingering_time=_MOMENT_S,
         )
 
-    if given:
-        return await loop.create_server(connection, sock=given)
+    if listen_socket:
+        return await loop.create_server(connection, sock=listen_socket)
     try:
-        return await loop.create_server(connection, settings.host, settings.port, reuse_address=True, backlog=1024)
+        return await loop.create_server(connection, config.host, config.port, reuse_address=True, backlog=1024)
     except OSError as error:
-        words = f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+        words = f"cannot listen on {config.host}:{config.port}: {error.strerror or error}"
         raise CannotListen(words) from None
 
 

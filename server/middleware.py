@@ -13,8 +13,8 @@ import orjson
 from aiohttp import web
 
 from server.auth import find_key, is_host_served, is_origin_welcome
+from server.config import ServerConfig
 from server.errors import Busy, InvalidRequest
-from server.limits import Settings
 from server.metrics import Metrics
 from server.replies import error_reply, openai_error
 
@@ -32,8 +32,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Guard:
     """The middleware of a server."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._settings = settings
+    def __init__(self, config: ServerConfig, metrics: Metrics) -> None:
+        self._config = config
         self._metrics = metrics
         self._busy: Counter[int] = Counter()  # requests under way, by key
 
@@ -64,7 +64,7 @@ class Guard:
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")
         origin = request.headers.get("Origin")
-        if origin and (origin in self._settings.origins or "*" in self._settings.origins):
+        if origin and (origin in self._config.origins or "*" in self._config.origins):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = "X-Release, X-Request-Id, Retry-After"
             response.headers["Vary"] = "Origin"
@@ -72,10 +72,10 @@ class Guard:
     @contextmanager
     def admit(self, request: web.Request) -> Iterator[None]:
         """Let a request with a right key in, and count it; raises HTTPUnauthorized and HTTPTooManyRequests."""
-        key = find_key(self._settings.api_keys, request.headers.get("Authorization"))
+        key = find_key(self._config.api_keys, request.headers.get("Authorization"))
         if key is None:
             raise web.HTTPUnauthorized(text="a valid API key is required", headers={"WWW-Authenticate": "Bearer"})
-        if self._settings.api_keys and self._busy[key] >= self._settings.max_per_key:
+        if self._config.api_keys and self._busy[key] >= self._config.limits.max_per_key:
             raise web.HTTPTooManyRequests(
                 text=f"{self._busy[key]} requests with this key are under way already",
                 headers={"Retry-After": str(RETRY_AFTER_S)},
@@ -89,7 +89,7 @@ class Guard:
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             self._check(request)
-            async with asyncio.timeout(self._settings.answer):
+            async with asyncio.timeout(self._config.limits.request_timeout_s):
                 return await (_preflight(request) if _is_preflight(request) else handler(request))
         except TimeoutError:
             return self._late(request)
@@ -111,7 +111,7 @@ class Guard:
     async def _send(self, request: web.Request, response: web.StreamResponse) -> bool:
         """Send what is left of an answer; whether the client took it in time."""
         try:
-            async with asyncio.timeout(self._settings.write):
+            async with asyncio.timeout(self._config.limits.write_timeout_s):
                 await response.prepare(request)
                 await response.write_eof()
         except TimeoutError:
@@ -121,16 +121,16 @@ class Guard:
 
     def _late(self, request: web.Request) -> web.StreamResponse:
         if STREAM not in request:
-            words = f"the answer was not complete in {self._settings.answer:.0f} s"
+            words = f"the answer was not complete in {self._config.limits.request_timeout_s:.0f} s"
             return error_response(request, 503, words, {"Retry-After": str(RETRY_AFTER_S)})
         _abort(request)  # so that nobody takes what has come for all of it
         return request[STREAM]
 
     def _check(self, request: web.Request) -> None:
         host, origin = request.headers.get("Host"), request.headers.get("Origin")
-        if not is_host_served(self._settings.hosts, host):
+        if not is_host_served(self._config.hosts, host):
             raise web.HTTPForbidden(text="this server does not go by that name; --allow-host adds one")
-        if not is_origin_welcome(self._settings.origins, origin, host):
+        if not is_origin_welcome(self._config.origins, origin, host):
             raise web.HTTPForbidden(text="pages of that origin may not ask; --allow-origin adds one")
 
 

@@ -57,7 +57,7 @@ class LoadedModel:
 
 
 @dataclass(slots=True)
-class Serving:
+class ActiveModel:
     """The model in charge. Replacing it is one assignment, which no reader can see half done."""
 
     current: LoadedModel | None = None
@@ -82,7 +82,7 @@ class Serving:
             self._leases += Counter()  # keeps what is over 0
             self._returned.set()
 
-    async def room_for_another(self) -> None:
+    async def wait_until_drained(self) -> None:
         """Wait until no model but the one in charge has requests: so there are never more than two in memory."""
         while any(loaded is not self.current for loaded in self._leases):
             self._returned.clear()

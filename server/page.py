@@ -8,7 +8,7 @@ import orjson
 from aiohttp import web
 
 from server.middleware import NOT_MODIFIED, Handler
-from server.models import Serving
+from server.models import ActiveModel
 from server.provenance import Provenance, told
 
 _TYPES = {"page.css": "text/css", "page.js": "text/javascript"}
@@ -21,8 +21,8 @@ _POLICY = (
 class Page:
     """Its files, which anybody may have, and what it tells of the model."""
 
-    def __init__(self, serving: Serving, provenance: Provenance | None) -> None:
-        self._serving = serving
+    def __init__(self, active: ActiveModel, provenance: Provenance | None) -> None:
+        self._active = active
         self._provenance = provenance
         folder = resources.files("server") / "web"
         self._files = {name: (folder / name).read_bytes() for name in ("index.html", *_TYPES)}
@@ -35,7 +35,7 @@ class Page:
 
     async def provenance(self, request: web.Request) -> web.Response:
         """What it tells of the model."""
-        loaded, failure = self._serving.current, self._serving.failure
+        loaded, failure = self._active.current, self._active.failure
         facts = await asyncio.to_thread(told, loaded, failure, self._provenance)
         return _response(request, orjson.dumps(facts), "application/json")
 

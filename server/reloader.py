@@ -17,11 +17,9 @@ from pathlib import Path
 from distribution.errors import StoreError
 from distribution.store import Store
 from server.errors import UnfitModel, Unreadable
+from server.limits import ReloadTiming
 from server.logs import printable
-from server.models import LoadedModel, Serving, load_release
-
-POLL_S = 0.2  # a stat of two files
-RETRY_S, LONGEST_S = 1.0, 60.0  # waits until what could not be read is tried again: the first, and the longest
+from server.models import ActiveModel, LoadedModel, load_release
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +27,10 @@ log = logging.getLogger(__name__)
 class Reloader:
     """Keeps `serving` on the store's current release."""
 
-    def __init__(self, store: Store, serving: Serving) -> None:
+    def __init__(self, store: Store, active: ActiveModel, timing: ReloadTiming | None = None) -> None:
         self._store = store
-        self._serving = serving
+        self._active = active
+        self._timing = timing or ReloadTiming()
         self._lock = asyncio.Lock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")  # always the same: it uses its memory again
         self._signal: object = None  # what refs/current and the release's record looked like when last read
@@ -44,7 +43,7 @@ class Reloader:
         """Watch until cancelled."""
         while True:
             await self.look()
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(self._timing.poll_s)
 
     async def look(self, *, again: bool = False) -> None:
         """Swap if the signal moved since the last look or a try is due, or (`again`) in any case.
@@ -55,14 +54,14 @@ class Reloader:
             moved, now = self._read_signal() != self._signal, asyncio.get_running_loop().time()
             if not (again or moved or now >= self._next_try):
                 return
-            await self._serving.room_for_another()
+            await self._active.wait_until_drained()
             self._signal = self._read_signal()
             wait_s = 0.0 if again or moved else self._wait_s
             try:
                 await self._swap(self._load)
             except (Unreadable, OSError) as error:
                 self._fail(str(error))
-                self._try_again_after(min(2 * wait_s or RETRY_S, LONGEST_S))
+                self._try_again_after(min(2 * wait_s or self._timing.retry_s, self._timing.max_retry_s))
             except (UnfitModel, StoreError) as error:
                 self._fail(str(error))
             except Exception as error:  # a bug must not end the watch
@@ -72,7 +71,7 @@ class Reloader:
     async def use(self, release_id: bytes) -> None:
         """Serve another release of the store until the signal moves; raises UnfitModel."""
         async with self._lock:
-            await self._serving.room_for_another()
+            await self._active.wait_until_drained()
             try:
                 await self._swap(lambda: self._load_release(release_id, ""))
             except (StoreError, OSError) as error:
@@ -81,16 +80,16 @@ class Reloader:
     async def _swap(self, load: Callable[[], LoadedModel | None]) -> None:
         loaded = await asyncio.get_running_loop().run_in_executor(self._loader, load)
         self._next_try = math.inf
-        self._serving.failure = None
+        self._active.failure = None
         if loaded is not None:
-            self._serving.current = loaded
-            self._serving.swaps += 1
+            self._active.current = loaded
+            self._active.swaps += 1
             log.info("serving %s (%s)", loaded.label, loaded.release_id)
 
     def _fail(self, reason: str) -> None:
         self._next_try = math.inf
-        self._serving.failure = printable(reason)
-        self._serving.failures += 1
+        self._active.failure = printable(reason)
+        self._active.failures += 1
         log.error("not swapped: %s", reason)
 
     def _try_again_after(self, wait_s: float) -> None:
@@ -116,7 +115,7 @@ class Reloader:
         return None if release_id is None else self._load_release(release_id, "current and ")
 
     def _load_release(self, release_id: bytes, where: str) -> LoadedModel | None:
-        current = self._serving.current
+        current = self._active.current
         if current and current.release_id == release_id.hex():
             return None
         release = self._store.release(release_id)

@@ -24,9 +24,9 @@ from support.shelf import Shelf
 from randygpt.cli import systemd
 from relay_client.keys import SecretKey, encode_npub
 from server.app import running
+from server.config import ServerConfig
 from server.engine import Engine
-from server.limits import Settings
-from server.models import LoadedModel, Serving
+from server.models import ActiveModel, LoadedModel
 
 
 class Manager:
@@ -175,7 +175,7 @@ async def test_a_decoding_thread_that_hangs_does_not_feed_the_watchdog(
         slow = LoadedModel(
             language_model=replace(model, decoder=Noticed(model.decoder, opened)), release_id=None, label="slow"
         )
-        async with running(Serving(current=slow), None, Settings(), watched=systemd.watchdog) as address:
+        async with running(ActiveModel(current=slow), None, ServerConfig(), watchdog=systemd.watchdog) as address:
             await asyncio.to_thread(manager.hear_until, "WATCHDOG=1")
             request = asyncio.create_task(asyncio.to_thread(ask, address))
             await asyncio.to_thread(entered.wait)

@@ -22,7 +22,7 @@ from randygpt.user.home import Home
 if TYPE_CHECKING:
     from distribution.follow import Follower, Update
     from distribution.store import Store
-    from server.models import Serving
+    from server.models import ActiveModel
 
 EXAMPLE = "Example: randygpt serve --port 8080"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -78,8 +78,9 @@ def serve(
     from relay_client.url import is_loopback_host
     from server import logs
     from server.app import running
-    from server.limits import Settings
-    from server.models import Serving, load_file
+    from server.config import ServerConfig
+    from server.limits import Limits
+    from server.models import ActiveModel, load_file
     from server.provenance import Provenance
     from server.reloader import Reloader
 
@@ -93,16 +94,14 @@ def serve(
             f"others reach {host}: set --api-key-file (or --api-key), or say --insecure to answer everybody"
         )
     logs.set_up(log, level=logging.WARNING if quiet else logging.INFO)
-    settings = Settings(
+    config = ServerConfig(
         host=host,
         port=port,
         threads=os.cpu_count() or 1,
         api_keys=keys,
         hosts={*(allow_host or ()), *((*_LOOPBACK, host) if loopback or allow_host else ())},
         origins=allow_origin or (),
-        max_sequences=max_sequences,
-        max_per_key=max_per_key,
-        max_connections=max_connections,
+        limits=Limits(max_sequences=max_sequences, max_per_key=max_per_key, max_connections=max_connections),
     )
     if typed := {name for name in ("model", "checkpoint", "follow") if is_flag_given(context, name)}:
         model, checkpoint, follow = (  # a flag outweighs settings that do not go with it
@@ -115,21 +114,21 @@ def serve(
     if not follow and is_flag_given(context, "relay"):
         raise CallerError("--relay is for what --follow names")
     path = model or (trained(checkpoint) if checkpoint else None)
-    serving, reloader, provenance, companion = Serving(), None, None, None
+    active, reloader, provenance, companion = ActiveModel(), None, None, None
     if path:
-        serving.current = load_file(path, preset=preset, vocab=vocab)
+        active.current = load_file(path, preset=preset, vocab=vocab)
     else:
         home = Home.from_environment()
         store = Store(home.folder)
-        reloader, provenance = Reloader(store, serving), Provenance(store, home.follow_path, release_describer(home))
+        reloader, provenance = Reloader(store, active), Provenance(store, home.follow_path, release_describer(home))
         companion = _follower(home, store, follow, relay, parse_size(max_size)) if follow else None
     sys.setswitchinterval(_SWITCH_S)
-    server = running(serving, reloader, settings, provenance, given=given, watched=systemd.watchdog)
-    raise typer.Exit(asyncio.run(_serve(serving, server, companion, as_json=as_json)))
+    server = running(active, reloader, config, provenance, listen_socket=given, watchdog=systemd.watchdog)
+    raise typer.Exit(asyncio.run(_serve(active, server, companion, as_json=as_json)))
 
 
 async def _serve(
-    serving: "Serving",
+    active: "ActiveModel",
     server: "contextlib.AbstractAsyncContextManager[str]",
     follower: "Follower | None",
     *,
@@ -140,8 +139,8 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop, number)
     async with server as address:
         emit(as_json, {"address": address}, address)
-        telling = asyncio.create_task(_tell(serving), name="tell systemd")
-        if serving.current is None:
+        telling = asyncio.create_task(_tell(active), name="tell systemd")
+        if active.current is None:
             log.warning("no model yet: waiting for the first %s", "version" if follower else "`randygpt fetch`")
         async with _beside(follower):
             code = 128 + await stop
@@ -150,20 +149,20 @@ async def _serve(
         return code
 
 
-async def _tell(serving: "Serving") -> None:
+async def _tell(active: "ActiveModel") -> None:
     """Keep the service manager told of what answers; ready is when anything does."""
     told = None
     while True:
-        words = _words(serving)
+        words = _words(active)
         if words != told:
-            systemd.notify(status=words, ready=serving.current is not None)
+            systemd.notify(status=words, ready=active.current is not None)
             told = words
         await asyncio.sleep(_LOOK_S)
 
 
-def _words(serving: "Serving") -> str:
+def _words(active: "ActiveModel") -> str:
     """What answers. In a frame of its own: whoever waits must not keep an old model."""
-    loaded, failure = serving.current, serving.failure
+    loaded, failure = active.current, active.failure
     words = f"{loaded.label} answers" if loaded else "waiting for a first model"
     return f"{words}; not swapped: {failure}" if failure else words
 

@@ -13,16 +13,15 @@ from support.browser import Tab, chromium, tab
 from support.gates import gate as closed_gate
 from support.models import CONFIG, TOKENIZER, decoder_of
 from support.sequences import WAIT_S
+from support.serving import serving
 from support.shelf import Shelf
 
 from randygpt.language_model import LanguageModel
 from randygpt.model.gpt import GPT
 from relay_client.keys import SecretKey
 from server import logs
-from server.app import running
 from server.engine import Engine
-from server.limits import Settings
-from server.models import LoadedModel, Serving
+from server.models import LoadedModel
 
 RELEASE = "ab" * 32
 
@@ -49,7 +48,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 async def address(loaded: LoadedModel) -> AsyncIterator[str]:
-    async with running(Serving(current=loaded), None, Settings(threads=2)) as found:
+    async with serving(loaded, threads=2) as found:
         yield found
 
 

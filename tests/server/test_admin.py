@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 import aiohttp
 import pytest
+from support.serving import config
 from support.shelf import Shelf, without_checkpoint
 
-from server import reloader as reloader_module
 from server.app import running
-from server.limits import Settings
-from server.models import Serving
+from server.models import ActiveModel
 from server.reloader import Reloader
 
 KEY = {"Authorization": "Bearer s3cret"}
@@ -31,12 +30,11 @@ class Admin:
 
 
 @pytest.fixture
-async def admin(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Admin]:
-    monkeypatch.setattr(reloader_module, "POLL_S", 3600)
+async def admin(shelf: Shelf) -> AsyncIterator[Admin]:
     shelf.store.activate(shelf.install().id)
-    serving = Serving()
+    serving = ActiveModel()
     async with (
-        running(serving, Reloader(shelf.store, serving), Settings(api_keys=["s3cret"])) as address,
+        running(serving, Reloader(shelf.store, serving), config(api_keys=["s3cret"])) as address,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
     ):
         yield Admin(address=address, session=session)

@@ -1,31 +1,17 @@
 """The server over real HTTP: what it replies, and what it says when it cannot."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 import aiohttp
 import pytest
+from support.serving import serving
 
-from server.app import running
-from server.limits import Settings
-from server.models import LoadedModel, Serving
+from server.models import LoadedModel
 from server.schema import MAX_BODY
 
 RELEASE = "ab" * 32
 KEY = "s3cret"
-
-
-@contextlib.asynccontextmanager
-async def serving(
-    current: LoadedModel | None,
-    *,
-    failure: str | None = None,
-    **settings: Any,  # noqa: ANN401 (fields)
-) -> AsyncIterator[str]:
-    async with running(Serving(current=current, failure=failure), None, Settings(**settings)) as address:
-        yield address
 
 
 async def is_error(response: aiohttp.ClientResponse, status: int) -> str:
@@ -175,7 +161,7 @@ async def test_a_body_that_is_just_small_enough(session: aiohttp.ClientSession, 
 
 
 async def test_a_body_that_never_arrives(loaded: LoadedModel) -> None:
-    async with serving(loaded, body=0.05) as address:
+    async with serving(loaded, body_timeout_s=0.05) as address:
         host, port = address.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         try:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 from support.models import endless
+from support.serving import serving
 
-from server.app import running
-from server.limits import Settings
-from server.models import LoadedModel, Serving
+from server.models import LoadedModel
 
 PAGE = Path(__file__).parents[2] / "docs" / "server.md"
 RUNNERS = {"sh": ["bash", "-e", "-c"], "python": [sys.executable, "-c"], "js": ["node", "--input-type=module", "-e"]}
@@ -35,7 +34,7 @@ async def test_an_example_runs_and_prints_what_it_should(language: str, code: st
     if shutil.which(tool) is None:
         pytest.skip(f"there is no {tool}")
     loaded = LoadedModel(language_model=endless(), release_id=None, label="endless")
-    async with running(Serving(current=loaded), None, Settings()) as address:
+    async with serving(loaded) as address:
         code = code.replace("http://127.0.0.1:8080", address)
         done = await asyncio.to_thread(
             subprocess.run, [*command, code], capture_output=True, text=True, timeout=120, check=False

@@ -12,12 +12,11 @@ from collections.abc import AsyncIterator
 import orjson
 import pytest
 from support.models import endless
+from support.serving import serving
 
 from server import schema
-from server.app import running
 from server.fields import Number
-from server.limits import Settings
-from server.models import LoadedModel, Serving
+from server.models import LoadedModel
 
 WAIT_S = 60
 BODY = b'{"prompt": "the", "max_tokens": 2}'
@@ -27,7 +26,7 @@ SECRET = b"s3cret"
 @pytest.fixture
 async def address(logged: io.StringIO) -> AsyncIterator[str]:
     loaded = LoadedModel(language_model=endless(), release_id=None, label="endless")
-    async with running(Serving(current=loaded), None, Settings(hosts={"localhost"})) as found:
+    async with serving(loaded, hosts={"localhost"}) as found:
         yield found
     assert SECRET.decode() not in logged.getvalue()
     assert all(orjson.loads(line)["level"] == "info" for line in logged.getvalue().splitlines())
@@ -211,7 +210,7 @@ async def test_an_answer_that_nobody_reads_ends_with_its_connection(
     monkeypatch.setitem(schema.COMPLETION, "max_tokens", Number(whole=True, low=1, high=1 << 30, about=""))
     loaded = LoadedModel(language_model=endless(), release_id=None, label="endless")
     body = b'{"max_tokens": 4000, "n": 16, "temperature": 0, "logprobs": 20}'  # 60 MB
-    async with running(Serving(current=loaded), None, Settings(write=0.05)) as address:
+    async with serving(loaded, write_timeout_s=0.05) as address:
         host, port = address.removeprefix("http://").split(":")
         _, writer = await asyncio.open_connection(host, int(port))
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

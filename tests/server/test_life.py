@@ -6,17 +6,15 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import aiohttp
 import pytest
 from support.models import Gated, endless
 from support.scrape import until_sequences
+from support.serving import serving
 
-from server.app import running
 from server.errors import CannotListen
-from server.limits import Settings
-from server.models import LoadedModel, Serving
+from server.models import LoadedModel
 
 WAIT_S = 60
 
@@ -32,10 +30,6 @@ def gated(loaded: LoadedModel, gate: threading.Event) -> LoadedModel:
     """The same model, which waits at each step until it is let go on."""
     slow = replace(loaded.language_model, decoder=Gated(loaded.language_model.decoder, gate))
     return LoadedModel(language_model=slow, release_id=None, label="gated")
-
-
-def serving(loaded: LoadedModel, **settings: Any) -> contextlib.AbstractAsyncContextManager[str]:  # noqa: ANN401 (fields)
-    return running(Serving(current=loaded), None, Settings(**settings))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -168,7 +162,7 @@ async def test_shutdown_does_not_wait_longer_than_its_timeout(
     session: aiohttp.ClientSession, loaded: LoadedModel
 ) -> None:
     async with asyncio.timeout(WAIT_S):
-        async with serving(loaded, drain=0.01) as address:
+        async with serving(loaded, shutdown_timeout_s=0.01) as address:
             fields = {"max_tokens": 4096, "temperature": 0, "n": 16, "logprobs": 20}
             request = asyncio.create_task(session.post(f"{address}/v1/completions", json=fields))
             await until_sequences(address, 16)
@@ -180,9 +174,7 @@ async def test_an_address_in_use_is_named(loaded: LoadedModel) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        context = running(
-            Serving(current=loaded), None, Settings(host="127.0.0.1", port=taken.getsockname()[1], threads=1)
-        )
+        context = serving(loaded, port=taken.getsockname()[1])
         with pytest.raises(CannotListen, match=r"127\.0\.0\.1:\d+: .*in use"):
             await context.__aenter__()
 
@@ -196,7 +188,6 @@ def has_ipv6() -> bool:
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 async def test_an_address_of_ipv6_can_be_used_as_it_is(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
-    serving_6 = running(Serving(current=loaded), None, Settings(host="::1", port=0, threads=1))
-    async with serving_6 as address:
+    async with serving(loaded, host="::1") as address:
         assert address.startswith("http://[::1]:")
         assert (await ask(session, address))[0] == 200

@@ -4,29 +4,20 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
 import aiohttp
 import pytest
 from support.models import Gated, endless
 from support.scrape import sequence_count, until_sequences
+from support.serving import serving
 
 from server import schema
-from server.app import running
 from server.fields import Number
-from server.limits import Settings
-from server.models import LoadedModel, Serving
+from server.models import LoadedModel
 
 WAIT_S = 60
 ASK = {"prompt": "x", "max_tokens": 1}
-
-
-@contextlib.asynccontextmanager
-async def served(loaded: LoadedModel, **settings: Any) -> AsyncIterator[str]:  # noqa: ANN401 (fields)
-    async with running(Serving(current=loaded), None, Settings(**settings)) as address:
-        yield address
 
 
 @pytest.fixture
@@ -58,7 +49,7 @@ async def metrics(address: str) -> str:
 async def test_a_server_answers_to_its_own_names_only(
     session: aiohttp.ClientSession, loaded: LoadedModel, host: str, expected: int
 ) -> None:
-    async with served(loaded, hosts={"localhost", "::1"}) as address:
+    async with serving(loaded, hosts={"localhost", "::1"}) as address:
         found, words = await status(session, address, Host=host)
     assert found == expected
     assert ("--allow-host" in words) == (expected == 403)
@@ -71,7 +62,7 @@ async def test_a_server_answers_to_its_own_names_only(
 async def test_a_page_of_another_origin_may_ask_only_if_it_is_named(
     session: aiohttp.ClientSession, loaded: LoadedModel, origin: str | None, expected: int
 ) -> None:
-    async with served(loaded, origins=["https://mine.example"]) as address:
+    async with serving(loaded, origins=["https://mine.example"]) as address:
         headers = {} if origin is None else {"Origin": address if origin == "same" else origin}
         async with session.post(address, json=ASK, headers=headers) as response:
             assert response.status == expected
@@ -92,7 +83,7 @@ async def test_without_a_word_about_origins_no_page_elsewhere_may_ask(
 
 
 async def test_any_of_several_keys_will_do(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
-    async with served(loaded, api_keys=["one", "clé 🔑"]) as address:
+    async with serving(loaded, api_keys=["one", "clé 🔑"]) as address:
         tried = ("one", "clé 🔑", "three", "cl", "clé", "ONE")
         found = [(await status(session, address, Authorization=f"Bearer {key}"))[0] for key in tried]
         async with session.get(f"{address}/v1/models") as response:
@@ -104,7 +95,7 @@ async def test_any_of_several_keys_will_do(session: aiohttp.ClientSession, loade
 async def test_one_key_cannot_take_everything(
     session: aiohttp.ClientSession, gated: LoadedModel, gate: threading.Event
 ) -> None:
-    async with served(gated, api_keys=["one", "two"], max_per_key=1) as address:
+    async with serving(gated, api_keys=["one", "two"], max_per_key=1) as address:
         first = asyncio.create_task(status(session, address, Authorization="Bearer one"))
         await until_sequences(address, 1)
         second = await status(session, address, Authorization="Bearer one")
@@ -118,7 +109,7 @@ async def test_one_key_cannot_take_everything(
 async def test_of_too_many_texts_in_one_request_none_is_written(
     session: aiohttp.ClientSession, loaded: LoadedModel
 ) -> None:
-    async with served(loaded, max_sequences=3) as address:
+    async with serving(loaded, max_sequences=3) as address:
         async with session.post(f"{address}/v1/completions", json=ASK | {"n": 4}) as response:
             assert (response.status, response.headers["Retry-After"]) == (503, "1")
             assert (await response.json())["error"]["type"] == "server_error"
@@ -127,7 +118,7 @@ async def test_of_too_many_texts_in_one_request_none_is_written(
 
 
 async def test_headers_that_never_end(loaded: LoadedModel) -> None:
-    async with served(loaded, idle=0.05) as address:
+    async with serving(loaded, header_timeout_s=0.05) as address:
         reader, writer = await connect(address)
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
         async with asyncio.timeout(WAIT_S):
@@ -146,7 +137,7 @@ async def test_headers_that_never_end(loaded: LoadedModel) -> None:
     ids=["nothing", "half a line", "a byte of a header at a time", "a byte of a body at a time"],
 )
 async def test_a_client_that_takes_its_time_is_given_up(loaded: LoadedModel, beginning: bytes, more: bytes) -> None:
-    async with served(loaded, idle=0.3, body=0.3) as address:
+    async with serving(loaded, header_timeout_s=0.3, body_timeout_s=0.3) as address:
         reader, writer = await connect(address)
         writer.write(beginning)
         reading = asyncio.create_task(reader.read())
@@ -160,7 +151,7 @@ async def test_a_client_that_takes_its_time_is_given_up(loaded: LoadedModel, beg
 
 
 async def test_a_connection_too_many_is_told_so(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
-    async with served(loaded, max_connections=2) as address:
+    async with serving(loaded, max_connections=2) as address:
         kept = [await connect(address) for _ in range(2)]
         for _, writer in kept:
             writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -181,7 +172,7 @@ async def test_a_client_that_does_not_read_is_given_up(
     loaded = LoadedModel(language_model=endless(), release_id=None, label="endless")
     monkeypatch.setitem(schema.COMPLETION, "max_tokens", Number(whole=True, low=1, high=1 << 30, about=""))
     body = b'{"max_tokens": 1000000000, "stream": true, "n": 16, "temperature": 0, "logprobs": 20}'
-    async with served(loaded, write=0.05, max_sequences=16) as address:
+    async with serving(loaded, write_timeout_s=0.05, max_sequences=16) as address:
         _, writer = await connect(address)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
@@ -195,7 +186,7 @@ async def test_a_client_that_does_not_read_is_given_up(
 async def test_an_answer_that_takes_too_long_is_given_up(
     session: aiohttp.ClientSession, gated: LoadedModel, gate: threading.Event
 ) -> None:
-    async with served(gated, answer=0.5) as address:  # a stream begins sooner
+    async with serving(gated, request_timeout_s=0.5) as address:  # a stream begins sooner
         found, words = await status(session, address)
         assert (found, words) == (503, '{"error":"the answer was not complete in 0 s"}')
         with pytest.raises(aiohttp.ClientError):

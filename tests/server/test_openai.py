@@ -8,10 +8,9 @@ import aiohttp
 import openai
 import pytest
 from support.models import CONFIG
+from support.serving import serving
 
-from server.app import running
-from server.limits import Settings
-from server.models import LoadedModel, Serving
+from server.models import LoadedModel
 
 NAME = CONFIG.name
 
@@ -224,7 +223,7 @@ async def test_a_request_that_is_wrong(client: openai.AsyncOpenAI, options: dict
 
 async def test_errors_are_those_that_its_client_knows(loaded: LoadedModel) -> None:
     async with (
-        running(Serving(current=loaded), None, Settings(api_keys=["own"], max_sequences=1)) as address,
+        serving(loaded, api_keys=["own"], max_sequences=1) as address,
         openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="other", max_retries=0, timeout=60) as stranger,
         openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="own", max_retries=0, timeout=60) as friend,
     ):

@@ -13,11 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.models import endless
+from support.serving import serving
 
-from server.app import running
 from server.errors import InvalidRequest
-from server.limits import Settings
-from server.models import LoadedModel, Serving
+from server.models import LoadedModel
 from server.openapi import document
 from server.schema import parse_chat, parse_completion
 
@@ -66,7 +65,7 @@ def background_server() -> Iterator[http.client.HTTPConnection]:
 
     async def serve() -> None:
         loaded = LoadedModel(language_model=endless(), release_id=None, label="endless")
-        async with running(Serving(current=loaded), None, Settings()) as address:
+        async with serving(loaded) as address:
             started.append(address)
             is_up.set()
             await asyncio.to_thread(stop.wait)

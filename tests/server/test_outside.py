@@ -10,11 +10,11 @@ import orjson
 import pytest
 from support.models import write_tiny
 from support.scrape import scrape
+from support.serving import config, serving
 
 from server import logs
 from server.app import running
-from server.limits import Settings
-from server.models import LoadedModel, Serving, load_file
+from server.models import ActiveModel, LoadedModel, load_file
 
 SECRET = "a prompt nobody may see"  # noqa: S105 (of a test)
 
@@ -44,15 +44,15 @@ async def test_a_file_whose_name_is_no_text(session: aiohttp.ClientSession, tmp_
     path = tmp_path / os.fsdecode(b"a\xff\n.bin")
     write_tiny(tmp_path / "m.bin").rename(path)
     (tmp_path / "m.json").rename(path.with_suffix(".json"))
-    async with running(Serving(current=load_file(path)), None, Settings()) as address:
+    async with serving(load_file(path)) as address:
         await scrape(address)
         async with session.get(f"{address}/health") as response:
             assert (await response.json())["serving"].endswith(r"a\udcff\n.bin")
 
 
 async def test_before_the_first_model_it_is_not_ready(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
-    serving = Serving()
-    async with running(serving, None, Settings()) as address:
+    serving = ActiveModel()
+    async with running(serving, None, config()) as address:
         assert "randygpt_model_age_seconds" not in await scrape(address)
         async with session.get(f"{address}/ready") as response:
             assert (response.status, await response.json()) == (503, {"ready": False})
@@ -65,7 +65,7 @@ async def test_the_log_has_a_line_for_each_request_and_no_prompt_and_no_key(
     session: aiohttp.ClientSession, loaded: LoadedModel, logged: io.StringIO
 ) -> None:
     headers = {"X-Request-Id": "mine-1", "Authorization": "Bearer s3cret"}
-    async with running(Serving(current=loaded), None, Settings(api_keys=["s3cret"])) as address:
+    async with serving(loaded, api_keys=["s3cret"]) as address:
         for path in ("/", "/v1/completions", f"/nothing/{SECRET.replace(' ', '')}"):
             async with session.post(f"{address}{path}", json={"prompt": SECRET}, headers=headers) as response:
                 assert response.headers["X-Request-Id"] == "mine-1"

@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from support.serving import serving_shelf
 from support.shelf import Shelf, without_checkpoint
-from support.shelf_server import serving_shelf
 
 from distribution.trust_list import TrustStore
 from randygpt.user.home import Home

@@ -5,8 +5,8 @@ import re
 import pytest
 from support.browser import SHIFT, Tab
 from support.page import CARD, shows_version
+from support.serving import serving_shelf
 from support.shelf import Shelf, without_checkpoint
-from support.shelf_server import serving_shelf
 
 pytestmark = pytest.mark.full
 

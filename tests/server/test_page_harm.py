@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 from support.browser import Tab
 from support.page import facts, shows_version
+from support.serving import serving_shelf
 from support.shelf import Shelf
-from support.shelf_server import serving_shelf
 
 from distribution.trust_list import TrustStore
 from randygpt.user.home import Home

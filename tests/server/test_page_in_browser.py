@@ -16,15 +16,13 @@ from support.following import Follow
 from support.models import CONFIG, endless, write_tiny
 from support.page import CARD, facts, shows_version
 from support.scrape import sequence_count
+from support.serving import serving, serving_shelf
 from support.shelf import Shelf, without_checkpoint
-from support.shelf_server import serving_shelf
 
 from distribution.trust_list import TrustStore
 from randygpt.model.decoder import Array, Decoder
 from relay_client.keys import SecretKey, encode_npub
-from server.app import running
-from server.limits import Settings
-from server.models import LoadedModel, Serving, load_file
+from server.models import LoadedModel, load_file
 
 pytestmark = pytest.mark.full
 
@@ -49,7 +47,7 @@ async def paced() -> AsyncIterator[tuple[Paced, str]]:
     model = endless()
     decoder = Paced(model.decoder)
     loaded = LoadedModel(language_model=replace(model, decoder=decoder), release_id=None, label="paced")
-    async with running(Serving(current=loaded), None, Settings()) as address:
+    async with serving(loaded) as address:
         try:
             yield decoder, address
         finally:
@@ -148,7 +146,7 @@ async def test_a_server_that_goes_away_is_missed_and_found_again(page: Tab, shel
     model = endless()
     decoder = Paced(model.decoder)
     loaded = LoadedModel(language_model=replace(model, decoder=decoder), release_id=None, label="paced")
-    async with running(Serving(current=loaded), None, Settings(port=free_port, drain=0.1)) as address:
+    async with serving(loaded, port=free_port, shutdown_timeout_s=0.1) as address:
         await page.go(address)
         await page.run("window.marker = 1")
         await page.click("#write")
@@ -323,7 +321,7 @@ async def test_before_the_first_release_the_page_waits_for_it(page: Tab, shelf: 
 
 async def test_of_a_file_the_page_shows_name_and_hash(page: Tab, tmp_path: Path) -> None:
     loaded = load_file(write_tiny(tmp_path / "m.bin"))
-    async with running(Serving(current=loaded), None, Settings()) as address:
+    async with serving(loaded) as address:
         await page.go(address)
         await page.until(f"document.querySelector('#headline').innerText === '{loaded.label}'")
         found = await facts(page)

@@ -14,17 +14,18 @@ import pytest
 from support.memory import memory_for
 from support.models import CONFIG, TOKENIZER, Gated, has_weights
 from support.scrape import scrape, until_sequences
+from support.serving import config
 from support.shelf import Shelf, checkpoint, weights, without_checkpoint
 
 from distribution.installed import InstalledRelease
 from randygpt.checkpoint.header import CheckpointHeader
-from server import reloader as reloader_module
 from server.app import running
-from server.limits import Settings
-from server.models import LoadedModel, Serving, load_release
+from server.limits import ReloadTiming
+from server.models import ActiveModel, LoadedModel, load_release
 from server.reloader import Reloader
 
 WAIT_S = 60
+AT_ONCE = pytest.mark.parametrize("timing", [ReloadTiming(retry_s=1e-9)], ids=["retry at once"])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Server:
     address: str
     session: aiohttp.ClientSession
     reloader: Reloader
-    serving: Serving
+    serving: ActiveModel
 
     async def ask(self, prompt: str = "the", max_tokens: int = 20) -> tuple[str, str]:
         """(release, text)."""
@@ -51,13 +52,18 @@ class Server:
 
 
 @pytest.fixture
-async def server(shelf: Shelf) -> AsyncIterator[Server]:
-    serving = Serving()
+def timing() -> ReloadTiming:
+    return ReloadTiming()
+
+
+@pytest.fixture
+async def server(shelf: Shelf, timing: ReloadTiming) -> AsyncIterator[Server]:
+    serving = ActiveModel()
     async with (
-        running(serving, None, Settings()) as address,
+        running(serving, None, config()) as address,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
     ):
-        watch = Reloader(shelf.store, serving)
+        watch = Reloader(shelf.store, serving, timing)
         yield Server(address=address, session=session, reloader=watch, serving=serving)
 
 
@@ -234,19 +240,17 @@ async def test_a_release_that_does_not_pass_leaves_the_old_one_in_charge(
     assert (found["release"], found["failure"]) == (later.id.hex(), None)
 
 
+@AT_ONCE
 async def test_a_release_that_does_not_pass_is_tried_once(
-    shelf: Shelf, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(reloader_module, "RETRY_S", 0)
     await swap(shelf, server, shelf.install(checkpoint=checkpoint(WITH_NAN)))
     await server.reloader.look()
     assert caplog.text.count("not swapped: tiny version 1") == 1
 
 
-async def test_a_release_that_could_not_be_read_is_tried_again(
-    shelf: Shelf, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reloader_module, "RETRY_S", 0)
+@AT_ONCE
+async def test_a_release_that_could_not_be_read_is_tried_again(shelf: Shelf, server: Server) -> None:
     first, second = shelf.install(), shelf.install()
     await swap(shelf, server, first)
     path = second.file("checkpoint").local_path
@@ -298,10 +302,8 @@ async def test_the_waits_between_tries_become_longer_up_to_a_limit(
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-async def test_what_the_operator_chose_meanwhile_stays(
-    shelf: Shelf, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reloader_module, "RETRY_S", 0)
+@AT_ONCE
+async def test_what_the_operator_chose_meanwhile_stays(shelf: Shelf, server: Server) -> None:
     chosen, broken = shelf.install(), without_checkpoint(shelf)
     await swap(shelf, server, broken)
     await server.reloader.use(chosen.id)
@@ -373,11 +375,10 @@ async def test_a_signal_that_goes_away_leaves_the_model(shelf: Shelf, server: Se
     assert (await server.ask())[0] == first.id.hex()
 
 
-async def test_the_store_is_watched_while_the_server_runs(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reloader_module, "POLL_S", 0.001)
-    serving = Serving()
-    watch = Reloader(shelf.store, serving)
-    async with running(serving, watch, Settings()):
+async def test_the_store_is_watched_while_the_server_runs(shelf: Shelf) -> None:
+    serving = ActiveModel()
+    watch = Reloader(shelf.store, serving, ReloadTiming(poll_s=0.001))
+    async with running(serving, watch, config()):
         first = shelf.install()
         shelf.store.activate(first.id)
         await until(lambda: serving.current is not None)
@@ -393,7 +394,7 @@ async def test_the_store_is_watched_while_the_server_runs(shelf: Shelf, monkeypa
 async def test_what_is_current_already_answers_from_the_first_request_on(shelf: Shelf) -> None:
     first = shelf.install()
     shelf.store.activate(first.id)
-    serving = Serving()
-    async with running(serving, Reloader(shelf.store, serving), Settings()):
+    serving = ActiveModel()
+    async with running(serving, Reloader(shelf.store, serving), config()):
         assert serving.current is not None
         assert serving.current.release_id == first.id.hex()

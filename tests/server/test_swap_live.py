@@ -5,17 +5,16 @@ import json
 from pathlib import Path
 
 import aiohttp
-import pytest
 from support.releases import fetch, publish, tiny_sources
+from support.serving import config
 
 import randygpt
 from distribution.store import Store
 from randygpt.model.sampling import Sampling
 from relay_client.keys import SecretKey
-from server import reloader as reloader_module
 from server.app import running
-from server.limits import Settings
-from server.models import Serving
+from server.limits import ReloadTiming
+from server.models import ActiveModel
 from server.reloader import Reloader
 
 FIELDS = {"prompt": "the", "max_tokens": 120, "temperature": 0, "ignore_eos": True, "stream": True}
@@ -34,18 +33,15 @@ async def stream(session: aiohttp.ClientSession, address: str) -> tuple[str, str
     return release, "".join(part["choices"][0]["text"] for part in parts)
 
 
-async def test_streams_go_on_while_releases_arrive(
-    relay: str, tmp_path: Path, key: SecretKey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reloader_module, "POLL_S", 0.01)
+async def test_streams_go_on_while_releases_arrive(relay: str, tmp_path: Path, key: SecretKey) -> None:
     author, home = tmp_path / "author", tmp_path / "home"
     ids = [(await publish([relay], author, key, tiny_sources(seed=seed))).release.id for seed in range(4)]
     await fetch([relay], home, ids[0])
-    store, serving = Store(home), Serving()
+    store, serving = Store(home), ActiveModel()
     answers: list[tuple[str, str]] = []
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
-        running(serving, Reloader(store, serving), Settings(threads=2)) as address,
+        running(serving, Reloader(store, serving, ReloadTiming(poll_s=0.01)), config(threads=2)) as address,
     ):
 
         async def keep_asking() -> None:
