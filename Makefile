@@ -1,4 +1,4 @@
-# `make demo` and `make test` work from nothing; the rest is for people who change the code.
+# `make demo` and `make test` set everything up on a clean machine. The other targets are for development.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -43,7 +43,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# The other relays of the full tests: their own environment, because their pins are old.
+# Other relays for the full tests, in their own environment because they pin old versions.
 .venv-relays/.installed: tests/relays/requirements.txt
 	test -x .venv-relays/bin/python || $(PYTHON) -m venv .venv-relays
 	.venv-relays/bin/pip install --quiet --disable-pip-version-check --requirement tests/relays/requirements.txt

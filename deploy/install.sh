@@ -1,30 +1,31 @@
 #!/usr/bin/env bash
-# Installs randygpt as system services, brings it up to date, or takes it away. Run it again as often as you like.
+# Installs, updates or uninstalls randygpt as systemd services. Running it again is safe.
 set -euo pipefail
-umask 022 # services read what root writes here
+umask 022 # services must be able to read the installation
 
 usage() {
   cat <<'TEXT'
 Usage: install.sh [--follow NAME] [--relay URL]... [--wheels DIR | --index URL] [--with-training] [--python FILE]
-       install.sh --uninstall
+                  [--dry-run]
+       install.sh --uninstall [--dry-run]
 
-  --follow NAME     serve each new version of npub…/name
-  --relay URL       a relay to find it on; repeat for more
+  --follow NAME     install and serve each new version of npub…/name
+  --relay URL       a relay that has it; repeatable
   --wheels DIR      install from the wheels in this folder, without a network;
-                    otherwise from this checkout, and what it needs from the package index
-  --index URL       another package index
-  --with-training   torch too (hundreds of megabytes): only training needs it; updates keep it
-  --python FILE     a Python 3.11 or newer that every user can run (/usr/bin/python3)
-  --dry-run         say what would be done, and do nothing
-  --uninstall       stop and remove everything but /etc/randygpt and /var/lib/randygpt*
+                    by default from this checkout, with dependencies from the package index
+  --index URL       use another package index
+  --with-training   install torch too (hundreds of megabytes), which only training needs; updates keep it
+  --python FILE     a Python 3.11 or newer that every user can run (default: /usr/bin/python3)
+  --dry-run         show what would be done, and change nothing
+  --uninstall       stop and remove everything except /etc/randygpt and /var/lib/randygpt*
 
-An update keeps data and settings. If what was running is not ready again with the new version, the old one comes back.
+An update keeps data and settings. If a running service is not ready with the new version, the old version is restored.
 TEXT
 }
 
 HERE=$(cd "$(dirname "$0")" && pwd)
 readonly HERE BASE=/opt/randygpt SETTINGS=/etc/randygpt UNITS=/etc/systemd/system COMMAND=/usr/local/bin/randygpt
-readonly READY_S=120 # for what was running to be ready again
+readonly READY_S=120 # time for the restarted services to become ready
 
 die() {
   printf 'install.sh: %s\n' "$1" >&2
@@ -33,7 +34,7 @@ die() {
 
 say() { printf '%s\n' "$*"; }
 
-run() { # a command that changes something
+run() { # runs a command that changes the system, or prints it with --dry-run
   if [ "$dry" = yes ]; then printf '+ %s\n' "$*"; else "$@"; fi
 }
 
@@ -51,15 +52,15 @@ while [ $# -gt 0 ]; do
     --dry-run) dry=yes ;;
     --uninstall) uninstall=yes ;;
     -h | --help) usage; exit 0 ;;
-    *) usage >&2; die "what is $1?" ;;
+    *) usage >&2; die "unknown option: $1" ;;
   esac
   shift
 done
 
-[ "$dry" = yes ] || [ "$(id -u)" = 0 ] || die "run it as root (sudo)"
-command -v systemctl >/dev/null || die "this machine has no systemd"
+[ "$dry" = yes ] || [ "$(id -u)" = 0 ] || die "must run as root (sudo)"
+command -v systemctl >/dev/null || die "systemd is required, and systemctl was not found"
 
-# --- taking it away
+# --- uninstall
 
 if [ "$uninstall" = yes ]; then
   mapfile -t units < <(cd "$HERE/systemd" && ls -d randygpt*.service randygpt*.socket randygpt*.path randygpt*.target)
@@ -68,33 +69,33 @@ if [ "$uninstall" = yes ]; then
   run rm -rf "$UNITS/randygpt-.service.d" /etc/sysusers.d/randygpt.conf /etc/tmpfiles.d/randygpt.conf "$BASE"
   [ ! -L "$COMMAND" ] || run rm -f "$COMMAND"
   run systemctl daemon-reload
-  say "removed; keys, settings and data are still in $SETTINGS and /var/lib/randygpt*"
+  say "uninstalled; keys, settings and data remain in $SETTINGS and /var/lib/randygpt*"
   exit 0
 fi
 
-# --- what is asked for
+# --- check the options
 
-[ -z "$wheels" ] || [ -z "$index" ] || die "--wheels needs no --index"
-[ -z "$wheels" ] || [ -d "$wheels" ] || die "$wheels: no such folder"
-case $follow in '' | *[!A-Za-z0-9._/-]*) [ -z "$follow" ] || die "--follow $follow: not a name like npub1…/name" ;; esac
+[ -z "$wheels" ] || [ -z "$index" ] || die "--wheels and --index exclude each other"
+[ -z "$wheels" ] || [ -d "$wheels" ] || die "--wheels $wheels: no such folder"
+case $follow in '' | *[!A-Za-z0-9._/-]*) [ -z "$follow" ] || die "--follow $follow: expected a name like npub1…/name" ;; esac
 for relay in "${relays[@]}"; do
   case $relay in
-    *[[:space:]\"\'\\\$]*) die "--relay $relay: not an address" ;;
+    *[[:space:]\"\'\\\$]*) die "--relay $relay: invalid character in the address" ;;
     ws://* | wss://*) ;;
-    *) die "--relay $relay: not an address like wss://relay.example" ;;
+    *) die "--relay $relay: expected an address like wss://relay.example" ;;
   esac
 done
-python=$(readlink -f "$python") || die "no Python at $python"
+python=$(readlink -f "$python") || die "--python $python: no such file"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is not Python 3.11 or newer"
-"$python" -c 'import ensurepip, venv' 2>/dev/null || die "$python cannot make environments: apt-get install python3-venv"
+"$python" -c 'import ensurepip, venv' 2>/dev/null || die "$python cannot create virtual environments; run: apt-get install python3-venv"
 if [ "$(id -u)" = 0 ] && ! setpriv --reuid=65534 --regid=65534 --clear-groups "$python" -c '' 2>/dev/null; then
-  die "$python can be run by root only: the services need one like /usr/bin/python3 (--python FILE)"
+  die "only root can run $python: name a Python that every user can run with --python FILE"
 fi
 if [ -e "$SETTINGS/config.toml" ] && [ -n "$follow${relays[*]}" ]; then
-  say "$SETTINGS/config.toml is there already and stays as it is: --follow and --relay are not used"
+  say "$SETTINGS/config.toml exists and is not changed: --follow and --relay are ignored"
 fi
 
-# --- the program, each version in a folder of its own
+# --- install the program, each version in its own folder
 
 staging=$(mktemp -d)
 trap 'rm -rf "$staging"' EXIT
@@ -110,13 +111,13 @@ fi
 
 if [ -n "$wheels" ]; then
   wheel=$(find "$wheels" -maxdepth 1 -name 'randygpt-*.whl' | sort -V | tail -1)
-  [ -n "$wheel" ] || die "$wheels: no wheel of randygpt in it"
+  [ -n "$wheel" ] || die "--wheels $wheels: contains no wheel of randygpt"
 elif [ "$dry" = yes ]; then
   say "+ build a wheel of $(dirname "$HERE")"
   wheel=$staging/randygpt-new-py3-none-any.whl
   touch "$wheel"
 else
-  [ -e "$HERE/../pyproject.toml" ] || die "this is no checkout: say --wheels DIR"
+  [ -e "$HERE/../pyproject.toml" ] || die "this folder is not a checkout of randygpt: pass --wheels DIR"
   say "building randygpt"
   "$python" -m venv "$staging/builder"
   "${pip[@]}" "$staging/builder/bin/pip" wheel --quiet --no-deps ${index:+--index-url "$index"} \
@@ -130,7 +131,7 @@ version=$(basename "$wheel" | cut -d- -f2)
 mark=$(cat "$wheel" "${parts[@]}" <(echo "$python $training"; ls "${wheels:-$HERE}") | sha256sum | cut -c1-8)
 folder=$BASE/versions/$version-$mark
 
-build() { # fills $folder
+build() { # creates $folder
   rm -rf "$folder" &&
     mkdir -p "$folder" &&
     "$python" -m venv "$folder" &&
@@ -145,26 +146,26 @@ build() { # fills $folder
 }
 
 if [ -e "$folder/.complete" ]; then
-  say "randygpt $version is in $folder already"
+  say "randygpt $version is already installed in $folder"
 else
   say "installing randygpt $version into $folder"
   if [ "$dry" = yes ]; then
-    say "+ an environment of $python with $(basename "$wheel") and what it needs"
+    say "+ create a virtual environment with $python, $(basename "$wheel") and its dependencies"
   else
-    build || die "the installation failed; nothing has changed" 1
+    build || die "installation failed; nothing was changed" 1
   fi
 fi
 
 # --- users, settings, units
 
-install_units() { # of a version's folder
+install_units() { # copies the units of a version
   local name
   for name in "$1"/systemd/randygpt*; do run cp -rT "$name" "$UNITS/$(basename "$name")"; done
   run install -D -m 0644 "$1/systemd/sysusers.d/randygpt.conf" /etc/sysusers.d/randygpt.conf
   run install -D -m 0644 "$1/systemd/tmpfiles.d/randygpt.conf" /etc/tmpfiles.d/randygpt.conf
 }
 
-switch() { # to a version's folder
+switch() { # activates a version
   run ln -sfn "$1" "$BASE/next"
   run mv -T "$BASE/next" "$BASE/current"
   install_units "$1"
@@ -176,11 +177,11 @@ write_settings() {
   install -d -m 0755 "$SETTINGS"
   if [ ! -e "$SETTINGS/api-keys" ]; then
     (umask 077 && head -c 24 /dev/urandom | base64 | tr '+/' '-_' >"$SETTINGS/api-keys")
-    say "made a key for clients: $SETTINGS/api-keys"
+    say "generated an API key: $SETTINGS/api-keys"
   fi
   if [ ! -e "$SETTINGS/config.toml" ]; then
     {
-      echo "# Everything that can be set here: randygpt config example. Is it right? randygpt config check"
+      echo "# List all settings: randygpt config example. Check this file: randygpt config check"
       list=$([ ${#relays[@]} = 0 ] || printf '"%s", ' "${relays[@]}")
       echo "relays = [${list%, }]"
       [ -z "$follow" ] || printf '\n[follow]\nname = "%s"\n' "$follow"
@@ -192,27 +193,27 @@ services=(randygpt-relay.service randygpt-follow.service randygpt-serve.service 
 running=() waiting=()
 for unit in "${services[@]}"; do
   case $unit:$(systemctl is-active "$unit" 2>/dev/null) in
-    *:activating | *train*:active) waiting+=("$unit") ;; # for a model, a relay, or a step of any length
+    *:activating | *train*:active) waiting+=("$unit") ;; # becoming ready may take any time
     *:active) running+=("$unit") ;;
   esac
 done
 
 if [ "$dry" = yes ] && [ ! -e "$folder" ]; then
-  say "+ $BASE/current points to $folder; units of $HERE/systemd go to $UNITS"
+  say "+ point $BASE/current to $folder; copy the units of $HERE/systemd to $UNITS"
 else
   switch "$folder"
 fi
 run systemd-sysusers /etc/sysusers.d/randygpt.conf
 run systemd-tmpfiles --create /etc/tmpfiles.d/randygpt.conf
-if [ "$dry" = yes ]; then say "+ $SETTINGS/api-keys and $SETTINGS/config.toml, unless they are there"; else write_settings; fi
+if [ "$dry" = yes ]; then say "+ create $SETTINGS/api-keys and $SETTINGS/config.toml, unless they exist"; else write_settings; fi
 [ -e "$COMMAND" ] || run ln -sf "$BASE/current/bin/randygpt" "$COMMAND"
 wanted=(randygpt.target randygpt-serve.socket randygpt-serve.service)
 if [ -n "$follow" ] || grep -qs '^\[follow\]' "$SETTINGS/config.toml"; then wanted+=(randygpt-follow.service); fi
 run systemctl enable --quiet "${wanted[@]}"
 
-# --- start, and see whether what was running is ready again
+# --- start, and roll back if a service does not become ready
 
-restart() { # and wait until all of these say that they are ready
+restart() { # restarts units and waits until all are ready
   timeout "$READY_S" systemctl restart "$@"
 }
 
@@ -221,21 +222,21 @@ if [ -n "$old" ] && [ "$old" != "$folder" ]; then
   [ ${#waiting[@]} = 0 ] || run systemctl restart --no-block "${waiting[@]}"
   [ ${#running[@]} = 0 ] || say "restarting ${running[*]}"
   if [ ${#running[@]} != 0 ] && [ "$dry" = no ] && ! restart "${running[@]}"; then
-    say "randygpt $version is not ready: going back" >&2
+    say "randygpt $version did not become ready: rolling back" >&2
     switch "$old"
     systemctl reset-failed 'randygpt*' || true
     [ ${#waiting[@]} = 0 ] || systemctl restart --no-block "${waiting[@]}"
-    restart "${running[@]}" || die "and the version before is not ready either: journalctl -u 'randygpt*' -n 50" 1
-    die "the version before is running again; journalctl -u 'randygpt*' -n 50 says why" 1
+    restart "${running[@]}" || die "the previous version did not become ready either; see: journalctl -u 'randygpt*' -n 50" 1
+    die "the previous version is running again; for the reason see: journalctl -u 'randygpt*' -n 50" 1
   fi
 fi
-run systemctl start --no-block "${wanted[@]}" # and, by the target, whatever else is enabled
+run systemctl start --no-block "${wanted[@]}" # the target also starts the other enabled units
 
-# --- what is older than the version before goes
+# --- remove versions older than the previous one
 
 if [ -d "$BASE/versions" ]; then
   for each in "$BASE"/versions/*; do
     if [ "$each" != "$folder" ] && [ "$each" != "$old" ]; then run rm -rf "$each"; fi
   done
 fi
-[ "$dry" = yes ] || say "randygpt $version is installed; how it stands: systemctl status 'randygpt*'"
+[ "$dry" = yes ] || say "randygpt $version is installed; for its status run: systemctl status 'randygpt*'"

@@ -1,7 +1,7 @@
 #!/bin/sh
-# For randygpt-publish.service: publishes a file, and again if it was replaced meanwhile, which the path unit overlooks.
-# Relays that are away or take nothing (status 4) are no failure: it waits for them, longer and longer, up to an hour.
-# A minute after each version keeps their number low, and it keeps better states out of the count of the start limit.
+# For randygpt-publish.service: publishes a file, and again if it was replaced in the meantime, which the path unit misses.
+# Status 4 (relays unreachable, or not everything stored) is not a failure: it retries with growing pauses of up to an hour.
+# A pause of a minute after each version limits their number, and keeps the unit below the start limit.
 set -u
 best=$1 published='' pause=60
 
@@ -16,12 +16,12 @@ while seen=$(state) && [ "$seen" != "$published" ]; do
       sleep 60
       ;;
     4)
-      echo "not published yet: the next try is in $pause s"
+      echo "not published yet: next attempt in $pause s"
       sleep "$pause"
       pause=$((pause < 1800 ? 2 * pause : 3600))
       ;;
     *)
-      [ "$seen" != "$(state)" ] || exit "$status" # else it was read while it was written
+      [ "$seen" != "$(state)" ] || exit "$status" # otherwise the file was read while it was replaced
       sleep 1
       ;;
   esac

@@ -373,7 +373,7 @@ def bad_update(machine: Box, page: Page, repository: Repository, release: str) -
     repository.change("randygpt/__init__.py", r'__version__ = ".*"', '__version__ = "98.0"')
     repository.change("randygpt/cli/serve.py", r"    keys = _keys\(", '    raise OSError("bad")\n    keys = _keys(')
     said = machine.run(f"set +e\n{page.block(UPDATE)}\necho ended with $?")
-    assert "going back" in said
+    assert "rolling back" in said
     assert said.endswith("ended with 1")
     assert machine.run("readlink -f /opt/randygpt/current") == program
     answering(machine, release)
