@@ -215,7 +215,7 @@ def test_a_fetch_by_name_note_and_hex(author: Path, friend: Path, free_port: int
         (("serve", "--api-key", ""), 2, "not empty"),
         (("generate",), 2, "neither checkpoint_best.bin nor checkpoint.bin"),
         (("generate", "--temperature", "-1"), 2, "temperature"),
-        (("train", "--bpe", "3", "--preset", "xs"), 2, "smallest vocabulary"),
+        (("train", "--bpe", "3", "--preset", "xs"), 2, "--bpe 3 is too small"),
         (("bogus",), 2, "bogus"),
     ],
 )

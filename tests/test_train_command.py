@@ -48,7 +48,7 @@ def test_any_shape() -> None:
 @pytest.mark.usefixtures("at_work")
 def test_a_shape_that_is_impossible(capsys: pytest.CaptureFixture[str]) -> None:
     assert train("--dim", "10", "--heads", "3") == 2
-    assert "10 is not a multiple of n_head 3" in only_line(capsys.readouterr().err)
+    assert "--heads 3 does not divide --dim 10" in only_line(capsys.readouterr().err)
 
 
 @pytest.mark.usefixtures("at_work")

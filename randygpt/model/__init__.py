@@ -1,1 +1,1 @@
-"""The network, its sampling and its tokenizers: arrays and text in, arrays and text out. Knows no file."""
+"""The network, its sampler and its tokenizers: arrays and text in, arrays and text out. No I/O."""

@@ -4,7 +4,7 @@ from randygpt.model.config import ModelConfig
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Name and shape (out, in) of each array, in file order."""
+    """Return the name and shape (out, in) of each weight matrix, in file order (randyGPT checkpoint.rs)."""
     dim = config.n_embd
     shapes = {
         "wte": (config.vocab_size, dim),

@@ -1,8 +1,8 @@
-"""Writing on from a prompt: what the network is given next, when a text ends, how tokens are drawn. No I/O.
+"""Autoregressive generation: context management, sampling and stop sequences. No I/O.
 
-Past block_size the window keeps its last half and is prefilled once, so a token costs one step on average (learned
-positions allow no cheaper exact rule). Chance depends on a text's seed and on how far it has come, never on who else
-is served at the time.
+When the context exceeds `block_size` it is cut to its last half and prefilled again, so that a token costs one decode
+step on average; learned position embeddings allow no cheaper exact rule. The random numbers of a sequence depend only
+on its seed and the number of its tokens, never on the batch it is in (decision 0029).
 """
 
 import secrets
@@ -17,7 +17,8 @@ from randygpt.errors import CallerError
 from randygpt.model.decoder import Array, Decoder, KVCache
 from randygpt.model.tokenizer import BOS_ID, EOS_ID
 
-_WORD = (1 << 64) - 1
+_MAX_TEMPERATURE = 100
+_UINT64 = (1 << 64) - 1
 
 Doubles = npt.NDArray[np.float64]
 Finish = Literal["stop", "length"]
@@ -25,24 +26,26 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How the next token is drawn; a value out of range raises CallerError."""
+    """Sampling parameters; a value out of range raises CallerError."""
 
     max_tokens: int = 256
-    temperature: float = 0.7  # 0: always the likeliest
-    top_p: float = 1.0  # draw from the likeliest tokens that together have this probability
-    top_k: int = 0  # draw from this many likeliest; 0: all
-    seed: int | None = None  # None: another text each time
-    ignore_eos: bool = False  # write on behind the end token
+    temperature: float = 0.7  # 0: greedy
+    top_p: float = 1.0  # nucleus: sample from the likeliest tokens that together have this probability
+    top_k: int = 0  # sample from this many of the likeliest tokens; 0: all
+    seed: int | None = None  # None: random
+    ignore_eos: bool = False  # generate past the end token
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise CallerError(f"max_tokens is at least 1, not {self.max_tokens}")
-        if not 0 <= self.temperature <= 100:  # noqa: PLR2004 (NaN fails too)
-            raise CallerError(f"temperature is from 0 to 100, not {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise CallerError(f"top_p is over 0 and at most 1, not {self.top_p}")
-        if self.top_k < 0:
-            raise CallerError(f"top_k is not negative, as {self.top_k} is")
+        if not (_is_integer(self.max_tokens) and self.max_tokens >= 1):
+            raise CallerError(f"max_tokens must be a whole number from 1, not {self.max_tokens!r}")
+        if not (_is_number(self.temperature) and 0 <= self.temperature <= _MAX_TEMPERATURE):
+            raise CallerError(f"temperature must be from 0 to {_MAX_TEMPERATURE}, not {self.temperature!r}")
+        if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise CallerError(f"top_p must be above 0 and at most 1, not {self.top_p!r}")
+        if not (_is_integer(self.top_k) and self.top_k >= 0):
+            raise CallerError(f"top_k must be a whole number from 0, not {self.top_k!r}")
+        if self.seed is not None and not _is_integer(self.seed):
+            raise CallerError(f"seed must be a whole number or None, not {self.seed!r}")
 
 
 class Continuation:
@@ -61,7 +64,7 @@ class Continuation:
         self.finish: Finish | None = None
         self._block_size = block_size
         self._count = 0
-        self._seed = _mix(secrets.randbits(64) if sampling.seed is None else sampling.seed)
+        self._seed = _mix(secrets.randbits(64) if sampling.seed is None else int(sampling.seed))
 
     def uniform(self) -> float:
         """Return the number in [0, 1) that decides the next token."""
@@ -83,10 +86,7 @@ class Continuation:
 
 
 def generate(decoder: Decoder, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
-    """Token ids after a prompt, as they are drawn, until `max_tokens` or the end token.
-
-    The same seed gives the same ids.
-    """
+    """Yield token ids that continue a prompt, until `max_tokens` or the end token; equal seeds give equal ids."""
     text, cache = Continuation(prompt, sampling, decoder.config.block_size), KVCache(decoder.config)
     while text.finish is None:
         if text.new_ids is text.context:
@@ -126,7 +126,7 @@ class StopFilter:
 
 
 def until_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """Yield text up to where one of `stops` begins; raises CallerError for an empty stop sequence."""
+    """Yield text up to where one of `stops` begins; raise CallerError for an empty stop sequence."""
     stop_filter = StopFilter(stops)
     for piece in pieces:
         yield stop_filter.push(piece)
@@ -136,73 +136,80 @@ def until_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
 
 
 def sample(logits: Array, sampling: Sampling, uniform: float) -> int:
-    """A token id from logits (V,); `uniform` in [0, 1) decides, so equal arguments give an equal token."""
+    """Return a token id sampled from logits (V,); `uniform` in [0, 1) decides, so equal arguments give equal tokens."""
     return sample_batch(logits[None], [sampling], [uniform])[0]
 
 
 def sample_batch(logits: Array, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:
-    """A token id from each row of logits (B, V), as `sample` does."""
+    """Return a token id for each row of logits (B, V), sampled as `sample` does."""
     tokens: list[int] = logits.argmax(axis=-1).tolist()
-    warm = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
-    if warm:
-        exact = logits[warm].astype(np.float64)  # a rounded draw could land beyond the last token that counts
+    sampled = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
+    if sampled:
+        exact = logits[sampled].astype(np.float64)  # in float32 rounding could select a token outside top_p
         exact -= exact.max(axis=-1, keepdims=True)
-        with np.errstate(over="ignore"):  # next to no temperature: minus infinity will do
-            exact /= np.array([[samplings[row].temperature] for row in warm])
+        with np.errstate(over="ignore"):  # a tiny temperature gives -inf, which is right
+            exact /= np.array([[samplings[row].temperature] for row in sampled])
         np.exp(exact, out=exact)
-        for row, shares, total in zip(warm, exact, exact.sum(axis=-1).tolist(), strict=True):
-            tokens[row] = _draw_share(shares, total, samplings[row], uniforms[row])
+        for row, weights, total in zip(sampled, exact, exact.sum(axis=-1).tolist(), strict=True):
+            tokens[row] = _sample_weighted(weights, total, samplings[row], uniforms[row])
     return tokens
 
 
 def log_softmax(logits: Array) -> Doubles:
-    """What the network itself says (..., V), before any temperature."""
+    """Return the log probabilities (..., V) of logits (..., V), at temperature 1."""
     exact = logits.astype(np.float64)
     exact -= exact.max(axis=-1, keepdims=True)
     exact -= np.log(np.exp(exact).sum(axis=-1, keepdims=True))
     return exact
 
 
-def _draw_share(shares: Doubles, total: float, sampling: Sampling, uniform: float) -> int:
-    """A token by its share (V,) of the `total` among those that `sampling` leaves."""
+def _sample_weighted(weights: Doubles, total: float, sampling: Sampling, uniform: float) -> int:
+    """Return a token id drawn by weights (V,) that sum to `total`, after top-k and top-p."""
     if sampling.top_k or sampling.top_p < 1:
-        tokens, edges = _likeliest(shares, total, sampling.top_k, sampling.top_p)
+        tokens, cumulative = _nucleus(weights, total, sampling.top_k, sampling.top_p)
     else:
-        tokens, edges = None, shares.cumsum()
-    index = int(edges.searchsorted(uniform * edges[-1], side="right"))
-    if index == len(edges):  # it was rounded up: the last token with a share
-        index = int(edges.searchsorted(edges[-1]))
+        tokens, cumulative = None, weights.cumsum()
+    index = int(cumulative.searchsorted(uniform * cumulative[-1], side="right"))
+    if index == len(cumulative):  # rounded up to the total: take the last token with a weight
+        index = int(cumulative.searchsorted(cumulative[-1]))
     return index if tokens is None else int(tokens[index])
 
 
-def _likeliest(shares: Doubles, total: float, top_k: int, top_p: float) -> tuple[npt.NDArray[np.intp], Doubles]:
-    """The fewest tokens that have `top_p` of the `total` of shares (V,), and their running sums.
+def _nucleus(weights: Doubles, total: float, top_k: int, top_p: float) -> tuple[npt.NDArray[np.intp], Doubles]:
+    """Return the fewest tokens that have `top_p` of the weights (V,), at most `top_k` (0: all), and their running sums.
 
-    They are at most `top_k` (0: any number), the likeliest first. Most tokens have so little that they are out without
-    being sorted: all that have less than an even part of what is left out; and nearly always those that have less than
-    eight times as much.
+    Tokens come likeliest first. Only tokens above a threshold are sorted: those below `floor` together weigh less than
+    what top-p leaves out, so none of them is in the nucleus. Nearly always the tokens above 8 times that suffice.
     """
-    wanted, part = top_p * total, (1 - top_p) * total / len(shares)
-    tokens, edges = _sorted(shares, np.flatnonzero(shares >= 8 * part), top_k)
-    if not (0 < top_k == len(tokens) or (len(edges) and edges[-1] >= wanted)):
-        tokens, edges = _sorted(shares, np.flatnonzero(shares >= part), top_k)
-    count = 1 + int(edges[:-1].searchsorted(wanted))
-    return tokens[:count], edges[:count]
+    wanted, floor = top_p * total, (1 - top_p) * total / len(weights)
+    tokens, cumulative = _sorted(weights, np.flatnonzero(weights >= 8 * floor), top_k)
+    if not (0 < top_k == len(tokens) or (len(cumulative) and cumulative[-1] >= wanted)):
+        tokens, cumulative = _sorted(weights, np.flatnonzero(weights >= floor), top_k)
+    count = 1 + int(cumulative[:-1].searchsorted(wanted))
+    return tokens[:count], cumulative[:count]
 
 
-def _sorted(shares: Doubles, tokens: npt.NDArray[np.intp], top_k: int) -> tuple[npt.NDArray[np.intp], Doubles]:
-    """Tokens, at most `top_k` (0: all), likeliest first, and the running sums of their shares."""
-    held = shares[tokens]
+def _sorted(weights: Doubles, tokens: npt.NDArray[np.intp], top_k: int) -> tuple[npt.NDArray[np.intp], Doubles]:
+    """Return at most `top_k` (0: all) of the tokens, likeliest first, and the running sums of their weights."""
+    candidates = weights[tokens]
     if 0 < top_k < len(tokens):
-        best = np.argpartition(held, -top_k)[-top_k:]
-        tokens, held = tokens[best], held[best]
-    order = np.argsort(-held)
-    return tokens[order], held[order].cumsum()
+        best = np.argpartition(candidates, -top_k)[-top_k:]
+        tokens, candidates = tokens[best], candidates[best]
+    order = np.argsort(-candidates)
+    return tokens[order], candidates[order].cumsum()
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _mix(number: int) -> int:
-    """64 bits that look like chance, from any whole number (the finaliser of SplitMix64)."""
-    number = (number + 1) * 0x9E3779B97F4A7C15 & _WORD
-    number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 & _WORD
-    number = (number ^ number >> 27) * 0x94D049BB133111EB & _WORD
+    """Return 64 pseudo-random bits for a whole number (the finalizer of SplitMix64)."""
+    number = (number + 1) * 0x9E3779B97F4A7C15 & _UINT64
+    number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 & _UINT64
+    number = (number ^ number >> 27) * 0x94D049BB133111EB & _UINT64
     return number ^ number >> 31

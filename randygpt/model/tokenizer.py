@@ -1,11 +1,12 @@
 """Text to token ids and back. No I/O, no torch.
 
-Two kinds, as in the Rust program. Characters: id 0 is `<` (begin), 1 is `>` (end), then every character of the corpus,
-sorted. Byte pairs (BPE): `<|bos|>`, `<|eos|>`, the sorted characters, then one entry a merge; merges never cross a
-newline. Either way a character that the vocabulary lacks is dropped.
+Two kinds, as in the Rust program:
 
-A prompt is plain text. In a training text the words `<|eos|>` end a document where tokens are byte pairs: there they
-are id 1, and nothing is learned from them.
+- Characters: id 0 is `<` (begin), id 1 is `>` (end), then the corpus's characters, sorted.
+- BPE: `<|bos|>`, `<|eos|>`, the characters, sorted, then one entry per merge. Merges never cross a newline.
+
+Both drop a character that the vocabulary lacks. A prompt is plain text. In a training text for BPE, `<|eos|>` ends a
+document: it is encoded as id 1 and no merges are learned from it.
 """
 
 import itertools
@@ -27,120 +28,120 @@ if TYPE_CHECKING:
 BOS_ID = 0
 EOS_ID = 1
 _CODE_POINTS = 0x110000
-_SPECIAL = ("<|bos|>", text_blocks.END)
-_LONGEST_UNCUT = 1 << 23  # characters encoded at once if a text has no place to cut it
-_LEARNED_FROM = 1 << 23  # characters that byte pairs are learned from at most; each takes up to 100 bytes meanwhile
+_SPECIAL_TOKENS = ("<|bos|>", text_blocks.EOS)
+_MAX_UNCUT = 1 << 23  # characters encoded at once if a text has no place to cut it
+_MAX_TRAINING_TEXT = 1 << 23  # characters to learn merges from; each takes up to 100 bytes of memory
 
 
 class Tokenizer(Protocol):
-    """What the rest of the program asks of a tokenizer."""
+    """Interface of both tokenizers."""
 
     @property
     def kind(self) -> Literal["char", "bpe"]:
-        """How config.json names it."""
+        """The kind, as config.json names it."""
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are."""
+        """Number of ids, V."""
 
     @property
     def vocab(self) -> Sequence[str]:
-        """The entries of the vocabulary, by id."""
+        """The vocabulary's entries, by id."""
 
     def encode(self, text: str) -> npt.NDArray[np.int32]:
-        """Ids (T,) of a text; characters that are not in the vocabulary are dropped."""
+        """Return the ids (T,) of a text, dropping characters that the vocabulary lacks."""
 
     def encode_corpus(self, text: Iterable[str]) -> Iterator[npt.NDArray[np.int32]]:
-        """Ids of a training text, in pieces (T,); they do not depend on where it is cut into blocks."""
+        """Yield the ids of a training text in pieces (T,); they do not depend on how it is cut into blocks."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids; begin and end have none."""
+        """Return the text of some ids; the begin and end tokens have none."""
 
     def to_json(self) -> dict[str, object]:
-        """The contents of a release's vocab.json."""
+        """Return the contents of a release's vocab.json."""
 
 
 def tokenizer_from_json(raw: object) -> Tokenizer:
-    """The tokenizer in a decoded vocab.json: `{"chars"}`, or `{"vocab", "merges"}`; raises InvalidModelFile."""
+    """Parse a decoded vocab.json, `{"chars"}` or `{"vocab", "merges"}`; raise InvalidModelFile if it is wrong."""
     if isinstance(raw, Mapping) and "vocab" in raw:
         return BpeTokenizer.from_json(raw)
     return CharTokenizer.from_json(raw)
 
 
 class CharTokenizer:
-    """One token a character. Raises InvalidModelFile when made from something else than characters."""
+    """Character tokenizer; entries that are not single characters raise InvalidModelFile."""
 
     kind: Literal["char", "bpe"] = "char"
 
     def __init__(self, chars: Sequence[object]) -> None:
         if not EOS_ID < len(chars) <= MAX_VOCAB:
-            raise InvalidModelFile(f"a vocabulary has 2 to {MAX_VOCAB} entries, not {len(chars)}")
+            raise InvalidModelFile(f"the vocabulary must have 2 to {MAX_VOCAB} entries, not {len(chars)}")
         if not all(isinstance(char, str) and len(char) == 1 for char in chars):
             raise InvalidModelFile("an entry of the vocabulary is not a single character")
         if any(_is_surrogate(char) for char in chars):
-            raise InvalidModelFile("an entry of the vocabulary is half of a surrogate pair, not a character")
+            raise InvalidModelFile("an entry of the vocabulary is a lone surrogate, not a character")
         self.chars = tuple(str(char) for char in chars)
         self._ids = np.full(_CODE_POINTS, -1, dtype=np.int32)
-        for token, char in enumerate(self.chars):  # a character may appear twice: the later id wins
+        for token, char in enumerate(self.chars):  # of equal characters the later id wins
             self._ids[ord(char)] = token
 
     @classmethod
     def from_text(cls, text: Iterable[str]) -> Self:
-        """The vocabulary of a corpus, whole or in blocks."""
-        return cls(["<", ">", *text_blocks.survey(text)[0]])
+        """Return the tokenizer of a corpus, given whole or in blocks."""
+        return cls(["<", ">", *text_blocks.scan_characters(text)[0]])
 
     @classmethod
     def from_json(cls, raw: object) -> Self:
-        """The tokenizer in a decoded vocab.json; raises InvalidModelFile."""
+        """Parse a decoded vocab.json; raise InvalidModelFile if it is wrong."""
         chars = raw.get("chars") if isinstance(raw, Mapping) else None
         if not isinstance(chars, list):
             raise InvalidModelFile('the vocabulary has no list "chars"')
         return cls(chars)
 
     def to_json(self) -> dict[str, object]:
-        """The contents of a release's vocab.json."""
+        """Return the contents of a release's vocab.json."""
         return {"chars": list(self.chars)}
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are."""
+        """Number of ids, V."""
         return len(self.chars)
 
     @property
     def vocab(self) -> Sequence[str]:
-        """The entries of the vocabulary, by id."""
+        """The vocabulary's entries, by id."""
         return self.chars
 
     def encode(self, text: str) -> npt.NDArray[np.int32]:
-        """Ids (T,) of a text; characters that are not in the vocabulary are dropped."""
+        """Return the ids (T,) of a text, dropping characters that the vocabulary lacks."""
         ids: npt.NDArray[np.int32] = self._ids[text_blocks.code_points(text)]
         return ids[ids >= 0]
 
     def encode_corpus(self, text: Iterable[str]) -> Iterator[npt.NDArray[np.int32]]:
-        """Ids of a training text, in pieces (T,)."""
+        """Yield the ids of a training text in pieces (T,)."""
         return map(self.encode, text_blocks.as_blocks(text))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids; begin and end have none."""
+        """Return the text of some ids; the begin and end tokens have none."""
         return "".join(self.chars[token] for token in ids if token not in {BOS_ID, EOS_ID})
 
 
 class BpeTokenizer:
-    """One token for each entry of a learned vocabulary. Raises InvalidModelFile when the merges do not fit it."""
+    """BPE tokenizer; merges that do not fit the vocabulary raise InvalidModelFile."""
 
     kind: Literal["char", "bpe"] = "bpe"
 
     def __init__(self, vocab: Sequence[str], merges: Sequence[tuple[str, str]]) -> None:
         if not EOS_ID < len(vocab) <= MAX_VOCAB:
-            raise InvalidModelFile(f"a vocabulary has 2 to {MAX_VOCAB} entries, not {len(vocab)}")
+            raise InvalidModelFile(f"the vocabulary must have 2 to {MAX_VOCAB} entries, not {len(vocab)}")
         if any(_is_surrogate(char) for entry in vocab for char in entry):
-            raise InvalidModelFile("an entry of the vocabulary holds half of a surrogate pair")
+            raise InvalidModelFile("an entry of the vocabulary contains a lone surrogate")
         self.vocab = tuple(vocab)
         self.merges = tuple(merges)
-        ids = {entry: token for token, entry in enumerate(vocab)}  # an entry may be there twice: the later id wins
+        ids = {entry: token for token, entry in enumerate(vocab)}  # of equal entries the later id wins
         for left, right in merges:
             if left not in ids or right not in ids or left + right not in ids:
-                raise InvalidModelFile(f"a merge of {left!r} and {right!r} does not fit the vocabulary")
+                raise InvalidModelFile(f"the merge of {left!r:.100} and {right!r:.100} does not fit the vocabulary")
         self._ids = ids
 
     @classmethod
@@ -152,78 +153,89 @@ class BpeTokenizer:
         show_progress: bool = False,
         warn: Callable[[str], None] = lambda _: None,
     ) -> Self:
-        """Learn a vocabulary of `vocab_size` entries (fewer if the text has no more to merge) from a corpus.
+        """Learn a vocabulary from a corpus.
 
-        The corpus is a str, or blocks that can be gone through twice. Of one over 8 million characters every character
-        counts, and byte pairs are learned from blocks spread evenly over it; `warn` is told so.
+        Args:
+            text: A str, or blocks that can be iterated twice. Merges are learned from at most 8 million characters, in
+                blocks sampled evenly; the alphabet comes from all of it.
+            vocab_size: Entries to learn; fewer if the text has no more pairs to merge.
+            show_progress: Show the library's progress bar on stderr.
+            warn: Receives a message if merges are learned from a sample.
+
+        Raises:
+            InvalidModelFile: `vocab_size` is too small for the text's characters.
         """
         import tokenizers  # noqa: PLC0415 (a tenth of a second)
 
-        chars, length = text_blocks.survey(text_blocks.without_ends(text))
-        if vocab_size < len(_SPECIAL) + len(chars):
-            least = len(_SPECIAL) + len(chars)
-            raise InvalidModelFile(f"this text has {len(chars)} characters: {least} is the smallest vocabulary")
-        share = _LEARNED_FROM / max(length, _LEARNED_FROM)
-        if share < 1:
-            warn(f"byte pairs are learned from {share:.1%} of the text, spread evenly over it")
-        learner = tokenizers.Tokenizer(tokenizers.models.BPE())
-        learner.pre_tokenizer = tokenizers.pre_tokenizers.Split("\n", "isolated")
+        chars, length = text_blocks.scan_characters(text_blocks.strip_eos(text))
+        if vocab_size < len(_SPECIAL_TOKENS) + len(chars):
+            least = len(_SPECIAL_TOKENS) + len(chars)
+            raise InvalidModelFile(
+                f"--bpe {vocab_size} is too small: a text with {len(chars)} different characters needs at least {least}"
+            )
+        fraction = _MAX_TRAINING_TEXT / max(length, _MAX_TRAINING_TEXT)
+        if fraction < 1:
+            warn(f"learning BPE merges from {fraction:.1%} of the text, sampled evenly")
+        bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+        bpe.pre_tokenizer = tokenizers.pre_tokenizers.Split("\n", "isolated")
         trainer = tokenizers.trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=list(_SPECIAL), initial_alphabet=chars, show_progress=show_progress
+            vocab_size=vocab_size,
+            special_tokens=list(_SPECIAL_TOKENS),
+            initial_alphabet=chars,
+            show_progress=show_progress,
         )
-        learner.train_from_iterator(
-            map(text_blocks.lines, text_blocks.spread(text_blocks.whole_ends(text), share)), trainer
-        )
-        model = json.loads(learner.to_str())["model"]
+        sampled = text_blocks.sample_evenly(text_blocks.rejoin_eos(text), fraction)
+        bpe.train_from_iterator(map(text_blocks.training_lines, sampled), trainer)
+        model = json.loads(bpe.to_str())["model"]
         return cls(sorted(model["vocab"], key=model["vocab"].get), [(left, right) for left, right in model["merges"]])
 
     @classmethod
     def from_json(cls, raw: Mapping[str, object]) -> Self:
-        """The tokenizer in a decoded vocab.json; raises InvalidModelFile."""
+        """Parse a decoded vocab.json; raise InvalidModelFile if it is wrong."""
         vocab, merges = raw.get("vocab"), raw.get("merges")
         if not isinstance(vocab, list) or not all(isinstance(entry, str) for entry in vocab):
-            raise InvalidModelFile('the vocabulary\'s "vocab" is not a list of text')
+            raise InvalidModelFile('the vocabulary\'s "vocab" is not a list of strings')
         if not isinstance(merges, list) or not all(_is_pair(pair) for pair in merges):
-            raise InvalidModelFile('the vocabulary\'s "merges" is not a list of pairs of text')
+            raise InvalidModelFile('the vocabulary\'s "merges" is not a list of pairs of strings')
         return cls(vocab, [(left, right) for left, right in merges])
 
     def to_json(self) -> dict[str, object]:
-        """The contents of a release's vocab.json."""
+        """Return the contents of a release's vocab.json."""
         return {"vocab": list(self.vocab), "merges": [list(pair) for pair in self.merges]}
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are."""
+        """Number of ids, V."""
         return len(self.vocab)
 
     def encode(self, text: str) -> npt.NDArray[np.int32]:
-        """Ids (T,) of a text; characters that are not in the vocabulary are dropped."""
+        """Return the ids (T,) of a text, dropping characters that the vocabulary lacks."""
         return self._encode([text])
 
     def encode_corpus(self, text: Iterable[str]) -> Iterator[npt.NDArray[np.int32]]:
-        """Ids of a training text, in pieces (T,); the words `<|eos|>` are id 1.
+        """Yield the ids of a training text in pieces (T,); `<|eos|>` becomes id 1.
 
-        They do not depend on where it is cut into blocks, unless 8 million characters in a row have no place where no
-        merge could reach across.
+        The ids do not depend on how the text is cut into blocks, unless 8 million consecutive characters have no place
+        that no merge can span.
         """
-        waiting: list[str] = []
-        for block in text_blocks.whole_ends(text):
-            cut = self._cut(block)
-            if not cut and sum(map(len, waiting)) + len(block) > _LONGEST_UNCUT:
+        pending: list[str] = []
+        for block in text_blocks.rejoin_eos(text):
+            cut = self._last_cut(block)
+            if not cut and sum(map(len, pending)) + len(block) > _MAX_UNCUT:
                 cut = len(block)
             if cut:
-                yield self._encode("".join([*waiting, block[:cut]]).split(text_blocks.END))
-                waiting = []
-            waiting.append(block[cut:])
-        yield self._encode("".join(waiting).split(text_blocks.END))
+                yield self._encode("".join([*pending, block[:cut]]).split(text_blocks.EOS))
+                pending = []
+            pending.append(block[cut:])
+        yield self._encode("".join(pending).split(text_blocks.EOS))
 
-    def _cut(self, block: str) -> int:
-        """The last place where a block can be cut without changing an id, 0 if there is none.
+    def _last_cut(self, block: str) -> int:
+        """Return the last place where a block can be cut without changing an id, 0 if it has none.
 
-        That is behind a newline or an end, or between two known characters that no entry has side by side.
+        A cut is possible after a newline or `<|eos|>`, and between two known characters that no entry has in sequence.
         """
-        end = block.rfind(text_blocks.END)
-        if cut := max(block.rfind("\n") + 1, end + len(text_blocks.END) if end >= 0 else 0):
+        end = block.rfind(text_blocks.EOS)
+        if cut := max(block.rfind("\n") + 1, end + len(text_blocks.EOS) if end >= 0 else 0):
             return cut
         for cut in range(len(block) - 1, 0, -1):
             pair = block[cut - 1 : cut + 1]
@@ -233,25 +245,25 @@ class BpeTokenizer:
 
     @cached_property
     def _pairs(self) -> frozenset[str]:
-        """Characters side by side in an entry."""
+        """All pairs of adjacent characters in the vocabulary's entries."""
         return frozenset(entry[at : at + 2] for entry in self._ids for at in range(len(entry) - 1))
 
     def _encode(self, documents: Sequence[str]) -> npt.NDArray[np.int32]:
-        """Ids (T,) of documents, with the id of the end between them."""
-        parts = [text_blocks.parts(document) for document in documents]
+        """Return the ids (T,) of documents, separated by the end token."""
+        parts = [text_blocks.encoding_parts(document) for document in documents]
         encoded = iter(self._encoder.encode_batch_fast([*itertools.chain(*parts)], add_special_tokens=False))
         ids: list[npt.NDArray[np.int32]] = []
-        for document in parts:
-            ids += [np.asarray(next(encoded).ids, dtype=np.int32) for _ in document]
+        for document_parts in parts:
+            ids += [np.asarray(next(encoded).ids, dtype=np.int32) for _ in document_parts]
             ids.append(np.array([EOS_ID], dtype=np.int32))
         return np.concatenate(ids[:-1])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids; begin and end have none."""
+        """Return the text of some ids; the begin and end tokens have none."""
         return "".join(self.vocab[token] for token in ids if token not in {BOS_ID, EOS_ID})
 
     def merges_by_priority(self) -> list[tuple[str, str]]:
-        """The merges in the order in which they are tried: that of what they give."""
+        """Return the merges in the order in which they apply: by the id of their result."""
         return sorted(self.merges, key=lambda pair: self._ids["".join(pair)])
 
     @cached_property

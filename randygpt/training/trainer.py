@@ -209,7 +209,7 @@ class Trainer:
                 batch_size=options.batch_size,
                 part=slice(part.start, part.stop),
             )
-            self.model.dropout.begin(seed=options.seed, iteration=iteration, windows=part)
+            self.model.dropout.begin(seed=options.seed, iteration=iteration, sequences=part)
             loss = _loss(self.model, inputs.to(options.device), targets.to(options.device))
             loss = loss * (len(part) / options.batch_size)
             loss.backward()

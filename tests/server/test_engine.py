@@ -177,7 +177,7 @@ async def test_running_and_waiting_sequences_are_counted(engine: Engine, gate: t
 
 async def test_two_models_decode_concurrently(engine: Engine) -> None:
     pair = [endless_model(), endless_model()]
-    pair[1].language_model.decoder._position[:] = 0
+    pair[1].language_model.decoder._wpe[:] = 0
     sampling = replace(GREEDY, max_tokens=100)
     found = await asyncio.gather(*(tokens_of(engine, pair[row % 2], [5, 6], sampling) for row in range(6)))
     expected = [reference(model, [5, 6], sampling) for model in pair]

@@ -174,7 +174,7 @@ def test_a_preset_the_file_does_not_fit(tmp_path: Path) -> None:
     path = hollow(tmp_path / "m.bin", ModelConfig.from_preset("xs", vocab_size=67))
     with pytest.raises(InvalidCheckpoint, match=r"m\.bin: .* bytes, but RGPT0003 with shape randygpt-8L"):
         inspect_checkpoint(path, preset="xl")
-    with pytest.raises(InvalidModelFile, match=r"m\.bin: no preset 'huge'"):
+    with pytest.raises(InvalidModelFile, match=r"m\.bin: unknown preset 'huge'"):
         inspect_checkpoint(path, preset="huge")
 
 

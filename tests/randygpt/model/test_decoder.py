@@ -1,4 +1,4 @@
-"""The network in numpy: against the one that is trained, token by token, and at the edges of the block."""
+"""Numpy decoder: against the torch network, with and without a KV cache, and at the context limit."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ BLOCK = CONFIG.block_size
 
 
 def lively() -> GPT:
-    """Weights large enough that logits differ by more than any tolerance."""
+    """Return a model whose weights are so large that logits differ by more than any tolerance."""
     return GPT(CONFIG, torch.randn(CONFIG.parameter_count, generator=torch.Generator().manual_seed(5)) * 0.2)
 
 
@@ -27,7 +27,7 @@ def decoder() -> Decoder:
 
 @pytest.mark.parametrize("length", [1, 2, 40, BLOCK])
 @torch.inference_mode()
-def test_the_logits_are_those_of_the_trained_network(decoder: Decoder, length: int) -> None:
+def test_logits_match_the_torch_network(decoder: Decoder, length: int) -> None:
     ids = some_ids(length)
     expected = lively()(torch.tensor([ids]))[0].numpy()
     assert expected.std() > 0.5
@@ -37,7 +37,7 @@ def test_the_logits_are_those_of_the_trained_network(decoder: Decoder, length: i
 
 
 @pytest.mark.parametrize("prompt", [1, 2, 100, BLOCK - 1])
-def test_a_cache_changes_nothing(decoder: Decoder, prompt: int) -> None:
+def test_cached_decoding_matches_full_forward(decoder: Decoder, prompt: int) -> None:
     ids = some_ids(BLOCK)
     whole = decoder.logits(ids)
     cache = KVCache(CONFIG)
@@ -47,7 +47,7 @@ def test_a_cache_changes_nothing(decoder: Decoder, prompt: int) -> None:
     assert cache.lengths.tolist() == [BLOCK]
 
 
-def test_several_tokens_behind_a_prompt(decoder: Decoder) -> None:
+def test_prefill_in_several_chunks(decoder: Decoder) -> None:
     ids = some_ids(60)
     cache = KVCache(CONFIG)
     for part in (ids[:7], ids[7:8], ids[8:50]):
@@ -56,14 +56,14 @@ def test_several_tokens_behind_a_prompt(decoder: Decoder) -> None:
     np.testing.assert_allclose(last, decoder.logits(ids)[-1], rtol=0, atol=1e-5)
 
 
-def test_a_cache_set_back_to_nothing_is_as_good_as_new(decoder: Decoder) -> None:
+def test_a_reset_slot_behaves_like_a_new_one(decoder: Decoder) -> None:
     ids, cache = some_ids(20), KVCache(CONFIG)
     decoder.next_logits(some_ids(50, seed=8), cache)
     cache.lengths[0] = 0
     np.testing.assert_allclose(decoder.next_logits(ids, cache), decoder.logits(ids)[-1], rtol=0, atol=1e-5)
 
 
-def test_the_weights_are_copied() -> None:
+def test_weights_are_copied() -> None:
     weights = lively().flat.numpy()
     decoder = Decoder.from_flat(CONFIG, weights)
     before = decoder.logits([2, 3])
@@ -74,19 +74,19 @@ def test_the_weights_are_copied() -> None:
 @pytest.mark.parametrize(
     ("before", "length"),
     [(0, BLOCK + 1), (BLOCK, 1), (10, BLOCK - 9), (0, 0)],
-    ids=["a long prompt", "a full cache", "both", "nothing"],
+    ids=["long prompt", "full cache", "prompt and cache", "no tokens"],
 )
-def test_tokens_that_do_not_fit(decoder: Decoder, before: int, length: int) -> None:
+def test_tokens_beyond_the_context_are_refused(decoder: Decoder, before: int, length: int) -> None:
     cache = KVCache(CONFIG)
     if before:
         decoder.next_logits(some_ids(before), cache)
-    with pytest.raises(ValueError, match=f"{length} tokens behind {before} do not fit a block of {BLOCK}"):
+    with pytest.raises(ValueError, match=f"{length} tokens after {before} do not fit a context length of {BLOCK}"):
         decoder.next_logits(some_ids(length), cache)
     assert cache.lengths.tolist() == [before]
 
 
 @pytest.mark.parametrize("lengths", [[7, 7, 7], [1, 30, 12], [200, 3, 90, 255]])
-def test_sequences_side_by_side_are_as_alone(decoder: Decoder, lengths: list[int]) -> None:
+def test_batched_sequences_match_single_ones(decoder: Decoder, lengths: list[int]) -> None:
     texts = [some_ids(length + 1, seed=length) for length in lengths]
     cache, after = KVCache(CONFIG, len(texts) + 2), len(texts)
     for slot, text in enumerate(texts):
@@ -99,7 +99,7 @@ def test_sequences_side_by_side_are_as_alone(decoder: Decoder, lengths: list[int
     assert cache.lengths.tolist() == [*(length + 1 for length in lengths), 4, 20]
 
 
-def test_a_sequence_goes_on_in_another_slot(decoder: Decoder) -> None:
+def test_moving_a_sequence_to_another_slot(decoder: Decoder) -> None:
     text, cache = some_ids(41), KVCache(CONFIG, 3)
     decoder.next_logits(some_ids(100, seed=3), cache, 0)
     decoder.next_logits(text[:40], cache, 2)
@@ -109,7 +109,7 @@ def test_a_sequence_goes_on_in_another_slot(decoder: Decoder) -> None:
 
 
 @torch.inference_mode()
-def test_scores_whose_exponentials_are_too_large_for_a_float() -> None:
+def test_softmax_does_not_overflow() -> None:
     model = lively()
     for name, weights in model.named_parameters():
         if name.endswith("qkv"):

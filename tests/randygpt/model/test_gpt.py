@@ -1,4 +1,4 @@
-"""The network: against a plain reference, and as views of one vector."""
+"""Torch network: against a plain reference, and as views of one flat vector."""
 
 import math
 
@@ -17,7 +17,7 @@ Array = npt.NDArray[np.float64]
 
 
 def lively(config: ModelConfig = CONFIG, *, dropout: float = 0.0) -> GPT:
-    """Weights large enough that logits differ by more than any tolerance."""
+    """Return a model whose weights are so large that logits differ by more than any tolerance."""
     flat = torch.randn(config.parameter_count, generator=torch.Generator().manual_seed(5)) * 0.2
     return GPT(config, flat, dropout=dropout)
 
@@ -32,7 +32,7 @@ def norm(x: Array) -> Array:
 
 
 def reference(model: GPT, ids: list[int]) -> Array:
-    """Logits (T, V) in the plainest way there is, in double precision."""
+    """Return logits (T, V), computed naively in double precision."""
     weights, start = {}, 0
     flat = model.flat.double().numpy()
     for name, (rows, columns) in tensor_shapes(model.config).items():
@@ -43,20 +43,20 @@ def reference(model: GPT, ids: list[int]) -> Array:
     for layer in range(model.config.n_layer):
         wq, wk, wv, wo, fc1, fc2 = (weights[f"layer{layer}.{name}"] for name in ("wq", "wk", "wv", "wo", "fc1", "fc2"))
         query, key, value = norm(x) @ wq.T, norm(x) @ wk.T, norm(x) @ wv.T
-        mixed = np.zeros_like(x)
+        output = np.zeros_like(x)
         for head in range(model.config.n_head):
             part = slice(head * size, (head + 1) * size)
             for t in range(len(ids)):
                 scores = key[: t + 1, part] @ query[t, part] / math.sqrt(size)
-                shares = np.exp(scores - scores.max())
-                mixed[t, part] = shares / shares.sum() @ value[: t + 1, part]
-        x = x + mixed @ wo.T
+                weighted = np.exp(scores - scores.max())
+                output[t, part] = weighted / weighted.sum() @ value[: t + 1, part]
+        x = x + output @ wo.T
         x = x + np.square(np.maximum(norm(x) @ fc1.T, 0)) @ fc2.T
     return np.asarray(x @ weights["lm_head"].T)
 
 
 @torch.inference_mode()
-def test_the_logits_are_those_of_a_plain_reference() -> None:
+def test_logits_match_a_plain_reference() -> None:
     model = lively()
     ids = some_ids(1, 40)
     logits = model(ids)
@@ -67,7 +67,7 @@ def test_the_logits_are_those_of_a_plain_reference() -> None:
 
 @pytest.mark.parametrize("position", [1, 17, 59])
 @torch.inference_mode()
-def test_a_later_token_changes_nothing_before_it(position: int) -> None:
+def test_attention_is_causal(position: int) -> None:
     model = lively()
     ids = some_ids(1, 60)
     changed = ids.clone()
@@ -78,14 +78,14 @@ def test_a_later_token_changes_nothing_before_it(position: int) -> None:
 
 
 @torch.inference_mode()
-def test_sequences_of_a_batch_do_not_meet() -> None:
+def test_sequences_of_a_batch_are_independent() -> None:
     model = lively()
     ids = some_ids(3, 30)
     torch.testing.assert_close(model(ids)[1:2], model(ids[1:2]), rtol=0, atol=1e-5)
 
 
 @torch.inference_mode()
-def test_the_parameters_are_views_of_one_vector() -> None:
+def test_parameters_are_views_of_the_flat_vector() -> None:
     model = lively()
     ids = some_ids(1, 8)
     before = model(ids)
@@ -105,29 +105,29 @@ def test_gradients_are_gathered_in_file_order() -> None:
     assert gradient.abs().max() > 0
 
 
-def test_new_weights_depend_on_the_seed_alone() -> None:
+def test_initial_weights_depend_only_on_the_seed() -> None:
     first = GPT.initialize(CONFIG, seed=1).flat
     torch.manual_seed(99)
     assert torch.equal(GPT.initialize(CONFIG, seed=1, dropout=0.1).flat, first)
     assert not torch.equal(GPT.initialize(CONFIG, seed=2).flat, first)
 
 
-def test_new_weights_have_the_scales_of_gpt_2() -> None:
+def test_initial_weights_have_gpt2_scales() -> None:
     config = ModelConfig(n_embd=64, n_head=2, n_layer=8, vocab_size=100)
     flat, start = GPT.initialize(config, seed=1).flat, 0
     for name, (rows, columns) in tensor_shapes(config).items():
         values = flat[start : start + rows * columns]
         start += rows * columns
-        expected = 0.02 / 4 if name.endswith((".wo", ".fc2")) else 0.02  # 4: the root of two halves of 8 layers
+        expected = 0.02 / 4 if name.endswith((".wo", ".fc2")) else 0.02  # sqrt(2 * 8 layers)
         assert values.std().item() == pytest.approx(expected, rel=0.06), name
         assert abs(values.mean().item()) < expected / 10, name
 
 
 @torch.inference_mode()
-def test_dropout_acts_in_training_only() -> None:
+def test_dropout_acts_only_in_training() -> None:
     ids = some_ids(1, 16)
     model, plain = lively(dropout=0.5), lively()
-    model.dropout.begin(seed=1, iteration=0, windows=range(1))
+    model.dropout.begin(seed=1, iteration=0, sequences=range(1))
     assert not torch.equal(model.train()(ids), model(ids))
     assert torch.equal(model.eval()(ids), plain.eval()(ids))
     assert torch.equal(plain.train()(ids), plain(ids))

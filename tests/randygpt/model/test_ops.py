@@ -1,4 +1,4 @@
-"""The training step's own operations: derivatives, dropout masks, and attention against the library's."""
+"""Custom autograd functions: gradients, dropout masks, and attention against torch."""
 
 import pytest
 import torch
@@ -12,17 +12,17 @@ def some(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tens
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def begun(probability: float = 0.5, *, seed: int = 1, iteration: int = 0, windows: range = range(4)) -> Dropout:
-    return Dropout(probability).begin(seed=seed, iteration=iteration, windows=windows)
+def seeded(probability: float = 0.5, *, seed: int = 1, iteration: int = 0, sequences: range = range(4)) -> Dropout:
+    return Dropout(probability).begin(seed=seed, iteration=iteration, sequences=sequences)
 
 
-def test_the_derivatives_are_those_of_the_numbers() -> None:
+def test_gradients_match_numerical_gradients() -> None:
     x = some(3, 5, 8, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: norm(x, torch.float64), (x,))
     assert torch.autograd.gradcheck(squared_relu, (x,))
 
 
-def test_the_values_are_those_of_the_library() -> None:
+def test_values_match_torch() -> None:
     x = some(3, 5, 8)
     torch.testing.assert_close(norm(x), functional.rms_norm(x, (8,), eps=1e-5))
     torch.testing.assert_close(squared_relu(x), x.relu().square(), rtol=0, atol=0)
@@ -32,13 +32,15 @@ def test_the_values_are_those_of_the_library() -> None:
 def attention(qkv: Tensor, n_head: int) -> Tensor:
     batch, length, width = qkv.shape
     query, keys, values = qkv.view(batch, length, 3, n_head, -1).permute(2, 0, 3, 1, 4)
-    mixed = functional.scaled_dot_product_attention(query, keys, values, is_causal=True)
-    return mixed.transpose(1, 2).reshape(batch, length, width // 3)
+    output = functional.scaled_dot_product_attention(query, keys, values, is_causal=True)
+    return output.transpose(1, 2).reshape(batch, length, width // 3)
 
 
 @pytest.mark.parametrize("length", [1, 2, 33])
-@pytest.mark.parametrize(("batch", "n_head"), [(1, 1), (9, 4), (16, 4)])  # 36 of them are no whole number of slices
-def test_attention_in_bf16_is_that_of_the_library(batch: int, n_head: int, length: int) -> None:
+@pytest.mark.parametrize(
+    ("batch", "n_head"), [(1, 1), (9, 4), (16, 4)]
+)  # 36 (sequence, head) pairs do not fill the last slice
+def test_bf16_attention_matches_torch(batch: int, n_head: int, length: int) -> None:
     qkv = some(batch, length, 3 * n_head * 8) * 2
     grad = some(batch, length, n_head * 8, seed=1)
     found: list[torch.Tensor] = []
@@ -54,7 +56,7 @@ def test_attention_in_bf16_is_that_of_the_library(batch: int, n_head: int, lengt
         assert (one - other).norm() < 0.01 * other.norm()
 
 
-def test_a_later_position_changes_nothing_before_it_in_bf16() -> None:
+def test_bf16_attention_is_causal() -> None:
     qkv = some(2, 20, 48, dtype=torch.bfloat16)
     changed = qkv.clone()
     changed[:, 11] += 1
@@ -65,8 +67,10 @@ def test_a_later_position_changes_nothing_before_it_in_bf16() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.75])
-def test_dropout_drops_as_often_as_it_says_and_keeps_the_sum(probability: float, dtype: torch.dtype) -> None:
-    dropped = begun(probability)(torch.ones(4, 501, 101, dtype=dtype))  # 50,601: no multiple of the four in a word
+def test_dropout_rate_and_scale(probability: float, dtype: torch.dtype) -> None:
+    dropped = seeded(probability)(
+        torch.ones(4, 501, 101, dtype=dtype)
+    )  # 50,601 elements: not a multiple of the four per random word
     count = dropped.numel()
     zeros = int((dropped == 0).sum())
     deviation = (count * probability * (1 - probability)) ** 0.5
@@ -76,33 +80,33 @@ def test_dropout_drops_as_often_as_it_says_and_keeps_the_sum(probability: float,
 
 
 def test_neighbours_are_dropped_independently() -> None:
-    zero = begun()(torch.ones(4, 1000, 100)).flatten() == 0
+    zero = seeded()(torch.ones(4, 1000, 100)).flatten() == 0
     for distance in (1, 2, 3, 4, 5, 100_000):
         together = (zero[:-distance] & zero[distance:]).float().mean().item()
         assert together == pytest.approx(0.25, abs=0.005)
 
 
-def test_a_mask_depends_on_seed_iteration_and_window() -> None:
+def test_mask_depends_on_seed_iteration_and_sequence() -> None:
     ones = torch.ones(4, 10, 10)
-    first = begun()(ones)
+    first = seeded()(ones)
     torch.manual_seed(99)
-    assert torch.equal(begun()(ones), first)
-    for other in (begun(seed=2), begun(iteration=1), begun(windows=range(4, 8)), begun(seed=2**31 + 1)):
+    assert torch.equal(seeded()(ones), first)
+    for other in (seeded(seed=2), seeded(iteration=1), seeded(sequences=range(4, 8)), seeded(seed=2**31 + 1)):
         assert not torch.equal(other(ones), first)
-    assert len({tuple(window.flatten().tolist()) for window in first}) == 4
+    assert len({tuple(mask.flatten().tolist()) for mask in first}) == 4
 
 
-def test_a_mask_does_not_depend_on_how_the_batch_is_cut() -> None:
+def test_mask_does_not_depend_on_micro_batches() -> None:
     ones = torch.ones(4, 10, 10)
-    whole, head, tail = begun(), begun(windows=range(3)), begun(windows=range(3, 4))
-    for _ in range(2):  # the second mask of an iteration is another one
+    whole, head, tail = seeded(), seeded(sequences=range(3)), seeded(sequences=range(3, 4))
+    for _ in range(2):  # an iteration's second mask differs from its first
         assert torch.equal(torch.cat([head(ones[:3]), tail(ones[3:])]), whole(ones))
-    assert not torch.equal(begun()(ones), whole(ones))
+    assert not torch.equal(seeded()(ones), whole(ones))
 
 
-def test_what_is_dropped_has_no_gradient() -> None:
+def test_dropped_elements_have_no_gradient() -> None:
     x = torch.ones(4, 10, 10, requires_grad=True)
-    dropped = begun()(x)
+    dropped = seeded()(x)
     dropped.sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad == 0, dropped == 0)

@@ -1,4 +1,4 @@
-"""Decoding a sequence: what it starts from, where it ends, and the window past the block."""
+"""Generation: prompts, seeds, end of text, context overflow and stop sequences."""
 
 import random
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ WARM = Sampling(max_tokens=40, temperature=1.0, seed=1)
 
 
 def talkative(config: ModelConfig = CONFIG) -> GPT:
-    """A model with varied output that never ends: dimension 0 is constant, and speaks against the end token."""
+    """Return a model with varied output that never ends: constant dimension 0 suppresses the end token."""
     generator = torch.Generator().manual_seed(11)
     model = GPT(config, torch.randn(config.parameter_count, generator=generator) * 0.3)
     with torch.no_grad():
@@ -39,21 +39,21 @@ def tokens(model: GPT, prompt: list[int], sampling: Sampling) -> list[int]:
 
 
 @torch.inference_mode()
-def slowly(model: GPT, prompt: list[int], sampling: Sampling) -> list[int]:
-    """The same rule with everything computed afresh for each token."""
+def generate_without_cache(model: GPT, prompt: list[int], sampling: Sampling) -> list[int]:
+    """Generate by the same rules without a cache: a full forward pass per token."""
     text = Continuation(prompt, sampling, model.config.block_size)
-    window, written = prompt[-model.config.block_size :], []
+    context, written = prompt[-model.config.block_size :], []
     for _ in range(sampling.max_tokens):
-        token = sample(model(torch.tensor([window]))[0, -1].numpy(), sampling, text.uniform())
+        token = sample(model(torch.tensor([context]))[0, -1].numpy(), sampling, text.uniform())
         text.append(token)
         written.append(token)
-        window.append(token)
-        if len(window) > model.config.block_size:
-            window = window[-(model.config.block_size // 2) :]
+        context.append(token)
+        if len(context) > model.config.block_size:
+            context = context[-(model.config.block_size // 2) :]
     return written
 
 
-def test_chance_is_even_and_depends_on_seed_and_position_only() -> None:
+def test_random_numbers_are_uniform_and_depend_on_seed_and_position() -> None:
     def numbers(seed: int, size: int) -> list[float]:
         text, found = Continuation([2], replace(WARM, seed=seed, max_tokens=size), BLOCK), []
         while text.finish is None:
@@ -71,19 +71,19 @@ def test_chance_is_even_and_depends_on_seed_and_position_only() -> None:
     assert numbers(10**30, 3) != numbers(0, 3)
 
 
-def test_the_same_seed_gives_the_same_tokens() -> None:
+def test_equal_seeds_give_equal_tokens() -> None:
     model = talkative()
     first = tokens(model, [2, 3], WARM)
     assert tokens(model, [2, 3], WARM) == first
     assert tokens(model, [2, 3], replace(WARM, seed=2)) != first
 
 
-def test_without_a_seed_every_text_is_another() -> None:
+def test_no_seed_gives_different_texts() -> None:
     model = talkative()
     assert tokens(model, [2, 3], replace(WARM, seed=None)) != tokens(model, [2, 3], replace(WARM, seed=None))
 
 
-def test_what_others_draw_does_not_matter() -> None:
+def test_global_random_state_does_not_matter() -> None:
     model = talkative()
     first = tokens(model, [2, 3], WARM)
     torch.manual_seed(5)
@@ -92,11 +92,11 @@ def test_what_others_draw_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 40, 300])
-def test_no_more_tokens_than_asked_for(count: int) -> None:
+def test_max_tokens_is_exact(count: int) -> None:
     assert len(tokens(talkative(), [2, 3], replace(WARM, max_tokens=count))) == count
 
 
-def test_temperature_0_is_the_likeliest_each_time() -> None:
+def test_temperature_0_is_greedy() -> None:
     model = talkative()
     written = tokens(model, [2, 3], Sampling(max_tokens=10, temperature=0))
     sequence = [2, 3]
@@ -107,7 +107,7 @@ def test_temperature_0_is_the_likeliest_each_time() -> None:
 
 
 @pytest.mark.parametrize("sampling", [Sampling(max_tokens=30, top_k=1), Sampling(max_tokens=30, top_p=1e-6)])
-def test_other_ways_to_be_greedy(sampling: Sampling) -> None:
+def test_top_k_1_and_tiny_top_p_are_greedy(sampling: Sampling) -> None:
     model = talkative()
     assert tokens(model, [2, 3], sampling) == tokens(model, [2, 3], Sampling(max_tokens=30, temperature=0))
 
@@ -118,57 +118,57 @@ def test_an_empty_prompt_starts_from_the_begin_token() -> None:
     assert tokens(model, [], WARM) != tokens(model, [5], WARM)
 
 
-def test_the_end_token_ends_it_and_is_not_given() -> None:
+def test_end_token_stops_generation_and_is_not_yielded() -> None:
     model = talkative()
     with torch.no_grad():
         model.lm_head[EOS_ID, 0] = 20
     assert tokens(model, [2, 3], WARM) == []
 
 
-def test_the_end_token_may_be_ignored() -> None:
+def test_end_token_can_be_ignored() -> None:
     model = talkative()
     with torch.no_grad():
         model.lm_head[EOS_ID, 0] = 20
     assert tokens(model, [2, 3], replace(WARM, ignore_eos=True, max_tokens=5)) == [EOS_ID] * 5
 
 
-def test_some_texts_end_by_themselves() -> None:
-    model = GPT.initialize(CONFIG, seed=1)  # every token about as likely as any other
+def test_some_texts_end_with_the_end_token() -> None:
+    model = GPT.initialize(CONFIG, seed=1)  # all tokens about equally likely
     lengths = [len(tokens(model, [2], replace(WARM, max_tokens=100, seed=seed))) for seed in range(8)]
     assert any(0 < length < 100 for length in lengths)
     assert all(EOS_ID not in tokens(model, [2], replace(WARM, max_tokens=100, seed=seed)) for seed in range(2))
 
 
 @pytest.mark.parametrize("prompt", [1, BLOCK - 1, BLOCK, BLOCK + 50])
-def test_past_the_block_the_window_is_its_last_half(prompt: int) -> None:
+def test_context_overflow_keeps_the_last_half(prompt: int) -> None:
     model = talkative()
     start = [2 + position * position % 29 for position in range(prompt)]
     sampling = Sampling(max_tokens=600, temperature=1.0, seed=3)
     written = tokens(model, start, sampling)
-    assert written == slowly(model, start, sampling)
+    assert written == generate_without_cache(model, start, sampling)
     assert len(set(written)) > 20
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7])
-def test_blocks_of_any_size(block: int) -> None:
+def test_any_context_length_works(block: int) -> None:
     model = talkative(replace(CONFIG, block_size=block))
     sampling = Sampling(max_tokens=20, temperature=1.0, seed=3)
     assert len(tokens(model, [2, 3, 4], sampling)) == 20
 
 
-def test_only_the_end_of_a_long_prompt_counts() -> None:
+def test_long_prompt_is_cut_to_its_end() -> None:
     model = talkative()
     end = [2 + position % 7 for position in range(BLOCK)]
     assert tokens(model, [9] * 100 + end, WARM) == tokens(model, end, WARM)
 
 
-def test_the_prompt_is_left_alone() -> None:
+def test_prompt_is_not_modified() -> None:
     prompt = [2, 3]
     tokens(talkative(), prompt, WARM)
     assert prompt == [2, 3]
 
 
-def test_tokens_come_as_they_are_drawn() -> None:
+def test_tokens_are_streamed() -> None:
     stream = generate(decoder_of(talkative()), [2], replace(WARM, max_tokens=10**9))
     assert [next(stream) for _ in range(5)] == tokens(talkative(), [2], replace(WARM, max_tokens=5))
 
@@ -181,20 +181,20 @@ def test_tokens_come_as_they_are_drawn() -> None:
         (["ab", "cd"], ["bc"], "a"),
         (["ab", "cd"], ["d"], "abc"),
         (["ab", "cd"], ["cd", "b"], "a"),
-        (["abcd"], ["d", "b"], "a"),  # of two in one piece, the first
+        (["abcd"], ["d", "b"], "a"),  # the first of two in one piece
         (["a", "a", "b", "c"], ["ab"], "a"),
         (["a", "b", "a", "b", "c"], ["abc"], "ab"),
         (["x", "\n", "y", "\n", "\n", "z"], ["\n\n"], "x\ny"),
-        (["ab"], ["abc"], "ab"),  # the end comes first
+        (["ab"], ["abc"], "ab"),  # the text ends first
         (["ab"], ["ab"], ""),
         ([], ["ab"], ""),
     ],
 )
-def test_a_text_to_stop_at(pieces: list[str], stops: list[str], expected: str) -> None:
+def test_stop_sequences(pieces: list[str], stops: list[str], expected: str) -> None:
     assert "".join(until_stop(pieces, stops)) == expected
 
 
-def test_what_cannot_be_the_beginning_of_a_stop_comes_at_once() -> None:
+def test_text_that_cannot_start_a_stop_is_passed_on_immediately() -> None:
     read: list[str] = []
 
     def pieces() -> Iterator[str]:
@@ -210,7 +210,7 @@ def test_what_cannot_be_the_beginning_of_a_stop_comes_at_once() -> None:
     assert read == ["ab", "xx", "yz"]
 
 
-def test_nothing_is_drawn_behind_a_stop() -> None:
+def test_no_piece_is_read_after_a_stop() -> None:
     drawn: list[str] = []
 
     def pieces() -> Iterator[str]:
@@ -222,6 +222,6 @@ def test_nothing_is_drawn_behind_a_stop() -> None:
     assert drawn == ["a", "b", "c"]
 
 
-def test_an_empty_stop_is_refused() -> None:
+def test_empty_stop_sequence_is_refused() -> None:
     with pytest.raises(CallerError, match="a stop sequence must not be empty"):
         list(until_stop(["a"], ["b", ""]))

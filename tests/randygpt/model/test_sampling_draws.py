@@ -1,4 +1,4 @@
-"""Drawing one token: against a plain reference, and at the edges of what can be drawn."""
+"""Sampling one token: against a plain reference, and at the limits of the parameters."""
 
 import math
 from collections import Counter
@@ -12,7 +12,7 @@ from randygpt.errors import CallerError
 from randygpt.model.sampling import Sampling, log_softmax, sample, sample_batch
 
 DRAWS = 20_000
-LAST = 1 - 2**-53  # the largest number that `random` gives
+LAST = 1 - 2**-53  # the largest double below 1
 Array = npt.NDArray[np.float64]
 Logits = npt.NDArray[np.float32]
 
@@ -29,7 +29,7 @@ def softmax(logits: Logits, temperature: float) -> Array:
 
 
 def nucleus(logits: Logits, sampling: Sampling) -> tuple[Array, npt.NDArray[np.int64]]:
-    """(probabilities, tokens) that may be drawn, likeliest first: the smallest set that reaches top_p."""
+    """Return probabilities and ids of the smallest set of tokens that reaches top_p, likeliest first."""
     probabilities = softmax(logits, sampling.temperature)
     tokens = np.argsort(-probabilities)[: sampling.top_k or None]
     values = probabilities[tokens]
@@ -40,7 +40,7 @@ def nucleus(logits: Logits, sampling: Sampling) -> tuple[Array, npt.NDArray[np.i
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_tokens_come_as_often_as_they_are_likely(temperature: float) -> None:
+def test_tokens_follow_their_probabilities(temperature: float) -> None:
     logits = some_logits(67)
     sampling = Sampling(temperature=temperature)
     uniform = np.random.default_rng(1).random(DRAWS)
@@ -68,21 +68,21 @@ def test_tokens_come_as_often_as_they_are_likely(temperature: float) -> None:
     ],
     ids=lambda value: f"p={value.top_p},k={value.top_k},t={value.temperature}" if isinstance(value, Sampling) else None,
 )
-def test_the_smallest_set_that_reaches_top_p_and_no_other_token(size: int, spread: float, sampling: Sampling) -> None:
+def test_top_p_and_top_k_match_a_plain_reference(size: int, spread: float, sampling: Sampling) -> None:
     logits = some_logits(size, spread=spread)
     values, tokens = nucleus(logits, sampling)
     edges = values.cumsum()
     compared = 0
     for uniform in np.random.default_rng(2).random(400):
         point = uniform * edges[-1]
-        if np.abs(edges - point).min() < 1e-6:  # single precision may see it on the other side
+        if np.abs(edges - point).min() < 1e-6:  # float32 logits may round to the other side
             continue
         compared += 1
         assert sample(logits, sampling, uniform) == tokens[np.searchsorted(edges, point, side="right")]
     assert compared > 200
 
 
-def test_one_of_the_cases_keeps_more_than_the_first_look_takes_in() -> None:
+def test_one_case_needs_the_lower_threshold() -> None:
     values, _ = nucleus(some_logits(2000, spread=0.5), Sampling(temperature=1.0, top_p=0.9))
     assert len(values) > 1000
 
@@ -90,21 +90,21 @@ def test_one_of_the_cases_keeps_more_than_the_first_look_takes_in() -> None:
 @pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(top_k=1), Sampling(top_p=1e-6)])
 @pytest.mark.parametrize("uniform", [0.0, 0.5, LAST])
 @pytest.mark.parametrize("size", [2, 67, 2000])
-def test_ways_to_be_greedy(sampling: Sampling, uniform: float, size: int) -> None:
+def test_greedy_sampling(sampling: Sampling, uniform: float, size: int) -> None:
     logits = some_logits(size)
     assert sample(logits, sampling, uniform) == logits.argmax()
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-10, 1e-37, 1e-40, 5e-324])
 @pytest.mark.parametrize("uniform", [0.0, 0.5, LAST])
-def test_next_to_no_temperature_is_greedy(temperature: float, uniform: float) -> None:
+def test_tiny_temperature_is_greedy(temperature: float, uniform: float) -> None:
     logits = np.array([-5.0, 2.0, 7.0, 6.0, -90.0], np.float32)
     assert sample(logits, Sampling(temperature=temperature), uniform) == 2
 
 
 @pytest.mark.parametrize("uniform", [0.0, 0.25, 0.999, 1 - 2**-25, LAST])
 @pytest.mark.parametrize("impossible", [-1000.0, -math.inf])
-def test_a_token_of_no_probability_is_never_drawn(uniform: float, impossible: float) -> None:
+def test_impossible_token_is_never_sampled(uniform: float, impossible: float) -> None:
     logits = np.array([impossible, 1.0, impossible, 1.0, 0.0, impossible], np.float32)
     assert sample(logits, Sampling(temperature=1.0), uniform) in {1, 3, 4}
 
@@ -112,13 +112,13 @@ def test_a_token_of_no_probability_is_never_drawn(uniform: float, impossible: fl
 @pytest.mark.parametrize("uniform", [0.0, 0.25, 0.999, 1 - 2**-25, LAST])
 @pytest.mark.parametrize("size", [67, 2000])
 @pytest.mark.parametrize("top_p", [0.3, 0.9])
-def test_a_token_outside_the_set_is_never_drawn(uniform: float, size: int, top_p: float) -> None:
+def test_token_outside_the_nucleus_is_never_sampled(uniform: float, size: int, top_p: float) -> None:
     sampling = Sampling(temperature=1.0, top_p=top_p)
     logits = some_logits(size)
     assert sample(logits, sampling, uniform) in nucleus(logits, sampling)[1]
 
 
-def test_two_equal_tokens_share_the_uniform_numbers_evenly() -> None:
+def test_equal_tokens_are_equally_likely() -> None:
     drawn = [
         sample(np.zeros(2, np.float32), Sampling(temperature=1.0), uniform)
         for uniform in (0.0, 0.5 - 2**-20, 0.5, 0.75)
@@ -126,7 +126,7 @@ def test_two_equal_tokens_share_the_uniform_numbers_evenly() -> None:
     assert drawn in ([0, 0, 1, 1], [1, 1, 0, 0])
 
 
-def test_each_row_is_drawn_as_if_it_were_alone() -> None:
+def test_batched_sampling_matches_single_sampling() -> None:
     samplings = [
         Sampling(temperature=0),
         Sampling(temperature=0.7),
@@ -143,12 +143,12 @@ def test_each_row_is_drawn_as_if_it_were_alone() -> None:
     assert len(set(alone)) > 10
 
 
-def test_log_probabilities() -> None:
+def test_log_softmax() -> None:
     logits = some_logits(67)
     np.testing.assert_allclose(log_softmax(logits), np.log(softmax(logits, 1.0)), atol=1e-9)
 
 
-def test_drawing_leaves_the_logits_alone() -> None:
+def test_sampling_does_not_modify_the_logits() -> None:
     logits = some_logits(67)
     before = logits.copy()
     sample(logits, Sampling(top_p=0.5, top_k=10), 0.5)
@@ -169,17 +169,21 @@ def test_drawing_leaves_the_logits_alone() -> None:
         ("top_p", 1.01),
         ("top_p", math.nan),
         ("top_k", -1),
+        ("top_k", 1.5),
+        ("max_tokens", 2.5),
+        ("max_tokens", True),
+        ("seed", 0.5),
     ],
 )
-def test_a_value_out_of_range_is_named(field: str, value: float) -> None:
+def test_invalid_sampling_parameter_is_named(field: str, value: float) -> None:
     wrong: dict[str, Any] = {field: value}
-    with pytest.raises(CallerError, match=f"{field} is .*{value}"):
+    with pytest.raises(CallerError, match=f"{field} must be .*{value}"):
         Sampling(**wrong)
 
 
 @pytest.mark.parametrize(
     ("field", "value"), [("max_tokens", 1), ("temperature", 0), ("temperature", 100), ("top_p", 1.0), ("top_p", 1e-9)]
 )
-def test_the_ends_of_the_ranges(field: str, value: float) -> None:
+def test_limits_of_sampling_parameters_are_allowed(field: str, value: float) -> None:
     right: dict[str, Any] = {field: value}
     assert getattr(Sampling(**right), field) == value

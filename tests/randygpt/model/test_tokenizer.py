@@ -1,4 +1,4 @@
-"""Characters to ids and back."""
+"""Character tokenizer."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ CORPUS = "banana ?\n"
 TOKENIZER = CharTokenizer.from_text(CORPUS)
 
 
-def test_begin_and_end_come_first_then_the_corpus_sorted() -> None:
+def test_vocabulary_is_begin_end_then_sorted_characters() -> None:
     assert (BOS_ID, EOS_ID) == (0, 1)
     assert TOKENIZER.chars == ("<", ">", "\n", " ", "?", "a", "b", "n")
     assert TOKENIZER.vocab_size == 8
@@ -24,7 +24,7 @@ def test_encode_and_decode() -> None:
     assert TOKENIZER.decode(ids.tolist()) == "ban\n"
 
 
-def test_begin_and_end_have_no_text() -> None:
+def test_begin_and_end_decode_to_nothing() -> None:
     assert TOKENIZER.decode([BOS_ID, 5, EOS_ID, 5]) == "aa"
     assert TOKENIZER.decode([]) == ""
 
@@ -34,7 +34,7 @@ def test_unknown_characters_are_dropped() -> None:
     assert TOKENIZER.encode("").tolist() == TOKENIZER.encode("XYZ").tolist() == []
 
 
-def test_of_a_repeated_character_the_later_id_wins() -> None:
+def test_later_of_two_equal_characters_wins() -> None:
     tokenizer = CharTokenizer.from_text("a<b>")
     assert tokenizer.chars == ("<", ">", "<", ">", "a", "b")
     assert tokenizer.encode("<a>").tolist() == [2, 4, 3]
@@ -48,12 +48,12 @@ def test_astral_characters() -> None:
     assert tokenizer.decode([2, 5, 6, 3, 4]) == text
 
 
-def test_half_a_character_is_dropped_like_any_other_unknown_one() -> None:
+def test_lone_surrogate_is_dropped() -> None:
     assert TOKENIZER.decode(TOKENIZER.encode("b\ud83da\udc00n").tolist()) == "ban"
 
 
 @given(st.text(alphabet=sorted(set(CORPUS))))
-def test_any_text_of_known_characters_round_trips(text: str) -> None:
+def test_known_characters_round_trip(text: str) -> None:
     assert TOKENIZER.decode(TOKENIZER.encode(text).tolist()) == text
 
 
@@ -64,7 +64,7 @@ def test_any_corpus_round_trips(corpus: str) -> None:
 
 
 @given(st.text(alphabet=st.characters()))
-def test_any_text_gives_ids_of_the_vocabulary(text: str) -> None:
+def test_any_text_gives_ids_within_the_vocabulary(text: str) -> None:
     ids = TOKENIZER.encode(text)
     assert len(ids) <= len(text)
     assert all(0 <= token < TOKENIZER.vocab_size for token in ids.tolist())
@@ -96,12 +96,12 @@ def test_json_round_trip() -> None:
     ],
     ids=lambda raw: str(raw)[:40],
 )
-def test_json_that_is_no_vocabulary(raw: object) -> None:
+def test_invalid_vocabulary_json_is_refused(raw: object) -> None:
     with pytest.raises(InvalidModelFile):
         CharTokenizer.from_json(raw)
 
 
-def test_half_a_character_is_no_entry() -> None:
-    """No file and no reply could hold it: it has no UTF-8."""
+def test_lone_surrogate_is_no_entry() -> None:
+    """It has no UTF-8 encoding, so no file and no reply can contain it."""
     with pytest.raises(InvalidModelFile):
         CharTokenizer.from_json({"chars": ["<", ">", "\ud83d"]})
