@@ -1,22 +1,15 @@
-"""What a publish would send, and how long that would take: the same plan, without a relay and without a signature.
+"""Estimate of what a publish would send and how long it would take, from the plan and the receipts. Reads files."""
 
-Does disk I/O.
-"""
-
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from distribution.events import head_draft
-from distribution.journal import Journal, PublishRecord, contents_digest
-from distribution.plan import make_plan
-from distribution.publish import check_words
-from distribution.source import SourceFile
+from distribution.journal import Journal
+from distribution.plan import Plan
 from relay_client.url import is_loopback
 
-# Events a second of a relay that was never sent many: a careful guess, and one for a relay on this machine.
+# Events per second, for relays whose rate is not known yet: a careful guess, and one for a relay on this machine.
 ASSUMED_RATE = 10.0
-ASSUMED_RATE_HERE = 300.0
+ASSUMED_LOOPBACK_RATE = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,84 +19,48 @@ class RelayEstimate:
     events: int
     bytes: int
     seconds: float
-    measured: bool  # by its speed when it was last sent many, not by a guess
+    measured: bool  # at the rate of an earlier publish, not at an assumed one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun:
-    """What a publish would come to."""
+    """What a publish would send."""
 
     version: int
-    events: int  # that make up the release, its head included
+    events: int  # of the release, its head included
     bytes: int  # of those events, as JSON
-    relays: Mapping[str, RelayEstimate]
+    relays: Mapping[str, RelayEstimate]  # by URL
     resumed: bool  # the same files were published before
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Announced:
-    id: bytes
-    name: str
-    version: int
-    manifest_sha256: bytes
+def estimate_relays(
+    plan: Plan, journal: Journal, relays: Sequence[str], *, copies: int | None, head_size: int
+) -> dict[str, RelayEstimate]:
+    """Estimate what each relay would be sent, without asking it.
 
-
-def dry_run(  # noqa: PLR0913 (all that a publish depends on)
-    files: Sequence[SourceFile],
-    *,
-    journal: Journal,
-    author: bytes,
-    relays: Sequence[str],
-    name: str,
-    format: str,  # noqa: A002 (the protocol's word)
-    card: Mapping[str, object],
-    now: int,
-    copies: int | None = None,
-    new_version: bool = False,
-    expires_in_s: int | None = None,
-) -> DryRun:
-    """Plan a publish and record nothing of it; raises what a publish raises before it sends anything."""
-    check_words(name, card)
-    hashed = [file.hash() for file in files]
-    contents = contents_digest([(file.path, file.sha256) for file in hashed])
-    entry = (None if new_version else journal.find(author, name, contents)) or PublishRecord(
-        version=1 + journal.highest(author, name),
-        created_at=now,
-        card=card,
-        hint=relays[0],
-        expires=None if expires_in_s is None else now + expires_in_s,
-        resumed=False,
-    )
-    plan = make_plan(files, hashed, entry, name=name, format=format, author=author)
-    announced = _Announced(
-        id=plan.release_id,
-        name=name,
-        version=entry.version,
-        manifest_sha256=hashlib.sha256(plan.manifest.encode()).digest(),
-    )
-    head = head_draft(announced, hint=entry.hint, created_at=now, expires=entry.expires).signed_size
+    Args:
+        plan: Events of the release.
+        journal: Source of receipts and measured rates.
+        relays: URLs.
+        copies: Relays that each chunk goes to; None: all.
+        head_size: Size of the head event, in bytes.
+    """
     receipts = journal.receipts(plan.release_id)
-    held = {
-        url: {n for n, event in enumerate(plan.events) if event.id in taken}
+    stored = {
+        url: {number for number, event in enumerate(plan.events) if event.id in accepted}
         for url in relays
-        if (taken := receipts.of(url))
+        if (accepted := receipts.accepted_by(url))
     }
-    allocation = plan.allocation(relays, copies=copies, held=held)
-    shares = {}
+    allocation = plan.allocation(relays, copies=copies, held=stored)
+    estimates = {}
     for url in relays:
         numbers = allocation.missing_from(url)
         rate = journal.send_rate(url)
         events = len(numbers) + bool(numbers)  # and the head
-        shares[url] = RelayEstimate(
+        estimates[url] = RelayEstimate(
             events=events,
-            bytes=sum(plan.events[number].size for number in numbers) + head * bool(numbers),
-            seconds=events / (rate or (ASSUMED_RATE_HERE if is_loopback(url) else ASSUMED_RATE)),
+            bytes=sum(plan.events[number].size for number in numbers) + head_size * bool(numbers),
+            seconds=events / (rate or (ASSUMED_LOOPBACK_RATE if is_loopback(url) else ASSUMED_RATE)),
             measured=rate is not None,
         )
-    return DryRun(
-        version=entry.version,
-        events=len(plan.events) + 1,
-        bytes=plan.size + head,
-        relays=shares,
-        resumed=entry.resumed,
-    )
+    return estimates

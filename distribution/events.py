@@ -1,19 +1,20 @@
 """Releases, heads and chunks, to and from event drafts: the kinds and tags of protocol version 1. No I/O.
 
-A `Release` or `Head` object comes from a verified `Event` only, and holds nothing that breaks the protocol.
+A `Release` or `Head` is parsed from a verified `Event`. Its rules are checked when the object is made, so none that
+breaks the protocol can exist.
 """
 
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeGuard
+from typing import Any, Protocol, Self, TypeGuard
 
 import orjson
 
 from distribution.chunking import CHUNK_SIZE, encode
 from distribution.errors import InvalidRelease
-from distribution.manifest import is_name
+from distribution.manifest import MAX_FILE_SIZE, is_count, is_digest, is_name
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft, Tags
 from relay_client.filter import Filter
@@ -29,7 +30,6 @@ MAX_MANIFEST_CHUNKS = 64
 MAX_MANIFEST_SIZE = MAX_MANIFEST_CHUNKS * CHUNK_SIZE  # bytes
 MAX_CARD_DEPTH = 64  # objects and lists within each other
 MAX_FUTURE_S = 900  # what relays take too
-_MAX_SIZE = 2**53  # bytes; callers set the limits that matter
 _HEADS_PER_RELAY = 10  # an honest relay returns one
 
 _DECIMAL = re.compile("[1-9][0-9]{0,15}")
@@ -53,32 +53,45 @@ class Release:
     event: Event
     hints: tuple[str, ...] = ()  # relays that may have it, untrusted
 
+    def __post_init__(self) -> None:
+        same = (self.id, self.author, self.created_at) == (self.event.id, self.event.pubkey, self.event.created_at)
+        _check(same, "the release and its event differ")
+        _check(is_name(self.name), "the release's name is not allowed")
+        _check(is_count(self.version, MAX_VERSION), f"a version is a whole number from 1 to {MAX_VERSION}")
+        _check(is_format(self.format), "the release's format is malformed")
+        _check(is_count(self.size, MAX_FILE_SIZE), f"a size is a whole number from 1 to {MAX_FILE_SIZE}")
+        _check(is_digest(self.manifest_sha256), "the manifest's hash is not 32 bytes")
+        parts = len(self.manifest_ids)
+        _check(1 <= parts <= MAX_MANIFEST_CHUNKS, f"a manifest has 1 to {MAX_MANIFEST_CHUNKS} chunks, not {parts}")
+        _check(all(map(is_digest, self.manifest_ids)), "an id of the manifest's chunks is not 32 bytes")
+        _check(is_card(self.card), f"the card is not a JSON object of at most {MAX_CARD_DEPTH} levels")
+
     @classmethod
     def parse(cls, event: Event, *, now: int) -> Self:
-        """The release in a verified event; raises InvalidRelease. `now` is in seconds since 1970."""
+        """Parse the release in a verified event.
+
+        Args:
+            event: A verified event.
+            now: Seconds since 1970.
+
+        Raises:
+            InvalidRelease: The event breaks the protocol, or is dated in the future.
+        """
         if event.kind != RELEASE_KIND:
             raise InvalidRelease(f"kind {event.kind} is not a release ({RELEASE_KIND})")
         check_time(event, now)
         if _one(event, "v") != PROTOCOL:
             raise InvalidRelease("a release of a protocol version this program does not know")
-        name = _one(event, "name")
-        if not is_name(name):
-            raise InvalidRelease("the release's name is not allowed")
-        if not _FORMAT.fullmatch(_one(event, "format")):
-            raise InvalidRelease("the release's format is malformed")
-        manifest_ids = tuple(_hex32(value) for value in event.tag_values("e"))
-        if not 1 <= len(manifest_ids) <= MAX_MANIFEST_CHUNKS:
-            raise InvalidRelease(f"a manifest has 1 to {MAX_MANIFEST_CHUNKS} chunks, not {len(manifest_ids)}")
         return cls(
             id=event.id,
             author=event.pubkey,
             created_at=event.created_at,
-            name=name,
+            name=_one(event, "name"),
             version=_decimal(event, "version", MAX_VERSION),
             format=_one(event, "format"),
-            size=_decimal(event, "size", _MAX_SIZE),
+            size=_decimal(event, "size", MAX_FILE_SIZE),
             manifest_sha256=_hex32(_one(event, "x")),
-            manifest_ids=manifest_ids,
+            manifest_ids=tuple(_hex32(value) for value in event.tag_values("e")),
             card=_card(event.content),
             hints=_hints(event),
             event=event,
@@ -98,9 +111,23 @@ class Head:
     release_id: bytes
     hints: tuple[str, ...] = ()  # relays that may have the release, untrusted
 
+    def __post_init__(self) -> None:
+        digests = (self.id, self.author, self.manifest_sha256, self.release_id)
+        _check(all(map(is_digest, digests)), "an id or hash of the head is not 32 bytes")
+        _check(is_name(self.name), "the head's name is not allowed")
+        _check(is_count(self.version, MAX_VERSION), f"a version is a whole number from 1 to {MAX_VERSION}")
+
     @classmethod
     def parse(cls, event: Event, *, now: int) -> Self:
-        """The head in a verified event; raises InvalidRelease. `now` is in seconds since 1970."""
+        """Parse the head in a verified event.
+
+        Args:
+            event: A verified event.
+            now: Seconds since 1970.
+
+        Raises:
+            InvalidRelease: The event breaks the protocol, or is dated in the future.
+        """
         if event.kind != HEAD_KIND:
             raise InvalidRelease(f"kind {event.kind} is not a head ({HEAD_KIND})")
         check_time(event, now)
@@ -276,14 +303,22 @@ def _hex32(text: str) -> bytes:
     return value
 
 
-def _card(content: str) -> Mapping[str, object]:
+def _card(content: str) -> Any:  # noqa: ANN401 (decoded JSON; Release checks it)
     try:
         card = orjson.loads(content)
     except orjson.JSONDecodeError:
-        card = None
-    if not is_card(card):
-        raise InvalidRelease(f"the card is not a JSON object of at most {MAX_CARD_DEPTH} levels")
+        return None
     return card
+
+
+def is_format(raw_text: object) -> bool:
+    """Return whether this can be the format of a checkpoint: `[A-Za-z0-9._-]{1,32}`."""
+    return isinstance(raw_text, str) and _FORMAT.fullmatch(raw_text) is not None
+
+
+def _check(holds: bool, fault: str) -> None:  # noqa: FBT001 (a condition)
+    if not holds:
+        raise InvalidRelease(fault)
 
 
 def is_card(value: object) -> TypeGuard[Mapping[str, object]]:

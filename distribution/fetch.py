@@ -42,6 +42,16 @@ from relay_client.pool import Pool
 MAX_SIZE = 1 << 30  # bytes of a release, unless the user says otherwise
 
 
+def check_address(address: AddressReference) -> None:
+    """Raise CallerError unless the address can be the name of a model."""
+    if address.kind not in {None, HEAD_KIND}:
+        raise CallerError(f"this naddr names an event of kind {address.kind}, not a model ({HEAD_KIND})")
+    if not is_name(address.name):
+        raise CallerError(
+            f"not the name of a model: {address.name[:80]!r} (a-z, 0-9, dot, dash, underscore; at most 64)"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
     """What a fetch ended with."""
@@ -62,6 +72,10 @@ class Fetcher:
     now: Callable[[], int]  # seconds since 1970
     max_size: int = MAX_SIZE  # bytes
     on_progress: OnProgress = lambda _done, _total: None
+
+    def __post_init__(self) -> None:
+        if self.max_size <= 0:
+            raise CallerError(f"max_size must be above 0, not {self.max_size}")
 
     async def fetch(
         self,
@@ -109,10 +123,7 @@ class Fetcher:
 
     async def _by_address(self, reference: AddressReference) -> Release:
         """The release that the author's latest head names."""
-        if reference.kind not in {None, HEAD_KIND}:
-            raise CallerError(f"this naddr names an event of kind {reference.kind}, not a model ({HEAD_KIND})")
-        if not is_name(reference.name):
-            raise CallerError("that is not the name of a model: a-z, 0-9, dot, dash and underscore, at most 64")
+        check_address(reference)
         self.policy.check(reference.author)
         who = f"{reference.name!r} by {encode_npub(reference.author)}"
         answers = await self._query(heads_filter(reference.author, reference.name))
@@ -216,7 +227,7 @@ class Fetcher:
         checkpoint = next(file for file in manifest.files if file.role == "checkpoint")
         if len(checkpoint.segments) == 1 or self.store.has_blob(checkpoint.sha256):
             return manifest, None
-        weights = checkpoint.beginning(manifest.chunk_size)
+        weights = checkpoint.first_segment(manifest.chunk_size)
         return replace(manifest, files=(weights, *(file for file in manifest.files if file is not checkpoint))), rewrite
 
     def _check_size(self, size: int) -> None:

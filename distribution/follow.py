@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-from distribution.errors import InvalidRelease, RandyGPTError
+from distribution.errors import CallerError, InvalidRelease, RandyGPTError
 from distribution.events import HEAD_KIND, Head, Release
-from distribution.fetch import Fetcher
+from distribution.fetch import Fetcher, check_address
 from distribution.installed import InstalledRelease
 from distribution.revocation import REVOCATION_KIND, Revocation
 from distribution.state_file import StateFile
@@ -75,7 +75,12 @@ class FollowTarget:
     address: AddressReference
     urls: Sequence[str]
     notify_only: bool = False
-    signer: Signer | None = None  # for relays that insist on knowing who is there
+    signer: Signer | None = None  # for relays that require authentication (NIP-42)
+
+    def __post_init__(self) -> None:
+        check_address(self.address)
+        if not self.urls:
+            raise CallerError("no relay to follow on")
 
 
 class Follower:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distribution.events import Release
-from distribution.manifest import FileEntry, Manifest
+from distribution.events import MAX_VERSION, Release, is_card
+from distribution.manifest import MAX_FILE_SIZE, FileEntry, Manifest, find_set_fault, is_count, is_digest, is_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +15,10 @@ class OriginalFile:
 
     sha256: bytes
     start: bytes  # what the first bytes were
+
+    def __post_init__(self) -> None:
+        if not is_digest(self.sha256) or type(self.start) is not bytes:
+            raise ValueError("the hash of an original file is not 32 bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,12 @@ class InstalledFile:
     chunks: int  # events that carry it
     local_path: Path
     original: OriginalFile | None = None  # where it is only a part of the file that the manifest names
+
+    def __post_init__(self) -> None:
+        if not is_name(self.path) or type(self.role) is not str or not is_digest(self.sha256):
+            raise ValueError("a file has no allowed path, role or hash")
+        if not is_count(self.size, MAX_FILE_SIZE) or not is_count(self.chunks, MAX_FILE_SIZE):
+            raise ValueError("a file has no size or no number of chunks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +53,14 @@ class InstalledRelease:
     files: tuple[InstalledFile, ...]
     folder: Path
     installed_at: int  # seconds since 1970
+
+    def __post_init__(self) -> None:
+        if not is_digest(self.id) or not is_digest(self.author) or not is_name(self.name):
+            raise ValueError("a release has no id, author or name")
+        if not is_count(self.version, MAX_VERSION) or not is_card(self.card):
+            raise ValueError("a release has no version or no card")
+        if fault := find_set_fault([(file.path, file.role) for file in self.files]):
+            raise ValueError(fault)
 
     @property
     def size(self) -> int:

@@ -17,8 +17,11 @@ from typing import Self
 import orjson
 
 from distribution.errors import StoreError
+from distribution.events import MAX_VERSION
+from distribution.manifest import is_count
 from distribution.receipts import Receipts
 from relay_client import durable
+from relay_client.event import MAX_TIMESTAMP
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS publishes (
@@ -50,6 +53,12 @@ class PublishRecord:
     hint: str  # relay named in the release's tags
     expires: int | None = None  # seconds since 1970
     resumed: bool  # it was in the journal already
+
+    def __post_init__(self) -> None:
+        if not is_count(self.version, MAX_VERSION) or not is_count(self.created_at, MAX_TIMESTAMP):
+            raise StoreError(f"a publish in the journal has version {self.version} and time {self.created_at}")
+        if self.expires is not None and not is_count(self.expires, MAX_TIMESTAMP):
+            raise StoreError(f"a publish in the journal expires at {self.expires}")
 
 
 def contents_digest(files: list[tuple[str, bytes]]) -> bytes:

@@ -1,13 +1,14 @@
-"""The manifest: which files a release has, their hashes, and the events that carry their chunks. No I/O.
+"""Manifest of a release: its files, their hashes, and the events that carry their chunks. No I/O.
 
-One msgpack map, protocol version 1. Nothing in a decoded `Manifest` is unchecked: names match the pattern, sizes add
-up, the number of chunks is the one the sizes imply.
+Encoded as one msgpack map (docs/protocol.md, protocol version 1). Every rule is checked when an object is made, so a
+`Manifest` or `FileEntry` that breaks the protocol cannot exist, whether it was decoded or built here.
 """
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn, TypeVar
+from typing import Any
 
 import msgpack
 
@@ -17,83 +18,175 @@ from distribution.errors import InvalidManifest
 VERSION = 1
 ROLES = ("checkpoint", "tokenizer", "config")  # exactly one file each
 MAX_FILES = 16
+MAX_FILE_SIZE = 2**53  # bytes; callers set the limits that matter
 MAX_SIDE_FILE = 16 << 20  # bytes of a file that is not the checkpoint; it is read whole
 RESERVED = "release.json"  # the store's own file in a release's folder
 
 _NAME = re.compile("[a-z0-9][a-z0-9._-]{0,63}")
-_REFERENCE = 64  # bytes: event id, sha256
+_DIGEST = 32  # bytes: event id, SHA-256
+_REFERENCE = 2 * _DIGEST  # bytes: event id ‖ SHA-256
+_QUOTED = 80  # characters of a foreign text that an error repeats
 
-T = TypeVar("T")
+
+def is_name(raw_text: object) -> bool:
+    """Return whether this can name a model or a file: `[a-z0-9][a-z0-9._-]{0,63}`."""
+    return isinstance(raw_text, str) and _NAME.fullmatch(raw_text) is not None
 
 
-def is_name(text: str) -> bool:
-    """Whether this may name a model or a file: `[a-z0-9][a-z0-9._-]{0,63}`."""
-    return _NAME.fullmatch(text) is not None
+def is_digest(raw_value: object) -> bool:
+    """Return whether this is an event id, a public key or a SHA-256: 32 bytes."""
+    return isinstance(raw_value, bytes) and len(raw_value) == _DIGEST
+
+
+def is_count(raw_value: object, maximum: int) -> bool:
+    """Return whether this is a whole number from 1 to `maximum`, and not a bool."""
+    return type(raw_value) is int and 0 < raw_value <= maximum
+
+
+def find_file_fault(path: object, role: object, segments: Sequence[tuple[object, object]]) -> str | None:
+    """Return what the protocol forbids about one file, or None.
+
+    Args:
+        path: Name of the file in the release.
+        role: One of `ROLES`, or any other text.
+        segments: (name, size in bytes) of each segment, in order.
+    """
+    if not is_name(path) or path == RESERVED:
+        return f"{_quote(path)} is not allowed as a path"
+    if not isinstance(role, str):
+        return "role is missing or malformed"
+    names = [name for name, _ in segments]
+    if names not in ([["weights"], ["weights", "optimizer"]] if role == "checkpoint" else [["data"]]):
+        return f"{path} does not have the segments of a {_quote(role)}"
+    if not all(is_count(size, MAX_FILE_SIZE) for _, size in segments):
+        return f"a size in segments of {path} is missing or malformed"
+    size = sum(size for _, size in segments if isinstance(size, int))
+    if role != "checkpoint" and size > MAX_SIDE_FILE:
+        return f"{path} has {size} bytes, at most {MAX_SIDE_FILE} are allowed"
+    return None
+
+
+def find_set_fault(files: Sequence[tuple[str, str]]) -> str | None:
+    """Return what the protocol forbids about the files of a release, given as (path, role), or None."""
+    if len(files) > MAX_FILES:
+        return f"{len(files)} files, at most {MAX_FILES} are allowed"
+    if len({path for path, _ in files}) != len(files):
+        return "two files have one path"
+    roles = Counter(role for _, role in files)
+    return next((f"there is not exactly one file with role {role}" for role in ROLES if roles[role] != 1), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A stretch of a file that is cut and hashed on its own."""
+    """A stretch of a file that is cut into chunks and hashed on its own.
+
+    Raises:
+        InvalidManifest: The values break the protocol.
+    """
 
     name: str
     size: int  # bytes
     sha256: bytes
 
+    def __post_init__(self) -> None:
+        _check(type(self.name) is str and is_count(self.size, MAX_FILE_SIZE), "segments is malformed")
+        _check(is_digest(self.sha256), "sha256 in segments is missing or malformed")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Where a chunk belongs, and the event that carries it."""
+    """Position of a chunk in its file, and the event that carries it.
+
+    Raises:
+        InvalidManifest: The values break the protocol.
+    """
 
     offset: int  # bytes from the start of the file
     size: int  # bytes
     event_id: bytes
     sha256: bytes
 
+    def __post_init__(self) -> None:
+        _check(type(self.offset) is int and self.offset >= 0, "a chunk has no offset")
+        _check(is_count(self.size, CHUNK_SIZE), f"a chunk has 1 to {CHUNK_SIZE} bytes")
+        _check(is_digest(self.event_id) and is_digest(self.sha256), "a chunk has no event id or no sha256")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
-    """One file of a release."""
+    """One file of a release.
+
+    Raises:
+        InvalidManifest: The values break the protocol.
+    """
 
     path: str
     role: str
     size: int  # bytes
     sha256: bytes
     segments: tuple[Segment, ...]
-    references: bytes  # (event id ‖ sha256) of each chunk, in order
+    references: bytes  # (event id ‖ SHA-256) of each chunk, in order
+
+    def __post_init__(self) -> None:
+        _check(is_count(self.size, MAX_FILE_SIZE), "size is missing or malformed")
+        _check(is_digest(self.sha256), "sha256 is missing or malformed")
+        _check(
+            type(self.references) is bytes and len(self.references) > 0 and len(self.references) % _REFERENCE == 0,
+            f"chunks is missing, or not a multiple of {_REFERENCE} bytes",
+        )
+        if fault := find_file_fault(self.path, self.role, [(segment.name, segment.size) for segment in self.segments]):
+            raise InvalidManifest(f"manifest: {fault}")
+        total = sum(segment.size for segment in self.segments)
+        _check(total == self.size, f"the segments of {self.path} do not add up to its size")
 
     @property
     def chunk_count(self) -> int:
-        """How many chunks the file has."""
+        """Number of chunks."""
         return len(self.references) // _REFERENCE
 
-    def beginning(self, chunk_size: int) -> "FileEntry":
-        """The first segment as if it were the file: the manifest signs its hash too."""
+    def first_segment(self, chunk_size: int) -> "FileEntry":
+        """Return the first segment as a file of its own: the manifest signs its hash too."""
         first = self.segments[0]
         references = self.references[: count(first.size, chunk_size) * _REFERENCE]
         return replace(self, size=first.size, sha256=first.sha256, segments=(first,), references=references)
 
     def chunks(self, chunk_size: int) -> Iterator[Chunk]:
-        """The file's chunks, in order."""
+        """Yield the chunks of the file, in order."""
         borders = spans([segment.size for segment in self.segments], chunk_size)
         for index, (offset, size) in enumerate(borders):
             reference = self.references[index * _REFERENCE : (index + 1) * _REFERENCE]
-            yield Chunk(offset=offset, size=size, event_id=reference[:32], sha256=reference[32:])
+            yield Chunk(offset=offset, size=size, event_id=reference[:_DIGEST], sha256=reference[_DIGEST:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """All files of a release."""
+    """All files of a release.
+
+    Raises:
+        InvalidManifest: The values break the protocol.
+    """
 
     files: tuple[FileEntry, ...]
-    chunk_size: int = CHUNK_SIZE
+    chunk_size: int = CHUNK_SIZE  # bytes
+
+    def __post_init__(self) -> None:
+        _check(is_count(self.chunk_size, CHUNK_SIZE), "chunk_size is missing or malformed")
+        if fault := find_set_fault([(entry.path, entry.role) for entry in self.files]):
+            raise InvalidManifest(f"manifest: {fault}")
+        for entry in self.files:
+            chunks = sum(count(segment.size, self.chunk_size) for segment in entry.segments)
+            _check(
+                len(entry.references) == chunks * _REFERENCE,
+                f"{entry.path} needs {chunks} chunks and does not name that many",
+            )
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """Size of all files together, in bytes."""
         return sum(entry.size for entry in self.files)
 
     def encode(self) -> bytes:
-        """The manifest as msgpack, the bytes that a release's `x` tag hashes."""
+        """Return the manifest as msgpack, the bytes that the `x` tag of a release hashes."""
         files = [
             {
                 "path": entry.path,
@@ -109,81 +202,56 @@ class Manifest:
 
     @classmethod
     def decode(cls, raw_manifest: bytes) -> "Manifest":
-        """The manifest in msgpack bytes; raises InvalidManifest, naming what is wrong."""
+        """Decode a manifest from msgpack.
+
+        Raises:
+            InvalidManifest: The bytes are not msgpack, or break the protocol; the message names the key.
+        """
         try:
             raw = msgpack.unpackb(raw_manifest)
         except (ValueError, msgpack.UnpackException) as error:
             raise InvalidManifest(f"manifest: not msgpack: {error or type(error).__name__}") from None
         if not isinstance(raw, dict) or type(raw.get("v")) is not int or raw["v"] != VERSION:
             raise InvalidManifest(f"manifest: not a map of version {VERSION}")
-        chunk_size = _integer(raw, "chunk_size", CHUNK_SIZE)
-        raw_files = _get(raw, "files", list)
-        if len(raw_files) > MAX_FILES:
-            raise InvalidManifest(f"manifest: {len(raw_files)} files, at most {MAX_FILES} are allowed")
-        files = tuple(_decode_file(raw_file, chunk_size) for raw_file in raw_files)
-        if len({entry.path for entry in files}) != len(files):
-            raise InvalidManifest("manifest: two files have one path")
-        for role in ROLES:
-            if sum(entry.role == role for entry in files) != 1:
-                raise InvalidManifest(f"manifest: there is not exactly one file with role {role}")
-        return cls(files=files, chunk_size=chunk_size)
+        raw_files = raw.get("files")
+        if not isinstance(raw_files, list):
+            raise InvalidManifest("manifest: files is missing or malformed")
+        _check(len(raw_files) <= MAX_FILES, f"{len(raw_files)} files, at most {MAX_FILES} are allowed")
+        return cls(files=tuple(map(_decode_file, raw_files)), chunk_size=_value(raw, "chunk_size"))
 
 
-def _decode_file(raw_file: object, chunk_size: int) -> FileEntry:
+def _decode_file(raw_file: Any) -> FileEntry:  # noqa: ANN401 (decoded msgpack; FileEntry checks each value)
     if not isinstance(raw_file, dict):
-        _wrong("files")
-    path, role = _get(raw_file, "path", str), _get(raw_file, "role", str)
-    if not is_name(path) or path == RESERVED:
-        raise InvalidManifest(f"manifest: {path[:80]!r} is not allowed as a path")
-    size = _integer(raw_file, "size", 2**53)
-    if role != "checkpoint" and size > MAX_SIDE_FILE:
-        raise InvalidManifest(f"manifest: {path} has {size} bytes, at most {MAX_SIDE_FILE} are allowed")
-    entry = FileEntry(
-        path=path,
-        role=role,
-        size=size,
-        sha256=_digest(raw_file.get("sha256")),
-        segments=tuple(_decode_segment(raw_segment) for raw_segment in _get(raw_file, "segments", list)),
-        references=_get(raw_file, "chunks", bytes),
+        raise InvalidManifest("manifest: files is missing or malformed")
+    raw_segments = raw_file.get("segments")
+    if not isinstance(raw_segments, list):
+        raise InvalidManifest("manifest: segments is missing or malformed")
+    return FileEntry(
+        path=_value(raw_file, "path"),
+        role=_value(raw_file, "role"),
+        size=_value(raw_file, "size"),
+        sha256=_value(raw_file, "sha256"),
+        segments=tuple(map(_decode_segment, raw_segments)),
+        references=_value(raw_file, "chunks"),
     )
-    names = tuple(segment.name for segment in entry.segments)
-    if names not in ([("weights",), ("weights", "optimizer")] if role == "checkpoint" else [("data",)]):
-        raise InvalidManifest(f"manifest: {path} does not have the segments of a {role}")
-    if sum(segment.size for segment in entry.segments) != size:
-        raise InvalidManifest(f"manifest: the segments of {path} do not add up to its size")
-    chunks = sum(count(segment.size, chunk_size) for segment in entry.segments)
-    if len(entry.references) != chunks * _REFERENCE:
-        raise InvalidManifest(f"manifest: {path} needs {chunks} chunks and does not name that many")
-    return entry
 
 
-def _decode_segment(raw_segment: object) -> Segment:
+def _decode_segment(raw_segment: Any) -> Segment:  # noqa: ANN401 (decoded msgpack; Segment checks each value)
     match raw_segment:
-        case [str(name), int(size), bytes(sha256)] if size > 0 and not isinstance(size, bool):
-            return Segment(name=name, size=size, sha256=_digest(sha256))
+        case [name, size, sha256]:
+            return Segment(name=name, size=size, sha256=sha256)
         case _:
             raise InvalidManifest("manifest: segments is malformed")
 
 
-def _get(raw: dict[object, object], key: str, kind: type[T]) -> T:
-    value = raw.get(key)
-    if not isinstance(value, kind):
-        _wrong(key)
-    return value
+def _value(raw: dict[str, Any], key: str) -> Any:  # noqa: ANN401 (decoded msgpack)
+    return raw.get(key)
 
 
-def _integer(raw: dict[object, object], key: str, maximum: int) -> int:
-    value = raw.get(key)
-    if type(value) is not int or not 0 < value <= maximum:
-        _wrong(key)
-    return value
+def _check(holds: bool, fault: str) -> None:  # noqa: FBT001 (a condition)
+    if not holds:
+        raise InvalidManifest(f"manifest: {fault}")
 
 
-def _digest(raw_value: object) -> bytes:
-    if not isinstance(raw_value, bytes) or len(raw_value) != 32:  # noqa: PLR2004 (sha256)
-        _wrong("sha256")
-    return raw_value
-
-
-def _wrong(key: str) -> NoReturn:
-    raise InvalidManifest(f"manifest: {key} is missing or malformed")
+def _quote(raw_value: object) -> str:
+    return repr(raw_value[:_QUOTED]) if isinstance(raw_value, str) else type(raw_value).__name__

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from distribution.errors import InvalidManifest
+from distribution.errors import CallerError, InvalidManifest
 from relay_client import durable
 
 _READ_BYTES = 1 << 20
@@ -109,6 +109,10 @@ class HeaderRewrite:
 
     size: int  # bytes
     apply: Callable[[bytes], bytes]
+
+    def __post_init__(self) -> None:
+        if self.size <= 0:
+            raise CallerError(f"a rewrite replaces at least one byte, not {self.size}")
 
 
 def hashes_to(path: Path, sha256: bytes, *, start: bytes = b"") -> bool:

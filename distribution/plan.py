@@ -12,7 +12,8 @@ from distribution.chunking import spans
 from distribution.errors import CallerError
 from distribution.events import MAX_MANIFEST_CHUNKS, chunk_draft, release_draft
 from distribution.journal import PublishRecord
-from distribution.manifest import Manifest
+from distribution.manifest import Manifest, is_digest
+from distribution.release_spec import ReleaseSpec
 from distribution.source import HashedSource, SourceFile
 from relay_client.allocation import Allocation
 from relay_client.event import Event, EventDraft, Signer
@@ -28,6 +29,10 @@ class PlannedEvent:
     id: bytes
     size: int  # bytes of the event, as JSON
 
+    def __post_init__(self) -> None:
+        if not is_digest(self.id) or self.size <= 0:
+            raise CallerError("a planned event needs an id of 32 bytes and a size above 0")
+
     def sign(self, key: Signer) -> Event:
         """The event; raises CallerError if the file it is made of is no more what it was."""
         event = self.draft().sign(key)
@@ -42,7 +47,13 @@ class Plan:
 
     manifest: Manifest
     events: Sequence[PlannedEvent]
-    chunks: int  # so many of them carry files; the others announce them, the release itself last
+    chunks: int  # number of leading events that carry files; then come the manifest's, and the release itself
+
+    def __post_init__(self) -> None:
+        if not 0 < self.chunks <= len(self.events) - 2:
+            raise CallerError("a plan needs chunks, a manifest and a release")
+        if len({event.id for event in self.events}) != len(self.events):
+            raise CallerError("a plan has one event twice")
 
     @property
     def announcement(self) -> list[bytes]:
@@ -68,22 +79,19 @@ class Plan:
         return Allocation(relays, wanted, held=held, last=self.chunks)
 
 
-def max_events(files: Sequence[SourceFile]) -> int:
-    """So many events or fewer make a release of these files, without a look into them."""
-    chunks = sum(1 for source in files for _ in spans([length for _, length in source.segments]))
-    return chunks + MAX_MANIFEST_CHUNKS + 2  # and the release and its head
+def make_plan(spec: ReleaseSpec, hashed: Sequence[HashedSource], record: PublishRecord, *, author: bytes) -> Plan:
+    """Read the files and compute the ids of their events.
 
+    Args:
+        spec: What to publish.
+        hashed: Hashes of `spec.files`, in the same order.
+        record: Version, time, card, hint and expiry from the journal.
+        author: X-only public key, 32 bytes.
 
-def make_plan(
-    files: Sequence[SourceFile],
-    hashed: Sequence[HashedSource],
-    entry: PublishRecord,
-    *,
-    name: str,
-    format: str,  # noqa: A002 (the protocol's word)
-    author: bytes,
-) -> Plan:
-    """Read the files and plan their events; raises CallerError if they changed since, or are too much for a release."""
+    Raises:
+        CallerError: A file changed since it was hashed, or the files or the card are too large for a release.
+        OSError: A file cannot be read.
+    """
     events: dict[bytes, PlannedEvent] = {}  # by id: equal chunks are one event
 
     def plan(draft: Callable[[], EventDraft]) -> bytes:
@@ -93,12 +101,12 @@ def make_plan(
         return event_id
 
     entries = []
-    for source, facts in zip(files, hashed, strict=True):
+    for source, facts in zip(spec.files, hashed, strict=True):
         references, whole = bytearray(), hashlib.sha256()
         for offset, size in spans([length for _, length in source.segments]):
             data = source.read(offset, size)
             whole.update(data)
-            references += plan(functools.partial(_draft_chunk, source, offset, size, entry))
+            references += plan(functools.partial(_draft_chunk, source, offset, size, record))
             references += hashlib.sha256(data).digest()
         if whole.digest() != facts.sha256:
             raise CallerError(f"{source.path} changed while it was being published")
@@ -106,24 +114,24 @@ def make_plan(
     chunks, manifest = len(events), Manifest(files=tuple(entries))
     encoded = manifest.encode()
     manifest_ids = [
-        plan(functools.partial(_draft_data, encoded[offset : offset + size], entry))
+        plan(functools.partial(_draft_data, encoded[offset : offset + size], record))
         for offset, size in spans([len(encoded)])
     ]
     if len(manifest_ids) > MAX_MANIFEST_CHUNKS:
-        raise CallerError(f"too large to publish: {manifest.size} bytes")
+        raise CallerError(f"too large to publish: {manifest.size:,} bytes")
     release_id = plan(
         functools.partial(
             release_draft,
             encoded,
             manifest_ids,
-            name=name,
-            version=entry.version,
-            format=format,
+            name=spec.name,
+            version=record.version,
+            format=spec.format,
             size=manifest.size,
-            card=entry.card,
-            hint=entry.hint,
-            created_at=entry.created_at,
-            expires=entry.expires,
+            card=record.card,
+            hint=record.hint,
+            created_at=record.created_at,
+            expires=record.expires,
         )
     )
     if events[release_id].size > MAX_EVENT_SIZE:
@@ -131,10 +139,10 @@ def make_plan(
     return Plan(manifest=manifest, events=list(events.values()), chunks=chunks)
 
 
-def _draft_chunk(source: SourceFile, offset: int, size: int, entry: PublishRecord) -> EventDraft:
-    return _draft_data(source.read(offset, size), entry)
+def _draft_chunk(source: SourceFile, offset: int, size: int, record: PublishRecord) -> EventDraft:
+    return _draft_data(source.read(offset, size), record)
 
 
-def _draft_data(data: bytes, entry: PublishRecord) -> EventDraft:
+def _draft_data(data: bytes, record: PublishRecord) -> EventDraft:
     sha256 = hashlib.sha256(data).digest()
-    return chunk_draft(data, sha256=sha256, created_at=entry.created_at, expires=entry.expires)
+    return chunk_draft(data, sha256=sha256, created_at=record.created_at, expires=record.expires)

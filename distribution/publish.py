@@ -6,19 +6,20 @@ A visible head means a complete set. Does network I/O through a pool and disk I/
 import asyncio
 import contextlib
 import functools
+import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import orjson
-
+from distribution.dry_run import DryRun, estimate_relays
 from distribution.errors import CallerError, NotPublished
-from distribution.events import MAX_VERSION, Head, Release, head_draft, heads_filter, is_card, read_heads
+from distribution.events import MAX_VERSION, Head, Release, head_draft, heads_filter, read_heads
 from distribution.journal import Journal, PublishRecord, contents_digest
-from distribution.manifest import Manifest, is_name
+from distribution.manifest import Manifest
 from distribution.plan import Plan, make_plan
 from distribution.readback import unreadable
 from distribution.receipts import Receipts
-from distribution.source import HashedSource, SourceFile
+from distribution.release_spec import ReleaseSpec
+from distribution.source import HashedSource
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
@@ -48,6 +49,14 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Announced:
+    id: bytes
+    name: str
+    version: int
+    manifest_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Publisher:
     """Publishes as one author to the relays of a pool."""
 
@@ -59,36 +68,37 @@ class Publisher:
     check: bool = False  # believe no receipts: ask the relays for everything
     on_progress: OnProgress = lambda _done, _total: None
 
-    async def publish(
-        self,
-        files: Sequence[SourceFile],
-        *,
-        name: str,
-        format: str,  # noqa: A002 (the protocol's word)
-        card: Mapping[str, object],
-        new_version: bool = False,
-        expires_in_s: int | None = None,
-    ) -> Published:
-        """Publish files under a name; the same files again send only what the relays lack and mint no new id.
+    def __post_init__(self) -> None:
+        if self.copies is not None and self.copies <= 0:
+            raise CallerError(f"copies must be above 0, not {self.copies}")
 
-        `new_version` makes another version of the same files. Raises CallerError, NotPublished, StoreError, OSError.
+    async def publish(self, spec: ReleaseSpec) -> Published:
+        """Publish a release, and point its name at it.
+
+        The same files under the same name keep their version and ids: only what relays lack is sent, so a rerun
+        completes an interrupted publish.
+
+        Args:
+            spec: What to publish.
+
+        Raises:
+            CallerError: The release is too large, or its version has expired or is the last possible one.
+            NotPublished: No relay accepted and returned all of it; a rerun continues from there.
+            StoreError: The journal cannot be used.
+            OSError: A file or the disk failed.
         """
-        check_words(name, card)
-        hashed = await asyncio.to_thread(lambda: [file.hash() for file in files])
-        infos, heads = await asyncio.gather(fetch_relay_infos(self.pool.urls), self._heads(name))
-        expires = None if expires_in_s is None else self.now() + expires_in_s
-        entry = self._enter(hashed, name, card, heads, new_version=new_version, expires=expires)
-        plan = await asyncio.to_thread(
-            make_plan, files, hashed, entry, name=name, format=format, author=self.key.pubkey
-        )
+        hashed = await asyncio.to_thread(_hash, spec)
+        infos, heads = await asyncio.gather(fetch_relay_infos(self.pool.urls), self._heads(spec.name))
+        record = self._begin(spec, hashed, heads)
+        plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
         self.pool.apply_limits(infos, frame_size=_FRAME + max(event.size for event in plan.events))
         self._check_reached("no relay takes events as large as these")
         with self.journal.receipts(plan.release_id) as receipts:
-            release = await self._deliver(plan, receipts, resumed=entry.resumed)
+            release = await self._send(plan, receipts, resumed=record.resumed)
         for url, report in self.pool.reports.items():
             if report.accepted >= _MANY:
                 self.journal.record_send_rate(url, report.accepted / report.seconds)
-        head = head_draft(release, hint=entry.hint, created_at=self._head_time(heads), expires=entry.expires)
+        head = head_draft(release, hint=record.hint, created_at=self._head_time(heads), expires=record.expires)
         await self._publish_head(head, release, heads)
         return Published(
             release=release,
@@ -96,7 +106,42 @@ class Publisher:
             events=len(plan.events) + 1,
             bytes=plan.size + head.signed_size,
             relays=self.pool.reports,
-            resumed=entry.resumed,
+            resumed=record.resumed,
+        )
+
+    async def dry_run(self, spec: ReleaseSpec) -> DryRun:
+        """Estimate what `publish` would send; sends and records nothing. The pool need not be open.
+
+        Raises:
+            CallerError: The release is too large, or its version has expired or is the last possible one.
+            StoreError: The journal cannot be used.
+            OSError: A file cannot be read.
+        """
+        hashed = await asyncio.to_thread(_hash, spec)
+        relays = list(self.pool.reports)
+        record = self._find(spec, hashed) or PublishRecord(
+            version=1 + self._highest(spec.name, ()),
+            created_at=self.now(),
+            card=spec.card,
+            hint=relays[0],
+            expires=self._expiry(spec),
+            resumed=False,
+        )
+        plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
+        announced = _Announced(
+            id=plan.release_id,
+            name=spec.name,
+            version=record.version,
+            manifest_sha256=hashlib.sha256(plan.manifest.encode()).digest(),
+        )
+        head = head_draft(announced, hint=record.hint, created_at=record.created_at, expires=record.expires)
+        size = head.signed_size
+        return DryRun(
+            version=record.version,
+            events=len(plan.events) + 1,
+            bytes=plan.size + size,
+            relays=estimate_relays(plan, self.journal, relays, copies=self.copies, head_size=size),
+            resumed=record.resumed,
         )
 
     async def _heads(self, name: str) -> list[tuple[str, Head]]:
@@ -106,35 +151,42 @@ class Publisher:
         found, _ = read_heads(answers, self.key.pubkey, name, now=self.now())
         return [(each.url, each.head) for each in found]
 
-    def _enter(
-        self,
-        hashed: Sequence[HashedSource],
-        name: str,
-        card: Mapping[str, object],
-        heads: Iterable[tuple[str, Head]],
-        *,
-        new_version: bool,
-        expires: int | None,
+    def _begin(
+        self, spec: ReleaseSpec, hashed: Sequence[HashedSource], heads: Iterable[tuple[str, Head]]
     ) -> PublishRecord:
-        contents = contents_digest([(file.path, file.sha256) for file in hashed])
-        entry = None if new_version else self.journal.find(self.key.pubkey, name, contents)
-        if entry and entry.expires is not None and entry.expires <= self.now():
-            raise CallerError(f"version {entry.version} of {name} was these files, and has expired: use --new-version")
-        highest = max((head.version for _, head in heads), default=0)
-        if highest >= MAX_VERSION:
-            raise CallerError(f"{name} has reached the last version there is, {MAX_VERSION}: use another name")
-        return entry or self.journal.begin(
+        """Return the publish of these files from the journal, or record a new one."""
+        highest = self._highest(spec.name, heads)
+        return self._find(spec, hashed) or self.journal.begin(
             self.key.pubkey,
-            name,
-            contents,
+            spec.name,
+            _digest(hashed),
             above=highest,
             created_at=self.now(),
-            card=card,
+            card=spec.card,
             hint=self.pool.urls[0],
-            expires=expires,
+            expires=self._expiry(spec),
         )
 
-    async def _deliver(self, plan: Plan, receipts: Receipts, *, resumed: bool) -> Release:
+    def _find(self, spec: ReleaseSpec, hashed: Sequence[HashedSource]) -> PublishRecord | None:
+        record = None if spec.new_version else self.journal.find(self.key.pubkey, spec.name, _digest(hashed))
+        if record and record.expires is not None and record.expires <= self.now():
+            raise CallerError(
+                f"version {record.version} of {spec.name} was these files, and has expired: use --new-version"
+            )
+        return record
+
+    def _highest(self, name: str, heads: Iterable[tuple[str, Head]]) -> int:
+        """Return the highest version of a name so far; raise CallerError if none can follow it."""
+        recorded = self.journal.highest(self.key.pubkey, name)
+        highest = max([recorded, *(head.version for _, head in heads)])
+        if highest >= MAX_VERSION:
+            raise CallerError(f"{name} has reached the last version, {MAX_VERSION}: use another name")
+        return highest
+
+    def _expiry(self, spec: ReleaseSpec) -> int | None:
+        return None if spec.expires_in_s is None else self.now() + spec.expires_in_s
+
+    async def _send(self, plan: Plan, receipts: Receipts, *, resumed: bool) -> Release:
         """Bring the relays what they lack, until some give the whole announcement out; returns the release."""
         held = await self._held(plan, receipts) if resumed else {}
         allocation = plan.allocation(self.pool.urls, copies=self.copies, held=held)
@@ -166,7 +218,7 @@ class Publisher:
         A relay that does not show a sample of what it took has lost its events, and its receipts are void.
         """
         ids = [event.id for event in plan.events]
-        known = {url: set[bytes]() if self.check else {*ids} & receipts.of(url) for url in self.pool.urls}
+        known = {url: set[bytes]() if self.check else {*ids} & receipts.accepted_by(url) for url in self.pool.urls}
         sample = {url: _sample([one for one in ids if one in taken], plan) for url, taken in known.items()}
         shown = await self.pool.stored_ids(sample)
         for url in known:
@@ -226,16 +278,12 @@ class Publisher:
             raise NotPublished(f"{failure}: {self.pool.failures()}")
 
 
-def check_words(name: str, card: Mapping[str, object]) -> None:
-    """Raise CallerError unless these can be the name and the card of a release."""
-    if not is_name(name):
-        raise CallerError(f"not a name for a model: {name!r} (a-z, 0-9, dot, dash, underscore; at most 64)")
-    try:
-        orjson.dumps(card)
-    except TypeError as error:
-        raise CallerError(f"the card has no JSON: {error}") from None
-    if not is_card(card):
-        raise CallerError("the card is nested too deep")
+def _hash(spec: ReleaseSpec) -> list[HashedSource]:
+    return [file.hash() for file in spec.files]
+
+
+def _digest(hashed: Sequence[HashedSource]) -> bytes:
+    return contents_digest([(file.path, file.sha256) for file in hashed])
 
 
 def _sample(taken: Sequence[bytes], plan: Plan) -> list[bytes]:

@@ -33,7 +33,7 @@ class Receipts:
     ) -> None:
         self._stack.close()
 
-    def of(self, relay: str) -> frozenset[bytes]:
+    def accepted_by(self, relay: str) -> frozenset[bytes]:
         """The ids of the events that a relay (by its address) took."""
         try:
             data = self._path(relay).read_bytes()

@@ -10,6 +10,7 @@ from typing import Self
 
 from distribution.errors import InvalidRelease
 from distribution.events import RELEASE_KIND, Head, Release, check_time
+from distribution.manifest import is_digest
 from distribution.seen_versions import SeenVersions
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft
@@ -29,6 +30,10 @@ class Revocation:
     id: bytes  # event id, 32
     author: bytes  # x-only public key, 32
     event_ids: frozenset[bytes]
+
+    def __post_init__(self) -> None:
+        if not all(map(is_digest, (self.id, self.author, *self.event_ids))):
+            raise InvalidRelease("an id in the revocation is not 32 bytes")
 
     @classmethod
     def parse(cls, event: Event, *, now: int) -> Self:

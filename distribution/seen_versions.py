@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distribution.events import Release
+from distribution.events import MAX_VERSION, Release
+from distribution.manifest import is_count, is_digest
 from distribution.state_file import StateFile
 from relay_client.hexadecimal import parse_hex
 
@@ -23,6 +24,10 @@ class SeenVersion:
     release_id: bytes
     manifest_sha256: bytes
 
+    def __post_init__(self) -> None:
+        if not is_digest(self.release_id) or not is_digest(self.manifest_sha256):
+            raise ValueError("an id or hash is not 32 bytes")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
@@ -31,6 +36,12 @@ class Seen:
     versions: Mapping[int, SeenVersion] = field(default_factory=dict)
     revoked: frozenset[bytes] = frozenset()  # ids of releases that their author took back
     acknowledged: int = 0  # up to this version it was decided what is current, by `follow` or by the user
+
+    def __post_init__(self) -> None:
+        if not all(is_count(version, MAX_VERSION) for version in self.versions):
+            raise ValueError(f"a version is not from 1 to {MAX_VERSION}")
+        if not all(map(is_digest, self.revoked)) or not 0 <= self.acknowledged <= MAX_VERSION:
+            raise ValueError("an id is not 32 bytes, or what was acknowledged is no version")
 
     @property
     def highest(self) -> int:

@@ -5,30 +5,48 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from distribution.errors import CallerError
-from distribution.manifest import FileEntry, Segment
+from distribution.manifest import FileEntry, Segment, find_file_fault, is_digest
 
 _READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
-    """A file to publish. It is read several times through one open descriptor, so a rename does not matter."""
+    """A file to publish. It is read several times through one open descriptor, so a rename does no harm.
+
+    Raises:
+        CallerError: The protocol does not allow such a file: its path, its segments or its size.
+    """
 
     path: str  # its name in the release
     role: str
     file: BinaryIO
     segments: tuple[tuple[str, int], ...]  # (name, length in bytes), in order; together all that is published
-    start: bytes = b""  # stands in place of the file's own first bytes
-    is_part: bool = False  # whether the file goes on after the last segment
+    start: bytes = b""  # replaces the first bytes of the file
+    is_part: bool = False  # whether the file continues after the last segment
+
+    def __post_init__(self) -> None:
+        if fault := find_file_fault(self.path, self.role, self.segments):
+            raise CallerError(f"not a file for a release: {fault}")
+
+    @property
+    def size(self) -> int:
+        """Size of what is published, in bytes."""
+        return sum(length for _, length in self.segments)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Some of it; raises OSError."""
+        """Return up to `size` bytes from `offset`; raises OSError."""
         self.file.seek(offset)
         data = self.file.read(size)
         return self.start[offset : offset + len(data)] + data[max(0, len(self.start) - offset) :]
 
     def hash(self) -> "HashedSource":
-        """Hash the file and its segments in one pass; raises CallerError if the segments are not the whole file."""
+        """Hash the file and its segments in one pass.
+
+        Raises:
+            CallerError: The segments are not the whole file.
+            OSError: The file cannot be read.
+        """
         whole, segments, offset = hashlib.sha256(), [], 0
         for name, length in self.segments:
             part, end = hashlib.sha256(), offset + length
@@ -37,24 +55,33 @@ class SourceFile:
                 part.update(block)
                 offset += len(block)
             segments.append(Segment(name=name, size=length, sha256=part.digest()))
-            if offset < end or not length:
-                raise CallerError(f"{self.path}: shorter than it says, or empty")
+            if offset < end:
+                raise CallerError(f"{self.path}: shorter than its segments")
         if not self.is_part and self.read(offset, 1):
-            raise CallerError(f"{self.path}: longer than it says")
+            raise CallerError(f"{self.path}: longer than its segments")
         return HashedSource(path=self.path, role=self.role, sha256=whole.digest(), segments=tuple(segments))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HashedSource:
-    """What a file to publish is, byte for byte."""
+    """A file to publish and its hashes.
+
+    Raises:
+        CallerError: The protocol does not allow such a file.
+    """
 
     path: str
     role: str
     sha256: bytes
     segments: tuple[Segment, ...]
 
+    def __post_init__(self) -> None:
+        fault = find_file_fault(self.path, self.role, [(segment.name, segment.size) for segment in self.segments])
+        if fault or not is_digest(self.sha256):
+            raise CallerError(f"not a file for a release: {fault or 'a hash is not 32 bytes'}")
+
     def entry(self, references: bytes) -> FileEntry:
-        """The file in a manifest; `references` are (event id ‖ sha256) of its chunks, in order."""
+        """Return the file as the manifest lists it; `references` are (event id ‖ SHA-256) of its chunks, in order."""
         return FileEntry(
             path=self.path,
             role=self.role,

@@ -4,8 +4,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from distribution.errors import Equivocation, NotTrusted, Rollback
+from distribution.errors import CallerError, Equivocation, NotTrusted, Rollback
 from distribution.events import Head, Release
+from distribution.manifest import is_digest
 from distribution.seen_versions import Seen
 from relay_client.keys import encode_npub
 
@@ -19,6 +20,12 @@ class TrustPolicy:
 
     mode: Mode = "explicit"
     authors: frozenset[bytes] = field(default_factory=frozenset)  # x-only public keys, 32 each
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise CallerError(f"not a trust policy: {self.mode!r} ({' or '.join(MODES)})")
+        if not all(map(is_digest, self.authors)):
+            raise CallerError("a trusted author is not a public key of 32 bytes")
 
     def check(self, author: bytes) -> None:
         """Raises NotTrusted unless this author's releases may be fetched."""

@@ -4,20 +4,18 @@ The command line and the public functions of `randygpt` are thin callers of this
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from distribution.download import OnProgress
-from distribution.dry_run import DryRun, dry_run
-from distribution.events import HEAD_KIND
+from distribution.dry_run import DryRun
 from distribution.fetch import MAX_SIZE, Fetched, Fetcher
 from distribution.follow import Follower, FollowStatus, FollowTarget, Update
 from distribution.journal import Journal
-from distribution.manifest import is_name
 from distribution.partial import HeaderRewrite
 from distribution.publish import Published, Publisher
+from distribution.release_spec import ReleaseSpec
 from distribution.resolve import resolve_reference
-from distribution.source import SourceFile
 from distribution.state_file import StateFile
 from distribution.store import Store
 from distribution.trust import TrustPolicy
@@ -45,13 +43,8 @@ class Publication:
     home: Home
     relays: Sequence[str]
     key: SecretKey
-    files: Sequence[SourceFile]
-    name: str
-    format: str
-    card: Mapping[str, object]
+    spec: ReleaseSpec
     copies: int | None = None  # relays that each chunk goes to; None: all
-    new_version: bool = False
-    expires_in_s: int | None = None
     check: bool = False  # ask the relays for every event instead of trusting the receipts
 
     def __post_init__(self) -> None:
@@ -62,44 +55,27 @@ class Publication:
                 f"--copies {self.copies} needs as many relays, but {len(self.relays)} are given (--relay)"
             )
 
-    def dry_run(self) -> DryRun:
-        """Return what `publish` would send; sends and records nothing."""
+    async def dry_run(self) -> DryRun:
+        """Return what `publish` would send; connects to no relay, and records nothing."""
         with Journal(self.home.journal_path) as journal:
-            return dry_run(
-                self.files,
-                journal=journal,
-                author=self.key.pubkey,
-                relays=self.relays,
-                name=self.name,
-                format=self.format,
-                card=self.card,
-                now=_now(),
-                copies=self.copies,
-                new_version=self.new_version,
-                expires_in_s=self.expires_in_s,
-            )
+            return await self._publisher(Pool(self.relays), journal).dry_run(self.spec)
 
     async def publish(self, on_progress: OnProgress = _no_progress) -> Published:
         """Sign the release and send it; raises what `Publisher.publish` raises."""
         with Journal(self.home.journal_path) as journal:
             async with Pool(self.relays, signer=self.key) as pool:
-                publisher = Publisher(
-                    pool=pool,
-                    journal=journal,
-                    key=self.key,
-                    now=_now,
-                    copies=self.copies,
-                    check=self.check,
-                    on_progress=on_progress,
-                )
-                return await publisher.publish(
-                    self.files,
-                    name=self.name,
-                    format=self.format,
-                    card=self.card,
-                    new_version=self.new_version,
-                    expires_in_s=self.expires_in_s,
-                )
+                return await self._publisher(pool, journal, on_progress).publish(self.spec)
+
+    def _publisher(self, pool: Pool, journal: Journal, on_progress: OnProgress = _no_progress) -> Publisher:
+        return Publisher(
+            pool=pool,
+            journal=journal,
+            key=self.key,
+            now=_now,
+            copies=self.copies,
+            check=self.check,
+            on_progress=on_progress,
+        )
 
 
 async def nip65_relays(relays: Sequence[str], key: SecretKey) -> list[str]:
@@ -176,8 +152,6 @@ def follow_target(
     address = resolve_reference(name, trusted)
     if not isinstance(address, AddressReference):
         raise CallerError("a release never changes: follow a name, npub…/name")
-    if not is_name(address.name) or address.kind not in {None, HEAD_KIND}:
-        raise CallerError(f"{name!r} does not name a model (a-z, 0-9, dot, dash and underscore, at most 64)")
     trusted.policy.check(address.author)
     urls = home.resolve_relays(relays, hints=address.relays)
     return FollowTarget(address=address, urls=urls, notify_only=notify_only, signer=signing_key.signer(home))

@@ -146,7 +146,7 @@ async def test_under_an_allowlist_only_the_listed_are_followed(
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("0" * 64, "follow a name"), ("{npub}/Bad Name", "does not name a model"), ("{npub}", "npub…/name")],
+    [("0" * 64, "follow a name"), ("{npub}/Bad Name", "not the name of a model"), ("{npub}", "npub…/name")],
 )
 def test_what_cannot_be_followed(home: Path, key: SecretKey, name: str, says: str) -> None:
     done = randygpt(home, "follow", name.format(npub=encode_npub(key.pubkey)), "--relay", "ws://127.0.0.1:1")

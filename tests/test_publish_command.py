@@ -205,7 +205,7 @@ async def test_words_that_are_no_text_are_refused(author: Path, scripted: Script
     words = ("publish", "checkpoint_best.bin", "--relay", scripted.url, "--about", "\udcff")
     done = await typed(author, *words)
     assert done.returncode == 2
-    assert "the card has no JSON" in only_line(done.stderr)
+    assert "the card cannot be written as JSON" in only_line(done.stderr)
     assert scripted.received == []
 
 

@@ -70,7 +70,7 @@ async def fetch_ours(url: str, lines: Sequence[bytes]) -> float:
         role="checkpoint",
         size=size,
         sha256=whole,
-        segments=(Segment(name="data", size=size, sha256=whole),),
+        segments=(Segment(name="weights", size=size, sha256=whole),),
         references=references,
     )
     assembler = Assembler([file], CHUNK_SIZE)

@@ -85,6 +85,7 @@ def publish(
     quiet: Quiet = False,
 ) -> None:
     """Publish a model. The same files again send only what the relays lack, and keep their id."""
+    from distribution.release_spec import ReleaseSpec
     from randygpt.checkpoint.sidecar import inspect_checkpoint
     from randygpt.release_files import default_name, release_card, release_files, release_format
     from randygpt.sharing import Publication, nip65_relays
@@ -103,17 +104,19 @@ def publish(
             home=home,
             relays=urls,
             key=key,
-            files=release_files(file, info, weights_only=weights_only),
-            name=name or default_name(info),
-            format=release_format(info, weights_only=weights_only),
-            card=release_card(info) | extra,
+            spec=ReleaseSpec(
+                files=tuple(release_files(file, info, weights_only=weights_only)),
+                name=name or default_name(info),
+                format=release_format(info, weights_only=weights_only),
+                card=release_card(info) | extra,
+                new_version=new_version,
+                expires_in_s=expires_in_s,
+            ),
             copies=copies,
-            new_version=new_version,
-            expires_in_s=expires_in_s,
             check=check,
         )
         if dry_run:
-            _report_dry_run(publication, publication.dry_run(), as_json=as_json)
+            _report_dry_run(publication, asyncio.run(publication.dry_run()), as_json=as_json)
             return
         if not yes:
             _ask_before_many(publication)
@@ -126,12 +129,11 @@ def publish(
 
 def _ask_before_many(publication: "Publication") -> None:
     """Get a yes for many events to relays of others; raises CallerError if there is none."""
-    from distribution.plan import max_events
     from relay_client.url import is_loopback
 
-    if max_events(publication.files) <= _MANY or all(is_loopback(url) for url in publication.relays):
+    if publication.spec.max_events <= _MANY or all(is_loopback(url) for url in publication.relays):
         return
-    shares = publication.dry_run().relays
+    shares = asyncio.run(publication.dry_run()).relays
     many = {url: share for url, share in shares.items() if share.events > _MANY and not is_loopback(url)}
     if not many:
         return
@@ -146,7 +148,7 @@ def _ask_before_many(publication: "Publication") -> None:
 
 def _report_dry_run(publication: "Publication", estimate: "DryRun", *, as_json: bool) -> None:
     total = f"{estimate.events:,} events, {format_size(estimate.bytes)}"
-    lines = [f"{publication.name} version {estimate.version}: {total}; nothing is sent"]
+    lines = [f"{publication.spec.name} version {estimate.version}: {total}; nothing is sent"]
     for url, share in estimate.relays.items():
         if not share.events:
             lines.append(f"{url}  nothing: it has all of it")
@@ -155,7 +157,7 @@ def _report_dry_run(publication: "Publication", estimate: "DryRun", *, as_json: 
         lines.append(
             f"{url}  {share.events:,} events, {format_size(share.bytes)}, {format_duration(share.seconds)} {speed}"
         )
-    emit(as_json, {"name": publication.name, **asdict(estimate)}, "\n".join(lines))
+    emit(as_json, {"name": publication.spec.name, **asdict(estimate)}, "\n".join(lines))
 
 
 def _report(published: "Published", *, as_json: bool, quiet: bool) -> None:

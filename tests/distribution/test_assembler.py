@@ -35,12 +35,16 @@ def file_of(path: str, *parts: bytes) -> tuple[FileEntry, list[Event]]:
     """A file of these segments, and the events of its chunks."""
     data = b"".join(parts)
     events = [chunk_event(data[offset : offset + size]) for offset, size in spans([len(part) for part in parts], CHUNK)]
+    role, names = ("other", ["data"]) if len(parts) == 1 else ("checkpoint", ["weights", "optimizer"])
     entry = FileEntry(
         path=path,
-        role="other",
+        role=role,
         size=len(data),
         sha256=hashlib.sha256(data).digest(),
-        segments=tuple(Segment(name="data", size=len(part), sha256=hashlib.sha256(part).digest()) for part in parts),
+        segments=tuple(
+            Segment(name=name, size=len(part), sha256=hashlib.sha256(part).digest())
+            for name, part in zip(names, parts, strict=True)
+        ),
         references=b"".join(event.id + bytes.fromhex(event.tag_values("x")[0]) for event in events),
     )
     return entry, events

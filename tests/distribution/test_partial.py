@@ -20,7 +20,7 @@ FILE = FileEntry(
     size=len(DATA),
     sha256=sha256(DATA).digest(),
     segments=(Segment(name="weights", size=len(DATA), sha256=sha256(DATA).digest()),),
-    references=b"",
+    references=bytes(64) * 6,
 )
 
 

@@ -11,6 +11,7 @@ from support.scripted_relay import ScriptedRelay, scripted_relay
 
 from distribution.errors import CallerError, ChunksMissing, NotFound, NotPublished
 from distribution.events import HEAD_KIND, RELEASE_KIND, head_draft
+from distribution.journal import Journal
 from distribution.store import Store
 from relay_client.errors import TransportError
 from relay_client.keys import AddressReference, SecretKey
@@ -77,6 +78,14 @@ async def test_after_the_last_version_there_is_no_other(
     scripted.received.clear()
     with pytest.raises(CallerError, match="last version"):
         await publish([scripted.url], tmp_path / "b", key, tiny_sources(seed=1))
+    assert scripted.received == []
+
+
+async def test_the_journals_last_version_counts_too(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+    with Journal(tmp_path / "state" / "journal.sqlite") as journal:
+        journal.begin(key.pubkey, "demo", bytes(32), above=2**31 - 2, created_at=clock(), card={}, hint=scripted.url)
+    with pytest.raises(CallerError, match="last version"):  # known to this machine, and on no relay yet
+        await publish([scripted.url], tmp_path, key, tiny_sources())
     assert scripted.received == []
 
 

@@ -354,10 +354,10 @@ def test_a_journal_of_an_older_program_is_understood(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("card", "words"),
     [
-        ({"about": "\udcff"}, "the card has no JSON"),
-        ({"about": object()}, "the card has no JSON"),
-        ({1: "x"}, "the card has no JSON"),
-        ({"about": json.loads("[" * 64 + "]" * 64)}, "the card is nested too deep"),
+        ({"about": "\udcff"}, "the card cannot be written as JSON"),
+        ({"about": object()}, "the card cannot be written as JSON"),
+        ({1: "x"}, "the card cannot be written as JSON"),
+        ({"about": json.loads("[" * 64 + "]" * 64)}, "at most 64 levels"),
     ],
 )
 async def test_a_card_that_nobody_could_read_publishes_nothing(

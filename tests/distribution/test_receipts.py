@@ -9,7 +9,7 @@ RELAY, OTHER = "wss://a.example", "wss://b.example"
 
 
 def test_nothing_is_recorded_at_first_and_asking_leaves_no_trace(tmp_path: Path) -> None:
-    assert Receipts(tmp_path / "receipts").of(RELAY) == frozenset()
+    assert Receipts(tmp_path / "receipts").accepted_by(RELAY) == frozenset()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -18,8 +18,8 @@ def test_what_was_taken_is_there_at_once_for_everybody(tmp_path: Path) -> None:
         receipts.add(RELAY, ONE)
         another.add(RELAY, TWO)
         receipts.add(OTHER, THREE)
-        assert Receipts(tmp_path).of(RELAY) == {ONE, TWO}
-        assert Receipts(tmp_path).of(OTHER) == {THREE}
+        assert Receipts(tmp_path).accepted_by(RELAY) == {ONE, TWO}
+        assert Receipts(tmp_path).accepted_by(OTHER) == {THREE}
 
 
 def test_what_is_forgotten_may_be_taken_again(tmp_path: Path) -> None:
@@ -27,10 +27,10 @@ def test_what_is_forgotten_may_be_taken_again(tmp_path: Path) -> None:
         receipts.add(RELAY, ONE)
         receipts.add(OTHER, ONE)
         receipts.forget(RELAY)
-        assert (receipts.of(RELAY), receipts.of(OTHER)) == (frozenset(), frozenset({ONE}))
+        assert (receipts.accepted_by(RELAY), receipts.accepted_by(OTHER)) == (frozenset(), frozenset({ONE}))
         receipts.add(RELAY, TWO)
         receipts.forget("wss://never.example")
-    assert Receipts(tmp_path).of(RELAY) == {TWO}
+    assert Receipts(tmp_path).accepted_by(RELAY) == {TWO}
 
 
 def test_half_a_receipt_is_none(tmp_path: Path) -> None:
@@ -39,4 +39,4 @@ def test_half_a_receipt_is_none(tmp_path: Path) -> None:
         receipts.add(RELAY, TWO)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-1])
-    assert Receipts(tmp_path).of(RELAY) == {ONE}
+    assert Receipts(tmp_path).accepted_by(RELAY) == {ONE}

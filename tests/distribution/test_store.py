@@ -34,7 +34,7 @@ def entry(role: str, data: bytes) -> FileEntry:
         role=role,
         size=len(data),
         sha256=digest,
-        segments=(Segment(name="data", size=len(data), sha256=digest),),
+        segments=(Segment(name="weights" if role == "checkpoint" else "data", size=len(data), sha256=digest),),
         references=bytes(64) * count(len(data)),
     )
 

@@ -36,7 +36,7 @@ async def test_the_optimisers_part_is_not_asked_for(
 ) -> None:
     fetched = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
     checkpoint, *side = published.manifest.files
-    weights = checkpoint.beginning(46_080)
+    weights = checkpoint.first_segment(46_080)
     assert chunks_asked(scripted, published) == {
         chunk.event_id.hex() for file in (weights, *side) for chunk in file.chunks(46_080)
     }

@@ -13,6 +13,7 @@ from distribution.fetch import Fetched, Fetcher
 from distribution.journal import Journal
 from distribution.partial import HeaderRewrite
 from distribution.publish import Published, Publisher
+from distribution.release_spec import ReleaseSpec
 from distribution.source import SourceFile
 from distribution.store import Store
 from distribution.trust import TrustPolicy
@@ -74,14 +75,15 @@ async def publish(  # noqa: PLR0913 (whatever a test may want to vary)
     with Journal(home / "state" / "journal.sqlite") as journal:
         async with Pool(urls, signer=key) as pool:
             publisher = Publisher(pool=pool, journal=journal, key=key, now=now, copies=copies, check=check)
-            return await publisher.publish(
-                files,
+            spec = ReleaseSpec(
+                files=tuple(files),
                 name=name,
                 format="RGPT0003",
                 card=dict(card),
                 new_version=new_version,
                 expires_in_s=expires_in_s,
             )
+            return await publisher.publish(spec)
 
 
 async def fetch(
