@@ -12,7 +12,7 @@ from relay_client.connection import Connection
 from relay_client.errors import TransportError
 from relay_client.filter import Filter
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 ROWS = [
     line
     for line in (TESTS.parent / "docs/threat-model.md").read_text(encoding="utf-8").splitlines()

@@ -24,7 +24,7 @@ from relay_client.event import Event
 from relay_client.keys import AddressReference, SecretKey
 from relay_client.pool import Pool
 
-PAGE = (Path(__file__).parents[1] / "docs/protocol.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/protocol.md").read_text(encoding="utf-8")
 EXAMPLES = examples(PAGE)
 EVENTS = {name: json.loads(text) for name, text in EXAMPLES.items() if text.startswith("{")}
 FIRST = {
@@ -130,7 +130,7 @@ async def test_a_published_release_is_read_with_the_standard_library_alone(
         folder.mkdir()
         command = [sys.executable, "-S", "-m", "support.independent_reader", relay, f"{key.pubkey.hex()}/demo", folder]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        run = partial(subprocess.run, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True)
+        run = partial(subprocess.run, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True)
         done = await asyncio.to_thread(run, [*command, *options], timeout=120, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         found = {path.name: path.read_bytes() for path in folder.iterdir()}

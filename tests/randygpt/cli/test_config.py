@@ -306,7 +306,7 @@ def test_the_example_has_everything_and_all_of_it_will_do(settings: Path, capsys
 
 
 def test_the_pages_examples_are_true(settings: Path, capsys: Capture) -> None:
-    page = (Path(__file__).parents[1] / "docs/settings.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs/settings.md").read_text(encoding="utf-8")
     (toml,) = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     settings.write_text(toml, encoding="utf-8")
     assert run(["config", "check", "--quiet"]) == 0, capsys.readouterr().out

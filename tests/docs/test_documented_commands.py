@@ -11,7 +11,7 @@ import typer
 from randygpt.cli.main import app
 from randygpt.cli.rust_compat import normalise
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COMMAND = typer.main.get_command(app)
 
 

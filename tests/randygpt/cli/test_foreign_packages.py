@@ -63,6 +63,6 @@ def test_a_foreign_package_on_the_path_is_named(tmp_path: Path, name: str, way: 
 
 def test_a_copy_runs_from_its_own_folder(tmp_path: Path) -> None:
     for name in ("randygpt", *NAMES):
-        shutil.copytree(Path(__file__).parents[1] / name, tmp_path / name)
+        shutil.copytree(Path(__file__).parents[3] / name, tmp_path / name)
     done = run(tmp_path, *WAYS["python -m"], "list", "--json")
     assert (done.returncode, done.stdout.strip()) == (0, '{"releases": []}'), done.stderr
