@@ -13,6 +13,7 @@ TransportError
 └── NotPublished       no relay accepted all of it
 StorageError
 └── StoreError         the local store is damaged or full
+    └── NewerState         a newer version of this program wrote the file
 """
 
 from relay_client.errors import CallerError, PeerError, RandyGPTError, StorageError, TransportError
@@ -24,6 +25,7 @@ __all__ = [
     "InvalidChunk",
     "InvalidManifest",
     "InvalidRelease",
+    "NewerState",
     "NotFound",
     "NotPublished",
     "NotTrusted",
@@ -74,3 +76,7 @@ class NotPublished(TransportError):
 
 class StoreError(StorageError):
     """The local store is damaged or full."""
+
+
+class NewerState(StoreError):
+    """A newer version of this program wrote the file; it is neither read nor overwritten."""

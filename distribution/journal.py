@@ -20,6 +20,7 @@ from distribution.errors import StoreError
 from distribution.events import MAX_VERSION
 from distribution.manifest import is_count
 from distribution.receipts import Receipts
+from distribution.state_file import SCHEMA_VERSION, newer_state
 from relay_client import durable
 from relay_client.event import MAX_TIMESTAMP
 
@@ -76,12 +77,8 @@ class Journal:
             self._database = sqlite3.connect(path, timeout=10, isolation_level=None)
             try:
                 self._database.execute("PRAGMA synchronous = EXTRA")  # syncs the directory too
-                self._database.executescript(_SCHEMA)
-                columns = {column for _, column, *_ in self._database.execute("PRAGMA table_info(publishes)")}
-                if "expires" not in columns:
-                    with contextlib.suppress(sqlite3.OperationalError):  # another process was quicker
-                        self._database.execute(_ADD_EXPIRES)
-            except sqlite3.Error:
+                self._upgrade()
+            except (sqlite3.Error, StoreError):
                 self._database.close()
                 raise
 
@@ -92,6 +89,20 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._database.close()
+
+    def _upgrade(self) -> None:
+        """Bring the tables to the present schema version; a journal without a number has version 1."""
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise newer_state(self._path, version)
+        if version == SCHEMA_VERSION:
+            return
+        self._database.executescript(_SCHEMA)
+        columns = {column for _, column, *_ in self._database.execute("PRAGMA table_info(publishes)")}
+        if "expires" not in columns:
+            with contextlib.suppress(sqlite3.OperationalError):  # another process was quicker
+                self._database.execute(_ADD_EXPIRES)
+        self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def receipts(self, release_id: bytes) -> Receipts:
         """Which relay took which event of a release."""

@@ -18,14 +18,14 @@ from pathlib import Path
 import orjson
 from filelock import AsyncFileLock
 
-from distribution.errors import StoreError
+from distribution.errors import NewerState, StoreError
 from distribution.event_archive import EventArchive
 from distribution.events import Release
 from distribution.installed import InstalledFile, InstalledRelease, OriginalFile, from_record, to_record
 from distribution.manifest import RESERVED, FileEntry, Manifest
 from distribution.partial import HeaderRewrite, PartialFile, hashes_to
 from distribution.seen_versions import SeenVersions
-from distribution.state_file import StateFile
+from distribution.state_file import StateFile, damaged, read_object
 from relay_client import durable
 from relay_client.hexadecimal import parse_hex
 
@@ -63,16 +63,13 @@ class Store:
     def release(self, release_id: bytes) -> InstalledRelease | None:
         """An installed release, None if it is not installed; raises StoreError if its record is damaged."""
         folder = self._releases / release_id.hex()
-        try:
-            record = orjson.loads((folder / RESERVED).read_bytes())
-        except FileNotFoundError:
+        record = read_object(folder / RESERVED)
+        if record is None:
             return None
-        except orjson.JSONDecodeError as error:
-            raise StoreError(f"{folder / RESERVED}: damaged ({error})") from None
         try:
             return from_record(record, folder)
         except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{folder / RESERVED}: damaged ({error!r})") from None
+            raise damaged(folder / RESERVED, error) from None
 
     def releases(self) -> list[InstalledRelease]:
         """All installed releases, the one installed last first; raises StoreError if a record is damaged."""
@@ -172,6 +169,8 @@ class Store:
         """Make an installed release the current one; the one before becomes `previous`. Raises OSError."""
         try:
             before = self.current()
+        except NewerState:
+            raise
         except StoreError:  # a damaged ref is replaced like any other
             before = None
         if before == release_id:
@@ -204,15 +203,12 @@ class Store:
 
     @staticmethod
     def _read_ref(path: Path) -> bytes | None:
-        try:
-            content = orjson.loads(path.read_bytes())
-        except FileNotFoundError:
+        content = read_object(path)
+        if content is None:
             return None
-        except orjson.JSONDecodeError as error:
-            raise StoreError(f"{path}: damaged ({error})") from None
-        release_id = parse_hex(content.get("release"), _ID_BYTES) if isinstance(content, dict) else None
+        release_id = parse_hex(content.get("release"), _ID_BYTES)
         if release_id is None:
-            raise StoreError(f"{path}: damaged (no id of a release)")
+            raise damaged(path, "no id of a release")
         return release_id
 
 
