@@ -116,7 +116,7 @@ def check_head(event: Event, now: int) -> None:
 
 def check_head_tags(event: Event, now: int) -> None:
     need(event["created_at"] <= now + 900, "from the future")
-    once(event, "d", ANY)
+    once(event, "d", NAME)
     once(event, "version", DECIMAL, MAX_VERSION)
     for name in ("x", "e"):
         once(event, name, HEX32)
