@@ -1,29 +1,46 @@
 """Train a small GPT, share it as signed nostr events, serve it.
 
     import randygpt
-    model = randygpt.load("checkpoint_best.bin")
-    print(model.generate("Once upon a time", max_tokens=100, seed=1))
 
-Importing this package imports no torch; `load` does.
+    published = randygpt.publish("checkpoint_best.bin", name="shakespeare", relays=["wss://relay.example"])
+    fetched = randygpt.fetch(published.nevent)
+    print(fetched.load().generate("Once upon a time", max_tokens=100, seed=1))
+
+`randygpt.aio` has `publish` and `fetch` as coroutines, and `follow`. Errors are in `randygpt.errors`. Names are
+imported when they are first used, so that importing this package is quick. Only `LanguageModel.logits` imports torch.
 """
 
-from os import PathLike
+from importlib import import_module
 
 TYPE_CHECKING = (
     False  # `python -m randygpt` imports this with the current folder on the path, which may have a typing.py
 )
 if TYPE_CHECKING:
-    from randygpt.language_model import LanguageModel
+    from randygpt import aio, errors
+    from randygpt.aio import Fetched, Published
+    from randygpt.blocking import fetch, publish
+    from randygpt.language_model import LanguageModel, load
 
-__all__ = ["load"]
+__all__ = ["Fetched", "LanguageModel", "Published", "aio", "errors", "fetch", "load", "publish"]
 __version__ = "0.1.0"
 
+_MODULES = {
+    "Fetched": "randygpt.aio",
+    "LanguageModel": "randygpt.language_model",
+    "Published": "randygpt.aio",
+    "fetch": "randygpt.blocking",
+    "load": "randygpt.language_model",
+    "publish": "randygpt.blocking",
+}
 
-def load(path: str | PathLike[str]) -> "LanguageModel":
-    """The model in a checkpoint file, or in the folder of a fetched release.
+if not TYPE_CHECKING:  # else a type checker takes any name for one of this module
 
-    Raises `randygpt.errors.InvalidCheckpoint` or `InvalidModelFile` for a file that is wrong, OSError for the disk.
-    """
-    from randygpt.language_model import load as load_model  # noqa: PLC0415 (torch takes two seconds)
+    def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return getattr(import_module(_MODULES[name]), name)
+        if name in __all__:
+            return import_module(f"randygpt.{name}")
+        raise AttributeError(f"module 'randygpt' has no attribute {name!r}")
 
-    return load_model(path)
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -26,6 +26,9 @@ RandyGPTError
     └── StoreError         the local store is damaged or full
 """
 
+import contextlib
+from collections.abc import Iterator
+
 from distribution.errors import (
     ChunksMissing,
     Equivocation,
@@ -102,3 +105,15 @@ class InvalidSetting(CallerError):
 
 class Diverged(CallerError):
     """Training left the finite numbers."""
+
+
+@contextlib.contextmanager
+def translate_os_errors() -> Iterator[None]:
+    """Raise an OSError of the body as a CallerError if the path is wrong, else as a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename and error.strerror else ""
+        text = f"{where}{error.strerror or str(error) or type(error).__name__}"
+        is_wrong_path = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+        raise (CallerError if is_wrong_path else StorageError)(text) from error

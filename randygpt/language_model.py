@@ -9,7 +9,7 @@ import numpy as np
 
 from randygpt.checkpoint.rgpt import read_matrices
 from randygpt.checkpoint.sidecar import find_checkpoint, inspect_checkpoint
-from randygpt.errors import CallerError, InvalidModelFile
+from randygpt.errors import CallerError, InvalidModelFile, translate_os_errors
 from randygpt.model.config import ModelConfig
 from randygpt.model.decoder import Decoder
 from randygpt.model.sampling import Sampling, generate, until_stop
@@ -75,11 +75,22 @@ class LanguageModel:
 
 
 def load(path: str | PathLike[str], *, preset: str | None = None, vocab: Path | None = None) -> LanguageModel:
-    """The model in a checkpoint, or in the folder of a fetched release; raises InvalidModelFile and OSError."""
-    description = inspect_checkpoint(find_checkpoint(Path(path)), preset=preset, vocab=vocab)
-    if description.tokenizer is None:
-        raise InvalidModelFile(f"{description.path}: no vocabulary beside it (a .json of its name, or vocab.json)")
-    return from_weights(description.path, description.config, description.tokenizer)
+    """Return the model in a checkpoint file, or in the folder of a fetched release.
+
+    Args:
+        path: The checkpoint (RGPT0001 to RGPT0003), or a folder that has one.
+        preset: The shape, if neither the checkpoint nor a file next to it tells it.
+        vocab: The `vocab.json`, if it is not next to the checkpoint.
+
+    Raises:
+        CallerError: nothing is there, or a file is wrong (InvalidCheckpoint, InvalidModelFile).
+        StorageError: the disk fails.
+    """
+    with translate_os_errors():
+        info = inspect_checkpoint(find_checkpoint(Path(path)), preset=preset, vocab=vocab)
+        if info.tokenizer is None:
+            raise InvalidModelFile(f"{info.path}: no vocabulary beside it (a .json of its name, or vocab.json)")
+        return from_weights(info.path, info.config, info.tokenizer)
 
 
 def from_weights(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> LanguageModel:

@@ -5,9 +5,11 @@ import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from typing import BinaryIO
 
 from distribution.manifest import is_name
+from distribution.release_spec import ReleaseSpec
 from distribution.source import SourceFile
 from randygpt.checkpoint.header import HEADER_SIZE, WEIGHTS_MAGIC, CheckpointHeader, segments, weights_size
 from randygpt.checkpoint.sidecar import CheckpointInfo
@@ -18,12 +20,43 @@ _MAX_HISTORY = 100  # evaluations in a card
 _MAX_STEM = 60  # characters of a file's name
 
 
-def default_name(info: CheckpointInfo) -> str:
-    """Return the model's name: from the JSON file of the checkpoint, else from its folder.
+def checkpoint_spec(
+    file: BinaryIO,
+    info: CheckpointInfo,
+    *,
+    name: str | None = None,
+    card: Mapping[str, object] | None = None,
+    weights_only: bool = False,
+    new_version: bool = False,
+    expires_in_s: int | None = None,
+) -> ReleaseSpec:
+    """Return the release that a checkpoint makes.
+
+    Args:
+        file: The open checkpoint. Its header and size count, not those of `info`: it may have been replaced since.
+        info: Shape and vocabulary of the checkpoint.
+        name: By default the name in the JSON file of the checkpoint, else that of its folder.
+        card: Further facts about the model; they override those from the files.
+        weights_only: Leave the optimizer state out. The checkpoint in the release is then an RGPT0002 file.
+        new_version: Publish the same files again, under a new version.
+        expires_in_s: Seconds after which relays may delete it (NIP-40).
 
     Raises:
-        CallerError: the folder's name cannot name a model.
+        CallerError: the name or the card cannot be that of a release.
+        InvalidModelFile: the checkpoint has no vocabulary.
+        InvalidCheckpoint: header or size do not fit the shape.
     """
+    return ReleaseSpec(
+        files=_files(file, info, weights_only=weights_only),
+        name=name or _default_name(info),
+        format=WEIGHTS_MAGIC.decode() if weights_only else info.header.magic,
+        card={**_card(info), **(card or {})},
+        new_version=new_version,
+        expires_in_s=expires_in_s,
+    )
+
+
+def _default_name(info: CheckpointInfo) -> str:
     if info.sidecar and info.sidecar.name:
         return info.sidecar.name
     folder = info.path.absolute().parent.name
@@ -32,18 +65,8 @@ def default_name(info: CheckpointInfo) -> str:
     return folder
 
 
-def release_files(file: BinaryIO, info: CheckpointInfo, *, weights_only: bool) -> list[SourceFile]:
-    """Return the files of a release: the checkpoint, `vocab.json` and `config.json`.
-
-    Args:
-        file: The open checkpoint. Its header and size count, not those of `info`: it may have been replaced since.
-        info: Shape and vocabulary of the checkpoint.
-        weights_only: Leave the optimizer state out. The checkpoint in the release is then an RGPT0002 file.
-
-    Raises:
-        InvalidModelFile: the checkpoint has no vocabulary.
-        InvalidCheckpoint: header or size do not fit the shape.
-    """
+def _files(file: BinaryIO, info: CheckpointInfo, *, weights_only: bool) -> tuple[SourceFile, ...]:
+    """Return the files of a release: the checkpoint, `vocab.json` and `config.json`."""
     if info.tokenizer is None:
         raise InvalidModelFile(f"{info.path}: no vocabulary next to it; pass its vocab.json with --vocab")
     length = os.fstat(file.fileno()).st_size
@@ -59,11 +82,11 @@ def release_files(file: BinaryIO, info: CheckpointInfo, *, weights_only: bool) -
         start=WEIGHTS_MAGIC if weights_only else b"",
         is_part=weights_only,
     )
-    return [
+    return (
         checkpoint,
         _json_file("vocab.json", "tokenizer", info.tokenizer.to_json()),
         _json_file("config.json", "config", info.config.to_json(info.tokenizer.kind)),
-    ]
+    )
 
 
 def _json_file(path: str, role: str, content: object) -> SourceFile:
@@ -77,14 +100,9 @@ def _release_path(name: str) -> str:
     return "checkpoint.bin" if stem in {"", "vocab", "config", "release"} else f"{stem}.bin"
 
 
-def release_format(info: CheckpointInfo, *, weights_only: bool) -> str:
-    """Return the format of the checkpoint in the release, such as RGPT0003."""
-    return WEIGHTS_MAGIC.decode() if weights_only else info.header.magic
-
-
-def release_card(info: CheckpointInfo) -> dict[str, object]:
+def _card(info: CheckpointInfo) -> dict[str, object]:
     """Return what a release says about its model: shape, and how the training went."""
-    assert info.tokenizer is not None  # noqa: S101 (release_files refuses a checkpoint without one)
+    assert info.tokenizer is not None  # noqa: S101 (_files refuses a checkpoint without one)
     facts: dict[str, object] = {"iteration": info.header.iteration, "step": info.header.step}
     if math.isfinite(info.header.best_loss):
         facts["best_loss"] = info.header.best_loss

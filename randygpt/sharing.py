@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from distribution.download import OnProgress
 from distribution.dry_run import DryRun
+from distribution.events import RELEASE_KIND
 from distribution.fetch import MAX_SIZE, Fetched, Fetcher
 from distribution.follow import Follower, FollowStatus, FollowTarget, Update
 from distribution.journal import Journal
@@ -27,9 +28,11 @@ from randygpt.user.home import Home
 from relay_client.event import Event
 from relay_client.filter import Filter
 from relay_client.hints import usable_hints
-from relay_client.keys import AddressReference, SecretKey
+from relay_client.keys import AddressReference, SecretKey, encode_nevent
 from relay_client.nip65 import RELAY_LIST_KIND, write_relays
 from relay_client.pool import Pool
+
+_NEVENT_RELAYS = 3
 
 
 def _no_progress(_done: int, _total: int) -> None:
@@ -76,6 +79,13 @@ class Publication:
             check=self.check,
             on_progress=on_progress,
         )
+
+
+def published_nevent(published: Published) -> str:
+    """Return the nevent of a published release, with some of the relays that have it (NIP-19)."""
+    release = published.release
+    relays = [url for url, report in published.relays.items() if not report.reason][:_NEVENT_RELAYS]
+    return encode_nevent(release.id, author=release.author, kind=RELEASE_KIND, relays=relays)
 
 
 async def nip65_relays(relays: Sequence[str], key: SecretKey) -> list[str]:

@@ -110,7 +110,7 @@ def load_release(release: InstalledRelease) -> LoadedModel:
 
 
 def load_file(path: Path, *, preset: str | None = None, vocab: Path | None = None) -> LoadedModel:
-    """The model in a checkpoint file, tested; raises UnfitModel, InvalidModelFile and OSError."""
+    """The model in a checkpoint file, tested; raises UnfitModel, InvalidModelFile, CallerError and StorageError."""
     language_model = load(path, preset=preset, vocab=vocab)
     with find_checkpoint(path).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()

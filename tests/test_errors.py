@@ -10,7 +10,7 @@ import randygpt.errors
 import relay_client.errors
 import server.errors
 from randygpt.cli.main import exit_code
-from randygpt.errors import CallerError, PeerError, RandyGPTError, StorageError, TransportError
+from randygpt.errors import CallerError, PeerError, RandyGPTError, StorageError, TransportError, translate_os_errors
 
 CATEGORIES = {CallerError: 2, PeerError: 3, TransportError: 4, StorageError: 5}
 MODULES = (relay_client.errors, distribution.errors, randygpt.errors, server.errors)
@@ -42,9 +42,24 @@ def test_each_error_has_one_category_and_its_exit_code(kind: type[BaseException]
     assert exit_code(instance(kind)) == CATEGORIES[category]
 
 
-def test_other_exceptions_keep_their_exit_codes() -> None:
-    found = {kind: exit_code(kind()) for kind in (FileNotFoundError, PermissionError, KeyboardInterrupt, ValueError)}
-    assert found == {FileNotFoundError: 2, PermissionError: 5, KeyboardInterrupt: 130, ValueError: 1}
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (FileNotFoundError(2, "No such file", "m.bin"), CallerError("m.bin: No such file")),
+        (IsADirectoryError(21, "Is a directory", "m"), CallerError("m: Is a directory")),
+        (PermissionError(13, "Permission denied", "m.bin"), StorageError("m.bin: Permission denied")),
+        (OSError(28, "No space left"), StorageError("No space left")),
+        (OSError("odd"), StorageError("odd")),
+    ],
+)
+def test_an_os_error_becomes_a_public_one(error: OSError, expected: RandyGPTError) -> None:
+    with pytest.raises(type(expected)) as caught, translate_os_errors():
+        raise error
+    assert str(caught.value) == str(expected)
+
+
+def test_exit_codes_of_other_exceptions() -> None:
+    assert (exit_code(KeyboardInterrupt()), exit_code(ValueError())) == (130, 1)
 
 
 def test_randygpt_exports_the_errors_of_lower_packages() -> None:

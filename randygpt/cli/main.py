@@ -36,7 +36,7 @@ from randygpt.cli.output import print_stderr
 from randygpt.cli.rust_compat import normalise
 from randygpt.cli.settings import default_map, parameters
 from randygpt.cli.signals import handle_termination
-from randygpt.errors import CallerError, PeerError, StorageError, TransportError
+from randygpt.errors import CallerError, PeerError, StorageError, TransportError, translate_os_errors
 
 # All errors of the command line's own parser; the name of the base class is not part of typer's interface.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -96,10 +96,10 @@ _INTERRUPTED = 130
 _TERMINATED = 143
 _EXIT_CODES: tuple[tuple[int, tuple[type[BaseException], ...]], ...] = (
     (_INTERRUPTED, (KeyboardInterrupt, typer.Abort)),
-    (2, (UsageError, CallerError, FileNotFoundError, IsADirectoryError, NotADirectoryError)),
+    (2, (UsageError, CallerError)),
     (3, (PeerError,)),
     (4, (TransportError,)),
-    (5, (StorageError, OSError)),
+    (5, (StorageError,)),
 )
 
 
@@ -107,7 +107,8 @@ def run(arguments: list[str]) -> int:
     """Carry out a command line; every error is one line on stderr. Returns the exit code."""
     terminations = handle_termination()
     try:
-        result = _main(normalise(arguments))
+        with translate_os_errors():
+            result = _main(normalise(arguments))
         code = result if isinstance(result, int) else 0
     except BaseException as error:
         code = exit_code(error)
@@ -144,8 +145,6 @@ def exit_code(error: BaseException) -> int:
 
 
 def _words(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: randygpt publish checkpoint_best.bin --name shakespeare --relay wss://relay.example"
 
-_HINTS = 3  # relays named in an nevent
 _MANY = 1_000  # events that a relay of somebody else is not sent without a word
 _SECONDS = {"h": 3_600, "d": 86_400, "w": 7 * 86_400}
 
@@ -85,9 +84,8 @@ def publish(
     quiet: Quiet = False,
 ) -> None:
     """Publish a model. The same files again send only what the relays lack, and keep their id."""
-    from distribution.release_spec import ReleaseSpec
     from randygpt.checkpoint.sidecar import inspect_checkpoint
-    from randygpt.release_files import default_name, release_card, release_files, release_format
+    from randygpt.release_files import checkpoint_spec
     from randygpt.sharing import Publication, nip65_relays
 
     home, expires_in_s = Home.from_environment(), _seconds(expires) if expires else None
@@ -104,11 +102,12 @@ def publish(
             home=home,
             relays=urls,
             key=key,
-            spec=ReleaseSpec(
-                files=tuple(release_files(file, info, weights_only=weights_only)),
-                name=name or default_name(info),
-                format=release_format(info, weights_only=weights_only),
-                card=release_card(info) | extra,
+            spec=checkpoint_spec(
+                file,
+                info,
+                name=name,
+                card=extra,
+                weights_only=weights_only,
                 new_version=new_version,
                 expires_in_s=expires_in_s,
             ),
@@ -161,12 +160,11 @@ def _report_dry_run(publication: "Publication", estimate: "DryRun", *, as_json: 
 
 
 def _report(published: "Published", *, as_json: bool, quiet: bool) -> None:
-    from distribution.events import RELEASE_KIND
-    from relay_client.keys import encode_nevent, encode_npub
+    from randygpt.sharing import published_nevent
+    from relay_client.keys import encode_npub
 
     release, relays = published.release, published.relays
-    hints = [url for url, report in relays.items() if not report.reason][:_HINTS]
-    nevent = encode_nevent(release.id, author=release.author, kind=RELEASE_KIND, relays=hints)
+    nevent = published_nevent(published)
     result = {
         "release": release.id.hex(),
         "nevent": nevent,

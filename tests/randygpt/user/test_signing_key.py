@@ -23,6 +23,7 @@ OTHER = SecretKey(bytes.fromhex("33" * 32))
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     for name in ("CREDENTIALS_DIRECTORY", "RANDYGPT_NSEC"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(signing_key, "_taken_from_environment", "")
     return Home(tmp_path / "home")
 
 
@@ -228,6 +229,7 @@ def test_the_environment_comes_last_and_with_a_warning(
     found = find(home)
     assert (found.key.pubkey, found.origin, len(found.warnings)) == (key.pubkey, "RANDYGPT_NSEC", 1)
     assert "RANDYGPT_NSEC" not in os.environ  # commands that are started do not inherit it
+    assert find(home).key.pubkey == key.pubkey  # a program may publish twice
     signing_key.keep(home, OTHER.reveal_nsec())
     monkeypatch.setenv("RANDYGPT_NSEC", key.reveal_nsec())
     found = find(home)

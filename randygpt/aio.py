@@ -1,0 +1,262 @@
+"""The public functions as coroutines: `publish` and `fetch`, and `follow` as an async iterator.
+
+    fetched = await randygpt.aio.fetch("npub1…/shakespeare")
+    async for newer in randygpt.aio.follow("npub1…/shakespeare"):
+        ...
+
+They use the home folder, the key, the relays and the trust list of the command `randygpt`, unless an argument says
+otherwise. Every error is a `randygpt.errors.RandyGPTError`. Does network and disk I/O; imports no torch.
+"""
+
+import asyncio
+import contextlib
+import logging
+import warnings
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from distribution.fetch import MAX_SIZE
+from distribution.follow import Failed, Installed, Update
+from distribution.store import Store
+from randygpt.checkpoint.sidecar import inspect_checkpoint, read_json, read_tokenizer
+from randygpt.errors import CallerError, translate_os_errors
+from randygpt.model.config import ModelConfig
+from randygpt.release_files import checkpoint_spec
+from randygpt.sharing import Publication, fetch_release, follow_target, make_follower, published_nevent
+from randygpt.user import signing_key
+from randygpt.user.home import Home
+from relay_client.keys import SecretKey, encode_npub
+
+if TYPE_CHECKING:
+    from distribution.installed import InstalledRelease
+    from randygpt.language_model import LanguageModel
+
+log = logging.getLogger(__name__)
+
+OnProgress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A release that relays have."""
+
+    release: str  # event id, 64 hex digits
+    nevent: str  # the same, with author and relays (NIP-19)
+    author: str  # npub
+    name: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """A release that is verified and installed."""
+
+    release: str  # event id, 64 hex digits
+    author: str  # npub
+    name: str
+    version: int
+    path: Path  # the folder of the release
+    checkpoint: Path
+    config: Path
+    tokenizer: Path
+
+    @classmethod
+    def of(cls, installed: "InstalledRelease") -> Self:
+        """Return an installed release as a program sees it."""
+        return cls(
+            release=installed.id.hex(),
+            author=encode_npub(installed.author),
+            name=installed.name,
+            version=installed.version,
+            path=installed.folder,
+            **{role: installed.file(role).local_path for role in ("checkpoint", "config", "tokenizer")},
+        )
+
+    def load(self) -> "LanguageModel":
+        """Return the model; raises InvalidModelFile, CallerError and StorageError."""
+        from randygpt.language_model import from_weights  # noqa: PLC0415 (numpy, for those who generate)
+
+        with translate_os_errors():
+            config = ModelConfig.from_json(read_json(self.config))
+            return from_weights(self.checkpoint, config, read_tokenizer(self.tokenizer))
+
+
+async def publish(  # noqa: PLR0913 (options by keyword)
+    checkpoint: str | PathLike[str],
+    *,
+    name: str,
+    relays: Sequence[str] | None = None,
+    home: str | PathLike[str] | None = None,
+    key: SecretKey | PathLike[str] | None = None,
+    card: Mapping[str, object] | None = None,
+    weights_only: bool = False,
+    new_version: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Published:
+    """Publish a checkpoint as a signed release under a name.
+
+    The same files under the same name again send only what the relays lack, and keep the release's id.
+
+    Args:
+        checkpoint: The file, with its vocabulary next to it.
+        name: a-z, 0-9, dot, dash and underscore, at most 64 characters.
+        relays: URLs; by default the relays of the user.
+        home: The folder of keys and state; by default the user's.
+        key: The author's key, or a file with an nsec; by default the key of the user.
+        card: Further facts about the model, such as `{"license": "MIT", "about": "…"}`.
+        weights_only: Leave the optimizer state out: a third of the bytes.
+        new_version: Make another version of files that were published before.
+        on_progress: Called with the bytes sent so far and the bytes in all.
+
+    Raises:
+        CallerError: an argument or a local file is wrong.
+        TransportError: no relay can be reached, or none accepted all of it; a rerun continues.
+        StorageError: the disk fails.
+    """
+    with translate_os_errors():
+        user = _home(home)
+        urls, signer, path = user.resolve_relays(_urls(relays)), _key(user, key), Path(checkpoint)
+        info = await asyncio.to_thread(inspect_checkpoint, path)
+        with await asyncio.to_thread(path.open, "rb") as file:
+            spec = await asyncio.to_thread(
+                checkpoint_spec, file, info, name=name, card=card, weights_only=weights_only, new_version=new_version
+            )
+            publication = Publication(home=user, relays=urls, key=signer, spec=spec)
+            done = await publication.publish(on_progress or _no_progress)
+    release = done.release
+    return Published(
+        release=release.id.hex(),
+        nevent=published_nevent(done),
+        author=encode_npub(release.author),
+        name=release.name,
+        version=release.version,
+    )
+
+
+async def fetch(
+    reference: str,
+    *,
+    relays: Sequence[str] | None = None,
+    home: str | PathLike[str] | None = None,
+    max_size: int = MAX_SIZE,
+    weights_only: bool = False,
+    activate: bool = True,
+    on_progress: OnProgress | None = None,
+) -> Fetched:
+    """Fetch a release, verify every byte, and install it.
+
+    Args:
+        reference: An event id in hex, note, nevent, naddr, `npub…/name`, or `alice/name` by a trusted author.
+        relays: URLs; by default the relays of the user, or those in `reference` if the user has none.
+        home: The folder of the store and the trust list; by default the user's.
+        max_size: Bytes; a larger release is refused.
+        weights_only: Leave the optimizer state out: a third of the bytes.
+        activate: Make it the current release, which `randygpt serve` answers with.
+        on_progress: Called with the bytes fetched so far and the bytes in all.
+
+    Raises:
+        CallerError: an argument is wrong.
+        PeerError: the author is not trusted, or something does not verify.
+        TransportError: relays cannot be reached, or lack some of it; a rerun continues.
+        StorageError: the disk or the store fails.
+    """
+    with translate_os_errors():
+        found = await fetch_release(
+            _home(home),
+            reference,
+            relays=_urls(relays),
+            max_size=max_size,
+            weights_only=weights_only,
+            activate=activate,
+            on_progress=on_progress or _no_progress,
+        )
+    return Fetched.of(found.release)
+
+
+async def follow(
+    name: str,
+    *,
+    relays: Sequence[str] | None = None,
+    home: str | PathLike[str] | None = None,
+    max_size: int = MAX_SIZE,
+    on_progress: OnProgress | None = None,
+) -> AsyncGenerator[Fetched, None]:
+    """Install each new version of a model, and yield it; ends when it is closed or cancelled.
+
+    Yields nothing for a version that is installed already. What fails is logged, and tried again later.
+
+    Args:
+        name: `npub…/name`, naddr, or `alice/name` by a trusted author.
+        relays: URLs; by default the relays of the user.
+        home: The folder of the store and the trust list; by default the user's.
+        max_size: Bytes; a larger release is refused.
+        on_progress: Called with the bytes fetched so far and the bytes in all.
+
+    Raises:
+        CallerError: an argument is wrong.
+        PeerError: the author is not trusted.
+    """
+    with translate_os_errors():
+        user = _home(home)
+        target = follow_target(user, name, relays=_urls(relays))
+    installs: asyncio.Queue[Fetched | None] = asyncio.Queue()
+
+    def on_update(update: Update) -> None:
+        if isinstance(update, Installed):
+            installs.put_nowait(Fetched.of(update.release))
+        elif isinstance(update, Failed):
+            log.warning("following %s: %s", name, update.error)
+        else:
+            log.info("%s version %s: %s", name, update.release.version, update.reason)
+
+    follower = make_follower(
+        user,
+        Store(user.folder),
+        target,
+        max_size=max_size,
+        on_update=on_update,
+        on_progress=on_progress or _no_progress,
+    )
+    task = asyncio.create_task(follower.run(), name=f"follow {name}")
+    task.add_done_callback(lambda _: installs.put_nowait(None))
+    try:
+        while fetched := await installs.get():
+            yield fetched
+        await task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def _home(folder: str | PathLike[str] | None) -> Home:
+    user = Home.from_environment()
+    return user if folder is None else replace(user, folder=Path(folder).absolute())
+
+
+def _urls(relays: Sequence[str] | None) -> Sequence[str] | None:
+    if isinstance(relays, str):
+        raise CallerError(f"relays is a list of URLs: [{relays!r}]")
+    return relays
+
+
+def _key(home: Home, key: SecretKey | PathLike[str] | None) -> SecretKey:
+    if isinstance(key, SecretKey):
+        return key
+    if isinstance(key, str):  # it may be the secret itself, which must not appear in an error
+        raise CallerError("key is a SecretKey (SecretKey.from_nsec) or the Path of a file, not a str")
+    found = signing_key.find(home, None if key is None else Path(key), _refuse_password)
+    for warning in found.warnings:
+        warnings.warn(warning, stacklevel=3)
+    return found.key
+
+
+def _refuse_password(origin: str) -> str:
+    raise CallerError(f"{origin} is encrypted: pass key=SecretKey.from_ncryptsec(…, password)")
+
+
+def _no_progress(_done: int, _total: int) -> None:
+    pass
