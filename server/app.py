@@ -1,4 +1,4 @@
-"""The HTTP edge: routes, start and stop. Does network I/O."""
+"""HTTP application: routes, streaming, start and graceful shutdown. Does network I/O."""
 
 import asyncio
 import contextlib
@@ -19,14 +19,14 @@ from server.errors import Busy, InvalidRequest, UnfitModel
 from server.fields import parse_object
 from server.listen import listen
 from server.metrics import CONTENT_TYPE, Metrics, Snapshot
-from server.middleware import REQUEST_ID, RETRY_AFTER_S, STREAM, Guard, error_response, json_response
+from server.middleware import REQUEST_ID, RETRY_AFTER_S, STREAM, Middleware, error_response, json_response
 from server.models import ActiveModel, LoadedModel
 from server.openapi import document
 from server.page import Page
 from server.provenance import Provenance
 from server.reloader import Reloader
-from server.replies import Form, completion_reply, models_reply, openai_error, usage
-from server.schema import MAX_BODY, CompletionRequest, parse_chat, parse_completion, parse_request
+from server.responses import OpenAIFormat, models_body, openai_error_body, plain_body, usage
+from server.schema import MAX_BODY, CompletionRequest, parse_chat, parse_completion, parse_plain
 
 Watchdog: TypeAlias = Callable[[Callable[[], Awaitable[None]]], contextlib.AbstractAsyncContextManager[None]]
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Application:
-    """Routes over one `ActiveModel` and one `Engine`."""
+    """Routes over one active model and one engine."""
 
     def __init__(
         self,
@@ -50,14 +50,13 @@ class Application:
         self._engine = engine
         self._config = config
         self._metrics = metrics
-        self._guard = Guard(config, metrics)
         self._page = Page(active, provenance)
-        self.web = web.Application(client_max_size=MAX_BODY, middlewares=[self._guard.around])
-        self.web.on_response_prepare.append(self._guard.prepare)
+        middleware = Middleware(config, metrics)
+        self.web = web.Application(client_max_size=MAX_BODY, middlewares=[middleware.handle])
+        self.web.on_response_prepare.append(middleware.add_headers)
         self.web.add_routes(
-            [
+            [  # each needs an API key, unless middleware.PUBLIC_ROUTES has it
                 *self._page.routes(),
-                web.get("/provenance", self._provenance),
                 web.post("/", self._complete),
                 web.post("/v1/completions", self._completions),
                 web.post("/v1/chat/completions", self._chat),
@@ -66,101 +65,100 @@ class Application:
                 web.get("/openapi.json", self._openapi),
                 web.get("/health", self._health),
                 web.get("/ready", self._ready),
-                web.get("/metrics", self._page_of_metrics),
+                web.get("/metrics", self._export_metrics),
                 web.post("/admin/reload", self._reload),
                 web.post("/admin/use", self._use),
             ]
         )
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
-        with self._guard.admit(request):
-            asked = parse_request(await self._body(request))
-            with self._active.lease() as loaded:  # this request's model, whatever happens to `current` meanwhile
-                with Completion(self._engine, _there(loaded), asked) as completion:
-                    self._metrics.prompt_tokens.inc(completion.prompt_tokens)
-                    [choice] = await completion.collect()
-                reply = completion_reply(
-                    text=choice.text,
-                    model=completion.model.name,
-                    prompt_tokens=completion.prompt_tokens,
-                    completion_tokens=completion.completion_tokens,
-                )
-                return json_response(200, reply, _release(completion.model))
+        params = parse_plain(await self._body(request))
+        with self._active.lease() as loaded, Completion(self._engine, _required(loaded), params) as completion:
+            self._metrics.prompt_tokens.inc(completion.prompt_tokens)
+            [choice] = await completion.collect()
+            body = plain_body(
+                text=choice.text,
+                model=completion.model.name,
+                prompt_tokens=completion.prompt_tokens,
+                completion_tokens=completion.completion_tokens,
+            )
+            return json_response(200, body, _release_header(completion.model))
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
-        return await self._openai(request, parse_completion, chat=False)
+        return await self._openai(request, parse_completion, is_chat=False)
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        return await self._openai(request, parse_chat, chat=True)
+        return await self._openai(request, parse_chat, is_chat=True)
 
     async def _openai(
-        self, request: web.Request, parse: Callable[[bytes], CompletionRequest], *, chat: bool
+        self, request: web.Request, parse: Callable[[bytes], CompletionRequest], *, is_chat: bool
     ) -> web.StreamResponse:
-        with self._guard.admit(request):
-            asked = parse(await self._body(request))
-            with self._active.lease() as loaded, Completion(self._engine, _there(loaded), asked) as completion:
-                self._metrics.prompt_tokens.inc(completion.prompt_tokens)
-                form = Form(
-                    chat=chat,
-                    request_id=request[REQUEST_ID],
-                    created=int(time.time()),
-                    model=completion.model.name,
-                    fingerprint=completion.model.fingerprint,
-                    texts=completion.model.language_model.tokenizer.vocab,
-                    logprobs=asked.logprobs is not None,
-                )
-                if asked.stream:
-                    return await self._stream(request, completion, form, include_usage=asked.include_usage)
-                choices = await completion.collect()
-                counts = usage(completion.prompt_tokens, completion.completion_tokens)
-                return json_response(200, form.whole(choices, counts), _release(completion.model))
+        params = parse(await self._body(request))
+        with self._active.lease() as loaded, Completion(self._engine, _required(loaded), params) as completion:
+            self._metrics.prompt_tokens.inc(completion.prompt_tokens)
+            model = completion.model
+            form = OpenAIFormat(
+                is_chat=is_chat,
+                request_id=request[REQUEST_ID],
+                created=int(time.time()),
+                model=model.name,
+                fingerprint=model.fingerprint,
+                vocab=model.language_model.tokenizer.vocab,
+                logprobs=params.logprobs is not None,
+            )
+            if params.stream:
+                return await self._stream(request, completion, form, include_usage=params.include_usage)
+            choices = await completion.collect()
+            counts = usage(completion.prompt_tokens, completion.completion_tokens)
+            return json_response(200, form.body(choices, counts), _release_header(model))
 
     async def _stream(
-        self, request: web.Request, completion: Completion, form: Form, *, include_usage: bool
+        self, request: web.Request, completion: Completion, form: OpenAIFormat, *, include_usage: bool
     ) -> web.StreamResponse:
-        """Parts of an answer as they come, each an event; `[DONE]` is the last. Ends early if nobody reads them."""
+        """Send server-sent events: a chunk for each part of a choice, then `[DONE]`.
+
+        Raises:
+            TimeoutError: The client does not read.
+            ConnectionError: The client disconnected.
+        """
         headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        response = web.StreamResponse(headers=headers | _release(completion.model))
+        response = web.StreamResponse(headers=headers | _release_header(completion.model))
         request[STREAM] = response
         await response.prepare(request)
-        seen: set[int] = set()
+        begun: set[int] = set()
         try:
-            async for news in completion:
-                for choice in news:
-                    part = form.part([choice], first=choice.index not in seen)
-                    seen.add(choice.index)
-                    await self._send(response, orjson.dumps(part))
+            async for choices in completion:
+                for choice in choices:
+                    chunk = form.chunk(choice, first=choice.index not in begun)
+                    begun.add(choice.index)
+                    await self._send_event(response, orjson.dumps(chunk))
             if include_usage:
                 counts = usage(completion.prompt_tokens, completion.completion_tokens)
-                await self._send(response, orjson.dumps(form.last(counts)))
+                await self._send_event(response, orjson.dumps(form.usage_chunk(counts)))
         except (TimeoutError, ConnectionError):
             raise
-        except Exception as error:  # the status was sent: only words are left
+        except Exception as error:  # the status was sent: the error goes into the stream
             if not isinstance(error, Busy):
-                log.exception("a stream failed", extra={"request_id": request[REQUEST_ID]})
-            why = str(error) if isinstance(error, Busy) else "the server failed; its log says why"
-            await self._send(response, orjson.dumps(openai_error(f"the text ends early: {why}", status=500)))
-        await self._send(response, b"[DONE]")
+                log.exception("stream failed", extra={"request_id": request[REQUEST_ID]})
+            reason = str(error) if isinstance(error, Busy) else "internal error; see the server's log"
+            body = openai_error_body(f"the text is incomplete: {reason}", status=500)
+            await self._send_event(response, orjson.dumps(body))
+        await self._send_event(response, b"[DONE]")
         return response
 
-    async def _send(self, response: web.StreamResponse, data: bytes) -> None:
+    async def _send_event(self, response: web.StreamResponse, data: bytes) -> None:
         async with asyncio.timeout(self._config.limits.write_timeout_s):
             await response.write(b"data: %b\n\n" % data)
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
-        with self._guard.admit(request):
-            loaded = self._active.current
-            reply = models_reply({loaded.name: int(loaded.loaded_at)} if loaded else {})
-            name = request.match_info.get("model")
-            if name is None:
-                return json_response(200, reply)
-            if loaded is None or name != loaded.name:
-                return error_response(request, 404, f"no model {name!r}", field="model")
-            return json_response(200, reply["data"][0])
-
-    async def _provenance(self, request: web.Request) -> web.StreamResponse:
-        with self._guard.admit(request):
-            return await self._page.provenance(request)
+        loaded = self._active.current
+        body = models_body({loaded.name: int(loaded.loaded_at)} if loaded else {})
+        name = request.match_info.get("model")
+        if name is None:
+            return json_response(200, body)
+        if loaded is None or name != loaded.name:
+            return error_response(request, 404, f"no model {name!r}", field="model")
+        return json_response(200, body["data"][0])
 
     async def _openapi(self, _: web.Request) -> web.Response:
         return json_response(200, document())
@@ -182,45 +180,43 @@ class Application:
         is_ready = self._active.current is not None
         return json_response(200 if is_ready else 503, {"ready": is_ready})
 
-    async def _page_of_metrics(self, _: web.Request) -> web.Response:
+    async def _export_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics.export(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _reload(self, request: web.Request) -> web.Response:
-        reloader = self._admin(request)
-        await reloader.look(again=True)
+        await self._required_reloader().check(force=True)
         return await self._health(request)
 
     async def _use(self, request: web.Request) -> web.Response:
-        reloader = self._admin(request)
+        reloader = self._required_reloader()
         raw = parse_object(await self._body(request)).get("release")
         try:
             release_id = bytes.fromhex(raw if isinstance(raw, str) and len(raw) == 64 else "?")  # noqa: PLR2004 (hex)
         except ValueError:
-            raise InvalidRequest("release is an event id, 64 hex digits", field="release") from None
+            raise InvalidRequest("release must be an event id, 64 hex digits", field="release") from None
         try:
             await reloader.use(release_id)
         except UnfitModel as error:
             raise web.HTTPConflict(text=str(error)) from None
         return await self._health(request)
 
-    def _admin(self, request: web.Request) -> Reloader:
-        """Whoever may change what is served, and what to change it with; raises HTTPForbidden and others."""
+    def _required_reloader(self) -> Reloader:
+        """Return the reloader for an operator's request; raises HTTPForbidden and HTTPConflict."""
         if not self._config.api_keys:
-            raise web.HTTPForbidden(text="this needs an API key, and the server has none: --api-key-file")
-        with self._guard.admit(request):
-            if self._reloader is None:
-                raise web.HTTPConflict(text="this server serves a file, not the store's releases")
-            return self._reloader
+            raise web.HTTPForbidden(text="this route needs an API key, and the server has none; set --api-key-file")
+        if self._reloader is None:
+            raise web.HTTPConflict(text="the server was started with a model file, not with the store's releases")
+        return self._reloader
 
     async def _body(self, request: web.Request) -> bytes:
-        limit, length = self._config.limits.body_timeout_s, request.content_length or 0
-        if length > MAX_BODY:  # before it is sent
+        timeout_s, length = self._config.limits.body_timeout_s, request.content_length or 0
+        if length > MAX_BODY:  # refused before it is sent
             raise web.HTTPRequestEntityTooLarge(max_size=MAX_BODY, actual_size=length)
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(timeout_s):
                 return await request.read()
         except TimeoutError:
-            raise web.HTTPRequestTimeout(text=f"the body did not arrive in {limit:.0f} s") from None
+            raise web.HTTPRequestTimeout(text=f"the body did not arrive within {timeout_s:g} s") from None
         except web.RequestPayloadError:
             raise InvalidRequest("the body is not encoded as its headers say") from None
 
@@ -233,26 +229,34 @@ async def running(
     provenance: Provenance | None = None,
     *,
     listen_socket: socket.socket | None = None,
-    watchdog: Watchdog = lambda _check: contextlib.nullcontext(),
+    watchdog: Watchdog = lambda _heartbeat: contextlib.nullcontext(),
 ) -> AsyncIterator[str]:
-    """A server that answers; gives its address. On leaving, it takes no more requests and finishes those under way.
+    """Run a server and give its address; on leaving, it accepts no more requests and finishes the running ones.
 
-    It listens on the socket it is `given`, else where the config say. `watched` is entered for as long as it runs,
-    with a check that comes back while the thread that decodes does. Raises CannotListen if the address cannot be had.
+    Args:
+        active: The model that answers.
+        reloader: Replaces the active model when the store's current release changes; None for a model file.
+        config: Address, keys and limits.
+        provenance: What the page shows of the store.
+        listen_socket: An open socket to listen on, instead of the configured address.
+        watchdog: Entered while the server runs, with a heartbeat that returns as long as the decode workers do.
+
+    Raises:
+        CannotListen: The address is in use, or not one of this machine.
     """
     metrics = Metrics()
     engine = Engine(threads=config.threads, max_sequences=config.limits.max_sequences, metrics=metrics)
     metrics.add_gauges(partial(_snapshot, active, engine))
     application = Application(active, reloader, provenance, engine, config, metrics)
     try:
-        async with watchdog(engine.heartbeat), _answering(application, reloader, config, listen_socket) as address:
+        async with watchdog(engine.heartbeat), _listening(application, reloader, config, listen_socket) as address:
             yield address
     finally:
         engine.close()
 
 
 @contextlib.asynccontextmanager
-async def _answering(
+async def _listening(
     application: Application, reloader: Reloader | None, config: ServerConfig, listen_socket: socket.socket | None
 ) -> AsyncIterator[str]:
     runner = web.AppRunner(
@@ -261,20 +265,20 @@ async def _answering(
         shutdown_timeout=config.limits.shutdown_timeout_s,
     )
     await runner.setup()
-    watch: asyncio.Task[None] | None = None
+    reloading: asyncio.Task[None] | None = None
     listener: asyncio.Server | None = None
     try:
         if reloader:
-            await reloader.look()
-            watch = asyncio.create_task(reloader.run(), name="reloader")
+            await reloader.check()
+            reloading = asyncio.create_task(reloader.run(), name="reloader")
         listener = await listen(runner, config, listen_socket)
         host, port, *_ = listener.sockets[0].getsockname()
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
-        if watch:
-            watch.cancel()
+        if reloading:
+            reloading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await watch
+                await reloading
         if listener is not None:
             listener.close()
         await runner.cleanup()
@@ -282,26 +286,23 @@ async def _answering(
 
 def _snapshot(active: ActiveModel, engine: Engine) -> Snapshot:
     loaded = active.current
+    info = {"label": loaded.label, "release": loaded.release_id or "", "model": loaded.name} if loaded else None
     return Snapshot(
         sequences_running=engine.running,
         sequences_waiting=engine.waiting,
         model_swaps=active.swaps,
         model_swap_failures=active.failures,
         is_failing=active.failure is not None,
-        model_info={"label": loaded.label, "release": loaded.release_id or "", "model": loaded.name}
-        if loaded
-        else None,
+        model_info=info,
         loaded_at=loaded.loaded_at if loaded else 0.0,
     )
 
 
-def _there(loaded: LoadedModel | None) -> LoadedModel:
+def _required(loaded: LoadedModel | None) -> LoadedModel:
     if loaded is None:
-        raise web.HTTPServiceUnavailable(
-            text="no model to answer with yet", headers={"Retry-After": str(RETRY_AFTER_S)}
-        )
+        raise web.HTTPServiceUnavailable(text="no model is loaded yet", headers={"Retry-After": str(RETRY_AFTER_S)})
     return loaded
 
 
-def _release(loaded: LoadedModel) -> dict[str, str]:
+def _release_header(loaded: LoadedModel) -> dict[str, str]:
     return {"X-Release": loaded.release_id} if loaded.release_id else {}

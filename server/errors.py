@@ -6,7 +6,7 @@ CallerError
 └── UnfitModel         the model is damaged, or failed its self-test
     └── Unreadable         it could not be read this time, for lack of memory or a disk error
 TransportError
-└── Busy               too many requests are waiting (HTTP 503)
+└── Busy               too many sequences are running or waiting (HTTP 503)
 """
 
 from relay_client.errors import CallerError, TransportError
@@ -33,4 +33,4 @@ class Unreadable(UnfitModel):
 
 
 class Busy(TransportError):
-    """Too many requests are waiting."""
+    """Too many sequences are running or waiting, or the server is shutting down."""

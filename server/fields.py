@@ -1,4 +1,4 @@
-"""Fields of a request's JSON: what is right, said once for the check and for the OpenAPI document. No I/O."""
+"""Typed fields of a JSON request: each validates a value and describes itself for the OpenAPI document. No I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,140 +12,152 @@ Schema = dict[str, Any]
 
 
 class Field(Protocol):
-    """Something that a request may say."""
+    """A field of a request."""
 
     @property
     def default(self) -> Any:  # noqa: ANN401 (JSON)
-        """What it is where a request does not say."""
+        """Value of a field that is absent."""
 
     @property
-    def about(self) -> str:
-        """What it means."""
+    def description(self) -> str:
+        """Meaning, for the OpenAPI document."""
 
     def read(self, name: str, raw: Any) -> Any:  # noqa: ANN401 (JSON)
-        """The value; raises InvalidRequest."""
+        """Return the value; raises InvalidRequest."""
 
     def schema(self) -> Schema:
-        """The same in words of JSON Schema."""
+        """Return the JSON Schema."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Number:
-    """A number from `low` to `high`."""
+    """A number from `minimum` to `maximum`."""
 
-    low: float
-    high: float
-    about: str
+    minimum: float
+    maximum: float
+    description: str
     default: float | None = None
-    whole: bool = False
-    above: bool = False  # over `low`, not equal to it
+    is_integer: bool = False
+    is_minimum_exclusive: bool = False
 
     def read(self, name: str, raw: Any) -> float:  # noqa: ANN401 (JSON)
-        """The number; raises InvalidRequest."""
-        if self.whole and (type(raw) is not int or not self.low <= raw <= self.high):
-            raise InvalidRequest(f"{name} is a whole number from {self.low} to {self.high}", field=name)
+        """Return the number; raises InvalidRequest."""
+        if self.is_integer and (type(raw) is not int or not self.minimum <= raw <= self.maximum):
+            raise InvalidRequest(f"{name} must be an integer from {self.minimum} to {self.maximum}", field=name)
         if isinstance(raw, bool) or not isinstance(raw, int | float):
-            raise InvalidRequest(f"{name} is a number", field=name)
-        if not self.low <= raw <= self.high or (self.above and raw == self.low):
-            way = f"over {self.low} and at most" if self.above else f"from {self.low} to"
-            raise InvalidRequest(f"{name} is {way} {self.high}", field=name)
+            raise InvalidRequest(f"{name} must be a number", field=name)
+        if not self.minimum <= raw <= self.maximum or (self.is_minimum_exclusive and raw == self.minimum):
+            start = (
+                f"greater than {self.minimum} and at most" if self.is_minimum_exclusive else f"from {self.minimum} to"
+            )
+            raise InvalidRequest(f"{name} must be {start} {self.maximum}", field=name)
         return raw
 
     def schema(self) -> Schema:
-        """The same in words of JSON Schema."""
-        low = "exclusiveMinimum" if self.above else "minimum"
-        return {"type": "integer" if self.whole else "number", low: self.low, "maximum": self.high}
+        """Return the JSON Schema."""
+        minimum = "exclusiveMinimum" if self.is_minimum_exclusive else "minimum"
+        kind = "integer" if self.is_integer else "number"
+        return {"type": kind, minimum: self.minimum, "maximum": self.maximum}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
-    """True or false."""
+    """A boolean."""
 
-    about: str
+    description: str
     default: bool = False
 
     def read(self, name: str, raw: Any) -> bool:  # noqa: ANN401 (JSON)
-        """The flag; raises InvalidRequest."""
+        """Return the boolean; raises InvalidRequest."""
         if not isinstance(raw, bool):
-            raise InvalidRequest(f"{name} is true or false", field=name)
+            raise InvalidRequest(f"{name} must be true or false", field=name)
         return raw
 
     def schema(self) -> Schema:
-        """The same in words of JSON Schema."""
+        """Return the JSON Schema."""
         return {"type": "boolean"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Texts:
-    """One text, or several in a list."""
+class Strings:
+    """A string, or a list of strings."""
 
-    about: str
-    most: int  # in a list
-    least: int = 0  # characters of each
-    fewest: int = 1  # in a list
+    description: str
+    max_items: int
+    min_items: int = 1
+    min_length: int = 0  # characters of each string
     default: tuple[str, ...] | None = None
 
     def read(self, name: str, raw: Any) -> tuple[str, ...]:  # noqa: ANN401 (JSON)
-        """The texts; raises InvalidRequest."""
+        """Return the strings; raises InvalidRequest."""
         found = [raw] if isinstance(raw, str) else raw
-        if not isinstance(found, list) or not self.fewest <= len(found) <= self.most:
-            raise InvalidRequest(f"{name} is a text, or a list of {self.fewest} to {self.most}", field=name)
-        if not all(isinstance(text, str) and len(text) >= self.least for text in found):
+        if not isinstance(found, list) or not self.min_items <= len(found) <= self.max_items:
             raise InvalidRequest(
-                f"{name} holds something that is no text of at least {self.least} characters", field=name
+                f"{name} must be a string, or a list of {self.min_items} to {self.max_items} strings", field=name
+            )
+        if not all(isinstance(text, str) and len(text) >= self.min_length for text in found):
+            raise InvalidRequest(
+                f"{name} must contain only strings of at least {self.min_length} characters", field=name
             )
         return tuple(found)
 
     def schema(self) -> Schema:
-        """The same in words of JSON Schema."""
-        text = {"type": "string", "minLength": self.least}
-        return {"anyOf": [text, {"type": "array", "items": text, "minItems": self.fewest, "maxItems": self.most}]}
+        """Return the JSON Schema."""
+        text = {"type": "string", "minLength": self.min_length}
+        items = {"type": "array", "items": text, "minItems": self.min_items, "maxItems": self.max_items}
+        return {"anyOf": [text, items]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inner:
-    """An object with fields of its own; unknown ones are ignored."""
+class Object:
+    """An object with fields of its own."""
 
-    about: str
+    description: str
     fields: Mapping[str, Field]
     default: Mapping[str, Any] | None = None
 
     def read(self, name: str, raw: Any) -> dict[str, Any]:  # noqa: ANN401 (JSON)
-        """All values; raises InvalidRequest."""
+        """Return a value for each field; raises InvalidRequest."""
         if not isinstance(raw, dict):
-            raise InvalidRequest(f"{name} is an object", field=name)
-        return read(self.fields, raw)
+            raise InvalidRequest(f"{name} must be an object", field=name)
+        return read_fields(self.fields, raw)
 
     def schema(self) -> Schema:
-        """The same in words of JSON Schema."""
+        """Return the JSON Schema."""
         return object_schema(self.fields)
 
 
 def parse_object(raw_body: bytes) -> dict[str, Any]:
-    """The JSON object in a body; raises InvalidRequest."""
+    """Return the JSON object in a request body; raises InvalidRequest."""
     try:
         raw = orjson.loads(raw_body)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not JSON: {error}") from None
     if not isinstance(raw, dict):
-        raise InvalidRequest("the body is not a JSON object")
+        raise InvalidRequest("the body must be a JSON object")
     return raw
 
 
-def read(fields: Mapping[str, Field], raw: Mapping[str, Any], *, nullable: bool = True) -> dict[str, Any]:
-    """A value for each field, its default where it is not there (or null, if `nullable`); unknown ones are ignored.
+def read_fields(fields: Mapping[str, Field], raw: Mapping[str, Any], *, nullable: bool = True) -> dict[str, Any]:
+    """Return a value for each field; unknown fields are ignored.
 
-    Raises InvalidRequest.
+    Args:
+        fields: The fields, by name.
+        raw: The JSON object.
+        nullable: Take null for an absent field.
+
+    Raises:
+        InvalidRequest: A value is not allowed.
     """
     given = {name: value for name, value in raw.items() if not (nullable and value is None)}
-    return {name: fields[name].read(name, given[name]) if name in given else fields[name].default for name in fields}
+    return {name: field.read(name, given[name]) if name in given else field.default for name, field in fields.items()}
 
 
 def object_schema(fields: Mapping[str, Field], required: tuple[str, ...] = ()) -> Schema:
-    """An object with such fields, in words of JSON Schema."""
+    """Return the JSON Schema of an object with these fields."""
     properties = {}
     for name, field in fields.items():
-        properties[name] = field.schema() | {"description": field.about}
+        properties[name] = field.schema() | {"description": field.description}
         if field.default is not None and not isinstance(field.default, tuple):
             properties[name]["default"] = field.default
     return {"type": "object", "properties": properties, "required": list(required)}

@@ -1,4 +1,4 @@
-"""Connections: how many there may be, and what is said to one that speaks no HTTP. Does network I/O."""
+"""Listening socket and connections: their limit, and errors that come before HTTP. Does network I/O."""
 
 import asyncio
 import logging
@@ -10,45 +10,50 @@ from aiohttp.web_protocol import RequestHandler
 
 from server.config import ServerConfig
 from server.errors import CannotListen
-from server.replies import error_reply
+from server.responses import error_body
 
-_MOMENT_S = 2.0  # for a client to take an answer that it does not expect
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 log = logging.getLogger(__name__)
 
 
 async def listen(runner: web.AppRunner, config: ServerConfig, listen_socket: socket.socket | None) -> asyncio.Server:
-    """Take connections for a runner that was set up, on a given socket or where the config say.
+    """Accept connections for a runner that was set up.
 
-    Raises CannotListen.
+    Args:
+        runner: Handles the requests.
+        config: Has the limits, and the address to listen on unless there is a socket.
+        listen_socket: An open socket to listen on, as systemd passes it.
+
+    Raises:
+        CannotListen: The address is in use, or not one of this machine.
     """
-    server, loop = runner.server, asyncio.get_running_loop()
+    server, loop, limits = runner.server, asyncio.get_running_loop(), config.limits
     if server is None:
         raise RuntimeError("the runner was not set up")
 
-    def connection() -> asyncio.Protocol:
-        if len(server.connections) >= config.limits.max_connections:
-            return _Refusal()
+    def connect() -> asyncio.Protocol:
+        if len(server.connections) >= limits.max_connections:
+            return _RejectedConnection(limits.linger_s)
         return _Connection(
             server,
             loop=loop,
-            access_log=None,  # type: ignore[arg-type]  # none: the guard writes it
-            keepalive_timeout=config.limits.header_timeout_s,
-            lingering_time=_MOMENT_S,
+            access_log=None,  # type: ignore[arg-type]  # none: the middleware logs requests
+            keepalive_timeout=limits.header_timeout_s,
+            lingering_time=limits.linger_s,
         )
 
     if listen_socket:
-        return await loop.create_server(connection, sock=listen_socket)
+        return await loop.create_server(connect, sock=listen_socket)
     try:
-        return await loop.create_server(connection, config.host, config.port, reuse_address=True, backlog=1024)
+        return await loop.create_server(connect, config.host, config.port, reuse_address=True, backlog=1024)
     except OSError as error:
-        words = f"cannot listen on {config.host}:{config.port}: {error.strerror or error}"
-        raise CannotListen(words) from None
+        message = f"cannot listen on {config.host}:{config.port}: {error.strerror or error}"
+        raise CannotListen(message) from None
 
 
 class _Connection(RequestHandler):
-    """One client's. What it sent is in no log, HTTP or not: it may hold a key."""
+    """A client's connection. Never logs what was sent, which may hold a key even where it is not HTTP."""
 
     __slots__ = ()
 
@@ -57,34 +62,36 @@ class _Connection(RequestHandler):
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,  # quotes what came
+        message: str | None = None,  # quotes what was sent
     ) -> web.StreamResponse:
-        """Answer what is no request, and close the connection."""
+        """Respond to what is not a request, and close the connection."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
-        log.info("no HTTP request: %s", type(exc).__name__, extra={"status": status})
+        log.info("not an HTTP request: %s", type(exc).__name__, extra={"status": status})
         if request.writer.output_size:
-            raise ConnectionError("an answer was begun")
-        response = web.json_response(error_reply("this is not a well-formed HTTP request"), status=status)
+            raise ConnectionError("a response was begun")
+        response = web.json_response(error_body("this is not a well-formed HTTP request"), status=status)
         response.headers["Server"] = "randygpt"
         response.force_close()
         return response
 
     def log_exception(self, *args: object, exc_info: object = None, **options: object) -> None:
-        """Keep quiet about bodies that end early or cannot be decoded: their request was answered."""
+        """Skip truncated or undecodable bodies: their requests were answered."""
         if not isinstance(exc_info, web.RequestPayloadError):
             super().log_exception(*args, exc_info=exc_info, **options)
 
 
-class _Refusal(asyncio.Protocol):
-    """A connection too many: it is told so when it asks, and has a moment to read that."""
+class _RejectedConnection(asyncio.Protocol):
+    """A connection beyond the limit: gets a 503 for its first bytes, and `linger_s` seconds to read it."""
 
-    _transport: asyncio.Transport | None = None
+    def __init__(self, linger_s: float) -> None:
+        self._linger_s = linger_s
+        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, asyncio.Transport):
             self._transport = transport
-            asyncio.get_running_loop().call_later(_MOMENT_S, transport.abort)
+            asyncio.get_running_loop().call_later(self._linger_s, transport.abort)
 
     def data_received(self, _: bytes) -> None:
         if self._transport and self._transport.can_write_eof():

@@ -1,4 +1,7 @@
-"""How the server's log looks: a line each, for people or as JSON. Never a prompt, a text or a key."""
+"""Log format: one line per record, plain or JSON. Writes to a stream.
+
+Nothing in this package logs a prompt, generated text or a key.
+"""
 
 import json
 import logging
@@ -10,19 +13,19 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def set_up(style: Style, *, level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Have everything that is logged go to a stream, stderr if none is named."""
+    """Log everything to a stream (default: stderr)."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonLines() if style == "json" else _Lines("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def printable(text: str) -> str:
-    """A text whose control characters are escaped, so that it cannot pass for another line."""
+    """Escape control characters, so that text cannot forge another line."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class _Lines(logging.Formatter):
-    """One line for people, with the facts behind it; a traceback keeps its lines."""
+    """Message and `name=value` facts on one line; a traceback keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
         facts = "".join(f" {name}={value}" for name, value in _facts(record).items())
@@ -30,7 +33,7 @@ class _Lines(logging.Formatter):
 
 
 class _JsonLines(logging.Formatter):
-    """One JSON object."""
+    """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         facts = {
@@ -41,9 +44,9 @@ class _JsonLines(logging.Formatter):
         }
         if record.exc_info:
             facts["error"] = self.formatException(record.exc_info)
-        return json.dumps(facts, default=str)  # in ASCII: a control character is escaped wherever it is from
+        return json.dumps(facts, default=str)  # ASCII, so control characters are escaped
 
 
 def _facts(record: logging.LogRecord) -> dict[str, object]:
-    """What was said with `extra`."""
+    """Return what was passed as `extra`."""
     return {name: value for name, value in vars(record).items() if name not in _STANDARD}

@@ -1,4 +1,4 @@
-"""What happens around every request: an id, who may ask, errors as JSON, the log and the counts. Does network I/O."""
+"""Middleware around every request: id, authorization, errors as JSON, log line, metrics. Does network I/O."""
 
 import asyncio
 import logging
@@ -12,54 +12,59 @@ from contextlib import contextmanager
 import orjson
 from aiohttp import web
 
-from server.auth import find_key, is_host_served, is_origin_welcome
+from server.auth import find_key, is_host_allowed, is_origin_allowed
 from server.config import ServerConfig
 from server.errors import Busy, InvalidRequest
 from server.metrics import Metrics
-from server.replies import error_reply, openai_error
+from server.responses import error_body, openai_error_body
 
+PUBLIC_ROUTES = frozenset({"/", "/page.css", "/page.js", "/openapi.json", "/health", "/ready", "/metrics"})
 RETRY_AFTER_S = 1
+CLIENT_CLOSED_REQUEST = 499
 NOT_MODIFIED = 304
 REQUEST_ID = web.RequestKey("request_id", str)
-STREAM = web.RequestKey("stream", web.StreamResponse)  # where a reply has begun
-_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+STREAM = web.RequestKey("stream", web.StreamResponse)  # a response whose headers were sent by the handler
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_KEPT_HEADERS = {"Allow", "Connection", "Retry-After", "WWW-Authenticate"}
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Guard:
-    """The middleware of a server."""
+class Middleware:
+    """The one middleware of a server.
+
+    Every route needs an API key where the server has any, except to GET one of PUBLIC_ROUTES.
+    """
 
     def __init__(self, config: ServerConfig, metrics: Metrics) -> None:
         self._config = config
         self._metrics = metrics
-        self._busy: Counter[int] = Counter()  # requests under way, by key
+        self._requests_per_key: Counter[int] = Counter()
 
     @web.middleware
-    async def around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer a request, whatever happens."""
-        began, given = time.perf_counter(), request.headers.get("X-Request-Id", "")
-        request[REQUEST_ID] = given if _ID.fullmatch(given) else uuid.uuid4().hex
-        status = 499  # the client went away
+    async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer a request, whatever happens, then log and count it."""
+        began, client_id = time.perf_counter(), request.headers.get("X-Request-Id", "")
+        request[REQUEST_ID] = client_id if _CLIENT_ID.fullmatch(client_id) else uuid.uuid4().hex
+        status = CLIENT_CLOSED_REQUEST
         try:
-            response = await self._answer(request, handler)
+            response = await self._respond(request, handler)
             if await self._send(request, response):
                 status = response.status
-        except ConnectionError:  # likewise
+        except ConnectionError:  # the client disconnected
             return request.get(STREAM) or web.Response(status=status)
         finally:
-            route = request.match_info.route.resource
-            path = route.canonical if route else "other"
+            path = _route(request) or "other"
             self._metrics.requests.labels(path, str(status)).inc()
             facts = {"request_id": request[REQUEST_ID], "method": request.method, "path": path, "status": status}
-            level = logging.DEBUG if status == NOT_MODIFIED else logging.INFO  # an open page asks again and again
+            level = logging.DEBUG if status == NOT_MODIFIED else logging.INFO  # an open page polls
             log.log(level, "request", extra=facts | {"ms": round((time.perf_counter() - began) * 1e3, 1)})
         return response
 
-    async def prepare(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Headers of every response."""
+    async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Add the headers that every response has (a signal handler of aiohttp)."""
         response.headers["Server"] = "randygpt"
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")
@@ -69,47 +74,54 @@ class Guard:
             response.headers["Access-Control-Expose-Headers"] = "X-Release, X-Request-Id, Retry-After"
             response.headers["Vary"] = "Origin"
 
-    @contextmanager
-    def admit(self, request: web.Request) -> Iterator[None]:
-        """Let a request with a right key in, and count it; raises HTTPUnauthorized and HTTPTooManyRequests."""
-        key = find_key(self._config.api_keys, request.headers.get("Authorization"))
-        if key is None:
-            raise web.HTTPUnauthorized(text="a valid API key is required", headers={"WWW-Authenticate": "Bearer"})
-        if self._config.api_keys and self._busy[key] >= self._config.limits.max_per_key:
-            raise web.HTTPTooManyRequests(
-                text=f"{self._busy[key]} requests with this key are under way already",
-                headers={"Retry-After": str(RETRY_AFTER_S)},
-            )
-        self._busy[key] += 1
+    async def _respond(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Call the handler if the request is allowed; return any error as a response."""
         try:
-            yield
-        finally:
-            self._busy[key] -= 1
-
-    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            self._check(request)
-            async with asyncio.timeout(self._config.limits.request_timeout_s):
-                return await (_preflight(request) if _is_preflight(request) else handler(request))
+            self._check_headers(request)
+            if _is_preflight(request):
+                return _preflight_response()
+            with self._authorize(request):
+                async with asyncio.timeout(self._config.limits.request_timeout_s):
+                    return await handler(request)
         except TimeoutError:
-            return self._late(request)
-        except InvalidRequest as error:
-            return error_response(request, 400, str(error), field=error.field)
-        except Busy as error:
-            return error_response(request, 503, str(error), {"Retry-After": str(RETRY_AFTER_S)})
-        except web.HTTPException as error:
-            kept = {"Allow", "Connection", "Retry-After", "WWW-Authenticate"}
-            headers = {name: value for name, value in error.headers.items() if name in kept}
-            message = (error.text or error.reason).removeprefix(f"{error.status}: ")
-            return error_response(request, error.status, message, headers)
+            return self._timeout_response(request)
+        except (InvalidRequest, Busy, web.HTTPException) as error:
+            return _expected_error(request, error)
         except ConnectionError:
             raise
         except Exception:
-            log.exception("a request failed", extra={"request_id": request[REQUEST_ID]})
-            return error_response(request, 500, "the server failed; its log says why")
+            log.exception("request failed", extra={"request_id": request[REQUEST_ID]})
+            return error_response(request, 500, "internal error; see the server's log")
+
+    def _check_headers(self, request: web.Request) -> None:
+        host, origin = request.headers.get("Host"), request.headers.get("Origin")
+        if not is_host_allowed(self._config.hosts, host):
+            raise web.HTTPForbidden(text="the Host header is not a name of this server; --allow-host adds one")
+        if not is_origin_allowed(self._config.origins, origin, host):
+            raise web.HTTPForbidden(text="pages of this origin may not send requests; --allow-origin allows one")
+
+    @contextmanager
+    def _authorize(self, request: web.Request) -> Iterator[None]:
+        """Count a request with a valid key while it runs; raises HTTPUnauthorized and HTTPTooManyRequests."""
+        if not self._config.api_keys or _is_public(request):
+            yield
+            return
+        key = find_key(self._config.api_keys, request.headers.get("Authorization"))
+        if key is None:
+            raise web.HTTPUnauthorized(text="a valid API key is required", headers={"WWW-Authenticate": "Bearer"})
+        if self._requests_per_key[key] >= self._config.limits.max_per_key:
+            raise web.HTTPTooManyRequests(
+                text=f"{self._requests_per_key[key]} requests with this key are running; retry later",
+                headers={"Retry-After": str(RETRY_AFTER_S)},
+            )
+        self._requests_per_key[key] += 1
+        try:
+            yield
+        finally:
+            self._requests_per_key[key] -= 1
 
     async def _send(self, request: web.Request, response: web.StreamResponse) -> bool:
-        """Send what is left of an answer; whether the client took it in time."""
+        """Send the rest of a response; return False if the client did not read it in time."""
         try:
             async with asyncio.timeout(self._config.limits.write_timeout_s):
                 await response.prepare(request)
@@ -119,23 +131,16 @@ class Guard:
             return False
         return True
 
-    def _late(self, request: web.Request) -> web.StreamResponse:
-        if STREAM not in request:
-            words = f"the answer was not complete in {self._config.limits.request_timeout_s:.0f} s"
-            return error_response(request, 503, words, {"Retry-After": str(RETRY_AFTER_S)})
-        _abort(request)  # so that nobody takes what has come for all of it
-        return request[STREAM]
-
-    def _check(self, request: web.Request) -> None:
-        host, origin = request.headers.get("Host"), request.headers.get("Origin")
-        if not is_host_served(self._config.hosts, host):
-            raise web.HTTPForbidden(text="this server does not go by that name; --allow-host adds one")
-        if not is_origin_welcome(self._config.origins, origin, host):
-            raise web.HTTPForbidden(text="pages of that origin may not ask; --allow-origin adds one")
+    def _timeout_response(self, request: web.Request) -> web.StreamResponse:
+        if STREAM in request:
+            _abort(request)  # so that the client cannot take the part it has for the whole
+            return request[STREAM]
+        message = f"the response was not complete after {self._config.limits.request_timeout_s:g} s"
+        return error_response(request, 503, message, {"Retry-After": str(RETRY_AFTER_S)})
 
 
 def json_response(status: int, body: object, headers: dict[str, str] | None = None) -> web.Response:
-    """A response with a body in JSON."""
+    """Return a response with a JSON body."""
     data = orjson.dumps(body)
     return web.Response(status=status, body=data, headers=headers, content_type="application/json", charset="utf-8")
 
@@ -143,10 +148,35 @@ def json_response(status: int, body: object, headers: dict[str, str] | None = No
 def error_response(
     request: web.Request, status: int, message: str, headers: dict[str, str] | None = None, *, field: str | None = None
 ) -> web.Response:
-    """An error, under /v1 in OpenAI's form."""
+    """Return an error response; below /v1 in OpenAI's form."""
     is_openai = request.path.startswith("/v1/")
-    body = openai_error(message, status=status, field=field) if is_openai else error_reply(message)
+    body = openai_error_body(message, status=status, field=field) if is_openai else error_body(message)
     return json_response(status, body, headers)
+
+
+def _expected_error(request: web.Request, error: InvalidRequest | Busy | web.HTTPException) -> web.Response:
+    match error:
+        case InvalidRequest():
+            return error_response(request, 400, str(error), field=error.field)
+        case Busy():
+            return error_response(request, 503, str(error), {"Retry-After": str(RETRY_AFTER_S)})
+        case _:
+            headers = {name: value for name, value in error.headers.items() if name in _KEPT_HEADERS}
+            message = (error.text or error.reason).removeprefix(f"{error.status}: ")
+            return error_response(request, error.status, message, headers)
+
+
+def _route(request: web.Request) -> str | None:
+    """Return the path of the matching route, with its variables by name; None if no route matches."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource else None
+
+
+def _is_public(request: web.Request) -> bool:
+    """Return True if a request needs no key: a public route, or no route at all (404 and 405)."""
+    if request.match_info.http_exception is not None:
+        return True
+    return request.method in {"GET", "HEAD"} and _route(request) in PUBLIC_ROUTES
 
 
 def _abort(request: web.Request) -> None:
@@ -155,14 +185,14 @@ def _abort(request: web.Request) -> None:
 
 
 def _is_preflight(request: web.Request) -> bool:
-    """Whether a browser asks if a page of another origin may."""
+    """Return True if a browser asks whether a page of another origin may send a request (CORS)."""
     return request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
 
 
-async def _preflight(_: web.Request) -> web.StreamResponse:
-    allowed = {
+def _preflight_response() -> web.Response:
+    headers = {
         "Access-Control-Allow-Methods": "GET, POST",
         "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Request-Id",
         "Access-Control-Max-Age": "600",
     }
-    return web.Response(status=204, headers=allowed)
+    return web.Response(status=204, headers=headers)

@@ -1,4 +1,4 @@
-"""Models that answer: how one is loaded and tested, and which one is in charge. Reads files."""
+"""Models: loading, self-test, and the active one. Reads files."""
 
 import asyncio
 import ctypes
@@ -25,17 +25,17 @@ from server.logs import printable
 
 MAX_SLOTS = 32  # sequences that a model decodes at once
 _MAX_CACHE = 1 << 30  # bytes of KV cache; fewer slots where that is not enough
-_MAX_LOGITS = 1 << 28
+_MAX_TEST_LOGITS = 1 << 28  # logits that the self-test computes at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadedModel:
-    """A model that passed its test, and where it came from. Never changes; a request keeps the one it began with."""
+    """A model that passed its self-test. Never changes; a request keeps the one it started with."""
 
     language_model: LanguageModel
-    release_id: str | None  # event id in hex; None for a file
-    label: str  # name and version, or the file
-    sha256: str = ""  # of the weights' file, where there is no release
+    release_id: str | None  # event id (hex); None for a file
+    label: str  # name and version, or the path of the file
+    sha256: str = ""  # of the file (hex); empty for a release
     loaded_at: float = field(default_factory=time.time)  # seconds since 1970
     max_slots: int = MAX_SLOTS  # limit on the slots of its KV cache
     cache: KVCache = field(init=False)  # only decode workers touch it
@@ -47,21 +47,28 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        """Its name in replies."""
+        """Name in responses."""
         return self.language_model.config.name
 
     @property
     def fingerprint(self) -> str:
-        """Which weights these are."""
+        """OpenAI's `system_fingerprint`: identifies the weights."""
         return f"fp_{(self.release_id or self.sha256)[:16]}"
 
 
 @dataclass(slots=True)
 class ActiveModel:
-    """The model in charge. Replacing it is one assignment, which no reader can see half done."""
+    """The active model: the one that new requests get. Replacing it is one assignment.
+
+    Attributes:
+        current: The active model; None before the first.
+        failure: Why the newest release could not replace it.
+        swaps: Number of models that became active.
+        failures: Number of models that could not be loaded.
+    """
 
     current: LoadedModel | None = None
-    failure: str | None = None  # why the newest release is not the one in charge
+    failure: str | None = None
     swaps: int = 0
     failures: int = 0
     _leases: Counter[LoadedModel] = field(default_factory=Counter)
@@ -69,7 +76,7 @@ class ActiveModel:
 
     @contextmanager
     def lease(self) -> Iterator[LoadedModel | None]:
-        """The model in charge, for as long as a request needs it."""
+        """Give the active model, and count it as in use within the context."""
         loaded = self.current
         if loaded is None:
             yield None
@@ -79,69 +86,83 @@ class ActiveModel:
             yield loaded
         finally:
             self._leases[loaded] -= 1
-            self._leases += Counter()  # keeps what is over 0
+            self._leases += Counter()  # drops zero counts
             self._returned.set()
 
     async def wait_until_drained(self) -> None:
-        """Wait until no model but the one in charge has requests: so there are never more than two in memory."""
+        """Wait until only the active model has requests, so that at most two models are in memory."""
         while any(loaded is not self.current for loaded in self._leases):
             self._returned.clear()
             await self._returned.wait()
 
 
 def load_release(release: InstalledRelease) -> LoadedModel:
-    """The model of an installed release, tested; raises UnfitModel."""
+    """Load and test the model of an installed release.
+
+    Raises:
+        UnfitModel: It is damaged, or failed its self-test.
+        Unreadable: A disk error, or lack of memory.
+    """
     label = f"{release.name} version {release.version}"
     try:
         config = ModelConfig.from_json(read_json(release.file("config").local_path))
         tokenizer = read_tokenizer(release.file("tokenizer").local_path)
         language_model = from_weights(release.file("checkpoint").local_path, config, tokenizer)
         loaded = LoadedModel(language_model=language_model, release_id=release.id.hex(), label=label)
-        _test(loaded)
+        _self_test(loaded)
     except MemoryError:
-        raise Unreadable(f"{label}: not enough memory for it") from None
+        raise Unreadable(f"{label}: not enough memory") from None
     except OSError as error:
         raise Unreadable(f"{label}: {error}") from None
     except (RandyGPTError, StopIteration, RuntimeError) as error:
         raise UnfitModel(f"{label}: {error}") from None
     finally:
-        _give_back()
+        _trim_heap()
     return loaded
 
 
 def load_file(path: Path, *, preset: str | None = None, vocab: Path | None = None) -> LoadedModel:
-    """The model in a checkpoint file, tested; raises UnfitModel, InvalidModelFile, CallerError and StorageError."""
+    """Load and test the model of a checkpoint file.
+
+    Args:
+        path: The checkpoint.
+        preset: Its shape, where no file next to it tells.
+        vocab: Its vocabulary, instead of the file next to it.
+
+    Raises:
+        UnfitModel: It failed its self-test.
+        InvalidModelFile: The file is damaged.
+        CallerError: There is no such file.
+        StorageError: It could not be read.
+    """
     language_model = load(path, preset=preset, vocab=vocab)
     with find_checkpoint(path).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     loaded = LoadedModel(language_model=language_model, release_id=None, label=printable(str(path)), sha256=sha256)
     try:
-        _test(loaded)
+        _self_test(loaded)
     except UnfitModel as error:
         raise UnfitModel(f"{path}: {error}") from None
     return loaded
 
 
-def _give_back() -> None:
-    """Have the C library return to the system what it keeps of models that are gone."""
+def _trim_heap() -> None:
+    """Return freed heap pages to the OS (malloc_trim)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim:
         trim(0)
 
 
-def _test(loaded: LoadedModel) -> None:
-    """A full window as a request runs it, and all its logits where they are few; and the vocabulary.
-
-    Raises UnfitModel if one is not finite.
-    """
+def _self_test(loaded: LoadedModel) -> None:
+    """Compute logits over a full context, all of them if memory allows; raises UnfitModel if one is not finite."""
     language_model = loaded.language_model
     config, tokenizer = language_model.config, language_model.tokenizer
     if tokenizer.vocab_size != config.vocab_size:
-        raise UnfitModel(f"the vocabulary has {tokenizer.vocab_size} entries, not {config.vocab_size}")
-    tokenizer.encode("")  # what it makes ready for the first text is made here
-    window, decoder = [BOS_ID] * config.block_size, language_model.decoder
-    few = config.block_size * config.vocab_size <= _MAX_LOGITS
+        raise UnfitModel(f"the vocabulary has {tokenizer.vocab_size} tokens, but the model {config.vocab_size}")
+    tokenizer.encode("")  # builds its tables here, not in the first request
+    ids, decoder = [BOS_ID] * config.block_size, language_model.decoder
+    is_small = config.block_size * config.vocab_size <= _MAX_TEST_LOGITS
     with np.errstate(all="ignore"):
-        logits = decoder.logits(window) if few else decoder.next_logits(window, loaded.cache)
+        logits = decoder.logits(ids) if is_small else decoder.next_logits(ids, loaded.cache)
     if not np.isfinite(logits).all():
-        raise UnfitModel("it computes numbers that are not finite")
+        raise UnfitModel("self-test failed: its logits are not finite")

@@ -1,4 +1,4 @@
-"""The OpenAPI document, made of the definitions that requests are checked with. No I/O."""
+"""The OpenAPI document, generated from the fields that requests are validated with. No I/O."""
 
 from typing import Any
 
@@ -6,20 +6,20 @@ from server.fields import Schema, object_schema
 from server.schema import CHAT, COMPLETION, PLAIN, ROLES
 
 _ERROR = {"type": "object", "required": ["error"]}
-_FAILURES = {
-    "400": "The request is wrong.",
+_ERRORS = {
+    "400": "The request is invalid.",
     "401": "A valid API key is required.",
-    "403": "Not from there.",
+    "403": "The Host or Origin header is not allowed, or the server has no API key for this route.",
     "408": "The body did not arrive in time.",
     "413": "The body is too large.",
-    "429": "Too many requests with this key.",
-    "503": "Too many requests, or no model yet; try again later.",
+    "429": "Too many concurrent requests with this key.",
+    "503": "Too many sequences, or no model is loaded yet; retry later.",
 }
 
 
 def document() -> Schema:
-    """All of it."""
-    text = {"type": "string", "description": "What to go on from."}
+    """Return the document."""
+    text = {"type": "string", "description": "Text to continue."}
     plain = object_schema(PLAIN, required=("prompt",))
     plain["properties"]["prompt"] = text
     chat = object_schema(CHAT, required=("messages",))
@@ -33,19 +33,26 @@ def document() -> Schema:
         "security": [{}, *key],
         "paths": {
             "/": {
-                "get": _operation("The page for a browser", kind="text/html"),
-                "post": _operation("A completion, as the Rust program has it", plain),
+                "get": _operation("The web page", kind="text/html"),
+                "post": _operation("A completion, in the Rust program's form", plain),
             },
-            "/provenance": {"get": _operation("Whose the model is, and which others are here")},
-            "/v1/completions": {"post": _operation("Completions", object_schema(COMPLETION), streams=True)},
-            "/v1/chat/completions": {"post": _operation("The next turn of a chat", chat, streams=True)},
-            "/v1/models": {"get": _operation("The model that answers")},
+            "/provenance": {"get": _operation("The active release and its author, other releases, relay status")},
+            "/v1/completions": {
+                "post": _operation("Completions, in OpenAI's form", object_schema(COMPLETION), streams=True)
+            },
+            "/v1/chat/completions": {
+                "post": _operation("The next message of a chat, in OpenAI's form", chat, streams=True)
+            },
+            "/v1/models": {"get": _operation("The active model")},
             "/openapi.json": {"get": _operation("This document")},
-            "/health": {"get": _operation("What is served, and why not the newest release")},
-            "/ready": {"get": _operation("Whether there is a model to answer with")},
-            "/metrics": {"get": _operation("Counts and times for Prometheus", kind="text/plain")},
-            "/admin/reload": {"post": _operation("Look at the store's current release now") | {"security": key}},
-            "/admin/use": {"post": _operation("Serve another stored release for now", use) | {"security": key}},
+            "/health": {"get": _operation("The active model, and why the newest release is not")},
+            "/ready": {"get": _operation("200 if a model is loaded, else 503")},
+            "/metrics": {"get": _operation("Metrics for Prometheus", kind="text/plain")},
+            "/admin/reload": {"post": _operation("Check the store's current release now") | {"security": key}},
+            "/admin/use": {
+                "post": _operation("Make another installed release active until the current one changes", use)
+                | {"security": key}
+            },
         },
     }
 
@@ -56,13 +63,13 @@ def _operation(
     content: dict[str, Any] = {kind: {"schema": {"type": "object" if kind == "application/json" else "string"}}}
     if streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    failures = {
-        status: {"description": words, "content": {"application/json": {"schema": _ERROR}}}
-        for status, words in _FAILURES.items()
+    errors = {
+        status: {"description": description, "content": {"application/json": {"schema": _ERROR}}}
+        for status, description in _ERRORS.items()
     }
     operation: Schema = {
         "summary": summary,
-        "responses": {"200": {"description": "Done.", "content": content}} | failures,
+        "responses": {"200": {"description": "Success.", "content": content}} | errors,
     }
     if body:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
@@ -71,7 +78,7 @@ def _operation(
 
 def _messages() -> Schema:
     part = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
-    turn = {
+    message = {
         "type": "object",
         "properties": {
             "role": {"enum": list(ROLES)},
@@ -79,4 +86,4 @@ def _messages() -> Schema:
         },
         "required": ["role", "content"],
     }
-    return {"type": "array", "items": turn, "minItems": 1, "description": "The turns so far."}
+    return {"type": "array", "items": message, "minItems": 1, "description": "The conversation so far."}

@@ -1,4 +1,4 @@
-"""The page for a browser: its files, and what it asks for. Reads files."""
+"""The web page: its static files, and the facts that it polls. Reads files."""
 
 import asyncio
 import hashlib
@@ -9,53 +9,55 @@ from aiohttp import web
 
 from server.middleware import NOT_MODIFIED, Handler
 from server.models import ActiveModel
-from server.provenance import Provenance, told
+from server.provenance import Provenance, page_facts
 
-_TYPES = {"page.css": "text/css", "page.js": "text/javascript"}
-_POLICY = (
+_CONTENT_TYPES = {"page.css": "text/css", "page.js": "text/javascript"}
+_CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 
 
 class Page:
-    """Its files, which anybody may have, and what it tells of the model."""
+    """Routes of the page: public files, and /provenance."""
 
     def __init__(self, active: ActiveModel, provenance: Provenance | None) -> None:
         self._active = active
         self._provenance = provenance
         folder = resources.files("server") / "web"
-        self._files = {name: (folder / name).read_bytes() for name in ("index.html", *_TYPES)}
+        self._files = {name: (folder / name).read_bytes() for name in ("index.html", *_CONTENT_TYPES)}
 
     def routes(self) -> list[web.RouteDef]:
-        """The files."""
-        return [web.get("/", self._sender("index.html", "text/html"))] + [
-            web.get(f"/{name}", self._sender(name, kind)) for name, kind in _TYPES.items()
+        """Return the routes."""
+        files = [web.get(f"/{name}", self._file_handler(name, kind)) for name, kind in _CONTENT_TYPES.items()]
+        return [
+            web.get("/", self._file_handler("index.html", "text/html")),
+            *files,
+            web.get("/provenance", self._get_facts),
         ]
 
-    async def provenance(self, request: web.Request) -> web.Response:
-        """What it tells of the model."""
+    async def _get_facts(self, request: web.Request) -> web.Response:
         loaded, failure = self._active.current, self._active.failure
-        facts = await asyncio.to_thread(told, loaded, failure, self._provenance)
-        return _response(request, orjson.dumps(facts), "application/json")
+        facts = await asyncio.to_thread(page_facts, loaded, failure, self._provenance)
+        return _cached_response(request, orjson.dumps(facts), "application/json")
 
-    def _sender(self, name: str, kind: str) -> Handler:
+    def _file_handler(self, name: str, content_type: str) -> Handler:
         async def send(request: web.Request) -> web.Response:
-            response = _response(request, self._files[name], kind)
-            response.headers["Content-Security-Policy"] = _POLICY
+            response = _cached_response(request, self._files[name], content_type)
+            response.headers["Content-Security-Policy"] = _CONTENT_SECURITY_POLICY
             response.headers["Referrer-Policy"] = "no-referrer"
             return response
 
         return send
 
 
-def _response(request: web.Request, body: bytes, kind: str) -> web.Response:
-    """These bytes, or 304 if they are what the browser has."""
+def _cached_response(request: web.Request, body: bytes, content_type: str) -> web.Response:
+    """Return the body with an ETag, or 304 if the browser has it already."""
     tag = hashlib.sha256(body).hexdigest()[:32]
     if any(known.value in {tag, "*"} for known in request.if_none_match or ()):
         response = web.Response(status=NOT_MODIFIED)
     else:
-        response = web.Response(body=body, content_type=kind, charset="utf-8")
+        response = web.Response(body=body, content_type=content_type, charset="utf-8")
     response.etag = tag
-    response.headers["Cache-Control"] = "no-cache"  # kept, and asked after each time
+    response.headers["Cache-Control"] = "no-cache"  # the browser keeps it, and revalidates each time
     return response

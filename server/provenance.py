@@ -1,4 +1,4 @@
-"""What the page tells of the model that answers: whose it is, what else is here, how the relays are. Reads files."""
+"""Facts for the page: the active model's release and author, other releases, relay status. Reads files."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,70 +11,83 @@ from distribution.state_file import StateFile
 from distribution.store import Store
 from server.models import LoadedModel
 
-MAX_RELEASES = 100  # that are told, those installed last
-STALE_S = 1800  # `follow` writes how it stands every ten minutes; one that was killed writes no more
+STALE_S = 1800  # `follow` writes its status every ten minutes, unless it was killed
 
 Facts = dict[str, Any]
 Describe = Callable[[Sequence[InstalledRelease]], Sequence[Mapping[str, object]]]
 
 
 class Provenance:
-    """Tells of a store's releases; `describe` says whose they are, by the names that the user knows."""
+    """Reads the facts about a store's releases.
 
-    def __init__(self, store: Store, status: Path, describe: Describe) -> None:
+    Args:
+        store: Has the releases.
+        status_path: The file that `randygpt follow` writes its status to.
+        describe: Returns name, version, author and id of each release, with the author's name on the user's list.
+        max_releases: Number of releases to list; the latest installed come first.
+    """
+
+    def __init__(self, store: Store, status_path: Path, describe: Describe, *, max_releases: int = 100) -> None:
         self._store = store
-        self._status = StateFile(status)  # what `follow` writes
+        self._status_file = StateFile(status_path)
         self._describe = describe
+        self._max_releases = max_releases
 
-    def read(self, serving: str | None) -> Facts:
-        """All there is, with the release that serves (its id in hex); `unread` says why something is missing."""
+    def read(self, active_id: str | None) -> Facts:
+        """Return all facts, where `active_id` is the active release (hex); `unread` has errors of unreadable files."""
         found: Facts = {}
         reasons = []
-        for look in (self._answering, self._installed, self._followed):
+        for read in (self._active, self._installed, self._followed):
             try:
-                found |= look(serving)
+                found |= read(active_id)
             except (RandyGPTError, OSError) as error:
                 reasons.append(str(error))
         return found | {"unread": "; ".join(reasons) or None}
 
-    def _answering(self, serving: str | None) -> Facts:
-        release = self._store.release(bytes.fromhex(serving)) if serving else None
+    def _active(self, active_id: str | None) -> Facts:
+        release = self._store.release(bytes.fromhex(active_id)) if active_id else None
         if release is None:
             return {}
         [facts] = self._describe([release])
-        whole = {
+        details = {
             "created_at": release.created_at,
             "size": release.size,
             "partial": release.partial,
             "sha256": release.file("checkpoint").sha256.hex(),
             "card": release.card,
         }
-        return {"release": {**facts, **whole}}
+        return {"release": {**facts, **details}}
 
-    def _installed(self, serving: str | None) -> Facts:
+    def _installed(self, active_id: str | None) -> Facts:
         current, releases = self._store.current(), self._store.releases()
-        told = [release for release in releases if release.id.hex() == serving]
-        told += [release for release in releases if release.id.hex() != serving][: MAX_RELEASES - len(told)]
-        told.sort(key=lambda release: (release.name, release.author, -release.version, -release.created_at))
+        listed = [release for release in releases if release.id.hex() == active_id]
+        listed += [release for release in releases if release.id.hex() != active_id][: self._max_releases - len(listed)]
+        listed.sort(key=lambda release: (release.name, release.author, -release.version, -release.created_at))
         return {
             "releases": [
                 {
                     **facts,
                     "created_at": release.created_at,
                     "current": release.id == current,
-                    "serving": release.id.hex() == serving,
+                    "serving": release.id.hex() == active_id,
                 }
-                for release, facts in zip(told, self._describe(told), strict=True)
+                for release, facts in zip(listed, self._describe(listed), strict=True)
             ]
         }
 
     def _followed(self, _: str | None) -> Facts:
-        entries = [(key, entry) for key, entry in self._status.read().items() if isinstance(entry, dict)]
-        return {"followed": [_status(key.partition("/")[2], entry) for key, entry in entries]}
+        entries = [(key, entry) for key, entry in self._status_file.read().items() if isinstance(entry, dict)]
+        return {"followed": [_follow_status(key.partition("/")[2], entry) for key, entry in entries]}
 
 
-def told(loaded: LoadedModel | None, failure: str | None, provenance: Provenance | None) -> Facts:
-    """What the page shows; without a store, of a file."""
+def page_facts(loaded: LoadedModel | None, failure: str | None, provenance: Provenance | None) -> Facts:
+    """Return the facts that the page shows.
+
+    Args:
+        loaded: The active model, if there is one.
+        failure: Why the newest release could not be loaded.
+        provenance: Reads the store; None for a model file.
+    """
     facts: Facts = {"release": None, "releases": [], "followed": [], "unread": None}
     if provenance:
         facts |= provenance.read(loaded.release_id if loaded else None)
@@ -82,23 +95,23 @@ def told(loaded: LoadedModel | None, failure: str | None, provenance: Provenance
     return facts | {"model": model, "failure": failure}
 
 
-def _status(name: str, entry: Mapping[str, object]) -> Facts:
-    """How a name is followed; of what is not as `follow` writes it, only what can be made sense of."""
-    at, relays = entry.get("updated_at"), entry.get("relays")
-    written = at if isinstance(at, int) else None
-    links = relays.items() if isinstance(relays, dict) else ()
+def _follow_status(name: str, entry: Mapping[str, object]) -> Facts:
+    """Return the status of following a name; fields that `follow` cannot have written are left out."""
+    raw_updated_at, raw_relays = entry.get("updated_at"), entry.get("relays")
+    updated_at = raw_updated_at if isinstance(raw_updated_at, int) else None
+    relays = raw_relays.items() if isinstance(raw_relays, dict) else ()
     return {
         "name": name,
-        "running": entry.get("running") is True and written is not None and time.time() - written < STALE_S,
-        "updated_at": written,
-        "relays": [_link(url, link) for url, link in links if isinstance(link, dict)],
+        "running": entry.get("running") is True and updated_at is not None and time.time() - updated_at < STALE_S,
+        "updated_at": updated_at,
+        "relays": [_relay_status(url, raw) for url, raw in relays if isinstance(raw, dict)],
     }
 
 
-def _link(url: str, link: Mapping[str, object]) -> Facts:
-    reason = link.get("reason")
+def _relay_status(url: str, raw: Mapping[str, object]) -> Facts:
+    reason = raw.get("reason")
     return {
         "url": url,
-        "connected": link.get("connected") is True,
+        "connected": raw.get("connected") is True,
         "reason": reason if isinstance(reason, str) else None,
     }

@@ -1,10 +1,9 @@
-"""Watches which release is the store's current one, and swaps the model when that changes. Reads files, on a thread.
+"""Reloader: swaps the active model when the store's current release changes. Reads files, on a thread of its own.
 
-The signal: `refs/current`, or the record of the release that it names, is another file than before.
-
-The contract: the new model is loaded beside the old one and tested; one assignment puts it in charge; requests under
-way finish on the model they began with; a model that does not pass leaves the old one in charge. What could not be
-read, by a failing disk or for want of memory, is tried again, after longer and longer waits.
+A swap is due when `refs/current`, or the record of the release that it names, was replaced. The new model is loaded
+next to the old one and tested, then becomes active in one assignment. Running requests finish on the model they started
+with. A model that fails its test leaves the old one active. A model that could not be read, because of a disk error or
+lack of memory, is retried with growing waits.
 """
 
 import asyncio
@@ -25,82 +24,83 @@ log = logging.getLogger(__name__)
 
 
 class Reloader:
-    """Keeps `serving` on the store's current release."""
+    """Keeps the active model on the store's current release."""
 
     def __init__(self, store: Store, active: ActiveModel, timing: ReloadTiming | None = None) -> None:
         self._store = store
         self._active = active
         self._timing = timing or ReloadTiming()
         self._lock = asyncio.Lock()
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")  # always the same: it uses its memory again
-        self._signal: object = None  # what refs/current and the release's record looked like when last read
-        self._named: object = None  # refs/current alone, likewise
-        self._record: Path | None = None  # of the release that it names
-        self._wait_s = 0.0  # before the next try; 0: there is nothing to try again
-        self._next_try = math.inf  # on the event loop's clock
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")  # one thread, so that its heap is reused
+        self._loaded_signal: object = None  # the signal at the last load
+        self._ref: object = None  # identity of refs/current when it was last read
+        self._record_path: Path | None = None  # of the release that it names
+        self._wait_s = 0.0  # before the next retry
+        self._retry_at = math.inf  # on the event loop's clock
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Poll until cancelled."""
         while True:
-            await self.look()
+            await self.check()
             await asyncio.sleep(self._timing.poll_s)
 
-    async def look(self, *, again: bool = False) -> None:
-        """Swap if the signal moved since the last look or a try is due, or (`again`) in any case.
+    async def check(self, *, force: bool = False) -> None:
+        """Swap if the current release changed or a retry is due; with `force` in any case.
 
-        Never raises for what is wrong with a release.
+        Never raises for a bad release: `ActiveModel.failure` has the reason.
         """
         async with self._lock:
-            moved, now = self._read_signal() != self._signal, asyncio.get_running_loop().time()
-            if not (again or moved or now >= self._next_try):
+            changed, now = self._read_signal() != self._loaded_signal, asyncio.get_running_loop().time()
+            if not (force or changed or now >= self._retry_at):
                 return
             await self._active.wait_until_drained()
-            self._signal = self._read_signal()
-            wait_s = 0.0 if again or moved else self._wait_s
+            self._loaded_signal = self._read_signal()
+            wait_s = 0.0 if force or changed else self._wait_s
             try:
-                await self._swap(self._load)
+                await self._swap(self._load_current)
             except (Unreadable, OSError) as error:
                 self._fail(str(error))
-                self._try_again_after(min(2 * wait_s or self._timing.retry_s, self._timing.max_retry_s))
+                self._retry_after(min(2 * wait_s or self._timing.retry_s, self._timing.max_retry_s))
             except (UnfitModel, StoreError) as error:
                 self._fail(str(error))
-            except Exception as error:  # a bug must not end the watch
+            except Exception as error:  # a bug must not end the polling
                 self._fail(repr(error))
-                log.exception("a model could not be loaded")
+                log.exception("loading a model failed")
 
     async def use(self, release_id: bytes) -> None:
-        """Serve another release of the store until the signal moves; raises UnfitModel."""
+        """Make another release of the store active until the current one changes; raises UnfitModel."""
         async with self._lock:
             await self._active.wait_until_drained()
             try:
-                await self._swap(lambda: self._load_release(release_id, ""))
+                await self._swap(lambda: self._load(release_id, f"release {release_id.hex()}"))
             except (StoreError, OSError) as error:
                 raise UnfitModel(str(error)) from None
 
     async def _swap(self, load: Callable[[], LoadedModel | None]) -> None:
         loaded = await asyncio.get_running_loop().run_in_executor(self._loader, load)
-        self._next_try = math.inf
+        self._retry_at = math.inf
         self._active.failure = None
         if loaded is not None:
             self._active.current = loaded
             self._active.swaps += 1
-            log.info("serving %s (%s)", loaded.label, loaded.release_id)
+            log.info("active model: %s (%s)", loaded.label, loaded.release_id)
 
     def _fail(self, reason: str) -> None:
-        self._next_try = math.inf
+        self._retry_at = math.inf
         self._active.failure = printable(reason)
         self._active.failures += 1
-        log.error("not swapped: %s", reason)
+        log.error("model swap failed: %s", reason)
 
-    def _try_again_after(self, wait_s: float) -> None:
+    def _retry_after(self, wait_s: float) -> None:
         self._wait_s = wait_s
-        self._next_try = asyncio.get_running_loop().time() + wait_s
+        self._retry_at = asyncio.get_running_loop().time() + wait_s
 
     def _read_signal(self) -> object:
-        named = _facts(self._store.current_path)
-        if named != self._named:
-            self._named, self._record = named, self._find_record()
-        return named, self._record and _facts(self._record)
+        """Return a value that changes when `refs/current` or the record of its release is replaced."""
+        ref = _identity(self._store.current_path)
+        if ref != self._ref:
+            self._ref, self._record_path = ref, self._find_record()
+        return ref, self._record_path and _identity(self._record_path)
 
     def _find_record(self) -> Path | None:
         try:
@@ -109,27 +109,27 @@ class Reloader:
             return None
         return None if release_id is None else self._store.record_path(release_id)
 
-    def _load(self) -> LoadedModel | None:
-        """The current release's model, None if it is the one in charge already."""
+    def _load_current(self) -> LoadedModel | None:
         release_id = self._store.current()
-        return None if release_id is None else self._load_release(release_id, "current and ")
+        return None if release_id is None else self._load(release_id, f"the current release {release_id.hex()}")
 
-    def _load_release(self, release_id: bytes, where: str) -> LoadedModel | None:
+    def _load(self, release_id: bytes, name: str) -> LoadedModel | None:
+        """Load a release; return None if it is active already."""
         current = self._active.current
         if current and current.release_id == release_id.hex():
             return None
         release = self._store.release(release_id)
         if release is None:
-            raise UnfitModel(f"release {release_id.hex()} is {where}not installed")
+            raise UnfitModel(f"{name} is not installed")
         return load_release(release)
 
 
-def _facts(path: Path) -> object:
-    """What is different when a file was replaced."""
+def _identity(path: Path) -> object:
+    """Return a value that changes when the file is replaced."""
     try:
-        facts = path.stat()
+        found = path.stat()
     except FileNotFoundError:
         return None
     except OSError as error:
         return repr(error)
-    return (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+    return (found.st_ino, found.st_mtime_ns, found.st_size)

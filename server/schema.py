@@ -1,4 +1,4 @@
-"""Requests, checked: `POST /` as the Rust program has it, and completions and chats as OpenAI has them. No I/O."""
+"""Parsing of request bodies: the Rust program's for `POST /`, OpenAI's for completions and chats. No I/O."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,43 +6,83 @@ from typing import Any
 
 from randygpt.model.sampling import Sampling
 from server.errors import InvalidRequest
-from server.fields import Field, Flag, Inner, Number, Texts, parse_object, read
+from server.fields import Field, Flag, Number, Object, Strings, parse_object, read_fields
 
 MAX_BODY = 64 << 10  # bytes
 MAX_TOKENS = 4096
-MAX_CHOICES = 16  # texts that a request asks for
-MAX_LIKELIEST = 20
+MAX_CHOICES = 16  # per request: prompts times n
+MAX_TOP_LOGPROBS = 20
 _MAX_STOPS = 16
-_INT = 1 << 63
+_INT64 = 1 << 63
 
 PLAIN: Mapping[str, Field] = {
-    "max_tokens": Number(whole=True, low=1, high=MAX_TOKENS, default=256, about="Stop after so many tokens."),
-    "temperature": Number(low=0, high=100, default=0.7, about="0: always the likeliest token."),
+    "max_tokens": Number(
+        is_integer=True, minimum=1, maximum=MAX_TOKENS, default=256, description="Number of tokens to generate at most."
+    ),
+    "temperature": Number(
+        minimum=0, maximum=100, default=0.7, description="Sampling temperature; 0 always takes the most likely token."
+    ),
 }
 _COMMON: Mapping[str, Field] = {
     **PLAIN,
-    "top_p": Number(low=0, high=1, above=True, default=1.0, about="Share of the likeliest tokens to draw from."),
-    "top_k": Number(whole=True, low=0, high=_INT - 1, default=0, about="Draw from so many likeliest tokens; 0: all."),
-    "seed": Number(whole=True, low=-_INT, high=_INT - 1, about="Same seed, same text; choice i has seed + i."),
-    "n": Number(whole=True, low=1, high=MAX_CHOICES, default=1, about="How many texts."),
-    "stop": Texts(most=_MAX_STOPS, fewest=0, least=1, default=(), about="End where one of these would begin."),
-    "ignore_eos": Flag(about="Write on behind the end token."),
-    "stream": Flag(about="Send tokens as they are drawn, as server-sent events."),
-    "stream_options": Inner(
-        fields={"include_usage": Flag(about="End the stream with the counts of tokens.")}, about="How to stream."
+    "top_p": Number(
+        minimum=0,
+        maximum=1,
+        is_minimum_exclusive=True,
+        default=1.0,
+        description="Sample from the most likely tokens that together have this probability.",
+    ),
+    "top_k": Number(
+        is_integer=True,
+        minimum=0,
+        maximum=_INT64 - 1,
+        default=0,
+        description="Sample from this many most likely tokens; 0 means all.",
+    ),
+    "seed": Number(
+        is_integer=True,
+        minimum=-_INT64,
+        maximum=_INT64 - 1,
+        description="The same seed gives the same text; choice i uses seed + i.",
+    ),
+    "n": Number(
+        is_integer=True, minimum=1, maximum=MAX_CHOICES, default=1, description="Number of choices per prompt."
+    ),
+    "stop": Strings(
+        max_items=_MAX_STOPS, min_items=0, min_length=1, default=(), description="End the text before any of these."
+    ),
+    "ignore_eos": Flag(description="Continue after the end token."),
+    "stream": Flag(description="Send tokens as they are generated, as server-sent events."),
+    "stream_options": Object(
+        fields={"include_usage": Flag(description="End the stream with the token counts.")},
+        description="Options for streaming.",
     ),
 }
 COMPLETION: Mapping[str, Field] = {
-    "prompt": Texts(most=MAX_CHOICES, default=("",), about="What to go on from; of a list, each by itself."),
+    "prompt": Strings(
+        max_items=MAX_CHOICES, default=("",), description="Text to continue; each string of a list is its own prompt."
+    ),
     **_COMMON,
-    "logprobs": Number(whole=True, low=0, high=MAX_LIKELIEST, about="Tell log probabilities, and of so many others."),
-    "echo": Flag(about="Repeat the prompt before the text."),
+    "logprobs": Number(
+        is_integer=True,
+        minimum=0,
+        maximum=MAX_TOP_LOGPROBS,
+        description="Return log probabilities, with this many most likely tokens at each position.",
+    ),
+    "echo": Flag(description="Return the prompt before the text."),
 }
 CHAT: Mapping[str, Field] = {
     **_COMMON,
-    "max_completion_tokens": Number(whole=True, low=1, high=MAX_TOKENS, about="The same as max_tokens."),
-    "logprobs": Flag(about="Tell log probabilities."),
-    "top_logprobs": Number(whole=True, low=0, high=MAX_LIKELIEST, about="Of how many tokens beside the drawn one."),
+    "max_completion_tokens": Number(
+        is_integer=True, minimum=1, maximum=MAX_TOKENS, description="The same as max_tokens, which it overrides."
+    ),
+    "logprobs": Flag(description="Return log probabilities."),
+    "top_logprobs": Number(
+        is_integer=True,
+        minimum=0,
+        maximum=MAX_TOP_LOGPROBS,
+        description="Number of most likely tokens to return at each position.",
+    ),
 }
 ROLES = ("system", "developer", "user", "assistant")
 CHAT_STOP = "\nUser:"
@@ -50,66 +90,67 @@ CHAT_STOP = "\nUser:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionRequest:
-    """Prompts, and how to go on from each."""
+    """Prompts, and how to complete each of them."""
 
     prompts: Sequence[str]
     sampling: Sampling
-    choices: int = 1  # texts for each prompt
+    n: int = 1  # choices per prompt
     stops: Sequence[str] = ()
-    logprobs: int | None = None  # likeliest tokens to tell beside each
+    logprobs: int | None = None  # number of most likely tokens to return with each
     echo: bool = False
     stream: bool = False
     include_usage: bool = False
 
     @property
     def samplings(self) -> list[Sampling]:
-        """How each choice of a prompt is drawn."""
+        """Sampling parameters of each choice of a prompt."""
         seed = self.sampling.seed
         if seed is None:
-            return [self.sampling] * self.choices
-        return [replace(self.sampling, seed=seed + choice) for choice in range(self.choices)]
+            return [self.sampling] * self.n
+        return [replace(self.sampling, seed=seed + choice) for choice in range(self.n)]
 
 
-def parse_request(raw_body: bytes) -> CompletionRequest:
-    """The request of `POST /`: `prompt` (required), `max_tokens`, `temperature`; unknown fields are ignored.
+def parse_plain(raw_body: bytes) -> CompletionRequest:
+    """Parse the body of `POST /`: `prompt` (required), `max_tokens`, `temperature`; others are ignored.
 
-    Raises InvalidRequest with words for the client.
+    Raises:
+        InvalidRequest: With a message for the client.
     """
     raw = parse_object(raw_body)
     prompt = raw.get("prompt")
     if not isinstance(prompt, str):
-        raise InvalidRequest("prompt is required, and is text", field="prompt")
-    return CompletionRequest(prompts=(prompt,), sampling=Sampling(**read(PLAIN, raw, nullable=False)))
+        raise InvalidRequest("prompt is required and must be a string", field="prompt")
+    return CompletionRequest(prompts=(prompt,), sampling=Sampling(**read_fields(PLAIN, raw, nullable=False)))
 
 
 def parse_completion(raw_body: bytes) -> CompletionRequest:
-    """The request of `POST /v1/completions`; unknown fields are ignored. Raises InvalidRequest."""
-    values = read(COMPLETION, parse_object(raw_body))
+    """Parse the body of `POST /v1/completions`; unknown fields are ignored. Raises InvalidRequest."""
+    values = read_fields(COMPLETION, parse_object(raw_body))
     if values["echo"] and values["logprobs"] is not None:
-        raise InvalidRequest("echo does not go with logprobs", field="echo")
+        raise InvalidRequest("echo cannot be combined with logprobs", field="echo")
     request = _request(values, prompts=values["prompt"], stops=values["stop"])
     return replace(request, logprobs=values["logprobs"], echo=values["echo"])
 
 
 def parse_chat(raw_body: bytes) -> CompletionRequest:
-    """The request of `POST /v1/chat/completions`; unknown fields are ignored. Raises InvalidRequest."""
+    """Parse the body of `POST /v1/chat/completions`; unknown fields are ignored. Raises InvalidRequest."""
     raw = parse_object(raw_body)
-    values = read(CHAT, raw)
-    prompt = join_turns(raw.get("messages"))
+    values = read_fields(CHAT, raw)
+    prompt = chat_prompt(raw.get("messages"))
     values["max_tokens"] = values["max_completion_tokens"] or values["max_tokens"]
     request = _request(values, prompts=(prompt,), stops=(*values["stop"], CHAT_STOP))
     return replace(request, logprobs=(values["top_logprobs"] or 0) if values["logprobs"] else None)
 
 
-def join_turns(raw_messages: object) -> str:
-    """The prompt of a chat: a line `Role: content` for each turn, then `Assistant:`; raises InvalidRequest."""
+def chat_prompt(raw_messages: object) -> str:
+    """Return the prompt of a chat: a line `Role: content` per message, then `Assistant:`; raises InvalidRequest."""
     if not isinstance(raw_messages, list) or not raw_messages:
-        raise InvalidRequest("messages is a list of at least one turn", field="messages")
+        raise InvalidRequest("messages must be a list of at least one message", field="messages")
     lines = []
-    for turn in raw_messages:
-        if not isinstance(turn, dict) or turn.get("role") not in ROLES:
-            raise InvalidRequest(f"a turn has a role, one of {', '.join(ROLES)}", field="messages")
-        lines.append(f"{turn['role'].capitalize()}: {_content(turn.get('content'))}\n")
+    for message in raw_messages:
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            raise InvalidRequest(f"each message needs a role, one of {', '.join(ROLES)}", field="messages")
+        lines.append(f"{message['role'].capitalize()}: {_content(message.get('content'))}\n")
     return "".join(lines) + "Assistant:"
 
 
@@ -118,17 +159,17 @@ def _content(raw: object) -> str:
         return raw
     if isinstance(raw, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in raw):
         return "".join(part["text"] for part in raw)
-    raise InvalidRequest("a turn's content is text, or a list of parts with text", field="messages")
+    raise InvalidRequest("the content of a message must be a string, or a list of text parts", field="messages")
 
 
 def _request(values: dict[str, Any], *, prompts: Sequence[str], stops: Sequence[str]) -> CompletionRequest:
     if len(prompts) * values["n"] > MAX_CHOICES:
-        raise InvalidRequest(f"prompts times n is at most {MAX_CHOICES}", field="n")
+        raise InvalidRequest(f"prompts times n must be at most {MAX_CHOICES}", field="n")
     names = ("max_tokens", "temperature", "top_p", "top_k", "seed", "ignore_eos")
     return CompletionRequest(
         prompts=prompts,
         sampling=Sampling(**{name: values[name] for name in names}),
-        choices=values["n"],
+        n=values["n"],
         stops=stops,
         stream=values["stream"],
         include_usage=bool((values["stream_options"] or {}).get("include_usage")),

@@ -65,10 +65,10 @@ async def test_the_operator_has_another_release_answer_and_the_store_stays_as_it
     ("body", "status", "words"),
     [
         ({"release": "ab" * 32}, 409, f"release {'ab' * 32} is not installed"),
-        ({"release": "ab"}, 400, "release is an event id, 64 hex digits"),
-        ({"release": "zz" * 32}, 400, "release is an event id"),
-        ({"release": 5}, 400, "release is an event id"),
-        ([], 400, "not a JSON object"),
+        ({"release": "ab"}, 400, "release must be an event id, 64 hex digits"),
+        ({"release": "zz" * 32}, 400, "release must be an event id"),
+        ({"release": 5}, 400, "release must be an event id"),
+        ([], 400, "must be a JSON object"),
     ],
 )
 async def test_a_release_that_is_not_there_changes_nothing(

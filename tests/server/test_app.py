@@ -82,7 +82,7 @@ async def test_a_model_from_a_file_is_no_release(session: aiohttp.ClientSession,
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
-        (b"[]", "not a JSON object"),
+        (b"[]", "must be a JSON object"),
         (b"{}", "prompt is required"),
         (b'{"prompt": 1}', "prompt is required"),
         (b'{"prompt": "x", "max_tokens": 0}', "max_tokens"),
@@ -173,13 +173,13 @@ async def test_a_body_that_never_arrives(loaded: LoadedModel) -> None:
             await writer.wait_closed()
     assert reply.startswith(b"HTTP/1.1 408 ")
     assert b"application/json" in reply
-    assert reply.endswith(b'{"error":"the body did not arrive in 0 s"}')
+    assert reply.endswith(b'{"error":"the body did not arrive within 0.05 s"}')
 
 
 async def test_before_the_first_model_it_waits(session: aiohttp.ClientSession) -> None:
     async with serving(None) as address:
         async with session.post(address, json={"prompt": "x"}) as response:
-            assert await is_error(response, 503) == "no model to answer with yet"
+            assert await is_error(response, 503) == "no model is loaded yet"
             assert response.headers["Retry-After"] == "1"
         async with session.get(f"{address}/health") as response:
             assert response.status == 200
@@ -212,5 +212,5 @@ async def test_a_bug_is_an_error_without_its_details(
 ) -> None:
     loaded.language_model.decoder._layers = None  # type: ignore[assignment]
     async with serving(loaded) as address, session.post(address, json={"prompt": "x"}) as response:
-        assert await is_error(response, 500) == "the server failed; its log says why"
+        assert await is_error(response, 500) == "internal error; see the server's log"
     assert "TypeError" in caplog.text

@@ -46,7 +46,7 @@ def test_finite_weights_that_compute_infinite_numbers(tmp_path: Path, scale: flo
     write_checkpoint(
         path, Checkpoint(header=healthy.header, config=CONFIG, weights=weights, optimizer_state=healthy.optimizer_state)
     )
-    with pytest.raises(UnfitModel, match="it computes numbers that are not finite"):
+    with pytest.raises(UnfitModel, match="its logits are not finite"):
         load_file(path)
 
 

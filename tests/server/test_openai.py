@@ -264,7 +264,7 @@ async def test_a_failure_in_the_middle_is_told_in_the_stream_and_its_details_in_
         text = await response.text()
     error = json.loads(text.splitlines()[0].removeprefix("data: "))["error"]
     assert error["type"] == "server_error"
-    assert error["message"] == "the text ends early: the server failed; its log says why"
+    assert error["message"] == "the text is incomplete: internal error; see the server's log"
     assert "TypeError" in caplog.text
 
 

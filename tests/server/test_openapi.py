@@ -102,7 +102,7 @@ def test_any_body_gives_a_request_or_our_error(parse: Any, request: tuple[str, b
         found = parse(request[1])
     except InvalidRequest:
         return
-    assert 1 <= len(found.prompts) * found.choices <= 16
+    assert 1 <= len(found.prompts) * found.n <= 16
     assert all(found.stops)
 
 
@@ -124,6 +124,6 @@ def test_the_document_says_what_is_checked(path: str) -> None:
         "minimum": 1,
         "maximum": 4096,
         "default": 256,
-        "description": "Stop after so many tokens.",
+        "description": "Number of tokens to generate at most.",
     }
     assert properties("/v1/completions")["top_p"]["exclusiveMinimum"] == 0

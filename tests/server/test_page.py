@@ -17,7 +17,7 @@ from support.shelf import Shelf, without_checkpoint
 from distribution.trust_list import TrustStore
 from randygpt.user.home import Home
 from relay_client.keys import SecretKey, encode_npub
-from server import provenance as provenance_module
+from server.provenance import STALE_S
 
 CARD = {"license": "MIT", "training": {"iteration": 5, "history": [[0, 2.5, 2.6], [5, 2.0, 2.1]]}}
 ROOT = Path(__file__).parents[2]
@@ -134,15 +134,12 @@ async def test_what_has_not_changed_is_not_sent_again(shelf: Shelf, session: aio
             assert (response.status, len((await response.json())["releases"])) == (200, 2)
 
 
-async def test_of_very_many_releases_the_last_are_told_and_the_one_that_answers(
-    shelf: Shelf, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(provenance_module, "MAX_RELEASES", 3)
+async def test_list_has_the_latest_releases_and_the_active_one(shelf: Shelf, session: aiohttp.ClientSession) -> None:
     first = shelf.install()
     shelf.store.activate(first.id)
     for _ in range(4):
         shelf.install()
-    async with serving_shelf(shelf) as address:
+    async with serving_shelf(shelf, max_releases=3) as address:
         _, facts = await told(session, address)
     assert [(each["version"], each["serving"]) for each in facts["releases"]] == [(5, False), (4, False), (1, True)]
 
@@ -186,7 +183,7 @@ async def test_how_a_name_is_followed_is_told(shelf: Shelf, session: aiohttp.Cli
     now = int(time.time())
     links = {"ws://a": {"connected": True, "reason": ""}, "ws://b": {"connected": False, "reason": "refused"}}
     entry = {"running": True, "process": 1, "relays": links, "version": 2, "last_install": None, "updated_at": now}
-    stale, ended = entry | {"updated_at": now - provenance_module.STALE_S}, entry | {"running": False}
+    stale, ended = entry | {"updated_at": now - STALE_S}, entry | {"running": False}
     follow_says(shelf, {"ab/tiny": entry, "ab/stale": stale, "ab/ended": ended})
     async with serving_shelf(shelf) as address:
         _, facts = await told(session, address)

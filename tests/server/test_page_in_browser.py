@@ -113,7 +113,7 @@ async def test_what_the_controls_say_is_what_is_drawn(page: Tab, shelf: Shelf) -
         ("max_tokens", "5000", "Max tokens: Value must be less than or equal to 4096."),
         ("top_k", "1.5", "Top-k (0: all): Please enter a valid value."),
         ("seed", "e", "Seed: Please enter a number."),
-        ("top_p", "0", "top_p is over 0 and at most 1"),
+        ("top_p", "0", "top_p must be greater than 0 and at most 1"),
     ],
 )
 async def test_a_value_that_is_not_allowed_is_named_and_the_text_stays(
@@ -307,7 +307,7 @@ async def test_before_the_first_release_the_page_waits_for_it(page: Tab, shelf: 
         await page.go(address)
         await page.until("document.querySelector('#headline').innerText.startsWith('no model yet')")
         await page.click("#write")
-        await page.until("document.querySelector('#problem').innerText === 'no model to answer with yet'")
+        await page.until("document.querySelector('#problem').innerText === 'no model is loaded yet'")
         assert await page.run("[...document.querySelectorAll('aside section')].map((each) => each.hidden)") == [
             *(True, True),
             *(True, True),

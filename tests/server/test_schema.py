@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from randygpt.model.sampling import Sampling
 from server.errors import InvalidRequest
-from server.replies import completion_reply, error_reply
-from server.schema import CompletionRequest, parse_request
+from server.responses import error_body, plain_body
+from server.schema import CompletionRequest, parse_plain
 
 
 def asked(**fields: Any) -> CompletionRequest:  # noqa: ANN401 (JSON)
-    return parse_request(orjson.dumps(fields))
+    return parse_plain(orjson.dumps(fields))
 
 
 def test_a_prompt_is_enough() -> None:
@@ -52,7 +52,7 @@ def test_the_ends_of_the_ranges(field: str, value: float | str) -> None:
 
 @pytest.mark.parametrize("value", [None, 1, 1.5, True, [], ["x"], {"text": "x"}])
 def test_a_prompt_is_text(value: object) -> None:
-    with pytest.raises(InvalidRequest, match="prompt is required, and is text"):
+    with pytest.raises(InvalidRequest, match="prompt is required and must be a string"):
         asked(prompt=value)
 
 
@@ -63,19 +63,19 @@ def test_a_prompt_is_required() -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 4097, 10**18, 1.0, 256.5, "5", True, False, [], {}])
 def test_max_tokens_is_a_number_in_range(value: object) -> None:
-    with pytest.raises(InvalidRequest, match="max_tokens is a whole number from 1 to 4096"):
+    with pytest.raises(InvalidRequest, match="max_tokens must be an integer from 1 to 4096"):
         asked(prompt="x", max_tokens=value)
 
 
 @pytest.mark.parametrize("value", ["0.7", "hot", True, False, [], {}, [0.7]])
 def test_temperature_is_a_number(value: object) -> None:
-    with pytest.raises(InvalidRequest, match="temperature is a number"):
+    with pytest.raises(InvalidRequest, match="temperature must be a number"):
         asked(prompt="x", temperature=value)
 
 
 @pytest.mark.parametrize("value", [-0.001, -1, 100.5, 101, 10**18, 1e308])
 def test_temperature_is_in_range(value: float) -> None:
-    with pytest.raises(InvalidRequest, match="temperature is from 0 to 100"):
+    with pytest.raises(InvalidRequest, match="temperature must be from 0 to 100"):
         asked(prompt="x", temperature=value)
 
 
@@ -85,7 +85,7 @@ def test_temperature_is_in_range(value: float) -> None:
 )
 def test_numbers_that_are_none(field: str, number: str) -> None:
     with pytest.raises(InvalidRequest):
-        parse_request(f'{{"prompt": "x", "{field}": {number}}}'.encode())
+        parse_plain(f'{{"prompt": "x", "{field}": {number}}}'.encode())
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,13 @@ def test_numbers_that_are_none(field: str, number: str) -> None:
 )
 def test_a_body_that_is_not_json(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="the body is not JSON"):
-        parse_request(body)
+        parse_plain(body)
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b'"prompt"', b"1", b"true", b'[{"prompt": "x"}]'])
 def test_a_body_that_is_no_object(body: bytes) -> None:
-    with pytest.raises(InvalidRequest, match="the body is not a JSON object"):
-        parse_request(body)
+    with pytest.raises(InvalidRequest, match="the body must be a JSON object"):
+        parse_plain(body)
 
 
 values = st.recursive(
@@ -129,7 +129,7 @@ values = st.recursive(
 )
 def test_any_bytes_give_a_request_or_our_error(body: bytes) -> None:
     try:
-        request = parse_request(body)
+        request = parse_plain(body)
     except InvalidRequest:
         return
     assert isinstance(request.prompts[0], str)
@@ -138,9 +138,9 @@ def test_any_bytes_give_a_request_or_our_error(body: bytes) -> None:
 
 
 def test_the_replies() -> None:
-    assert completion_reply(text="t", model="m", prompt_tokens=1, completion_tokens=2) == {
+    assert plain_body(text="t", model="m", prompt_tokens=1, completion_tokens=2) == {
         "text": "t",
         "model": "m",
         "usage": {"prompt_tokens": 1, "completion_tokens": 2},
     }
-    assert error_reply("words") == {"error": "words"}
+    assert error_body("words") == {"error": "words"}

@@ -1,7 +1,9 @@
 """Servers of the tests, run in process on a free port."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from randygpt.cli.installed import release_describer
@@ -29,18 +31,45 @@ async def serving(
     model: LoadedModel | None,
     *,
     failure: str | None = None,
+    listen_socket: socket.socket | None = None,
     **values: Any,  # noqa: ANN401 (fields)
 ) -> AsyncIterator[str]:
     """Serve a model; gives the server's address."""
-    async with running(ActiveModel(current=model, failure=failure), None, config(**values)) as address:
+    active = ActiveModel(current=model, failure=failure)
+    async with running(active, None, config(**values), listen_socket=listen_socket) as address:
         yield address
 
 
+@contextlib.contextmanager
+def small_buffers() -> Iterator[socket.socket]:
+    """Give a listening socket whose connections hold little that the client does not read."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        yield listening
+
+
 @contextlib.asynccontextmanager
-async def serving_shelf(shelf: Shelf, **values: Any) -> AsyncIterator[str]:  # noqa: ANN401 (fields)
+async def unread_request(address: str, request: bytes) -> AsyncIterator[None]:
+    """Send a request and do not read the response, with a small receive buffer."""
+    host, port = address.removeprefix("http://").split(":")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, (host, int(port)))
+        await asyncio.get_running_loop().sock_sendall(client, request)
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving_shelf(
+    shelf: Shelf,
+    *,
+    max_releases: int = 100,
+    **values: Any,  # noqa: ANN401 (fields)
+) -> AsyncIterator[str]:
     """Serve a shelf's current release, as `randygpt serve` does; gives the server's address."""
     active, home = ActiveModel(), Home(shelf.home)
     reloader = Reloader(shelf.store, active)
-    provenance = Provenance(shelf.store, home.follow_path, release_describer(home))
+    provenance = Provenance(shelf.store, home.follow_path, release_describer(home), max_releases=max_releases)
     async with running(active, reloader, config(**values), provenance) as address:
         yield address
