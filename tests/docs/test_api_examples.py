@@ -1,0 +1,54 @@
+"""The examples in docs/api.md, run as they are with a relay, a key and a checkpoint."""
+
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.command import TIMEOUT_S, environment
+from support.models import write_tiny
+
+from randygpt import aio
+from randygpt.user import signing_key
+from randygpt.user.home import Home
+from relay_client.keys import SecretKey, encode_npub
+
+PAGE = Path(__file__).parents[2] / "docs" / "api.md"
+EXAMPLES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+OUTPUT = {
+    "Publish and fetch": r"nevent1\w+ 1\n.*checkpoint_best\.bin npub1\w+\n",
+    "Generate text": r"(?s).*torch\.Size\(\[1, 3, \d+\]\)\n\d+ \[.*\]\n",
+    "With asyncio": r"latest: 1\ninstalled: 1 .*checkpoint_best\.bin\n",
+    "Errors": r"try again later: .*0{64}.*\n",
+}
+
+
+def test_each_section_has_an_example() -> None:
+    assert [section for section, _ in EXAMPLES] == list(OUTPUT)
+
+
+def test_publish_and_fetch_takes_ten_lines() -> None:
+    assert len([line for line in dict(EXAMPLES)["Publish and fetch"].splitlines() if line]) <= 10
+
+
+@pytest.mark.parametrize(("section", "code"), EXAMPLES, ids=OUTPUT)
+async def test_example_runs(section: str, code: str, relay: str, tmp_path: Path, key: SecretKey) -> None:
+    signing_key.keep(Home(tmp_path), key.reveal_nsec())
+    checkpoint = write_tiny(tmp_path / "checkpoint_best.bin")
+    if "npub1…" in code:
+        await aio.publish(checkpoint, name="shakespeare", relays=[relay], home=tmp_path)
+    code = code.replace("ws://127.0.0.1:7777", relay).replace("npub1…", encode_npub(key.pubkey))
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.match(OUTPUT[section], done.stdout), done.stdout
