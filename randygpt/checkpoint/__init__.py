@@ -1,1 +1,1 @@
-"""Checkpoint files: the RGPT format, the JSON beside it, and exports for other programs. Disk I/O."""
+"""Checkpoint files: the RGPT format, its sidecar JSON, and exports for other programs. Disk I/O."""

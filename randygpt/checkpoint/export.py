@@ -1,7 +1,8 @@
-"""Models as other programs take them, and back: folders with safetensors. Reads and writes files, durably.
+"""Export to and import from folders with safetensors. Disk I/O; writes are durable.
 
-`safetensors` has the arrays under our names, and the optimizer's moments in a file of their own, so that a checkpoint
-comes back byte for byte. `hf` is what transformers loads; its names of the arrays are its own, and it has no moments.
+The format `safetensors` keeps randyGPT's tensor names and the optimizer state in a file of its own, so that a
+checkpoint round-trips byte for byte. The format `hf` is what transformers loads: it has other tensor names and no
+optimizer state.
 """
 
 import json
@@ -28,22 +29,25 @@ from relay_client import durable
 
 Format = Literal["safetensors", "hf"]
 _WEIGHTS, _OPTIMIZER = "model.safetensors", "optimizer.safetensors"
-_STATE_PREFIXES = ("exp_avg.", "exp_avg_sq.")  # as torch calls the first and the second
+_STATE_PREFIXES = ("exp_avg.", "exp_avg_sq.")  # torch's names of AdamW's m and v
 _DTYPES = {"F64", "F32", "F16", "BF16"}
 
 
 def export_model(found: CheckpointInfo, folder: Path, kind: Format) -> list[str]:
-    """Write a checkpoint as a folder, which is there when it is complete; returns the names of the files in it.
+    """Write a checkpoint as a folder, which appears when it is complete, and return the names of its files.
 
-    Raises CallerError for a folder that has something in it, InvalidModelFile for a wrong checkpoint, and OSError.
+    Raises:
+        CallerError: The folder exists and is not empty, or its parent does not exist.
+        InvalidModelFile: The checkpoint is wrong or has no vocabulary.
+        OSError: The disk failed or is full.
     """
     place = folder.resolve()
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
-        raise CallerError(f"{folder}: there already, and not an empty folder")
+        raise CallerError(f"{folder} exists and is not an empty folder")
     if not place.parent.is_dir():
-        raise CallerError(f"{folder}: not in a folder that exists")
+        raise CallerError(f"{folder}: its parent folder does not exist")
     if found.tokenizer is None:
-        raise InvalidModelFile(f"{found.path}: no vocabulary beside it; name its vocab.json with --vocab")
+        raise InvalidModelFile(f"{found.path} has no vocabulary: name its vocab.json with --vocab")
     checkpoint = read_checkpoint(found.path, found.config)
     with durable.atomic_directory(place) as building:
         for name, data in _contents(checkpoint, found.tokenizer, found.sidecar, kind):
@@ -52,24 +56,27 @@ def export_model(found: CheckpointInfo, folder: Path, kind: Format) -> list[str]
 
 
 def import_model(folder: Path, target: Path) -> Checkpoint:
-    """Write what an export holds as a checkpoint with its JSON beside it; returns the checkpoint.
+    """Write an exported folder as a checkpoint with its sidecar, and return the checkpoint.
 
-    RGPT0003 where the folder has moments, else RGPT0002. Raises CallerError if the target is there, InvalidModelFile,
-    naming the file that is wrong, and OSError.
+    The file is RGPT0003 if the folder has optimizer state, else RGPT0002.
+
+    Raises:
+        CallerError: The target exists, or its parent folder does not.
+        InvalidModelFile: A file of the export is wrong; the message names it.
+        OSError: The disk failed or is full.
     """
-    beside = sidecar_path(target)
-    for path in (target, beside):
+    for path in (target, sidecar_path(target)):
         if path.exists():
-            raise CallerError(f"{path}: there already")
+            raise CallerError(f"{path} exists already")
     if not target.absolute().parent.is_dir():
-        raise CallerError(f"{target}: not in a folder that exists")
+        raise CallerError(f"{target}: its parent folder does not exist")
     checkpoint, sidecar = read_export(folder)
     save_checkpoint(target, checkpoint, sidecar)
     return checkpoint
 
 
 def read_export(folder: Path) -> tuple[Checkpoint, Sidecar]:
-    """The checkpoint in an exported folder, and what stands beside it; raises InvalidModelFile and OSError."""
+    """Return the checkpoint and sidecar of an exported folder; raise InvalidModelFile if it is wrong, and OSError."""
     raw = read_json(folder / "config.json")
     try:
         config = ModelConfig.from_json(raw)
@@ -78,38 +85,38 @@ def read_export(folder: Path) -> tuple[Checkpoint, Sidecar]:
     tokenizer = _read_tokenizer(folder, raw)
     if tokenizer.vocab_size != config.vocab_size:
         raise InvalidModelFile(
-            f"{folder}: vocab {config.vocab_size} in config.json, {tokenizer.vocab_size} entries in the vocabulary"
+            f"{folder}: vocab_size {config.vocab_size} in config.json, {tokenizer.vocab_size} entries in the vocabulary"
         )
     (weights,), facts = _read_arrays(
         folder / _WEIGHTS, config, [""], lambda weights: check_finite(weights, config, "weights")
     )
     state = None
     if (folder / _OPTIMIZER).is_file():
-        (first, second), _ = _read_arrays(
+        (exp_avg, exp_avg_sq), _ = _read_arrays(
             folder / _OPTIMIZER,
             config,
             _STATE_PREFIXES,
-            lambda first, second: check_optimizer_state(first, second, config),
+            lambda exp_avg, exp_avg_sq: check_optimizer_state(exp_avg, exp_avg_sq, config),
         )
-        state = (first, second)
+        state = (exp_avg, exp_avg_sq)
     try:
         header = _header(config, facts)
         sidecar = _sidecar(config, tokenizer, header, facts)
     except (InvalidModelFile, ValueError, RecursionError) as error:
-        raise InvalidModelFile(f"{folder / _WEIGHTS}: in its metadata: {error}") from None
+        raise InvalidModelFile(f"{folder / _WEIGHTS}: metadata: {error}") from None
     return Checkpoint(header=header, config=config, weights=weights, optimizer_state=state), sidecar
 
 
 def _contents(
     checkpoint: Checkpoint, tokenizer: Tokenizer, sidecar: Sidecar | None, kind: Format
 ) -> Iterator[tuple[str, bytes]]:
-    """Name and contents of each file of an export."""
+    """Yield the name and contents of each file of an export."""
     config, header = checkpoint.config, checkpoint.header
     facts = {"iteration": header.iteration, "step": header.step, "best_loss": header.best_loss}
     metadata = {"format": "pt"} | {name: repr(value) for name, value in facts.items()}
     if sidecar:
-        beside = {key: value for key, value in sidecar.to_json().items() if key not in {"config", "tokenizer"}}
-        metadata["beside"] = json.dumps(beside)
+        sidecar_facts = {key: value for key, value in sidecar.to_json().items() if key not in {"config", "tokenizer"}}
+        metadata["beside"] = json.dumps(sidecar_facts)
     if kind == "hf":
         names = tensor_names(config)
         arrays = {names[name]: array for name, array in _arrays(checkpoint.weights, config).items()}
@@ -119,14 +126,17 @@ def _contents(
         yield "config.json", json.dumps(config.to_json(tokenizer.kind), ensure_ascii=False, sort_keys=True).encode()
         yield "vocab.json", json.dumps(tokenizer.to_json(), ensure_ascii=False, sort_keys=True).encode()
         if checkpoint.optimizer_state:
-            both = zip(_STATE_PREFIXES, checkpoint.optimizer_state, strict=True)
-            tensors = {f"{of}{name}": each for of, flat in both for name, each in _arrays(flat, config).items()}
+            tensors = {
+                prefix + name: array
+                for prefix, flat in zip(_STATE_PREFIXES, checkpoint.optimizer_state, strict=True)
+                for name, array in _arrays(flat, config).items()
+            }
             yield _OPTIMIZER, save(tensors, {"format": "pt"})
     yield _WEIGHTS, save(arrays, metadata)
 
 
 def _arrays(flat: Array, config: ModelConfig) -> dict[str, Array]:
-    """The arrays in a vector (P,), by our names."""
+    """Return the weight matrices (out, in) in a vector (P,), by randyGPT's names."""
     shapes = tensor_shapes(config)
     parts = np.split(flat, np.cumsum([rows * columns for rows, columns in shapes.values()])[:-1])
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
@@ -135,17 +145,25 @@ def _arrays(flat: Array, config: ModelConfig) -> dict[str, Array]:
 def _read_arrays(
     path: Path, config: ModelConfig, prefixes: Sequence[str], check: Callable[..., None]
 ) -> tuple[list[Array], dict[str, str]]:
-    """A vector (P,) for each prefix of the arrays' names, and the file's metadata; raises InvalidModelFile, OSError.
+    """Return a vector (P,) for each prefix of tensor names, and the file's metadata.
 
-    `check` gets the vectors and raises InvalidModelFile.
+    Args:
+        path: A safetensors file.
+        config: The model's shape.
+        prefixes: Prefixes of tensor names; each selects one full set of tensors.
+        check: Called with the vectors; may raise InvalidModelFile.
+
+    Raises:
+        InvalidModelFile: The file is wrong; the message names it.
+        OSError: The file cannot be read.
     """
-    path.stat()  # safe_open does not say which file is missing
+    path.stat()  # safe_open does not name a missing file
     vectors = []
     try:
         with safe_open(path, framework="pt") as file:
-            there = set(file.keys())
-            names = _names(there, config)
-            _check_names(there, {prefix + name for prefix in prefixes for name in names.values()})
+            present = set(file.keys())
+            names = _file_names(present, config)
+            _check_names(present, {prefix + name for prefix in prefixes for name in names.values()})
             _check_shapes(file, config, prefixes, names)
             for prefix in prefixes:
                 tensors = [file.get_tensor(prefix + name).flatten().float() for name in names.values()]
@@ -156,17 +174,17 @@ def _read_arrays(
         raise InvalidModelFile(f"{path}: {error}") from None
 
 
-def _names(there: set[str], config: ModelConfig) -> dict[str, str]:
-    """What a file that has the arrays `there` calls each of ours."""
-    theirs = tensor_names(config)
-    return theirs if theirs["wte"] in there else {name: name for name in theirs}
+def _file_names(present: set[str], config: ModelConfig) -> dict[str, str]:
+    """Return the file's name of each tensor: transformers' names if the file has them, else randyGPT's."""
+    hf_names = tensor_names(config)
+    return hf_names if hf_names["wte"] in present else {name: name for name in hf_names}
 
 
-def _check_names(there: set[str], wanted: set[str]) -> None:
-    for names, words in ((wanted - there, "it lacks"), (there - wanted, "not known here:")):
+def _check_names(present: set[str], expected: set[str]) -> None:
+    for names, problem in ((expected - present, "missing"), (present - expected, "unknown")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise InvalidModelFile(f"{words} {min(names)}{more}")
+            raise InvalidModelFile(f"{problem} tensor {min(names):.100}{more}")
 
 
 def _check_shapes(file: safe_open, config: ModelConfig, prefixes: Sequence[str], names: Mapping[str, str]) -> None:
@@ -174,13 +192,13 @@ def _check_shapes(file: safe_open, config: ModelConfig, prefixes: Sequence[str],
         for name, shape in tensor_shapes(config).items():
             found = file.get_slice(prefix + names[name])  # type: ignore[no-untyped-call]
             if tuple(found.get_shape()) != shape:
-                raise InvalidModelFile(f"{prefix}{names[name]} is {tuple(found.get_shape())}, not {shape}")
+                raise InvalidModelFile(f"{prefix}{names[name]} has shape {tuple(found.get_shape())}, not {shape}")
             if found.get_dtype() not in _DTYPES:
-                raise InvalidModelFile(f"{prefix}{names[name]} is of type {found.get_dtype()}")
+                raise InvalidModelFile(f"{prefix}{names[name]} has type {found.get_dtype()}, which is not supported")
 
 
 def _header(config: ModelConfig, facts: Mapping[str, str]) -> CheckpointHeader:
-    """The header's facts; those of a model that never trained where the file does not say."""
+    """Return the checkpoint header; absent facts default to those of an untrained model."""
     iteration, step = int(facts.get("iteration", 0)), int(facts.get("step", 0))
     best_loss = float(facts.get("best_loss", "inf"))
     return CheckpointHeader(
@@ -191,10 +209,10 @@ def _header(config: ModelConfig, facts: Mapping[str, str]) -> CheckpointHeader:
 def _sidecar(config: ModelConfig, tokenizer: Tokenizer, header: CheckpointHeader, facts: Mapping[str, str]) -> Sidecar:
     if "beside" not in facts:
         return Sidecar(config=config, tokenizer=tokenizer, iteration=header.iteration)
-    beside = json.loads(facts["beside"])
-    if not isinstance(beside, dict):
-        raise InvalidModelFile("beside is not an object")
-    return Sidecar.from_json(beside | {"config": config.to_json(tokenizer.kind), "tokenizer": tokenizer.to_json()})
+    raw = json.loads(facts["beside"])
+    if not isinstance(raw, dict):
+        raise InvalidModelFile("beside is not a JSON object")
+    return Sidecar.from_json(raw | {"config": config.to_json(tokenizer.kind), "tokenizer": tokenizer.to_json()})
 
 
 def _read_tokenizer(folder: Path, raw_config: object) -> Tokenizer:

@@ -1,14 +1,14 @@
-"""What stands beside a checkpoint: its shape and tokenizer, and what resuming needs. Reads and writes JSON; no torch.
+"""Sidecar: the JSON file of a checkpoint, with its shape, tokenizer and training state. Disk I/O; no torch.
 
-A checkpoint `X.bin` has `X.json` beside it. In the folder of a fetched release the same facts are in `config.json` and
-`vocab.json`. The .bin alone says neither its characters nor, for certain, its shape.
+`X.bin` has the sidecar `X.json`. In the folder of a fetched release `config.json` and `vocab.json` take its place. The
+.bin file alone does not contain the vocabulary and does not always determine the shape.
 """
 
 import contextlib
 import json
 import math
 import sys
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -25,31 +25,44 @@ COUNTS = range(1 << 63)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sidecar:
-    """The JSON beside a checkpoint."""
+    """Contents of a sidecar; values that a reader would refuse raise InvalidModelFile."""
 
     config: ModelConfig
     tokenizer: Tokenizer
-    name: str = ""  # what to publish it as; empty: nobody said
-    iteration: int = 0  # index of the last iteration done
+    name: str = ""  # name to publish under; empty: none chosen
+    iteration: int = 0  # index of the last completed iteration
     losses: Mapping[str, float | None] = field(default_factory=dict)  # train, val, best_val
-    training: Mapping[str, Any] = field(default_factory=dict)  # what an exact resume needs
-    source: str = field(default="the JSON beside the checkpoint", compare=False)
+    training: Mapping[str, Any] = field(default_factory=dict)  # options and counters for an exact resume
+    source: str = field(default="the sidecar", compare=False)  # file it was read from, for messages
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise InvalidModelFile("name is not a string")
+        if type(self.iteration) is not int or self.iteration not in COUNTS:
+            raise InvalidModelFile("iteration is not a whole number from 0")
+        for name in ("losses", "training"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise InvalidModelFile(f"{name} is not a JSON object")
+        for name, value in self.losses.items():
+            is_finite = type(value) in {int, float} and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
+            if value is not None and not is_finite:
+                raise InvalidModelFile(f"the loss {name:.100} is neither a finite number nor null")
 
     def training_value(self, name: str, default: Any, allowed: Container[Any] = COUNTS) -> Any:  # noqa: ANN401 (int or str)
-        """A whole number or a text of the run that wrote it; raises InvalidModelFile if it is not allowed."""
+        """Return an option or counter of the run that saved this; raise InvalidModelFile if it is not allowed."""
         value = self.training.get(name, default)
         if type(value) is not type(default) or value not in allowed:
-            raise InvalidModelFile(f"{self.source}: {name} is out of range, or not of its type")
+            raise InvalidModelFile(f"{self.source}: {name} has a wrong type or is out of range")
         return value
 
     def matches(self, header: CheckpointHeader) -> bool:
-        """Whether it tells of the moment of the checkpoint with this header: the iteration, the best loss if any."""
+        """Return whether sidecar and checkpoint were saved together: same iteration, and same best loss if known."""
         best = self.losses.get("best_val", header.best_loss)
-        told = math.inf if best is None else best  # float64; the header has float32
-        return self.iteration == header.iteration and math.isclose(told, header.best_loss, rel_tol=1e-7)
+        recorded = math.inf if best is None else best  # float64; the header has float32
+        return self.iteration == header.iteration and math.isclose(recorded, header.best_loss, rel_tol=1e-7)
 
     def to_json(self) -> dict[str, object]:
-        """What is written."""
+        """Return the JSON object of the file."""
         return {
             "name": self.name,
             "config": self.config.to_json(self.tokenizer.kind),
@@ -61,60 +74,67 @@ class Sidecar:
 
     @classmethod
     def from_json(cls, raw: object) -> Self:
-        """What was written; raises InvalidModelFile."""
+        """Parse a decoded sidecar, ignoring unknown keys; raise InvalidModelFile if it is wrong."""
         if not isinstance(raw, Mapping):
-            raise InvalidModelFile("not an object")
+            raise InvalidModelFile("not a JSON object")
         return cls(
             config=ModelConfig.from_json(raw.get("config")),
             tokenizer=tokenizer_from_json(raw.get("tokenizer")),
-            name=_typed(raw, "name", str, ""),
-            iteration=_count(raw, "iteration"),
-            losses=_losses(_typed(raw, "losses", dict, {})),
-            training=_typed(raw, "training", dict, {}),
+            name=raw.get("name", ""),
+            iteration=raw.get("iteration", 0),
+            losses=raw.get("losses", {}),
+            training=raw.get("training", {}),
         )
 
     def encode(self) -> bytes:
-        """The file's contents."""
+        """Return the contents of the file."""
         return json.dumps(self.to_json(), ensure_ascii=False, indent=1).encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointInfo:
-    """A checkpoint file with all that is known about it before its numbers are read."""
+    """A checkpoint file and all that is known about it without reading its arrays."""
 
     path: Path
     size: int  # bytes
     header: CheckpointHeader
     config: ModelConfig
-    tokenizer: Tokenizer | None  # None: not said anywhere
+    tokenizer: Tokenizer | None  # None: no vocabulary found
     sidecar: Sidecar | None
+
+    def __post_init__(self) -> None:
+        self.header.optimizer_layout(self.config, self.size)
+        if self.tokenizer is not None and self.tokenizer.vocab_size != self.header.vocab_size:
+            raise InvalidModelFile(
+                f"vocab {self.header.vocab_size} in the header, {self.tokenizer.vocab_size} entries in the vocabulary"
+            )
 
 
 def sidecar_path(checkpoint: Path) -> Path:
-    """Where the JSON beside a checkpoint is."""
+    """Return the path of a checkpoint's sidecar."""
     return checkpoint.with_suffix(".json")
 
 
 def read_sidecar(checkpoint: Path) -> Sidecar | None:
-    """The JSON beside a checkpoint, None if there is none; raises InvalidModelFile, naming it."""
+    """Return a checkpoint's sidecar, None if it has none; raise InvalidModelFile, naming the file, and OSError."""
     return _read_sidecar(sidecar_path(checkpoint))
 
 
 def recover_pending(checkpoint: Path) -> None:
-    """Put a JSON that waits for its checkpoint in place if that is there: then another may wait. Raises OSError."""
-    place = sidecar_path(checkpoint)
-    waiting = durable.pending_path(place)
+    """Finish an interrupted save: move a pending sidecar in place if its checkpoint is. Raise OSError."""
+    target = sidecar_path(checkpoint)
+    pending = durable.pending_path(target)
     if not checkpoint.is_file():
         return
-    durable.sync_directory(checkpoint.parent)  # a killed process may have renamed both, and neither be on the disk
-    with contextlib.suppress(InvalidModelFile):  # no JSON, or no checkpoint: nothing that belongs together
+    durable.sync_directory(checkpoint.parent)  # the killed process may have renamed both without syncing either
+    with contextlib.suppress(InvalidModelFile):  # no valid pair to recover
         if _read_pending(checkpoint, _read_header(checkpoint)):
-            waiting.replace(place)
+            pending.replace(target)
             durable.sync_directory(checkpoint.parent)
 
 
 def _read_pending(checkpoint: Path, header: CheckpointHeader) -> Sidecar | None:
-    """The JSON of a checkpoint that is in place already, where it is not itself; raises InvalidModelFile."""
+    """Return the pending sidecar if its checkpoint is already in place; raise InvalidModelFile."""
     sidecar = _read_sidecar(durable.pending_path(sidecar_path(checkpoint)))
     return sidecar if sidecar and sidecar.matches(header) else None
 
@@ -123,10 +143,8 @@ def _read_sidecar(path: Path) -> Sidecar | None:
     if not path.is_file():
         return None
     raw = read_json(path)
-    try:
+    with _errors_name(path):
         return replace(Sidecar.from_json(raw), source=str(path))
-    except InvalidModelFile as error:
-        raise InvalidModelFile(f"{path}: {error}") from None
 
 
 def inspect_checkpoint(
@@ -136,55 +154,71 @@ def inspect_checkpoint(
     shape: Mapping[str, int] | None = None,
     vocab: Path | None = None,
 ) -> CheckpointInfo:
-    """What a checkpoint is, from its header and exact size and from what stands beside it.
+    """Return what is known about a checkpoint from its header, its exact size and the files next to it.
 
-    The shape comes from the JSON beside it, else config.json in its folder, else `preset` (by default the default) with
-    the fields of `shape`, else the size. Raises InvalidModelFile, naming the file, and OSError. Reads 24 bytes of the
-    checkpoint.
+    The shape comes from the sidecar, else from config.json in the same folder, else from `preset` and `shape`, else
+    from the size. Reads 24 bytes of the checkpoint.
+
+    Args:
+        checkpoint: The checkpoint file.
+        preset: The preset that the user named; the default one if only `shape` is given.
+        shape: Fields of `ModelConfig` that override the preset's.
+        vocab: A vocab.json to use instead of the vocabulary next to the checkpoint.
+
+    Raises:
+        InvalidModelFile: A file is wrong, or contradicts another or the arguments; the message names it.
+        OSError: A file cannot be read.
     """
     header = _read_header(checkpoint)
     size = checkpoint.stat().st_size
     sidecar = _read_pending(checkpoint, header) or read_sidecar(checkpoint)
-    try:
-        asked = None
+    source = sidecar_path(checkpoint) if sidecar else checkpoint.with_name("config.json")
+    recorded = sidecar.config if sidecar else _read_config(source)
+    with _errors_name(checkpoint):
+        requested = None
         if preset or shape:
-            asked = ModelConfig.from_preset(preset or DEFAULT_PRESET, vocab_size=header.vocab_size, **(shape or {}))
-        config = _find_config(checkpoint, header, size, sidecar, asked)
+            requested = ModelConfig.from_preset(preset or DEFAULT_PRESET, vocab_size=header.vocab_size, **(shape or {}))
+        if recorded and requested and recorded.shape != requested.shape:
+            raise InvalidModelFile(f"{source.name} says {recorded.shape}, but the flags say {requested.shape}")
+        config = recorded or requested or header.infer_config(size)
         header.optimizer_layout(config, size)
-    except InvalidModelFile as error:
-        raise type(error)(f"{checkpoint}: {error}") from None
     tokenizer = _find_tokenizer(checkpoint, sidecar, vocab)
-    if tokenizer is not None and tokenizer.vocab_size != header.vocab_size:
-        entries = f"{tokenizer.vocab_size} entries in {vocab or 'the vocabulary'}"
-        raise InvalidModelFile(f"{checkpoint}: vocab {header.vocab_size} in the header, {entries}")
-    return CheckpointInfo(
-        path=checkpoint, size=size, header=header, config=config, tokenizer=tokenizer, sidecar=sidecar
-    )
+    with _errors_name(checkpoint):
+        return CheckpointInfo(
+            path=checkpoint, size=size, header=header, config=config, tokenizer=tokenizer, sidecar=sidecar
+        )
 
 
 def _read_header(checkpoint: Path) -> CheckpointHeader:
     with checkpoint.open("rb") as file:
         raw = file.read(HEADER_SIZE)
-    try:
+    with _errors_name(checkpoint):
         return CheckpointHeader.parse(raw)
+
+
+@contextlib.contextmanager
+def _errors_name(path: Path) -> Iterator[None]:
+    """Prefix the messages of InvalidModelFile with a file's path."""
+    try:
+        yield
     except InvalidModelFile as error:
-        raise type(error)(f"{checkpoint}: {error}") from None
+        raise type(error)(f"{path}: {error}") from None
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint a path means: the file itself, or the only .bin in a folder; raises InvalidModelFile."""
+    """Return the file that a path names: itself, or the only .bin file of a folder; raise InvalidModelFile."""
     if not path.is_dir():
         return path
     found = sorted(path.glob("*.bin"))
     if len(found) != 1:
-        raise InvalidModelFile(f"{path}: {len(found)} checkpoints in this folder, name one")
+        raise InvalidModelFile(f"{path} contains {len(found)} checkpoints: name the file")
     return found[0]
 
 
 def read_json(path: Path) -> object:
-    """Decoded JSON of a file; raises InvalidModelFile, naming it, and OSError."""
+    """Return the decoded JSON of a file; raise InvalidModelFile, naming it, and OSError."""
     if path.stat().st_size > _MAX_JSON:
-        raise InvalidModelFile(f"{path}: larger than {_MAX_JSON} bytes")
+        raise InvalidModelFile(f"{path}: larger than {_MAX_JSON >> 20} MiB")
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -192,58 +226,24 @@ def read_json(path: Path) -> object:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer in a vocab.json; raises InvalidModelFile, naming it, and OSError."""
-    try:
-        return tokenizer_from_json(read_json(path))
-    except InvalidModelFile as error:
-        raise InvalidModelFile(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
-
-
-def _find_config(
-    checkpoint: Path, header: CheckpointHeader, size: int, sidecar: Sidecar | None, asked: ModelConfig | None
-) -> ModelConfig:
-    beside = checkpoint.with_name("config.json")
-    said = sidecar.config if sidecar else _read_config(beside)
-    if said and asked and said.shape != asked.shape:
-        raise InvalidModelFile(f"the JSON beside it says {said.shape}, and the command line says {asked.shape}")
-    return said or asked or header.infer_config(size)
+    """Return the tokenizer in a vocab.json; raise InvalidModelFile, naming it, and OSError."""
+    raw = read_json(path)
+    with _errors_name(path):
+        return tokenizer_from_json(raw)
 
 
 def _read_config(path: Path) -> ModelConfig | None:
     if not path.is_file():
         return None
-    try:
-        return ModelConfig.from_json(read_json(path))
-    except InvalidModelFile as error:
-        raise InvalidModelFile(f"{path.name}: {str(error).removeprefix(f'{path}: ')}") from None
+    raw = read_json(path)
+    with _errors_name(path):
+        return ModelConfig.from_json(raw)
 
 
 def _find_tokenizer(checkpoint: Path, sidecar: Sidecar | None, vocab: Path | None) -> Tokenizer | None:
-    beside = checkpoint.with_name("vocab.json")
     if vocab:
         return read_tokenizer(vocab)
     if sidecar:
         return sidecar.tokenizer
-    return read_tokenizer(beside) if beside.is_file() else None
-
-
-def _typed(raw: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:  # noqa: ANN401 (JSON)
-    value = raw.get(key, default)
-    if not isinstance(value, kind):
-        raise InvalidModelFile(f"{key} is not a {kind.__name__}")
-    return value
-
-
-def _count(raw: Mapping[str, Any], key: str) -> int:
-    value = raw.get(key, 0)
-    if type(value) is not int or value not in COUNTS:
-        raise InvalidModelFile(f"{key} is not a whole number from 0")
-    return value
-
-
-def _losses(raw: Mapping[str, Any]) -> dict[str, float | None]:
-    for name, value in raw.items():
-        is_finite = type(value) in {int, float} and abs(value) <= sys.float_info.max
-        if value is not None and not is_finite:
-            raise InvalidModelFile(f"the loss {name} is neither a finite number nor null")
-    return dict(raw)
+    in_folder = checkpoint.with_name("vocab.json")
+    return read_tokenizer(in_folder) if in_folder.is_file() else None

@@ -53,7 +53,7 @@ def test_load_the_folder_of_a_release(tmp_path: Path, checkpoint: str) -> None:
 def test_a_folder_without_the_one_checkpoint(tmp_path: Path, names: list[str]) -> None:
     for name in names:
         write_tiny(tmp_path / name)
-    with pytest.raises(InvalidModelFile, match=f"{len(names)} checkpoints in this folder"):
+    with pytest.raises(InvalidModelFile, match=f"contains {len(names)} checkpoints"):
         randygpt.load(tmp_path)
 
 

@@ -202,7 +202,7 @@ SHAPE = CONFIG.to_json("char")
 WITH_NAN = np.where(np.arange(CONFIG.parameter_count) == 5, np.float32("nan"), weights(9))
 HUGE = weights(9) * np.float32(1e37)
 BROKEN: dict[str, tuple[Callable[[Shelf], InstalledRelease], str]] = {
-    "a NaN": (lambda shelf: shelf.install(checkpoint=checkpoint(WITH_NAN)), "a NaN or infinity in wte"),
+    "a NaN": (lambda shelf: shelf.install(checkpoint=checkpoint(WITH_NAN)), "NaN or infinity in wte"),
     "infinite logits": (lambda shelf: shelf.install(checkpoint=checkpoint(HUGE)), "its logits are not finite"),
     "a byte too many": (
         lambda shelf: shelf.install(checkpoint=checkpoint(weights(9)) + b"!"),
@@ -210,7 +210,7 @@ BROKEN: dict[str, tuple[Callable[[Shelf], InstalledRelease], str]] = {
     ),
     "no checkpoint": (lambda shelf: shelf.install(checkpoint=b"GGUF"), "truncated"),
     "another shape": (lambda shelf: shelf.install(config=as_json(SHAPE | {"n_layer": 3})), "shape randygpt-3L"),
-    "an impossible shape": (lambda shelf: shelf.install(config=as_json(SHAPE | {"n_head": 3})), "not a multiple"),
+    "an impossible shape": (lambda shelf: shelf.install(config=as_json(SHAPE | {"n_head": 3})), "does not divide"),
     "no shape": (lambda shelf: shelf.install(config=b"{"), "config.json: not JSON"),
     "a short vocabulary": (
         lambda shelf: shelf.install(vocab=as_json({"chars": TOKENIZER.chars[:-1]})),

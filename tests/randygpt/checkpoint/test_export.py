@@ -1,4 +1,4 @@
-"""Exports and imports: byte for byte where everything is kept, and one clear line where something is wrong."""
+"""Export and import: byte-for-byte round trips, and errors that name the file."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ LOSSES = {"train": 1.5, "val": None, "best_val": 1.625}
 
 
 def put(folder: Path, *, with_optimizer: bool = True) -> Path:
-    """A checkpoint with everything that can stand beside it."""
+    """Write a checkpoint and a sidecar with every field."""
     path = write_tiny(folder / "m.bin", seed=5, with_optimizer=with_optimizer)
     training = {"seed": 7, "precision": "bf16"}
     sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, name="né", iteration=5, losses=LOSSES, training=training)
@@ -45,7 +45,7 @@ def metadata(path: Path) -> dict[str, str]:
     return found
 
 
-def test_a_checkpoint_comes_back_byte_for_byte(tmp_path: Path) -> None:
+def test_checkpoint_round_trips_byte_for_byte(tmp_path: Path) -> None:
     folder = export(tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.json",
@@ -59,7 +59,7 @@ def test_a_checkpoint_comes_back_byte_for_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "hf"])
-def test_weights_alone_come_back_byte_for_byte(tmp_path: Path, kind: Format) -> None:
+def test_weights_only_checkpoint_round_trips_byte_for_byte(tmp_path: Path, kind: Format) -> None:
     folder = export(tmp_path, kind, with_optimizer=False)
     assert not (folder / "optimizer.safetensors").exists()
     import_model(folder, tmp_path / "back.bin")
@@ -67,7 +67,7 @@ def test_weights_alone_come_back_byte_for_byte(tmp_path: Path, kind: Format) -> 
     assert (tmp_path / "back.json").read_bytes() == (tmp_path / "m.json").read_bytes()
 
 
-def test_for_transformers_the_moments_stay_behind(tmp_path: Path) -> None:
+def test_hf_export_drops_optimizer_state(tmp_path: Path) -> None:
     checkpoint = import_model(export(tmp_path, "hf"), tmp_path / "back.bin")
     assert checkpoint.optimizer_state is None
     whole = (tmp_path / "m.bin").read_bytes()
@@ -75,14 +75,14 @@ def test_for_transformers_the_moments_stay_behind(tmp_path: Path) -> None:
     assert (tmp_path / "back.bin").read_bytes() == b"RGPT0002" + whole[8:weights]
 
 
-def test_the_rust_programs_checkpoint_comes_back(golden: Path, tmp_path: Path) -> None:
+def test_rust_checkpoint_round_trips(golden: Path, tmp_path: Path) -> None:
     path, vocab = golden / "xs_char_rgpt0003.bin", golden / "xs_char_vocab.json"
     export_model(inspect_checkpoint(path, vocab=vocab), tmp_path / "export", "safetensors")
     import_model(tmp_path / "export", tmp_path / "back.bin")
     assert (tmp_path / "back.bin").read_bytes() == path.read_bytes()
 
 
-def test_the_arrays_have_our_names_and_what_the_header_says(tmp_path: Path) -> None:
+def test_export_has_tensors_and_header_facts(tmp_path: Path) -> None:
     folder = export(tmp_path)
     arrays = load_file(folder / "model.safetensors")
     assert {name: array.shape for name, array in arrays.items()} == tensor_shapes(CONFIG)
@@ -96,7 +96,7 @@ def test_the_arrays_have_our_names_and_what_the_header_says(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("best_loss", [float("inf"), float(np.float32(0.1)), 0.0])
-def test_any_best_loss_comes_back(tmp_path: Path, best_loss: float) -> None:
+def test_extreme_header_values_round_trip(tmp_path: Path, best_loss: float) -> None:
     path, checkpoint = tmp_path / "m.bin", tiny_checkpoint()
     header = replace(checkpoint.header, best_loss=best_loss, iteration=2**32 - 1, step=2**32 - 1)
     write_checkpoint(path, replace(checkpoint, header=header))
@@ -108,7 +108,7 @@ def test_any_best_loss_comes_back(tmp_path: Path, best_loss: float) -> None:
     assert json.loads((tmp_path / "back.json").read_bytes())["iteration"] == 2**32 - 1
 
 
-def test_without_facts_it_is_a_model_that_never_trained(tmp_path: Path) -> None:
+def test_missing_metadata_means_untrained(tmp_path: Path) -> None:
     folder = export(tmp_path, with_optimizer=False)
     save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")
     checkpoint, sidecar = read_export(folder)
@@ -119,7 +119,7 @@ def test_without_facts_it_is_a_model_that_never_trained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_floats_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_other_float_types_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
     folder = export(tmp_path, with_optimizer=False)
     arrays = {name: torch.from_numpy(each) for name, each in load_file(folder / "model.safetensors").items()}
     save_tensors({name: each.to(dtype) for name, each in arrays.items()}, folder / "model.safetensors")
@@ -129,40 +129,44 @@ def test_other_floats_become_float32(tmp_path: Path, dtype: torch.dtype) -> None
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "hf"])
-def test_a_folder_with_something_in_it_is_not_touched(tmp_path: Path, kind: Format) -> None:
+def test_export_refuses_a_folder_that_is_not_empty(tmp_path: Path, kind: Format) -> None:
     path = put(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine", encoding="utf-8")
-    for name, words in (("full", "not an empty"), ("m.json", "not an empty"), ("no/where", "folder that exists")):
-        with pytest.raises(CallerError, match=f"{name}: .*{words}"):
+    for name, words in (
+        ("full", "not an empty"),
+        ("m.json", "not an empty"),
+        ("no/where", "parent folder does not exist"),
+    ):
+        with pytest.raises(CallerError, match=f"{name}.*{words}"):
             export_model(inspect_checkpoint(path), tmp_path / name, kind)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["full", "m.bin", "m.json"]
     assert [each.name for each in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
 
-def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+def test_export_fills_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "export").mkdir()
     assert (export(tmp_path) / "model.safetensors").is_file()
 
 
-def test_a_wrong_checkpoint_leaves_no_folder(tmp_path: Path) -> None:
+def test_invalid_checkpoint_leaves_no_folder(tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint()
     checkpoint.weights[7] = float("nan")
     write_checkpoint(put(tmp_path), checkpoint)
-    with pytest.raises(InvalidModelFile, match=r"m\.bin: a NaN or infinity in wte"):
+    with pytest.raises(InvalidModelFile, match=r"m\.bin: NaN or infinity in wte"):
         export_model(inspect_checkpoint(tmp_path / "m.bin"), tmp_path / "export", "hf")
     (tmp_path / "m.json").unlink()
     (tmp_path / "config.json").write_bytes(side_files()["config.json"])
-    with pytest.raises(InvalidModelFile, match=r"m\.bin: no vocabulary"):
+    with pytest.raises(InvalidModelFile, match=r"m\.bin has no vocabulary"):
         export_model(inspect_checkpoint(tmp_path / "m.bin"), tmp_path / "export", "hf")
     assert not (tmp_path / "export").exists()
 
 
 @pytest.mark.parametrize("name", ["back.bin", "back.json"])
-def test_an_import_overwrites_nothing(tmp_path: Path, name: str) -> None:
+def test_import_overwrites_nothing(tmp_path: Path, name: str) -> None:
     folder = export(tmp_path)
     (tmp_path / name).write_text("mine", encoding="utf-8")
-    with pytest.raises(CallerError, match=f"{name}: there already"):
+    with pytest.raises(CallerError, match=f"{name} exists already"):
         import_model(folder, tmp_path / "back.bin")
     assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
 
@@ -180,7 +184,7 @@ def change(change_arrays: Callable[[Arrays], object], name: str = WEIGHTS) -> Ca
     return damage
 
 
-def tell(**facts: str) -> Callable[[Path], None]:
+def set_metadata(**facts: str) -> Callable[[Path], None]:
     return lambda folder: save_file(load_file(folder / WEIGHTS), folder / WEIGHTS, facts)
 
 
@@ -197,63 +201,69 @@ def reshape(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
-        (change(lambda arrays: arrays.pop("layer1.wk")), r"model\.safetensors: it lacks layer1\.wk$"),
-        (change(lambda arrays: [arrays.pop(f"layer1.{n}") for n in ("wk", "wq")]), r"lacks layer1\.wk and 1 more"),
-        (change(lambda arrays: arrays.update(extra=np.zeros(1))), r"model\.safetensors: not known here: extra"),
-        (change(lambda arrays: arrays.update(wte=arrays["wte"].T.copy())), r"wte is \(16, 31\), not \(31, 16\)"),
-        (change(lambda arrays: arrays.update(wpe=arrays["wpe"].astype(np.int32))), "wpe is of type I32"),
-        (change(lambda arrays: arrays["lm_head"].fill(np.nan)), r"model\.safetensors: a NaN .* in lm_head"),
+        (change(lambda arrays: arrays.pop("layer1.wk")), r"model\.safetensors: missing tensor layer1\.wk$"),
+        (
+            change(lambda arrays: [arrays.pop(f"layer1.{n}") for n in ("wk", "wq")]),
+            r"missing tensor layer1\.wk and 1 more",
+        ),
+        (change(lambda arrays: arrays.update(extra=np.zeros(1))), r"model\.safetensors: unknown tensor extra"),
+        (change(lambda arrays: arrays.update(wte=arrays["wte"].T.copy())), r"wte has shape \(16, 31\), not \(31, 16\)"),
+        (change(lambda arrays: arrays.update(wpe=arrays["wpe"].astype(np.int32))), "wpe has type I32"),
+        (change(lambda arrays: arrays["lm_head"].fill(np.nan)), r"model\.safetensors: NaN .* in lm_head"),
         (
             change(lambda arrays: arrays.update(wte=arrays["wte"].astype(np.float64) * 1e300)),
-            r"model\.safetensors: a NaN or infinity in wte",
+            r"model\.safetensors: NaN or infinity in wte",
         ),
         (
             change(lambda arrays: arrays["exp_avg_sq.wpe"].fill(np.inf), "optimizer.safetensors"),
-            r"optimizer\.safetensors: a NaN or infinity in wpe \(second moment\)",
+            r"optimizer\.safetensors: NaN or infinity in wpe \(second moment\)",
         ),
         (
             change(lambda arrays: arrays["exp_avg_sq.wpe"].fill(-1), "optimizer.safetensors"),
-            r"optimizer\.safetensors: a second moment under 0 in wpe",
+            r"optimizer\.safetensors: negative second moment in wpe",
         ),
-        (change(lambda arrays: arrays.clear(), "optimizer.safetensors"), r"optimizer\.safetensors: it lacks exp_avg\."),
+        (
+            change(lambda arrays: arrays.clear(), "optimizer.safetensors"),
+            r"optimizer\.safetensors: missing tensor exp_avg\.",
+        ),
         (rewrite(WEIGHTS, b""), r"model\.safetensors: "),
         (rewrite(WEIGHTS, b"\xff" * 100), r"model\.safetensors: "),
         (rewrite("config.json", b"{}"), r"config\.json: .*lacks n_embd"),
         (rewrite("config.json", b"{"), r"config\.json: not JSON"),
         (rewrite("vocab.json", b'{"chars": 1}'), r"vocab\.json: "),
-        (rewrite("vocab.json", b'{"chars": ["a", "b"]}'), "vocab 31 in config.json, 2 entries"),
-        (reshape, r"model\.safetensors: it lacks layer10\.fc1 and 1523 more"),
-        (tell(iteration="x"), r"model\.safetensors: in its metadata: "),
-        (tell(step="-1"), "metadata: (iter|best_loss)"),
-        (tell(iteration=str(2**32)), "metadata: (iter|best_loss)"),
-        (tell(best_loss="nan"), "metadata: (iter|best_loss)"),
-        (tell(beside="["), r"model\.safetensors: in its metadata: "),
-        (tell(beside="[]"), "metadata: beside is not an object"),
-        (tell(beside='{"losses": {"val": "x"}}'), "metadata: the loss val"),
+        (rewrite("vocab.json", b'{"chars": ["a", "b"]}'), "vocab_size 31 in config.json, 2 entries"),
+        (reshape, r"model\.safetensors: missing tensor layer10\.fc1 and 1523 more"),
+        (set_metadata(iteration="x"), r"model\.safetensors: metadata: "),
+        (set_metadata(step="-1"), "metadata: (iter|step|best_loss) must be"),
+        (set_metadata(iteration=str(2**32)), "metadata: (iter|step|best_loss) must be"),
+        (set_metadata(best_loss="nan"), "metadata: (iter|step|best_loss) must be"),
+        (set_metadata(beside="["), r"model\.safetensors: metadata: "),
+        (set_metadata(beside="[]"), "metadata: beside is not a JSON object"),
+        (set_metadata(beside='{"losses": {"val": "x"}}'), "metadata: the loss val"),
     ],
 )
-def test_a_wrong_folder_is_refused_and_nothing_written(
-    tmp_path: Path, damage: Callable[[Path], None], says: str
+def test_invalid_export_is_refused_and_nothing_written(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     folder = export(tmp_path)
     damage(folder)
-    with pytest.raises(InvalidModelFile, match=says) as caught:
+    with pytest.raises(InvalidModelFile, match=message) as caught:
         import_model(folder, tmp_path / "back.bin")
     assert str(folder) in str(caught.value)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["export", "m.bin", "m.json"]
 
 
 @pytest.mark.parametrize("name", ["config.json", WEIGHTS, "vocab.json"])
-def test_a_folder_that_lacks_a_file(tmp_path: Path, name: str) -> None:
+def test_missing_file_of_an_export_is_named(tmp_path: Path, name: str) -> None:
     folder = export(tmp_path)
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=name if name != "vocab.json" else "tokenizer.json"):
         import_model(folder, tmp_path / "back.bin")
 
 
-def test_a_damaged_tokenizer_json_is_named_once(tmp_path: Path) -> None:
+def test_damaged_tokenizer_json_is_named_once(tmp_path: Path) -> None:
     folder = export(tmp_path, "hf")
     for data in (b"{}", b"{"):
         (folder / "tokenizer.json").write_bytes(data)
@@ -262,7 +272,7 @@ def test_a_damaged_tokenizer_json_is_named_once(tmp_path: Path) -> None:
         assert str(caught.value).count("tokenizer.json") == 1
 
 
-def test_the_commands(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_and_import_commands(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(at_home)
     assert run(["export", "--format", "hf", "m.bin", "for-hf", "--json"]) == 0
     exported = json.loads(only_line(capsys.readouterr().out))
@@ -282,20 +292,20 @@ def test_the_commands(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run(["import", "for-hf", "other.bin"]) == 0
     assert only_line(capsys.readouterr().out).startswith("other.bin: RGPT0002, weights only, ")
     assert run(["generate", "--model", "other.bin", "--max-tokens", "3", "the"]) == 0
-    for words, says in (
-        (("export", "m.bin", "plain"), "plain: there already, and not an empty folder"),
+    for words, message in (
+        (("export", "m.bin", "plain"), "plain exists and is not an empty folder"),
         (("export", "m.bin", "x", "--format", "gguf"), "gguf"),
         (("export", "missing.bin", "x"), "missing.bin: No such file"),
-        (("import", "plain"), "plain.bin: there already"),
+        (("import", "plain"), "plain.bin exists already"),
         (("import", "missing"), "missing/config.json: No such file"),
         (("import", "plain", "nowhere/x"), "nowhere/x: not a name in a folder that exists"),
         (("import", "plain", ".bin"), "not a name for a checkpoint"),
     ):
         assert run(list(words)) == 2
-        assert says in only_line(capsys.readouterr().err)
+        assert message in only_line(capsys.readouterr().err)
 
 
-def test_a_fetched_folder_can_be_exported(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fetched_release_can_be_exported(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (at_home / "release").mkdir()
     write_checkpoint(at_home / "release" / "story.bin", tiny_checkpoint())
     for name, data in side_files().items():
@@ -307,7 +317,7 @@ def test_a_fetched_folder_can_be_exported(at_home: Path, capsys: pytest.CaptureF
     assert read_checkpoint(at_home / "story.bin", CONFIG).optimizer_state is not None
 
 
-def test_training_goes_on_from_an_import(tmp_path: Path) -> None:
+def test_imported_checkpoint_resumes_training(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("the quick brown fox\n" * 200, encoding="utf-8")
     common = ("--preset", "xs", "--batch", "1", "--quiet")
     assert randygpt(tmp_path, "train", "--iters", "2", *common).returncode == 0

@@ -1,4 +1,4 @@
-"""Compatibility with the Rust program: files that its own tools wrote, and the numbers they give."""
+"""Compatibility with the Rust program: files that it wrote, and the logits it computes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ def read(golden: Path, name: str) -> Checkpoint:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_header_and_size_say_what_it_is(golden: Path, name: str) -> None:
+def test_header_and_preset_of_rust_files(golden: Path, name: str) -> None:
     found = inspect_checkpoint(path_of(golden, name))
     assert found.config.preset == "xs"
     assert found.header == CheckpointHeader(
@@ -36,7 +36,7 @@ def test_the_header_and_size_say_what_it_is(golden: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_logits_are_theirs(golden: Path, name: str) -> None:
+def test_logits_match_the_rust_program(golden: Path, name: str) -> None:
     path = path_of(golden, name)
     config = inspect_checkpoint(path).config
     with np.load(golden / "xs_char_logits.npz") as expected, torch.inference_mode():
@@ -49,7 +49,7 @@ def test_the_logits_are_theirs(golden: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rgpt0001", "rgpt0002_moments"])
-def test_interleaved_moments_are_those_of_the_new_format(golden: Path, name: str) -> None:
+def test_interleaved_optimizer_state_equals_contiguous(golden: Path, name: str) -> None:
     old, new = read(golden, name), read(golden, "rgpt0003")
     assert old.optimizer_state is not None
     assert new.optimizer_state is not None
@@ -58,19 +58,19 @@ def test_interleaved_moments_are_those_of_the_new_format(golden: Path, name: str
     assert np.array_equal(old.optimizer_state[1], new.optimizer_state[1])
 
 
-def test_the_new_format_is_written_byte_for_byte(golden: Path, tmp_path: Path) -> None:
+def test_rgpt0003_is_written_byte_for_byte(golden: Path, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "m.bin", read(golden, "rgpt0003"))
     assert (tmp_path / "m.bin").read_bytes() == path_of(golden, "rgpt0003").read_bytes()
 
 
-def test_weights_alone_are_written_byte_for_byte(golden: Path, tmp_path: Path) -> None:
+def test_rgpt0002_is_written_byte_for_byte(golden: Path, tmp_path: Path) -> None:
     whole = read(golden, "rgpt0003")
     header = replace(whole.header, magic="RGPT0002")
     write_checkpoint(tmp_path / "m.bin", replace(whole, header=header, optimizer_state=None))
     assert (tmp_path / "m.bin").read_bytes() == path_of(golden, "rgpt0002").read_bytes()
 
 
-def test_the_characters_are_theirs(golden: Path) -> None:
+def test_vocabulary_of_the_rust_program(golden: Path) -> None:
     tokenizer = read_tokenizer(golden / "xs_char_vocab.json")
     assert tokenizer.vocab_size == 67
     assert tuple(tokenizer.vocab[:4]) == ("<", ">", "\n", " ")

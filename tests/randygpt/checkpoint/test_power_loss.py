@@ -1,8 +1,7 @@
-"""What a power cut may leave of a save, found by going through all of it.
+"""Power cuts during a save, by enumerating every state that the disk may be in.
 
-The disk modelled here keeps what POSIX promises and no more: a rename is atomic; a file's content is safe after `fsync`
-of the file, and the names in a folder are after `fsync` of the folder. Until then each change is on the disk or is not,
-in whatever order they were made.
+The disk model keeps only what POSIX promises: a rename is atomic; a file's content is durable after `fsync` of the
+file, and the names in a folder after `fsync` of the folder. Until then any subset of the changes may be on the disk.
 """
 
 import contextlib
@@ -23,33 +22,33 @@ from randygpt.checkpoint.save import save_checkpoint
 from randygpt.checkpoint.sidecar import Sidecar, inspect_checkpoint
 
 Files = dict[str, bytes]
-Pace = tuple[float, float]  # by how much iteration and best loss change from one save to the next
-PACES = pytest.mark.parametrize("pace", [(1, 0), (0, 1)], ids=["of a run", "of runs over each other"])
-CHANGES = ("open", "replace", "rename", "link", "unlink")  # a folder
+Pace = tuple[float, float]  # change of iteration and best loss from one save to the next
+PACES = pytest.mark.parametrize("pace", [(1, 0), (0, 1)], ids=["one run", "equal iterations"])
+CHANGES = ("open", "replace", "rename", "link", "unlink")  # system calls that change a folder
 
 
 class Killed(BaseException):
-    """The process ends; the power stays on."""
+    """The process was killed; the power stays on."""
 
 
 class Disk:
-    """A folder, and what may be left of it if the power is cut."""
+    """A folder and the states that a power cut may leave it in."""
 
     def __init__(self, folder: Path, kept: Path) -> None:
         self._folder = folder
-        self._kept = kept  # has a link to each file that ever was: no two get the same inode
+        self._kept = kept  # a link to every file, so that no inode is reused
         self._link = os.link
-        self._pending: list[dict[str, int | None]] = []  # which inodes names were given since the folder was synced
+        self._pending: list[dict[str, int | None]] = []  # changes of names since the folder was synced
         self._names: dict[str, int] = {}
         self._look()
         self._synced = {inode: self._content(inode) for inode in self._names.values()}
         self._safe = self._names
         self._pending.clear()
-        self.left: list[Files] = []  # at any time until now
+        self.left: list[Files] = []  # possible states after each call so far
         self.calls_to_kill = -1  # never
 
     def remains(self) -> Iterator[Files]:
-        """All that may be left now, without temporary files."""
+        """Yield the states that a power cut may leave now, without temporary files."""
         for made in itertools.product([False, True], repeat=len(self._pending)):
             names: dict[str, int | None] = dict(self._safe)
             for change in itertools.compress(self._pending, made):
@@ -60,7 +59,7 @@ class Disk:
                 yield dict(zip(files, chosen, strict=True))
 
     def after(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """A call of the system's that is seen here."""
+        """Wrap a system call so that the states after it are recorded."""
 
         def seen(*args: Any, **options: Any) -> Any:  # noqa: ANN401 (passed on)
             result = call(*args, **options)
@@ -74,7 +73,7 @@ class Disk:
         return seen
 
     def sync(self, descriptor: int) -> None:
-        """In place of `fsync`."""
+        """Replace `fsync`."""
         facts = os.fstat(descriptor)
         if stat.S_ISDIR(facts.st_mode):
             self._safe = self._names
@@ -97,7 +96,7 @@ class Disk:
 
 
 class Machine:
-    """One whose power is cut again and again, each time with other files in the folder of the run."""
+    """A machine whose power is cut repeatedly, each time with other files in the folder."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folders = (folder / str(count) for count in itertools.count())
@@ -106,9 +105,9 @@ class Machine:
     def save(
         self, before: Files, numbers: Iterable[int], pace: Pace, *, calls_to_kill: int = -1
     ) -> Iterator[tuple[list[Files], list[Files]]]:
-        """Saves over some files: of each, (what may be left if it is cut off, what may be left when it is over).
+        """Save over some files and yield, for each save, the states it may leave when cut off and when complete.
 
-        The first one may be killed after some calls.
+        The first save is killed after `calls_to_kill` system calls, if that is positive.
         """
         path, kept = self._put(before), next(self._folders)
         kept.mkdir()
@@ -125,11 +124,11 @@ class Machine:
             disk.calls_to_kill = -1
 
     def numbers_in(self, many: Iterable[Files]) -> set[int]:
-        """The numbers that are found, 0 for no checkpoint; fails where a checkpoint has not its own JSON."""
+        """Return the numbers of the checkpoints, 0 for none; fail if one has another's sidecar."""
         return {self.number_in(files) for files in many}
 
     def number_in(self, files: Files) -> int:
-        """The number of the one that is found."""
+        """Return the number of the checkpoint in these files, 0 for none."""
         path = self._put(files)
         if not path.exists():
             return 0
@@ -151,7 +150,7 @@ def distinct(many: Iterable[Files]) -> list[Files]:
 
 
 def save_tiny(path: Path, number: int, pace: Pace) -> None:
-    """Save a checkpoint and its JSON, both of which tell the number."""
+    """Save a checkpoint and a sidecar that both contain the number."""
     iteration, best = int(100 + number * pace[0]), 9 - number * pace[1]
     checkpoint = tiny_checkpoint(seed=number)
     checkpoint = replace(checkpoint, header=replace(checkpoint.header, iteration=iteration, best_loss=best))
@@ -161,12 +160,10 @@ def save_tiny(path: Path, number: int, pace: Pace) -> None:
 
 
 @PACES
-def test_whenever_the_power_is_cut_a_checkpoint_and_its_json_are_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pace: Pace
-) -> None:
-    """The old two or the new two; and so again where a save begins with what another left that was cut off."""
+def test_power_cut_leaves_a_matching_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pace: Pace) -> None:
+    """Either the old pair or the new pair is left, also when a save starts from an interrupted one."""
     machine, states = Machine(tmp_path, monkeypatch), [Files()]
-    for numbers in ((1, 2), (3, 4), (5, 6)):  # between two, the power stays on
+    for numbers in ((1, 2), (3, 4), (5, 6)):  # the power stays on between the two
         following: list[Files] = []
         for before in states:
             old = machine.number_in(before)
@@ -179,10 +176,10 @@ def test_whenever_the_power_is_cut_a_checkpoint_and_its_json_are_left(
 
 
 @PACES
-def test_a_kill_and_then_a_power_cut_leave_a_checkpoint_and_its_json(
+def test_kill_then_power_cut_leaves_a_matching_pair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pace: Pace
 ) -> None:
-    """What the killed process did may not be on the disk yet, when the next one builds on it."""
+    """A killed process may leave changes that are not on the disk when the next save builds on them."""
     machine = Machine(tmp_path, monkeypatch)
     ((_, (first,)),) = machine.save({}, [1], pace)
     seen = set()

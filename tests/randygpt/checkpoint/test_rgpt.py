@@ -1,4 +1,4 @@
-"""RGPT files to and from arrays: layouts, damage, and writes that fail half way."""
+"""RGPT files: layouts, damage, and failed writes."""
 
 import errno
 import os
@@ -7,6 +7,7 @@ import struct
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,11 @@ from randygpt.model.config import MAX_VOCAB, ModelConfig
 from randygpt.model.layout import tensor_shapes
 
 COUNT = CONFIG.parameter_count
-PARTS = {"weights": 0, "first moment": COUNT, "second moment": 2 * COUNT}  # where they begin in RGPT0003, in floats
+PARTS = {"weights": 0, "first moment": COUNT, "second moment": 2 * COUNT}  # offsets in RGPT0003, in floats
 
 
 def offsets() -> dict[str, tuple[int, int]]:
-    """First number of each tensor and the first behind it."""
+    """Return start and end of each tensor in the flat vector."""
     found, start = {}, 0
     for name, (rows, columns) in tensor_shapes(CONFIG).items():
         found[name] = (start, start + rows * columns)
@@ -31,7 +32,7 @@ def offsets() -> dict[str, tuple[int, int]]:
 
 
 def interleaved(checkpoint: Checkpoint, magic: str) -> bytes:
-    """The bytes of a checkpoint whose moments lie m, v, m, v."""
+    """Return the bytes of a checkpoint with m and v interleaved by tensor."""
     assert checkpoint.optimizer_state is not None
     first, second = checkpoint.optimizer_state
     parts = [replace(checkpoint.header, magic=magic).encode(), checkpoint.weights.tobytes()]
@@ -41,7 +42,7 @@ def interleaved(checkpoint: Checkpoint, magic: str) -> bytes:
 
 
 def plant(path: Path, position: int, value: float) -> None:
-    """Replace one number of a file, counted behind the header."""
+    """Replace one number of a file, counted from the end of the header."""
     data = bytearray(path.read_bytes())
     data[24 + 4 * position : 28 + 4 * position] = np.float32(value).tobytes()
     path.write_bytes(data)
@@ -64,7 +65,7 @@ def test_round_trip(*, tmp_path: Path, with_optimizer: bool) -> None:
     assert (tmp_path / "m.bin").stat().st_size == 24 + (12 if with_optimizer else 4) * COUNT
 
 
-def test_the_file_is_header_weights_first_and_second_moment(tmp_path: Path) -> None:
+def test_rgpt0003_is_header_weights_m_v(tmp_path: Path) -> None:
     written = tiny_checkpoint()
     assert written.optimizer_state is not None
     write_checkpoint(tmp_path / "m.bin", written)
@@ -74,7 +75,7 @@ def test_the_file_is_header_weights_first_and_second_moment(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("magic", ["RGPT0001", "RGPT0002"])
-def test_interleaved_moments_are_told_apart(tmp_path: Path, magic: str) -> None:
+def test_interleaved_optimizer_state_is_read(tmp_path: Path, magic: str) -> None:
     written = tiny_checkpoint()
     (tmp_path / "m.bin").write_bytes(interleaved(written, magic))
     read = read_checkpoint(tmp_path / "m.bin", CONFIG)
@@ -83,7 +84,7 @@ def test_interleaved_moments_are_told_apart(tmp_path: Path, magic: str) -> None:
 
 
 @pytest.mark.parametrize("magic", ["RGPT0001", "RGPT0002"])
-def test_an_old_file_written_again_reads_back_the_same(tmp_path: Path, magic: str) -> None:
+def test_rewritten_old_file_reads_back_equal(tmp_path: Path, magic: str) -> None:
     (tmp_path / "old.bin").write_bytes(interleaved(tiny_checkpoint(), magic))
     old = read_checkpoint(tmp_path / "old.bin", CONFIG)
     write_checkpoint(tmp_path / "new.bin", old)
@@ -92,19 +93,19 @@ def test_an_old_file_written_again_reads_back_the_same(tmp_path: Path, magic: st
 
 @pytest.mark.parametrize("tensor", offsets())
 @pytest.mark.parametrize("part", PARTS)
-def test_a_number_that_is_not_finite_is_located(tmp_path: Path, tensor: str, part: str) -> None:
+def test_non_finite_number_is_located(tmp_path: Path, tensor: str, part: str) -> None:
     path = write_tiny(tmp_path / "m.bin")
-    first, behind = offsets()[tensor]
-    for position, value in ((first, float("nan")), (behind - 1, float("-inf"))):
+    start, end = offsets()[tensor]
+    for position, value in ((start, float("nan")), (end - 1, float("-inf"))):
         whole = path.read_bytes()
         plant(path, PARTS[part] + position, value)
-        words = re.escape(f"m.bin: a NaN or infinity in {tensor} ({part})")
+        words = re.escape(f"m.bin: NaN or infinity in {tensor} ({part})")
         with pytest.raises(InvalidCheckpoint, match=words):
             read_checkpoint(path, CONFIG)
         path.write_bytes(whole)
 
 
-def test_a_number_in_interleaved_moments_is_located(tmp_path: Path) -> None:
+def test_non_finite_number_in_interleaved_state_is_located(tmp_path: Path) -> None:
     path = tmp_path / "m.bin"
     path.write_bytes(interleaved(tiny_checkpoint(), "RGPT0001"))
     start, end = offsets()["wpe"]
@@ -113,7 +114,7 @@ def test_a_number_in_interleaved_moments_is_located(tmp_path: Path) -> None:
         read_checkpoint(path, CONFIG)
 
 
-def test_weights_alone_are_read_without_the_moments(tmp_path: Path) -> None:
+def test_reading_weights_skips_optimizer_state(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.bin")
     plant(path, COUNT, float("nan"))
     assert np.array_equal(read_weights(path, CONFIG), tiny_checkpoint().weights)
@@ -121,7 +122,7 @@ def test_weights_alone_are_read_without_the_moments(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("with_optimizer", [True, False])
 @pytest.mark.parametrize("longer", [True, False])
-def test_a_byte_too_many_or_too_few(*, tmp_path: Path, with_optimizer: bool, longer: bool) -> None:
+def test_file_off_by_one_byte_is_refused(*, tmp_path: Path, with_optimizer: bool, longer: bool) -> None:
     path = write_tiny(tmp_path / "m.bin", with_optimizer=with_optimizer)
     data = path.read_bytes()
     path.write_bytes(data + b"\0" if longer else data[:-1])
@@ -131,14 +132,29 @@ def test_a_byte_too_many_or_too_few(*, tmp_path: Path, with_optimizer: bool, lon
 
 
 @pytest.mark.parametrize("data", [b"", b"RGPT0003", b"GGUF" + bytes(100)])
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, data: bytes) -> None:
+def test_other_files_are_refused_by_name(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.bin").write_bytes(data)
-    with pytest.raises(InvalidCheckpoint, match=r"m\.bin: (truncated|not a randyGPT checkpoint)"):
+    with pytest.raises(InvalidCheckpoint, match=r"m\.bin: (truncated|not a checkpoint)"):
         read_weights(tmp_path / "m.bin", CONFIG)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weights": np.zeros(COUNT - 1, np.float32)},
+        {"weights": np.zeros(COUNT)},
+        {"optimizer_state": (np.zeros(COUNT, np.float32), np.zeros((1, COUNT), np.float32))},
+        {"config": replace(CONFIG, vocab_size=CONFIG.vocab_size + 1)},
+    ],
+    ids=["too short", "float64", "two-dimensional", "another vocabulary"],
+)
+def test_invalid_checkpoint_cannot_be_constructed(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidCheckpoint):
+        replace(tiny_checkpoint(), **changes)
+
+
 @pytest.mark.parametrize("vocab_size", [MAX_VOCAB, 2**32 - 1])
-def test_nothing_is_allocated_for_what_a_header_claims(tmp_path: Path, vocab_size: int) -> None:
+def test_no_memory_is_allocated_for_a_false_header(tmp_path: Path, vocab_size: int) -> None:
     path = tmp_path / "m.bin"
     path.write_bytes(struct.pack("<8sIIIf", b"RGPT0003", vocab_size, 0, 0, 1.0) + bytes(100))
     config = ModelConfig.from_preset("xl", vocab_size=min(vocab_size, MAX_VOCAB))
@@ -152,12 +168,12 @@ def test_nothing_is_allocated_for_what_a_header_claims(tmp_path: Path, vocab_siz
     assert peak < 1 << 20
 
 
-def test_a_missing_file_is_the_disks_error(tmp_path: Path) -> None:
+def test_missing_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_weights(tmp_path / "m.bin", CONFIG)
 
 
-def test_a_disk_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.bin"
     write_checkpoint(path, tiny_checkpoint(seed=1))
     before = path.read_bytes()
@@ -172,7 +188,7 @@ def test_a_disk_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.bin"]
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_write_replaces_the_file_atomically(tmp_path: Path) -> None:
     path = tmp_path / "m.bin"
     write_checkpoint(path, tiny_checkpoint(seed=1))
     with path.open("rb") as reader:

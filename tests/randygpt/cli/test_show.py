@@ -95,7 +95,7 @@ def test_the_folder_of_a_release(at_home: Path, capsys: pytest.CaptureFixture[st
 def test_what_nothing_says_is_asked_for(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hollow(at_home / "m.bin", "deep", 6016, "RGPT0002", 1)  # as long as s with moments
     assert run(["show", "m.bin"]) == 2
-    assert "say which with --preset" in only_line(capsys.readouterr().err)
+    assert "choose one with --preset" in only_line(capsys.readouterr().err)
     shown = as_json(capsys, "m.bin", "--preset", "deep")
     assert (shown["preset"], shown["moments"], shown["tokenizer"], shown["best_loss"]) == ("deep", False, None, None)
     assert run(["show", "m.bin", "--preset", "s"]) == 0
@@ -120,8 +120,8 @@ def test_byte_pairs_are_called_so(at_home: Path, capsys: pytest.CaptureFixture[s
         ("missing.bin", "no file and no installed release: 'missing.bin'"),
         ("missing/file.bin", "no file and no installed release: 'missing/file.bin'"),
         ("ab" * 32, "no file and no installed release"),
-        ("empty", "empty: 0 checkpoints in this folder"),
-        ("text.bin", "text.bin: not a randyGPT checkpoint"),
+        ("empty", "empty contains 0 checkpoints"),
+        ("text.bin", "text.bin: not a checkpoint"),
     ],
 )
 def test_what_is_no_checkpoint(at_home: Path, capsys: pytest.CaptureFixture[str], file: str, says: str) -> None:

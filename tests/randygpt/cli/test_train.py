@@ -68,7 +68,7 @@ def test_a_resume_in_another_shape_is_refused(capsys: pytest.CaptureFixture[str]
     capsys.readouterr()
     assert train("--resume", "--iters", "3", "--dim", "32") == 2
     line = only_line(capsys.readouterr().err)
-    assert "says dim 16, heads 2, layers 1, block 256, and the command line says dim 32, heads 8, layers 6" in line
+    assert "says dim 16, heads 2, layers 1, block 256, but the flags say dim 32, heads 8, layers 6" in line
 
 
 @pytest.mark.usefixtures("at_work")
