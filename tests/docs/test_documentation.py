@@ -1,4 +1,4 @@
-"""README.md and docs/: links lead to files, and the index of decision records is complete."""
+"""README.md and docs/: links lead to files; the index of decision records and the tables of modules are complete."""
 
 import re
 from pathlib import Path
@@ -34,3 +34,16 @@ def test_index_lists_every_decision_record() -> None:
     index = (DECISIONS / "README.md").read_text(encoding="utf-8")
     assert [line for line in index.splitlines() if line.startswith("| [")] == rows
     assert len(rows) > 30
+
+
+@pytest.mark.parametrize("package", ["relay_client", "distribution", "randygpt", "server"])
+def test_architecture_names_every_module(package: str) -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    table = re.search(rf"^\| {package} \| \|\n\|---\|---\|\n((\|.*\n)+)", page, re.MULTILINE)
+    assert table
+    named = {name for row in table[1].splitlines() for name in re.findall("`([^`]+)`", row.split("|")[1])}
+    folders = tuple(name for name in named if name.endswith("/"))
+    paths = (path.relative_to(ROOT / package).with_suffix("") for path in (ROOT / package).rglob("*.py"))
+    modules = {str(path) for path in paths if not path.name.startswith("__")}
+    assert {name for name in modules if not name.startswith(folders)} == named - set(folders)
+    assert all((ROOT / package / folder).is_dir() for folder in folders)
