@@ -1,4 +1,4 @@
-"""What is still missing of a release's files, and whether an event that came fills a gap. No I/O."""
+"""Reassembly of files from chunk events: which chunks are missing, and where an event's bytes belong. No I/O."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,21 +13,28 @@ from relay_client.event import HashedEvent, decode_hex, raw_tag
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Where bytes belong."""
+    """Position of a chunk in a file."""
 
     file: FileEntry
     offset: int  # bytes from the start of the file
 
 
 class Assembler:
-    """Keeps account of the chunks of some files.
+    """Tracks the missing chunks of some files.
 
     Equal chunks of one release are one event, so an event may fill several places.
+
+    Args:
+        files: The files to assemble.
+        chunk_size: Chunk size of their manifest, in bytes.
+
+    Raises:
+        InvalidChunk: The manifest gives one event two contents.
     """
 
     def __init__(self, files: Sequence[FileEntry], chunk_size: int) -> None:
-        self._chunks: dict[bytes, Chunk] = {}  # event id -> what it must hold
-        self._places: dict[bytes, list[Placement]] = defaultdict(list)  # event id -> places still empty
+        self._chunks: dict[bytes, Chunk] = {}  # event id -> what it must carry
+        self._places: dict[bytes, list[Placement]] = defaultdict(list)  # event id -> missing places
         for file in files:
             for chunk in file.chunks(chunk_size):
                 first = self._chunks.setdefault(chunk.event_id, chunk)
@@ -37,36 +44,43 @@ class Assembler:
 
     @property
     def missing(self) -> list[bytes]:
-        """Ids of the events still wanted, in the order of the files."""
+        """Ids of the events that are missing, in the order of the files."""
         return list(self._places)
 
     @property
     def missing_hashes(self) -> list[bytes]:
-        """What those events must hold: sha256 of the bytes, each once."""
+        """SHA-256 of the bytes of those events, each once."""
         return list(dict.fromkeys(self._chunks[event_id].sha256 for event_id in self._places))
 
     @property
     def missing_places(self) -> int:
-        """How many chunks of the files are still empty."""
+        """Number of chunks missing in the files."""
         return sum(map(len, self._places.values()))
 
-    def complete_to(self, file: FileEntry) -> int:
-        """How many bytes of a file are in place without a gap, counted from its start."""
+    def contiguous_size(self, file: FileEntry) -> int:
+        """Return how many bytes from the start of a file are present without a gap."""
         gaps = (place.offset for places in self._places.values() for place in places if place.file is file)
         return min(gaps, default=file.size)
 
-    def have(self, chunk: Chunk, file: FileEntry) -> None:
-        """Note that a chunk is in place already."""
+    def mark_present(self, chunk: Chunk, file: FileEntry) -> None:
+        """Mark a chunk as present."""
         places = self._places.get(chunk.event_id, [])
         places[:] = [place for place in places if (place.file, place.offset) != (file, chunk.offset)]
         if not places:
             self._places.pop(chunk.event_id, None)
 
     def offer(self, raw_event: Mapping[str, object]) -> tuple[bytes, list[Placement]]:
-        """The bytes in an event and the places they fill, which then count as filled; no places: not wanted (any more).
+        """Verify a chunk event by its id, and mark the places that it fills as present.
 
-        Cheapest check first: id asked for, id recomputed, kind, length, base64, sha256. The signature is not checked:
-        the verified manifest names the id. Raises InvalidEvent or InvalidChunk.
+        The cheapest check comes first: id wanted, id recomputed, kind, length, base64, SHA-256. The signature is not
+        checked, since the verified manifest names the id.
+
+        Returns:
+            The bytes and the places they belong to; no places if the event is not wanted, or not any more.
+
+        Raises:
+            InvalidEvent: The event is malformed, or its id does not verify.
+            InvalidChunk: The content is not the chunk that the manifest names.
         """
         event_id = decode_hex(raw_event.get("id"), 32)
         if event_id not in self._places:
@@ -74,9 +88,10 @@ class Assembler:
         return self._read(raw_event, self._chunks[event_id]), self._places.pop(event_id)
 
     def offer_copy(self, raw_event: Mapping[str, object]) -> tuple[bytes, list[Placement]]:
-        """The same for an event by anyone that carries missing bytes under another id, and says so in its tag `x`.
+        """Verify a chunk event by its bytes, as its `x` tag claims them, and mark the places that it fills as present.
 
-        The verified manifest names the bytes, so it does not matter who signed them. Raises what `offer` raises.
+        Any author may sign such a copy, since the verified manifest names the hash of the bytes. Returns and raises
+        what `offer` does.
         """
         claimed = raw_tag(raw_event, "x")
         wanted = [event_id for event_id in self._places if self._chunks[event_id].sha256.hex() == claimed]

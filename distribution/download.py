@@ -1,7 +1,7 @@
-"""The files of a release: missing chunks from the relays → each verified → whole files verified → blobs.
+"""Download of a release's files: missing chunks from relays → each verified → whole files verified → blobs.
 
-What an earlier run left is used again, where it hashes right. Does network I/O through a pool and disk I/O through the
-store.
+Chunks that an earlier run left on disk are reused if they hash right. Does network I/O through a pool and disk I/O
+through the store.
 """
 
 import asyncio
@@ -23,35 +23,42 @@ from relay_client import gather
 from relay_client.errors import InvalidEvent
 from relay_client.pool import Pool
 
-_ADVANCE_BYTES = 8 << 20  # of verified bytes between two times that they are hashed on and given to the disk
+_ADVANCE_BYTES = 8 << 20  # of verified bytes between two calls of PartialFile.advance
 
-OnProgress = Callable[[int, int], None]  # verified bytes so far, bytes in all; never goes back
+OnProgress = Callable[[int, int], None]  # verified bytes so far, total bytes; never decreases
 
 
 @dataclass(slots=True)
 class ChunkCounts:
-    """Where the chunks of a release came from."""
+    """Counts of the chunks of a release, by origin."""
 
     fetched: int = 0
-    reused: int = 0  # in the store already
-    rejected: int = 0  # came and did not verify
+    reused: int = 0  # already in the store
+    rejected: int = 0  # received, and did not verify
     relays: dict[str, int] = field(default_factory=dict)  # relay -> events taken from it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
-    """One download into the store, of a release whose lock is held."""
+    """Download of one release into the store. The caller holds the lock of the release."""
 
     pool: Pool
     store: Store
     release: Release
-    manifest: Manifest  # what is to be had of the release
-    rewrite: HeaderRewrite | None  # for the checkpoint, where only its beginning is wanted
+    manifest: Manifest  # of the whole release, or of the part that is wanted
+    rewrite: HeaderRewrite | None  # for the checkpoint, where only its first segment is wanted
     counts: ChunkCounts
     on_progress: OnProgress
 
     async def run(self, found: InstalledRelease | None) -> InstalledRelease:
-        """Install the release; `found` is what is installed of it so far. Raises as `Fetcher.fetch` does."""
+        """Download what is missing, and install the release.
+
+        Args:
+            found: The release as it is installed so far, damaged or with the weights only.
+
+        Raises:
+            PeerError, TransportError, StoreError, OSError: as `Fetcher.fetch`.
+        """
         wanted = {file.sha256: file for file in self.manifest.files}
         for sha256, file in list(wanted.items()):
             if not self._rewrites(file) and await asyncio.to_thread(self.store.has_blob, sha256):
@@ -63,9 +70,9 @@ class Download:
             self.store.check_space(sum(max(0, file.size - partials[sha].allocated) for sha, file in wanted.items()))
             await make_room(self.store, self.release.id, {file.sha256 for file in self.manifest.files} - wanted.keys())
             signatures = stack.enter_context(self.store.event_archive.log(self.release.id))
-            filling = _Filling(self, list(wanted.values()), partials, signatures)
-            await asyncio.to_thread(filling.adopt, found)
-            await filling.run()
+            writer = _ChunkWriter(self, list(wanted.values()), partials, signatures)
+            await asyncio.to_thread(writer.reuse, found)
+            await writer.run()
             for sha256, file in wanted.items():
                 rewrite = self.rewrite if self._rewrites(file) else None
                 if rewrite:
@@ -78,8 +85,8 @@ class Download:
         return self.rewrite is not None and file.role == "checkpoint"
 
 
-class _Filling:
-    """Fills part files with verified chunks."""
+class _ChunkWriter:
+    """Writes verified chunks into part files."""
 
     def __init__(
         self,
@@ -95,12 +102,12 @@ class _Filling:
         self._partials = partials
         self._assembler = Assembler(files, download.manifest.chunk_size)
         self._done = download.manifest.size - sum(file.size for file in files)  # verified bytes
-        self._advanced = 0  # what _done was when the largest file was last advanced
+        self._advanced = 0  # value of _done when the largest file was last advanced
         self._advancing: asyncio.Task[None] | None = None
-        self._refusals: dict[str, str] = {}  # event id in hex -> what was wrong with what came for it
+        self._refusals: dict[str, str] = {}  # event id in hex -> why the last answer was rejected
 
-    def adopt(self, found: InstalledRelease | None) -> None:
-        """Take what is here already, where it hashes right: of an earlier run, or of an installation in part."""
+    def reuse(self, found: InstalledRelease | None) -> None:
+        """Mark the chunks on disk that hash right as present: of an earlier run, or of a weights-only installation."""
         part = next((file for file in found.files if file.original), None) if found else None
         for file in self._files:
             if part and part.original and file.role == part.role:
@@ -110,12 +117,12 @@ class _Filling:
                 if partial.is_hole(chunk.offset, chunk.size):
                     continue
                 if hashlib.sha256(partial.read(chunk.offset, chunk.size)).digest() == chunk.sha256:
-                    self._assembler.have(chunk, file)
+                    self._assembler.mark_present(chunk, file)
                     self._counts.reused += 1
                     self._done += chunk.size
 
     async def run(self) -> None:
-        """Ask for what is missing, then for copies of what did not come; raises InvalidChunk or ChunksMissing."""
+        """Gather the missing chunks by id, then the rest by hash; raises InvalidChunk or ChunksMissing."""
         self._report()
         pool, assembler = self._download.pool, self._assembler
         try:
@@ -132,12 +139,12 @@ class _Filling:
     def _give_up(self, missing: int) -> None:
         pool = self._download.pool
         total = sum(file.chunk_count for file in self._download.manifest.files)
-        words = f"{missing:,} of {total:,} chunks"
+        count = f"{missing:,} of {total:,} chunks"
         for event_id in self._assembler.missing:
             if refusal := self._refusals.get(event_id.hex()):
-                raise InvalidChunk(f"{words} did not verify or are missing: {refusal}")
+                raise InvalidChunk(f"{count} are missing or did not verify: {refusal}")
         reasons = f" ({pool.failures()})" if pool.failures() else ""
-        raise ChunksMissing(f"{words} missing on {', '.join(pool.reports)}; run it again later{reasons}")
+        raise ChunksMissing(f"{count} missing on {', '.join(pool.reports)}; run it again later{reasons}")
 
     def _offer(self, url: str, raw_event: Mapping[str, object]) -> bool:
         try:
@@ -154,7 +161,7 @@ class _Filling:
     def _offer_copy(self, url: str, raw_event: Mapping[str, object]) -> bool:
         try:
             data, places = self._assembler.offer_copy(raw_event)
-        except (InvalidEvent, InvalidChunk):  # some stranger's fault, not the relay's, and not the author's
+        except (InvalidEvent, InvalidChunk):  # the fault of whoever made the copy, not of the relay or the author
             self._counts.rejected += 1
             return False
         self._write(url, data, places)
@@ -170,14 +177,14 @@ class _Filling:
         self._advance()
 
     def _advance(self) -> None:
-        """Now and then, have the largest file hashed and written out as far as it is complete, on a thread."""
+        """Hash and fsync the largest file up to its first gap, on a thread, once enough bytes were added."""
         if self._done < self._advanced + _ADVANCE_BYTES or (self._advancing and not self._advancing.done()):
             return
         if self._advancing:
-            self._advancing.result()  # a disk that failed
+            self._advancing.result()  # raises if the disk failed
         self._advanced = self._done
         file = max(self._files, key=lambda file: file.size)
-        end, partial = self._assembler.complete_to(file), self._partials[file.sha256]
+        end, partial = self._assembler.contiguous_size(file), self._partials[file.sha256]
         self._advancing = asyncio.ensure_future(asyncio.to_thread(partial.advance, end))
 
     def _report(self) -> None:

@@ -1,10 +1,10 @@
-"""What is kept of a release's events, so that anybody who has its files can send it again. Does disk I/O.
+"""Archive of a release's events, from which anyone who has its files can send it again. Does disk I/O.
 
-store/events/<event id>/manifest.jsonl   the manifest's events, whole
-store/events/<event id>/head.json        the head that named it, if it was found by its name
-store/events/<event id>/signatures       of the files' chunks: (event id ‖ signature), 96 bytes each
+store/events/<event id>/manifest.jsonl   the manifest's events, complete
+store/events/<event id>/head.json        the head that named it, if it was fetched by name
+store/events/<event id>/signatures       of the chunk events: (event id ‖ signature), 96 bytes each
 
-Content, hash and time of a chunk's event follow from the files and the release; its signature does not.
+The content, hash and time of a chunk event follow from the files and the release; its signature does not.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,12 +25,12 @@ _MANIFEST, _HEAD, _SIGNATURES = "manifest.jsonl", "head.json", "signatures"
 
 
 class SignatureLog:
-    """Signatures as they come with a release's chunks; a context manager. They are believed when they are used."""
+    """Append-only log of the signatures of chunk events; a context manager. They are verified when they are used."""
 
     def __init__(self, path: Path) -> None:
         size = path.stat().st_size if path.exists() else 0
         self._file = path.open("ab")
-        self._file.truncate(size - size % _RECORD)  # what a killed predecessor wrote in part
+        self._file.truncate(size - size % _RECORD)  # an incomplete record of a process that was killed
 
     def __enter__(self) -> Self:
         return self
@@ -41,34 +41,34 @@ class SignatureLog:
         self._file.close()
 
     def add(self, raw_event: Mapping[str, object]) -> None:
-        """Note the signature of an event whose id and form are checked; raises OSError."""
+        """Append the signature of an event whose id and form were checked; raises OSError."""
         self._file.write(decode_hex(raw_event["id"], _ID) + decode_hex(raw_event["sig"], _SIGNATURE))
 
 
 class EventArchive:
-    """The events kept below a home folder."""
+    """Events of installed releases, below a home folder."""
 
     def __init__(self, home: Path) -> None:
         self._folder = home / "store" / "events"
 
     def folder(self, release_id: bytes) -> Path:
-        """Where the events of one release are kept."""
+        """Return the folder with the events of one release."""
         return self._folder / release_id.hex()
 
     def keep_manifest(self, release_id: bytes, events: Iterable[Event]) -> None:
-        """Keep the verified events of a manifest, in order; raises OSError."""
+        """Store the verified events of a manifest, in order; raises OSError."""
         self._keep(release_id, _MANIFEST, events)
 
     def keep_head(self, release_id: bytes, event: Event) -> None:
-        """Keep the verified head that names a release; raises OSError."""
+        """Store the verified head that names a release; raises OSError."""
         self._keep(release_id, _HEAD, [event])
 
     def manifest(self, release_id: bytes) -> list[Event]:
-        """The events of a release's manifest, in order; empty if they are not here. Raises StoreError and OSError."""
+        """Return the events of a release's manifest, in order, or an empty list; raises StoreError and OSError."""
         return self._read(release_id, _MANIFEST)
 
     def head(self, release_id: bytes) -> Event | None:
-        """The head that named a release, if it is here; raises StoreError and OSError."""
+        """Return the head that named a release, if it is stored; raises StoreError and OSError."""
         return next(iter(self._read(release_id, _HEAD)), None)
 
     def _keep(self, release_id: bytes, name: str, events: Iterable[Event]) -> None:
@@ -85,11 +85,11 @@ class EventArchive:
             raise StoreError(f"{path}: damaged ({error})") from None
 
     def log(self, release_id: bytes) -> SignatureLog:
-        """Begin to note the signatures of a release's chunks, or go on; raises OSError."""
+        """Open the signature log of a release, and create it if need be; raises OSError."""
         return SignatureLog(durable.make_directory(self.folder(release_id)) / _SIGNATURES)
 
     def signatures(self, release_id: bytes) -> dict[bytes, bytes]:
-        """Event id to signature, as relays gave them: not verified. Raises OSError."""
+        """Return the unverified signatures by event id; raises OSError."""
         try:
             data = (self.folder(release_id) / _SIGNATURES).read_bytes()
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Releases, heads and chunks, to and from event drafts: the kinds and tags of protocol version 1. No I/O.
+"""Release, head and chunk events: their kinds and tags in protocol version 1, to and from drafts. No I/O.
 
 A `Release` or `Head` is parsed from a verified `Event`. Its rules are checked when the object is made, so none that
 breaks the protocol can exist.
@@ -28,8 +28,8 @@ PROTOCOL = "1"
 MAX_VERSION = 2**31 - 1
 MAX_MANIFEST_CHUNKS = 64
 MAX_MANIFEST_SIZE = MAX_MANIFEST_CHUNKS * CHUNK_SIZE  # bytes
-MAX_CARD_DEPTH = 64  # objects and lists within each other
-MAX_FUTURE_S = 900  # what relays take too
+MAX_CARD_DEPTH = 64  # nested objects and lists
+MAX_FUTURE_S = 900  # as relays allow
 _HEADS_PER_RELAY = 10  # an honest relay returns one
 
 _DECIMAL = re.compile("[1-9][0-9]{0,15}")
@@ -49,7 +49,7 @@ class Release:
     size: int  # bytes of all files
     manifest_sha256: bytes
     manifest_ids: tuple[bytes, ...]  # the events that carry the manifest, in order
-    card: Mapping[str, object]  # what the author says about it
+    card: Mapping[str, object]  # the author's description of it; shown, never interpreted
     event: Event
     hints: tuple[str, ...] = ()  # relays that may have it, untrusted
 
@@ -81,7 +81,7 @@ class Release:
             raise InvalidRelease(f"kind {event.kind} is not a release ({RELEASE_KIND})")
         check_time(event, now)
         if _one(event, "v") != PROTOCOL:
-            raise InvalidRelease("a release of a protocol version this program does not know")
+            raise InvalidRelease("unknown protocol version of a release")
         return cls(
             id=event.id,
             author=event.pubkey,
@@ -100,7 +100,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """An author's word on which release of a name is the latest."""
+    """An author's statement of which release of a name is the latest."""
 
     id: bytes  # event id, 32
     author: bytes  # x-only public key, 32
@@ -143,7 +143,7 @@ class Head:
         )
 
     def names(self, release: Release) -> bool:
-        """Whether this head and that release say the same; a head counts only then."""
+        """Return whether the head and the release agree; only then does the head count."""
         return (self.release_id, self.author, self.name, self.version, self.manifest_sha256) == (
             release.id,
             release.author,
@@ -193,12 +193,12 @@ def read_heads(
         if (head.author, head.name) == (author, name):
             found.append(FoundHead(url=url, head=head, event=event))
         else:
-            errors.append(InvalidRelease("a head of another author or name"))
+            errors.append(InvalidRelease("the head belongs to another author or name"))
     return found, errors
 
 
 def chunk_draft(data: bytes, *, sha256: bytes, created_at: int, expires: int | None = None) -> EventDraft:
-    """The event that carries one chunk (at most 46,080 bytes)."""
+    """Return the draft of the event that carries one chunk (at most 46,080 bytes)."""
     tags: Tags = (("x", sha256.hex()), *_expiration(expires))
     return EventDraft(kind=CHUNK_KIND, created_at=created_at, tags=tags, content=encode(data))
 
@@ -216,7 +216,20 @@ def release_draft(  # noqa: PLR0913 (a release has this many facts)
     created_at: int,
     expires: int | None = None,
 ) -> EventDraft:
-    """The event that announces a release; `hint` is a relay that has its manifest."""
+    """Return the draft of the event that announces a release.
+
+    Args:
+        manifest: The encoded manifest.
+        manifest_ids: Ids of the events that carry it, in order.
+        name: Model name.
+        version: Version of the release.
+        format: Format of the checkpoint.
+        size: Bytes of all files together.
+        card: JSON object that describes the model.
+        hint: URL of a relay that has the manifest.
+        created_at: Seconds since 1970.
+        expires: Seconds since 1970 (NIP-40); None: never.
+    """
     tags: Tags = (
         ("v", PROTOCOL),
         ("name", name),
@@ -235,27 +248,27 @@ def release_draft(  # noqa: PLR0913 (a release has this many facts)
 
 
 class Named(Protocol):
-    """What a head needs to know of a release; `Release` is one."""
+    """What a head states about a release; `Release` has it."""
 
     @property
     def id(self) -> bytes:
-        """Its event id, 32 bytes."""
+        """Event id, 32 bytes."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Name of the model."""
 
     @property
     def version(self) -> int:
-        """Its version."""
+        """Version of the release."""
 
     @property
     def manifest_sha256(self) -> bytes:
-        """SHA-256 of its manifest."""
+        """SHA-256 of the manifest."""
 
 
 def head_draft(release: Named, *, hint: str, created_at: int, expires: int | None = None) -> EventDraft:
-    """The event that says `release` is the latest of its name."""
+    """Return the draft of the event that names `release` as the latest of its name."""
     tags: Tags = (
         ("d", release.name),
         ("e", release.id.hex(), hint),
@@ -268,25 +281,25 @@ def head_draft(release: Named, *, hint: str, created_at: int, expires: int | Non
 
 
 def _expiration(expires: int | None) -> Tags:
-    """When relays may forget an event (NIP-40), in seconds since 1970. Readers go by what they hold, not by this."""
+    """Return the tag that allows relays to delete an event (NIP-40); readers ignore it."""
     return () if expires is None else (("expiration", str(expires)),)
 
 
 def check_time(event: Event, now: int) -> None:
-    """Raises InvalidRelease for an event from the future; `now` is in seconds since 1970."""
+    """Raise InvalidRelease for an event from the future; `now` is in seconds since 1970."""
     if event.created_at > now + MAX_FUTURE_S:
-        raise InvalidRelease(f"dated {event.created_at - now} s in the future")
+        raise InvalidRelease(f"the event is dated {event.created_at - now} s in the future")
 
 
 def _hints(event: Event) -> tuple[str, ...]:
-    """The relays named beside the events that an event refers to, each once."""
+    """Return the relay hints in the `e` tags of an event, each once."""
     return tuple(dict.fromkeys(hint for tag in event.tags if tag[:1] == ("e",) for hint in tag[2:3] if hint))
 
 
 def _one(event: Event, tag: str) -> str:
     values = event.tag_values(tag)
     if len(values) != 1:
-        raise InvalidRelease(f"there is not exactly one tag {tag}")
+        raise InvalidRelease(f"the event does not have exactly one tag {tag}")
     return values[0]
 
 
@@ -322,7 +335,7 @@ def _check(holds: bool, fault: str) -> None:  # noqa: FBT001 (a condition)
 
 
 def is_card(value: object) -> TypeGuard[Mapping[str, object]]:
-    """Whether this is an object, and not nested so deep that a library would give up on it."""
+    """Return whether this is a JSON object of at most 64 levels, which every JSON library can read."""
     if not isinstance(value, dict):
         return False
     nested: list[dict[str, object] | list[object]] = [value]

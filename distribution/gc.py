@@ -1,8 +1,8 @@
-"""What may go from the store, its removal, and the quota that may ask for it. Does disk I/O.
+"""Garbage collection of the store, and its quota. Does disk I/O.
 
-Kept are the current, the previous and the pinned releases, whatever is being fetched, and every blob that one of these
-needs. While a collection runs, it holds the lock of each release that it may touch; a fetch that has its release's lock
-waits for the end of a collection before it looks at what is here already. So nothing goes that a fetch counts on.
+The current, the previous and the pinned releases are kept, as is everything that is being fetched, and every blob that
+one of these needs. A collection holds the lock of each release that it may remove. A fetch that holds the lock of its
+release waits for a running collection before it looks at the store, so nothing that a fetch relies on is removed.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ from distribution.state_file import StateFile
 from distribution.store import Store
 from relay_client.hexadecimal import parse_hex
 
-STALE_S = 86_400.0  # a fetch that was interrupted longer ago is not expected to go on
+STALE_S = 86_400.0  # a fetch that was interrupted longer ago is not expected to resume
 _ID_DIGITS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Garbage:
-    """Something in the store that may go."""
+    """A file, folder or release in the store that may be removed."""
 
     path: Path
-    bytes: int  # that come free with it
-    release: InstalledRelease | None = None  # if it is one; its files come free with their blobs
+    bytes: int  # freed by its removal
+    release: InstalledRelease | None = None  # if it is one; the space of its files is freed with their blobs
 
     def remove(self) -> None:
-        """Remove it, a release at once; raises OSError."""
+        """Remove it; a release disappears in one step. Raises OSError."""
         if not self.path.is_dir():
             self.path.unlink(missing_ok=True)
             return
@@ -46,7 +46,13 @@ class Garbage:
 
 
 class GarbageCollector:
-    """Removes what may go from a store. `during` is the release that the caller fetches, and needs `blobs` for."""
+    """Removes unused releases, blobs and unfinished fetches from a store.
+
+    Args:
+        store: The store.
+        during: Id of the release that the caller is fetching, if any; its lock is held by the caller.
+        blobs: Hashes of the blobs that this fetch needs.
+    """
 
     def __init__(self, store: Store, *, during: bytes | None = None, blobs: Collection[bytes] = ()) -> None:
         self._store = store
@@ -56,9 +62,20 @@ class GarbageCollector:
     def collect(
         self, *, keep: int = 0, stale_s: float = STALE_S, enough: int | None = None, dry_run: bool = False
     ) -> list[Garbage]:
-        """Remove what may go; the `keep` releases installed last may not. Returns what went, or with `dry_run` would.
+        """Remove what is not used.
 
-        With `enough`, no more than frees so many bytes, oldest releases first. Raises StoreError and OSError.
+        Args:
+            keep: Number of releases, those installed last, to keep as well.
+            stale_s: Age in seconds from which an unfinished fetch is removed.
+            enough: Stop once this many bytes are freed; the oldest releases go first. None: remove all.
+            dry_run: Remove nothing.
+
+        Returns:
+            What was removed, or with `dry_run` would be.
+
+        Raises:
+            StoreError: A record in the store is damaged; what it needs is unknown, so nothing is removed.
+            OSError: The disk failed.
         """
         gone: list[Garbage] = []
         with FileLock(self._store.collection_lock), ExitStack() as locks:
@@ -71,7 +88,7 @@ class GarbageCollector:
         return gone
 
     def _items(self, locks: ExitStack, keep: int, stale_s: float) -> Iterator[Garbage]:
-        """What may go, in the order in which it should; enters the lock of each release that is not being fetched."""
+        """Yield what may be removed, in order of preference; lock each release that is not being fetched."""
         store, installed = self._store, self._store.releases()
         unfinished = [*store.folder.glob("partial/*.part"), *store.folder.glob("releases/.*-*")]
         here = {release.id for release in installed}
@@ -101,21 +118,21 @@ class GarbageCollector:
 
 
 class Quota:
-    """How much of the disk the store may take. Owns state/quota.json."""
+    """Limit of the size of the store. Owns state/quota.json."""
 
     def __init__(self, home: Path) -> None:
         self._file = StateFile(home / "state" / "quota.json")
 
     def read(self) -> int | None:
-        """In bytes, None for no limit; raises StoreError."""
+        """Return the limit in bytes, None for no limit; raises StoreError."""
         content = self._file.read()
         limit = content.get("bytes")
         if content and (type(limit) is not int or limit <= 0):
-            raise self._file.damaged("no number of bytes")
+            raise self._file.damaged("bytes is not a number above 0")
         return limit
 
     async def set(self, limit: int | None) -> None:
-        """Keep to this many bytes from now on, or to none; raises StoreError and OSError."""
+        """Set the limit in bytes, or remove it with None; raises StoreError and OSError."""
         async with self._file.changing() as content:
             content.clear()
             if limit is not None:
@@ -123,7 +140,7 @@ class Quota:
 
 
 def disk_usage(store: Store) -> int:
-    """Bytes that the store takes, with those that running and interrupted fetches will take; raises OSError."""
+    """Return the size of the store in bytes, with the full size of unfinished fetches; raises OSError."""
     sizes = {}
     for path in store.folder.glob("*/**/*"):
         facts = path.lstat()
@@ -133,9 +150,16 @@ def disk_usage(store: Store) -> int:
 
 
 async def make_room(store: Store, release_id: bytes, blobs: Collection[bytes]) -> None:
-    """See to it that a fetch whose part files are made, but not filled, keeps to the quota: collect what may go.
+    """Collect garbage until a fetch whose part files exist, but are still empty, fits the quota.
 
-    `blobs` are hashes of what the fetch found here. Raises StoreError if it does not fit.
+    Args:
+        store: The store.
+        release_id: Id of the release being fetched.
+        blobs: Hashes of the blobs that the fetch reuses.
+
+    Raises:
+        StoreError: It does not fit.
+        OSError: The disk failed.
     """
     limit = Quota(store.home).read()
     if limit is None:
@@ -147,18 +171,19 @@ async def make_room(store: Store, release_id: bytes, blobs: Collection[bytes]) -
         excess -= sum(item.bytes for item in gone)
     if excess > 0:
         raise StoreError(
-            f"over the quota of {limit:,} bytes by {excess:,}, and nothing more may go (randygpt gc --quota)"
+            f"the fetch exceeds the quota of {limit:,} bytes by {excess:,}, and nothing more can be removed; "
+            "raise it with randygpt gc --quota"
         )
 
 
 def _release_of(path: Path) -> bytes:
-    """The release that an unfinished file or folder (`<id>-….part`, `.tmp-<id>`) belongs to; empty if unclear."""
+    """Return the id of the release that an unfinished `<id>-….part` or `.tmp-<id>` belongs to; empty if unclear."""
     digits = path.name[:_ID_DIGITS] if path.suffix == ".part" else path.name[-_ID_DIGITS:]
     return parse_hex(digits, 32) or b""
 
 
 def _take(locks: ExitStack, path: Path) -> bool:
-    """Whether nobody holds this lock; then we do."""
+    """Return whether the lock was free; it is taken then."""
     try:
         locks.enter_context(FileLock(path, timeout=0))
     except Timeout:

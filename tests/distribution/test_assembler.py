@@ -172,8 +172,8 @@ def naming(event: Event, data: bytes) -> FileEntry:
     ("event", "wrong"),
     [
         (EventDraft(kind=1, created_at=NOW, content="aGVsbG8=").sign(KEY), "kind 1 is not a chunk"),
-        (chunk_event(b"jello"), "not the bytes"),
-        (chunk_event(b"hell"), "not the bytes"),
+        (chunk_event(b"jello"), "do not match"),
+        (chunk_event(b"hell"), "do not match"),
         (chunk_event(b"hello you"), "12 characters"),
         (EventDraft(kind=1064, created_at=NOW, content="aGVsbG8!").sign(KEY), "not base64"),
     ],
@@ -201,12 +201,12 @@ def test_one_event_cannot_be_named_for_two_contents() -> None:
 def test_what_is_there_already_is_not_missing() -> None:
     assembler = Assembler([FILE], CHUNK)
     chunks = list(FILE.chunks(CHUNK))
-    assembler.have(chunks[0], FILE)
-    assembler.have(chunks[0], FILE)
+    assembler.mark_present(chunks[0], FILE)
+    assembler.mark_present(chunks[0], FILE)
     assert assembler.missing == [event.id for event in EVENTS[1:]]
     assert assembler.offer(RAW[0]) == (b"", [])
     for chunk in chunks[1:]:
-        assembler.have(chunk, FILE)
+        assembler.mark_present(chunk, FILE)
     assert assembler.missing == []
 
 
@@ -214,7 +214,7 @@ def test_having_one_of_several_equal_chunks_leaves_the_other_places() -> None:
     file, events = file_of("zeros", bytes(20))
     twin, _ = file_of("twin", bytes(10))
     assembler = Assembler([file, twin], CHUNK)
-    assembler.have(list(file.chunks(CHUNK))[1], file)
+    assembler.mark_present(list(file.chunks(CHUNK))[1], file)
     _, places = assembler.offer(events[0].to_dict())
     assert [(place.file.path, place.offset) for place in places] == [("zeros", 0), ("twin", 0)]
     assert assembler.missing == []
@@ -280,7 +280,7 @@ def test_a_copy_that_does_not_say_so_is_not_wanted(tags: tuple[tuple[str, ...], 
     ("raw_copy", "wrong"),
     [
         (copy_of(bytes(range(10)), content="AAAA"), "characters"),
-        (copy_of(bytes(range(10)), content=encode(bytes(10))), "not the bytes"),
+        (copy_of(bytes(range(10)), content=encode(bytes(10))), "do not match"),
         (copy_of(bytes(range(10)), kind=1), "kind 1"),
         ({**copy_of(bytes(range(10))), "content": encode(bytes(10))}, "hash of the event"),
     ],
@@ -300,8 +300,8 @@ def test_a_copy_with_nonsense_for_tags_is_not_wanted(raw_tags: object) -> None:
 
 def test_a_file_is_complete_up_to_its_first_gap() -> None:
     assembler = Assembler([FILE, OTHER], CHUNK)
-    assert (assembler.complete_to(FILE), assembler.missing_places) == (0, 6)
+    assert (assembler.contiguous_size(FILE), assembler.missing_places) == (0, 6)
     for number, expected in ((1, 0), (0, 20), (3, 20), (2, 35), (4, FILE.size)):
         assembler.offer(RAW[number])
-        assert assembler.complete_to(FILE) == expected
-    assert (assembler.complete_to(OTHER), assembler.missing_places) == (0, 1)
+        assert assembler.contiguous_size(FILE) == expected
+    assert (assembler.contiguous_size(OTHER), assembler.missing_places) == (0, 1)

@@ -159,7 +159,7 @@ async def test_where_nothing_may_go_the_fetch_is_refused(
     fifth = (await publish([scripted.url], tmp_path / "author", key, tiny_sources(seed=5))).release
     before = visible(store.home)
     scripted.requests.clear()
-    with pytest.raises(StoreError, match="over the quota"):
+    with pytest.raises(StoreError, match="exceeds the quota"):
         await fetch([scripted.url], store.home, fifth.id)
     assert {path for path, data in visible(store.home).items() if before.get(path) != data} <= {"state/seen.json"}
     asked = {event_id for wanted in scripted.requests for event_id in wanted.get("ids", [])}
