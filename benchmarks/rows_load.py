@@ -211,7 +211,7 @@ def resident(pid: int, figure: str) -> float:
 
 def failures(address: str) -> int:
     """Return the number of failed swaps."""
-    found = re.search(rb"^randygpt_swap_failures_total (.*)$", ask(address, "/metrics"), re.MULTILINE)
+    found = re.search(rb"^randygpt_model_swap_failures_total (.*)$", ask(address, "/metrics"), re.MULTILINE)
     return int(float(found[1])) if found else 0
 
 
