@@ -1,27 +1,29 @@
-"""How long to wait before the next try: doubling, with full jitter. No I/O."""
+"""Exponential back-off with full jitter between attempts. No I/O."""
 
 import random
 from collections.abc import Callable
 
-FIRST_S = 0.5
-LONGEST_S = 60.0
+from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 
 class Backoff:
-    """Waits between tries of one thing: each is random, up to a bound that doubles from 0.5 s to 60 s.
+    """Random waits between attempts at one thing, each up to a bound that doubles.
 
-    Many clients that lost one relay at the same moment come back spread over that time, not all at once.
+    Full jitter spreads the reconnects of many clients that lost one relay at the same moment.
     """
 
-    def __init__(self, uniform: Callable[[float, float], float] = random.uniform) -> None:
+    def __init__(
+        self, timeouts: Timeouts = DEFAULT_TIMEOUTS, *, uniform: Callable[[float, float], float] = random.uniform
+    ) -> None:
+        self._first_s, self._longest_s = timeouts.retry_first_s, timeouts.retry_longest_s
         self._uniform = uniform
-        self._bound = FIRST_S
+        self._bound_s = self._first_s
 
     def next(self) -> float:
-        """Seconds to wait now."""
-        bound, self._bound = self._bound, min(2 * self._bound, LONGEST_S)
-        return self._uniform(0, bound)
+        """Return the seconds to wait now, and double the bound of the next wait."""
+        bound_s, self._bound_s = self._bound_s, min(2 * self._bound_s, self._longest_s)
+        return self._uniform(0, bound_s)
 
     def reset(self) -> None:
-        """It worked: the next wait is a short one again."""
-        self._bound = FIRST_S
+        """Start over with a short wait, after a success."""
+        self._bound_s = self._first_s

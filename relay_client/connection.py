@@ -1,4 +1,4 @@
-"""One relay over a websocket: the edge around `session`. Does network I/O; every wait has a deadline."""
+"""One relay over a websocket: the network edge of `session`. Does network I/O; every wait has a time limit."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from socket import SOCK_STREAM
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -19,80 +19,105 @@ from relay_client.errors import PeerError, RelayRefused, RelayTimeout, Transport
 from relay_client.event import HashedEvent, Signer
 from relay_client.filter import Filter
 from relay_client.hints import is_public
-from relay_client.messages import clean, prefix
-from relay_client.rate_control import QUESTION_REPEATS, RateControl
+from relay_client.messages import printable, reason_prefix
+from relay_client.rate_control import MAX_QUERY_RETRIES, RateControl
 from relay_client.session import (
     Acknowledged,
     AuthAnswered,
     AuthRequested,
     EventReceived,
     NoticeReceived,
-    RequestFinished,
+    RequestClosed,
     Session,
+    StoredEventsSent,
 )
+from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from relay_client.url import is_loopback
 
 MAX_FRAME = 256 << 10  # bytes; an event of ours is a quarter of it
-CONNECT_S = 10.0
-ANSWER_S = 30.0  # without a single answer while some are owed
 
-OnEvent = Callable[[Mapping[str, object]], bool | None]  # True: that was enough
+OnEvent = Callable[[Mapping[str, object]], bool | None]  # gets an unverified event; True ends the query
+OnLiveEvent = Callable[[Mapping[str, object]], bool]  # gets an unverified event; False if it was not wanted
 
 
 @dataclass(slots=True)
-class _Query:
+class _Request:
     on_event: OnEvent
-    done: asyncio.Future[RequestFinished]
+    on_stored: Callable[[], None] | None  # None: a query
+    closed: asyncio.Future[str]  # reason, empty if there is none
+    stored_sent: bool = False
+
+    @property
+    def owes_answer(self) -> bool:
+        """False for a live subscription once its stored events arrived: from then on silence is normal."""
+        return not (self.on_stored and self.stored_sent)
 
 
-async def dial(url: str, *, only_public: bool = False) -> ClientConnection:
-    """A socket to a relay, within our limits, as `Connection.open` makes it; raises TransportError with the reason."""
+async def open_websocket(
+    url: str, *, only_public: bool = False, timeouts: Timeouts = DEFAULT_TIMEOUTS
+) -> ClientConnection:
+    """Connect to a relay with the frame and time limits of `Connection.open`; raises TransportError."""
     local = is_loopback(url)
     try:
-        where: dict[str, Any] = {"host": await _public_address(url)} if only_public else {}
+        address: dict[str, Any] = {"host": await _public_address(url, timeouts)} if only_public else {}
         return await connect(
             url,
-            **where,  # an address given here is not looked up again, and not left for a redirect
+            **address,  # a checked address is not resolved again, and not left for a redirect
             max_size=MAX_FRAME,
             max_queue=16,
-            open_timeout=CONNECT_S,
+            open_timeout=timeouts.connect_s,
             close_timeout=2,
             compression=None if local else "deflate",
             proxy=None if local else True,
         )
-    except (OSError, ValueError, WebSocketException) as error:  # ValueError: a host name that is none
-        raise TransportError(f"{url}: {_words(error)}") from None
+    except (OSError, ValueError, WebSocketException) as error:  # ValueError: an impossible host name
+        raise TransportError(f"{url}: {_describe(error)}") from None
 
 
 class Connection:
     """An open connection to one relay. Made by `open`, ended by `close`."""
 
-    def __init__(self, url: str, socket: ClientConnection, signer: Signer | None) -> None:
+    def __init__(self, url: str, socket: ClientConnection, signer: Signer | None, timeouts: Timeouts) -> None:
         self.url = url
         self._socket = socket
         self._signer = signer
+        self._timeouts = timeouts
         self._session = Session()
-        self._said: deque[Acknowledged | NoticeReceived] = deque()  # as many as the session lets through
-        self._identities: list[AuthAnswered] = []  # answers to the last `authenticate`: one
-        self._identifying = asyncio.Lock()
-        self._queries: dict[str, _Query] = {}
-        self._rate_control = RateControl(max_repeats=QUESTION_REPEATS)  # of what is asked
-        self._heard = asyncio.Event()  # set whenever a frame of use arrives
-        self._active_at = 0.0  # loop time of the last frame of use, theirs or ours: from here silence is counted
+        self._answers: deque[Acknowledged | NoticeReceived] = deque()  # bounded by the session's limits
+        self._auth_answers: list[AuthAnswered] = []  # to the last `authenticate`: at most one
+        self._auth_lock = asyncio.Lock()
+        self._requests: dict[str, _Request] = {}
+        self._rate_control = RateControl(timeouts, max_retries=MAX_QUERY_RETRIES)  # of queries
+        self._received = asyncio.Event()  # set whenever a useful frame arrives
+        self._active_at = 0.0  # loop time of the last useful frame in either direction
         self._notice = ""
         self._failure: TransportError | PeerError | None = None
         self._reader = asyncio.create_task(self._read(), name=f"read {url}")
 
     @classmethod
-    async def open(cls, url: str, signer: Signer | None = None, *, only_public: bool = False) -> Self:
-        """Connect, if `only_public` then to the open internet or not at all; raises TransportError with the reason.
+    async def open(
+        cls,
+        url: str,
+        signer: Signer | None = None,
+        *,
+        only_public: bool = False,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    ) -> Self:
+        """Connect to a relay.
 
-        A relay that insists on knowing who is there learns who `signer` is.
+        Args:
+            url: The relay's address.
+            signer: Authenticates (NIP-42) if the relay insists on it.
+            only_public: Refuse addresses that are not on the open internet.
+            timeouts: How long to wait for the relay.
+
+        Raises:
+            TransportError: The relay cannot be reached.
         """
-        return cls(url, await dial(url, only_public=only_public), signer)
+        return cls(url, await open_websocket(url, only_public=only_public, timeouts=timeouts), signer, timeouts)
 
     async def close(self) -> None:
-        """Stop reading and close the socket."""
+        """Stop reading and close the websocket."""
         self._reader.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._reader
@@ -100,121 +125,152 @@ class Connection:
 
     @property
     def has_room(self) -> bool:
-        """Whether one more event may be sent before the next answer."""
+        """True if one more event may be sent before the next answer."""
         return self._session.has_room
 
     @property
     def authenticated(self) -> bool:
-        """Whether the relay knows who is there (NIP-42)."""
+        """True if the relay accepted our authentication (NIP-42)."""
         return self._session.authenticated
 
     async def send(self, event: HashedEvent) -> None:
-        """Offer an event, for which there must be room; `answers` tells. Raises TransportError and PeerError."""
+        """Send an event, for which there must be room; `answers` returns the reply.
+
+        Raises:
+            TransportError: The connection failed.
+            PeerError: The relay broke the protocol.
+        """
         self._check_alive()
         await self._write(self._session.publish(event))
 
     async def answers(self) -> list[Acknowledged | NoticeReceived]:
-        """What the relay has said about events since the last call, at least one thing; raises as `send` does.
+        """Wait for at least one answer to sent events, and return all since the last call; raises as `send` does.
 
-        An event whose connection fails before it is answered is never answered.
+        An event that is unanswered when its connection fails is never answered.
         """
-        while not self._said:
-            await self._listen()
-        said = list(self._said)
-        self._said.clear()
-        return said
+        while not self._answers:
+            await self._wait_for_frame()
+        answers = list(self._answers)
+        self._answers.clear()
+        return answers
 
     async def authenticate(self, reason: str) -> None:
         """Authenticate to a relay that gave `reason` for a refusal (NIP-42); raises RelayRefused, TransportError."""
         if self._signer is None:
             raise RelayRefused(f"{self.url}: {reason}")
-        async with self._identifying:
-            if self.authenticated:  # meanwhile, for another request
+        async with self._auth_lock:
+            if self.authenticated:  # another request did it meanwhile
                 return
-            while not self._session.auth_challenge:
-                await self._listen()
-            self._identities.clear()
+            while not self._session.auth_challenge:  # it may follow the refusal
+                await self._wait_for_frame()
+            self._auth_answers.clear()
             await self._write(self._session.authenticate(self._signer, url=self.url, now=int(time.time())))
-            while not self._identities:
-                await self._listen()
-            if refusal := self._identities.pop().refusal:
+            while not self._auth_answers:
+                await self._wait_for_frame()
+            if refusal := self._auth_answers.pop().refusal:
                 raise RelayRefused(f"{self.url}: does not accept this key: {refusal}")
 
     async def query(self, wanted: Filter, on_event: OnEvent) -> None:
-        """Ask, call `on_event` for each event as it arrives, and return when the relay has sent what it stores.
+        """Request stored events; returns when the relay has sent them all.
 
-        A relay that finds it too fast is asked again after a wait, each longer than the last, for about a minute.
-        `on_event` gets unverified data and runs between two reads (so it is also the brake). It ends the query by
-        returning True, or by raising. Raises RelayRefused when the relay refuses, TransportError when it goes away or
-        does not answer, PeerError when it breaks the protocol.
+        A rate-limited query is repeated after a wait, each longer than the last, for about a minute.
+
+        Args:
+            wanted: Filter of the request.
+            on_event: Called with each unverified event, between two reads. Ends the query by returning True or by
+                raising.
+
+        Raises:
+            RelayRefused: The relay refuses the request.
+            TransportError: The connection failed, or the relay does not answer.
+            PeerError: The relay broke the protocol.
         """
+        await self._request(wanted, on_event, None)
+
+    async def subscribe(self, wanted: Filter, on_event: OnLiveEvent, *, on_stored: Callable[[], None]) -> NoReturn:
+        """Receive stored events and then new ones, until the relay ends it; raises as `query` does, and always.
+
+        Args:
+            wanted: Filter of the request.
+            on_event: Called with each unverified event, once per id. Events for which it returns False count as
+                unsolicited; too many of them end the connection.
+            on_stored: Called when all stored events have arrived.
+        """
+        await self._request(wanted, on_event, on_stored)
+        raise TransportError(f"{self.url}: closed the subscription")
+
+    async def _request(self, wanted: Filter, on_event: OnEvent, on_stored: Callable[[], None] | None) -> None:
+        """Open a request until it ends without a reason; repeat it after rate limits and authentication."""
         while True:
             await asyncio.sleep(self._rate_control.wait_s(_now()))
             asked_at, known = _now(), self.authenticated
-            refusal = await self._ask(wanted, on_event)
-            if not refusal:  # without a reason, a relay that closes is merely done
+            reason = await self._request_once(wanted, on_event, on_stored)
+            if not reason:  # a relay that closes without a reason has nothing more to send
                 self._rate_control.on_accepted()
                 return
-            if prefix(refusal) == "rate-limited":
+            if reason_prefix(reason) == "rate-limited" and on_stored is None:  # a subscription reconnects instead
                 self._rate_control.on_rate_limited(sent_at=asked_at, now=_now())
                 if not self._rate_control.exhausted:
                     continue
-            elif prefix(refusal) == "auth-required" and self._signer and not known:
-                await self.authenticate(refusal)
+            elif reason_prefix(reason) == "auth-required" and self._signer and not (known and self.authenticated):
+                await self.authenticate(reason)
                 continue
-            raise RelayRefused(f"{self.url}: refused a request: {refusal}")
+            raise RelayRefused(
+                f"{self.url}: {'closed the subscription' if on_stored else 'refused a request'}: {reason}"
+            )
 
-    async def _ask(self, wanted: Filter, on_event: OnEvent) -> str:
-        """One request, to its end; gives the reason if the relay closed it."""
+    async def _request_once(self, wanted: Filter, on_event: OnEvent, on_stored: Callable[[], None] | None) -> str:
+        """Open one request and wait until it ends; returns the reason if the relay closed it."""
         self._check_alive()
-        subscription, frame = self._session.subscribe(wanted)
-        query = _Query(on_event, asyncio.get_running_loop().create_future())
-        self._queries[subscription] = query
+        subscription, frame = self._session.subscribe(wanted, live=on_stored is not None)
+        request = _Request(on_event, on_stored, asyncio.get_running_loop().create_future())
+        self._requests[subscription] = request
         try:
             await self._write(frame)
-            while not query.done.done():
-                await self._listen()
-            return query.done.result().reason
+            while not request.closed.done():
+                await self._wait_for_frame(limited=request.owes_answer)
+            return request.closed.result()
         finally:
-            del self._queries[subscription]
-            if query.done.done():
-                query.done.exception()  # seen, also where whoever asked was cancelled first
+            del self._requests[subscription]
+            if request.closed.done():
+                request.closed.exception()  # retrieved, even if the caller was cancelled first
             close = self._session.unsubscribe(subscription)
             if close and not self._failure:
                 with contextlib.suppress(TransportError):
                     await self._write(close)
 
-    async def _listen(self) -> None:
-        """Wait until the reader has heard something of use."""
+    async def _wait_for_frame(self, *, limited: bool = True) -> None:
+        """Wait for a useful frame. If not `limited`, only the websocket's pings tell a dead connection."""
         self._check_alive()
-        self._heard.clear()
+        self._received.clear()
         try:
-            async with asyncio.timeout_at(self._active_at + ANSWER_S):
-                await self._heard.wait()
+            async with asyncio.timeout_at(self._active_at + self._timeouts.answer_s if limited else None):
+                await self._received.wait()
         except TimeoutError:
-            said = f"; it said: {self._notice}" if self._notice else ""
-            raise RelayTimeout(f"{self.url}: no answer for {ANSWER_S:.0f} s{said}") from None
+            raise RelayTimeout(f"{self.url}: no answer for {self._timeouts.answer_s:.0f} s{self._quote()}") from None
         self._check_alive()
 
     def _check_alive(self) -> None:
         if self._failure:
             raise self._failure
 
+    def _quote(self) -> str:
+        return f"; it said: {self._notice}" if self._notice else ""
+
     async def _write(self, frame: bytes) -> None:
         self._active_at = _now()
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(self._timeouts.answer_s):
                 await self._socket.send(frame, text=True)
         except (ConnectionClosed, TimeoutError) as error:
-            raise self._failure or TransportError(f"{self.url}: {_words(error)}") from None
+            raise self._failure or TransportError(f"{self.url}: {_describe(error)}") from None
 
     async def _read(self) -> None:
         try:
             while True:
                 self._handle(await self._socket.recv(decode=False))
         except ConnectionClosed as error:
-            said = f"; it said: {self._notice}" if self._notice else ""
-            self._fail(TransportError(f"{self.url}: {_words(error)}{said}"))
+            self._fail(TransportError(f"{self.url}: {_describe(error)}{self._quote()}"))
         except PeerError as error:
             self._fail(type(error)(f"{self.url}: {error}"))
         except Exception as error:
@@ -223,49 +279,62 @@ class Connection:
 
     def _fail(self, failure: TransportError | PeerError) -> None:
         self._failure = failure
-        self._heard.set()
+        self._received.set()
 
     def _handle(self, frame: bytes) -> None:
         match self._session.receive(frame):
             case Acknowledged() as answer:
-                self._said.append(answer)
-            case EventReceived() as delivered:
-                self._deliver(self._queries[delivered.subscription], delivered.raw_event)
-            case RequestFinished() as finished:
-                query = self._queries.get(finished.subscription)
-                if query and not query.done.done():
-                    query.done.set_result(finished)
-            case AuthAnswered() as authenticated:
-                self._identities.append(authenticated)
+                self._answers.append(answer)
+            case EventReceived(subscription=subscription, raw_event=raw_event):
+                self._pass_event(self._requests[subscription], raw_event)
+            case StoredEventsSent(subscription=subscription):
+                self._end_stored(self._requests[subscription])
+            case RequestClosed(subscription=subscription, reason=reason):
+                request = self._requests.get(subscription)
+                if request and not request.closed.done():
+                    request.closed.set_result(reason)
+            case AuthAnswered() as answer:
+                self._auth_answers.append(answer)
             case AuthRequested():
                 pass
-            case NoticeReceived() as noticed:
-                self._notice = noticed.text
-                self._said.append(noticed)
-                self._heard.set()
-                return  # words alone do not put off the end of patience
+            case NoticeReceived() as notice:
+                self._notice = notice.text
+                self._answers.append(notice)
+                self._received.set()
+                return  # a NOTICE does not reset the answer timeout
             case None:
                 return
         self._active_at = _now()
-        self._heard.set()
+        self._received.set()
 
-    @staticmethod
-    def _deliver(query: _Query, raw_event: Mapping[str, object]) -> None:
-        if query.done.done():
+    def _pass_event(self, request: _Request, raw_event: Mapping[str, object]) -> None:
+        if request.closed.done():
             return
         try:
-            if query.on_event(raw_event):
-                query.done.set_result(RequestFinished(subscription="", reason=""))
-        except Exception as error:  # noqa: BLE001 (whatever it is belongs to whoever asked)
-            query.done.set_exception(error)
+            answer = request.on_event(raw_event)
+        except Exception as error:  # noqa: BLE001 (whatever it is belongs to the caller)
+            request.closed.set_exception(error)
+            return
+        if request.on_stored is None and answer:
+            request.closed.set_result("")
+        elif request.on_stored is not None and not answer:
+            self._session.count_unsolicited()
+
+    @staticmethod
+    def _end_stored(request: _Request) -> None:
+        request.stored_sent = True
+        if request.on_stored:
+            request.on_stored()
+        elif not request.closed.done():
+            request.closed.set_result("")
 
 
-async def _public_address(url: str) -> str:
-    """What the host of a `wss` address resolves to; raises TransportError unless that is the open internet only."""
+async def _public_address(url: str, timeouts: Timeouts) -> str:
+    """Resolve the host of a `wss` address; raises TransportError unless every result is on the open internet."""
     if get_proxy(parse_uri(url)):
-        raise TransportError(f"{url}: where a proxy leads cannot be checked")
+        raise TransportError(f"{url}: not connected through a proxy, which hides the relay's real address")
     parts = urlsplit(url)
-    async with asyncio.timeout(CONNECT_S):
+    async with asyncio.timeout(timeouts.connect_s):
         found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port or 443, type=SOCK_STREAM)
     addresses = [str(address[0]) for *_, address in found]
     if not addresses or not all(map(is_public, addresses)):
@@ -277,10 +346,10 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _words(error: Exception) -> str:
-    """A foreign error in a few words, without its class."""
+def _describe(error: Exception) -> str:
+    """Describe a foreign error in a few words, without its class name."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return clean(str(error)) or type(error).__name__
+    return printable(str(error)) or type(error).__name__

@@ -1,8 +1,8 @@
-"""Wanted events, shared out among relays: the edge around `plan`. Does network I/O.
+"""Gather wanted events from several relays in parallel: the network edge of `gather_plan`. Does network I/O.
 
-Every relay has two requests open, so it need not wait for us between them, and takes its next share when it has
-answered one: the faster ones carry more. An idle relay soon takes over what a slow one owes, and a gather ends with the
-last event it wants, not with the last answer.
+Each relay has two requests open, so it never waits for us between them, and gets its next batch when one is answered:
+faster relays carry more. Once no key is unassigned, an idle relay duplicates requests of a slow one (endgame). Gathering
+ends with the last wanted event, not with the last answer.
 """
 
 import asyncio
@@ -17,42 +17,40 @@ from relay_client.event import raw_tag
 from relay_client.filter import Filter
 from relay_client.gather_plan import GatherPlan
 
-# Measured: four times as fast as one request where a relay's last frame waits for ours, and as fast as four.
-REQUESTS_PER_RELAY = 2
-_PATIENCE_S = 0.5  # how long an idle relay waits before it takes over what another owes
-_MAX_COPIES = 100  # events that a request for copies may bring: the smallest result limit seen on a relay
+REQUESTS_PER_RELAY = 2  # with one, a relay idles for a round trip between requests; more bring nothing
+_MAX_EVENTS_BY_HASH = 100  # per request: the smallest result limit seen on a relay
 
-# Gets the relay's address and an unverified event; says whether the event is the one wanted, verified and kept.
+# Gets the relay's address and an unverified event; returns whether the event is a wanted one, verified and kept.
 Offer = Callable[[str, Mapping[str, object]], bool]
 OnFailure = Callable[[str, TransportError | PeerError], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookup:
-    """What the keys of a hunt are: how to ask for some of them, and which one an unverified event claims to be."""
+    """How wanted keys (in hex) are turned into a filter, and an unverified event back into the key it claims."""
 
     filter: Callable[[Sequence[str]], Filter]
     key: Callable[[Mapping[str, object]], str | None]
-    blames: bool  # whether a wrong event is the fault of the relay that gave it
+    relay_can_verify: bool  # so an invalid event counts against the relay that sent it
 
 
 BY_ID = Lookup(
     filter=lambda keys: Filter(ids=tuple(map(bytes.fromhex, keys)), limit=len(keys)),
     key=lambda raw_event: str(raw_event.get("id")),
-    blames=True,  # the id is the hash of the event
+    relay_can_verify=True,  # the id is the hash of the event
 )
 
 
 def by_hash(kind: int) -> Lookup:
-    """Events of a kind whose tag `x` is a wanted hash, by anyone: a relay cannot know whether they lie."""
+    """Look up events of a kind by the hash in their tag `x`, from any author; relays cannot verify that hash."""
     return Lookup(
-        filter=lambda keys: Filter(kinds=(kind,), tags={"x": tuple(keys)}, limit=_MAX_COPIES),
+        filter=lambda keys: Filter(kinds=(kind,), tags={"x": tuple(keys)}, limit=_MAX_EVENTS_BY_HASH),
         key=lambda raw_event: raw_tag(raw_event, "x"),
-        blames=False,
+        relay_can_verify=False,
     )
 
 
-async def gather_events(
+async def gather_events(  # noqa: PLR0913 (one call site)
     connections: Sequence[Connection],
     keys: Sequence[str],
     offer: Offer,
@@ -60,6 +58,7 @@ async def gather_events(
     lookup: Lookup = BY_ID,
     misbehaving: set[str],
     on_failure: OnFailure,
+    endgame_s: float,
 ) -> list[str]:
     """Request events from relays until all arrived or every relay was asked.
 
@@ -70,6 +69,7 @@ async def gather_events(
         lookup: How the keys are turned into filters, and events back into keys.
         misbehaving: Relays that are asked last; a relay that sends an invalid event is added.
         on_failure: Called with the address of a relay that failed, and the error.
+        endgame_s: Seconds until an idle relay is asked for what another one owes.
 
     Returns:
         The keys that did not arrive.
@@ -78,91 +78,95 @@ async def gather_events(
         Exception: Whatever `offer` raises.
     """
     plan = GatherPlan(keys, [connection.url for connection in connections], misbehaving)
-    gather = _Gather(plan, offer, lookup, misbehaving)
+    workers = _Workers(plan, offer, lookup, misbehaving, endgame_s)
 
     async def work(connection: Connection) -> None:
         try:
-            await gather.run(connection)
+            await workers.run(connection)
         except (TransportError, PeerError) as error:
-            if isinstance(error, RelayRefused) and gather.open[connection.url]:
-                return  # it wants fewer requests at a time
+            if isinstance(error, RelayRefused) and workers.open_requests[connection.url]:
+                return  # the relay accepts fewer requests at a time
             plan.remove_relay(connection.url)
             on_failure(connection.url, error)
 
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(REQUESTS_PER_RELAY):
-                gather.workers += [group.create_task(work(connection)) for connection in connections]
-    except BaseExceptionGroup as group_error:  # what `offer` raised, as it raised it
+                workers.tasks += [group.create_task(work(connection)) for connection in connections]
+    except BaseExceptionGroup as group_error:  # unwrap what `offer` raised
         raise group_error.exceptions[0] from None
     return plan.wanted
 
 
-class _Gather:
-    def __init__(self, plan: GatherPlan, offer: Offer, lookup: Lookup, misbehaving: set[str]) -> None:
-        self.workers: list[asyncio.Task[None]] = []
-        self.open: Counter[str] = Counter()  # requests, by relay
+class _Workers:
+    """State shared by the workers of one gathering; each worker has one request open at one relay."""
+
+    def __init__(
+        self, plan: GatherPlan, offer: Offer, lookup: Lookup, misbehaving: set[str], endgame_s: float
+    ) -> None:
+        self.tasks: list[asyncio.Task[None]] = []
+        self.open_requests: Counter[str] = Counter()  # by relay
         self._plan = plan
         self._offer = offer
         self._lookup = lookup
         self._misbehaving = misbehaving
-        self._patience_s = _PATIENCE_S if len(plan.wanted) > 1 else 0  # one event is asked of every relay at once
-        self._freed = asyncio.Event()  # set, and replaced, when a share is given back
+        self._endgame_s = endgame_s if len(plan.wanted) > 1 else 0  # a single event is requested from every relay
+        self._requeued = asyncio.Event()  # set, and replaced, when keys return to the plan
 
     async def run(self, connection: Connection) -> None:
-        """One request after the other, until there is nothing to ask of this relay; raises what its queries raise."""
-        while share := await self._next(connection.url):
-            await self._ask(connection, share)
+        """Send one request after the other until this relay has nothing to add; raises what its queries raise."""
+        while batch := await self._next_batch(connection.url):
+            await self._request(connection, batch)
 
-    async def _next(self, url: str) -> list[str]:
+    async def _next_batch(self, url: str) -> list[str]:
         while self._plan.may_need(url):
-            if share := self._plan.next_batch(url):
-                return share
+            if batch := self._plan.next_batch(url):
+                return batch
             before = self._plan.remaining
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._patience_s):
-                    await self._freed.wait()
+                async with asyncio.timeout(self._endgame_s):
+                    await self._requeued.wait()
                     continue
-            if not self._plan.nearly_done(before) and (share := self._plan.endgame_batch(url)):
-                return share
+            if not self._plan.nearly_done(before) and (batch := self._plan.endgame_batch(url)):
+                return batch
         return []
 
-    async def _ask(self, connection: Connection, share: list[str]) -> None:
-        left, caught, junk = set(share), False, False
+    async def _request(self, connection: Connection, batch: list[str]) -> None:
+        left, stop, junk = set(batch), False, False
 
         def on_event(raw_event: Mapping[str, object]) -> bool:
-            nonlocal caught, junk
+            nonlocal stop, junk
             key = self._lookup.key(raw_event)
             if key not in left:
                 return False
             if not self._plan.wants(key) or self._take(connection.url, key, raw_event):
                 left.remove(key)
-            elif self._lookup.blames:
-                caught = self._plan.report_invalid(connection.url, key)  # a first lie ends the request
+            elif self._lookup.relay_can_verify:
+                stop = self._plan.report_invalid(connection.url, key)  # the first invalid event ends the request
                 self._misbehaving.add(connection.url)
             else:
                 junk = True
-            return caught or not left
+            return stop or not left
 
         answered = False
-        self.open[connection.url] += 1
+        self.open_requests[connection.url] += 1
         try:
-            await connection.query(self._lookup.filter(share), on_event)
-            came = len(left) < len(share)  # then what did not may have been over a limit of the relay's
-            crowded = junk and not came and self._plan.shrink_batch(connection.url, len(share))
-            answered = not (caught or came or crowded)
+            await connection.query(self._lookup.filter(batch), on_event)
+            progress = len(left) < len(batch)  # the rest may have exceeded a result limit of the relay's
+            crowded = junk and not progress and self._plan.shrink_batch(connection.url, len(batch))
+            answered = not (stop or progress or crowded)
         finally:
-            self.open[connection.url] -= 1
-            self._plan.requeue(connection.url, share, answered=answered)
-            self._freed.set()
-            self._freed = asyncio.Event()
+            self.open_requests[connection.url] -= 1
+            self._plan.requeue(connection.url, batch, answered=answered)
+            self._requeued.set()
+            self._requeued = asyncio.Event()
 
     def _take(self, url: str, key: str, raw_event: Mapping[str, object]) -> bool:
-        """Offer an event; whether it was taken. The last one ends the hunt."""
+        """Offer an event and return whether it was kept; the last one ends all workers."""
         if not self._offer(url, raw_event):
             return False
         self._plan.mark_received(key)
         if self._plan.complete:
-            for worker in self.workers:
-                worker.cancel()
+            for task in self.tasks:
+                task.cancel()
         return True

@@ -7,7 +7,7 @@ from typing import Self
 
 import nostr_sdk
 
-from relay_client.connection import dial
+from relay_client.connection import open_websocket
 from relay_client.errors import CallerError
 
 HOST = "127.0.0.1"
@@ -60,7 +60,7 @@ class LocalRelay:
 
     async def check(self) -> None:
         """Comes back if the relay takes connections; raises TransportError."""
-        await (await dial(self.url)).close()
+        await (await open_websocket(self.url)).close()
 
     async def _listening_error(self) -> OSError | None:
         """Why nobody can listen on the port now, None if somebody can."""

@@ -112,19 +112,19 @@ def parse_relay_message(raw_message: str | bytes) -> RelayMessage | None:
     return message
 
 
-def prefix(reason: str) -> str:
+def reason_prefix(reason: str) -> str:
     """The word before the colon by which a relay says what kind of answer this is (NIP-01), empty if there is none."""
     found = _PREFIX.match(reason)
     return found[0] if found else ""
 
 
-def clean(words: str) -> str:
+def printable(text: str) -> str:
     """Words that somebody else chose, fit for a terminal: shortened, on one line, without control characters."""
-    return "".join(c if c.isprintable() else " " for c in words[:200])
+    return "".join(c if c.isprintable() else " " for c in text[:200])
 
 
 def _text(rest: list[object]) -> str:
-    return clean(rest[0]) if rest and isinstance(rest[0], str) else ""
+    return printable(rest[0]) if rest and isinstance(rest[0], str) else ""
 
 
 def _event_id(raw_id: object) -> bytes:

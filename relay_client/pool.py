@@ -1,8 +1,9 @@
-"""Many relays as one: offer events to all of them, gather events from any of them. Does network I/O."""
+"""Many relays as one: send events to all of them, gather events from any of them. Does network I/O."""
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -16,43 +17,81 @@ from relay_client.gather import BY_ID, Lookup, Offer, gather_events
 from relay_client.gather_plan import IDS_PER_REQUEST
 from relay_client.hints import MAX_HINTS, usable_hints
 from relay_client.rate_control import RateControl
-from relay_client.sender import OnAccepted, RelayReport, RelaySender
+from relay_client.relay_status import RelayReport, RelayStatus, SendCounts
+from relay_client.sender import OnAccepted, RelaySender
+from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
-if TYPE_CHECKING:  # it imports an HTTP client, which a fetch has no use for
+if TYPE_CHECKING:  # it imports an HTTP client, which fetching does not need
     from relay_client.nip11 import RelayInfo
 
-_RETURNS = 3  # tries without any progress to get on with a relay that went away
+_RECONNECTS = 3  # attempts without progress to gather the rest from relays whose connection broke
+_READ_RETRIES = 6  # of reading what a relay accepted
+
+
+@dataclass(slots=True, kw_only=True)
+class _Relay:
+    url: str
+    rate_control: RateControl
+    is_hint: bool  # named by an event, not by the user: only ever on the open internet, and never authenticated to
+    status: RelayStatus = RelayStatus.CONNECTING
+    reason: str = ""
+    connection: Connection | None = None
+    requirements: tuple[str, ...] = ()
+    ids_per_request: int = IDS_PER_REQUEST
+    counts: SendCounts = field(default_factory=SendCounts)
+
+    def fail(self, status: RelayStatus, reason: object) -> None:
+        self.status, self.reason = status, str(reason)
+
+    def report(self) -> RelayReport:
+        return RelayReport(
+            status=self.status,
+            reason=self.reason,
+            requirements=self.requirements,
+            accepted=self.counts.accepted,
+            duplicate=self.counts.duplicate,
+            refused=self.counts.refused,
+            seconds=self.counts.seconds,
+        )
 
 
 class Pool:
     """Open connections to several relays; an async context manager.
 
-    Raises TransportError on entering if none can be reached. One that fails later is left out from there on, with
-    the reason in `reports`. A relay that insists on knowing who is there is told, if there is a `signer`; one that was
-    hinted at is not.
+    Entering raises TransportError if no relay can be reached. A relay that fails later is dropped; `reports` has the
+    reason.
+
+    Args:
+        urls: Addresses of the relays.
+        signer: Authenticates (NIP-42) at relays that insist on it, except those known from hints.
+        hints: Untrusted addresses, used only if the relays above lack something.
+        timeouts: How long to wait for relays, and between attempts.
     """
 
-    def __init__(self, urls: Sequence[str], *, signer: Signer | None = None, hints: Sequence[str] = ()) -> None:
-        self.reports: dict[str, RelayReport] = {}
-        self.misbehaving: set[str] = set()  # relays that gave a wrong event
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        signer: Signer | None = None,
+        hints: Sequence[str] = (),
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    ) -> None:
+        self.timeouts = timeouts
+        self.misbehaving: set[str] = set()  # addresses of relays that sent an invalid event
         self._signer = signer
-        self._connections: dict[str, Connection] = {}
-        self._lost: set[str] = set()  # relays that went away while they were asked
+        self._relays: dict[str, _Relay] = {}
         self._hints = list(hints)
-        self._hinted: set[str] = set()  # relays that were followed there; only ever on the open internet
-        self._rate_controls: dict[str, RateControl] = {}
-        self._ids_per_request: dict[str, int] = {}
-        self._add(urls)
+        self._add(urls, are_hints=False)
 
     async def __aenter__(self) -> Self:
         try:
-            await asyncio.gather(*(self._open(url) for url in self.reports))
-            if not self._connections:
+            await asyncio.gather(*(self._open(url) for url in self._relays))
+            if not self.urls:
                 await self.connect_hints()
         except BaseException:
             await self._close()
             raise
-        if not self._connections:
+        if not self.urls:
             raise TransportError(f"no relay can be reached: {self.failures() or 'none is named'}")
         return self
 
@@ -61,63 +100,47 @@ class Pool:
     ) -> None:
         await self._close()
 
-    def _add(self, urls: Iterable[str]) -> None:
-        for url in urls:
-            self.reports[url] = RelayReport()
-            self._rate_controls[url] = RateControl()
-            self._ids_per_request[url] = IDS_PER_REQUEST
-
-    async def _dial(self, url: str) -> Connection:
-        hinted = url in self._hinted  # whoever hinted at it need not learn who we are
-        return await Connection.open(url, None if hinted else self._signer, only_public=hinted)
-
-    async def _connect(self, url: str) -> Connection:
-        self._connections[url] = await self._dial(url)
-        return self._connections[url]
-
-    async def _open(self, url: str) -> bool:
-        try:
-            await self._connect(url)
-        except TransportError as error:
-            self.reports[url].reason = str(error)
-            return False
-        return True
-
-    async def _close(self) -> None:
-        await asyncio.gather(*(connection.close() for connection in self._connections.values()))
-
     @property
     def urls(self) -> list[str]:
-        """The relays that work so far."""
-        return [connection.url for connection in self._working()]
+        """Addresses of the relays in use."""
+        return [relay.url for relay in self._relays.values() if relay.status is RelayStatus.CONNECTED]
+
+    @property
+    def reports(self) -> Mapping[str, RelayReport]:
+        """Result at each relay so far, by address."""
+        return {url: relay.report() for url, relay in self._relays.items()}
 
     def failures(self) -> str:
-        """Why the relays that do not work do not, in one line."""
-        return "; ".join(report.reason for report in self.reports.values() if report.reason)
+        """Return in one line why relays are not in use; empty if all are."""
+        return "; ".join(relay.reason for relay in self._relays.values() if relay.reason)
 
-    def _working(self) -> list[Connection]:
-        return [self._connections[url] for url, report in self.reports.items() if not report.reason]
+    def drop(self, url: str, reason: str) -> None:
+        """Stop using a relay, for a reason that the user will read."""
+        self._relays[url].fail(RelayStatus.DROPPED, f"{url}: {reason}")
+
+    def note_duplicates(self, url: str, count: int) -> None:
+        """Count events that a relay was found to have, so that they need not be sent."""
+        self._relays[url].counts.duplicate += count
 
     def apply_limits(self, infos: "Mapping[str, RelayInfo]", *, frame_size: int) -> None:
-        """Believe what relays say about themselves, as far as it lowers what is asked of them.
+        """Apply the limits that relays publish (NIP-11), where they are lower than ours.
 
-        One that takes no frame of `frame_size` bytes is left out from here on.
+        Drops a relay that does not take frames of `frame_size` bytes.
         """
         for url, info in infos.items():
-            report = self.reports[url]
-            report.requirements = info.requirements
-            self._ids_per_request[url] = min(IDS_PER_REQUEST, info.max_limit or IDS_PER_REQUEST)
+            relay = self._relays[url]
+            relay.requirements = info.requirements
+            relay.ids_per_request = min(IDS_PER_REQUEST, info.max_limit or IDS_PER_REQUEST)
             limit = info.max_message_length
-            if limit is not None and limit < frame_size and not report.reason:
-                report.reason = f"{url}: takes messages of up to {limit:,} bytes, and one of these has {frame_size:,}"
+            if limit is not None and limit < frame_size and relay.status is RelayStatus.CONNECTED:
+                self.drop(url, f"takes messages of up to {limit:,} bytes, and one of these has {frame_size:,}")
 
     async def publish(self, events: Iterable[tuple[Event, Sequence[str]]]) -> None:
-        """Offer each event to the relays named beside it, and wait for every answer; they are counted in `reports`."""
-        offered = list(events)
-        working = self.urls
-        elsewhere = {url: {number for number, (_, urls) in enumerate(offered) if url not in urls} for url in working}
-        allocation = Allocation(working, [len(working)] * len(offered), held=elsewhere)
-        await self.send(allocation, lambda number: offered[number][0])
+        """Send each event to the relays given with it, and wait for every answer; `reports` has the counts."""
+        listed, urls = list(events), self.urls
+        elsewhere = {url: {number for number, (_, targets) in enumerate(listed) if url not in targets} for url in urls}
+        allocation = Allocation(urls, [len(urls)] * len(listed), stored=elsewhere)
+        await self.send(allocation, lambda number: listed[number][0])
 
     async def send(
         self,
@@ -125,28 +148,21 @@ class Pool:
         make_event: Callable[[int], Event],
         on_accepted: OnAccepted = lambda _url, _number: None,
     ) -> None:
-        """Bring each relay its share, each at its own pace; answers are counted in `reports`.
+        """Send each relay its share, as fast as it accepts events; `reports` has the counts.
 
-        `make_event` makes the event of a number; it is called once for each relay, and again for what is sent again. A
-        relay that refuses an event, or keeps failing, gets no more, and its share moves to the others. Raises what
-        `make_event` and `on_accepted` raise, and nothing else.
+        A relay that refuses an event or keeps failing is dropped, and its share moves to the others.
+
+        Args:
+            allocation: Which relay gets which event numbers.
+            make_event: Makes the event of a number; called once per relay, and again for each retry.
+            on_accepted: Called with (relay, number) of each event that is stored.
+
+        Raises:
+            Exception: Whatever `make_event` and `on_accepted` raise, and nothing else.
         """
         for url in set(allocation.relays).difference(self.urls):
             allocation.drop(url, keeps=False)
-        senders = {
-            url: RelaySender(
-                url=url,
-                connection=self._connections[url],
-                reopen=self._reopen,
-                open_second=self._dial,
-                rate_control=self._rate_controls[url],
-                allocation=allocation,
-                make_event=make_event,
-                report=self.reports[url],
-                on_accepted=on_accepted,
-            )
-            for url in allocation.relays
-        }
+        senders = {url: self._sender(url, allocation, make_event, on_accepted) for url in allocation.relays}
         running: dict[asyncio.Task[None], str] = {}
         try:
             while True:
@@ -161,116 +177,202 @@ class Pool:
                     try:
                         task.result()
                     except (TransportError, PeerError) as error:
-                        self.reports[url].reason = str(error)
+                        self._relays[url].fail(RelayStatus.DROPPED, error)
                         allocation.drop(url, keeps=isinstance(error, RelayRefused))
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    async def _reopen(self, url: str) -> Connection:
-        await self._connections[url].close()
-        return await self._connect(url)
-
     async def query(self, wanted: Filter) -> list[tuple[str, Mapping[str, object]]]:
-        """What all working relays store for a filter: (relay, event as it sent it), unverified and with repeats."""
+        """Return what all relays store for a filter, as (relay, unverified event), with repeats."""
         answers: list[tuple[str, Mapping[str, object]]] = []
 
         async def ask(url: str) -> None:
-            await self._ask(url, wanted, lambda raw_event: answers.append((url, raw_event)))
+            await self._query(url, wanted, lambda raw_event: answers.append((url, raw_event)))
 
         await asyncio.gather(*(ask(url) for url in self.urls))
         return answers
 
     async def stored_ids(self, ids: Sequence[bytes] | Mapping[str, Sequence[bytes]]) -> dict[str, set[bytes]]:
-        """Which of these events each working relay gives out, by their recomputed ids; `ids` may differ by relay."""
-        held: dict[str, set[bytes]] = {url: set() for url in self.urls}
+        """Return which of these events each relay returns, by their recomputed ids. `ids` may differ per relay."""
+        stored: dict[str, set[bytes]] = {url: set() for url in self.urls}
 
         async def ask(url: str) -> None:
-            def take(raw_event: Mapping[str, object]) -> None:
+            def add(raw_event: Mapping[str, object]) -> None:
                 with contextlib.suppress(InvalidEvent):
-                    held[url].add(HashedEvent.parse(raw_event).id)
+                    stored[url].add(HashedEvent.parse(raw_event).id)
 
             wanted = ids.get(url, ()) if isinstance(ids, Mapping) else ids
-            size = self._ids_per_request[url]
+            size = self._relays[url].ids_per_request
             for start in range(0, len(wanted), size):
                 batch = tuple(wanted[start : start + size])
-                await self._ask(url, Filter(ids=batch, limit=len(batch)), take)
+                await self._query(url, Filter(ids=batch, limit=len(batch)), add)
 
-        await asyncio.gather(*(ask(url) for url in held))
-        return held
+        await asyncio.gather(*(ask(url) for url in stored))
+        return stored
 
-    async def _ask(self, url: str, wanted: Filter, on_event: OnEvent) -> None:
-        """Ask one relay, a second time if its connection broke; one that fails is left out from here on."""
-        if self.reports[url].reason:
-            return
-        try:
-            try:
-                await self._connections[url].query(wanted, on_event)
-            except RelayRefused:
-                raise
-            except TransportError:
-                await (await self._reopen(url)).query(wanted, on_event)
-        except (TransportError, PeerError) as error:
-            self.reports[url].reason = str(error)
+    async def wait_until_readable(self, find_readable: Callable[[], Awaitable[set[str]]]) -> set[str]:
+        """Wait until every relay returns what it accepted; some accept an event before it can be read, or lose it.
+
+        Args:
+            find_readable: Asks the relays, and returns the addresses of those that return it.
+
+        Returns:
+            The relays that never did (unconfirmed).
+        """
+        wait_s = self.timeouts.readable_first_s
+        for _ in range(_READ_RETRIES):
+            readable = await find_readable()
+            if readable.issuperset(self.urls):
+                return set()
+            await asyncio.sleep(wait_s)
+            wait_s *= 2
+        readable = await find_readable()
+        return set(self.urls) - readable
 
     async def gather(self, keys: Iterable[bytes], offer: Offer, lookup: Lookup = BY_ID) -> list[bytes]:
-        """Gather events, by id unless `lookup` says otherwise; returns the keys (32 bytes each) that did not come.
+        """Request events from all relays at once until each arrived somewhere.
 
-        `offer` is called as events arrive; what it refuses is asked for elsewhere, and the relay is asked last from
-        then on (`misbehaving`). Relays that went away are connected to again, and hints followed, only if the others
-        lack something. Raises what `offer` raises.
+        Relays whose connection broke are reconnected, and hints followed, only if the others lack something. A relay
+        that sends an invalid event is asked last from then on (`misbehaving`).
+
+        Args:
+            keys: Wanted keys of 32 bytes each: event ids, or hashes (see `lookup`).
+            offer: Called for each unverified event; returns whether it is a wanted one, verified and kept.
+            lookup: How the keys are turned into filters, and events back into keys.
+
+        Returns:
+            The keys that did not arrive.
+
+        Raises:
+            Exception: Whatever `offer` raises.
         """
         missing = await self._gather(self.urls, [key.hex() for key in keys], offer, lookup)
-        tries, backoff = _RETURNS, Backoff()
-        while missing and self._lost and tries:
+        attempts, backoff = _RECONNECTS, Backoff(self.timeouts)
+        while missing and attempts and self._disconnected():
             await asyncio.sleep(backoff.next())
-            before, tries = len(missing), tries - 1
+            before, attempts = len(missing), attempts - 1
             missing = await self._gather(await self._reconnect_lost(), missing, offer, lookup)
             if len(missing) < before:
-                tries, backoff = _RETURNS, Backoff()
-        self._lost.clear()
+                attempts, backoff = _RECONNECTS, Backoff(self.timeouts)
+        for relay in self._disconnected():
+            relay.status = RelayStatus.DROPPED
         if missing and (joined := await self.connect_hints()):
             missing = await self._gather(joined, missing, offer, lookup)
         return [bytes.fromhex(key) for key in missing]
 
     def add_hints(self, raw_urls: Iterable[str]) -> None:
-        """Relays that an event or a name mentions, for when the others lack something; whoever wrote it chose them."""
+        """Remember untrusted addresses from an event or a reference, for when the other relays lack something."""
         self._hints += raw_urls
 
     async def connect_hints(self) -> list[str]:
-        """Connect to the first few relays that were hinted at and may be followed; returns those that it reached."""
-        urls = usable_hints(self._hints, known=self.reports)[: MAX_HINTS - len(self._hinted)]
+        """Connect to the first few hints that are safe to follow; returns the addresses that could be reached."""
+        room = MAX_HINTS - sum(relay.is_hint for relay in self._relays.values())
+        urls = usable_hints(self._hints, known=self._relays)[:room]
         self._hints.clear()
-        self._hinted.update(urls)
-        self._add(urls)
+        self._add(urls, are_hints=True)
         reached = await asyncio.gather(*(self._open(url) for url in urls))
         return [url for url, is_open in zip(urls, reached, strict=True) if is_open]
 
-    async def _gather(self, urls: Sequence[str], keys: Sequence[str], offer: Offer, lookup: Lookup) -> list[str]:
-        def fail(url: str, error: TransportError | PeerError) -> None:
-            self.reports[url].reason = str(error)
-            if isinstance(error, TransportError) and not isinstance(error, RelayRefused | RelayTimeout):
-                self._lost.add(url)
+    def _add(self, urls: Iterable[str], *, are_hints: bool) -> None:
+        for url in urls:
+            self._relays[url] = _Relay(url=url, rate_control=RateControl(self.timeouts), is_hint=are_hints)
 
-        connections = [self._connections[url] for url in urls]
-        return await gather_events(
-            connections, keys, offer, lookup=lookup, misbehaving=self.misbehaving, on_failure=fail
+    async def _connect(self, url: str) -> Connection:
+        """Open a connection to a relay, which is not yet the relay's main one."""
+        is_hint = self._relays[url].is_hint
+        return await Connection.open(
+            url, None if is_hint else self._signer, only_public=is_hint, timeouts=self.timeouts
         )
 
-    async def _reconnect_lost(self) -> list[str]:
-        """Connect again to the relays that went away; returns those that are back."""
+    async def _open(self, url: str) -> bool:
+        """Connect to a relay for use by the pool; returns False if it cannot be reached."""
+        relay = self._relays[url]
+        try:
+            relay.connection = await self._connect(url)
+        except TransportError as error:
+            relay.fail(RelayStatus.DROPPED, error)
+            return False
+        relay.status, relay.reason = RelayStatus.CONNECTED, ""
+        return True
 
-        async def reconnect(url: str) -> bool:
+    async def _reopen(self, url: str) -> Connection:
+        relay = self._relays[url]
+        await self._connection(url).close()
+        relay.connection = await self._connect(url)
+        return relay.connection
+
+    def _connection(self, url: str) -> Connection:
+        connection = self._relays[url].connection
+        assert connection is not None, url  # noqa: S101 (a relay in use has been connected)
+        return connection
+
+    async def _close(self) -> None:
+        connections = [relay.connection for relay in self._relays.values() if relay.connection]
+        await asyncio.gather(*(connection.close() for connection in connections))
+
+    def _sender(
+        self, url: str, allocation: Allocation, make_event: Callable[[int], Event], on_accepted: OnAccepted
+    ) -> RelaySender:
+        return RelaySender(
+            url=url,
+            connection=self._connection(url),
+            reopen=self._reopen,
+            open_second=self._connect,
+            rate_control=self._relays[url].rate_control,
+            allocation=allocation,
+            make_event=make_event,
+            counts=self._relays[url].counts,
+            on_accepted=on_accepted,
+            timeouts=self.timeouts,
+        )
+
+    async def _query(self, url: str, wanted: Filter, on_event: OnEvent) -> None:
+        """Query one relay, a second time if its connection broke; drop it if that fails."""
+        relay = self._relays[url]
+        if relay.status is not RelayStatus.CONNECTED:
+            return
+        try:
             try:
-                await self._reopen(url)
+                await self._connection(url).query(wanted, on_event)
+            except RelayRefused:
+                raise
+            except TransportError:
+                await (await self._reopen(url)).query(wanted, on_event)
+        except (TransportError, PeerError) as error:
+            relay.fail(RelayStatus.DROPPED, error)
+
+    async def _gather(self, urls: Sequence[str], keys: Sequence[str], offer: Offer, lookup: Lookup) -> list[str]:
+        def fail(url: str, error: TransportError | PeerError) -> None:
+            broke = isinstance(error, TransportError) and not isinstance(error, RelayRefused | RelayTimeout)
+            self._relays[url].fail(RelayStatus.DISCONNECTED if broke else RelayStatus.DROPPED, error)
+
+        return await gather_events(
+            [self._connection(url) for url in urls],
+            keys,
+            offer,
+            lookup=lookup,
+            misbehaving=self.misbehaving,
+            on_failure=fail,
+            endgame_s=self.timeouts.endgame_s,
+        )
+
+    def _disconnected(self) -> list[_Relay]:
+        return [relay for relay in self._relays.values() if relay.status is RelayStatus.DISCONNECTED]
+
+    async def _reconnect_lost(self) -> list[str]:
+        """Connect again to relays whose connection broke; returns the addresses that could be reached."""
+
+        async def reconnect(relay: _Relay) -> bool:
+            try:
+                await self._reopen(relay.url)
             except TransportError as error:
-                self.reports[url].reason = str(error)
+                relay.reason = str(error)
                 return False
-            self._lost.discard(url)
-            self.reports[url].reason = ""
+            relay.status, relay.reason = RelayStatus.CONNECTED, ""
             return True
 
-        lost = sorted(self._lost)
-        back = await asyncio.gather(*map(reconnect, lost))
-        return [url for url, is_back in zip(lost, back, strict=True) if is_back]
+        lost = self._disconnected()
+        reached = await asyncio.gather(*map(reconnect, lost))
+        return [relay.url for relay, is_open in zip(lost, reached, strict=True) if is_open]

@@ -1,8 +1,8 @@
-"""Carries one relay's share of events to it, at the pace it bears, until it has them. Does network I/O.
+"""Send one relay its share of an allocation, as fast as it accepts events. Does network I/O.
 
-What was not answered is sent again: after a wait where the relay was too fast for, once it knows who is there where it
-asked for that, and over a new connection where the old one broke. A relay that takes all that comes gets a second
-connection for half of what is under way, so that it can check one event while it stores another.
+Unanswered events are sent again: after a wait if the relay limits the rate, after authentication if it insists on that,
+and over a new connection if the old one broke. A relay that never limits the rate gets a second connection for half of
+the events in flight, so that it can verify one event while it stores another.
 """
 
 import asyncio
@@ -17,57 +17,50 @@ from relay_client.connection import Connection
 from relay_client.errors import PeerError, RelayRefused, TransportError
 from relay_client.event import Event
 from relay_client.rate_control import RateControl, mentions_rate_limit
+from relay_client.relay_status import SendCounts
 from relay_client.session import Acknowledged, NoticeReceived, Verdict
+from relay_client.timeouts import Timeouts
 
-PATIENCE_S = 30.0  # with a relay that keeps failing and takes nothing in between
-WORTH_HELP = 64  # events that wait, for a second connection
-_LOOK_S = 0.01  # until the first connection has made room for the second
-_FAILURES = 3  # times that one event may meet an error of the relay's own
+MIN_FOR_SECOND = 64  # waiting events that are worth a second connection
+_POLL_S = 0.01  # until the other connection has made room in the window
+_MAX_FAILURES = 3  # times that the relay may answer one event with an error of its own
 
-Open = Callable[[str], Awaitable[Connection]]  # raises TransportError
-OnAccepted = Callable[[str, int], None]  # (relay, number of the event)
-
-
-@dataclass(slots=True)
-class RelayReport:
-    """What became of one relay. `reason` is empty while it works."""
-
-    accepted: int = 0
-    duplicate: int = 0
-    refused: int = 0
-    seconds: float = 0.0  # spent on what it accepted
-    reason: str = ""
-    requirements: tuple[str, ...] = ()  # what the relay says it wants, in words
+OpenConnection = Callable[[str], Awaitable[Connection]]  # gets the relay's address; raises TransportError
+OnAccepted = Callable[[str, int], None]  # gets the relay's address and the number of the event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sent:
     number: int
     at: float  # loop time
-    authenticated: bool  # the relay knew who sent it
+    authenticated: bool  # at the time of sending
 
 
 @dataclass(slots=True, kw_only=True)
 class RelaySender:
-    """One relay's worker: `run` until the `Allocation` has no more for it."""
+    """Publish worker for one relay: `run` sends until the allocation has nothing more for it."""
 
     url: str
     connection: Connection
-    reopen: Open  # in place of the connection
-    open_second: Open
+    reopen: OpenConnection  # replaces the connection
+    open_second: OpenConnection
     rate_control: RateControl
     allocation: Allocation
     make_event: Callable[[int], Event]
-    report: RelayReport
+    counts: SendCounts
     on_accepted: OnAccepted
-    first: "RelaySender | None" = None  # whom this one helps
-    _second: "RelaySender | None" = field(default=None, init=False)
-    _helper: asyncio.Task[None] | None = field(default=None, init=False)
+    timeouts: Timeouts
+    primary: "RelaySender | None" = None  # set if this one uses the second connection
+    _secondary: "RelaySender | None" = field(default=None, init=False)
+    _secondary_task: asyncio.Task[None] | None = field(default=None, init=False)
     _in_flight: dict[bytes, _Sent] = field(default_factory=dict, init=False)  # by event id
-    _failures: Counter[int] = field(default_factory=Counter, init=False)  # by the event's number
+    _failures: Counter[int] = field(default_factory=Counter, init=False)  # by event number
     _failing_since: float = field(default=0.0, init=False)
-    _accepted_then: int = field(default=-1, init=False)  # when it began to fail
-    _backoff: Backoff = field(default_factory=Backoff, init=False)
+    _accepted_then: int = field(default=-1, init=False)  # accepted events when the failures began
+    _backoff: Backoff = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._backoff = Backoff(self.timeouts)
 
     async def run(self) -> None:
         """Send until the share is done; raises TransportError, PeerError, and what `make_event` raises."""
@@ -76,8 +69,8 @@ class RelaySender:
             while True:
                 try:
                     await self._send_share()
-                    if self._second and self._helper:
-                        await self._helper
+                    if self._secondary and self._secondary_task:
+                        await self._secondary_task
                     if not self.allocation.has_work(self.url):
                         return
                 except RelayRefused:
@@ -87,59 +80,58 @@ class RelaySender:
                     await self._reconnect(error)
         finally:
             self._requeue_in_flight()
-            if self._helper:
-                self._helper.cancel()
-                await asyncio.gather(self._helper, return_exceptions=True)
-            self.report.seconds += _now() - started
+            if self._secondary_task:
+                self._secondary_task.cancel()
+                await asyncio.gather(self._secondary_task, return_exceptions=True)
+            self.counts.seconds += _now() - started
 
-    async def assist(self) -> None:
-        """Deliver a part beside the first connection, and close this one; raises at the first trouble."""
+    async def run_secondary(self) -> None:
+        """Send part of the share over the second connection, then close it; raises at the first failure."""
         try:
             await self._send_share()
         finally:
             self._requeue_in_flight()
             await self.connection.close()
 
-    async def _help(self) -> None:
-        """Carry a part over a second connection; where that fails, all goes over the first."""
+    async def _use_second_connection(self) -> None:
+        """Send over a second connection too; if that fails, everything goes over the first."""
         with contextlib.suppress(TransportError, PeerError):
-            self._second = replace(self, connection=await self.open_second(self.url), first=self)
-            await self._second.assist()
-
-    @property
-    def _needs_help(self) -> bool:
-        return (
-            self.rate_control.is_steady
-            and not (self.first or self._helper)
-            and self.allocation.waiting(self.url) >= WORTH_HELP
-        )
+            self._secondary = replace(self, connection=await self.open_second(self.url), primary=self)
+            await self._secondary.run_secondary()
 
     @property
     def in_flight(self) -> int:
-        """Events sent over this connection and not yet answered."""
+        """Number of events sent over this connection and not yet answered."""
         return len(self._in_flight)
 
     @property
+    def _wants_second(self) -> bool:
+        return (
+            self.rate_control.is_steady
+            and not (self.primary or self._secondary_task)
+            and self.allocation.waiting(self.url) >= MIN_FOR_SECOND
+        )
+
+    @property
     def _window(self) -> int:
-        """Events that may be under way over this connection: with the other one's, no more than the relay bears."""
+        """Number of events that may be in flight here; both connections share the relay's window."""
         whole = self.rate_control.window
         half = whole // 2 if self.rate_control.is_steady else 0
-        if self.first:
-            return min(half, whole - self.first.in_flight)
-        return whole - half if self._helper and not self._helper.done() else whole
+        if self.primary:
+            return min(half, whole - self.primary.in_flight)
+        return whole - half if self._secondary_task and not self._secondary_task.done() else whole
 
     async def _send_share(self) -> None:
         while True:
             await self._fill_window()
             if self._in_flight:
                 await self._handle_answers(await self.connection.answers())
-            elif not self.allocation.has_work(self.url) or (self.first and not self.rate_control.is_steady):
+            elif not self.allocation.has_work(self.url) or (self.primary and not self.rate_control.is_steady):
                 return
             else:
-                await asyncio.sleep(max(_LOOK_S, self.rate_control.wait_s(_now())))
+                await asyncio.sleep(max(_POLL_S, self.rate_control.wait_s(_now())))
 
     async def _fill_window(self) -> None:
-        """Send as much as may be under way."""
         while (
             self.connection.has_room
             and len(self._in_flight) < self._window
@@ -154,27 +146,27 @@ class RelaySender:
             self._in_flight[event.id] = _Sent(number=number, at=_now(), authenticated=self.connection.authenticated)
             await self.connection.send(event)
 
-    async def _handle_answers(self, said: list[Acknowledged | NoticeReceived]) -> None:
-        """Draw the consequences of what the relay said; raises RelayRefused."""
-        refusal = who = ""
-        for words in said:
-            if isinstance(words, Acknowledged):
-                if self._record(words):
-                    refusal = refusal or f"{self.url}: refused an event: {words.reason or 'no reason given'}"
-                elif words.verdict is Verdict.AUTH_REQUIRED:
-                    who = words.reason
-            elif mentions_rate_limit(words.text):
+    async def _handle_answers(self, answers: list[Acknowledged | NoticeReceived]) -> None:
+        """Record answers, back off and authenticate as they demand; raises RelayRefused."""
+        refusal = auth_reason = ""
+        for answer in answers:
+            if isinstance(answer, Acknowledged):
+                if self._record(answer):
+                    refusal = refusal or f"{self.url}: refused an event: {answer.reason or 'no reason given'}"
+                elif answer.verdict is Verdict.AUTH_REQUIRED:
+                    auth_reason = answer.reason
+            elif mentions_rate_limit(answer.text):
                 self.rate_control.on_rate_limited(sent_at=_now(), now=_now())
         if refusal:
             raise RelayRefused(refusal)
-        if who and not self.connection.authenticated:
-            await self.connection.authenticate(who)
+        if auth_reason and not self.connection.authenticated:
+            await self.connection.authenticate(auth_reason)
 
     def _record(self, answer: Acknowledged) -> bool:
-        """Note what became of one event; True if it was refused for good."""
+        """Record the answer to one event; returns True if the event was refused for good."""
         sent = self._in_flight.pop(answer.event_id)
         if answer.verdict in {Verdict.ACCEPTED, Verdict.DUPLICATE}:
-            self._count(sent.number, answer.verdict)
+            self._record_stored(sent.number, answer.verdict)
             return False
         self.allocation.requeue(self.url, sent.number)
         if answer.verdict is Verdict.AUTH_REQUIRED:
@@ -184,20 +176,22 @@ class RelaySender:
         else:
             self.rate_control.on_rate_limited(sent_at=sent.at, now=_now())
             self._failures[sent.number] += answer.verdict is Verdict.FAILED
-            refused = self.rate_control.exhausted or self._failures[sent.number] >= _FAILURES
-        self.report.refused += refused
+            refused = self.rate_control.exhausted or self._failures[sent.number] >= _MAX_FAILURES
+        self.counts.refused += refused
         return refused
 
-    def _count(self, number: int, verdict: Verdict) -> None:
+    def _record_stored(self, number: int, verdict: Verdict) -> None:
         self.rate_control.on_accepted()
         if verdict is Verdict.ACCEPTED:
-            self.report.accepted += 1
+            self.counts.accepted += 1
         else:
-            self.report.duplicate += 1
+            self.counts.duplicate += 1
         self.allocation.mark_stored(self.url, number)
         self.on_accepted(self.url, number)
-        if self._needs_help:
-            self._helper = asyncio.create_task(self._help(), name=f"help deliver to {self.url}")
+        if self._wants_second:
+            self._secondary_task = asyncio.create_task(
+                self._use_second_connection(), name=f"second connection to {self.url}"
+            )
 
     def _requeue_in_flight(self) -> None:
         for sent in self._in_flight.values():
@@ -205,12 +199,12 @@ class RelaySender:
         self._in_flight.clear()
 
     async def _reconnect(self, failure: TransportError) -> None:
-        """Open a new connection, with waits in between; raises the last failure when patience is at its end."""
-        while self.allocation.has_work(self.url):  # a helper may have done it meanwhile
-            if self._accepted_then != (taken := self.report.accepted + self.report.duplicate):
-                self._accepted_then, self._failing_since = taken, _now()
+        """Open a new connection, with back-off; raises the last failure when patience ends."""
+        while self.allocation.has_work(self.url):  # the second connection may have finished the share
+            if self._accepted_then != (accepted := self.counts.accepted + self.counts.duplicate):
+                self._accepted_then, self._failing_since = accepted, _now()
                 self._backoff.reset()
-            if _now() - self._failing_since >= PATIENCE_S:
+            if _now() - self._failing_since >= self.timeouts.patience_s:
                 raise failure
             await asyncio.sleep(self._backoff.next())
             try:

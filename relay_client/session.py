@@ -1,12 +1,13 @@
-"""One client's conversation with one relay (NIP-01, NIP-42), without I/O: frames in, meanings out.
+"""State machine of one relay conversation (NIP-01, NIP-42): frames in, outcomes out. No I/O.
 
-Owns what is open: events sent and not yet acknowledged, subscriptions and how much they may still deliver, who the
-relay has been told we are. What a relay sends beyond that is dropped and counted; too much of it ends the conversation.
+Tracks events sent and not yet acknowledged, open requests (queries and live subscriptions) and how many events each
+may still receive, and authentication. Frames that answer nothing are dropped and counted; too many of them are an
+error.
 """
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from relay_client.errors import CallerError, InvalidMessage
@@ -24,24 +25,25 @@ from relay_client.messages import (
     encode_event,
     encode_req,
     parse_relay_message,
-    prefix,
+    reason_prefix,
 )
 
 AUTH_KIND = 22242
 MAX_UNACKED_EVENTS = 8
 MAX_UNACKED_BYTES = 4 << 20
-MAX_UNSOLICITED = 1_000  # frames in one connection that nobody asked for
-_CLOSED_REMEMBERED = 64  # subscriptions that we ended lately: answers that cross our CLOSE are normal
+MAX_UNSOLICITED = 1_000  # frames per connection that answer nothing
+_ID_LENGTH = 64  # hex digits
+_CLOSED_REMEMBERED = 64  # requests that we closed lately: answers may cross our CLOSE
 
 
 class Verdict(Enum):
-    """What a relay's answer to an event means for whoever sent it."""
+    """Meaning of a relay's OK message for the sender of the event (NIP-01 reason prefixes)."""
 
     ACCEPTED = auto()
-    DUPLICATE = auto()  # the relay had it before: as good as taken
-    RATE_LIMITED = auto()  # too fast; it will be welcome after a wait
-    AUTH_REQUIRED = auto()  # not before the relay knows who is there (NIP-42)
-    FAILED = auto()  # the relay could not; it may the next time
+    DUPLICATE = auto()  # the relay had it before: as good as accepted
+    RATE_LIMITED = auto()  # send it again after a wait
+    AUTH_REQUIRED = auto()  # send it again after authenticating (NIP-42)
+    FAILED = auto()  # an error of the relay's own; it may succeed later
     REFUSED = auto()  # blocked, restricted, invalid, pow, or no reason at all
 
 
@@ -55,7 +57,7 @@ _VERDICTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acknowledged:
-    """A relay's answer to one event we sent."""
+    """The relay answered an event that we sent."""
 
     event_id: bytes
     verdict: Verdict
@@ -64,15 +66,22 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventReceived:
-    """An event for a subscription. Its claimed id is one that was asked for; nothing else is checked."""
+    """An event arrived for a request. Its claimed id is one that was requested; nothing else is checked."""
 
     subscription: str
     raw_event: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestFinished:
-    """A subscription has had what the relay stores, or was closed by it (then with a reason, perhaps empty)."""
+class StoredEventsSent:
+    """The relay sent everything it stores for a request (EOSE)."""
+
+    subscription: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestClosed:
+    """The relay closed a request, for a reason that may be empty."""
 
     subscription: str
     reason: str
@@ -80,35 +89,41 @@ class RequestFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeReceived:
-    """The relay says something to a person."""
+    """The relay sent a message for a person."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthRequested:
-    """The relay wants to know who is there; `authenticate` answers it."""
+    """The relay sent a NIP-42 challenge; `Session.authenticate` answers it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthAnswered:
-    """The relay's answer to `authenticate`: its reason is empty where it knows us now."""
+    """The relay answered our authentication; `refusal` is empty if it succeeded."""
 
     refusal: str
 
 
-Outcome = Acknowledged | EventReceived | RequestFinished | NoticeReceived | AuthRequested | AuthAnswered
+Outcome = (
+    Acknowledged | EventReceived | StoredEventsSent | RequestClosed | NoticeReceived | AuthRequested | AuthAnswered
+)
 
 
 @dataclass(slots=True)
 class _Request:
-    ids: frozenset[str]  # in hex; empty: any
-    allowance: int  # events it may still deliver
-    ended: bool = False  # what is stored has been sent
+    """An open REQ: a query, or a live subscription."""
+
+    ids: frozenset[str]  # requested ids in hex; empty: any event
+    allowance: int  # events it may still receive; not counted if `live`
+    live: bool  # stays open after EOSE
+    stored_sent: bool = False  # EOSE arrived
+    seen: set[str] = field(default_factory=set)  # ids received, if `live`
 
 
 def auth_event(signer: Signer, *, challenge: str, url: str, now: int) -> Event:
-    """What answers a relay's challenge: its own, and no other relay's. `now`: seconds since 1970."""
+    """Sign the answer to a relay's challenge (NIP-42), valid for that relay only. `now`: seconds since 1970."""
     tags = (("relay", url), ("challenge", challenge))
     return EventDraft(kind=AUTH_KIND, created_at=now, tags=tags).sign(signer)
 
@@ -119,57 +134,71 @@ class Session:
     def __init__(self) -> None:
         self._unacked: dict[bytes, int] = {}  # event id -> frame size in bytes
         self._unacked_bytes = 0
-        self._subscriptions: dict[str, _Request] = {}
+        self._requests: dict[str, _Request] = {}
         self._closed: OrderedDict[str, _Request] = OrderedDict()
         self._opened = 0
         self._unsolicited = 0
         self._challenge = ""
-        self._identity: bytes | None = None  # id of the event that says who we are, until it is answered
+        self._auth_id: bytes | None = None  # id of our AUTH event until the relay answers it
         self.authenticated = False
 
     @property
     def unacknowledged(self) -> int:
-        """Events sent and not yet answered."""
+        """Number of events sent and not yet answered."""
         return len(self._unacked)
 
     @property
     def has_room(self) -> bool:
-        """Whether one more event may be sent before the next answer."""
+        """True if one more event may be sent before the next answer."""
         return len(self._unacked) < MAX_UNACKED_EVENTS and self._unacked_bytes < MAX_UNACKED_BYTES
 
     @property
     def auth_challenge(self) -> str:
-        """Whether the relay has asked who is there."""
+        """The relay's last NIP-42 challenge; empty if it sent none."""
         return self._challenge
 
     def publish(self, event: HashedEvent) -> bytes:
-        """Frame that offers `event`; raises CallerError if there is no room or it is under way already."""
+        """Return the frame that sends `event`; raises CallerError without room, or if it is in flight already."""
         if not self.has_room or event.id in self._unacked:
-            raise CallerError("too many events are waiting for an answer, or this one is")
+            raise CallerError("too many unacknowledged events, or this one is unacknowledged already")
         frame = encode_event(event)
         self._unacked[event.id] = len(frame)
         self._unacked_bytes += len(frame)
         return frame
 
     def authenticate(self, signer: Signer, *, url: str, now: int) -> bytes:
-        """Frame that answers the relay's challenge; raises CallerError if there is none. `now`: seconds since 1970."""
+        """Return the frame that answers the relay's challenge (NIP-42); raises CallerError if it sent none.
+
+        Args:
+            signer: Key to authenticate with.
+            url: The relay's address, as it goes into the event.
+            now: Seconds since 1970.
+        """
         if not self._challenge:
-            raise CallerError("the relay has not asked who is there")
+            raise CallerError("the relay has sent no authentication challenge")
         event = auth_event(signer, challenge=self._challenge, url=url, now=now)
-        self._identity = event.id
+        self._auth_id = event.id
         return encode_auth(event)
 
-    def subscribe(self, wanted: Filter) -> tuple[str, bytes]:
-        """A new subscription's id, never used before on this connection, and the frame that opens it."""
+    def subscribe(self, wanted: Filter, *, live: bool = False) -> tuple[str, bytes]:
+        """Open a request.
+
+        Args:
+            wanted: Filter of the request.
+            live: Keep receiving new events after EOSE, any number of them but each id once.
+
+        Returns:
+            A subscription id never used before on this connection, and the frame that opens it.
+        """
         self._opened += 1
         subscription = f"r{self._opened}"
         ids = frozenset(event_id.hex() for event_id in wanted.ids)
-        self._subscriptions[subscription] = _Request(ids, wanted.limit)
+        self._requests[subscription] = _Request(ids, wanted.limit, live)
         return subscription, encode_req(subscription, wanted)
 
     def unsubscribe(self, subscription: str) -> bytes | None:
-        """Frame that closes a subscription; None where the relay has closed it already."""
-        closed = self._subscriptions.pop(subscription, None)
+        """Return the frame that closes a request; None if the relay has closed it already."""
+        closed = self._requests.pop(subscription, None)
         if closed is None:
             return None
         self._closed[subscription] = closed
@@ -178,17 +207,21 @@ class Session:
         return encode_close(subscription)
 
     def receive(self, raw_message: str | bytes) -> Outcome | None:
-        """What one frame means, None if nothing; raises InvalidMessage for nonsense, or for a flood of it."""
+        """Interpret one frame; None if it needs no action.
+
+        Raises:
+            InvalidMessage: The frame is malformed, or one unsolicited frame too many.
+        """
         outcome: Outcome | None = None
         match parse_relay_message(raw_message):
-            case (EventMessage() | EoseMessage() | ClosedMessage()) as message if self._crossed(message):
+            case (EventMessage() | EoseMessage() | ClosedMessage()) as message if self._crosses_close(message):
                 return None
             case EventMessage() as message:
-                outcome = self._deliver(message)
+                outcome = self._receive_event(message)
             case OkMessage() as message:
                 outcome = self._acknowledge(message)
             case EoseMessage(subscription=subscription):
-                outcome = self._end(subscription)
+                outcome = self._end_stored(subscription)
             case ClosedMessage() as message:
                 outcome = self._close(message)
             case NoticeMessage(text=text):
@@ -199,16 +232,17 @@ class Session:
             case None:
                 pass
         if outcome is None or isinstance(outcome, NoticeReceived | AuthRequested):
-            self._count_unsolicited()
+            self.count_unsolicited()
         return outcome
 
-    def _count_unsolicited(self) -> None:
+    def count_unsolicited(self) -> None:
+        """Count a frame that answers nothing, or an unwanted live event; raises InvalidMessage beyond the limit."""
         self._unsolicited += 1
         if self._unsolicited > MAX_UNSOLICITED:
-            raise InvalidMessage(f"over {MAX_UNSOLICITED} messages that nobody asked for")
+            raise InvalidMessage(f"sent over {MAX_UNSOLICITED:,} unsolicited messages")
 
-    def _crossed(self, message: EventMessage | EoseMessage | ClosedMessage) -> bool:
-        """Whether a message was on its way when we closed its subscription."""
+    def _crosses_close(self, message: EventMessage | EoseMessage | ClosedMessage) -> bool:
+        """Return whether a message was in flight when we closed its request."""
         closed = self._closed.get(message.subscription)
         if closed is None:
             return False
@@ -218,37 +252,44 @@ class Session:
             del self._closed[message.subscription]
         return True
 
-    def _deliver(self, message: EventMessage) -> EventReceived | None:
-        subscription = self._subscriptions.get(message.subscription)
-        if subscription is None or subscription.allowance == 0:
+    def _receive_event(self, message: EventMessage) -> EventReceived | None:
+        request = self._requests.get(message.subscription)
+        if request is None:
             return None
         raw_id = message.raw_event.get("id")
-        if subscription.ids and not (isinstance(raw_id, str) and raw_id in subscription.ids):
+        if request.ids and not (isinstance(raw_id, str) and raw_id in request.ids):
             return None
-        subscription.allowance -= 1
+        if request.live:
+            if not isinstance(raw_id, str) or len(raw_id) != _ID_LENGTH or raw_id in request.seen:
+                return None
+            request.seen.add(raw_id)
+        elif request.allowance == 0:
+            return None
+        else:
+            request.allowance -= 1
         return EventReceived(subscription=message.subscription, raw_event=message.raw_event)
 
-    def _end(self, name: str) -> RequestFinished | None:
-        subscription = self._subscriptions.get(name)
-        if subscription is None or subscription.ended:
+    def _end_stored(self, subscription: str) -> StoredEventsSent | None:
+        request = self._requests.get(subscription)
+        if request is None or request.stored_sent:
             return None
-        subscription.ended = True
-        return RequestFinished(subscription=name, reason="")
+        request.stored_sent = True
+        return StoredEventsSent(subscription=subscription)
 
-    def _close(self, message: ClosedMessage) -> RequestFinished | None:
-        if self._subscriptions.pop(message.subscription, None) is None:
+    def _close(self, message: ClosedMessage) -> RequestClosed | None:
+        if self._requests.pop(message.subscription, None) is None:
             return None
-        return RequestFinished(subscription=message.subscription, reason=message.text)
+        return RequestClosed(subscription=message.subscription, reason=message.text)
 
     def _acknowledge(self, message: OkMessage) -> Acknowledged | AuthAnswered | None:
-        if message.event_id == self._identity:
-            self._identity, self.authenticated = None, message.accepted
+        if message.event_id == self._auth_id:
+            self._auth_id, self.authenticated = None, message.accepted
             return AuthAnswered(refusal="" if message.accepted else message.text or "no reason given")
         size = self._unacked.pop(message.event_id, None)
         if size is None:
             return None
         self._unacked_bytes -= size
-        verdict = _VERDICTS.get(prefix(message.text), Verdict.REFUSED)
+        verdict = _VERDICTS.get(reason_prefix(message.text), Verdict.REFUSED)
         if message.accepted and verdict is not Verdict.DUPLICATE:
             verdict = Verdict.ACCEPTED
         return Acknowledged(event_id=message.event_id, verdict=verdict, reason=message.text)

@@ -1,56 +1,45 @@
-"""A live subscription on several relays: what they store, and from then on whatever comes. Does network I/O.
+"""A live subscription at several relays: their stored events, then new ones as they arrive. Does network I/O.
 
-Each relay is on its own: one that is down, silent or talks nonsense is tried again, later and later, and the rest do
-not notice.
+Each relay has its own connection and its own back-off: one that is down, silent or breaks the protocol is reconnected
+without affecting the others.
 """
 
 import asyncio
-import time
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
-
-from relay_client.backoff import LONGEST_S, Backoff
-from relay_client.connection import ANSWER_S, dial
-from relay_client.errors import InvalidMessage, PeerError, TransportError
+from relay_client.backoff import Backoff
+from relay_client.connection import Connection
+from relay_client.errors import PeerError, TransportError
 from relay_client.event import Signer
 from relay_client.filter import Filter
-from relay_client.messages import (
-    AuthMessage,
-    ClosedMessage,
-    EoseMessage,
-    EventMessage,
-    OkMessage,
-    encode_auth,
-    encode_req,
-    parse_relay_message,
-    prefix,
-)
-from relay_client.session import auth_event
+from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
-MAX_USELESS = 1_000  # frames in one connection that are of no use
-_SUBSCRIPTION = "live"  # the only one on its connection
-
-# Gets the relay's address and an unverified event; says whether it was one that was asked for.
+# Gets the relay's address and an unverified event; returns False if the event was not wanted.
 OnEvent = Callable[[str, Mapping[str, object]], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionStatus:
-    """How it stands with one relay."""
+    """Status of the subscription at one relay."""
 
-    connected: bool = False  # it has sent what it stores, and tells what is new
+    connected: bool = False  # stored events arrived, new ones follow
     reason: str = ""  # why not
 
 
 class Subscription:
-    """Subscribes at every relay and stays; `links` says how it stands with each.
+    """One subscription, kept open at several relays by reconnecting. `statuses` has its status at each relay.
 
-    A relay that insists on knowing who is there is told, if there is a `signer`.
-
-    `on_event` gets whatever comes, unverified and with repeats; `on_change` gets a link that has changed.
+    Args:
+        urls: Addresses of the relays.
+        wanted: Filter of the subscription.
+        on_event: Called with the relay's address and each unverified event; the same event may come from several
+            relays, and again after a reconnect. A relay that sends too many events for which it returns False is
+            disconnected.
+        signer: Authenticates (NIP-42) at relays that insist on it.
+        on_change: Called with each changed status.
+        timeouts: How long to wait for relays, and between reconnects.
     """
 
     def __init__(
@@ -60,82 +49,47 @@ class Subscription:
         on_event: OnEvent,
         *,
         signer: Signer | None = None,
-        on_change: Callable[[SubscriptionStatus], None] = lambda _link: None,
-        backoff: Callable[[], Backoff] = Backoff,
+        on_change: Callable[[SubscriptionStatus], None] = lambda _status: None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self.statuses = dict.fromkeys(urls, SubscriptionStatus())
         self._wanted = wanted
         self._on_event = on_event
         self._signer = signer
         self._on_change = on_change
-        self._backoff = backoff
+        self._timeouts = timeouts
 
     async def run(self) -> None:
-        """Subscription until cancelled."""
+        """Keep the subscription open until cancelled."""
         async with asyncio.TaskGroup() as group:
             for url in self.statuses:
-                group.create_task(self._keep(url), name=f"watch {url}")
+                group.create_task(self._keep_open(url), name=f"subscribe at {url}")
 
-    async def _keep(self, url: str) -> None:
-        backoff, clock = self._backoff(), asyncio.get_running_loop().time
+    async def _keep_open(self, url: str) -> None:
+        backoff, clock = Backoff(self._timeouts), asyncio.get_running_loop().time
         while True:
-            began = clock()
+            started = clock()
             try:
-                await self._connect(url)
+                await self._subscribe(url)
             except (TransportError, PeerError) as error:
-                self._set(url, SubscriptionStatus(reason=str(error)))
-            if clock() - began > LONGEST_S:  # it worked for a while; one that closes at once is not hurried
+                self._set_status(url, SubscriptionStatus(reason=str(error)))
+            if clock() - started > self._timeouts.retry_longest_s:  # a relay that closes at once stays backed off
                 backoff.reset()
             await asyncio.sleep(backoff.next())
 
-    async def _connect(self, url: str) -> None:
-        """One connection, to its end; always raises TransportError or PeerError."""
-        socket = await dial(url)
+    async def _subscribe(self, url: str) -> None:
+        """Connect and subscribe until the connection fails; always raises TransportError or PeerError."""
+        connection = await Connection.open(url, self._signer, timeouts=self._timeouts)
         try:
-            await socket.send(encode_req(_SUBSCRIPTION, self._wanted), text=True)
-            await self._listen(url, socket)
-        except ConnectionClosed as error:
-            raise TransportError(f"{url}: {error}") from None
-        except TimeoutError:
-            raise TransportError(f"{url}: no answer for {ANSWER_S:.0f} s") from None
-        except PeerError as error:
-            raise type(error)(f"{url}: {error}") from None
+            await connection.subscribe(
+                self._wanted,
+                functools.partial(self._on_event, url),
+                on_stored=lambda: self._set_status(url, SubscriptionStatus(connected=True)),
+            )
         finally:
-            await socket.close()
+            await connection.close()
 
-    async def _listen(self, url: str, socket: ClientConnection) -> None:
-        useless, heard, challenge, identity = 0, set[str](), "", b""
-        while True:
-            waits_for_stored = not self.statuses[url].connected
-            async with asyncio.timeout(ANSWER_S if waits_for_stored else None):  # then pings tell whether it lives
-                frame = await socket.recv(decode=False)
-            match parse_relay_message(frame):
-                case EventMessage(subscription=name, raw_event=raw_event) if name == _SUBSCRIPTION:
-                    event_id = str(raw_event.get("id"))
-                    useless += event_id in heard or not self._on_event(url, raw_event)
-                    heard.add(event_id)
-                case EoseMessage(subscription=name) if name == _SUBSCRIPTION and waits_for_stored:
-                    self._set(url, SubscriptionStatus(connected=True))
-                case AuthMessage(challenge=challenge):
-                    useless += 1
-                case ClosedMessage(subscription=name, text=text) if name == _SUBSCRIPTION and (
-                    prefix(text) == "auth-required" and challenge and self._signer and not identity
-                ):
-                    event = auth_event(self._signer, challenge=challenge, url=url, now=int(time.time()))
-                    identity = event.id
-                    await socket.send(encode_auth(event), text=True)
-                case OkMessage(event_id=event_id, accepted=accepted, text=text) if event_id == identity:
-                    if not accepted:
-                        raise TransportError(f"{url}: does not accept this key: {text}")
-                    await socket.send(encode_req(_SUBSCRIPTION, self._wanted), text=True)
-                case ClosedMessage(subscription=name, text=text) if name == _SUBSCRIPTION:
-                    raise TransportError(f"{url}: ended the subscription{': ' if text else ''}{text}")
-                case _:
-                    useless += 1
-            if useless > MAX_USELESS:
-                raise InvalidMessage(f"over {MAX_USELESS} messages of no use")
-
-    def _set(self, url: str, link: SubscriptionStatus) -> None:
-        if link != self.statuses[url]:
-            self.statuses[url] = link
-            self._on_change(link)
+    def _set_status(self, url: str, status: SubscriptionStatus) -> None:
+        if status != self.statuses[url]:
+            self.statuses[url] = status
+            self._on_change(status)

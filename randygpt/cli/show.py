@@ -64,9 +64,9 @@ def _release(which: str) -> tuple[Path, dict[str, object], dict[str, object]]:
 
 def _clean(text: object) -> str:
     """What an author wrote, fit for a terminal."""
-    from relay_client.messages import clean
+    from relay_client.messages import printable
 
-    return clean(text) if isinstance(text, str) else ""
+    return printable(text) if isinstance(text, str) else ""
 
 
 def _facts(found: "CheckpointInfo") -> dict[str, object]:

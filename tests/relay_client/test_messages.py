@@ -22,7 +22,7 @@ from relay_client.messages import (
     encode_event,
     encode_req,
     parse_relay_message,
-    prefix,
+    reason_prefix,
 )
 
 ID = "ab" * 32
@@ -96,7 +96,7 @@ def test_a_challenge() -> None:
     ],
 )
 def test_the_kind_of_a_reason_is_its_first_word(reason: str, word: str) -> None:
-    assert prefix(reason) == word
+    assert reason_prefix(reason) == word
 
 
 @pytest.mark.parametrize("kind", ["COUNT", "NEG-MSG", "event", "", "EVENT "])

@@ -1,0 +1,29 @@
+"""Time limits and waits of relay connections, in one value that is passed down from the pool. No I/O."""
+
+from dataclasses import dataclass, fields
+
+from relay_client.errors import CallerError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long to wait for relays, and between attempts. All values are in seconds."""
+
+    connect_s: float = 10.0  # DNS, TCP, TLS and websocket handshake
+    answer_s: float = 30.0  # without a single answer while some are owed
+    relay_info_s: float = 3.0  # for a NIP-11 document
+    retry_first_s: float = 0.5  # bound of the first wait before reconnecting; doubles up to `retry_longest_s`
+    retry_longest_s: float = 60.0
+    rate_limit_first_s: float = 2.0  # first wait after "rate-limited"; doubles up to `rate_limit_longest_s`
+    rate_limit_longest_s: float = 300.0
+    patience_s: float = 30.0  # with a relay that keeps failing and accepts no event in between
+    endgame_s: float = 0.5  # until an idle relay is asked for what another one owes
+    readable_first_s: float = 0.1  # first wait for an accepted event to become readable; doubles each time
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not getattr(self, field.name) >= 0:  # refuses NaN too
+                raise CallerError(f"timeout {field.name} must not be negative, not {getattr(self, field.name)}")
+
+
+DEFAULT_TIMEOUTS = Timeouts()
