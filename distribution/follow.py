@@ -26,6 +26,7 @@ from relay_client.filter import Filter
 from relay_client.keys import AddressReference, EventReference
 from relay_client.pool import Pool
 from relay_client.subscription import Subscription, SubscriptionStatus
+from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -76,6 +77,7 @@ class FollowTarget:
     urls: Sequence[str]
     notify_only: bool = False
     signer: Signer | None = None  # for relays that require authentication (NIP-42)
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
 
     def __post_init__(self) -> None:
         check_address(self.address)
@@ -114,7 +116,12 @@ class Follower:
         self._last_notified: object = None  # what was last said of something that is not installed
         wanted = Filter(authors=(self._address.author,), kinds=(HEAD_KIND, REVOCATION_KIND), limit=_STORED)
         self._subscription = Subscription(
-            followed.urls, wanted, self._on_event, signer=followed.signer, on_change=self._on_change
+            followed.urls,
+            wanted,
+            self._on_event,
+            signer=followed.signer,
+            on_change=self._on_change,
+            timeouts=followed.timeouts,
         )
 
     async def catch_up(self) -> Update | None:
@@ -122,7 +129,7 @@ class Follower:
         versions, address = self._store.seen_versions, self._address
         met = {version.release_id for version in versions.seen(address.author, address.name).versions.values()}
         await versions.revoke(address.author, address.name, self._revoked.keys() & (met | self._heads.keys()))
-        async with Pool(self._followed.urls, signer=self._followed.signer) as pool:
+        async with Pool(self._followed.urls, signer=self._followed.signer, timeouts=self._followed.timeouts) as pool:
             fetcher = self._fetcher(pool)
             release = await fetcher.find(address)
             is_new = self._should_install(release)
@@ -154,7 +161,7 @@ class Follower:
             await self._write_status(running=False)
 
     async def _keep_up(self) -> None:
-        backoff = Backoff()
+        backoff = Backoff(self._followed.timeouts)
         while True:
             self._wake.clear()
             wait_s = RECHECK_S

@@ -76,7 +76,7 @@ class Plan:
         """Who gets what: chunks to so many relays (None: to all), then what announces them to all of them."""
         everywhere = len(relays)
         wanted = [copies or everywhere] * self.chunks + [everywhere] * (len(self.events) - self.chunks)
-        return Allocation(relays, wanted, held=held, last=self.chunks)
+        return Allocation(relays, wanted, stored=held, barrier=self.chunks)
 
 
 def make_plan(spec: ReleaseSpec, hashed: Sequence[HashedSource], record: PublishRecord, *, author: bytes) -> Plan:

@@ -16,7 +16,6 @@ from distribution.events import MAX_VERSION, Head, Release, head_draft, heads_fi
 from distribution.journal import Journal, PublishRecord, contents_digest
 from distribution.manifest import Manifest
 from distribution.plan import Plan, make_plan
-from distribution.readback import unreadable
 from distribution.receipts import Receipts
 from distribution.release_spec import ReleaseSpec
 from distribution.source import HashedSource
@@ -26,7 +25,7 @@ from relay_client.filter import Filter
 from relay_client.keys import SecretKey
 from relay_client.nip11 import fetch_relay_infos
 from relay_client.pool import Pool
-from relay_client.sender import RelayReport
+from relay_client.relay_status import RelayReport
 
 _SAMPLE = 8  # chunks of which a relay that took them must show some
 _SIGNED_KEPT = 32  # events kept for relays that follow close behind, 2 MB
@@ -88,7 +87,9 @@ class Publisher:
             OSError: A file or the disk failed.
         """
         hashed = await asyncio.to_thread(_hash, spec)
-        infos, heads = await asyncio.gather(fetch_relay_infos(self.pool.urls), self._heads(spec.name))
+        infos, heads = await asyncio.gather(
+            fetch_relay_infos(self.pool.urls, self.pool.timeouts), self._heads(spec.name)
+        )
         record = self._begin(spec, hashed, heads)
         plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
         self.pool.apply_limits(infos, frame_size=_FRAME + max(event.size for event in plan.events))
@@ -231,7 +232,7 @@ class Publisher:
             for event_id in found:
                 receipts.add(url, event_id)
             held[url] = {number for number, event_id in enumerate(ids) if event_id in found | known[url]}
-            self.pool.reports[url].duplicate += len(held[url])
+            self.pool.note_duplicates(url, len(held[url]))
         return held
 
     async def _read_back(self, plan: Plan) -> Release:
@@ -257,7 +258,7 @@ class Publisher:
             return current(await self._heads(release.name))
 
         for url in current(heads) & set(self.pool.urls):
-            self.pool.reports[url].duplicate += 1
+            self.pool.note_duplicates(url, 1)
         urls = [url for url in self.pool.urls if url not in current(heads)]
         if urls:
             await self.pool.publish([(draft.sign(self.key), urls)])
@@ -265,9 +266,9 @@ class Publisher:
             await self._until_readable(found)
 
     async def _until_readable(self, read: Callable[[], Awaitable[set[str]]]) -> None:
-        """Wait until all relays give out what they took; `read` asks which do. One that never does is left out."""
-        for url in await unreadable(self.pool, read):
-            self.pool.reports[url].reason = f"{url}: said OK, and does not give the release out"
+        """Wait until all relays return what they accepted; `read` asks which do. Drop those that never do."""
+        for url in await self.pool.wait_until_readable(read):
+            self.pool.drop(url, "accepted the release but does not return it")
         self._check_reached("no relay gives the release out")
 
     def _head_time(self, heads: Sequence[tuple[str, Head]]) -> int:

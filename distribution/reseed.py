@@ -26,7 +26,7 @@ from relay_client.filter import Filter
 from relay_client.gather_plan import IDS_PER_REQUEST
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
-from relay_client.sender import RelayReport
+from relay_client.relay_status import RelayReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,16 +116,13 @@ class Reseeder:
         have = {url: {n for n, part in enumerate(parts) if part.id in held[url]} for url in held}
         for url, numbers in have.items():
             numbers |= {n for n, seed in enumerate(seeds) if seed.sig is None and seed.chunk.sha256 in copies[url]}
-            self._pool.reports[url].duplicate += len(numbers)
+            self._pool.note_duplicates(url, len(numbers))
         await self._deliver(parts, have)
         if not self._pool.urls:
             raise NotPublished(f"no relay took the whole release: {self._pool.failures()}")
+        head = await self._send_head()
         return Reseeded(
-            total=len(parts) + missing,
-            copies=len(copied),
-            missing=missing,
-            relays=self._pool.reports,
-            head=await self._send_head(),
+            total=len(parts) + missing, copies=len(copied), missing=missing, relays=self._pool.reports, head=head
         )
 
     async def _deliver(self, parts: Sequence[_Seed | Event], have: Mapping[str, set[int]]) -> None:
@@ -141,7 +138,7 @@ class Reseeder:
             self._on_progress(total - sum(left.values()), total)
 
         await self._pool.send(
-            Allocation(list(have), [len(have)] * len(parts), held=have, last=len(sizes)), event, taken
+            Allocation(list(have), [len(have)] * len(parts), stored=have, barrier=len(sizes)), event, taken
         )
 
     def _chunks(self) -> Iterator[tuple[InstalledFile | None, Chunk]]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from distribution.errors import CallerError, InvalidRelease, NotFound, NotPublished
 from distribution.events import RELEASE_KIND, Head, Release, head_draft, heads_filter, read_heads
-from distribution.readback import unreadable
 from distribution.revocation import query_revoked, revocation_draft
 from distribution.seen_versions import SeenVersions
 from distribution.trust import latest
@@ -15,7 +14,7 @@ from relay_client.event import Event
 from relay_client.filter import Filter
 from relay_client.keys import AddressReference, EventReference, SecretKey
 from relay_client.pool import Pool
-from relay_client.sender import RelayReport
+from relay_client.relay_status import RelayReport
 
 _RELEASES = 500  # what relays give at most; of an author, newest first
 
@@ -107,7 +106,7 @@ class Revoker:
             held = await self.pool.stored_ids([revocation.id])
             return {url for url, ids in held.items() if ids}
 
-        return frozenset(await unreadable(self.pool, shown))
+        return frozenset(await self.pool.wait_until_readable(shown))
 
     async def _send(self, event: Event) -> None:
         await self.pool.publish([(event, self.pool.urls)])

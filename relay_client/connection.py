@@ -119,9 +119,12 @@ class Connection:
     async def close(self) -> None:
         """Stop reading and close the websocket."""
         self._reader.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._reader
-        await self._socket.close()
+        try:
+            await asyncio.wait({self._reader})  # unlike awaiting it, does not swallow a cancellation of the caller
+        finally:
+            await self._socket.close()
+        if not self._reader.cancelled():
+            self._reader.result()
 
     @property
     def has_room(self) -> bool:

@@ -1,8 +1,8 @@
 """Gather wanted events from several relays in parallel: the network edge of `gather_plan`. Does network I/O.
 
 Each relay has two requests open, so it never waits for us between them, and gets its next batch when one is answered:
-faster relays carry more. Once no key is unassigned, an idle relay duplicates requests of a slow one (endgame). Gathering
-ends with the last wanted event, not with the last answer.
+faster relays carry more. Once no key is unassigned, an idle relay duplicates requests of a slow one (endgame).
+Gathering ends with the last wanted event, not with the last answer.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ def by_hash(kind: int) -> Lookup:
     )
 
 
-async def gather_events(  # noqa: PLR0913 (one call site)
+async def gather_events(
     connections: Sequence[Connection],
     keys: Sequence[str],
     offer: Offer,
@@ -101,9 +101,7 @@ async def gather_events(  # noqa: PLR0913 (one call site)
 class _Workers:
     """State shared by the workers of one gathering; each worker has one request open at one relay."""
 
-    def __init__(
-        self, plan: GatherPlan, offer: Offer, lookup: Lookup, misbehaving: set[str], endgame_s: float
-    ) -> None:
+    def __init__(self, plan: GatherPlan, offer: Offer, lookup: Lookup, misbehaving: set[str], endgame_s: float) -> None:
         self.tasks: list[asyncio.Task[None]] = []
         self.open_requests: Counter[str] = Counter()  # by relay
         self._plan = plan

@@ -11,7 +11,8 @@ from typing import Self
 import aiohttp
 import orjson
 
-ASK_S = 3.0
+from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
+
 MAX_SIZE = 64 << 10  # bytes of a description
 _DEMANDS = (
     ("payment_required", "asks to be paid"),
@@ -44,11 +45,11 @@ class RelayInfo:
         )
 
 
-async def fetch_relay_infos(urls: Iterable[str]) -> dict[str, RelayInfo]:
+async def fetch_relay_infos(urls: Iterable[str], timeouts: Timeouts = DEFAULT_TIMEOUTS) -> dict[str, RelayInfo]:
     """What these relays say about themselves, by their addresses; nothing of the sort is an empty `RelayInfo`."""
     asked = list(urls)
     async with aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=ASK_S), headers={"Accept": "application/nostr+json"}
+        timeout=aiohttp.ClientTimeout(total=timeouts.relay_info_s), headers={"Accept": "application/nostr+json"}
     ) as session:
         return dict(zip(asked, await asyncio.gather(*(_read_info(session, url) for url in asked)), strict=True))
 

@@ -17,19 +17,13 @@ from distribution.errors import ChunksMissing, InvalidChunk, TransportError
 from distribution.events import CHUNK_KIND
 from distribution.fetch import Fetched
 from distribution.publish import Published
-from relay_client import connection
 from relay_client.keys import SecretKey
+from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 GIVE_UP_S = 60  # a test that waits this long has failed
 COUNT = 150  # chunks of the checkpoint; with the two files beside it, 152
 DATA = random.Random(1).randbytes(COUNT * 46_080)  # noqa: S311 (no secret)
-FOR_EVER_S = 1_000.0
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A silent relay is never given up, so what waits for one does not end in time."""
-    monkeypatch.setattr(connection, "ANSWER_S", FOR_EVER_S)
+PATIENT = Timeouts(answer_s=1_000)  # a silent relay is never given up: a fetch that waits for it fails
 
 
 @pytest.fixture
@@ -48,9 +42,11 @@ async def published(relays: list[ScriptedRelay], tmp_path: Path, key: SecretKey)
     return done
 
 
-async def fetched_whole(urls: Sequence[str], home: Path, published: Published) -> Fetched:
+async def fetched_whole(
+    urls: Sequence[str], home: Path, published: Published, timeouts: Timeouts = DEFAULT_TIMEOUTS
+) -> Fetched:
     async with asyncio.timeout(GIVE_UP_S):
-        fetched = await fetch(urls, home, published.release.id)
+        fetched = await fetch(urls, home, published.release.id, timeouts=timeouts)
     assert fetched.release.file("checkpoint").local_path.read_bytes() == DATA
     return fetched
 
@@ -84,7 +80,6 @@ async def test_two_of_three_relays_die_on_the_way(
     assert (first.connections, second.connections) == (1, 1)  # the third could do without them
 
 
-@pytest.mark.usefixtures("patient")
 async def test_two_of_three_relays_fall_silent(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published
 ) -> None:
@@ -96,19 +91,18 @@ async def test_two_of_three_relays_fall_silent(
 
     relays[0].before_answer = relays[1].before_answer = hang
     try:
-        fetched = await fetched_whole(urls(relays), tmp_path, published)
+        fetched = await fetched_whole(urls(relays), tmp_path, published, PATIENT)
     finally:
         over.set()
     assert fetched.chunks.relays == {relays[2].url: COUNT + 2}
 
 
-@pytest.mark.usefixtures("patient")
 async def test_a_relay_that_gives_a_byte_a_second_holds_nobody_up(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published
 ) -> None:
     async with proxy_to(relays[0].url) as slow:
         relays[0].before_answer = lambda _wanted: _trickle(slow)
-        fetched = await fetched_whole([slow.url, relays[1].url], tmp_path, published)
+        fetched = await fetched_whole([slow.url, relays[1].url], tmp_path, published, PATIENT)
     assert fetched.chunks.relays == {relays[1].url: COUNT + 2}
 
 
@@ -238,7 +232,7 @@ async def test_ten_thousand_events_of_junk_end_with_the_relay_that_sent_them(
 ) -> None:
     junk = next(event for event in relays[0].events.values() if is_chunk(published, event)) | {"content": "x"}
     relays[0].junk = [junk | {"id": f"{number:064x}"} for number in range(10_000)]
-    with pytest.raises(TransportError, match="nobody asked for"):
+    with pytest.raises(TransportError, match="unsolicited"):
         await fetch([relays[0].url], tmp_path, published.release.id)
     assert visible(tmp_path) == {}
     fetched = await fetched_whole([relays[0].url, relays[1].url], tmp_path, published)

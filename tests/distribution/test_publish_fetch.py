@@ -15,6 +15,7 @@ from distribution.journal import Journal
 from distribution.store import Store
 from relay_client.errors import TransportError
 from relay_client.keys import AddressReference, SecretKey
+from relay_client.timeouts import Timeouts
 
 
 async def test_what_is_fetched_is_what_was_published(relay: str, tmp_path: Path, key: SecretKey) -> None:
@@ -128,13 +129,10 @@ async def test_no_head_where_a_chunk_was_refused(scripted: ScriptedRelay, tmp_pa
     assert all(event["kind"] == 1064 for event in scripted.events.values())
 
 
-async def test_no_head_where_the_relay_forgets(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("distribution.readback.FIRST_WAIT_S", 0.001)
+async def test_no_head_where_the_relay_forgets(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     scripted.keep = False
-    with pytest.raises(NotPublished, match="does not give the release out"):
-        await publish([scripted.url], tmp_path, key, tiny_sources())
+    with pytest.raises(NotPublished, match="accepted the release but does not return it"):
+        await publish([scripted.url], tmp_path, key, tiny_sources(), timeouts=Timeouts(readable_first_s=0.001))
     assert len(scripted.received) == 3 + 2 + 1 + 1
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import sqlite3
 from collections import Counter
@@ -9,7 +10,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.releases import clock, fetch, many_sources, publish, tiny_sources
+from support import releases
+from support.releases import clock, fetch, many_sources, tiny_sources
 from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -17,9 +19,11 @@ from websockets.exceptions import ConnectionClosed
 from distribution.errors import CallerError, NotPublished
 from distribution.events import CHUNK_KIND, HEAD_KIND, RELEASE_KIND
 from distribution.journal import Journal
-from relay_client import rate_control, sender
 from relay_client.keys import AddressReference, SecretKey
+from relay_client.timeouts import Timeouts
 
+QUICK = Timeouts(rate_limit_first_s=0.001, rate_limit_longest_s=0.01, readable_first_s=0.001, patience_s=0)
+publish = functools.partial(releases.publish, timeouts=QUICK)
 CHUNKS = 60  # and two small files, a manifest, the release and its head
 
 
@@ -33,13 +37,6 @@ async def second() -> AsyncIterator[ScriptedRelay]:
 async def third() -> AsyncIterator[ScriptedRelay]:
     async with scripted_relay() as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_control, "FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(rate_control, "LONGEST_WAIT_S", 0.01)
-    monkeypatch.setattr(sender, "PATIENCE_S", 0)
 
 
 def chunks(relay: ScriptedRelay) -> set[str]:
@@ -126,12 +123,11 @@ async def test_what_a_relay_took_that_died_is_sent_elsewhere(
 
 
 async def test_what_a_relay_took_that_hides_the_announcement_is_sent_elsewhere(
-    scripted: ScriptedRelay, second: ScriptedRelay, tmp_path: Path, key: SecretKey, monkeypatch: pytest.MonkeyPatch
+    scripted: ScriptedRelay, second: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
-    monkeypatch.setattr("distribution.readback.FIRST_WAIT_S", 0.001)
     scripted.deliver = lambda _event: None
     published = await publish([scripted.url, second.url], tmp_path, key, many_sources(CHUNKS), copies=1)
-    assert "does not give the release out" in published.relays[scripted.url].reason
+    assert "accepted the release but does not return it" in published.relays[scripted.url].reason
     assert of_kind(scripted, HEAD_KIND) == []
     assert len(second.events) == published.events
 

@@ -10,7 +10,6 @@ from support.command import only_line, randygpt
 from support.releases import clock, fetch, publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay
 
-from distribution import readback
 from distribution.errors import CallerError, NotFound, NotPublished, Rollback
 from distribution.events import HEAD_KIND, Release
 from distribution.revocation import REVOCATION_KIND
@@ -18,21 +17,17 @@ from distribution.revoke import Revoked, Revoker
 from distribution.store import Store
 from relay_client.keys import AddressReference, EventReference, SecretKey
 from relay_client.pool import Pool
+from relay_client.timeouts import Timeouts
 
 
 async def revoke(urls: Sequence[str], home: Path, key: SecretKey, which: bytes | AddressReference) -> Revoked:
     reference = EventReference(id=which) if isinstance(which, bytes) else which
-    async with Pool(urls) as pool:
+    async with Pool(urls, timeouts=Timeouts(readable_first_s=0.001)) as pool:
         return await Revoker(pool=pool, versions=Store(home).seen_versions, key=key, now=clock).revoke(reference)
 
 
 async def versions(url: str, tmp_path: Path, key: SecretKey, count: int) -> list[Release]:
     return [(await publish([url], tmp_path / "author", key, tiny_sources(seed=n))).release for n in range(count)]
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readback, "FIRST_WAIT_S", 0.001)
 
 
 @pytest.fixture
@@ -105,9 +100,8 @@ async def test_a_relay_that_refuses_is_named_and_no_head_moves(
 
 
 async def test_a_relay_that_swallows_revocations_is_named_and_the_others_take_followers_back(
-    scripted: ScriptedRelay, relay: str, tmp_path: Path, key: SecretKey, address: AddressReference, quick: None
+    scripted: ScriptedRelay, relay: str, tmp_path: Path, key: SecretKey, address: AddressReference
 ) -> None:
-    del quick
     home = tmp_path / "home"
     await publish([scripted.url, relay], tmp_path / "author", key, tiny_sources(seed=0))
     latest = await publish([scripted.url, relay], tmp_path / "author", key, tiny_sources(seed=1))

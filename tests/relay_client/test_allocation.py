@@ -38,12 +38,12 @@ def test_more_copies_than_relays_are_one_for_each() -> None:
 
 
 def test_what_a_relay_has_is_a_copy_and_is_not_sent() -> None:
-    allocation = Allocation(ABC, [2] * 3, held={"c": {0, 1, 2}, "a": {1}})
+    allocation = Allocation(ABC, [2] * 3, stored={"c": {0, 1, 2}, "a": {1}})
     assert {relay: handed_out(allocation, relay) for relay in ABC} == {"a": [0, 2], "b": [], "c": []}
 
 
 def test_the_last_wait_for_all_that_go_before_them() -> None:
-    allocation = Allocation(["a", "b"], [1, 1, 2], last=2)
+    allocation = Allocation(["a", "b"], [1, 1, 2], barrier=2)
     assert allocation.next("a") == 0
     assert not allocation.has_work("a")
     assert allocation.next("a") is None
@@ -83,7 +83,7 @@ def test_every_event_keeps_its_number_of_copies_while_there_are_relays() -> None
 
 
 def test_a_share_that_moves_holds_the_last_up_again() -> None:
-    allocation = Allocation(["a", "b"], [1, 1, 2], last=2)
+    allocation = Allocation(["a", "b"], [1, 1, 2], barrier=2)
     handed_out(allocation, "a")
     assert allocation.next("b") == 1
     allocation.mark_stored("b", 1)

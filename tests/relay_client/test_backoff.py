@@ -10,7 +10,7 @@ def test_the_bound_doubles_up_to_a_minute_and_starts_again() -> None:
         bounds.append((low, high))
         return high
 
-    backoff = Backoff(highest)
+    backoff = Backoff(uniform=highest)
     assert [backoff.next() for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
     backoff.reset()
     assert backoff.next() == 0.5

@@ -4,21 +4,23 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import FrozenInstanceError
 
 import orjson
 import pytest
 from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
 from websockets.asyncio.server import ServerConnection, serve
 
-from relay_client import connection, sender
 from relay_client.errors import TransportError
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
+from relay_client.relay_status import RelayStatus
+from relay_client.timeouts import Timeouts
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
-SHORT_S = 3  # an honest relay on this machine answers sooner, also on a busy day
+IMPATIENT = Timeouts(answer_s=0.5, patience_s=0)  # an honest relay on this machine answers sooner
 GIVE_UP_S = 60  # a test that waits this long has failed
 LONG_ENOUGH_S = 0.3  # to connect to this machine
 
@@ -51,12 +53,6 @@ def nobody() -> Iterator[str]:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         yield f"ws://127.0.0.1:{reserved.getsockname()[1]}"
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "ANSWER_S", SHORT_S)
-    monkeypatch.setattr(sender, "PATIENCE_S", 0)
 
 
 # --- entering and leaving
@@ -171,12 +167,11 @@ async def test_publishing_ends_when_no_relay_is_left(scripted: ScriptedRelay) ->
     assert len(scripted.received) <= 8
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_relay_that_falls_silent_does_not_hold_the_others_up(
     scripted: ScriptedRelay, second: ScriptedRelay
 ) -> None:
     scripted.silent = True
-    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url], timeouts=IMPATIENT) as pool:
         await pool.publish(to([scripted.url, second.url], made(30)))
         assert pool.urls == [second.url]
         assert "no answer" in pool.failures()
@@ -238,13 +233,58 @@ async def test_a_real_relay_refuses_a_forgery_and_an_event_too_large(relay: str,
         assert pool.reports[relay].reason.startswith(f"{relay}: refused an event: ")
 
 
+async def test_dropped_relay_is_not_used_again(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
+        pool.drop(scripted.url, "lost events")
+        assert pool.urls == [second.url]
+        report = pool.reports[scripted.url]
+        assert (report.status, report.reason) == (RelayStatus.DROPPED, f"{scripted.url}: lost events")
+        await pool.publish(to([scripted.url, second.url], made(3)))
+        assert pool.reports[scripted.url].status is RelayStatus.DROPPED
+    assert (scripted.received, scripted.requests, len(second.received)) == ([], [], 3)
+
+
+async def test_noted_duplicates_are_counted(scripted: ScriptedRelay) -> None:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
+        pool.note_duplicates(scripted.url, 5)
+        await pool.publish(to(pool.urls, made(2)))
+        report = pool.reports[scripted.url]
+    assert (report.status, report.accepted, report.duplicate) == (RelayStatus.CONNECTED, 2, 5)
+
+
+async def test_reports_cannot_be_changed_from_outside(scripted: ScriptedRelay) -> None:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
+        with pytest.raises(FrozenInstanceError):
+            pool.reports[scripted.url].reason = "thrown out"  # type: ignore[misc]
+        assert pool.urls == [scripted.url]
+
+
+async def test_relays_that_lose_events_stay_unconfirmed(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+    events, attempts = made(1), 0
+    scripted.keep = False
+
+    async def find_readable() -> set[str]:
+        nonlocal attempts
+        attempts += 1
+        return {url for url, found in (await pool.stored_ids(ids(events))).items() if found}
+
+    timeouts = Timeouts(readable_first_s=0.001)
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url], timeouts=timeouts) as pool:
+        await pool.publish(to(pool.urls, events))
+        assert await pool.wait_until_readable(find_readable) == {scripted.url}
+        scripted.events = stored(events)
+        before = attempts
+        assert await pool.wait_until_readable(find_readable) == set()
+    assert (before, attempts) == (7, 8)
+
+
 async def test_a_relay_that_was_hinted_at_is_never_connected_to_off_the_open_internet(
     scripted: ScriptedRelay, second: ScriptedRelay
 ) -> None:
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
-        pool._hinted.add(second.url)  # its name has come to mean another address since
+        pool._relays[second.url].is_hint = True  # its name has come to mean another address since
         for url in pool.urls:
-            await pool._connections[url].close()
+            await pool._connection(url).close()
         await pool.query(Filter(kinds=(1064,), limit=1))
         assert pool.urls == [scripted.url]
         assert pool.failures() == f"{second.url}: not a public address"

@@ -10,16 +10,16 @@ import pytest
 from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
 from websockets.asyncio.server import ServerConnection, serve
 
-from relay_client import connection, gather, rate_control
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.gather_plan import IDS_PER_REQUEST
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
+from relay_client.rate_control import MAX_QUERY_RETRIES
+from relay_client.timeouts import Timeouts
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
-SHORT_S = 3  # an honest relay on this machine answers sooner, also on a busy day
 GIVE_UP_S = 60  # a test that waits this long has failed
 
 
@@ -55,11 +55,6 @@ class Taker:
 async def second() -> AsyncIterator[ScriptedRelay]:
     async with scripted_relay() as running:
         yield running
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "ANSWER_S", SHORT_S)
 
 
 async def test_a_query_asks_every_relay(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
@@ -100,14 +95,12 @@ async def test_two_relays_that_have_half_each(scripted: ScriptedRelay, second: S
     assert all(len(wanted["ids"]) == wanted["limit"] <= IDS_PER_REQUEST for wanted in requests)
 
 
-async def test_two_relays_share_what_both_have(
-    scripted: ScriptedRelay, second: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gather, "_PATIENCE_S", GIVE_UP_S)  # neither takes over what the other is merely slow with
+async def test_two_relays_share_what_both_have(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+    timeouts = Timeouts(endgame_s=GIVE_UP_S)  # neither duplicates requests of the other
     events = made(200)
     scripted.events = second.events = stored(events)
     taker = Taker()
-    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url], timeouts=timeouts) as pool:
         await pool.gather(ids(events), taker)
     assert set(taker.taken) == set(ids(events))
     asked = [event_id for wanted in scripted.requests + second.requests for event_id in wanted["ids"]]
@@ -147,10 +140,7 @@ async def test_a_lone_relay_whose_answers_are_short_is_asked_for_the_rest(script
     assert len(scripted.requests) < 20  # what it does not have does not keep us asking
 
 
-async def test_a_relay_that_finds_questions_too_fast_is_asked_again_later(
-    scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rate_control, "FIRST_WAIT_S", 0.01)
+async def test_a_relay_that_finds_questions_too_fast_is_asked_again_later(scripted: ScriptedRelay) -> None:
     events, refused = made(120), Counter[str]()
     scripted.events = stored(events)
 
@@ -160,24 +150,25 @@ async def test_a_relay_that_finds_questions_too_fast_is_asked_again_later(
 
     scripted.refuse = refuse
     taker = Taker()
-    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
+    timeouts = Timeouts(rate_limit_first_s=0.01)
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url], timeouts=timeouts) as pool:
         await pool.gather(ids(events), taker)
         assert pool.urls == [scripted.url]
     assert set(taker.taken) == set(ids(events))
 
 
 async def test_a_relay_that_finds_every_question_too_fast_is_left_out(
-    scripted: ScriptedRelay, second: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
+    scripted: ScriptedRelay, second: ScriptedRelay
 ) -> None:
-    monkeypatch.setattr(rate_control, "FIRST_WAIT_S", 0.001)
     events = made(3)
     scripted.refuse = lambda _wanted: "rate-limited: never"
     second.events = stored(events)
-    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
+    timeouts = Timeouts(rate_limit_first_s=0.001)
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url], timeouts=timeouts) as pool:
         answers = await pool.query(Filter(ids=tuple(ids(events)), limit=3))
         assert (len(answers), pool.urls) == (3, [second.url])
         assert pool.reports[scripted.url].reason.endswith("refused a request: rate-limited: never")
-    assert len(scripted.requests) == 1 + rate_control.QUESTION_REPEATS
+    assert len(scripted.requests) == 1 + MAX_QUERY_RETRIES
 
 
 async def test_a_relay_that_gives_fewer_than_asked(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
@@ -236,10 +227,9 @@ async def test_collecting_ends_when_every_relay_is_gone() -> None:
     assert taker.taken == {}
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_relay_that_falls_silent_is_waited_for_once(scripted: ScriptedRelay) -> None:
     scripted.silent = True
-    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url], timeouts=Timeouts(answer_s=0.05)) as pool:
         assert await pool.gather(ids(made(3)), Taker()) == ids(made(3))
         assert "no answer" in pool.failures()
     assert scripted.connections == 1
@@ -291,7 +281,7 @@ async def test_a_collection_can_be_cancelled(scripted: ScriptedRelay) -> None:
     scripted.silent = True
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(SHORT_S):
+            async with asyncio.timeout(0.2):
                 await pool.gather(ids(made(1)), Taker())
         scripted.silent = False
         assert await pool.query(Filter(limit=1)) == []

@@ -2,7 +2,10 @@
 
 import pytest
 
-from relay_client.rate_control import FIRST_WAIT_S, LONGEST_WAIT_S, RateControl, mentions_rate_limit
+from relay_client.rate_control import RateControl, mentions_rate_limit
+from relay_client.timeouts import DEFAULT_TIMEOUTS
+
+FIRST_WAIT_S, LONGEST_WAIT_S = DEFAULT_TIMEOUTS.rate_limit_first_s, DEFAULT_TIMEOUTS.rate_limit_longest_s
 
 
 def after(rate_control: RateControl, taken: int) -> RateControl:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from http import HTTPStatus
 
 import orjson
@@ -12,16 +13,17 @@ from support.scripted_relay import ScriptedRelay
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from relay_client import backoff, connection, rate_control
 from relay_client.allocation import Allocation
 from relay_client.event import Event, EventDraft
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
-from relay_client.sender import RelayReport
+from relay_client.relay_status import RelayReport
+from relay_client.timeouts import Timeouts
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 EVENTS = [EventDraft(kind=1064, created_at=number).sign(KEY) for number in range(400)]
 GIVE_UP_S = 60  # a test that waits this long has failed
+QUICK = Timeouts(rate_limit_first_s=0.01, retry_first_s=0.01, answer_s=0.5)  # an honest relay here answers sooner
 
 Meets = Callable[["Relay", ServerConnection], Awaitable[None]]
 Door = Callable[["Relay"], Awaitable[HTTPStatus | None]]
@@ -62,20 +64,12 @@ async def running(relay: Relay) -> AsyncIterator[Relay]:
             relay.over.set()
 
 
-async def send(relay: Relay, event: Callable[[int], Event] = EVENTS.__getitem__, count: int = 400) -> RelayReport:
-    async with running(relay), asyncio.timeout(GIVE_UP_S), Pool([relay.url], signer=KEY) as pool:
-        await pool.send(Allocation([relay.url], [1] * count), event)
+async def send(relay: Relay, *, count: int = 400, timeouts: Timeouts = QUICK) -> RelayReport:
+    async with running(relay), asyncio.timeout(GIVE_UP_S), Pool([relay.url], signer=KEY, timeouts=timeouts) as pool:
+        await pool.send(Allocation([relay.url], [1] * count), EVENTS.__getitem__)
         for second in relay.peers[1:2]:
             await second.wait_closed()
         return pool.reports[relay.url]
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits as on a day when everything hurries."""
-    monkeypatch.setattr(rate_control, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(backoff, "FIRST_S", 0.01)
-    monkeypatch.setattr(connection, "ANSWER_S", 3)  # an honest relay on this machine answers sooner
 
 
 async def closes(_relay: Relay, peer: ServerConnection) -> None:
@@ -149,15 +143,13 @@ async def test_a_relay_may_have_no_room_for_it() -> None:
     assert (report.accepted, report.reason, relay.callers, relay.connections) == (400, "", 2, 1)
 
 
-async def test_a_relay_that_lets_it_wait_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "CONNECT_S", 2 * GIVE_UP_S)
-
+async def test_a_relay_that_lets_it_wait_holds_nothing_up() -> None:
     async def waits(relay: Relay) -> HTTPStatus:
         await relay.over.wait()
         return HTTPStatus.GONE
 
     relay = Relay(door=waits)
-    report = await send(relay)
+    report = await send(relay, timeouts=replace(QUICK, connect_s=2 * GIVE_UP_S))
     assert (report.accepted, report.reason, relay.callers, relay.connections) == (400, "", 2, 1)
 
 
@@ -220,9 +212,9 @@ async def test_what_makes_the_events_may_fail_on_either(bad: int) -> None:
             raise OSError("the disk is gone")
         return EVENTS[number]
 
-    async with running(Relay()) as relay, Pool([relay.url]) as pool:
+    async with running(Relay()) as relay, Pool([relay.url], timeouts=QUICK) as pool:
         with pytest.raises(OSError, match="the disk is gone"):
             await pool.send(Allocation([relay.url], [1] * 400), fail)
-        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("help")]
+        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("second")]
     assert relay.connections == 2
     assert EVENTS[bad].id.hex() not in relay.events

@@ -3,32 +3,30 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from support.proxy import proxy_to
 from support.scripted_relay import ScriptedRelay, scripted_relay
 from websockets.asyncio.server import ServerConnection, serve
 
-from relay_client import backoff, connection, rate_control, sender
 from relay_client.allocation import Allocation
 from relay_client.event import Event, EventDraft
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
 from relay_client.sender import OnAccepted
+from relay_client.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from relay_client.rate_control import RateControl
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 EVENTS = [EventDraft(kind=1064, created_at=number).sign(KEY) for number in range(40)]
 IDS = [event.id.hex() for event in EVENTS]
+QUICK = Timeouts(rate_limit_first_s=0.01, rate_limit_longest_s=0.04, retry_first_s=0.01, retry_longest_s=0.05)
+IMPATIENT = replace(QUICK, answer_s=0.5, patience_s=0)  # an honest relay on this machine answers sooner
 GIVE_UP_S = 60  # a test that waits this long has failed
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits as on a day when everything hurries."""
-    monkeypatch.setattr(rate_control, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(rate_control, "LONGEST_WAIT_S", 0.04)
-    monkeypatch.setattr(backoff, "FIRST_S", 0.01)
-    monkeypatch.setattr(backoff, "LONGEST_S", 0.05)
 
 
 @pytest.fixture
@@ -38,9 +36,11 @@ async def second() -> AsyncIterator[ScriptedRelay]:
 
 
 @contextlib.asynccontextmanager
-async def pool_of(*relays: ScriptedRelay | str, signer: SecretKey | None = None) -> AsyncIterator[Pool]:
+async def pool_of(
+    *relays: ScriptedRelay | str, signer: SecretKey | None = None, timeouts: Timeouts = QUICK
+) -> AsyncIterator[Pool]:
     urls = [relay if isinstance(relay, str) else relay.url for relay in relays]
-    async with asyncio.timeout(GIVE_UP_S), Pool(urls, signer=signer) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool(urls, signer=signer, timeouts=timeouts) as pool:
         yield pool
 
 
@@ -88,7 +88,7 @@ async def test_a_relay_that_is_always_too_busy_is_given_up(scripted: ScriptedRel
 
 async def test_a_notice_about_rate_slows_down() -> None:
     relay = ScriptedRelay()
-    rate_controls: list[rate_control.RateControl] = []
+    rate_controls: list[RateControl] = []
 
     async def handler(peer: ServerConnection) -> None:
         await peer.send('["NOTICE","rate limited: calm down"]')
@@ -98,15 +98,12 @@ async def test_a_notice_about_rate_slows_down() -> None:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
         async with pool_of(url) as pool:
             await send(pool)
-            rate_controls = list(pool._rate_controls.values())
+            rate_controls = [relay.rate_control for relay in pool._relays.values()]
     assert sorted(relay.events) == sorted(IDS)
     assert rate_controls[0]._limited_at > 0
 
 
-async def test_a_slow_relay_does_not_slow_the_others(
-    scripted: ScriptedRelay, second: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rate_control, "MAX_REPEATS", 1_000_000)
+async def test_a_slow_relay_does_not_slow_the_others(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     second_is_done = asyncio.Event()
 
     def taken(url: str, number: int) -> None:
@@ -233,10 +230,8 @@ async def test_a_real_relay_behind_a_line_that_breaks_has_everything_in_the_end(
         assert await pool.stored_ids(ids) == {relay: set(ids)}
 
 
-async def test_a_relay_that_does_not_come_back_is_given_up(
-    scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sender, "PATIENCE_S", 0.1)
+async def test_a_relay_that_does_not_come_back_is_given_up(scripted: ScriptedRelay) -> None:
+    timeouts = replace(QUICK, patience_s=0.1)
     relay = ScriptedRelay()
 
     async def handler(peer: ServerConnection) -> None:
@@ -246,7 +241,7 @@ async def test_a_relay_that_does_not_come_back_is_given_up(
 
     async with serve(handler, "127.0.0.1", 0, compression=None) as server:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
-        async with pool_of(url, scripted) as pool:
+        async with pool_of(url, scripted, timeouts=timeouts) as pool:
             allocation = await send(pool, copies=1)
             assert pool.urls == [scripted.url]
             assert pool.reports[url].reason.startswith(f"{url}: ")
@@ -257,11 +252,8 @@ async def test_a_relay_that_does_not_come_back_is_given_up(
 
 @pytest.mark.parametrize("closes", [False, True], ids=["in words", "by closing"])
 async def test_a_relay_for_which_events_are_too_large_is_left_out_however_it_says_so(
-    scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch, *, closes: bool
+    scripted: ScriptedRelay, *, closes: bool
 ) -> None:
-    monkeypatch.setattr(connection, "ANSWER_S", 3)
-    monkeypatch.setattr(sender, "PATIENCE_S", 0)
-
     async def handler(peer: ServerConnection) -> None:
         async for _ in peer:
             if closes:
@@ -271,7 +263,7 @@ async def test_a_relay_for_which_events_are_too_large_is_left_out_however_it_say
 
     async with serve(handler, "127.0.0.1", 0, compression=None) as server:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
-        async with pool_of(url, scripted) as pool:
+        async with pool_of(url, scripted, timeouts=IMPATIENT) as pool:
             allocation = await send(pool, copies=1)
             assert pool.urls == [scripted.url]
             assert f"too {'big' if closes else 'large'}" in pool.reports[url].reason
@@ -279,13 +271,9 @@ async def test_a_relay_for_which_events_are_too_large_is_left_out_however_it_say
     assert allocation.unplaced == []
 
 
-async def test_a_relay_that_falls_silent_is_given_up_in_time(
-    scripted: ScriptedRelay, second: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "ANSWER_S", 3)
-    monkeypatch.setattr(sender, "PATIENCE_S", 0)
+async def test_a_relay_that_falls_silent_is_given_up_in_time(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     scripted.silent = True
-    async with pool_of(scripted, second) as pool:
+    async with pool_of(scripted, second, timeouts=IMPATIENT) as pool:
         await send(pool, copies=1)
         assert "no answer" in pool.reports[scripted.url].reason
     assert sorted(second.events) == sorted(IDS)

@@ -16,8 +16,9 @@ from relay_client.session import (
     EventReceived,
     NoticeReceived,
     Outcome,
-    RequestFinished,
+    RequestClosed,
     Session,
+    StoredEventsSent,
     Verdict,
 )
 
@@ -219,14 +220,14 @@ def test_each_subscription_has_its_own_limit_and_ids() -> None:
 
 def test_eose_ends_what_is_stored_and_leaves_the_subscription_open() -> None:
     session, subscription = asking(ID)
-    assert heard(session, "EOSE", subscription) == RequestFinished(subscription=subscription, reason="")
+    assert heard(session, "EOSE", subscription) == StoredEventsSent(subscription=subscription)
     assert isinstance(heard(session, "EVENT", subscription, {"id": ID.hex()}), EventReceived)
     assert session.unsubscribe(subscription) is not None
 
 
 def test_closed_ends_a_subscription_with_a_reason() -> None:
     session, subscription = asking(ID)
-    expected = RequestFinished(subscription=subscription, reason="auth-required: who?")
+    expected = RequestClosed(subscription=subscription, reason="auth-required: who?")
     assert heard(session, "CLOSED", subscription, "auth-required: who?") == expected
     assert heard(session, "EVENT", subscription, {"id": ID.hex()}) is None
     assert session.unsubscribe(subscription) is None
@@ -235,7 +236,7 @@ def test_closed_ends_a_subscription_with_a_reason() -> None:
 def test_closed_after_eose() -> None:
     session, subscription = asking(ID)
     heard(session, "EOSE", subscription)
-    assert heard(session, "CLOSED", subscription, "") == RequestFinished(subscription=subscription, reason="")
+    assert heard(session, "CLOSED", subscription, "") == RequestClosed(subscription=subscription, reason="")
     assert heard(session, "CLOSED", subscription, "") is None
     assert session.unsubscribe(subscription) is None
 
@@ -335,7 +336,7 @@ def test_a_flood_of_what_nobody_asked_for_ends_the_conversation(parts: tuple[obj
     session, _ = asking(ID)
     for _ in range(1_000):
         assert heard(session, *parts) is None
-    with pytest.raises(InvalidMessage, match="nobody asked for"):
+    with pytest.raises(InvalidMessage, match="unsolicited"):
         heard(session, *parts)
 
 
@@ -344,7 +345,7 @@ def test_a_flood_of_words_ends_the_conversation(parts: tuple[str, str]) -> None:
     session = Session()
     for _ in range(1_000):
         assert heard(session, *parts) is not None
-    with pytest.raises(InvalidMessage, match="nobody asked for"):
+    with pytest.raises(InvalidMessage, match="unsolicited"):
         heard(session, *parts)
 
 
@@ -353,7 +354,7 @@ def test_the_end_of_what_is_stored_comes_once() -> None:
     assert heard(session, "EOSE", subscription) is not None
     for _ in range(1_000):
         assert heard(session, "EOSE", subscription) is None
-    with pytest.raises(InvalidMessage, match="nobody asked for"):
+    with pytest.raises(InvalidMessage, match="unsolicited"):
         heard(session, "EOSE", subscription)
 
 
@@ -361,7 +362,7 @@ def test_events_beyond_the_limit_count_as_a_flood() -> None:
     session, subscription = asking(ID, limit=1)
     delivered = [heard(session, "EVENT", subscription, {"id": ID.hex()}) for _ in range(1_001)]
     assert sum(outcome is not None for outcome in delivered) == 1
-    with pytest.raises(InvalidMessage, match="nobody asked for"):
+    with pytest.raises(InvalidMessage, match="unsolicited"):
         heard(session, "EVENT", subscription, {"id": ID.hex()})
 
 

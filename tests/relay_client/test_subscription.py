@@ -1,4 +1,4 @@
-"""Live subscriptions: over sockets of relays that are merely unreliable, and of one that is real."""
+"""Live subscriptions at several relays: scripted ones that fail in many ways, and a real one."""
 
 import asyncio
 import contextlib
@@ -8,70 +8,82 @@ import orjson
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from relay_client.backoff import Backoff
 from relay_client.event import EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
 from relay_client.subscription import Subscription, SubscriptionStatus
+from relay_client.timeouts import Timeouts
 
 GIVE_UP_S = 60
+QUICK = Timeouts(retry_first_s=0, retry_longest_s=0)
+ID, OTHER_ID = "aa" * 32, "bb" * 32
 
 Script = Callable[[ServerConnection], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def peer(script: Script) -> AsyncIterator[str]:
-    """A relay that waits for a request and then does what `script` says, once per connection."""
+async def relay_with(script: Script) -> AsyncIterator[str]:
+    """Address of a relay that reads a request and then runs `script`, once per connection."""
 
-    async def handle(socket: ServerConnection) -> None:
-        await socket.recv()
-        await script(socket)
-        await socket.wait_closed()
+    async def handle(peer: ServerConnection) -> None:
+        await peer.recv()
+        await script(peer)
+        await peer.wait_closed()
 
     async with serve(handle, "127.0.0.1", 0, compression=None) as server:
         yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
 
 
-async def say(socket: ServerConnection, *message: object) -> None:
-    await socket.send(orjson.dumps(message), text=True)
+async def say(peer: ServerConnection, *message: object) -> None:
+    await peer.send(orjson.dumps(message), text=True)
 
 
-class Watched:
-    """A watch at work: what came, and every change of a link."""
+class Recorder:
+    """A running subscription, the events it received and every change of status."""
 
-    def __init__(self, urls: Sequence[str], *, wanted: bool = True, signer: SecretKey | None = None) -> None:
-        self.came: list[tuple[str, object]] = []
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        wanted: bool = True,
+        signer: SecretKey | None = None,
+        timeouts: Timeouts = QUICK,
+    ) -> None:
+        self.events: list[tuple[str, object]] = []
         self.changes: list[SubscriptionStatus] = []
-        self.heard = asyncio.Event()
+        self._changed = asyncio.Event()
         self._wanted = wanted
-        self.watch = Subscription(
+        self._subscription = Subscription(
             urls,
             Filter(kinds=(1,), limit=10),
             self._on_event,
             signer=signer,
             on_change=self._on_change,
-            backoff=lambda: Backoff(lambda _low, _high: 0),
+            timeouts=timeouts,
         )
 
+    def status(self, url: str) -> SubscriptionStatus:
+        return self._subscription.statuses[url]
+
     def _on_event(self, url: str, raw_event: Mapping[str, object]) -> bool:
-        self.came.append((url, raw_event["content"]))
-        self.heard.set()
+        self.events.append((url, raw_event["content"]))
+        self._changed.set()
         return self._wanted
 
-    def _on_change(self, link: SubscriptionStatus) -> None:
-        self.changes.append(link)
-        self.heard.set()
+    def _on_change(self, status: SubscriptionStatus) -> None:
+        self.changes.append(status)
+        self._changed.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(GIVE_UP_S):
             while not condition():
-                self.heard.clear()
-                await self.heard.wait()
+                self._changed.clear()
+                await self._changed.wait()
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator["Watched"]:
-        task = asyncio.create_task(self.watch.run())
+    async def running(self) -> AsyncIterator["Recorder"]:
+        task = asyncio.create_task(self._subscription.run())
         try:
             yield self
         finally:
@@ -80,95 +92,169 @@ class Watched:
                 await task
 
 
-async def test_what_is_stored_comes_and_then_what_is_new(relay: str, key: SecretKey) -> None:
+async def test_stored_events_arrive_before_new_ones(relay: str, key: SecretKey) -> None:
     async def publish(text: str) -> None:
         event = EventDraft(kind=1, created_at=100, content=text).sign(key)
         async with Pool([relay]) as pool:
             await pool.publish([(event, [relay])])
 
     await publish("stored")
-    async with Watched([relay]).running() as watched:
-        await watched.until(lambda: watched.watch.statuses[relay].connected)
-        assert watched.came == [(relay, "stored")]
+    async with Recorder([relay]).running() as recorder:
+        await recorder.until(lambda: recorder.status(relay).connected)
+        assert recorder.events == [(relay, "stored")]
         await publish("new")
-        await watched.until(lambda: len(watched.came) == 2)
-    assert watched.came == [(relay, "stored"), (relay, "new")]
+        await recorder.until(lambda: len(recorder.events) == 2)
+    assert recorder.events == [(relay, "stored"), (relay, "new")]
 
 
-async def test_a_relay_that_closes_the_subscription_is_asked_again() -> None:
-    async def script(socket: ServerConnection) -> None:
-        await say(socket, "EVENT", "live", {"content": "again"})
-        await say(socket, "EOSE", "live")
-        await say(socket, "CLOSED", "live", "error: tired")
+async def test_closed_subscription_is_reopened() -> None:
+    async def script(peer: ServerConnection) -> None:
+        await say(peer, "EVENT", "r1", {"id": ID, "content": "again"})
+        await say(peer, "EOSE", "r1")
+        await say(peer, "CLOSED", "r1", "error: tired")
 
-    async with peer(script) as url, Watched([url]).running() as watched:
-        await watched.until(lambda: len(watched.came) > 2)
-    assert SubscriptionStatus(connected=True) in watched.changes
-    assert SubscriptionStatus(reason=f"{url}: ended the subscription: error: tired") in watched.changes
+    async with relay_with(script) as url, Recorder([url]).running() as recorder:
+        await recorder.until(lambda: len(recorder.events) > 2)
+    assert SubscriptionStatus(connected=True) in recorder.changes
+    assert SubscriptionStatus(reason=f"{url}: closed the subscription: error: tired") in recorder.changes
+
+
+async def test_subscription_closed_without_reason_is_reported() -> None:
+    async def script(peer: ServerConnection) -> None:
+        await say(peer, "CLOSED", "r1", "")
+
+    async with relay_with(script) as url, Recorder([url]).running() as recorder:
+        await recorder.until(
+            lambda: recorder.status(url) == SubscriptionStatus(reason=f"{url}: closed the subscription")
+        )
 
 
 @pytest.mark.parametrize(
-    ("message", "says"),
+    ("message", "reason"),
     [
-        (("EVENT", "live", {"content": "junk"}), "of no use"),
-        (("EVENT", "another", {"content": "junk"}), "of no use"),
-        (("NOTICE", "buy something"), "of no use"),
-        (("EOSE", "another"), "of no use"),
-        (("EOSE", "live"), "of no use"),
-        (("NONSENSE",), "message"),
+        (("EVENT", "r1", {"content": "no id"}), "unsolicited"),
+        (("EVENT", "r9", {"id": ID, "content": "junk"}), "unsolicited"),
+        (("NOTICE", "buy something"), "unsolicited"),
+        (("EOSE", "r9"), "unsolicited"),
+        (("EOSE", "r1"), "unsolicited"),
+        (("EVENT", "r1", {"id": ID, "content": "again"}), "unsolicited"),
+        (("NONSENSE",), "unsolicited"),
+        (("EVENT",), "malformed"),
     ],
+    ids=["no id", "other subscription", "notice", "other EOSE", "EOSE", "repeated event", "unknown type", "malformed"],
 )
-async def test_a_flood_ends_the_connection_and_the_others_stay(message: tuple[object, ...], says: str) -> None:
-    async def flood(socket: ServerConnection) -> None:
-        for _ in range(1_002):
-            await say(socket, *message)
+async def test_flood_ends_only_that_connection(message: tuple[object, ...], reason: str) -> None:
+    async def flood(peer: ServerConnection) -> None:
+        for _ in range(1 if reason == "malformed" else 1_002):
+            await say(peer, *message)
 
-    async def quiet(socket: ServerConnection) -> None:
-        await say(socket, "EOSE", "live")
+    async def quiet(peer: ServerConnection) -> None:
+        await say(peer, "EOSE", "r1")
 
-    async with peer(flood) as bad, peer(quiet) as good, Watched([bad, good], wanted=False).running() as watched:
-        await watched.until(lambda: bool(watched.watch.statuses[bad].reason) and watched.watch.statuses[good].connected)
-        assert says in watched.watch.statuses[bad].reason
-        assert watched.watch.statuses[good] == SubscriptionStatus(connected=True)
-
-
-async def test_one_event_again_and_again_is_a_flood_too() -> None:
-    async def flood(socket: ServerConnection) -> None:
-        for _ in range(1_002):
-            await say(socket, "EVENT", "live", {"id": "one", "content": "again"})
-
-    async with peer(flood) as url, Watched([url]).running() as watched:
-        await watched.until(lambda: "of no use" in watched.watch.statuses[url].reason)
+    async with relay_with(flood) as bad, relay_with(quiet) as good, Recorder([bad, good]).running() as recorder:
+        await recorder.until(lambda: bool(recorder.status(bad).reason) and recorder.status(good).connected)
+        assert reason in recorder.status(bad).reason
+        assert recorder.status(good) == SubscriptionStatus(connected=True)
 
 
-async def test_a_real_relay_for_members_only_learns_who_watches(nip42_relay: str, key: SecretKey) -> None:
+async def test_flood_of_unwanted_events_ends_the_connection() -> None:
+    async def flood(peer: ServerConnection) -> None:
+        for number in range(1_002):
+            await say(peer, "EVENT", "r1", {"id": f"{number:064x}", "content": "junk"})
+
+    async with relay_with(flood) as url, Recorder([url], wanted=False).running() as recorder:
+        await recorder.until(lambda: "unsolicited" in recorder.status(url).reason)
+
+
+async def test_wanted_events_are_not_limited() -> None:
+    async def many(peer: ServerConnection) -> None:
+        for number in range(1_500):
+            await say(peer, "EVENT", "r1", {"id": f"{number:064x}", "content": "news"})
+        await say(peer, "EOSE", "r1")
+
+    async with relay_with(many) as url, Recorder([url]).running() as recorder:
+        await recorder.until(lambda: recorder.status(url).connected)
+    assert len(recorder.events) == 1_500
+
+
+async def test_silence_after_stored_events_is_normal() -> None:
+    async def script(peer: ServerConnection) -> None:
+        await say(peer, "EOSE", "r1")
+        await asyncio.sleep(0.2)  # four times the answer timeout
+        await say(peer, "EVENT", "r1", {"id": ID, "content": "late"})
+
+    timeouts = Timeouts(answer_s=0.05)
+    async with relay_with(script) as url, Recorder([url], timeouts=timeouts).running() as recorder:
+        await recorder.until(lambda: bool(recorder.events))
+    assert recorder.changes == [SubscriptionStatus(connected=True)]
+    assert recorder.events == [(url, "late")]
+
+
+async def test_real_members_only_relay_is_authenticated_to(nip42_relay: str, key: SecretKey) -> None:
     event = EventDraft(kind=1, created_at=100, content="for members").sign(key)
     async with Pool([nip42_relay], signer=key) as pool:
         await pool.publish([(event, [nip42_relay])])
-    async with Watched([nip42_relay], signer=key).running() as watched:
-        await watched.until(lambda: watched.watch.statuses[nip42_relay].connected)
-    assert watched.came == [(nip42_relay, "for members")]
-    async with Watched([nip42_relay]).running() as watched:
-        await watched.until(lambda: "auth-required" in watched.watch.statuses[nip42_relay].reason)
-    assert watched.came == []
+    async with Recorder([nip42_relay], signer=key).running() as recorder:
+        await recorder.until(lambda: recorder.status(nip42_relay).connected)
+    assert recorder.events == [(nip42_relay, "for members")]
+    async with Recorder([nip42_relay]).running() as recorder:
+        await recorder.until(lambda: "auth-required" in recorder.status(nip42_relay).reason)
+    assert recorder.events == []
 
 
-async def test_a_relay_that_does_not_accept_the_key_says_so(key: SecretKey) -> None:
-    async def script(socket: ServerConnection) -> None:
-        await say(socket, "AUTH", "who is there?")
-        await say(socket, "CLOSED", "live", "auth-required: members only")
-        answer = orjson.loads(await socket.recv())[1]
-        await say(socket, "OK", answer["id"], False, "restricted: not a member")
+@pytest.mark.parametrize("challenge_first", [True, False], ids=["AUTH before CLOSED", "AUTH after CLOSED"])
+async def test_subscription_authenticates_in_either_order(key: SecretKey, *, challenge_first: bool) -> None:
+    async def script(peer: ServerConnection) -> None:
+        messages = [("AUTH", "prove it"), ("CLOSED", "r1", "auth-required: members only")]
+        for message in messages if challenge_first else messages[::-1]:
+            await say(peer, *message)
+        answer = orjson.loads(await peer.recv())[1]
+        await say(peer, "OK", answer["id"], True, "")
+        subscription = orjson.loads(await peer.recv())[1]
+        await say(peer, "EVENT", subscription, {"id": ID, "content": answer["pubkey"]})
+        await say(peer, "EOSE", subscription)
 
-    async with peer(script) as url, Watched([url], signer=key).running() as watched:
-        await watched.until(lambda: "restricted: not a member" in watched.watch.statuses[url].reason)
+    async with relay_with(script) as url, Recorder([url], signer=key).running() as recorder:
+        await recorder.until(lambda: bool(recorder.changes))
+    assert recorder.changes == [SubscriptionStatus(connected=True)]
+    assert recorder.events == [(url, key.pubkey.hex())]
 
 
-async def test_silence_before_anything_was_sent_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay_client.subscription.ANSWER_S", 0.05)
+async def test_live_subscription_authenticates_again_when_challenged(key: SecretKey) -> None:
+    challenges: list[str] = []
 
-    async def silence(_socket: ServerConnection) -> None:
+    async def script(peer: ServerConnection) -> None:
+        subscription = "r1"
+        for challenge in ("one", "two"):
+            await say(peer, "EOSE", subscription)
+            await say(peer, "AUTH", challenge)
+            await say(peer, "CLOSED", subscription, "auth-required: your session expired")
+            answer = orjson.loads(await peer.recv())[1]
+            challenges.extend(tag[1] for tag in answer["tags"] if tag[0] == "challenge")
+            await say(peer, "OK", answer["id"], True, "")
+            subscription = orjson.loads(await peer.recv())[1]
+        await say(peer, "EVENT", subscription, {"id": OTHER_ID, "content": "for members"})
+
+    async with relay_with(script) as url, Recorder([url], signer=key).running() as recorder:
+        await recorder.until(lambda: bool(recorder.events))
+    assert challenges == ["one", "two"]
+
+
+async def test_refused_key_is_reported(key: SecretKey) -> None:
+    async def script(peer: ServerConnection) -> None:
+        await say(peer, "AUTH", "prove it")
+        await say(peer, "CLOSED", "r1", "auth-required: members only")
+        answer = orjson.loads(await peer.recv())[1]
+        await say(peer, "OK", answer["id"], False, "restricted: not a member")
+
+    async with relay_with(script) as url, Recorder([url], signer=key).running() as recorder:
+        await recorder.until(lambda: "restricted: not a member" in recorder.status(url).reason)
+
+
+async def test_silence_before_stored_events_is_a_failure() -> None:
+    async def silence(_peer: ServerConnection) -> None:
         return
 
-    async with peer(silence) as url, Watched([url]).running() as watched:
-        await watched.until(lambda: "no answer" in watched.watch.statuses[url].reason)
+    timeouts = Timeouts(answer_s=0.05)
+    async with relay_with(silence) as url, Recorder([url], timeouts=timeouts).running() as recorder:
+        await recorder.until(lambda: "no answer" in recorder.status(url).reason)

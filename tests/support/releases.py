@@ -20,6 +20,7 @@ from distribution.trust import TrustPolicy
 from randygpt.checkpoint.header import WEIGHTS_MAGIC, segments
 from relay_client.keys import AddressReference, EventReference, SecretKey
 from relay_client.pool import Pool
+from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from support.models import CONFIG, side_files, tiny_checkpoint
 
 WEIGHTS_ONLY = HeaderRewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC)
@@ -71,9 +72,10 @@ async def publish(  # noqa: PLR0913 (whatever a test may want to vary)
     check: bool = False,
     expires_in_s: int | None = None,
     card: Mapping[str, object] = MappingProxyType({}),
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> Published:
     with Journal(home / "state" / "journal.sqlite") as journal:
-        async with Pool(urls, signer=key) as pool:
+        async with Pool(urls, signer=key, timeouts=timeouts) as pool:
             publisher = Publisher(pool=pool, journal=journal, key=key, now=now, copies=copies, check=check)
             spec = ReleaseSpec(
                 files=tuple(files),
@@ -95,10 +97,11 @@ async def fetch(
     max_size: int = 1 << 30,
     weights: HeaderRewrite | None = None,
     on_progress: OnProgress = lambda _done, _total: None,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> Fetched:
     if isinstance(reference, bytes):
         reference = EventReference(id=reference)
-    async with Pool(urls) as pool:
+    async with Pool(urls, timeouts=timeouts) as pool:
         fetcher = Fetcher(
             pool=pool,
             store=Store(home),
