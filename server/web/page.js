@@ -1,22 +1,22 @@
-// The page of a randygpt server. All that it shows of a release is foreign text: it is only ever set as text.
+// The web page of a randygpt server. Everything it shows of a release is untrusted, and only ever set as text.
 "use strict";
 
 const POLL_MS = 3000;
-const PATIENCE_MS = 20000;
-const MAX_ROWS = 60; // of a card
-const MAX_WORDS = 400; // characters of one value
-const MAX_POINTS = 1000; // of a curve
+const TIMEOUT_MS = 20000;
+const MAX_ROWS = 60; // of a model card
+const MAX_LENGTH = 400; // characters of a value
+const MAX_POINTS = 1000; // of the loss curve
 const $ = (id) => document.getElementById(id);
-const UNSEEN = /(?![\n\t])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu; // control characters, and those that turn text round
+const INVISIBLE = /(?![\n\t])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu; // control, format (bidirectional) and separator characters
 
-let controller = null; // of the text being written
-let looking = null; // at where the model comes from
-let shown = ""; // what was last told of it
-const drawnOf = {}; // what each part was drawn of
-let refused = false; // the key that is typed in, or that there is none
+let controller = null; // aborts the running generation
+let polling = null; // promise of the running poll
+let lastFacts = ""; // JSON text that the page shows
+const rendered = {}; // JSON text that each part was rendered from
+let unauthorized = false; // the last poll was refused: no key, or a wrong one
 
-const visible = (text) => String(text).replace(UNSEEN, (mark) => `\\u{${mark.codePointAt(0).toString(16)}}`);
-const short = (text) => (text.length > MAX_WORDS ? `${text.slice(0, MAX_WORDS)}…` : text);
+const visible = (text) => String(text).replace(INVISIBLE, (mark) => `\\u{${mark.codePointAt(0).toString(16)}}`);
+const short = (text) => (text.length > MAX_LENGTH ? `${text.slice(0, MAX_LENGTH)}…` : text);
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
 function make(tag, text, attributes = {}) {
@@ -26,14 +26,14 @@ function make(tag, text, attributes = {}) {
   return element;
 }
 
-/** Text of an element that is read out when it changes. */
-function say(id, text) {
+/** Set the text of a live region; an unchanged one is not announced again. */
+function announce(id, text) {
   if ($(id).textContent !== visible(text)) $(id).textContent = visible(text);
 }
 
-// ---- asking the server
+// ---- requests
 
-async function ask(path, body, signal) {
+async function send(path, body, signal) {
   const key = $("key").value.trim();
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   const content = body && { method: "POST", body: JSON.stringify(body) };
@@ -41,26 +41,26 @@ async function ask(path, body, signal) {
   try {
     response = await fetch(path, { ...content, headers, signal });
   } catch (error) {
-    throw error.name === "AbortError" ? error : new Error("the server does not answer");
+    throw error.name === "AbortError" ? error : new Error("the server does not respond");
   }
   if (response.ok) return response;
-  let words = `${response.status} ${response.statusText}`;
+  let message = `${response.status} ${response.statusText}`;
   try {
     const { error } = await response.json();
-    words = error.message ?? error;
-  } catch { /* no JSON: the status will do */ }
+    message = error.message ?? error;
+  } catch { /* not JSON: the status is enough */ }
   if (response.status === 401) $("access").open = true;
-  throw Object.assign(new Error(words), { status: response.status });
+  throw Object.assign(new Error(message), { status: response.status });
 }
 
-// ---- writing
+// ---- generation
 
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { done, value } = await reader.read().catch(broken);
-    if (done) broken();
+    const { done, value } = await reader.read().catch(disconnected);
+    if (done) disconnected();
     const parts = (rest + value).split("\n\n");
     rest = parts.pop();
     for (const part of parts) {
@@ -71,20 +71,20 @@ async function* events(response) {
   }
 }
 
-function broken(error) {
-  throw error?.name === "AbortError" ? error : new Error("the connection ended before the text did");
+function disconnected(error) {
+  throw error?.name === "AbortError" ? error : new Error("the connection was lost before the text was complete");
 }
 
-/** The request in the form; null if a field is wrong, which it says. */
-function asked() {
-  const body = { prompt: $("prompt").value, stream: true, logprobs: 0 }; // with them, each token can be counted
+/** Return the request that the form describes; null, after reporting it, if a field is invalid. */
+function readForm() {
+  const body = { prompt: $("prompt").value, stream: true, logprobs: 0 }; // log probabilities, so that tokens can be counted
   for (const name of ["temperature", "top_p", "top_k", "max_tokens", "seed"]) {
     const field = $(name);
     field.setAttribute("aria-invalid", !field.checkValidity());
     if (!field.checkValidity()) {
       $("sampling").open = true;
       field.focus();
-      say("problem", `${field.labels[0].textContent.trim()}: ${field.validationMessage}`);
+      announce("error", `${field.labels[0].textContent.trim()}: ${field.validationMessage}`);
       return null;
     }
     if (field.value !== "") body[name] = Number(field.value);
@@ -92,36 +92,36 @@ function asked() {
   return body;
 }
 
-async function write() {
-  const body = controller ? null : asked();
+async function generate() {
+  const body = controller ? null : readForm();
   if (!body) return;
   controller = new AbortController();
   const began = performance.now();
   let tokens = 0;
-  const rate = () => `${tokens} tokens, ${Math.round(tokens / ((performance.now() - began) / 1000))} a second`;
-  busy(true);
-  say("problem", "");
-  $("given").textContent = body.prompt;
-  $("drawn").textContent = "";
+  const rate = () => `${tokens} tokens, ${Math.round(tokens / ((performance.now() - began) / 1000))} tokens/s`;
+  setBusy(true);
+  announce("error", "");
+  $("prompt-echo").textContent = body.prompt;
+  $("output").textContent = "";
   try {
-    const response = await ask("/v1/completions", body, controller.signal);
+    const response = await send("/v1/completions", body, controller.signal);
     const release = response.headers.get("X-Release");
-    let end = "";
+    let finishReason = "";
     for await (const event of events(response)) {
       if (event.error) throw new Error(event.error.message);
       const [choice] = event.choices;
       tokens += choice.logprobs.tokens.length;
-      end = choice.finish_reason ?? end;
-      extend(choice.text);
+      finishReason = choice.finish_reason ?? finishReason;
+      append(choice.text);
       $("status").textContent = rate();
     }
-    const why = end === "length" ? "the limit was reached" : "the model ended it";
-    finish(`${rate()}: ${why}${release ? `; by release ${release.slice(0, 12)}` : ""}`);
+    const reason = finishReason === "length" ? "token limit reached" : "end of text";
+    finish(`${rate()}: ${reason}${release ? `; release ${release.slice(0, 12)}` : ""}`);
   } catch (error) {
     if (error.name === "AbortError") finish(`stopped after ${rate()}`);
     else {
-      finish(tokens ? `broken off after ${rate()}` : "");
-      say("problem", error.message);
+      finish(tokens ? `interrupted after ${rate()}` : "");
+      announce("error", error.message);
       if (error.status === 401) $("key").focus();
     }
   } finally {
@@ -129,76 +129,76 @@ async function write() {
   }
 }
 
-function extend(text) {
+function append(text) {
   const box = $("text");
   const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-  $("drawn").append(text);
+  $("output").append(text);
   if (atEnd) box.scrollTop = box.scrollHeight;
 }
 
-function finish(words) {
-  busy(false);
-  say("status", words);
+function finish(message) {
+  setBusy(false);
+  announce("status", message);
 }
 
-function busy(is) {
-  const [from, to] = is ? [$("write"), $("stop")] : [$("stop"), $("write")];
-  const held = document.activeElement === from; // a button that is disabled loses the focus
+function setBusy(isBusy) {
+  const [from, to] = isBusy ? [$("generate"), $("stop")] : [$("stop"), $("generate")];
+  const hadFocus = document.activeElement === from; // a disabled button loses the focus
   to.disabled = false;
-  if (held) to.focus();
+  if (hadFocus) to.focus();
   from.disabled = true;
-  document.body.classList.toggle("writing", is);
-  if (is) say("status", "writing");
-  $("status").setAttribute("aria-live", is ? "off" : "polite"); // only the end is read out
+  document.body.classList.toggle("busy", isBusy);
+  if (isBusy) announce("status", "generating");
+  $("status").setAttribute("aria-live", isBusy ? "off" : "polite"); // announce only the end
 }
 
-// ---- where the model comes from
+// ---- provenance
 
-/** Look once; who comes meanwhile gets the same look. */
-function look() {
-  looking ??= read().finally(() => { looking = null; });
-  return looking;
+/** Poll once; concurrent callers share the poll. */
+function poll() {
+  polling ??= readFacts().finally(() => { polling = null; });
+  return polling;
 }
 
-async function read() {
+async function readFacts() {
   try {
-    const text = await (await ask("/provenance", null, AbortSignal.timeout(PATIENCE_MS))).text();
-    refused = false;
-    if (text !== shown) show(JSON.parse(text));
-    shown = text;
+    const text = await (await send("/provenance", null, AbortSignal.timeout(TIMEOUT_MS))).text();
+    unauthorized = false;
+    if (text !== lastFacts) showFacts(JSON.parse(text));
+    lastFacts = text;
   } catch (error) {
-    shown = "";
-    refused = error.status === 401;
-    say("headline", refused ? "an API key is needed" : error.message);
+    lastFacts = "";
+    unauthorized = error.status === 401;
+    announce("headline", unauthorized ? "an API key is required" : error.message);
   }
 }
 
-function show({ model, release, releases, followed, failure, unread }) {
+function showFacts({ model, release, releases, followed, failure, unread }) {
   const title = release ? `${release.name}, version ${release.version}` : model?.label;
-  say("headline", title ?? "no model yet: waiting for a first release");
+  announce("headline", title ?? "no model yet: waiting for the first release");
   document.title = `${visible(title ?? "waiting")} · randygpt`;
-  $("origin").hidden = !model && !failure && !unread;
-  const reasons = [failure && `The newest release is not served: ${failure}`, unread && `Not all can be read: ${unread}`];
-  say("failure", reasons.filter(Boolean).join(". "));
-  redraw("facts", [model, release], () => {
+  $("active").hidden = !model && !failure && !unread;
+  const reasons = [failure && `The newest release could not be loaded: ${failure}`, unread && `Some of this could not be read: ${unread}`];
+  announce("failure", reasons.filter(Boolean).join(". "));
+  update("facts", [model, release], () => {
     $("facts").replaceChildren(...rows(facts(model, release)));
     showCard(isObject(release?.card) ? release.card : {});
   });
-  redraw("releases", releases, () => {
-    $("shelf").hidden = releases.length === 0;
-    const held = $("releases").contains(document.activeElement) && document.activeElement.dataset.release;
-    $("releases").replaceChildren(...releases.map(shelved));
-    if (held) ($("releases").querySelector(`[data-release="${held}"]`) ?? $("releases")).focus();
+  update("releases", releases, () => {
+    $("installed").hidden = releases.length === 0;
+    const focused = $("releases").contains(document.activeElement) && document.activeElement.dataset.release;
+    $("releases").replaceChildren(...releases.map(releaseItem));
+    if (focused) ($("releases").querySelector(`[data-release="${focused}"]`) ?? $("releases")).focus();
   });
   $("relays").hidden = followed.length === 0;
-  $("links").replaceChildren(...followed.flatMap(linked));
+  $("relay-list").replaceChildren(...followed.flatMap(followItems));
 }
 
-/** Draw what is different from the last time: a button that is drawn again loses the focus. */
-function redraw(name, data, draw) {
+/** Render a part if its data changed: a button that is rendered again loses the focus. */
+function update(name, data, render) {
   const text = JSON.stringify(data);
-  if (drawnOf[name] !== text) draw();
-  drawnOf[name] = text;
+  if (rendered[name] !== text) render();
+  rendered[name] = text;
 }
 
 function facts(model, release) {
@@ -207,17 +207,17 @@ function facts(model, release) {
       ["Name", release.name],
       ["Version", release.version],
       ["Author", release.author_name ?? "not on your list of trusted authors"],
-      ["Key", code(release.author)],
-      ["Signed", when(release.created_at)],
-      ["Release", code(release.release)],
-      ["SHA-256", code(release.sha256)],
+      ["Key", copyable(release.author)],
+      ["Signed", timeOf(release.created_at)],
+      ["Release", copyable(release.release)],
+      ["SHA-256", copyable(release.sha256)],
       ["Size", `${(release.size / 1e6).toFixed(1)} MB${release.partial ? ", weights only" : ""}`],
       ["Model", model.name],
     ];
   }
   if (!model) return [];
   const file = [["From", model.label], ["Model", model.name]];
-  return model.sha256 ? [...file, ["SHA-256", code(model.sha256)]] : file;
+  return model.sha256 ? [...file, ["SHA-256", copyable(model.sha256)]] : file;
 }
 
 function rows(pairs) {
@@ -228,7 +228,7 @@ function rows(pairs) {
   });
 }
 
-function code(text) {
+function copyable(text) {
   const whole = document.createElement("span");
   const name = { type: "button", class: "small", "aria-label": `copy ${text.slice(0, 12)}…` };
   const copy = make("button", "copy", name);
@@ -246,11 +246,11 @@ function code(text) {
   return whole;
 }
 
-function when(seconds) {
+function timeOf(seconds) {
   const date = new Date(seconds * 1000);
-  if (Number.isNaN(date.getTime())) return make("span", "at no time");
-  const words = date.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
-  return make("time", words, { datetime: date.toISOString() });
+  if (Number.isNaN(date.getTime())) return make("span", "unknown time");
+  const text = date.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+  return make("time", text, { datetime: date.toISOString() });
 }
 
 function showCard(card) {
@@ -259,35 +259,35 @@ function showCard(card) {
     .flatMap(Object.entries)
     .filter(([, value]) => ["string", "number", "boolean"].includes(typeof value))
     .slice(0, MAX_ROWS);
-  $("card").replaceChildren(...rows(plain.map(([name, value]) => [short(name.replaceAll("_", " ")), short(words(value))])));
-  const points = curve(card.training?.history);
+  $("card").replaceChildren(...rows(plain.map(([name, value]) => [short(name.replaceAll("_", " ")), short(format(value))])));
+  const points = lossCurve(card.training?.history);
   $("curve").hidden = points.length < 2;
-  $("curve").replaceChildren(...(points.length < 2 ? [] : [drawn(points), caption(points.at(-1))]));
+  $("curve").replaceChildren(...(points.length < 2 ? [] : [lossChart(points), caption(points.at(-1))]));
   $("training").hidden = plain.length === 0 && points.length < 2;
 }
 
-/** A value of a card: 1,000 and 1.4821 for numbers. */
-function words(value) {
+/** Format a value of a model card: numbers as 1,000 and 1.4821. */
+function format(value) {
   if (Number.isSafeInteger(value)) return value.toLocaleString("en");
   return String(typeof value === "number" ? Number(value.toPrecision(6)) : value);
 }
 
-/** [iteration, training loss, validation loss], of what a card says. */
-function curve(history) {
-  const isFit = (value) => Number.isFinite(value) && Math.abs(value) < 1e9;
-  const isPoint = (point) => Array.isArray(point) && point.length === 3 && point.every(isFit);
+/** Return the valid points of a card: [iteration, training loss, validation loss]. */
+function lossCurve(history) {
+  const isValid = (value) => Number.isFinite(value) && Math.abs(value) < 1e9;
+  const isPoint = (point) => Array.isArray(point) && point.length === 3 && point.every(isValid);
   return Array.isArray(history) ? history.filter(isPoint).slice(0, MAX_POINTS) : [];
 }
 
 function caption([, training, validation]) {
-  const words = `Loss by iteration. At the end: validation (bold) ${validation.toFixed(3)}, training ${training.toFixed(3)}`;
-  return make("figcaption", words);
+  const text = `Loss by iteration; last: validation (bold) ${validation.toFixed(3)}, training ${training.toFixed(3)}`;
+  return make("figcaption", text);
 }
 
-function drawn(points) {
+function lossChart(points) {
   const [width, height, left, bottom, top] = [320, 150, 36, 20, 8];
   const label = `validation loss from ${points[0][2].toFixed(3)} to ${points.at(-1)[2].toFixed(3)}`;
-  const svg = part("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  const svg = makeSvg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   const iterations = points.map(([iteration]) => iteration);
   const losses = points.flatMap(([, training, validation]) => [training, validation]);
   const scale = (values, from, to) => {
@@ -296,35 +296,35 @@ function drawn(points) {
   };
   const [x, y] = [scale(iterations, left, width - 6), scale(losses, height - bottom, top)];
   for (const loss of [y.high, (y.high + y.low) / 2, y.low]) {
-    svg.append(part("line", { class: "axis", x1: left, x2: width, y1: y.at(loss), y2: y.at(loss) }));
-    svg.append(part("text", { x: left - 5, y: y.at(loss) + 4, "text-anchor": "end" }, loss.toFixed(2)));
+    svg.append(makeSvg("line", { class: "axis", x1: left, x2: width, y1: y.at(loss), y2: y.at(loss) }));
+    svg.append(makeSvg("text", { x: left - 5, y: y.at(loss) + 4, "text-anchor": "end" }, loss.toFixed(2)));
   }
-  svg.append(part("text", { x: left, y: height - 4 }, x.low.toLocaleString("en")));
-  svg.append(part("text", { x: width - 6, y: height - 4, "text-anchor": "end" }, x.high.toLocaleString("en")));
+  svg.append(makeSvg("text", { x: left, y: height - 4 }, x.low.toLocaleString("en")));
+  svg.append(makeSvg("text", { x: width - 6, y: height - 4, "text-anchor": "end" }, x.high.toLocaleString("en")));
   for (const [index, name] of [[1, "train"], [2, "validation"]]) {
     const line = points.map((point) => `${x.at(point[0]).toFixed(1)},${y.at(point[index]).toFixed(1)}`).join(" ");
-    svg.append(part("polyline", { class: name, points: line }));
+    svg.append(makeSvg("polyline", { class: name, points: line }));
   }
   return svg;
 }
 
-function part(tag, attributes, text) {
+function makeSvg(tag, attributes, text) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   if (text !== undefined) element.textContent = text;
   return element;
 }
 
-function shelved(release) {
+function releaseItem(release) {
   const entry = document.createElement("li");
   const by = make("small", `by ${release.author_name ?? `${release.author.slice(0, 12)}…`}, `);
-  by.append(when(release.created_at));
+  by.append(timeOf(release.created_at));
   entry.append(make("span", `${release.name} ${release.version}`), by);
   if (release.current && !release.serving) entry.append(make("small", "current", { class: "mark" }));
-  if (release.serving) entry.append(make("span", "answers", { class: "mark good" }));
+  if (release.serving) entry.append(make("span", "active", { class: "mark good" }));
   else {
     const name = { type: "button", class: "small", "aria-label": `use ${visible(release.name)} ${release.version}` };
-    const button = make("button", "use this one", name);
+    const button = make("button", "use", name);
     button.dataset.release = release.release;
     button.addEventListener("click", () => use(release.release, button));
     entry.append(button);
@@ -333,62 +333,62 @@ function shelved(release) {
 }
 
 async function use(release, button) {
-  say("refusal", "");
-  button.textContent = "is loaded";
+  announce("use-error", "");
+  button.textContent = "loading…";
   try {
-    await ask("/admin/use", { release });
-    await looking; // it may have begun before
-    await look();
+    await send("/admin/use", { release });
+    await polling; // a poll that began before the swap
+    await poll();
   } catch (error) {
-    say("refusal", error.message);
+    announce("use-error", error.message);
     if (error.status === 401 || error.status === 403) $("access").open = true;
     if (error.status === 401) $("key").focus();
   } finally {
-    button.textContent = "use this one";
+    button.textContent = "use";
   }
 }
 
-function linked({ name, relays, running, updated_at: at }) {
-  const first = make("li", `${name} ${running ? "is followed" : "is not followed any more"}`);
+function followItems({ name, relays, running, updated_at: at }) {
+  const first = make("li", `${name}: ${running ? "following" : "no longer followed"}`);
   if (at !== null) {
     first.append(make("small", "as of "));
-    first.lastChild.append(when(at));
+    first.lastChild.append(timeOf(at));
   }
   const lines = relays.map(({ url, connected, reason }) => {
     const entry = make("li", url);
     const good = running && connected;
-    entry.append(make("span", good ? "connected" : "away", { class: `mark ${good ? "good" : "bad"}` }));
+    entry.append(make("span", good ? "connected" : "disconnected", { class: `mark ${good ? "good" : "bad"}` }));
     if (reason) entry.append(make("small", short(reason)));
     return entry;
   });
   return [first, ...lines];
 }
 
-// ---- start
+// ---- startup
 
-function keep(key) {
+function storedKey(key) {
   try {
     if (key !== undefined) sessionStorage.setItem("key", key);
     return sessionStorage.getItem("key") ?? "";
   } catch {
-    return ""; // a browser that keeps nothing
+    return ""; // storage is disabled
   }
 }
 
-$("key").value = keep();
+$("key").value = storedKey();
 $("key").addEventListener("change", () => {
-  keep($("key").value.trim());
-  look();
+  storedKey($("key").value.trim());
+  poll();
 });
-$("ask").addEventListener("submit", (event) => {
+$("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  write();
+  generate();
 });
 $("stop").addEventListener("click", () => controller?.abort());
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") controller?.abort();
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) write();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) generate();
 });
-document.addEventListener("visibilitychange", () => document.hidden || refused || look());
-setInterval(() => document.hidden || refused || look(), POLL_MS);
-look();
+document.addEventListener("visibilitychange", () => document.hidden || unauthorized || poll());
+setInterval(() => document.hidden || unauthorized || poll(), POLL_MS);
+poll();

@@ -49,14 +49,14 @@ async def test_a_screen_reader_finds_names_and_is_told_what_happens(page: Tab, s
             names = await page.names(role)
             assert names, role
             assert all(names), (role, names)
-        assert await page.names("heading") == ["randygpt", "Text", "What answers", "Training", "Versions here"]
+        assert await page.names("heading") == ["randygpt", "Text", "Active model", "Training", "Installed releases"]
         await page.run(
             "window.told = [];"
             "new MutationObserver(() => told.push(document.querySelector('#status').getAttribute('aria-live')))"
             ".observe(document.querySelector('#status'), { childList: true })"
         )
-        await page.click("#write")
-        await page.until("document.querySelector('#status').innerText.includes('the limit was reached')")
+        await page.click("#generate")
+        await page.until("document.querySelector('#status').innerText.includes('token limit reached')")
         told = await page.run("told")
     assert told[-1] == "polite"
     assert set(told[1:-1]) == {"off"}
@@ -94,8 +94,8 @@ async def test_it_can_be_read_in_light_and_dark_and_on_a_phone(page: Tab, shelf:
         await page.until("document.querySelector('#failure').innerText")
         await page.run("document.querySelectorAll('details').forEach((each) => { each.open = true })")
         await page.fill("#prompt", "the " * 100 + "w" * 500)
-        await page.click("#write")
-        await page.until("document.querySelector('#problem').innerText")
+        await page.click("#generate")
+        await page.until("document.querySelector('#error').innerText")
         contrasts = await page.run(CONTRASTS)
         ground = await page.run("getComputedStyle(document.documentElement).backgroundColor")
         assert await page.run("document.documentElement.scrollWidth") == 360

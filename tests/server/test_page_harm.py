@@ -125,18 +125,18 @@ async def test_a_release_that_means_harm_is_shown_as_text(page: Tab, shelf: Shel
         await page.go(address)
         before = await page.run(UNFIT_TEXTS)
         await shows_version(page, 1)
-        await page.until("document.querySelectorAll('#links li').length === 3")
+        await page.until("document.querySelectorAll('#relay-list li').length === 3")
         await page.fill("#prompt", HOSTILE)
-        await page.click("#write")
-        await page.until("document.querySelector('#status').innerText.includes('the limit was reached')")
+        await page.click("#generate")
+        await page.until("document.querySelector('#status').innerText.includes('token limit reached')")
         shown = await page.run("document.querySelector('aside').textContent")
         assert await page.run("document.querySelectorAll('#card dt').length") == 60
         assert "<img src=x onerror='window.harmed=1'>" in shown
         assert "\\u{202e}gnp.exe\\u{2066}\\u{7}\\u{1b}[31m\\u{feff}" in shown
         assert not re.search("[\u202e\u2066\u0007\u001b\ufeff]", shown)
-        assert "at no time" in shown
+        assert "unknown time" in shown
         assert (await facts(page))["Author"] == "<b onclick='harmed=1'>eve</b>"
-        assert await page.run("document.querySelector('#given').textContent") == HOSTILE
+        assert await page.run("document.querySelector('#prompt-echo').textContent") == HOSTILE
         lines = await page.run("[...document.querySelectorAll('polyline')].map((line) => line.getAttribute('points'))")
         assert [line.count(",") for line in lines] == [2, 2]
         assert await page.run(UNFIT_TEXTS) == before == 1  # its own script

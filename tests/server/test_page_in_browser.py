@@ -64,12 +64,12 @@ async def test_a_prompt_streams_into_the_page_and_stop_frees_its_slot(
     decoder, address = paced
     await page.go(address)
     await page.fill("#prompt", "the quick")
-    await page.click("#write")
+    await page.click("#generate")
     for more in range(1, 4):
         decoder.turns.release()
-        await page.until(f"document.querySelector('#drawn').textContent.length === {more}")
-        assert re.fullmatch(rf"{more} tokens, \d+ a second", await page.text("#status"))
-    assert await page.text("#given") == "the quick"
+        await page.until(f"document.querySelector('#output').textContent.length === {more}")
+        assert re.fullmatch(rf"{more} tokens, \d+ tokens/s", await page.text("#status"))
+    assert await page.text("#prompt-echo") == "the quick"
     assert await sequence_count(address) == 1
     assert await page.focused() == "Stop"
     if way == "button":
@@ -98,10 +98,10 @@ async def test_what_the_controls_say_is_what_is_drawn(page: Tab, shelf: Shelf) -
             await page.fill(f"#{name}", str(value))
         await page.fill("#prompt", "the")
         await page.press("Enter", CTRL)
-        await page.until("document.querySelector('#status').innerText.includes('the limit was reached')")
-    assert await page.run("document.querySelector('#drawn').textContent") == expected
-    assert re.match(r"300 tokens, [1-9]\d* a second", await page.text("#status"))
-    assert f"by release {release.id.hex()[:12]}" in await page.text("#status")
+        await page.until("document.querySelector('#status').innerText.includes('token limit reached')")
+    assert await page.run("document.querySelector('#output').textContent") == expected
+    assert re.match(r"300 tokens, [1-9]\d* tokens/s", await page.text("#status"))
+    assert f"release {release.id.hex()[:12]}" in await page.text("#status")
     assert page.console == []
 
 
@@ -122,22 +122,22 @@ async def test_a_value_that_is_not_allowed_is_named_and_the_text_stays(
     shelf.store.activate(shelf.install().id)
     async with serving_shelf(shelf) as address:
         await page.go(address)
-        await page.run("document.querySelector('#drawn').textContent = 'what was there'")
+        await page.run("document.querySelector('#output').textContent = 'what was there'")
         await page.run("document.querySelector('#sampling').open = true")
         await page.fill(f"#{field}", value)
         await page.run("document.querySelector('#sampling').open = false")
-        await page.click("#write")
+        await page.click("#generate")
         if says:
-            await page.until(f"document.querySelector('#problem').innerText.startsWith({json.dumps(says)})")
+            await page.until(f"document.querySelector('#error').innerText.startsWith({json.dumps(says)})")
         else:
-            await page.until("document.querySelector('#status').innerText.includes('the limit was reached')")
+            await page.until("document.querySelector('#status').innerText.includes('token limit reached')")
     if says.startswith("top_p"):
         return
     is_wrong = bool(says)
     assert await page.run(f"document.querySelector('#{field}').getAttribute('aria-invalid')") == str(is_wrong).lower()
     assert await page.run("document.querySelector('#sampling').open") is is_wrong
-    assert (await page.text("#drawn") == "what was there") is is_wrong
-    assert await page.run("document.activeElement.id") == (field if is_wrong else "write")
+    assert (await page.text("#output") == "what was there") is is_wrong
+    assert await page.run("document.activeElement.id") == (field if is_wrong else "generate")
     assert any(request["method"] == "POST" for request in page.requests) is not is_wrong
 
 
@@ -149,13 +149,13 @@ async def test_a_server_that_goes_away_is_missed_and_found_again(page: Tab, shel
     async with serving(loaded, port=free_port, shutdown_timeout_s=0.1) as address:
         await page.go(address)
         await page.run("window.marker = 1")
-        await page.click("#write")
+        await page.click("#generate")
         decoder.turns.release()
-        await page.until("document.querySelector('#drawn').textContent.length === 1")
+        await page.until("document.querySelector('#output').textContent.length === 1")
         threading.Timer(5, decoder.turns.release, [10_000]).start()  # so that its thread can end
-    await page.until("document.querySelector('#problem').innerText === 'the connection ended before the text did'")
-    assert (await page.text("#status")).startswith("broken off after 1 tokens")
-    await page.until("document.querySelector('#headline').innerText === 'the server does not answer'")
+    await page.until("document.querySelector('#error').innerText === 'the connection was lost before the text was complete'")
+    assert (await page.text("#status")).startswith("interrupted after 1 tokens")
+    await page.until("document.querySelector('#headline').innerText === 'the server does not respond'")
     async with serving_shelf(shelf, port=free_port):
         await shows_version(page, 1)
         assert await page.run("window.marker") == 1
@@ -219,7 +219,7 @@ async def test_an_earlier_version_answers_if_its_owner_says_so(page: Tab, shelf:
     ref = shelf.store.current_path.read_bytes()
     async with serving_shelf(shelf, api_keys=[KEY]) as address:
         await page.go(address)
-        await page.until("document.querySelector('#headline').innerText === 'an API key is needed'")
+        await page.until("document.querySelector('#headline').innerText === 'an API key is required'")
         assert await page.run("document.querySelector('#access').open")
         await page.run("new Promise((go) => { setTimeout(go, 4000) })")  # it looks every 3 s
         assert looks(page) == 1  # and does not go on without a key that is right
@@ -230,17 +230,17 @@ async def test_an_earlier_version_answers_if_its_owner_says_so(page: Tab, shelf:
         assert await page.focused() == "use tiny 1"
         await page.press("Enter")
         await shows_version(page, 1)
-        assert [line.split("\n")[-1] for line in await shelf_lines(page)] == ["use this one", "answers"]
+        assert [line.split("\n")[-1] for line in await shelf_lines(page)] == ["use", "active"]
         assert await page.run("document.activeElement.id") == "releases"
         assert shelf.store.current_path.read_bytes() == ref
-        await page.click("#write")
-        await page.until(f"document.querySelector('#status').innerText.includes('by release {first.id.hex()[:12]}')")
+        await page.click("#generate")
+        await page.until(f"document.querySelector('#status').innerText.includes('release {first.id.hex()[:12]}')")
         await page.fill("#key", "wrong")
         await page.click("#releases button")
-        await page.until("document.querySelector('#refusal').innerText === 'a valid API key is required'")
+        await page.until("document.querySelector('#use-error').innerText === 'a valid API key is required'")
         assert await page.run("document.activeElement.id") == "key"
-        await page.click("#write")
-        await page.until("document.querySelector('#problem').innerText === 'a valid API key is required'")
+        await page.click("#generate")
+        await page.until("document.querySelector('#error').innerText === 'a valid API key is required'")
 
 
 def looks(page: Tab) -> int:
@@ -263,7 +263,7 @@ async def test_a_key_is_kept_by_the_tab_and_no_longer(page: Tab, browser: str, s
         await page.go(address)
         await shows_version(page, 1)
         await other.go(address)
-        await other.until("document.querySelector('#headline').innerText === 'an API key is needed'")
+        await other.until("document.querySelector('#headline').innerText === 'an API key is required'")
 
 
 async def test_without_keys_nobody_may_switch_and_the_page_says_how_to_have_one(page: Tab, shelf: Shelf) -> None:
@@ -273,7 +273,7 @@ async def test_without_keys_nobody_may_switch_and_the_page_says_how_to_have_one(
         await page.go(address)
         await shows_version(page, 1)
         await page.click("#releases button")
-        await page.until("document.querySelector('#refusal').innerText.includes('--api-key-file')")
+        await page.until("document.querySelector('#use-error').innerText.includes('--api-key-file')")
         assert await page.run("document.querySelector('#access').open")
         assert await page.text("#headline") == "tiny, version 1"
 
@@ -287,14 +287,14 @@ async def test_how_the_relays_are(page: Tab, shelf: Shelf, relay: str, key: Secr
         assert await page.run("document.querySelector('#relays').hidden")
         await page.run("document.querySelector('#facts button').focus()")
         async with Follow([relay, away], shelf.home, key.pubkey).running():
-            await page.until("document.querySelectorAll('#links .good').length === 1")
-            await page.until("document.querySelectorAll('#links small').length === 2")  # when, and why one is away
-            first, *lines = await page.run("[...document.querySelectorAll('#links li')].map((line) => line.innerText)")
-            assert first.startswith("demo is followed")
-            assert sorted(line.split("\n")[:2] for line in lines) == [[away, "away"], [relay, "connected"]]
+            await page.until("document.querySelectorAll('#relay-list .good').length === 1")
+            await page.until("document.querySelectorAll('#relay-list small').length === 2")  # when, and why one is away
+            first, *lines = await page.run("[...document.querySelectorAll('#relay-list li')].map((line) => line.innerText)")
+            assert first.startswith("demo: following")
+            assert sorted(line.split("\n")[:2] for line in lines) == [[away, "disconnected"], [relay, "connected"]]
             assert not await page.run("document.querySelector('#relays').hidden")
-        await page.until("document.querySelector('#links').innerText.startsWith('demo is not followed any more')")
-        assert await page.run("document.querySelectorAll('#links .good').length") == 0
+        await page.until("document.querySelector('#relay-list').innerText.startsWith('demo: no longer followed')")
+        assert await page.run("document.querySelectorAll('#relay-list .good').length") == 0
         assert (await page.focused()).startswith("copy npub1")
     assert page.console == []
 
@@ -306,17 +306,17 @@ async def test_before_the_first_release_the_page_waits_for_it(page: Tab, shelf: 
     async with serving_shelf(shelf) as address:
         await page.go(address)
         await page.until("document.querySelector('#headline').innerText.startsWith('no model yet')")
-        await page.click("#write")
-        await page.until("document.querySelector('#problem').innerText === 'no model is loaded yet'")
+        await page.click("#generate")
+        await page.until("document.querySelector('#error').innerText === 'no model is loaded yet'")
         assert await page.run("[...document.querySelectorAll('aside section')].map((each) => each.hidden)") == [
             *(True, True),
             *(True, True),
         ]
         shelf.store.activate(shelf.install().id)
         await shows_version(page, 1)
-        await page.click("#write")
-        await page.until("document.querySelector('#status').innerText.includes('the limit was reached')")
-        assert await page.text("#problem") == ""
+        await page.click("#generate")
+        await page.until("document.querySelector('#status').innerText.includes('token limit reached')")
+        assert await page.text("#error") == ""
 
 
 async def test_of_a_file_the_page_shows_name_and_hash(page: Tab, tmp_path: Path) -> None:

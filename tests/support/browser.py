@@ -176,7 +176,7 @@ class Tab:
         return [
             (
                 node["role"]["value"],
-                node.get("name", {}).get("value", ""),
+                node.get("name", {}).get("value", "").strip(),
                 any(each["name"] == "focused" and each["value"]["value"] for each in node.get("properties", [])),
             )
             for node in nodes
