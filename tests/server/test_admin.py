@@ -40,7 +40,7 @@ async def admin(shelf: Shelf) -> AsyncIterator[Admin]:
         yield Admin(address=address, session=session)
 
 
-async def test_the_operator_has_the_signal_looked_at_now(shelf: Shelf, admin: Admin) -> None:
+async def test_reload_checks_the_current_release(shelf: Shelf, admin: Admin) -> None:
     second = shelf.install()
     shelf.store.activate(second.id)
     status, health = await admin.post("reload")
@@ -51,7 +51,7 @@ async def test_the_operator_has_the_signal_looked_at_now(shelf: Shelf, admin: Ad
     assert "No such file" in (health["failure"] or "")
 
 
-async def test_the_operator_has_another_release_answer_and_the_store_stays_as_it_is(shelf: Shelf, admin: Admin) -> None:
+async def test_use_swaps_without_changing_the_store(shelf: Shelf, admin: Admin) -> None:
     first, second = shelf.store.current(), shelf.install()
     assert first is not None
     before = shelf.store.current_path.read_bytes()
@@ -71,7 +71,7 @@ async def test_the_operator_has_another_release_answer_and_the_store_stays_as_it
         ([], 400, "must be a JSON object"),
     ],
 )
-async def test_a_release_that_is_not_there_changes_nothing(
+async def test_use_refuses_a_release_that_is_not_installed(
     shelf: Shelf, admin: Admin, body: object, status: int, words: str
 ) -> None:
     found, reply = await admin.post("use", body)
@@ -82,7 +82,7 @@ async def test_a_release_that_is_not_there_changes_nothing(
     assert (health["release"], health["failure"]) == ((shelf.store.current() or b"").hex(), None)
 
 
-async def test_a_release_whose_record_is_damaged_is_refused(shelf: Shelf, admin: Admin) -> None:
+async def test_use_refuses_a_damaged_release(shelf: Shelf, admin: Admin) -> None:
     release = shelf.install()
     (release.folder / "release.json").write_bytes(b"{}")
     status, reply = await admin.post("use", {"release": release.id.hex()})
@@ -90,7 +90,7 @@ async def test_a_release_whose_record_is_damaged_is_refused(shelf: Shelf, admin:
     assert "release.json: damaged" in (reply["error"] or "")
 
 
-async def test_only_the_operator_may(shelf: Shelf, admin: Admin) -> None:
+async def test_admin_routes_need_the_key(shelf: Shelf, admin: Admin) -> None:
     second = shelf.install()
     shelf.store.activate(second.id)
     assert (await admin.post("reload", headers={"X": "y"}))[0] == 401
@@ -99,7 +99,7 @@ async def test_only_the_operator_may(shelf: Shelf, admin: Admin) -> None:
         assert (await response.json())["release"] != second.id.hex()
 
 
-async def test_without_a_key_nobody_may(session: aiohttp.ClientSession, address: str) -> None:
+async def test_admin_routes_are_off_without_keys(session: aiohttp.ClientSession, address: str) -> None:
     async with session.post(f"{address}/admin/reload") as response:
         assert response.status == 403
         assert "needs an API key" in (await response.json())["error"]

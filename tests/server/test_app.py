@@ -24,7 +24,7 @@ async def is_error(response: aiohttp.ClientResponse, status: int) -> str:
     return str(body["error"])
 
 
-async def test_a_completion(session: aiohttp.ClientSession, address: str, loaded: LoadedModel) -> None:
+async def test_completion(session: aiohttp.ClientSession, address: str, loaded: LoadedModel) -> None:
     fields = {"prompt": "the quick", "max_tokens": 12, "temperature": 0}
     async with session.post(address, json=fields) as response:
         assert response.status == 200
@@ -37,7 +37,7 @@ async def test_a_completion(session: aiohttp.ClientSession, address: str, loaded
         }
 
 
-async def test_the_prompt_is_not_repeated(session: aiohttp.ClientSession, address: str) -> None:
+async def test_text_does_not_repeat_the_prompt(session: aiohttp.ClientSession, address: str) -> None:
     async with session.post(address, json={"prompt": "the quick brown fox", "max_tokens": 8}) as response:
         text = (await response.json())["text"]
     assert len(text) <= 8
@@ -47,14 +47,14 @@ async def test_the_prompt_is_not_repeated(session: aiohttp.ClientSession, addres
 @pytest.mark.parametrize(
     ("prompt", "count"), [("", 0), ("fox", 3), ("F0X!", 0), ("f€o\U0001f600x", 3), ("x" * 600, 600)]
 )
-async def test_what_is_counted_are_known_characters(
+async def test_usage_counts_known_characters(
     session: aiohttp.ClientSession, address: str, prompt: str, count: int
 ) -> None:
     async with session.post(address, json={"prompt": prompt, "max_tokens": 3}) as response:
         assert (await response.json())["usage"] == {"prompt_tokens": count, "completion_tokens": 3}
 
 
-async def test_defaults(session: aiohttp.ClientSession, address: str) -> None:
+async def test_default_sampling(session: aiohttp.ClientSession, address: str) -> None:
     texts = []
     for _ in range(2):
         async with session.post(address, json={"prompt": "the"}) as response:
@@ -64,13 +64,13 @@ async def test_defaults(session: aiohttp.ClientSession, address: str) -> None:
     assert texts[0] != texts[1]
 
 
-async def test_any_content_type_will_do(session: aiohttp.ClientSession, address: str) -> None:
+async def test_content_type_is_ignored(session: aiohttp.ClientSession, address: str) -> None:
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     async with session.post(address, data=b'{"prompt": "the", "max_tokens": 2}', headers=headers) as response:
         assert response.status == 200
 
 
-async def test_a_model_from_a_file_is_no_release(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
+async def test_model_file_has_no_release_header(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
     from_file = LoadedModel(language_model=loaded.language_model, release_id=None, label="m.bin")
     async with serving(from_file) as address, session.post(address, json={"prompt": "x", "max_tokens": 1}) as response:
         assert response.status == 200
@@ -91,13 +91,15 @@ async def test_a_model_from_a_file_is_no_release(session: aiohttp.ClientSession,
         (b'{"prompt": "x", "temperature": -1}', "temperature"),
     ],
 )
-async def test_a_request_that_is_wrong(session: aiohttp.ClientSession, address: str, body: bytes, words: str) -> None:
+async def test_invalid_request_is_refused(
+    session: aiohttp.ClientSession, address: str, body: bytes, words: str
+) -> None:
     async with session.post(address, data=body) as response:
         assert words in await is_error(response, 400)
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", f"Basic {KEY}", "Bearer wrong", f"Bearer {KEY}x", KEY])
-async def test_without_the_key_there_is_no_answer(
+async def test_request_without_the_key_is_refused(
     session: aiohttp.ClientSession, loaded: LoadedModel, header: str | None
 ) -> None:
     headers = {} if header is None else {"Authorization": header}
@@ -110,7 +112,7 @@ async def test_without_the_key_there_is_no_answer(
             assert response.status == 200
 
 
-async def test_with_the_key_there_is(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
+async def test_request_with_the_key_is_answered(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
     async with serving(loaded, api_keys=[KEY]) as address:
         async with session.post(address, json={"prompt": "x", "max_tokens": 1}, headers=headers) as response:
@@ -120,7 +122,7 @@ async def test_with_the_key_there_is(session: aiohttp.ClientSession, loaded: Loa
 
 
 @pytest.mark.parametrize("path", ["/v2/completions", "/health/", "/%00", "/../etc/passwd"])
-async def test_a_path_that_is_not_there(session: aiohttp.ClientSession, address: str, path: str) -> None:
+async def test_unknown_path_is_not_found(session: aiohttp.ClientSession, address: str, path: str) -> None:
     async with session.post(f"{address}{path}", json={"prompt": "x"}) as response:
         assert await is_error(response, 404) == "Not Found"
 
@@ -134,7 +136,7 @@ async def test_a_path_that_is_not_there(session: aiohttp.ClientSession, address:
         ("POST", "/health", {"GET", "HEAD"}),
     ],
 )
-async def test_a_method_that_is_not_there(
+async def test_unknown_method_is_not_allowed(
     session: aiohttp.ClientSession, address: str, method: str, path: str, allowed: set[str]
 ) -> None:
     async with session.request(method, f"{address}{path}") as response:
@@ -143,7 +145,7 @@ async def test_a_method_that_is_not_there(
 
 
 @pytest.mark.parametrize("chunked", ["with its length", "in pieces"])
-async def test_a_body_that_is_too_large(session: aiohttp.ClientSession, address: str, chunked: str) -> None:
+async def test_too_large_body_is_refused(session: aiohttp.ClientSession, address: str, chunked: str) -> None:
     data = b'{"prompt": "' + b"x" * MAX_BODY
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -153,14 +155,14 @@ async def test_a_body_that_is_too_large(session: aiohttp.ClientSession, address:
         await is_error(response, 413)
 
 
-async def test_a_body_that_is_just_small_enough(session: aiohttp.ClientSession, address: str) -> None:
+async def test_largest_body_is_accepted(session: aiohttp.ClientSession, address: str) -> None:
     start, end = b'{"max_tokens": 1, "prompt": "', b'"}'
     body = start + b"x" * (MAX_BODY - 1 - len(start) - len(end)) + end
     async with session.post(address, data=body) as response:
         assert response.status == 200
 
 
-async def test_a_body_that_never_arrives(loaded: LoadedModel) -> None:
+async def test_incomplete_body_times_out(loaded: LoadedModel) -> None:
     async with serving(loaded, body_timeout_s=0.05) as address:
         host, port = address.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -176,7 +178,7 @@ async def test_a_body_that_never_arrives(loaded: LoadedModel) -> None:
     assert reply.endswith(b'{"error":"the body did not arrive within 0.05 s"}')
 
 
-async def test_before_the_first_model_it_waits(session: aiohttp.ClientSession) -> None:
+async def test_requests_get_503_before_the_first_model(session: aiohttp.ClientSession) -> None:
     async with serving(None) as address:
         async with session.post(address, json={"prompt": "x"}) as response:
             assert await is_error(response, 503) == "no model is loaded yet"
@@ -205,7 +207,7 @@ async def test_health(session: aiohttp.ClientSession, loaded: LoadedModel) -> No
         }
 
 
-async def test_a_bug_is_an_error_without_its_details(
+async def test_internal_error_hides_details(
     session: aiohttp.ClientSession,
     loaded: LoadedModel,
     caplog: pytest.LogCaptureFixture,

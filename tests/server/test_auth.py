@@ -39,7 +39,7 @@ KEY = "s3cret"
         ("what?", "Bearer what\udcff", False),
     ],
 )
-def test_who_may_ask(*, api_key: str | None, header: str | None, allowed: bool) -> None:
+def test_bearer_token(*, api_key: str | None, header: str | None, allowed: bool) -> None:
     found = find_key([] if api_key is None else [api_key], header)
     assert (found is not None) is allowed
     assert found in {None, 0}

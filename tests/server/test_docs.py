@@ -23,12 +23,12 @@ def examples() -> list[tuple[str, str]]:
     return [block for block in blocks if "http://" in block[1]]
 
 
-def test_there_are_examples_for_each_language() -> None:
+def test_docs_have_examples_in_each_language() -> None:
     assert {language for language, _ in examples()} == {"sh", "python", "js"}
 
 
 @pytest.mark.parametrize(("language", "code"), examples(), ids=lambda value: value if len(value) < 7 else "")
-async def test_an_example_runs_and_prints_what_it_should(language: str, code: str) -> None:
+async def test_documented_example_runs(language: str, code: str) -> None:
     command = RUNNERS[language]
     tool = "curl" if language == "sh" else command[0]
     if shutil.which(tool) is None:

@@ -77,7 +77,7 @@ NO_HTTP = {
 
 
 @pytest.mark.parametrize("how", NO_HTTP)
-async def test_what_is_no_http_is_an_error_and_the_end_of_the_connection(address: str, how: str) -> None:
+async def test_malformed_http_ends_the_connection(address: str, how: str) -> None:
     reply = await tell(address, NO_HTTP[how])
     head, _, body = reply.partition(b"\r\n\r\n")
     assert status_of(reply) == 400
@@ -96,24 +96,24 @@ async def test_what_is_no_http_is_an_error_and_the_end_of_the_connection(address
     ],
     ids=["gzip", "deflate", "not gzip", "half of it", "a bomb"],
 )
-async def test_a_compressed_body(address: str, encoding: bytes, body: bytes, status: int) -> None:
+async def test_compressed_body(address: str, encoding: bytes, body: bytes, status: int) -> None:
     reply = await tell(address, posted(body, b"Content-Encoding: " + encoding))
     assert status_of(reply) == status
     assert (b'"type":"invalid_request_error"' in reply) == (status >= 400)
 
 
-async def test_pieces_that_go_wrong_half_way(address: str) -> None:
+async def test_malformed_chunk_is_refused(address: str) -> None:
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     reply = await tell(address, head + b'5\r\n{"pro\r\n', b"s3cret\r\n")
     assert status_of(reply) == 400
 
 
-async def test_a_length_over_the_limit_is_refused_before_it_is_sent(address: str) -> None:
+async def test_too_large_body_is_refused_before_it_is_sent(address: str) -> None:
     reply = await tell(address, b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n{")
     assert status_of(reply) == 413
 
 
-async def test_requests_one_behind_the_other_are_answered_in_turn(address: str) -> None:
+async def test_pipelined_requests_are_answered_in_order(address: str) -> None:
     one = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
     reply = await tell(address, one * 20 + b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert reply.count(b"HTTP/1.1 200 OK\r\n") == 21
@@ -144,14 +144,14 @@ async def test_http_1_0_ends_a_stream_with_the_connection(address: str) -> None:
         (b"GET /v1/models/%ed%a0%80", 404),
     ],
 )
-async def test_other_methods_and_paths(address: str, request_line: bytes, status: int) -> None:
+async def test_unusual_methods_and_paths(address: str, request_line: bytes, status: int) -> None:
     reply = await tell(address, request_line + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert status_of(reply) == status
     assert (b"\r\n\r\n{" in reply) != request_line.startswith(b"HEAD")
 
 
 @pytest.mark.parametrize("header", [b"X-Request-Id: \xff\x80", b"Cookie: \xed\xa0\x80", b"Content-Type: a;b=;;\xff"])
-async def test_headers_that_are_no_text(address: str, header: bytes) -> None:
+async def test_undecodable_headers_are_harmless(address: str, header: bytes) -> None:
     assert status_of(await tell(address, posted(BODY, header))) == 200
 
 
@@ -186,7 +186,7 @@ async def test_json_at_its_limits(address: str, body: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("read", [0, 1, 20_000])
-async def test_clients_that_vanish_make_room_and_are_no_failure(address: str, logged: io.StringIO, read: int) -> None:
+async def test_aborted_connections_free_their_slots(address: str, logged: io.StringIO, read: int) -> None:
     host, port = address.removeprefix("http://").split(":")
     for _ in range(20):
         reader, writer = await asyncio.open_connection(host, int(port))

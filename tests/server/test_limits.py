@@ -38,7 +38,7 @@ async def status(session: aiohttp.ClientSession, address: str, **headers: str) -
     ("host", "expected"),
     [("localhost", 200), ("localhost:9", 200), ("[::1]:9", 200), ("evil.example", 403), ("", 403), ("[", 403)],
 )
-async def test_a_server_answers_to_its_own_names_only(
+async def test_host_header_must_name_the_server(
     session: aiohttp.ClientSession, loaded: LoadedModel, host: str, expected: int
 ) -> None:
     async with serving(loaded, hosts={"localhost", "::1"}) as address:
@@ -51,7 +51,7 @@ async def test_a_server_answers_to_its_own_names_only(
     ("origin", "expected"),
     [(None, 200), ("same", 200), ("https://mine.example", 200), ("https://evil.example", 403), ("null", 403)],
 )
-async def test_a_page_of_another_origin_may_ask_only_if_it_is_named(
+async def test_foreign_origin_must_be_allowed(
     session: aiohttp.ClientSession, loaded: LoadedModel, origin: str | None, expected: int
 ) -> None:
     async with serving(loaded, origins=["https://mine.example"]) as address:
@@ -66,15 +66,13 @@ async def test_a_page_of_another_origin_may_ask_only_if_it_is_named(
             assert ("Access-Control-Allow-Origin" in response.headers) == (origin == "https://mine.example")
 
 
-async def test_without_a_word_about_origins_no_page_elsewhere_may_ask(
-    session: aiohttp.ClientSession, address: str
-) -> None:
+async def test_foreign_origins_are_refused_by_default(session: aiohttp.ClientSession, address: str) -> None:
     found, words = await status(session, address, Origin="https://mine.example")
     assert found == 403
     assert "--allow-origin" in words
 
 
-async def test_any_of_several_keys_will_do(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
+async def test_any_of_several_keys_is_accepted(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
     async with serving(loaded, api_keys=["one", "clé 🔑"]) as address:
         tried = ("one", "clé 🔑", "three", "cl", "clé", "ONE")
         found = [(await status(session, address, Authorization=f"Bearer {key}"))[0] for key in tried]
@@ -84,7 +82,7 @@ async def test_any_of_several_keys_will_do(session: aiohttp.ClientSession, loade
     assert found == [200, 200, 401, 401, 401, 401]
 
 
-async def test_one_key_cannot_take_everything(
+async def test_concurrent_requests_per_key_are_limited(
     session: aiohttp.ClientSession, gated: LoadedModel, gate: threading.Event
 ) -> None:
     async with serving(gated, api_keys=["one", "two"], max_per_key=1) as address:
@@ -98,9 +96,7 @@ async def test_one_key_cannot_take_everything(
         assert (await status(session, address, Authorization="Bearer one"))[0] == 200
 
 
-async def test_of_too_many_texts_in_one_request_none_is_written(
-    session: aiohttp.ClientSession, loaded: LoadedModel
-) -> None:
+async def test_request_with_too_many_sequences_is_refused(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
     async with serving(loaded, max_sequences=3) as address:
         async with session.post(f"{address}/v1/completions", json=ASK | {"n": 4}) as response:
             assert (response.status, response.headers["Retry-After"]) == (503, "1")
@@ -109,7 +105,7 @@ async def test_of_too_many_texts_in_one_request_none_is_written(
             assert response.status == 200
 
 
-async def test_headers_that_never_end(loaded: LoadedModel) -> None:
+async def test_incomplete_headers_time_out(loaded: LoadedModel) -> None:
     async with serving(loaded, header_timeout_s=0.05) as address:
         reader, writer = await connect(address)
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
@@ -128,7 +124,7 @@ async def test_headers_that_never_end(loaded: LoadedModel) -> None:
     ],
     ids=["nothing", "half a line", "a byte of a header at a time", "a byte of a body at a time"],
 )
-async def test_a_client_that_takes_its_time_is_given_up(loaded: LoadedModel, beginning: bytes, more: bytes) -> None:
+async def test_slow_client_times_out(loaded: LoadedModel, beginning: bytes, more: bytes) -> None:
     async with serving(loaded, header_timeout_s=0.3, body_timeout_s=0.3, linger_s=0.1) as address:
         reader, writer = await connect(address)
         writer.write(beginning)
@@ -142,7 +138,7 @@ async def test_a_client_that_takes_its_time_is_given_up(loaded: LoadedModel, beg
         writer.close()
 
 
-async def test_a_connection_too_many_is_told_so(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
+async def test_connection_beyond_the_limit_gets_503(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
     async with serving(loaded, max_connections=2) as address:
         kept = [await connect(address) for _ in range(2)]
         for _, writer in kept:
@@ -173,7 +169,7 @@ async def test_unread_stream_ends_with_its_connection(session: aiohttp.ClientSes
             assert (await status(session, address))[0] == 200
 
 
-async def test_an_answer_that_takes_too_long_is_given_up(
+async def test_slow_response_times_out(
     session: aiohttp.ClientSession, gated: LoadedModel, gate: threading.Event
 ) -> None:
     async with serving(gated, request_timeout_s=0.5) as address:  # a stream begins sooner

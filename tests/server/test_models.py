@@ -13,14 +13,14 @@ from server.errors import UnfitModel
 from server.models import load_file
 
 
-def test_a_checkpoint_with_its_json(tmp_path: Path) -> None:
+def test_checkpoint_with_sidecar_loads(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.bin", seed=4)
     loaded = load_file(path)
     assert (loaded.release_id, loaded.label) == (None, str(path))
     assert has_weights(loaded.language_model.decoder, tiny_checkpoint(seed=4).weights)
 
 
-def test_a_checkpoint_with_a_vocabulary_from_elsewhere(tmp_path: Path) -> None:
+def test_vocabulary_file_can_be_chosen(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.bin")
     reversed_chars = ["<", ">", *TOKENIZER.chars[:1:-1]]
     (tmp_path / "other.json").write_text(json.dumps({"chars": reversed_chars}), encoding="utf-8")
@@ -28,7 +28,7 @@ def test_a_checkpoint_with_a_vocabulary_from_elsewhere(tmp_path: Path) -> None:
     assert loaded.language_model.tokenizer.vocab == tuple(reversed_chars)
 
 
-def test_a_preset_is_taken_where_nothing_else_is_known(tmp_path: Path) -> None:
+def test_preset_without_sidecar(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.bin")
     (tmp_path / "m.json").unlink()
     with pytest.raises(InvalidCheckpoint, match="shape randygpt-3L-4H-116D"):
@@ -38,7 +38,7 @@ def test_a_preset_is_taken_where_nothing_else_is_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e20, 1e38])
-def test_finite_weights_that_compute_infinite_numbers(tmp_path: Path, scale: float) -> None:
+def test_overflowing_weights_fail_the_self_test(tmp_path: Path, scale: float) -> None:
     healthy = tiny_checkpoint()
     weights = np.clip(healthy.weights.astype(np.float64) * scale, -3e38, 3e38).astype(np.float32)
     assert np.isfinite(weights).all()
@@ -50,7 +50,7 @@ def test_finite_weights_that_compute_infinite_numbers(tmp_path: Path, scale: flo
         load_file(path)
 
 
-def test_the_test_goes_to_the_end_of_the_block(tmp_path: Path) -> None:
+def test_self_test_covers_the_last_position(tmp_path: Path) -> None:
     healthy = tiny_checkpoint()
     head = (CONFIG.vocab_size + CONFIG.block_size) * CONFIG.n_embd  # the last position ends where it begins
     healthy.weights[head - CONFIG.n_embd : head] = 3e38
@@ -61,7 +61,7 @@ def test_the_test_goes_to_the_end_of_the_block(tmp_path: Path) -> None:
         load_file(path)
 
 
-def test_a_file_that_is_wrong_or_not_there(tmp_path: Path) -> None:
+def test_damaged_or_missing_file_is_refused(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.bin")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InvalidModelFile, match=r"m\.bin"):

@@ -27,7 +27,7 @@ def alone(loaded: LoadedModel, prompt: str, count: int, *, seed: int | None = No
     return loaded.language_model.generate(prompt, max_tokens=count, temperature=temperature, seed=seed)
 
 
-async def test_a_completion(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
+async def test_completion(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
     done = await client.completions.create(model=NAME, prompt="the quick", max_tokens=12, temperature=0)
     assert done.id.startswith("cmpl-")
     assert (done.object, done.model, done.system_fingerprint) == ("text_completion", NAME, "fp_" + "ab" * 8)
@@ -37,7 +37,7 @@ async def test_a_completion(client: openai.AsyncOpenAI, loaded: LoadedModel) -> 
     assert (done.usage.prompt_tokens, done.usage.completion_tokens, done.usage.total_tokens) == (9, 12, 21)
 
 
-async def test_several_prompts_with_several_texts_each(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
+async def test_several_prompts_and_choices(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
     done = await client.completions.create(model=NAME, prompt=["the", "fox"], n=2, seed=7, max_tokens=20)
     assert [choice.text for choice in done.choices] == [
         alone(loaded, prompt, 20, seed=seed) for prompt in ("the", "fox") for seed in (7, 8)
@@ -48,7 +48,7 @@ async def test_several_prompts_with_several_texts_each(client: openai.AsyncOpenA
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_text_ends_where_a_stop_would_begin(
+async def test_text_ends_before_a_stop_sequence(
     client: openai.AsyncOpenAI, loaded: LoadedModel, *, stream: bool
 ) -> None:
     whole = alone(loaded, "the", 60)
@@ -71,9 +71,7 @@ async def test_a_text_ends_where_a_stop_would_begin(
     assert (text, finish) == (whole[: whole.index(stop)], "stop")
 
 
-async def test_the_beginning_of_a_stop_at_the_end_is_part_of_the_text(
-    client: openai.AsyncOpenAI, loaded: LoadedModel
-) -> None:
+async def test_incomplete_stop_sequence_is_kept(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
     whole = alone(loaded, "the", 20)
     done = await client.completions.create(
         model=NAME, prompt="the", max_tokens=20, temperature=0, stop=whole[-2:] + "€"
@@ -81,9 +79,7 @@ async def test_the_beginning_of_a_stop_at_the_end_is_part_of_the_text(
     assert (done.choices[0].text, done.choices[0].finish_reason) == (whole, "length")
 
 
-async def test_a_stream_has_the_same_text_in_parts_and_counts_at_its_end(
-    client: openai.AsyncOpenAI, loaded: LoadedModel
-) -> None:
+async def test_stream_has_the_same_text_and_usage(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
     stream = await client.completions.create(
         model=NAME, prompt="fox", max_tokens=30, seed=3, stream=True, stream_options={"include_usage": True}
     )
@@ -98,7 +94,7 @@ async def test_a_stream_has_the_same_text_in_parts_and_counts_at_its_end(
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (3, 30)
 
 
-async def test_several_texts_in_one_stream(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
+async def test_stream_with_several_choices(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
     texts = ["", "", ""]
     async for part in await client.completions.create(
         model=NAME, prompt="fox", max_tokens=30, seed=3, n=3, stream=True
@@ -108,7 +104,7 @@ async def test_several_texts_in_one_stream(client: openai.AsyncOpenAI, loaded: L
     assert texts == [alone(loaded, "fox", 30, seed=3 + index) for index in range(3)]
 
 
-async def test_the_prompt_is_repeated_if_asked(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
+async def test_echo_repeats_the_prompt(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
     done = await client.completions.create(model=NAME, prompt="the €fox", max_tokens=5, temperature=0, echo=True)
     assert done.choices[0].text == "the €fox" + alone(loaded, "the fox", 5)
     parts = await client.completions.create(
@@ -117,7 +113,7 @@ async def test_the_prompt_is_repeated_if_asked(client: openai.AsyncOpenAI, loade
     assert "".join([part.choices[0].text async for part in parts]) == done.choices[0].text
 
 
-async def test_log_probabilities(client: openai.AsyncOpenAI) -> None:
+async def test_logprobs(client: openai.AsyncOpenAI) -> None:
     done = await client.completions.create(model=NAME, prompt="the", max_tokens=6, temperature=0, logprobs=3)
     told = done.choices[0].logprobs
     assert told is not None
@@ -131,7 +127,7 @@ async def test_log_probabilities(client: openai.AsyncOpenAI) -> None:
         assert likeliest[token] == value == max(likeliest.values())
 
 
-async def test_where_tokens_begin_is_counted_on_through_a_stream(client: openai.AsyncOpenAI) -> None:
+async def test_text_offsets_continue_through_a_stream(client: openai.AsyncOpenAI) -> None:
     offsets: list[int] = []
     stream = await client.completions.create(
         model=NAME, prompt="the", max_tokens=6, temperature=0, logprobs=0, stream=True
@@ -143,7 +139,7 @@ async def test_where_tokens_begin_is_counted_on_through_a_stream(client: openai.
     assert offsets == [0, 1, 2, 3, 4, 5]
 
 
-async def test_an_end_that_is_ignored_takes_no_room_in_the_text(client: openai.AsyncOpenAI) -> None:
+async def test_ignored_end_token_has_no_text(client: openai.AsyncOpenAI) -> None:
     done = await client.completions.create(
         model=NAME, prompt="the", max_tokens=400, temperature=100, seed=1, logprobs=0, extra_body={"ignore_eos": True}
     )
@@ -156,7 +152,7 @@ async def test_an_end_that_is_ignored_takes_no_room_in_the_text(client: openai.A
     assert all(done.choices[0].text[at] == one for one, at in spoken)
 
 
-async def test_a_chat(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
+async def test_chat(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
     done = await client.chat.completions.create(
         model=NAME,
         messages=[
@@ -180,7 +176,7 @@ async def test_a_chat(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
     assert all(math.exp(entry.logprob) <= 1 for entry in choice.logprobs.content)
 
 
-async def test_a_chat_in_a_stream(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
+async def test_streamed_chat(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
     parts = [
         part
         async for part in await client.chat.completions.create(
@@ -193,7 +189,7 @@ async def test_a_chat_in_a_stream(client: openai.AsyncOpenAI, loaded: LoadedMode
     assert parts[-1].choices[0].finish_reason == "length"
 
 
-async def test_the_model(client: openai.AsyncOpenAI) -> None:
+async def test_model_list(client: openai.AsyncOpenAI) -> None:
     assert [model.id async for model in client.models.list()] == [NAME]
     assert (await client.models.retrieve(NAME)).owned_by == "randygpt"
     with pytest.raises(openai.NotFoundError, match="no model 'other'"):
@@ -213,7 +209,7 @@ async def test_the_model(client: openai.AsyncOpenAI) -> None:
         ({"echo": True, "logprobs": 1}, "echo"),
     ],
 )
-async def test_a_request_that_is_wrong(client: openai.AsyncOpenAI, options: dict[str, object], field: str) -> None:
+async def test_invalid_request_is_refused(client: openai.AsyncOpenAI, options: dict[str, object], field: str) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         await client.completions.create(model=NAME, prompt="x", extra_body=options)
     assert caught.value.param == field
@@ -221,7 +217,7 @@ async def test_a_request_that_is_wrong(client: openai.AsyncOpenAI, options: dict
     assert caught.value.type == "invalid_request_error"
 
 
-async def test_errors_are_those_that_its_client_knows(loaded: LoadedModel) -> None:
+async def test_errors_map_to_client_exceptions(loaded: LoadedModel) -> None:
     async with (
         serving(loaded, api_keys=["own"], max_sequences=1) as address,
         openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="other", max_retries=0, timeout=60) as stranger,
@@ -234,7 +230,7 @@ async def test_errors_are_those_that_its_client_knows(loaded: LoadedModel) -> No
         assert (caught.value.status_code, caught.value.response.headers["Retry-After"]) == (503, "1")
 
 
-async def test_what_openai_knows_and_we_do_not_is_ignored(client: openai.AsyncOpenAI) -> None:
+async def test_unsupported_fields_are_ignored(client: openai.AsyncOpenAI) -> None:
     done = await client.completions.create(
         model="any", prompt="x", max_tokens=1, presence_penalty=1, user="me", suffix=None, extra_body={"stop": None}
     )
@@ -242,7 +238,7 @@ async def test_what_openai_knows_and_we_do_not_is_ignored(client: openai.AsyncOp
     assert done.usage.completion_tokens == 1
 
 
-async def test_events_are_written_as_the_standard_has_them(session: aiohttp.ClientSession, address: str) -> None:
+async def test_stream_is_server_sent_events(session: aiohttp.ClientSession, address: str) -> None:
     fields = {"prompt": "x", "max_tokens": 2, "stream": True}
     async with session.post(f"{address}/v1/completions", json=fields, headers={"X-Request-Id": "mine-1"}) as response:
         assert response.status == 200
@@ -255,7 +251,7 @@ async def test_events_are_written_as_the_standard_has_them(session: aiohttp.Clie
     assert {part["id"] for part in parts} == {"cmpl-mine-1"}
 
 
-async def test_a_failure_in_the_middle_is_told_in_the_stream_and_its_details_in_the_log(
+async def test_stream_reports_an_internal_error_without_details(
     session: aiohttp.ClientSession, address: str, loaded: LoadedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded.language_model.decoder._layers = None  # type: ignore[assignment]
@@ -268,7 +264,7 @@ async def test_a_failure_in_the_middle_is_told_in_the_stream_and_its_details_in_
     assert "TypeError" in caplog.text
 
 
-async def test_text_is_the_same_as_on_the_command_line(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
+async def test_text_matches_the_python_api(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
     model = loaded.language_model
     done = await client.completions.create(
         model=NAME, prompt="the", max_tokens=300, seed=5, temperature=1.1, top_p=0.8, extra_body={"top_k": 9}

@@ -82,7 +82,7 @@ def background_server() -> Iterator[http.client.HTTPConnection]:
 
 @settings(suppress_health_check=[*HealthCheck])
 @given(request=requests())
-def test_any_json_at_all_is_answered_or_refused(
+def test_any_json_is_answered_or_refused(
     background_server: http.client.HTTPConnection, request: tuple[str, bytes]
 ) -> None:
     path, body = request
@@ -106,7 +106,7 @@ def test_any_body_gives_a_request_or_our_error(parse: Any, request: tuple[str, b
     assert all(found.stops)
 
 
-async def test_the_document_is_served_and_names_every_route(session: aiohttp.ClientSession, address: str) -> None:
+async def test_document_lists_existing_routes(session: aiohttp.ClientSession, address: str) -> None:
     async with session.get(f"{address}/openapi.json") as response:
         assert response.status == 200
         found = await response.json()
@@ -118,7 +118,7 @@ async def test_the_document_is_served_and_names_every_route(session: aiohttp.Cli
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/completions"])
-def test_the_document_says_what_is_checked(path: str) -> None:
+def test_document_has_the_validated_ranges(path: str) -> None:
     assert properties(path)["max_tokens"] == {
         "type": "integer",
         "minimum": 1,

@@ -42,7 +42,7 @@ def follow_says(shelf: Shelf, content: object) -> Path:
 
 
 @pytest.mark.parametrize(("path", "kind"), FILES.items())
-async def test_a_file_of_the_page_is_kept_by_browsers_and_may_do_little(
+async def test_page_files_are_cached_and_restricted(
     session: aiohttp.ClientSession, address: str, path: str, kind: str
 ) -> None:
     async with session.get(address + path) as response:
@@ -67,7 +67,7 @@ async def test_a_file_of_the_page_is_kept_by_browsers_and_may_do_little(
         assert (response.status, await response.read()) == (200, body)
 
 
-async def test_the_page_asks_for_nothing_but_its_own_files(session: aiohttp.ClientSession, address: str) -> None:
+async def test_page_loads_only_its_own_files(session: aiohttp.ClientSession, address: str) -> None:
     async with session.get(address) as response:
         html = await response.text()
     assert set(re.findall(r'(?:src|href)="([^"]*)"', html)) == {"/page.css", "/page.js", "data:,"}
@@ -78,7 +78,7 @@ async def test_the_page_asks_for_nothing_but_its_own_files(session: aiohttp.Clie
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(|innerHTML|insertAdjacentHTML", text)
 
 
-async def test_under_another_name_there_is_no_page(shelf: Shelf, session: aiohttp.ClientSession) -> None:
+async def test_page_needs_an_allowed_host(shelf: Shelf, session: aiohttp.ClientSession) -> None:
     async with serving_shelf(shelf, hosts={"127.0.0.1"}) as address:
         for path in [*FILES, "/provenance"]:
             async with session.get(address + path, headers={"Host": "evil.example"}) as response:
@@ -88,7 +88,7 @@ async def test_under_another_name_there_is_no_page(shelf: Shelf, session: aiohtt
 # --- what it is told
 
 
-async def test_before_the_first_release_nothing_is_told(shelf: Shelf, session: aiohttp.ClientSession) -> None:
+async def test_facts_before_the_first_release(shelf: Shelf, session: aiohttp.ClientSession) -> None:
     async with serving_shelf(shelf) as address:
         assert await told(session, address) == (
             200,
@@ -96,14 +96,12 @@ async def test_before_the_first_release_nothing_is_told(shelf: Shelf, session: a
         )
 
 
-async def test_of_a_file_its_name_and_hash_are_told(session: aiohttp.ClientSession, address: str) -> None:
+async def test_facts_of_a_model_file(session: aiohttp.ClientSession, address: str) -> None:
     status, facts = await told(session, address)
     assert (status, facts["model"]["label"], facts["release"], facts["releases"]) == (200, "tiny version 1", None, [])
 
 
-async def test_whose_model_answers_and_what_else_is_here(
-    shelf: Shelf, key: SecretKey, session: aiohttp.ClientSession
-) -> None:
+async def test_facts_of_a_release(shelf: Shelf, key: SecretKey, session: aiohttp.ClientSession) -> None:
     first, second = shelf.install(), shelf.install(card=CARD)
     shelf.store.activate(second.id)
     await TrustStore(shelf.home).add(key.pubkey, "alice")
@@ -122,7 +120,7 @@ async def test_whose_model_answers_and_what_else_is_here(
     assert facts["releases"][1]["release"] == first.id.hex()
 
 
-async def test_what_has_not_changed_is_not_sent_again(shelf: Shelf, session: aiohttp.ClientSession) -> None:
+async def test_unchanged_facts_give_304(shelf: Shelf, session: aiohttp.ClientSession) -> None:
     shelf.store.activate(shelf.install().id)
     async with serving_shelf(shelf) as address:
         async with session.get(f"{address}/provenance") as response:
@@ -144,7 +142,7 @@ async def test_list_has_the_latest_releases_and_the_active_one(shelf: Shelf, ses
     assert [(each["version"], each["serving"]) for each in facts["releases"]] == [(5, False), (4, False), (1, True)]
 
 
-async def test_where_keys_are_set_only_their_owners_are_told(shelf: Shelf, session: aiohttp.ClientSession) -> None:
+async def test_facts_need_the_key(shelf: Shelf, session: aiohttp.ClientSession) -> None:
     shelf.store.activate(shelf.install().id)
     async with serving_shelf(shelf, api_keys=["s3cret"]) as address:
         assert await told(session, address) == (401, {"error": "a valid API key is required"})
@@ -154,7 +152,7 @@ async def test_where_keys_are_set_only_their_owners_are_told(shelf: Shelf, sessi
                 assert response.status == 200
 
 
-async def test_why_the_newest_release_does_not_answer_is_told(shelf: Shelf, session: aiohttp.ClientSession) -> None:
+async def test_facts_have_the_swap_failure(shelf: Shelf, session: aiohttp.ClientSession) -> None:
     shelf.store.activate(without_checkpoint(shelf).id)
     async with serving_shelf(shelf) as address:
         _, facts = await told(session, address)
@@ -163,9 +161,7 @@ async def test_why_the_newest_release_does_not_answer_is_told(shelf: Shelf, sess
 
 
 @pytest.mark.parametrize("damaged", ["store/refs/current", "state/trust.json", "state/follow.json"])
-async def test_what_is_damaged_is_left_out_with_the_reason(
-    shelf: Shelf, session: aiohttp.ClientSession, damaged: str
-) -> None:
+async def test_damaged_file_is_reported_as_unread(shelf: Shelf, session: aiohttp.ClientSession, damaged: str) -> None:
     shelf.store.activate(shelf.install().id)
     follow_says(shelf, {})
     async with serving_shelf(shelf) as address:
@@ -179,7 +175,7 @@ async def test_what_is_damaged_is_left_out_with_the_reason(
 # --- how names are followed
 
 
-async def test_how_a_name_is_followed_is_told(shelf: Shelf, session: aiohttp.ClientSession) -> None:
+async def test_follow_status(shelf: Shelf, session: aiohttp.ClientSession) -> None:
     now = int(time.time())
     links = {"ws://a": {"connected": True, "reason": ""}, "ws://b": {"connected": False, "reason": "refused"}}
     entry = {"running": True, "process": 1, "relays": links, "version": 2, "last_install": None, "updated_at": now}
@@ -224,7 +220,7 @@ async def test_how_a_name_is_followed_is_told(shelf: Shelf, session: aiohttp.Cli
         ),
     ],
 )
-async def test_a_status_that_follow_did_not_write_harms_nothing(
+async def test_malformed_follow_status_is_tolerated(
     shelf: Shelf, session: aiohttp.ClientSession, content: object, followed: list[object]
 ) -> None:
     shelf.store.activate(shelf.install().id)
@@ -238,7 +234,7 @@ async def test_a_status_that_follow_did_not_write_harms_nothing(
 
 
 @pytest.mark.full
-def test_the_files_are_in_the_wheel(tmp_path: Path) -> None:
+def test_page_files_are_in_the_wheel(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
     subprocess.run(command, check=True, timeout=600)
     [wheel] = tmp_path.glob("randygpt-*.whl")

@@ -11,7 +11,7 @@ from support.shelf import Shelf, without_checkpoint
 pytestmark = pytest.mark.full
 
 
-async def test_everything_can_be_done_with_a_keyboard(page: Tab, shelf: Shelf) -> None:
+async def test_page_works_with_a_keyboard(page: Tab, shelf: Shelf) -> None:
     shelf.store.activate(shelf.install(card=CARD).id)
     shelf.install()
     async with serving_shelf(shelf) as address:
@@ -38,7 +38,7 @@ async def test_everything_can_be_done_with_a_keyboard(page: Tab, shelf: Shelf) -
     assert page.console == []
 
 
-async def test_a_screen_reader_finds_names_and_is_told_what_happens(page: Tab, shelf: Shelf) -> None:
+async def test_page_works_with_a_screen_reader(page: Tab, shelf: Shelf) -> None:
     shelf.store.activate(shelf.install(card=CARD).id)
     shelf.install()
     async with serving_shelf(shelf) as address:
@@ -84,7 +84,7 @@ CONTRASTS = """
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_it_can_be_read_in_light_and_dark_and_on_a_phone(page: Tab, shelf: Shelf, scheme: str) -> None:
+async def test_page_is_readable_in_both_schemes_and_small(page: Tab, shelf: Shelf, scheme: str) -> None:
     shelf.store.activate(shelf.install(card=CARD).id)
     shelf.store.activate(without_checkpoint(shelf).id)
     await page.scheme(scheme)

@@ -25,7 +25,7 @@ UNFIT_TEXTS = "[...document.querySelectorAll('script, img, iframe, [onerror], [o
 STOPPED = ["require-trusted-types-for", "connect-src", "img-src", "frame-src", "style-src-elem", "style-src-attr"]
 
 
-async def test_the_policy_stops_what_does_not_belong_there(page: Tab, shelf: Shelf) -> None:
+async def test_content_security_policy_blocks_injections(page: Tab, shelf: Shelf) -> None:
     asked = []
 
     async def anything(request: web.Request) -> web.Response:
@@ -76,7 +76,7 @@ async def elsewhere(handler: Any) -> AsyncIterator[str]:  # noqa: ANN401 (aiohtt
         await runner.cleanup()
 
 
-async def test_pages_of_others_can_neither_show_it_nor_ask(page: Tab, shelf: Shelf) -> None:
+async def test_foreign_pages_cannot_frame_or_read_it(page: Tab, shelf: Shelf) -> None:
     shelf.store.activate(shelf.install().id)
 
     async def framing(request: web.Request) -> web.Response:
@@ -94,7 +94,7 @@ async def test_pages_of_others_can_neither_show_it_nor_ask(page: Tab, shelf: She
 HOSTILE = "<img src=x onerror='window.harmed=1'><script>harmed=1</script>\u202egnp.exe\u2066\u0007\u001b[31m\ufeff"
 
 
-async def test_a_release_that_means_harm_is_shown_as_text(page: Tab, shelf: Shelf, key: SecretKey) -> None:
+async def test_hostile_release_is_shown_as_text(page: Tab, shelf: Shelf, key: SecretKey) -> None:
     nested: object = "deep"
     for _ in range(60):
         nested = {"deeper": [nested]} if isinstance(nested, str) else [nested]

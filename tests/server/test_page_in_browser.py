@@ -58,9 +58,7 @@ async def paced() -> AsyncIterator[tuple[Paced, str]]:
 
 
 @pytest.mark.parametrize("way", ["button", "Escape"])
-async def test_a_prompt_streams_into_the_page_and_stop_frees_its_slot(
-    page: Tab, paced: tuple[Paced, str], way: str
-) -> None:
+async def test_page_streams_and_stop_frees_the_slot(page: Tab, paced: tuple[Paced, str], way: str) -> None:
     decoder, address = paced
     await page.go(address)
     await page.fill("#prompt", "the quick")
@@ -85,7 +83,7 @@ async def test_a_prompt_streams_into_the_page_and_stop_frees_its_slot(
     assert page.console == []
 
 
-async def test_what_the_controls_say_is_what_is_drawn(page: Tab, shelf: Shelf) -> None:
+async def test_page_sends_the_sampling_controls(page: Tab, shelf: Shelf) -> None:
     release = shelf.install()
     shelf.store.activate(release.id)
     asked = {"temperature": 1.3, "top_p": 0.95, "top_k": 12, "max_tokens": 300, "seed": -5}
@@ -116,9 +114,7 @@ async def test_what_the_controls_say_is_what_is_drawn(page: Tab, shelf: Shelf) -
         ("top_p", "0", "top_p must be greater than 0 and at most 1"),
     ],
 )
-async def test_a_value_that_is_not_allowed_is_named_and_the_text_stays(
-    page: Tab, shelf: Shelf, field: str, value: str, says: str
-) -> None:
+async def test_invalid_control_is_reported(page: Tab, shelf: Shelf, field: str, value: str, says: str) -> None:
     shelf.store.activate(shelf.install().id)
     async with serving_shelf(shelf) as address:
         await page.go(address)
@@ -141,7 +137,7 @@ async def test_a_value_that_is_not_allowed_is_named_and_the_text_stays(
     assert any(request["method"] == "POST" for request in page.requests) is not is_wrong
 
 
-async def test_a_server_that_goes_away_is_missed_and_found_again(page: Tab, shelf: Shelf, free_port: int) -> None:
+async def test_page_survives_a_server_restart(page: Tab, shelf: Shelf, free_port: int) -> None:
     shelf.store.activate(shelf.install().id)
     model = endless()
     decoder = Paced(model.decoder)
@@ -153,7 +149,7 @@ async def test_a_server_that_goes_away_is_missed_and_found_again(page: Tab, shel
         decoder.turns.release()
         await page.until("document.querySelector('#output').textContent.length === 1")
         threading.Timer(5, decoder.turns.release, [10_000]).start()  # so that its thread can end
-    await page.until("document.querySelector('#error').innerText === 'the connection was lost before the text was complete'")
+    await page.until("document.querySelector('#error').innerText.startsWith('the connection was lost before')")
     assert (await page.text("#status")).startswith("interrupted after 1 tokens")
     await page.until("document.querySelector('#headline').innerText === 'the server does not respond'")
     async with serving_shelf(shelf, port=free_port):
@@ -164,7 +160,7 @@ async def test_a_server_that_goes_away_is_missed_and_found_again(page: Tab, shel
 # --- where the model comes from
 
 
-async def test_whose_model_answers(page: Tab, shelf: Shelf, key: SecretKey) -> None:
+async def test_page_shows_the_active_release(page: Tab, shelf: Shelf, key: SecretKey) -> None:
     release = shelf.install(card=CARD)
     shelf.store.activate(release.id)
     async with serving_shelf(shelf) as address:
@@ -194,7 +190,7 @@ async def test_whose_model_answers(page: Tab, shelf: Shelf, key: SecretKey) -> N
     assert page.console == []
 
 
-async def test_when_the_weights_swap_the_page_says_so_by_itself(page: Tab, shelf: Shelf) -> None:
+async def test_page_follows_a_swap(page: Tab, shelf: Shelf) -> None:
     shelf.store.activate(shelf.install(card=CARD).id)
     async with serving_shelf(shelf) as address:
         await page.go(address)
@@ -213,7 +209,7 @@ async def test_when_the_weights_swap_the_page_says_so_by_itself(page: Tab, shelf
     assert page.console == []
 
 
-async def test_an_earlier_version_answers_if_its_owner_says_so(page: Tab, shelf: Shelf) -> None:
+async def test_page_switches_to_an_earlier_release(page: Tab, shelf: Shelf) -> None:
     first, second = shelf.install(), shelf.install()
     shelf.store.activate(second.id)
     ref = shelf.store.current_path.read_bytes()
@@ -252,7 +248,7 @@ async def shelf_lines(page: Tab) -> list[str]:
     return list(await page.run("[...document.querySelectorAll('#releases li')].map((line) => line.innerText)"))
 
 
-async def test_a_key_is_kept_by_the_tab_and_no_longer(page: Tab, browser: str, shelf: Shelf) -> None:
+async def test_key_is_kept_for_the_tab_only(page: Tab, browser: str, shelf: Shelf) -> None:
     shelf.store.activate(shelf.install().id)
     async with serving_shelf(shelf, api_keys=[KEY]) as address, tab(browser) as other:
         await page.go(address)
@@ -266,7 +262,7 @@ async def test_a_key_is_kept_by_the_tab_and_no_longer(page: Tab, browser: str, s
         await other.until("document.querySelector('#headline').innerText === 'an API key is required'")
 
 
-async def test_without_keys_nobody_may_switch_and_the_page_says_how_to_have_one(page: Tab, shelf: Shelf) -> None:
+async def test_switching_without_keys_explains_how(page: Tab, shelf: Shelf) -> None:
     shelf.store.activate(shelf.install().id)
     shelf.install()
     async with serving_shelf(shelf) as address:
@@ -278,7 +274,7 @@ async def test_without_keys_nobody_may_switch_and_the_page_says_how_to_have_one(
         assert await page.text("#headline") == "tiny, version 1"
 
 
-async def test_how_the_relays_are(page: Tab, shelf: Shelf, relay: str, key: SecretKey) -> None:
+async def test_page_shows_relay_status(page: Tab, shelf: Shelf, relay: str, key: SecretKey) -> None:
     shelf.store.activate(shelf.install().id)
     away = "ws://127.0.0.1:1"
     async with serving_shelf(shelf) as address:
@@ -289,7 +285,8 @@ async def test_how_the_relays_are(page: Tab, shelf: Shelf, relay: str, key: Secr
         async with Follow([relay, away], shelf.home, key.pubkey).running():
             await page.until("document.querySelectorAll('#relay-list .good').length === 1")
             await page.until("document.querySelectorAll('#relay-list small').length === 2")  # when, and why one is away
-            first, *lines = await page.run("[...document.querySelectorAll('#relay-list li')].map((line) => line.innerText)")
+            shown = "[...document.querySelectorAll('#relay-list li')].map((line) => line.innerText)"
+            first, *lines = await page.run(shown)
             assert first.startswith("demo: following")
             assert sorted(line.split("\n")[:2] for line in lines) == [[away, "disconnected"], [relay, "connected"]]
             assert not await page.run("document.querySelector('#relays').hidden")
@@ -302,7 +299,7 @@ async def test_how_the_relays_are(page: Tab, shelf: Shelf, relay: str, key: Secr
 # --- what may be missing
 
 
-async def test_before_the_first_release_the_page_waits_for_it(page: Tab, shelf: Shelf) -> None:
+async def test_page_waits_for_the_first_release(page: Tab, shelf: Shelf) -> None:
     async with serving_shelf(shelf) as address:
         await page.go(address)
         await page.until("document.querySelector('#headline').innerText.startsWith('no model yet')")
@@ -319,7 +316,7 @@ async def test_before_the_first_release_the_page_waits_for_it(page: Tab, shelf: 
         assert await page.text("#error") == ""
 
 
-async def test_of_a_file_the_page_shows_name_and_hash(page: Tab, tmp_path: Path) -> None:
+async def test_page_shows_a_model_file(page: Tab, tmp_path: Path) -> None:
     loaded = load_file(write_tiny(tmp_path / "m.bin"))
     async with serving(loaded) as address:
         await page.go(address)

@@ -78,7 +78,7 @@ async def swap(shelf: Shelf, server: Server, release: InstalledRelease) -> None:
     await server.reloader.check()
 
 
-async def test_the_first_release(shelf: Shelf, server: Server) -> None:
+async def test_first_release_becomes_active(shelf: Shelf, server: Server) -> None:
     await server.reloader.check()
     assert (await server.health())["status"] == "waiting for a first model"
     first = shelf.install()
@@ -98,9 +98,7 @@ async def test_the_first_release(shelf: Shelf, server: Server) -> None:
     assert has_weights(server.serving.current.language_model.decoder, weights(1))
 
 
-async def test_requests_under_way_end_on_the_model_they_began_with(
-    shelf: Shelf, server: Server, gate: threading.Event
-) -> None:
+async def test_running_requests_finish_on_their_model(shelf: Shelf, server: Server, gate: threading.Event) -> None:
     first, second = shelf.install(), shelf.install()
     await swap(shelf, server, first)
     expected = await server.ask(max_tokens=600)
@@ -122,7 +120,7 @@ async def test_requests_under_way_end_on_the_model_they_began_with(
     assert expected[1] not in {text for _, text in others}
 
 
-async def test_no_request_fails_or_mixes_models_while_they_are_swapped(shelf: Shelf, server: Server) -> None:
+async def test_no_request_fails_or_mixes_models_during_swaps(shelf: Shelf, server: Server) -> None:
     releases = [shelf.install(), shelf.install()]
     texts = {}
     for release in releases:
@@ -146,7 +144,7 @@ async def until_submitted(server: Server, count: int) -> None:
             pass
 
 
-async def test_a_third_model_is_loaded_when_the_first_has_no_requests_left(shelf: Shelf, server: Server) -> None:
+async def test_third_model_waits_for_the_first_to_drain(shelf: Shelf, server: Server) -> None:
     await swap(shelf, server, shelf.install())
     with server.serving.lease() as oldest:
         await swap(shelf, server, shelf.install())
@@ -161,7 +159,7 @@ async def test_a_third_model_is_loaded_when_the_first_has_no_requests_left(shelf
     assert (await server.health())["serving"] == "tiny version 3"
 
 
-async def test_the_release_in_charge_is_not_loaded_again(shelf: Shelf, server: Server) -> None:
+async def test_active_release_is_not_loaded_again(shelf: Shelf, server: Server) -> None:
     first = shelf.install()
     await swap(shelf, server, first)
     loaded = server.serving.current
@@ -173,7 +171,7 @@ async def test_the_release_in_charge_is_not_loaded_again(shelf: Shelf, server: S
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a thread reads is counted on Linux only")
-def test_of_a_checkpoint_with_moments_only_the_weights_are_read(shelf: Shelf) -> None:
+def test_optimizer_state_is_not_read(shelf: Shelf) -> None:
     moments = np.full(2 * CONFIG.parameter_count, np.nan, np.float32)
     header = CheckpointHeader(magic="RGPT0003", vocab_size=CONFIG.vocab_size, iteration=0, step=1, best_loss=1.0)
     release = shelf.install(checkpoint=header.encode() + weights(1).tobytes() + moments.tobytes())
@@ -223,9 +221,7 @@ BROKEN: dict[str, tuple[Callable[[Shelf], InstalledRelease], str]] = {
 
 
 @pytest.mark.parametrize("how", BROKEN)
-async def test_a_release_that_does_not_pass_leaves_the_old_one_in_charge(
-    shelf: Shelf, server: Server, how: str
-) -> None:
+async def test_broken_release_leaves_the_old_one_active(shelf: Shelf, server: Server, how: str) -> None:
     make, words = BROKEN[how]
     await swap(shelf, server, shelf.install())
     before, healthy = await server.ask(), await server.health()
@@ -241,16 +237,14 @@ async def test_a_release_that_does_not_pass_leaves_the_old_one_in_charge(
 
 
 @AT_ONCE
-async def test_a_release_that_does_not_pass_is_tried_once(
-    shelf: Shelf, server: Server, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_broken_release_is_tried_once(shelf: Shelf, server: Server, caplog: pytest.LogCaptureFixture) -> None:
     await swap(shelf, server, shelf.install(checkpoint=checkpoint(WITH_NAN)))
     await server.reloader.check()
     assert caplog.text.count("model swap failed: tiny version 1") == 1
 
 
 @AT_ONCE
-async def test_a_release_that_could_not_be_read_is_tried_again(shelf: Shelf, server: Server) -> None:
+async def test_unreadable_release_is_retried(shelf: Shelf, server: Server) -> None:
     first, second = shelf.install(), shelf.install()
     await swap(shelf, server, first)
     path = second.file("checkpoint").local_path
@@ -268,7 +262,7 @@ async def test_a_release_that_could_not_be_read_is_tried_again(shelf: Shelf, ser
     assert server.serving.swaps == 2
 
 
-async def test_a_release_that_was_put_right_is_tried_again(shelf: Shelf, server: Server) -> None:
+async def test_repaired_release_is_loaded(shelf: Shelf, server: Server) -> None:
     await swap(shelf, server, shelf.install())
     release = shelf.install()
     path = release.file("checkpoint").local_path
@@ -285,9 +279,7 @@ async def test_a_release_that_was_put_right_is_tried_again(shelf: Shelf, server:
     assert ((await server.health())["release"], server.serving.failure) == (release.id.hex(), None)
 
 
-async def test_the_waits_between_tries_become_longer_up_to_a_limit(
-    shelf: Shelf, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_retry_waits_double_up_to_a_limit(shelf: Shelf, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = asyncio.get_running_loop()
     now = float(int(clock.time()))  # whole, so that sums are exact
     monkeypatch.setattr(clock, "time", lambda: now)
@@ -303,7 +295,7 @@ async def test_the_waits_between_tries_become_longer_up_to_a_limit(
 
 
 @AT_ONCE
-async def test_what_the_operator_chose_meanwhile_stays(shelf: Shelf, server: Server) -> None:
+async def test_chosen_release_survives_a_retry(shelf: Shelf, server: Server) -> None:
     chosen, broken = shelf.install(), without_checkpoint(shelf)
     await swap(shelf, server, broken)
     await server.reloader.use(chosen.id)
@@ -312,7 +304,7 @@ async def test_what_the_operator_chose_meanwhile_stays(shelf: Shelf, server: Ser
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit of memory is kept on Linux only")
-async def test_a_model_too_large_for_the_memory_leaves_the_old_one_in_charge(shelf: Shelf, server: Server) -> None:
+async def test_model_too_large_for_memory_leaves_the_old_one(shelf: Shelf, server: Server) -> None:
     await swap(shelf, server, shelf.install())
     before = await server.ask()
     config = replace(CONFIG, n_embd=32, n_layer=256, block_size=4096)  # 13 MB of weights, 268 MB to answer with
@@ -339,9 +331,7 @@ async def test_a_model_too_large_for_the_memory_leaves_the_old_one_in_charge(she
         (b'{"release": "' + b"ab" * 32 + b'"}', f"release {'ab' * 32} is not installed"),
     ],
 )
-async def test_a_signal_that_is_damaged_leaves_the_old_model(
-    shelf: Shelf, server: Server, contents: bytes, words: str
-) -> None:
+async def test_damaged_ref_leaves_the_old_model(shelf: Shelf, server: Server, contents: bytes, words: str) -> None:
     first = shelf.install()
     await swap(shelf, server, first)
     shelf.store.current_path.write_bytes(contents)
@@ -354,9 +344,7 @@ async def test_a_signal_that_is_damaged_leaves_the_old_model(
 
 
 @pytest.mark.parametrize("place", ["refs/current", "refs"])
-async def test_a_store_that_is_not_as_it_should_be_leaves_the_old_model(
-    shelf: Shelf, server: Server, place: str
-) -> None:
+async def test_damaged_store_leaves_the_old_model(shelf: Shelf, server: Server, place: str) -> None:
     first = shelf.install()
     await swap(shelf, server, first)
     path = shelf.home / "store" / place
@@ -367,7 +355,7 @@ async def test_a_store_that_is_not_as_it_should_be_leaves_the_old_model(
     assert (await server.ask())[0] == first.id.hex()
 
 
-async def test_a_signal_that_goes_away_leaves_the_model(shelf: Shelf, server: Server) -> None:
+async def test_removed_ref_leaves_the_model(shelf: Shelf, server: Server) -> None:
     first = shelf.install()
     await swap(shelf, server, first)
     shelf.store.current_path.unlink()
@@ -375,7 +363,7 @@ async def test_a_signal_that_goes_away_leaves_the_model(shelf: Shelf, server: Se
     assert (await server.ask())[0] == first.id.hex()
 
 
-async def test_the_store_is_watched_while_the_server_runs(shelf: Shelf) -> None:
+async def test_server_polls_the_store(shelf: Shelf) -> None:
     serving = ActiveModel()
     watch = Reloader(shelf.store, serving, ReloadTiming(poll_s=0.001))
     async with running(serving, watch, config()):
@@ -391,7 +379,7 @@ async def test_the_store_is_watched_while_the_server_runs(shelf: Shelf) -> None:
         assert serving.current.release_id == third.id.hex()
 
 
-async def test_what_is_current_already_answers_from_the_first_request_on(shelf: Shelf) -> None:
+async def test_current_release_is_loaded_before_listening(shelf: Shelf) -> None:
     first = shelf.install()
     shelf.store.activate(first.id)
     serving = ActiveModel()

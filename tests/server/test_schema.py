@@ -17,7 +17,7 @@ def asked(**fields: Any) -> CompletionRequest:  # noqa: ANN401 (JSON)
     return parse_plain(orjson.dumps(fields))
 
 
-def test_a_prompt_is_enough() -> None:
+def test_prompt_alone_is_enough() -> None:
     assert asked(prompt="Once") == CompletionRequest(
         prompts=("Once",), sampling=Sampling(max_tokens=256, temperature=0.7, top_p=1.0, top_k=0, seed=None)
     )
@@ -45,36 +45,36 @@ def test_unknown_fields_are_ignored() -> None:
         ("temperature", 100),
     ],
 )
-def test_the_ends_of_the_ranges(field: str, value: float | str) -> None:
+def test_ends_of_the_ranges(field: str, value: float | str) -> None:
     request = asked(**{"prompt": "x", field: value})
     assert value in {request.prompts[0], request.sampling.max_tokens, request.sampling.temperature}
 
 
 @pytest.mark.parametrize("value", [None, 1, 1.5, True, [], ["x"], {"text": "x"}])
-def test_a_prompt_is_text(value: object) -> None:
+def test_prompt_must_be_a_string(value: object) -> None:
     with pytest.raises(InvalidRequest, match="prompt is required and must be a string"):
         asked(prompt=value)
 
 
-def test_a_prompt_is_required() -> None:
+def test_prompt_is_required() -> None:
     with pytest.raises(InvalidRequest, match="prompt is required"):
         asked(max_tokens=5)
 
 
 @pytest.mark.parametrize("value", [0, -1, 4097, 10**18, 1.0, 256.5, "5", True, False, [], {}])
-def test_max_tokens_is_a_number_in_range(value: object) -> None:
+def test_max_tokens_must_be_an_integer_in_range(value: object) -> None:
     with pytest.raises(InvalidRequest, match="max_tokens must be an integer from 1 to 4096"):
         asked(prompt="x", max_tokens=value)
 
 
 @pytest.mark.parametrize("value", ["0.7", "hot", True, False, [], {}, [0.7]])
-def test_temperature_is_a_number(value: object) -> None:
+def test_temperature_must_be_a_number(value: object) -> None:
     with pytest.raises(InvalidRequest, match="temperature must be a number"):
         asked(prompt="x", temperature=value)
 
 
 @pytest.mark.parametrize("value", [-0.001, -1, 100.5, 101, 10**18, 1e308])
-def test_temperature_is_in_range(value: float) -> None:
+def test_temperature_must_be_in_range(value: float) -> None:
     with pytest.raises(InvalidRequest, match="temperature must be from 0 to 100"):
         asked(prompt="x", temperature=value)
 
@@ -83,7 +83,7 @@ def test_temperature_is_in_range(value: float) -> None:
 @pytest.mark.parametrize(
     "number", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400", "9" * 30, "9" * 5000, "01", "+1"]
 )
-def test_numbers_that_are_none(field: str, number: str) -> None:
+def test_malformed_numbers_are_refused(field: str, number: str) -> None:
     with pytest.raises(InvalidRequest):
         parse_plain(f'{{"prompt": "x", "{field}": {number}}}'.encode())
 
@@ -105,13 +105,13 @@ def test_numbers_that_are_none(field: str, number: str) -> None:
     ],
     ids=lambda body: repr(body)[:20],
 )
-def test_a_body_that_is_not_json(body: bytes) -> None:
+def test_body_must_be_json(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="the body is not JSON"):
         parse_plain(body)
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b'"prompt"', b"1", b"true", b'[{"prompt": "x"}]'])
-def test_a_body_that_is_no_object(body: bytes) -> None:
+def test_body_must_be_an_object(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="the body must be a JSON object"):
         parse_plain(body)
 
@@ -137,7 +137,7 @@ def test_any_bytes_give_a_request_or_our_error(body: bytes) -> None:
     assert 0 <= request.sampling.temperature <= 100
 
 
-def test_the_replies() -> None:
+def test_plain_bodies() -> None:
     assert plain_body(text="t", model="m", prompt_tokens=1, completion_tokens=2) == {
         "text": "t",
         "model": "m",

@@ -44,7 +44,7 @@ def get(address: str, path: str = "/", body: object = None, key: str | None = No
         (["--log", "xml"], "'xml' is not one of 'console', 'json'"),
     ],
 )
-def test_what_is_refused_before_anything_starts(
+def test_bad_flags_are_refused_before_start(
     at_home: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
     (at_home / "keys").write_text("# none yet\n\n", encoding="utf-8")
@@ -53,7 +53,7 @@ def test_what_is_refused_before_anything_starts(
     assert said in only_line(capsys.readouterr().err)
 
 
-def test_keys_come_from_a_file_and_the_result_is_json(tmp_path: Path) -> None:
+def test_key_file_and_json_output(tmp_path: Path) -> None:
     write_tiny(tmp_path / "m.bin")
     (tmp_path / "keys").write_text("# ours\none\n\ntwo \n", encoding="utf-8")
     words = ("--model", "m.bin", "--port", "0", "--api-key-file", "keys", "--json", "--log", "json")
@@ -64,7 +64,7 @@ def test_keys_come_from_a_file_and_the_result_is_json(tmp_path: Path) -> None:
         assert get(address, "/ready")[0] == 200
 
 
-def test_a_request_under_way_ends_well_when_the_server_is_told_to_stop(tmp_path: Path) -> None:
+def test_sigterm_finishes_a_running_stream(tmp_path: Path) -> None:
     write_tiny(tmp_path / "m.bin")
     with background(tmp_path, "serve", "--model", "m.bin", "--port", "0") as (process, address):
         body = json.dumps({"prompt": "the", "max_tokens": 4000, "ignore_eos": True, "stream": True}).encode()
@@ -79,7 +79,7 @@ def test_a_request_under_way_ends_well_when_the_server_is_told_to_stop(tmp_path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's memory is read from /proc")
-def test_an_old_model_is_gone_at_once_when_another_takes_over(shelf: Shelf) -> None:
+def test_swap_frees_the_old_model_at_once(shelf: Shelf) -> None:
     config = ModelConfig(n_embd=64, n_head=1, n_layer=16, vocab_size=TOKENIZER.vocab_size, block_size=1024)
     cache = MAX_SLOTS * KVCache.slot_bytes(
         config

@@ -33,7 +33,7 @@ async def stream(session: aiohttp.ClientSession, address: str) -> tuple[str, str
     return release, "".join(part["choices"][0]["text"] for part in parts)
 
 
-async def test_streams_go_on_while_releases_arrive(relay: str, tmp_path: Path, key: SecretKey) -> None:
+async def test_streams_survive_published_releases(relay: str, tmp_path: Path, key: SecretKey) -> None:
     author, home = tmp_path / "author", tmp_path / "home"
     ids = [(await publish([relay], author, key, tiny_sources(seed=seed))).release.id for seed in range(4)]
     await fetch([relay], home, ids[0])

@@ -19,7 +19,7 @@ from server.models import ActiveModel, LoadedModel, load_file
 SECRET = "a prompt nobody may see"  # noqa: S105 (of a test)
 
 
-async def test_what_is_counted(session: aiohttp.ClientSession, address: str) -> None:
+async def test_metrics(session: aiohttp.ClientSession, address: str) -> None:
     for fields in ({"prompt": "the fox", "max_tokens": 9}, {"prompt": 1}):
         async with session.post(address, json=fields) as response:
             await response.read()
@@ -40,7 +40,7 @@ async def test_what_is_counted(session: aiohttp.ClientSession, address: str) -> 
     assert any("ab" * 32 in name for name in found)
 
 
-async def test_a_file_whose_name_is_no_text(session: aiohttp.ClientSession, tmp_path: Path) -> None:
+async def test_undecodable_file_name_is_escaped(session: aiohttp.ClientSession, tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"a\xff\n.bin")
     write_tiny(tmp_path / "m.bin").rename(path)
     (tmp_path / "m.json").rename(path.with_suffix(".json"))
@@ -50,7 +50,7 @@ async def test_a_file_whose_name_is_no_text(session: aiohttp.ClientSession, tmp_
             assert (await response.json())["serving"].endswith(r"a\udcff\n.bin")
 
 
-async def test_before_the_first_model_it_is_not_ready(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
+async def test_not_ready_before_the_first_model(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
     serving = ActiveModel()
     async with running(serving, None, config()) as address:
         assert "randygpt_model_age_seconds" not in await scrape(address)
@@ -61,7 +61,7 @@ async def test_before_the_first_model_it_is_not_ready(session: aiohttp.ClientSes
             assert (response.status, await response.json()) == (200, {"ready": True})
 
 
-async def test_the_log_has_a_line_for_each_request_and_no_prompt_and_no_key(
+async def test_request_log_has_no_prompt_and_no_key(
     session: aiohttp.ClientSession, loaded: LoadedModel, logged: io.StringIO
 ) -> None:
     headers = {"X-Request-Id": "mine-1", "Authorization": "Bearer s3cret"}
@@ -83,7 +83,7 @@ async def test_the_log_has_a_line_for_each_request_and_no_prompt_and_no_key(
 
 
 @pytest.mark.parametrize("given", ["", "two words", "x" * 65, "a\tb", "é"])
-async def test_an_id_that_is_none_is_replaced(session: aiohttp.ClientSession, address: str, given: str) -> None:
+async def test_invalid_request_id_is_replaced(session: aiohttp.ClientSession, address: str, given: str) -> None:
     async with session.get(f"{address}/health", headers={"X-Request-Id": given}) as response:
         found = response.headers["X-Request-Id"]
     assert found != given
@@ -91,7 +91,7 @@ async def test_an_id_that_is_none_is_replaced(session: aiohttp.ClientSession, ad
 
 
 @pytest.mark.parametrize("style", ["console", "json"])
-def test_what_is_logged_cannot_pass_for_another_line(style: logs.Style) -> None:
+def test_log_lines_cannot_be_forged(style: logs.Style) -> None:
     root, stream = logging.getLogger(), io.StringIO()
     handlers, level = root.handlers[:], root.level
     root.handlers = []
@@ -106,7 +106,7 @@ def test_what_is_logged_cannot_pass_for_another_line(style: logs.Style) -> None:
     assert not set("\x1b\r\u2028\x9b\udc80") & set(stream.getvalue())
 
 
-def test_a_failure_is_logged_with_its_traceback(logged: io.StringIO) -> None:
+def test_exception_is_logged_with_traceback(logged: io.StringIO) -> None:
     try:
         raise ValueError("oh")  # noqa: TRY301
     except ValueError:

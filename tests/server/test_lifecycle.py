@@ -85,7 +85,7 @@ async def test_disconnected_client_frees_its_slot(
             assert (await ask(session, address))[0] == 200
 
 
-async def test_of_too_many_requests_some_are_sent_away_and_the_rest_answered(
+async def test_requests_beyond_the_limit_get_503(
     session: aiohttp.ClientSession,
     loaded: LoadedModel,
     gated: LoadedModel,
@@ -106,9 +106,7 @@ async def test_of_too_many_requests_some_are_sent_away_and_the_rest_answered(
         assert (await ask(session, address))[0] == 200
 
 
-async def test_many_requests_at_once_are_all_answered_right(
-    session: aiohttp.ClientSession, loaded: LoadedModel
-) -> None:
+async def test_concurrent_requests_get_their_own_text(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
     prompts = [f"{word} {other}" for word in ("the", "fox", "lazy") for other in ("dog", "over", "jumps", "quick")]
     async with serving(loaded, threads=2) as address:
         replies = await asyncio.gather(*(ask(session, address, prompt=prompt, max_tokens=50) for prompt in prompts))
@@ -122,7 +120,7 @@ def is_listening(address: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
-async def test_a_request_under_way_is_answered_before_the_server_ends(
+async def test_shutdown_finishes_running_requests(
     session: aiohttp.ClientSession,
     loaded: LoadedModel,
     gated: LoadedModel,
@@ -151,7 +149,7 @@ async def test_a_request_under_way_is_answered_before_the_server_ends(
         await server
 
 
-async def test_an_idle_connection_does_not_keep_the_server(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
+async def test_shutdown_does_not_wait_for_idle_connections(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
     async with asyncio.timeout(WAIT_S):
         async with serving(loaded) as address:
             await ask(session, address)
@@ -170,7 +168,7 @@ async def test_shutdown_does_not_wait_longer_than_its_timeout(
             await request
 
 
-async def test_an_address_in_use_is_named(loaded: LoadedModel) -> None:
+async def test_address_in_use_is_reported(loaded: LoadedModel) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -187,7 +185,7 @@ def has_ipv6() -> bool:
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-async def test_an_address_of_ipv6_can_be_used_as_it_is(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
+async def test_ipv6_address(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
     async with serving(loaded, host="::1") as address:
         assert address.startswith("http://[::1]:")
         assert (await ask(session, address))[0] == 200
