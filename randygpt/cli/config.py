@@ -1,4 +1,4 @@
-"""`randygpt config`: what is set, where, and whether it can be."""
+"""`randygpt config`: check, show and document the settings."""
 
 import json
 import os
@@ -9,15 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, emit, print_stderr
+from randygpt.cli.flags import Json, Quiet
+from randygpt.cli.output import emit, print_stderr
 from randygpt.cli.settings import Parameter, default_map, environment_errors, file_errors, parameters
 from randygpt.user.config_files import Key, Setting, config_paths, existing_paths, line_number, load_settings, read_text
 from randygpt.user.home import GLOBAL_SETTINGS, RELAYS, Home, environment_name
 
-_EVERYWHERE = {"json", "quiet"}  # keys of every table
+_COMMON_KEYS = {"json", "quiet"}  # keys that every table accepts
 
 app = typer.Typer(
-    help="Settings: one TOML file, then the environment, then flags.",
+    help="Check and show settings from TOML files and the environment.",
     epilog="Example: randygpt config check",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -28,26 +29,29 @@ app = typer.Typer(
 def check(
     context: typer.Context,
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Settings files; by default those that are read.")
+        list[Path] | None, typer.Argument(metavar="FILE", help="Settings files to check instead of those in use.")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Name file, line and key of each mistake in the settings; exit code 2 if there is one."""
+    """Check the settings files and the environment.
+
+    Prints file, line and key of each error; the exit code is 2 if there is any.
+    """
     known = _known(context)
-    looked_at = files or existing_paths()
-    wrong = [error for path in looked_at for error in file_errors(path, known)]
+    checked = files or existing_paths()
+    wrong = [error for path in checked for error in file_errors(path, known)]
     variables = [] if files else [*environment_errors(known)]
     result = {
-        "files": [str(path) for path in looked_at],
+        "files": [str(path) for path in checked],
         "mistakes": [{"file": each.file, "line": each.line, "key": each.key, "reason": each.reason} for each in wrong],
         "variables": variables,
     }
     if as_json or wrong or variables:
         emit(as_json, result, "\n".join([*map(str, wrong), *variables]))
     elif not quiet:
-        where = ", ".join(map(str, looked_at)) or f"no settings file ({' or '.join(map(str, config_paths()))})"
-        print_stderr(f"no mistakes: {where}")
+        where = ", ".join(map(str, checked)) or f"no settings file ({' or '.join(map(str, config_paths()))})"
+        print_stderr(f"no errors: {where}")
     if wrong or variables:
         raise typer.Exit(2)
 
@@ -55,13 +59,16 @@ def check(
 @app.command("show", epilog="Example: randygpt config show --all")
 def show(
     context: typer.Context,
-    everything: Annotated[bool, typer.Option("--all", help="Defaults as well.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include settings that have their default.")] = False,
     as_json: Json = False,
     _quiet: Quiet = False,
 ) -> None:
-    """Print what is set, and which file or variable sets it. Flags outweigh all of it."""
+    """Print the settings in effect and where each is set.
+
+    Flags on the command line override all of them.
+    """
     known, settings = _known(context), load_settings()
-    default_map(known)  # what is wrong is said, and not shown
+    default_map(known)  # reports an invalid setting instead of showing it
     entries = [*_general(settings), *(_entry(parameter, settings) for parameter in known.values())]
     if not everything:
         entries = [entry for entry in entries if entry["from"] != "default" or "." not in str(entry["key"])]
@@ -72,7 +79,7 @@ def show(
 
 @app.command("example", epilog="Example: randygpt config example > config.toml")
 def example(context: typer.Context, as_json: Json = False, _quiet: Quiet = False) -> None:
-    """Print a settings file with everything in it that can be set, as comments."""
+    """Print a settings file with every setting, commented out."""
     text = "\n".join(_example(_known(context)))
     emit(as_json, {"example": text}, text)
 
@@ -83,7 +90,7 @@ def _known(context: typer.Context) -> dict[Key, Parameter]:
 
 
 def _general(settings: Mapping[Key, Setting]) -> Iterator[dict[str, object]]:
-    """Home and relays, as they are found at last."""
+    """Yield the settings that belong to no command, with their effective values."""
     home = Home.from_environment()
     values: dict[Key, object] = {key: str(home.folder) for key in GLOBAL_SETTINGS} | {RELAYS: home.relays()}
     for key, value in values.items():
@@ -121,7 +128,7 @@ def _example(known: Mapping[Key, Parameter]) -> Iterator[str]:
         yield from ("", *_comment(general.help), f"#{key[0]} = {_toml(general.default)}")
     table = ""
     for key, parameter in known.items():
-        if key[1] in _EVERYWHERE or parameter.is_secret:
+        if key[1] in _COMMON_KEYS or parameter.is_secret:
             continue
         if key[0] != table:
             table = key[0]
@@ -134,5 +141,5 @@ def _comment(text: str) -> list[str]:
 
 
 def _toml(value: object) -> str:
-    """A value as TOML has it; a text that JSON can write is one."""
+    """Return a value as TOML; a JSON string, number, boolean or list of them is valid TOML."""
     return "not set" if value is None else json.dumps(value, ensure_ascii=False)

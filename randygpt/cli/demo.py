@@ -19,7 +19,8 @@ from typing import Any
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, emit, format_size
+from randygpt.cli.flags import Json, Quiet
+from randygpt.cli.output import emit, format_size
 
 _FIRST_ITERS = 120
 _MORE_ITERS = 180

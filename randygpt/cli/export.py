@@ -1,11 +1,12 @@
-"""`randygpt export` and `randygpt import`: a checkpoint as other programs take it, and back."""
+"""`randygpt export` and `randygpt import`: convert checkpoints to and from safetensors."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, check_file_path, emit, format_size
+from randygpt.cli.flags import Json, ModelPreset, ModelVocab, Quiet, check_file_path
+from randygpt.cli.output import emit, format_size
 from randygpt.errors import CallerError
 
 EXPORT_EXAMPLE = "Example: randygpt export --format hf shakespeare_best.bin shakespeare-hf"
@@ -13,20 +14,22 @@ IMPORT_EXAMPLE = "Example: randygpt import shakespeare-hf shakespeare2"
 
 
 def export(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint, or the folder of a fetched release.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet, or empty.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint, or folder of a fetched release.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; new or empty.")],
     kind: Annotated[
         Literal["safetensors", "hf"],
-        typer.Option("--format", help="hf: as transformers loads it. safetensors: moments too, for `import`."),
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="hf, to load with transformers; or safetensors, with optimizer state, to `import` again.",
+        ),
     ] = "safetensors",
-    preset: Annotated[str | None, typer.Option(help="Its shape, where nothing beside the file says.")] = None,
-    vocab: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
-    ] = None,
+    preset: ModelPreset = None,
+    vocab: ModelVocab = None,
     as_json: Json = False,
     _quiet: Quiet = False,
 ) -> None:
-    """Write a checkpoint as safetensors, or as a folder that transformers loads."""
+    """Export a checkpoint as safetensors, or for transformers."""
     from randygpt.checkpoint.export import export_model
     from randygpt.checkpoint.sidecar import find_checkpoint, inspect_checkpoint
 
@@ -37,20 +40,23 @@ def export(
 
 
 def import_model(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `export` wrote, or transformers saved of it.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `export` or transformers wrote.")],
     target: Annotated[
-        Path | None, typer.Argument(metavar="[PREFIX]", help="Writes PREFIX.bin, and PREFIX.json; default: DIR's name.")
+        Path | None, typer.Argument(metavar="PREFIX", help="Write PREFIX.bin and PREFIX.json; default: name of DIR.")
     ] = None,
     as_json: Json = False,
     _quiet: Quiet = False,
 ) -> None:
-    """Make a checkpoint of an exported folder: RGPT0003 where it has moments, else RGPT0002."""
+    """Import an exported folder as a checkpoint.
+
+    Writes RGPT0003 if the folder has optimizer state, else RGPT0002.
+    """
     from randygpt.checkpoint import export as logic
 
     prefix = check_file_path(target or Path(folder.resolve().name))
     path = prefix.with_name(f"{prefix.name.removesuffix('.bin')}.bin")
     if path.name == ".bin":
-        raise CallerError(f"{prefix}: not a name for a checkpoint")
+        raise CallerError(f"{prefix}: not a file name")
     checkpoint = logic.import_model(folder, path)
     has_moments = checkpoint.optimizer_state is not None
     result = {
@@ -60,5 +66,5 @@ def import_model(
         "parameters": checkpoint.config.parameter_count,
         "iteration": checkpoint.header.iteration,
     }
-    moments = "with the optimizer's moments" if has_moments else "weights only"
+    moments = "with optimizer state" if has_moments else "weights only"
     emit(as_json, result, f"{path}: {result['format']}, {moments}, {checkpoint.config.parameter_count:,} parameters")

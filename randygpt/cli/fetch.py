@@ -1,11 +1,12 @@
-"""`randygpt fetch`: a release by its id or name, verified, into the store."""
+"""`randygpt fetch`: fetch a release by id or name, verify it and install it."""
 
 import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_progress, emit, format_size, parse_size, print_stderr
+from randygpt.cli.flags import Json, MaxSize, Quiet, Relays, parse_size
+from randygpt.cli.output import byte_progress, emit, format_size, print_stderr
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
@@ -16,18 +17,21 @@ EXAMPLE = "Example: randygpt fetch npub1…/shakespeare --relay wss://relay.exam
 
 def fetch(
     reference: Annotated[
-        str, typer.Argument(metavar="RELEASE", help="An event id in hex, note, nevent, naddr, or npub…/name.")
+        str, typer.Argument(metavar="RELEASE", help="Event id as hex, note or nevent; or naddr or npub…/name.")
     ],
     relay: Relays = None,
     weights_only: Annotated[
-        bool, typer.Option("--weights-only", help="Leave out the optimiser's part: a third of the bytes, to be served.")
+        bool, typer.Option("--weights-only", help="Skip the optimizer state: a third of the size, enough to serve.")
     ] = False,
     max_size: MaxSize = "1G",
-    activate: Annotated[bool, typer.Option(help="Make it the one that `serve` answers with.")] = True,
+    activate: Annotated[bool, typer.Option(help="Make it the current release, which `serve` uses.")] = True,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fetch a model: every byte verified against its author's signature, installed whole or not at all."""
+    """Fetch, verify and install a model.
+
+    Every byte is verified against the author's signature; the release is installed completely or not at all.
+    """
     from distribution.trust_list import TrustStore
     from randygpt.sharing import fetch_release
     from relay_client.keys import encode_npub
@@ -48,7 +52,7 @@ def fetch(
     trusted = TrustStore(home.folder).read()
     release, author = fetched.release, encode_npub(fetched.release.author)
     for url in fetched.misbehaving if not quiet else ():
-        print_stderr(f"{url} gave something that does not verify, and was asked last from then on")
+        print_stderr(f"{url} sent data that failed verification; other relays were preferred from then on")
     text = "\n".join(
         [
             f"{release.name} version {release.version}, signed by {trusted.display_name(release.author)}",

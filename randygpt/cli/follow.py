@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli import installed, systemd
-from randygpt.cli.output import Json, MaxSize, Quiet, Relays, byte_progress, emit, parse_size, print_stderr
+from randygpt.cli.flags import Json, MaxSize, Quiet, Relays, parse_size
+from randygpt.cli.output import byte_progress, emit, print_stderr
 from randygpt.cli.post_install import PostInstallHook
 from randygpt.user.home import Home
 
@@ -19,7 +20,7 @@ EXAMPLE = "Example: randygpt follow npub1…/shakespeare --exec 'echo $RANDYGPT_
 
 
 def _complete(incomplete: str) -> list[str]:
-    """Whoever's models are here already, by the shortest name."""
+    """Complete the models that are installed already, by the author's petname if there is one."""
     from relay_client.keys import encode_npub
 
     def words(releases: "list[InstalledRelease]", trusted: "TrustList") -> list[str]:
@@ -32,28 +33,31 @@ def follow(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="Whose model: npub…/name, an naddr, or alice/name.", autocompletion=_complete
+            metavar="NAME", help="Model to follow: npub…/name, naddr, or alice/name.", autocompletion=_complete
         ),
     ],
     relay: Relays = None,
-    once: Annotated[bool, typer.Option("--once", help="Catch up, and end.")] = False,
-    notify_only: Annotated[bool, typer.Option("--notify-only", help="Say what is new, install nothing.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Install the latest version, then exit.")] = False,
+    notify_only: Annotated[
+        bool, typer.Option("--notify-only", help="Report new versions without installing them.")
+    ] = False,
     command: Annotated[
         str | None,
         typer.Option(
             "--exec",
             metavar="COMMAND",
-            help="Run this after an install, with RANDYGPT_RELEASE, _NAME, _VERSION, _AUTHOR, _CHECKPOINT and _FOLDER.",
+            help="Run this after each install, with the variables RANDYGPT_RELEASE, _NAME, _VERSION, _AUTHOR, "
+            "_CHECKPOINT and _FOLDER.",
         ),
     ] = None,
     max_size: MaxSize = "1G",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Install each new version of a model, and make it current, until Ctrl-C.
+    """Install each new version of a model until Ctrl-C.
 
-    Older versions are refused, also after a restart. A release that you chose with `use` stays until a newer version
-    appears; one that is pinned stays.
+    Each new version becomes the current release. Older versions are refused, even after a restart. A release chosen
+    with `use` stays until a newer version appears; a pinned release stays.
     """
     from randygpt.sharing import follow_target, make_follower
 
@@ -77,14 +81,14 @@ def follow(
 
 
 async def _run(follower: "Follower") -> None:
-    async with systemd.watchdog(lambda: asyncio.sleep(0)):  # that the event loop turns is all there is to know
+    async with systemd.watchdog(lambda: asyncio.sleep(0)):  # a running event loop is enough
         await follower.run()
 
 
 def _report_status(target: "FollowTarget", status: "FollowStatus") -> None:
-    """For the service manager: ready once a relay has a live subscription."""
+    """Report the status to the service manager; ready once a relay has a live subscription."""
     connected = sum(link.connected for link in status.links.values())
-    version = f"version {status.version}" if status.version else "no version met yet"
+    version = f"version {status.version}" if status.version else "no version seen yet"
     words = f"following {target.address.name}: {version}, {connected} of {len(status.links)} relays"
     systemd.notify(status=words, ready=connected > 0)
 
@@ -99,7 +103,7 @@ async def _catch_up(follower: "Follower", report: "_Report") -> None:
 
 
 class _Report:
-    """Says what happens, a line each: results on stdout, the rest on stderr; and starts the user's command."""
+    """Printer of updates: results on stdout, notes on stderr; starts the post-install command."""
 
     def __init__(self, trusted: "TrustList", command: str | None, *, as_json: bool, quiet: bool) -> None:
         self._trusted = trusted
@@ -108,7 +112,7 @@ class _Report:
         self._quiet = quiet
 
     def tell(self, update: "Update") -> None:
-        """Print an update; after an install, start the command."""
+        """Print an update; after an install, start the post-install command."""
         from distribution.follow import Installed, Skipped
 
         match update:
@@ -130,20 +134,20 @@ class _Report:
                     print_stderr(f"follow: {words}")
 
     def begin(self, target: "FollowTarget") -> None:
-        """Say what is target."""
+        """Print which model is followed, and on which relays."""
         if not self._quiet and not self._as_json:
             who = self._trusted.display_name(target.address.author)
             print_stderr(f"following {target.address.name} by {who} on {', '.join(target.urls)}")
 
     def nothing_new(self) -> None:
-        """Say that there is nothing to do."""
+        """Report that the installed version is the latest."""
         if self._as_json:
             emit(self._as_json, {"event": "up to date"}, "")
         elif not self._quiet:
-            print_stderr("nothing new")
+            print_stderr("no new version")
 
     async def finish(self) -> None:
-        """Wait for the command."""
+        """Wait for the post-install command."""
         if self._hook:
             await self._hook.finish()
 

@@ -1,4 +1,4 @@
-"""`randygpt gc`: free the disk of what is not in use, and say how much the store may take."""
+"""`randygpt gc`: remove unused releases from the store, and set its quota."""
 
 import asyncio
 from typing import Annotated
@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.output import Json, Quiet, emit, format_size, parse_size, validator
+from randygpt.cli.flags import Json, Quiet, parse_size, validator
+from randygpt.cli.output import emit, format_size
 from randygpt.user.home import Home
 
 EXAMPLE = "Example: randygpt gc --keep 3 --quota 20G"
@@ -17,22 +18,23 @@ def _bytes(text: str) -> int | None:
 
 
 def gc(
-    keep: Annotated[int, typer.Option(min=0, metavar="N", help="Keep the N releases installed last as well.")] = 0,
+    keep: Annotated[int, typer.Option(min=0, metavar="N", help="Also keep the N releases installed last.")] = 0,
     quota: Annotated[
         str | None,
         typer.Option(
-            metavar="BYTES",
-            help="From now on the store takes no more than this, like 20G; `none`: no limit.",
+            metavar="SIZE",
+            help="Set the maximum size of the store, such as 20G; `none` for no limit.",
             callback=validator(_bytes),
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
     as_json: Json = False,
     _quiet: Quiet = False,
 ) -> None:
-    """Remove releases that are not current, previous or pinned, and what is left of fetches that ended long ago.
+    """Remove unused releases from the store.
 
-    Safe beside a running fetch. Under a quota, a fetch removes old releases by itself before it refuses.
+    Keeps the current, the previous and all pinned releases, and also removes what old interrupted fetches left. Safe to
+    run during a fetch. If a fetch would exceed the quota, it removes unused releases itself before it refuses.
     """
     from distribution.gc import GarbageCollector, Quota, disk_usage
 
@@ -40,12 +42,12 @@ def gc(
     limits = Quota(store.home)
     if quota is not None and not dry_run:
         asyncio.run(limits.set(_bytes(quota)))
-    gone = GarbageCollector(store).collect(keep=keep, dry_run=dry_run) if store.folder.is_dir() else []
-    freed, left, limit = sum(item.bytes for item in gone), disk_usage(store), limits.read()
-    releases = [item.release for item in gone if item.release]
+    removed = GarbageCollector(store).collect(keep=keep, dry_run=dry_run) if store.folder.is_dir() else []
+    freed, left, limit = sum(item.bytes for item in removed), disk_usage(store), limits.read()
+    releases = [item.release for item in removed if item.release]
     result = {
         "releases": [installed.release_json(release, trusted) for release in releases],
-        "files": [str(item.path) for item in gone if not item.release],
+        "files": [str(item.path) for item in removed if not item.release],
         "freed": freed,
         "used": left,
         "quota": limit,
@@ -55,6 +57,6 @@ def gc(
     lines = [f"{verb} {installed.release_title(release, trusted)}" for release in releases]
     of_quota = f" of {format_size(limit)}" if limit else ""
     lines.append(
-        f"{'would free' if dry_run else 'freed'} {format_size(freed)}; the store takes {format_size(left)}{of_quota}"
+        f"{'would free' if dry_run else 'freed'} {format_size(freed)}; the store uses {format_size(left)}{of_quota}"
     )
     emit(as_json, result, "\n".join(lines))

@@ -1,52 +1,55 @@
-"""`randygpt generate`: text from a checkpoint, as it is drawn."""
+"""`randygpt generate`: print text from a checkpoint while it is generated."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, check_file_path, emit, is_flag_given, validate_preset, write
+from randygpt.cli.flags import Json, ModelPreset, ModelVocab, Quiet, check_file_path, is_flag_given
+from randygpt.cli.output import emit, write
 from randygpt.errors import CallerError
 
 EXAMPLE = 'Example: randygpt generate "Once upon a time" --model shakespeare_best.bin --seed 1'
 
-Prefix = Annotated[
-    Path, typer.Option(metavar="PREFIX", help="Where no --model is named: PREFIX_best.bin, else PREFIX.bin.")
-]
+Prefix = Annotated[Path, typer.Option(metavar="PREFIX", help="Without --model: use PREFIX_best.bin, else PREFIX.bin.")]
 
 
 def generate(
     context: typer.Context,
     prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="None: from the beginning.")
+        list[str] | None,
+        typer.Argument(metavar="PROMPT", help="Text to continue; default: none."),
     ] = None,
-    model: Annotated[Path | None, typer.Option(metavar="FILE", help="A checkpoint, or a release's folder.")] = None,
+    model: Annotated[Path | None, typer.Option(metavar="FILE", help="Checkpoint, or folder of a release.")] = None,
     checkpoint: Prefix = Path("checkpoint"),
-    preset: Annotated[
-        str | None, typer.Option(callback=validate_preset, help="Its shape, where nothing beside the file says.")
-    ] = None,
-    vocab: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Stop after so many tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens of this probability.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Draw from so many likeliest tokens; 0: all.")] = 0,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same text.")] = None,
+    preset: ModelPreset = None,
+    vocab: ModelVocab = None,
+    max_tokens: Annotated[int, typer.Option(metavar="N", help="Maximum number of tokens to generate.")] = 256,
+    temperature: Annotated[
+        float, typer.Option(metavar="X", help="Sampling temperature; 0 always takes the likeliest token.")
+    ] = 0.7,
+    top_p: Annotated[
+        float, typer.Option(metavar="X", help="Sample from the likeliest tokens of total probability X.")
+    ] = 1.0,
+    top_k: Annotated[int, typer.Option(metavar="N", help="Sample from the N likeliest tokens; 0: all of them.")] = 0,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Random seed; same seed, same text.")] = None,
     stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="End where this text would begin; repeat for more.")
+        list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text would appear; repeat for more.")
     ] = None,
     as_json: Json = False,
     _quiet: Quiet = False,
 ) -> None:
-    """Write on from a prompt, or from several; the completion alone is printed."""
+    """Generate text from one or more prompts.
+
+    Only the completions are printed, not the prompts.
+    """
     from randygpt.language_model import load
     from randygpt.model.sampling import Sampling
 
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
     if is_flag_given(context, "checkpoint") and not is_flag_given(context, "model"):
-        model = None  # a flag outweighs a setting that does not go with it
-    language_model = load(model or trained(checkpoint), preset=preset, vocab=vocab)
+        model = None  # a flag overrides a setting that excludes it
+    language_model = load(model or trained_checkpoint(checkpoint), preset=preset, vocab=vocab)
     completions = []
     for prompt in prompts or [""]:
         parts = []
@@ -61,10 +64,16 @@ def generate(
         emit(as_json, {"completions": completions}, "")
 
 
-def trained(prefix: Path) -> Path:
-    """The better of the files that training leaves; raises CallerError if there is none."""
+def trained_checkpoint(prefix: Path) -> Path:
+    """Return the checkpoint that training wrote for a prefix, the best one if it exists.
+
+    Raises:
+        CallerError: Training wrote neither file.
+    """
     prefix = check_file_path(prefix).with_name(prefix.name.removesuffix(".bin") or prefix.name)
     for path in (prefix.with_name(f"{prefix.name}_best.bin"), prefix.with_name(f"{prefix.name}.bin")):
         if path.is_file():
             return path
-    raise CallerError(f"neither {prefix}_best.bin nor {prefix}.bin is there; name a file with --model, or train one")
+    raise CallerError(
+        f"neither {prefix}_best.bin nor {prefix}.bin exists; name a checkpoint with --model, or run randygpt train"
+    )

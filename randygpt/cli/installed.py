@@ -1,4 +1,4 @@
-"""Installed releases on the command line: which one is meant, and how one is printed."""
+"""`randygpt list`, `use` and `pin`; finding and printing installed releases for other commands."""
 
 import asyncio
 import time
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, emit, format_size, print_stderr
+from randygpt.cli.flags import Json, Quiet
+from randygpt.cli.output import emit, format_size, print_stderr
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
@@ -20,13 +21,13 @@ USE_EXAMPLE = "Example: randygpt use previous"
 PIN_EXAMPLE = "Example: randygpt pin shakespeare"
 
 _SHORT_ID = 12  # digits
-_MEANING = "An installed release: current, previous, its name, npub…/name, or an id (its first digits will do)."
+_RELEASE_HELP = "Installed release: current, previous, a name, npub…/name, or the first digits of an id."
 
 
 def complete_from_store(
     incomplete: str, words: "Callable[[list[InstalledRelease], TrustList], Collection[str]]"
 ) -> list[str]:
-    """What a shell offers after Tab; nothing, rather than an error in the middle of a line."""
+    """Return shell completions from the installed releases; none, rather than an error while typing."""
     from randygpt.errors import RandyGPTError
 
     try:
@@ -38,7 +39,7 @@ def complete_from_store(
 
 
 def complete(incomplete: str) -> list[str]:
-    """Installed releases: their names, and their ids for whoever has begun to type one."""
+    """Complete the names of installed releases, and their ids once the first digit is typed."""
 
     def words(releases: "list[InstalledRelease]", _trusted: "TrustList") -> list[str]:
         ids = [release.id.hex()[:_SHORT_ID] for release in releases] if incomplete else []
@@ -48,15 +49,15 @@ def complete(incomplete: str) -> list[str]:
 
 
 def complete_or_file(incomplete: str) -> list[str]:
-    """The same, but before anything is typed nothing, so that the shell offers files."""
+    """Complete installed releases, but offer nothing for an empty word, so that the shell offers files."""
     return complete(incomplete) if incomplete else []
 
 
-Which = Annotated[str, typer.Argument(metavar="RELEASE", help=_MEANING, autocompletion=complete)]
+Which = Annotated[str, typer.Argument(metavar="RELEASE", help=_RELEASE_HELP, autocompletion=complete)]
 
 
 def open_store(home: Home) -> "tuple[Store, TrustList]":
-    """The store, and the authors that the user knows by name."""
+    """Open the store and read the trust list."""
     from distribution.store import Store
     from distribution.trust_list import TrustStore
 
@@ -64,7 +65,7 @@ def open_store(home: Home) -> "tuple[Store, TrustList]":
 
 
 def find_release(which: str) -> "tuple[Store, TrustList, InstalledRelease]":
-    """The installed release that a word names, with where it was found; raises CallerError, StoreError."""
+    """Find the installed release that a word names; raises CallerError, StoreError."""
     from distribution.resolve import resolve_installed
 
     store, trusted = open_store(Home.from_environment())
@@ -72,7 +73,7 @@ def find_release(which: str) -> "tuple[Store, TrustList, InstalledRelease]":
 
 
 def release_json(release: "InstalledRelease", trusted: "TrustList") -> dict[str, object]:
-    """What every command's JSON says of a release."""
+    """Return the fields of a release that every command's JSON has."""
     from relay_client.keys import encode_npub
 
     return {
@@ -85,7 +86,7 @@ def release_json(release: "InstalledRelease", trusted: "TrustList") -> dict[str,
 
 
 def release_describer(home: Home) -> "Callable[[Sequence[InstalledRelease]], list[dict[str, object]]]":
-    """The facts of several, by the names that the user knows when it is called; raises StoreError then."""
+    """Return a function that describes releases as JSON, with the trust list as it is then; it raises StoreError."""
 
     def describe(releases: "Sequence[InstalledRelease]") -> list[dict[str, object]]:
         _, trusted = open_store(home)
@@ -95,12 +96,12 @@ def release_describer(home: Home) -> "Callable[[Sequence[InstalledRelease]], lis
 
 
 def release_title(release: "InstalledRelease", trusted: "TrustList") -> str:
-    """A release for a person, in one line."""
+    """Return name, version and author of a release as text."""
     return f"{release.name} version {release.version} by {trusted.display_name(release.author)}"
 
 
 def flags_of(store: "Store", release: "InstalledRelease") -> dict[str, bool]:
-    """What the store says of a release beyond its files."""
+    """Return whether a release is current, previous and pinned."""
     return {
         "current": release.id == store.current(),
         "previous": release.id == store.previous(),
@@ -109,7 +110,7 @@ def flags_of(store: "Store", release: "InstalledRelease") -> dict[str, bool]:
 
 
 def list_(as_json: Json = False, quiet: Quiet = False) -> None:
-    """List the releases that are installed here."""
+    """List the installed releases."""
     store, trusted = open_store(Home.from_environment())
     entries, lines = [], []
     for release in store.releases():
@@ -121,7 +122,7 @@ def list_(as_json: Json = False, quiet: Quiet = False) -> None:
         )
         lines.append(_line(release, trusted, flags))
     if not (entries or as_json or quiet):
-        print_stderr("nothing is installed: randygpt fetch RELEASE")
+        print_stderr("no releases installed; install one with: randygpt fetch RELEASE")
     if entries or as_json:
         emit(as_json, {"releases": entries}, "\n".join(lines))
 
@@ -134,32 +135,38 @@ def _line(release: "InstalledRelease", trusted: "TrustList", flags: Mapping[str,
 
 
 def use(which: Which, as_json: Json = False, _quiet: Quiet = False) -> None:
-    """Make an installed release current, at once and offline. `follow` leaves it until a newer version appears."""
+    """Make an installed release the current one.
+
+    Works offline and takes effect at once. `follow` keeps it until a newer version appears.
+    """
     store, trusted, release = find_release(which)
-    asyncio.run(_choose(store, release))
+    asyncio.run(_make_current(store, release))
     text = f"current: {release_title(release, trusted)}"
     emit(as_json, release_json(release, trusted) | {"path": str(release.folder)}, text)
 
 
-async def _choose(store: "Store", release: "InstalledRelease") -> None:
+async def _make_current(store: "Store", release: "InstalledRelease") -> None:
     from distribution.errors import StoreError
 
     async with store.lock(release.id):
         if store.release(release.id) is None:
-            raise StoreError(f"{release.folder}: removed meanwhile")
+            raise StoreError(f"{release.folder}: the release has just been removed")
         await store.use(release.id)
 
 
 def pin(
     which: Which = "current",
-    remove: Annotated[bool, typer.Option("--remove", help="Pin it no more.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Unpin it.")] = False,
     as_json: Json = False,
     _quiet: Quiet = False,
 ) -> None:
-    """Keep a release: it is never removed, and while it is current, `follow` does not replace it."""
+    """Protect a release from removal and replacement.
+
+    `gc` never removes a pinned release, and `follow` does not replace it while it is current.
+    """
     store, trusted, release = find_release(which)
     asyncio.run(store.pin(release.id, pinned=not remove))
-    words = "not pinned" if remove else "pinned"
+    words = "unpinned" if remove else "pinned"
     emit(
         as_json, release_json(release, trusted) | {"pinned": not remove}, f"{words}: {release_title(release, trusted)}"
     )

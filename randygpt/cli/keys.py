@@ -1,4 +1,4 @@
-"""`randygpt keys`: make, take in, show and give out the key you publish with; and how every command gets at it."""
+"""`randygpt keys`: create, import, show and export the signing key; loading it for other commands."""
 
 import getpass
 import os
@@ -8,29 +8,31 @@ from typing import Annotated
 
 import typer
 
-from randygpt.cli.output import Json, Quiet, check_file_path, emit, print_stderr
+from randygpt.cli.flags import Json, Quiet, check_file_path
+from randygpt.cli.output import emit, print_stderr
 from randygpt.errors import CallerError
 from randygpt.user import signing_key as key_sources
 from randygpt.user.home import Home
 from relay_client.keys import SecretKey, encode_npub
 
 app = typer.Typer(
-    help="The key you publish with.",
+    help="Manage the key you publish with.",
     epilog="Example: randygpt keys new",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 KeyFile = Annotated[
-    Path | None, typer.Option("--key-file", metavar="FILE", help="Use the nsec or ncryptsec in this file.")
+    Path | None, typer.Option("--key-file", metavar="FILE", help="File with the nsec or ncryptsec to use.")
 ]
 PasswordFile = Annotated[
     Path | None,
-    typer.Option("--password-file", metavar="FILE", help="What opens an ncryptsec; else the terminal is asked."),
+    typer.Option("--password-file", metavar="FILE", help="File with the password of an ncryptsec; default: ask."),
 ]
-Encrypt = Annotated[bool, typer.Option("--encrypt", help="Lock it with a password, as an ncryptsec (NIP-49).")]
+Encrypt = Annotated[bool, typer.Option("--encrypt", help="Encrypt with a password, as an ncryptsec (NIP-49).")]
 NewPasswordFile = Annotated[
-    Path | None, typer.Option("--new-password-file", metavar="FILE", help="Lock it with the password in this file.")
+    Path | None,
+    typer.Option("--new-password-file", metavar="FILE", help="Encrypt with the password in this file."),
 ]
 
 
@@ -41,17 +43,20 @@ def new(
     as_json: Json = False,
     _quiet: Quiet = False,
 ) -> None:
-    """Make a key, keep it where only you can read it, and print its public half (npub)."""
+    """Create a key and print the public key (npub).
+
+    The secret key is stored in a file that only you can read.
+    """
     key_sources.no_core_dumps()
     home, key = Home.from_environment(), SecretKey.generate()
-    key_sources.keep(home, _written(key, new_password_file, encrypt=encrypt))
+    key_sources.keep(home, _encode(key, new_password_file, encrypt=encrypt))
     _show(key, str(home.key_path), as_json=as_json)
 
 
 @app.command("import", epilog="Example: randygpt keys import old-key.txt")
 def import_(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="It holds an nsec or ncryptsec; by default stdin is read.")
+        Path | None, typer.Argument(metavar="FILE", help="File with an nsec or ncryptsec; default: ask, or read stdin.")
     ] = None,
     encrypt: Encrypt = False,
     new_password_file: NewPasswordFile = None,
@@ -59,9 +64,10 @@ def import_(
     as_json: Json = False,
     _quiet: Quiet = False,
 ) -> None:
-    """Make a key that you have the one you publish with. On a terminal it is asked for, and not shown.
+    """Import an existing secret key.
 
-    An ncryptsec stays as it is, and asks for its password each time.
+    On a terminal, the key is asked for and not shown. An ncryptsec is stored as it is; commands that use it ask for its
+    password.
     """
     key_sources.no_core_dumps()
     home = Home.from_environment()
@@ -73,9 +79,9 @@ def import_(
             if sys.stdin.isatty()
             else sys.stdin.readline(key_sources.MAX_SECRET)
         )
-    key = key_sources.unlock(raw, str(file or "stdin"), _opener(password_file))
+    key = key_sources.unlock(raw, str(file or "stdin"), _password_source(password_file))
     is_locked = key_sources.is_locked(raw)
-    key_sources.keep(home, raw.strip() if is_locked else _written(key, new_password_file, encrypt=encrypt))
+    key_sources.keep(home, raw.strip() if is_locked else _encode(key, new_password_file, encrypt=encrypt))
     _show(key, str(home.key_path), as_json=as_json)
 
 
@@ -83,15 +89,15 @@ def import_(
 def show(
     key_file: KeyFile = None, password_file: PasswordFile = None, as_json: Json = False, _quiet: Quiet = False
 ) -> None:
-    """Print the public half (npub) of your key."""
+    """Print your public key (npub)."""
     found = _find(Home.from_environment(), key_file, password_file)
     _show(found.key, found.origin, as_json=as_json)
 
 
 @app.command("export", epilog="Example: randygpt keys export --encrypt key-backup.txt")
 def export(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A new file, which only you can read.")] = None,
-    stdout: Annotated[bool, typer.Option("--stdout", help="Print the SECRET, for whoever looks on.")] = False,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="New file, which only you can read.")] = None,
+    stdout: Annotated[bool, typer.Option("--stdout", help="Print the SECRET key on stdout instead.")] = False,
     encrypt: Encrypt = False,
     new_password_file: NewPasswordFile = None,
     key_file: KeyFile = None,
@@ -99,27 +105,30 @@ def export(
     as_json: Json = False,
     _quiet: Quiet = False,
 ) -> None:
-    """Give out the secret key, as a backup or for another program: as an nsec, or locked with a password."""
+    """Export the secret key, as a backup or for another program.
+
+    Writes an nsec, or an ncryptsec if a password is given.
+    """
     if bool(file) == stdout:
-        raise CallerError("name a file for the secret key, or say --stdout")
+        raise CallerError("name a FILE for the secret key, or pass --stdout, but not both")
     file = check_file_path(file) if file else None
     found = _find(Home.from_environment(), key_file, password_file)
-    secret = _written(found.key, new_password_file, encrypt=encrypt)
+    secret = _encode(found.key, new_password_file, encrypt=encrypt)
     result = {"npub": encode_npub(found.key.pubkey), "file": str(file) if file else None}
     if file:
-        key_sources.write_secret(file, secret, "there is something already")
+        key_sources.write_secret(file, secret, "the file already exists")
         emit(as_json, result, str(file))
     else:
         emit(as_json, result | {"secret": secret}, secret)
 
 
 def signing_key(home: Home, key_file: Path | None, password_file: Path | None) -> SecretKey:
-    """The key to sign with, after its owner was told what they should know; raises what `key_sources.find` does."""
+    """Find the key to sign with, and print its warnings; raises what `randygpt.user.signing_key.find` raises."""
     return _find(home, key_file, password_file).key
 
 
 def _find(home: Home, key_file: Path | None, password_file: Path | None) -> key_sources.FoundKey:
-    found = key_sources.find(home, key_file, _opener(password_file))
+    found = key_sources.find(home, key_file, _password_source(password_file))
     for warning in found.warnings:
         print_stderr(f"warning: {warning}")
     return found
@@ -130,39 +139,41 @@ def _show(key: SecretKey, origin: str, *, as_json: bool) -> None:
     emit(as_json, {"npub": npub, "pubkey": key.pubkey.hex(), "file": origin}, npub)
 
 
-def _opener(file: Path | None) -> key_sources.Password:
-    """How the password of a locked key is got."""
+def _password_source(file: Path | None) -> key_sources.Password:
+    """Return a function that reads the password from a file, or asks for it."""
     return lambda origin: _password_in(file) if file else _ask(f"Password of {origin}: ")
 
 
-def _written(key: SecretKey, new_password_file: Path | None, *, encrypt: bool) -> str:
-    """The secret as it is to be written down."""
+def _encode(key: SecretKey, new_password_file: Path | None, *, encrypt: bool) -> str:
+    """Return the secret key as an nsec, or as an ncryptsec if a password is given."""
     if new_password_file:
         return key.reveal_ncryptsec(_password_in(new_password_file))
     if not encrypt:
         return key.reveal_nsec()
     password = _ask("New password: ")
-    if _ask("Again: ") != password:
-        raise CallerError("these are two passwords")
+    if _ask("Repeat the password: ") != password:
+        raise CallerError("passwords do not match")
     return key.reveal_ncryptsec(password)
 
 
 def _password_in(file: Path) -> str:
     password = key_sources.read_secret(file).rstrip("\r\n")
     if not password:
-        raise CallerError(f"{file}: no password in it")
+        raise CallerError(f"{file}: the file has no password")
     return password
 
 
 def _ask(words: str) -> str:
-    """A secret typed at the terminal, which does not show it; raises CallerError if there is none."""
+    """Ask for a secret on the terminal without echo; raises CallerError if there is no terminal or no answer."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
         answer = getpass.getpass(words)
     except OSError:
-        raise CallerError("a password is needed, and there is no terminal to ask for it: name a file with it") from None
+        raise CallerError(
+            "no terminal to ask for a password; use --password-file, or --new-password-file for a new one"
+        ) from None
     except EOFError:
         answer = ""
     if not answer:
-        raise CallerError("nothing was typed")
+        raise CallerError("nothing was entered")
     return answer

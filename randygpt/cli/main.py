@@ -1,7 +1,7 @@
-"""The command `randygpt`: its commands, and what an error means to a shell.
+"""The `randygpt` command: registers the subcommands and turns errors into exit codes.
 
-Exit codes: 0 done · 1 bug · 2 usage, or a local input that is wrong · 3 refused: not trusted, or what came does not
-verify · 4 not reachable or incomplete, a rerun goes on · 5 local disk or store · 130 interrupted, 143 terminated.
+Exit codes: 0 success · 1 bug · 2 usage error or invalid local input · 3 not trusted, or verification failed ·
+4 unreachable or incomplete (run again to resume) · 5 local disk or store · 130 interrupted · 143 terminated.
 """
 
 import re
@@ -36,15 +36,13 @@ from randygpt.cli.output import print_stderr
 from randygpt.cli.rust_compat import normalise
 from randygpt.cli.settings import default_map, parameters
 from randygpt.cli.signals import handle_termination
+from randygpt.cli.usage import Command, UsageError, describe_usage_error
 from randygpt.errors import CallerError, PeerError, StorageError, TransportError, translate_os_errors
-
-# All errors of the command line's own parser; the name of the base class is not part of typer's interface.
-UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="randygpt",
-    help="Train a small GPT, share it as signed nostr events, fetch it by its event id, serve it.",
-    epilog="Start with: randygpt demo",
+    help="Train a small GPT, publish it as signed nostr events, fetch it by its event id, and serve it.",
+    epilog="To see all of it at work: randygpt demo",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -73,6 +71,9 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(relays.app, name="relays")
 app.add_typer(trust.app, name="trust")
 app.add_typer(config.app, name="config")
+for group in (app, keys.app, relays.app, trust.app, config.app):
+    for registered in group.registered_commands:
+        registered.cls = Command
 
 
 def _show_version(shown: bool) -> None:  # noqa: FBT001 (typer calls it)
@@ -84,7 +85,7 @@ def _show_version(shown: bool) -> None:  # noqa: FBT001 (typer calls it)
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -104,7 +105,7 @@ _EXIT_CODES: tuple[tuple[int, tuple[type[BaseException], ...]], ...] = (
 
 
 def run(arguments: list[str]) -> int:
-    """Carry out a command line; every error is one line on stderr. Returns the exit code."""
+    """Run a command line, report an error as one line on stderr, and return the exit code."""
     terminations = handle_termination()
     try:
         with translate_os_errors():
@@ -115,45 +116,36 @@ def run(arguments: list[str]) -> int:
         if code == _BUG:
             raise
         if code != _INTERRUPTED:
-            print_stderr(_usage_words(error) if isinstance(error, UsageError) else f"randygpt: {_words(error)}")
-    if code == _INTERRUPTED:  # typer makes an exit code of a Ctrl-C
+            print_stderr(
+                describe_usage_error(error) if isinstance(error, UsageError) else f"randygpt: {_describe(error)}"
+            )
+    if code == _INTERRUPTED:  # typer returns this code after Ctrl-C
         print_stderr("terminated" if terminations else "interrupted")
     return _TERMINATED if code == _INTERRUPTED and terminations else code
 
 
 def _main(words: list[str]) -> object:
-    """Have click carry out a command, with the settings beneath its flags; returns what click does."""
+    """Run a command with the settings files as defaults of its flags; returns what the command returns."""
     if any(_NSEC.search(word) for word in words):
         raise CallerError(
-            "a SECRET key (nsec) on the command line is seen by all who list processes, and kept in your shell's "
-            "history: it is not taken from there; see randygpt keys import --help"
+            "SECRET key (nsec) on the command line refused: other users can see it in the process list, and your shell "
+            "keeps it in its history; see randygpt keys import --help"
         )
     program: Any = typer.main.get_command(app)
     known = parameters(program)
-    is_help = not words or words[0].startswith("-") or {"-h", "--help"} & {*_before_dashes(words)}
+    is_help = not words or words[0].startswith("-") or {"-h", "--help"} & {*_before_double_dash(words)}
     settings = {} if is_help or words[0] == "config" else default_map(known)
     return program.main(words, prog_name="randygpt", standalone_mode=False, default_map=settings)
 
 
-def _before_dashes(words: list[str]) -> list[str]:
+def _before_double_dash(words: list[str]) -> list[str]:
     return words[: words.index("--")] if "--" in words else words
 
 
 def exit_code(error: BaseException) -> int:
-    """What an error means to a shell; 1 for one that nobody raised on purpose."""
+    """Return the exit code for an error; 1 for an unexpected one."""
     return next((code for code, kinds in _EXIT_CODES if isinstance(error, kinds)), _BUG)
 
 
-def _words(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _usage_words(error: Exception) -> str:
-    words = error.format_message() if hasattr(error, "format_message") else str(error)
-    if type(error).__name__ == "NoArgsIsHelpError":
-        return words
-    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
-    path = context.command_path if context else "randygpt"
-    source = context.get_parameter_source(parameter.name) if context and parameter else None
-    variable = f" {parameter.envvar}:" if parameter and source and source.name == "ENVIRONMENT" else ""
-    return f"{path}:{variable} {' '.join(words.split())} (see {path} --help)"

@@ -1,4 +1,4 @@
-"""The user's own command after an install. Runs processes."""
+"""Post-install command of `follow --exec`. Runs processes."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ DEADLINE_S = 600.0
 
 
 class PostInstallHook:
-    """A shell command, run once for each install, one at a time and in order; what becomes of it stops nobody."""
+    """A shell command that runs after each install, one at a time and in order; its failure is only reported."""
 
     def __init__(self, command: str, *, deadline_s: float = DEADLINE_S) -> None:
         self._command = command
@@ -20,11 +20,11 @@ class PostInstallHook:
         self._last: asyncio.Task[None] | None = None
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Run it with these variables as well, when the run before has ended."""
+        """Run the command with additional environment variables, after the previous run has ended."""
         self._last = asyncio.create_task(self._run(environment, self._last))
 
     async def finish(self) -> None:
-        """Wait for what was started."""
+        """Wait for all runs that were started."""
         if self._last:
             await self._last
 
@@ -35,7 +35,7 @@ class PostInstallHook:
             process = await asyncio.create_subprocess_shell(
                 self._command,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=2,  # standard output is for our own results
+                stdout=2,  # stdout carries our own results
                 env=os.environ | environment,
                 start_new_session=True,
             )
@@ -46,10 +46,10 @@ class PostInstallHook:
             async with asyncio.timeout(self._deadline_s):
                 code = await process.wait()
             if code:
-                print_stderr(f"--exec: ended with {code}")
+                print_stderr(f"--exec: command failed with exit code {code}")
         except TimeoutError:
-            print_stderr(f"--exec: ended by force after {self._deadline_s:.0f} s")
+            print_stderr(f"--exec: command killed after {self._deadline_s:.0f} s")
         finally:
-            with contextlib.suppress(ProcessLookupError):  # what it left running goes too
+            with contextlib.suppress(ProcessLookupError):  # also ends its children
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()

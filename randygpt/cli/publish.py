@@ -1,4 +1,4 @@
-"""`randygpt publish`: a checkpoint, with what is needed to use it, as signed events."""
+"""`randygpt publish`: publish a checkpoint with its vocabulary and configuration as signed events."""
 
 import asyncio
 import re
@@ -9,19 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from randygpt.cli.flags import Json, ModelPreset, ModelVocab, Quiet, Relays, validator
 from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
-from randygpt.cli.output import (
-    Json,
-    Quiet,
-    Relays,
-    byte_progress,
-    emit,
-    format_duration,
-    format_size,
-    print_stderr,
-    validate_preset,
-    validator,
-)
+from randygpt.cli.output import byte_progress, emit, format_duration, format_size, print_stderr
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
@@ -32,58 +22,65 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: randygpt publish checkpoint_best.bin --name shakespeare --relay wss://relay.example"
 
-_MANY = 1_000  # events that a relay of somebody else is not sent without a word
+_MANY = 1_000  # more events than this to a public relay need a confirmation
 _SECONDS = {"h": 3_600, "d": 86_400, "w": 7 * 86_400}
 
 
 def _seconds(text: str) -> int:
     found = re.fullmatch("([1-9][0-9]{0,4})([hdw])", text)
     if not found:
-        raise CallerError(f"{text}: not a time like 12h, 30d or 8w")
+        raise CallerError(f"{text!r} is not a duration such as 12h, 30d or 8w")
     return int(found[1]) * _SECONDS[found[2]]
 
 
 def publish(
-    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint (RGPT0001 to RGPT0003).")],
-    name: Annotated[str | None, typer.Option(help="What to call it; by default what the JSON beside it says.")] = None,
+    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint to publish (RGPT0001 to RGPT0003).")],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the model; default: from the checkpoint's JSON file.")
+    ] = None,
     relay: Relays = None,
     nip65: Annotated[
-        bool, typer.Option("--nip65", help="Also to the write relays of your NIP-65 list, as your relays know it.")
+        bool, typer.Option("--nip65", help="Publish also to the write relays of your NIP-65 relay list.")
     ] = False,
     copies: Annotated[
-        int | None, typer.Option(min=1, help="Relays that each chunk goes to; by default all of them.")
+        int | None, typer.Option(min=1, metavar="N", help="Number of relays to send each chunk to; default: all.")
     ] = None,
     weights_only: Annotated[
-        bool, typer.Option("--weights-only", help="Without optimizer state: a third of the bytes, as RGPT0002.")
+        bool, typer.Option("--weights-only", help="Omit the optimizer state (RGPT0002): a third of the size.")
     ] = False,
     expires: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="Relays may forget it after 12h, 30d or 8w (NIP-40).", callback=validator(_seconds)
+            metavar="TIME",
+            help="Let relays delete it after, for example, 12h, 30d or 8w (NIP-40).",
+            callback=validator(_seconds),
         ),
     ] = None,
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
-    preset: Annotated[
-        str | None, typer.Option(callback=validate_preset, help="Its shape, where nothing beside the file says.")
+    preset: ModelPreset = None,
+    vocab: ModelVocab = None,
+    license_: Annotated[
+        str | None, typer.Option("--license", metavar="TEXT", help="License, for the model card.")
     ] = None,
-    vocab: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
-    ] = None,
-    license_: Annotated[str | None, typer.Option("--license", help="A licence, for the card.")] = None,
-    about: Annotated[str | None, typer.Option(help="A few words, for the card.")] = None,
-    new_version: Annotated[bool, typer.Option("--new-version", help="A new version of the same bytes.")] = False,
+    about: Annotated[str | None, typer.Option(metavar="TEXT", help="Description, for the model card.")] = None,
+    new_version: Annotated[
+        bool, typer.Option("--new-version", help="Publish unchanged files as a new version.")
+    ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Ask the relays for every event again, and send what they have lost.")
+        bool, typer.Option("--check", help="Ask the relays for every event, and send those they lack.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be sent, and how long it would take. Send nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be sent and how long it would take.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before sending many events.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Send many events without asking.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Publish a model. The same files again send only what the relays lack, and keep their id."""
+    """Publish a model.
+
+    Publishing the same files again keeps the release id and sends only what the relays lack.
+    """
     from randygpt.checkpoint.sidecar import inspect_checkpoint
     from randygpt.release_files import checkpoint_spec
     from randygpt.sharing import Publication, nip65_relays
@@ -96,7 +93,7 @@ def publish(
         listed = asyncio.run(nip65_relays(urls, key))
         urls = list(dict.fromkeys([*urls, *listed]))
         if not quiet:
-            print_stderr(f"your relay list says to write to {', '.join(listed)}")
+            print_stderr(f"write relays from your NIP-65 list: {', '.join(listed)}")
     with checkpoint.open("rb") as file:
         publication = Publication(
             home=home,
@@ -122,12 +119,14 @@ def publish(
         with byte_progress("publishing", shown=not (as_json or quiet)) as on_progress:
             published = asyncio.run(publication.publish(on_progress))
     if published.resumed and (extra or expires) and not quiet:
-        print_stderr("published before: card and expiry stay as they were then; --new-version makes a new one")
+        print_stderr(
+            "already published: --license, --about and --expires are ignored; to change them, use --new-version"
+        )
     _report(published, as_json=as_json, quiet=quiet)
 
 
 def _ask_before_many(publication: "Publication") -> None:
-    """Get a yes for many events to relays of others; raises CallerError if there is none."""
+    """Ask before sending many events to public relays; raises CallerError unless the answer is yes."""
     from relay_client.url import is_loopback
 
     if publication.spec.max_events <= _MANY or all(is_loopback(url) for url in publication.relays):
@@ -138,23 +137,23 @@ def _ask_before_many(publication: "Publication") -> None:
         return
     words = "; ".join(f"{url}: {share.events:,} events, {format_size(share.bytes)}" for url, share in many.items())
     if not sys.stdin.isatty():
-        raise CallerError(f"that is much to send to relays of others ({words}): say --yes if you mean it")
+        raise CallerError(f"about to send many events to public relays ({words}); pass --yes to confirm")
     sys.stderr.write(f"{words}\nSend them? [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        raise CallerError("nothing was sent")
+        raise CallerError("cancelled: nothing was sent")
 
 
 def _report_dry_run(publication: "Publication", estimate: "DryRun", *, as_json: bool) -> None:
     total = f"{estimate.events:,} events, {format_size(estimate.bytes)}"
-    lines = [f"{publication.spec.name} version {estimate.version}: {total}; nothing is sent"]
+    lines = [f"{publication.spec.name} version {estimate.version}: {total} (dry run, nothing sent)"]
     for url, share in estimate.relays.items():
         if not share.events:
-            lines.append(f"{url}  nothing: it has all of it")
+            lines.append(f"{url}  nothing to send")
             continue
-        speed = "at the speed of last time" if share.measured else "at a guess"
+        basis = "as fast as last time" if share.measured else "rough estimate"
         lines.append(
-            f"{url}  {share.events:,} events, {format_size(share.bytes)}, {format_duration(share.seconds)} {speed}"
+            f"{url}  {share.events:,} events, {format_size(share.bytes)}, {format_duration(share.seconds)} ({basis})"
         )
     emit(as_json, {"name": publication.spec.name, **asdict(estimate)}, "\n".join(lines))
 
@@ -184,18 +183,18 @@ def _report(published: "Published", *, as_json: bool, quiet: bool) -> None:
     if not quiet:
         for url, report in relays.items():
             if report.reason:
-                print_stderr(f"left out: {report.reason}")
+                print_stderr(f"skipped relay: {report.reason}")
             if report.requirements:
-                print_stderr(f"{url} says of itself: {', '.join(report.requirements)}")
+                print_stderr(f"{url} announces: {', '.join(report.requirements)}")
         if all(not report.accepted for report in relays.values()):
-            print_stderr("nothing was sent: the relays have all of it already")
+            print_stderr("nothing sent: the relays already have every event")
     author = encode_npub(release.author)
     text = "\n".join(
         [
             f"{release.name} version {release.version} by {author}",
             f"release  {release.id.hex()}",
             f"nevent   {nevent}",
-            f"sent as  {published.events} events, {format_size(published.bytes)}",
+            f"size     {published.events:,} events, {format_size(published.bytes)}",
             f"fetch    randygpt fetch {author}/{release.name}",
         ]
     )

@@ -1,4 +1,4 @@
-"""`randygpt relays`, the list of relays you use, and `randygpt relay`, one of your own."""
+"""`randygpt relays`: the list of relays to use; `randygpt relay`: run a local relay."""
 
 import asyncio
 from pathlib import Path
@@ -7,25 +7,26 @@ from typing import Annotated
 import typer
 
 from randygpt.cli import systemd
-from randygpt.cli.output import Json, Quiet, emit, print_stderr
+from randygpt.cli.flags import Json, Quiet
+from randygpt.cli.output import emit, print_stderr
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
 RELAY_EXAMPLE = "Example: randygpt relay --port 7777 --data ./relay-data"
 
 app = typer.Typer(
-    help="The relays you publish to and fetch from.",
+    help="Manage the relays to publish to and fetch from.",
     epilog="Example: randygpt relays add wss://relay.example",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
-Url = Annotated[str, typer.Argument(metavar="URL", help="Like wss://relay.example")]
+Url = Annotated[str, typer.Argument(metavar="URL", help="Relay, such as wss://relay.example.")]
 
 
 @app.command("add", epilog="Example: randygpt relays add wss://relay.example")
 def add(url: Url, as_json: Json = False, _quiet: Quiet = False) -> None:
-    """Put a relay on your list."""
+    """Add a relay to your list."""
     from relay_client.url import normalize_url
 
     home, relay = Home.from_environment(), normalize_url(url)
@@ -37,39 +38,40 @@ def add(url: Url, as_json: Json = False, _quiet: Quiet = False) -> None:
 
 @app.command("remove", epilog="Example: randygpt relays remove wss://relay.example")
 def remove(url: Url, as_json: Json = False, _quiet: Quiet = False) -> None:
-    """Take a relay off your list."""
+    """Remove a relay from your list."""
     from relay_client.url import normalize_url
 
     home, relay = Home.from_environment(), normalize_url(url)
     added = home.added_relays()
     if relay not in added:
-        settled = "named by a setting, see `randygpt config show`: take it out there"
-        raise CallerError(f"{relay} is {settled if relay in home.configured_relays else 'not on your list'}")
+        if relay in home.configured_relays:
+            raise CallerError(f"{relay} comes from a setting; remove it there (see `randygpt config show`)")
+        raise CallerError(f"{relay} is not on your list")
     home.write_relays([other for other in added if other != relay])
     _changed(home, as_json=as_json)
 
 
 def _changed(home: Home, *, as_json: bool) -> None:
-    """A change that went well needs no words; a script gets the list."""
+    """Print the new list as JSON; print nothing for a person."""
     if as_json:
         emit(as_json, {"relays": home.relays()}, "")
 
 
 @app.command("list", epilog="Example: randygpt relays list")
 def list_(as_json: Json = False, _quiet: Quiet = False) -> None:
-    """Print your list."""
+    """Print your list of relays."""
     relays = Home.from_environment().relays()
     if relays or as_json:
         emit(as_json, {"relays": relays}, "\n".join(relays))
 
 
 def relay(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 7777,
-    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep events here, not in memory.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help="Port to listen on.")] = 7777,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep events in this folder, not in memory.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a relay of your own on 127.0.0.1, in the foreground, until Ctrl-C."""
+    """Run a relay on 127.0.0.1 until Ctrl-C."""
     asyncio.run(_relay(port, data, as_json=as_json, quiet=quiet))
 
 
@@ -78,7 +80,7 @@ async def _relay(port: int, data: Path | None, *, as_json: bool, quiet: bool) ->
 
     async with LocalRelay(port=port, folder=data) as running:
         emit(as_json, {"relay": running.url, "data": str(data) if data else None}, running.url)
-        where = f"events are kept in {data}" if data else "events are kept in memory, until this ends"
+        where = f"events are kept in {data}" if data else "events are kept in memory and are lost at exit"
         if not quiet:
             print_stderr(where)
         systemd.notify(status=f"{running.url}: {where}", ready=True)

@@ -1,4 +1,4 @@
-"""`randygpt reseed`: send an installed release to other relays."""
+"""`randygpt reseed`: copy an installed release to more relays."""
 
 import asyncio
 import time
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.output import Json, Quiet, Relays, byte_progress, emit, print_stderr
+from randygpt.cli.flags import Json, Quiet, Relays
+from randygpt.cli.output import byte_progress, emit, print_stderr
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 
@@ -21,9 +22,9 @@ EXAMPLE = "Example: randygpt reseed shakespeare --relay wss://relay.example"
 
 
 def reseed(which: installed.Which, relay: Relays = None, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Send a release that you fetched to relays that do not have it. It stays its author's; no key is needed.
+    """Copy an installed release to relays that lack it.
 
-    Run it again, and it sends only what is missing there.
+    The events stay signed by the author, so no key is needed. Run it again to send only what is still missing.
     """
     store, trusted, release = installed.find_release(which)
     home = Home.from_environment()
@@ -42,7 +43,7 @@ def reseed(which: installed.Which, relay: Relays = None, as_json: Json = False, 
     }
     if not quiet:
         _print_notes(done)
-    lines = [f"{each['accepted']:>7,} sent, {each['duplicate']:,} there before  {url}" for url, each in relays.items()]
+    lines = [f"{each['accepted']:>7,} sent, {each['duplicate']:,} already there  {url}" for url, each in relays.items()]
     emit(as_json, result, "\n".join([installed.release_title(release, trusted), *lines]))
     if done.missing:
         raise typer.Exit(4)
@@ -61,12 +62,14 @@ async def _reseed(
 def _print_notes(done: "Reseeded") -> None:
     for report in done.relays.values():
         if report.reason:
-            print_stderr(f"left out: {report.reason}")
+            print_stderr(f"skipped relay: {report.reason}")
     if done.copies:
-        print_stderr(f"{done.copies:,} chunks went as copies: the author's signatures on them are not known here")
+        print_stderr(f"{done.copies:,} chunks sent as copies: the author's signatures on them are not in the store")
     if done.missing:
         print_stderr(
-            f"{done.missing:,} of {done.total:,} events cannot be sent: their bytes are not here (weights only?)"
+            f"{done.missing:,} of {done.total:,} events cannot be sent: their data is not in the store (weights only?)"
         )
     if not done.head:
-        print_stderr("the name does not lead to it there: it was fetched by its id")
+        print_stderr(
+            "the relays cannot find it by name: it was fetched by id, so the author's head event is not in the store"
+        )

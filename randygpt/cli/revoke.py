@@ -1,4 +1,4 @@
-"""`randygpt revoke`: take back a release of yours."""
+"""`randygpt revoke`: revoke one of your releases."""
 
 import asyncio
 import time
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from randygpt.cli.flags import Json, Quiet, Relays
 from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
-from randygpt.cli.output import Json, Quiet, Relays, emit, print_stderr
+from randygpt.cli.output import emit, print_stderr
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
@@ -19,18 +20,19 @@ EXAMPLE = 'Example: randygpt revoke nevent1… --reason "trained on the wrong te
 
 def revoke(
     reference: Annotated[
-        str, typer.Argument(metavar="RELEASE", help="An event id in hex, note or nevent; npub…/name: its latest.")
+        str, typer.Argument(metavar="RELEASE", help="Event id as hex, note or nevent; or npub…/name for the latest.")
     ],
-    reason: Annotated[str, typer.Option(help="Why, for whoever looks.")] = "",
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Reason, shown to everyone.")] = "",
     relay: Relays = None,
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take back a release of yours. Its name leads to the last good version then, and followers go back to that.
+    """Revoke one of your releases.
 
-    It cannot be undone, and it does not reach copies that somebody keeps: relays and readers that know of it honour it.
+    The name then points to the latest version that is not revoked, and followers go back to it. A revocation cannot be
+    undone, and it cannot delete copies that others keep.
     """
     from relay_client.keys import parse_reference
 
@@ -42,7 +44,7 @@ def revoke(
     if not quiet:
         for report in revoked.relays.values():
             if report.reason:
-                print_stderr(f"left out: {report.reason}")
+                print_stderr(f"skipped relay: {report.reason}")
         for url in sorted(revoked.hidden):
             print_stderr(
                 f"{url} took the revocation and does not give it out: who has this version from there may keep it"

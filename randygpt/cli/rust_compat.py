@@ -1,12 +1,12 @@
-"""The Rust program's spelling of the command line, as ours. No I/O."""
+"""Translation of the Rust program's command lines (`randygpt --iters 1000`) into subcommands. No I/O."""
 
 from collections.abc import Mapping
 
 _OWN_FLAGS = {"-h", "--help", "--version", "--install-completion", "--show-completion"}
-_BARE = {"--resume": "--resume=", "--bpe": "--bpe=2000"}  # flags that may stand without a value
-_PREFIX = "checkpoint"  # what its `--serve` answers with
+_BARE = {"--resume": "--resume=", "--bpe": "--bpe=2000"}  # flags whose value is optional
+_PREFIX = "checkpoint"  # checkpoint prefix that its `--serve` uses
 
-# The Rust program takes every flag with every task, and looks at those that matter to it. How many values each has.
+# The Rust program accepts every flag with every task and ignores the rest. The number is how many values a flag has.
 _TRAINING = dict.fromkeys(("--iters", "--train-file", "--lr", "--min-lr", "--batch", "--bpe"), 1) | {"--fine-tune": 0}
 _DRAWING = dict.fromkeys(("--max-tokens", "--temperature", "--top-p"), 1)
 _SERVING = {"--api-key": 1}
@@ -14,9 +14,12 @@ _SEED = {"--seed": 1}
 
 
 def normalise(arguments: list[str]) -> list[str]:
-    """Arguments that start with a flag are a `train`, `generate` or `serve`; `--resume` and `--bpe` may stand alone."""
+    """Return arguments with a subcommand: `train`, `generate` or `serve` if they start with a flag.
+
+    Also gives `--resume` and `--bpe` of `train` a value if they have none.
+    """
     if arguments and arguments[0].startswith("-") and arguments[0] not in _OWN_FLAGS:
-        words = [part for word in arguments for part in _parted(word)]
+        words = [part for word in arguments for part in _split_equals(word)]
         if "--serve" in words:
             return ["serve", *_serve(_without(words, _TRAINING | _DRAWING | _SEED))]
         if "--generate" in words:
@@ -31,15 +34,15 @@ def normalise(arguments: list[str]) -> list[str]:
     ]
 
 
-def _parted(word: str) -> list[str]:
-    """`--serve=ADDR` and `--generate=A` as two words."""
+def _split_equals(word: str) -> list[str]:
+    """Split `--serve=ADDR` and `--generate=A` into two words."""
     flag, equals, value = word.partition("=")
     return [flag, value] if equals and flag in {"--serve", "--generate"} else [word]
 
 
 def _serve(arguments: list[str]) -> list[str]:
-    """`--serve [ADDR]`: from a file, on `host:port`, `:port`, `host`, `[IPv6]:port` or a port."""
-    rest, addresses = _take(_resumed(arguments), "--serve", most=1)
+    """Translate `--serve [ADDR]`, where ADDR is `host:port`, `:port`, `host`, `[IPv6]:port` or a port."""
+    rest, addresses = _take(_resume_as_model(arguments), "--serve", most=1)
     address = addresses[0] if addresses else ""
     if address.isdecimal():
         host, port = "", address
@@ -54,13 +57,13 @@ def _serve(arguments: list[str]) -> list[str]:
 
 
 def _generate(arguments: list[str]) -> list[str]:
-    """`--generate A B`: the prompts go last, behind a `--` in case one starts with a dash."""
-    rest, prompts = _take(_resumed(arguments), "--generate")
+    """Translate `--generate A B`: move the prompts to the end, after `--` in case one starts with a dash."""
+    rest, prompts = _take(_resume_as_model(arguments), "--generate")
     return [*rest, "--", *prompts]
 
 
-def _resumed(arguments: list[str]) -> list[str]:
-    """The checkpoint behind `--resume` as the model to use; without one, that of the prefix."""
+def _resume_as_model(arguments: list[str]) -> list[str]:
+    """Replace `--resume FILE` by `--model FILE`, and drop a bare `--resume`."""
     words = ["--model" + word.removeprefix("--resume") if word.startswith("--resume=") else word for word in arguments]
     if "--resume" not in words:
         return words
@@ -69,7 +72,7 @@ def _resumed(arguments: list[str]) -> list[str]:
 
 
 def _without(arguments: list[str], flags: Mapping[str, int]) -> list[str]:
-    """Arguments without some flags and their values."""
+    """Remove some flags and their values."""
     for word in arguments:
         flag, equals, _ = word.partition("=")
         if flag in flags:
@@ -79,7 +82,7 @@ def _without(arguments: list[str], flags: Mapping[str, int]) -> list[str]:
 
 
 def _take(arguments: list[str], flag: str, *, most: int | None = None) -> tuple[list[str], list[str]]:
-    """Arguments without a flag and the values behind it (up to the next flag), and those values."""
+    """Remove a flag and up to `most` values after it; return the other arguments and the values."""
     start = arguments.index(flag)
     end = start + 1
     while end < len(arguments) and not arguments[end].startswith("-") and (most is None or end - start <= most):

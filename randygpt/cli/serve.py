@@ -1,4 +1,4 @@
-"""`randygpt serve`: completions over HTTP, from the release that is current or from a file."""
+"""`randygpt serve`: serve completions over HTTP from the current release or a checkpoint."""
 
 import asyncio
 import contextlib
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from randygpt.cli import systemd
-from randygpt.cli.generate import trained
+from randygpt.cli.flags import Json, MaxSize, ModelPreset, ModelVocab, Quiet, Relays, is_flag_given, parse_size
+from randygpt.cli.generate import trained_checkpoint
 from randygpt.cli.installed import open_store, release_describer, release_title
-from randygpt.cli.output import Json, MaxSize, Quiet, Relays, emit, is_flag_given, parse_size, validate_preset
+from randygpt.cli.output import emit
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
@@ -26,54 +27,62 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: randygpt serve --port 8080"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_LOOK_S = 0.2  # between looks at what is to be told to the service manager
-_SWITCH_S = 0.0005  # how long the event loop may keep the threads that decode from going on
+_LOOK_S = 0.2  # seconds between checks for a new service status
+_SWITCH_S = 0.0005  # seconds until a decode worker asks the event loop for the interpreter lock
 
 log = logging.getLogger(__name__)
 
 
 def serve(
     context: typer.Context,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8080,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    model: Annotated[Path | None, typer.Option(metavar="FILE", help="Serve this checkpoint, not the release.")] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="Port to listen on; 0 for any free port.")
+    ] = 8080,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    model: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Serve this checkpoint instead of the current release.")
+    ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="PREFIX", help="Serve PREFIX_best.bin, else PREFIX.bin, likewise.")
+        Path | None, typer.Option(metavar="PREFIX", help="Serve PREFIX_best.bin, or else PREFIX.bin.")
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option(callback=validate_preset, help="The file's shape, where nothing beside it says.")
-    ] = None,
-    vocab: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its vocab.json, if not what is beside the file.")
-    ] = None,
+    preset: ModelPreset = None,
+    vocab: ModelVocab = None,
     follow: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Follow npub…/name meanwhile, and serve each new version.")
+        str | None, typer.Option(metavar="NAME", help="Follow npub…/name and serve each new version.")
     ] = None,
     relay: Relays = None,
     max_size: MaxSize = "1G",
     api_key: Annotated[
-        str | None, typer.Option(hide_input=True, help="Clients must send it as a bearer token.")
+        str | None, typer.Option(hide_input=True, metavar="KEY", help="Require this key as a bearer token.")
     ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Or one of the keys in this file, one a line.")
+        Path | None, typer.Option(metavar="FILE", help="Require one of the keys in this file, one per line.")
     ] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Answer everybody on an address others reach.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Serve without API keys on a network address.")] = False,
     allow_host: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A name the server goes by; repeat for more.")
+        list[str] | None, typer.Option(metavar="NAME", help="Accept this Host header; repeat for more.")
     ] = None,
     allow_origin: Annotated[
-        list[str] | None, typer.Option(metavar="URL", help="Whose web pages may ask; `*`: all. Repeat for more.")
+        list[str] | None,
+        typer.Option(metavar="URL", help="Allow web pages of this origin, `*` for any; repeat for more."),
     ] = None,
-    max_sequences: Annotated[int, typer.Option(min=1, help="Sequences running or waiting before 503.")] = 128,
-    max_per_key: Annotated[int, typer.Option(min=1, help="Concurrent requests with one key before 429.")] = 64,
-    max_connections: Annotated[int, typer.Option(min=1, help="Connections at once.")] = 512,
+    max_sequences: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Sequences running or queued; more get status 503.")
+    ] = 128,
+    max_per_key: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Concurrent requests per key; more get status 429.")
+    ] = 64,
+    max_connections: Annotated[int, typer.Option(min=1, metavar="N", help="Open connections at once.")] = 512,
     log: Annotated[
-        Literal["console", "json"], typer.Option(metavar="STYLE", help="What the log looks like: console or json.")
+        Literal["console", "json"], typer.Option(metavar="FORMAT", help="Log format: console or json.")
     ] = "console",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Answer prompts over HTTP; a newly fetched release takes over without a request failing."""
+    """Serve completions over HTTP.
+
+    A newly fetched release replaces the running one without a failed request.
+    """
     from distribution.store import Store
     from relay_client.url import is_loopback_host
     from server import logs
@@ -90,9 +99,7 @@ def serve(
         host, port = given.getsockname()[:2]
     loopback = is_loopback_host(host)
     if not (loopback or keys or insecure):
-        raise CallerError(
-            f"others reach {host}: set --api-key-file (or --api-key), or say --insecure to answer everybody"
-        )
+        raise CallerError(f"{host} is reachable from the network: set --api-key-file or --api-key, or pass --insecure")
     logs.set_up(log, level=logging.WARNING if quiet else logging.INFO)
     config = ServerConfig(
         host=host,
@@ -104,16 +111,16 @@ def serve(
         limits=Limits(max_sequences=max_sequences, max_per_key=max_per_key, max_connections=max_connections),
     )
     if typed := {name for name in ("model", "checkpoint", "follow") if is_flag_given(context, name)}:
-        model, checkpoint, follow = (  # a flag outweighs settings that do not go with it
+        model, checkpoint, follow = (  # a flag overrides settings that exclude it
             model if "model" in typed else None,
             checkpoint if "checkpoint" in typed else None,
             follow if "follow" in typed else None,
         )
     if (model or checkpoint) and follow:
-        raise CallerError("--follow serves what it fetches: it does not go with a file")
+        raise CallerError("--follow cannot be combined with --model or --checkpoint")
     if not follow and is_flag_given(context, "relay"):
-        raise CallerError("--relay is for what --follow names")
-    path = model or (trained(checkpoint) if checkpoint else None)
+        raise CallerError("--relay requires --follow")
+    path = model or (trained_checkpoint(checkpoint) if checkpoint else None)
     active, reloader, provenance, companion = ActiveModel(), None, None, None
     if path:
         active.current = load_file(path, preset=preset, vocab=vocab)
@@ -139,43 +146,44 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop, number)
     async with server as address:
         emit(as_json, {"address": address}, address)
-        telling = asyncio.create_task(_tell(active), name="tell systemd")
+        notifier = asyncio.create_task(_notify(active), name="service status")
         if active.current is None:
-            log.warning("no model yet: waiting for the first %s", "version" if follower else "`randygpt fetch`")
-        async with _beside(follower):
+            hint = "the first version" if follower else "`randygpt fetch`; to serve a file, use --model"
+            log.warning("no model yet: waiting for %s", hint)
+        async with _following(follower):
             code = 128 + await stop
-        telling.cancel()
-        systemd.notify(status="answering what was asked before the end", stopping=True)
+        notifier.cancel()
+        systemd.notify(status="finishing open requests", stopping=True)
         return code
 
 
-async def _tell(active: "ActiveModel") -> None:
-    """Keep the service manager told of what answers; ready is when anything does."""
-    told = None
+async def _notify(active: "ActiveModel") -> None:
+    """Report the served model to the service manager; ready once a model is loaded."""
+    reported = None
     while True:
-        words = _words(active)
-        if words != told:
-            systemd.notify(status=words, ready=active.current is not None)
-            told = words
+        status = _status(active)
+        if status != reported:
+            systemd.notify(status=status, ready=active.current is not None)
+            reported = status
         await asyncio.sleep(_LOOK_S)
 
 
-def _words(active: "ActiveModel") -> str:
-    """What answers. In a frame of its own: whoever waits must not keep an old model."""
+def _status(active: "ActiveModel") -> str:
+    """Return which model is served. A function of its own, so that no waiting frame keeps an old model alive."""
     loaded, failure = active.current, active.failure
-    words = f"{loaded.label} answers" if loaded else "waiting for a first model"
-    return f"{words}; not swapped: {failure}" if failure else words
+    status = f"serving {loaded.label}" if loaded else "waiting for a first model"
+    return f"{status}; not swapped: {failure}" if failure else status
 
 
 @contextlib.asynccontextmanager
-async def _beside(follower: "Follower | None") -> AsyncIterator[None]:
-    """Follow meanwhile; if that ends, the server goes on with what it has."""
+async def _following(follower: "Follower | None") -> AsyncIterator[None]:
+    """Run a follower in the background; if it fails, the server keeps the model it has."""
 
     async def follow(follower: "Follower") -> None:
         try:
             await follower.run()
         except Exception:
-            log.exception("not followed any more")
+            log.exception("stopped following after an error")
 
     task = asyncio.create_task(follow(follower), name="follow") if follower else None
     try:
@@ -188,7 +196,7 @@ async def _beside(follower: "Follower | None") -> AsyncIterator[None]:
 
 
 def _follower(home: Home, store: "Store", name: str, relay: list[str] | None, max_size: int) -> "Follower":
-    """What follows while the server runs, and tells the log; raises CallerError and NotTrusted."""
+    """Return the follower to run with the server, which logs its events; raises CallerError and NotTrusted."""
     from distribution.follow import Installed, Skipped
     from randygpt.sharing import follow_target, make_follower
 
@@ -214,14 +222,14 @@ def _stop(stop: asyncio.Future[int], number: int) -> None:
 
 
 def _keys(api_key: str | None, file: Path | None) -> list[str]:
-    """The keys that may ask; raises CallerError for an empty one, or a file without any."""
+    """Return the accepted API keys; raises CallerError for an empty key, or a file without keys."""
     keys = [] if api_key is None else [api_key]
     if file:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
         found = [line for line in lines if line and not line.startswith("#")]
         if not found:
-            raise CallerError(f"{file}: no key in it")
+            raise CallerError(f"{file}: no API keys in it")
         keys += found
     if not all(key.strip() for key in keys):
-        raise CallerError("an API key is not empty")
+        raise CallerError("an API key must not be empty (--api-key)")
     return keys

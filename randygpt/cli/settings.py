@@ -1,8 +1,8 @@
-"""What can be set, in a settings file or in the environment: every parameter of every command, by its name there.
+"""Flags as settings: the name of every flag in settings files and in the environment. Reads both.
 
-A table is named like a command and a key like its long flag, `[serve] port`; the variable is RANDYGPT_SERVE_PORT.
-Click takes what a file says as its `default_map` and the variable as its `envvar`: flags outweigh both. Groups of
-commands (`keys`, `relays`, `trust`, `config`) have no table: what they are told is kept in files of its own.
+The flag `serve --port` is the key `port` of the table `[serve]`, and the variable RANDYGPT_SERVE_PORT. Typer takes the
+files as its `default_map` and the variable as its `envvar`, so that flags override both. Groups of commands (`keys`,
+`relays`, `trust`, `config`) have no table: they store their data in files of their own.
 """
 
 import difflib
@@ -15,6 +15,7 @@ from pathlib import Path
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
+from randygpt.cli.usage import invalid_value_reason
 from randygpt.errors import CallerError, InvalidSetting
 from randygpt.user.config_files import Key, Setting, convert_setting, expand_user, load_settings, parse, read_text
 from randygpt.user.home import GLOBAL_SETTINGS, RELAYS, environment_name
@@ -22,15 +23,15 @@ from randygpt.user.home import GLOBAL_SETTINGS, RELAYS, environment_name
 _KINDS: tuple[tuple[str, type | tuple[type, ...]], ...] = (
     ("true or false", bool),
     ("a number", (int, float)),
-    ("a text in quotes", (str, Path, Enum)),
+    ("a quoted string", (str, Path, Enum)),
     ("a list", (list, tuple)),
 )
-_SAMPLES = ("xs", "classic", "float32", "30d", "20G")  # for an example, where any word will not do
+_SAMPLES = ("xs", "classic", "float32", "30d", "20G")  # examples for settings that accept only certain words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """Something that can be set, and click's parameter behind it."""
+    """A flag or argument that can be set in a file or in the environment."""
 
     command: TyperCommand
     definition: TyperArgument | TyperOption
@@ -38,61 +39,65 @@ class Parameter:
 
     @property
     def environment_name(self) -> str:
-        """Its name in the environment."""
+        """Name of the environment variable."""
         return environment_name(self.key)
 
     @property
     def default(self) -> object:
-        """What counts where nothing is set."""
+        """Value if nothing is set."""
         return self.definition.default
 
     @property
     def help(self) -> str:
-        """What `--help` says of it, default and range included."""
+        """Help text, with the default and the range."""
         record = self.definition.get_help_record(typer.Context(self.command))
         return record[1] if record else ""
 
     @property
     def is_secret(self) -> bool:
-        """Whether it is not to be shown, nor kept in a settings file."""
+        """True for a secret, which is neither shown nor accepted in a settings file."""
         return bool(getattr(self.definition, "hide_input", False))
 
     @property
     def takes_many(self) -> bool:
-        """Whether a list belongs here."""
+        """True if the value is a list."""
         return self.definition.nargs == -1 or bool(getattr(self.definition, "multiple", False))
 
     def convert(self, value: object) -> object:
-        """A value from a settings file as the command line would take it; raises CallerError, without naming it."""
+        """Return a value from a settings file as typer's default map takes it.
+
+        Raises:
+            CallerError: The value is wrong; the message does not repeat a secret.
+        """
         if self.is_secret:
-            raise CallerError("a secret does not belong in this file; there is a flag that names a file with it")
+            raise CallerError(f"secrets are not allowed here; set {self.key[1]}-file instead")
         if self.takes_many and not isinstance(value, list):
-            raise CallerError("a list belongs here")
+            raise CallerError("expected a list")
         try:
             converted: object = self._process(value)
         except typer.BadParameter as error:
-            if _kind(value) != _kind("") and self._takes(str(value)):
-                raise CallerError(f"{_kind('')} belongs here") from None
-            raise CallerError(_words(error)) from None
+            if _kind(value) != _kind("") and self._parses(str(value)):
+                raise CallerError(f"expected {_kind('')}") from None
+            raise CallerError(_reason(error)) from None
         if _kind(converted) != _kind(value) and value != []:
-            raise CallerError(f"{_kind(converted)} belongs here")
+            raise CallerError(f"expected {_kind(converted)}")
         if isinstance(value, list) and not all(isinstance(each, str) for each in value):
-            raise CallerError("a list of texts in quotes belongs here")
+            raise CallerError("expected a list of quoted strings")
         return str(expand_user(converted)) if isinstance(converted, Path) else value
 
     def from_environment(self) -> object:
-        """What the environment says, None if nothing; raises click's BadParameter."""
+        """Return the value of the environment variable, None if it is not set; raises typer.BadParameter."""
         value = self.definition.value_from_envvar(typer.Context(self.command))
         return None if value is None else self._process(value)
 
     def example(self) -> object:
-        """Its default, else something else that it may be."""
+        """Return the default, or another valid value if the default is to set nothing."""
         if self.default is not None:
             return str(self.default) if isinstance(self.default, Path) else self.default
         word = (self.definition.metavar or self.key[1].upper()).strip("[]")
-        return next(value for value in ([], [word], 1, 1000, word, *_SAMPLES) if self._suits(value))
+        return next(value for value in ([], [word], 1, 1000, word, *_SAMPLES) if self._accepts(value))
 
-    def _suits(self, value: object) -> bool:
+    def _accepts(self, value: object) -> bool:
         try:
             self.convert(value)
         except CallerError:
@@ -102,7 +107,7 @@ class Parameter:
     def _process(self, value: object) -> object:
         return self.definition.process_value(typer.Context(self.command), value)
 
-    def _takes(self, value: object) -> bool:
+    def _parses(self, value: object) -> bool:
         try:
             self._process(value)
         except typer.BadParameter:
@@ -111,7 +116,7 @@ class Parameter:
 
 
 def parameters(program: TyperGroup) -> dict[Key, Parameter]:
-    """Everything that can be set for some command; from then on the command looks into the environment as well."""
+    """Return every parameter of every command by its key, and make typer read its environment variable."""
     found = {}
     commands = [(name, each) for name, each in program.commands.items() if isinstance(each, TyperCommand)]
     for name, command in commands:
@@ -124,14 +129,14 @@ def parameters(program: TyperGroup) -> dict[Key, Parameter]:
 
 
 def _name(definition: TyperArgument | TyperOption) -> str:
-    """Its long flag without dashes, or what `--help` calls an argument."""
+    """Return the long flag without dashes, or the name of an argument in `--help`."""
     flag = max(definition.opts, key=len)
     word = (definition.metavar or "").strip("[].").lower()
     return word if not flag.startswith("-") and word.isalpha() else flag.lstrip("-")
 
 
 def default_map(known: Mapping[Key, Parameter]) -> dict[str, dict[str, object]]:
-    """What the settings files say, as click's `default_map`; raises InvalidSetting for the first mistake."""
+    """Return the settings files as typer's `default_map`; raises InvalidSetting for the first error."""
     found: dict[str, dict[str, object]] = {}
     settings = load_settings()
     for key in settings:
@@ -142,7 +147,7 @@ def default_map(known: Mapping[Key, Parameter]) -> dict[str, dict[str, object]]:
 
 
 def file_errors(path: Path, known: Mapping[Key, Parameter]) -> list[InvalidSetting]:
-    """Everything that is wrong in a settings file, by line; raises CallerError and OSError if it cannot be read."""
+    """Return all errors of a settings file, by line; raises CallerError and OSError if it cannot be read."""
     try:
         settings = {key: Setting(value, path) for key, value in parse(path, read_text(path)).items()}
     except InvalidSetting as error:
@@ -157,7 +162,7 @@ def file_errors(path: Path, known: Mapping[Key, Parameter]) -> list[InvalidSetti
 
 
 def environment_errors(known: Mapping[Key, Parameter]) -> Iterator[str]:
-    """What is wrong in the environment: values that will not do, and names that only look like a setting's."""
+    """Yield the errors of the environment: invalid values, and misspelt names of settings."""
     names = {parameter.environment_name: parameter for parameter in known.values()}
     tables = tuple(f"{environment_name(key[:1])}_" for key in known)
     for name in sorted(os.environ):
@@ -165,7 +170,7 @@ def environment_errors(known: Mapping[Key, Parameter]) -> Iterator[str]:
             try:
                 names[name].from_environment()
             except typer.BadParameter as error:
-                yield f"{name}: {_words(error)}"
+                yield f"{name}: {_reason(error)}"
         elif name.startswith(tables):
             yield f"{name}: no such setting{_hint(difflib.get_close_matches(name, names))}"
     try:
@@ -175,21 +180,20 @@ def environment_errors(known: Mapping[Key, Parameter]) -> Iterator[str]:
 
 
 def _converter(key: Key, known: Mapping[Key, Parameter]) -> Callable[[object], object]:
-    """What makes of a key's value what the program takes."""
+    """Return the function that checks and converts the value of a key."""
     if key in GLOBAL_SETTINGS:
         return GLOBAL_SETTINGS[key].convert
     if key in known:
         return known[key].convert
 
     def refuse(value: object) -> None:
-        if value != {} or key not in {each[:1] for each in known}:  # an empty table says nothing
-            raise CallerError(f"no such setting{_hint(_alike(key, known))}")
+        if value != {} or key not in {each[:1] for each in known}:  # an empty table sets nothing
+            raise CallerError(f"no such setting{_hint(_similar(key, known))}")
 
     return refuse
 
 
-def _alike(key: Key, known: Mapping[Key, Parameter]) -> list[str]:
-    """Settings that may be meant."""
+def _similar(key: Key, known: Mapping[Key, Parameter]) -> list[str]:
     names = [".".join(each) for each in (*GLOBAL_SETTINGS, *known)]
     close = difflib.get_close_matches(".".join(key), names)
     return close or [".".join(each) for each in known if each[-1] == key[-1]]
@@ -199,8 +203,8 @@ def _hint(names: list[str]) -> str:
     return f" (did you mean {' or '.join(names[:3])}?)" if names else ""
 
 
-def _words(error: typer.BadParameter) -> str:
-    return error.message.removeprefix("Value error, ") or "something belongs here"
+def _reason(error: typer.BadParameter) -> str:
+    return invalid_value_reason(error) or "value required"
 
 
 def _kind(value: object) -> str:

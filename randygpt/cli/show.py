@@ -1,4 +1,4 @@
-"""`randygpt show`: what a checkpoint or an installed release is, without its numbers being loaded."""
+"""`randygpt show`: describe a checkpoint or an installed release without loading its weights."""
 
 import hashlib
 import math
@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.output import Json, Quiet, emit, format_size, validate_preset
+from randygpt.cli.flags import Json, ModelPreset, Quiet
+from randygpt.cli.output import emit, format_size
 
 if TYPE_CHECKING:
     from randygpt.checkpoint.sidecar import CheckpointInfo
 
 EXAMPLE = "Example: randygpt show shakespeare_best.bin"
 
-_KINDS = {"char": "characters", "bpe": "byte pairs"}
+_KINDS = {"char": "characters", "bpe": "BPE tokens"}
 
 
 def show(
@@ -25,17 +26,18 @@ def show(
         str,
         typer.Argument(
             metavar="FILE|RELEASE",
-            help="A checkpoint, or a release's folder, id or name.",
+            help="Checkpoint, or folder, id or name of a release.",
             autocompletion=installed.complete_or_file,
         ),
     ],
-    preset: Annotated[
-        str | None, typer.Option(callback=validate_preset, help="Its shape, where nothing beside the file says.")
-    ] = None,
+    preset: ModelPreset = None,
     as_json: Json = False,
     _quiet: Quiet = False,
 ) -> None:
-    """Show what a model is: shape, vocabulary, training, size and hash; of a release, who signed it."""
+    """Show shape, training, size and hash of a model.
+
+    For an installed release, also who signed it.
+    """
     from randygpt.checkpoint.sidecar import find_checkpoint, inspect_checkpoint
 
     here: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: they end a command at once or, where it says so, when what is under way has been saved."""
+"""SIGTERM and Ctrl-C: end a command at once or, in `deferred_signals`, after its current step is saved."""
 
 import contextlib
 import signal
@@ -8,14 +8,16 @@ from typing import Any
 
 from randygpt.cli.output import print_stderr
 
-_terminations: list[int] = []  # every SIGTERM so far that was to end the command at once
+_terminations: list[int] = []  # every SIGTERM received so far
 
 
 def handle_termination() -> list[int]:
-    """Have SIGTERM end everything as Ctrl-C does, asyncio's main task included; gives where each is noted."""
+    """Make SIGTERM act like Ctrl-C, in asyncio too; return the list that records every SIGTERM."""
     _terminations.clear()
     signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's `&`: neither signal would end anything
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # set by a shell for `command &`: SIGTERM would have no effect
         signal.signal(signal.SIGINT, signal.default_int_handler)
     return _terminations
 
@@ -27,19 +29,19 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[list[int]]:
-    """Collects both, so that the step under way ends and is saved; a second one ends everything.
+    """Collect both signals, so that the caller can finish and save its current step; a second one ends the process.
 
-    A SIGTERM from before is there already: Python drops an exception that comes in some places, such as the callback of
-    a weak reference, and imports are full of them.
+    Yields the signals received. An earlier SIGTERM is included: Python drops an exception raised in some places, such
+    as the callback of a weak reference, and imports run many of them.
     """
     received = [*_terminations]
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if received:  # as it would have done without us
+        if received:  # restore and raise again
             signal.signal(number, before[number])
             signal.raise_signal(number)
         received.append(number)
-        print_stderr("saving; once more to stop at once")
+        print_stderr("finishing this step, then saving; press Ctrl-C again to quit now")
 
     before: dict[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,7 +1,7 @@
-"""What systemd and a service tell each other: ready, how it stands, still alive; and a socket that was opened for it.
+"""systemd services: readiness and status notifications, watchdog pings, and socket activation. Does socket I/O.
 
-Where no service manager asks to be told (`$NOTIFY_SOCKET`, `$WATCHDOG_USEC`, `$LISTEN_FDS`; see sd_notify(3),
-sd_watchdog_enabled(3), sd_listen_fds(3)), nothing here does anything. Does socket I/O.
+Without `$NOTIFY_SOCKET`, `$WATCHDOG_USEC` and `$LISTEN_FDS` these functions do nothing; see sd_notify(3),
+sd_watchdog_enabled(3) and sd_listen_fds(3).
 """
 
 import asyncio
@@ -13,17 +13,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from randygpt.errors import CallerError
 
 _FIRST_SOCKET = 3  # SD_LISTEN_FDS_START
-_PINGS_PER_TIMEOUT = 3  # in the time after which systemd takes a silent service for dead
+_PINGS_PER_TIMEOUT = 3
 
 
 def notify(*, status: str | None = None, ready: bool = False, alive: bool = False, stopping: bool = False) -> None:
-    """Tell the service manager, if there is one that listens; `status` is for people."""
+    """Send a notification to the service manager, if any; `status` is a line for people."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     lines = [f"STATUS={' '.join(status.split())}"] if status is not None else []
-    facts = {"READY=1": ready, "WATCHDOG=1": alive, "STOPPING=1": stopping}
-    lines += [line for line, holds in facts.items() if holds]
+    flags = {"READY=1": ready, "WATCHDOG=1": alive, "STOPPING=1": stopping}
+    lines += [line for line, is_set in flags.items() if is_set]
     if address.startswith("@"):  # the abstract namespace
         address = "\0" + address[1:]
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
@@ -32,17 +32,14 @@ def notify(*, status: str | None = None, ready: bool = False, alive: bool = Fals
 
 @contextlib.asynccontextmanager
 async def watchdog(check: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
-    """Within: the watchdog is fed each time `check` has come back, so it is not once anything it asks hangs.
-
-    On leaving, the service manager is told that this is the end.
-    """
-    feeding = asyncio.create_task(_ping_watchdog(check), name="watchdog")
+    """Ping the watchdog each time `check` returns, so that the pings stop if it hangs; on exit, send STOPPING=1."""
+    pinging = asyncio.create_task(_ping_watchdog(check), name="watchdog")
     try:
         yield
     finally:
-        feeding.cancel()
+        pinging.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await feeding
+            await pinging
         notify(stopping=True)
 
 
@@ -56,16 +53,17 @@ async def _ping_watchdog(check: Callable[[], Awaitable[object]]) -> None:
 
 
 def activation_socket() -> socket.socket | None:
-    """The socket that the service manager listens on for this process, None if there is none.
+    """Return the listening socket passed by the service manager, None if there is none.
 
-    Raises CallerError if there are several, or if it is not for TCP.
+    Raises:
+        CallerError: It passed several sockets, or not a TCP socket.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return None
     if os.environ.get("LISTEN_FDS") != "1":
-        raise CallerError("one socket can be served, and the socket unit opens more")
-    given = socket.socket(fileno=_FIRST_SOCKET)
-    given.set_inheritable(False)
-    if given.family not in {socket.AF_INET, socket.AF_INET6} or given.type != socket.SOCK_STREAM:
-        raise CallerError("the socket unit opens something else than a TCP port (ListenStream=ADDRESS:PORT)")
-    return given
+        raise CallerError("the socket unit opens several sockets; configure exactly one")
+    passed = socket.socket(fileno=_FIRST_SOCKET)
+    passed.set_inheritable(False)
+    if passed.family not in {socket.AF_INET, socket.AF_INET6} or passed.type != socket.SOCK_STREAM:
+        raise CallerError("the socket unit must open a TCP port (ListenStream=ADDRESS:PORT)")
+    return passed

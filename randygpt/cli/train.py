@@ -1,4 +1,4 @@
-"""`randygpt train`: from a text to a checkpoint."""
+"""`randygpt train`: train a model on a text file and save checkpoints."""
 
 import contextlib
 import math
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from randygpt.cli import systemd
-from randygpt.cli.output import Json, Quiet, check_file_path, emit, print_stderr, validate_preset
+from randygpt.cli.flags import Json, Quiet, check_file_path, validate_preset
+from randygpt.cli.output import emit, print_stderr
 from randygpt.cli.signals import deferred_signals
 from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.model.config import DEFAULT_PRESET, ModelConfig
@@ -29,50 +30,71 @@ EXAMPLE = "Example: randygpt train --preset xs --iters 200 --train-file shakespe
 
 
 def train(
-    iters: Annotated[int, typer.Option(min=1, help="Iterations in all, those before a --resume included.")] = 1000,
+    iters: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Total iterations, including those before --resume.")
+    ] = 1000,
     preset: Annotated[
-        str | None, typer.Option(callback=validate_preset, help="xs, s, ds, m, l (default), deep or xl.")
+        str | None,
+        typer.Option(
+            metavar="NAME", callback=validate_preset, help="Model size: xs, s, ds, m, l (default), deep or xl."
+        ),
     ] = None,
-    dim: Annotated[int | None, typer.Option(min=1, help="Width, in place of the preset's.")] = None,
-    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, likewise.")] = None,
-    layers: Annotated[int | None, typer.Option(min=1, help="Layers, likewise.")] = None,
-    block: Annotated[int | None, typer.Option(min=1, help="Positions, likewise (256).")] = None,
+    dim: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Embedding width, instead of the preset's.")
+    ] = None,
+    heads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Attention heads, instead of the preset's.")
+    ] = None,
+    layers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Layers, instead of the preset's.")] = None,
+    block: Annotated[int | None, typer.Option(min=1, metavar="N", help="Context length in tokens (256).")] = None,
     train_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Text to learn; else train.txt, else a built-in sample.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Text to train on; default: train.txt, or else a built-in sample."),
     ] = None,
     checkpoint: Annotated[
-        Path, typer.Option(metavar="PREFIX", help="Writes PREFIX.bin, PREFIX_best.bin and PREFIX.metrics.jsonl.")
+        Path, typer.Option(metavar="PREFIX", help="Write PREFIX.bin, PREFIX_best.bin and PREFIX.metrics.jsonl.")
     ] = Path("checkpoint"),
     resume: Annotated[
-        str | None, typer.Option(metavar="[FILE]", help="Go on from a checkpoint; without a file, from PREFIX.bin.")
+        str | None, typer.Option(metavar="[FILE]", help="Resume from a checkpoint; without FILE, from PREFIX.bin.")
     ] = None,
     fine_tune: Annotated[
-        bool, typer.Option("--fine-tune", help="Of what --resume names, keep the weights and begin anew.")
+        bool, typer.Option("--fine-tune", help="Start a new run from the weights of the --resume checkpoint.")
     ] = False,
     recipe: Annotated[
         Literal["classic", "fast"] | None,
         typer.Option(
-            metavar="RECIPE", help="classic (as the Rust program learns) or fast (another optimiser and schedule)."
+            metavar="RECIPE", help="classic, as in the Rust program, or fast, with another optimizer and schedule."
         ),
     ] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Windows in a step (64; deep 16; fast 8).")] = None,
-    accumulate: Annotated[int, typer.Option(min=1, help="Do a step in so many parts, to save memory.")] = 1,
-    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same model.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate (1e-4; fast 0.03).")] = None,
-    min_lr: Annotated[float | None, typer.Option(help="Learning rate at the end (1e-5; fast 0.0015).")] = None,
-    bpe: Annotated[
-        int | None, typer.Option(min=2, metavar="[SIZE]", help="Learn byte pairs: a vocabulary of SIZE (2000).")
+    batch: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Batch size (64; preset deep 16; recipe fast 8).")
     ] = None,
-    vocab: Annotated[Path | None, typer.Option(metavar="FILE", help="Use the vocabulary in this vocab.json.")] = None,
+    accumulate: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Split each batch into N parts to save memory.")
+    ] = 1,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Random seed; same seed, same model.")] = None,
+    lr: Annotated[float | None, typer.Option(metavar="X", help="Maximum learning rate (1e-4; fast 0.03).")] = None,
+    min_lr: Annotated[
+        float | None, typer.Option(metavar="X", help="Learning rate at the end (1e-5; fast 0.0015).")
+    ] = None,
+    bpe: Annotated[
+        int | None,
+        typer.Option(
+            min=2, metavar="[SIZE]", help="Train a BPE vocabulary of SIZE tokens (2000); default: characters."
+        ),
+    ] = None,
+    vocab: Annotated[Path | None, typer.Option(metavar="FILE", help="Use an existing vocab.json.")] = None,
     precision: Annotated[
         Literal["float32", "bf16"] | None,
-        typer.Option(metavar="KIND", help="float32 or bf16, of the work in the layers; by default the faster."),
+        typer.Option(metavar="KIND", help="float32 or bf16 for the layers; default: the faster one."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the fastest there is.")] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="cpu, cuda or mps; default: the fastest available.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on a text: characters, or byte pairs with --bpe."""
+    """Train a model on a text."""
     from randygpt.checkpoint.sidecar import inspect_checkpoint
     from randygpt.training.device import find_device, tune_malloc
     from randygpt.training.distributed import process_group
@@ -98,7 +120,7 @@ def train(
             if first:
                 _report_nothing_to_do(found, options, as_json=as_json)
             return
-        if first:  # the others write nothing
+        if first:  # other processes of a distributed run write nothing
             _check_writable(options.latest.absolute().parent)
         shown = not (as_json or quiet) and first
         trainer = _trainer(model, options, train_file, world, print_stderr if shown else lambda _: None)
@@ -107,41 +129,41 @@ def train(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ModelRequest:
-    """Which model the user wants to train."""
+    """The model that the user asks to train."""
 
-    found: "CheckpointInfo | None"  # the checkpoint to go on from
+    found: "CheckpointInfo | None"  # checkpoint to resume
     fine_tune: bool
     preset: str | None
-    shape: Mapping[str, int]  # in place of the preset's
+    shape: Mapping[str, int]  # overrides the preset
     bpe: int | None
     vocab: Path | None
 
 
 def _start(named_file: str, prefix: Path) -> Path:
-    """The checkpoint that --resume means; raises CallerError where a bare one finds only the best."""
+    """Return the checkpoint that --resume names; raises CallerError if a bare --resume finds only PREFIX_best.bin."""
     newest, best = Path(f"{prefix}.bin"), Path(f"{prefix}_best.bin")
     if not named_file and not newest.is_file() and best.is_file():
-        raise CallerError(f"{newest} is not there; go on from the best state: --resume {best}")
+        raise CallerError(f"{newest} does not exist; to resume from the best checkpoint, use --resume {best}")
     return Path(named_file) if named_file else newest
 
 
 def _refuse_overwrite(inputs: Sequence[Path | None], options: "TrainOptions") -> None:
-    """Raise CallerError if a file that is read would be written over."""
+    """Raise CallerError if training would overwrite one of its input files."""
     from randygpt.checkpoint.sidecar import sidecar_path
 
     written = [options.latest, options.best, options.metrics, *map(sidecar_path, (options.latest, options.best))]
     for path in inputs:
         if path and path.resolve() in {each.resolve() for each in written}:
-            raise CallerError(f"{path}: training would write over it; choose another --checkpoint")
+            raise CallerError(f"{path}: training would overwrite this input file; choose another --checkpoint")
 
 
 def _check_writable(folder: Path) -> None:
-    """Raise PermissionError, before any work is done, if no file can be made in a folder."""
+    """Raise PermissionError early if no file can be created in a folder."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise PermissionError(error.errno, f"no file can be made there ({error.strerror})", str(folder)) from None
+        raise PermissionError(error.errno, f"cannot create files there ({error.strerror})", str(folder)) from None
 
 
 def _resolve_options(model: _ModelRequest, flags: "TrainFlags", **others: Any) -> "TrainOptions":  # noqa: ANN401 (fields of TrainOptions)
@@ -174,9 +196,9 @@ def _trainer(
         )
         tokenizer = trainer.tokenizer
         if model.bpe and tokenizer.kind != "bpe":
-            raise CallerError(f"{model.found.path} was trained on characters, and --bpe asks for byte pairs")
+            raise CallerError(f"{model.found.path} has a character vocabulary; resume it without --bpe")
         if model.bpe and model.bpe != tokenizer.vocab_size:
-            tell(f"the vocabulary stays that of {model.found.path}: {tokenizer.vocab_size} entries")
+            tell(f"--bpe {model.bpe} ignored: {model.found.path} has a vocabulary of {tokenizer.vocab_size} tokens")
     else:
         given = read_tokenizer(model.vocab) if model.vocab else None
         if model.bpe and not given:
@@ -192,7 +214,7 @@ def _trainer(
         trainer = Trainer.start(options, text, config, tokenizer=given, name=name, world=world, warn=tell)
     older = [path for path in (options.latest, options.best) if path.is_file()]
     if older and not trainer.same_run:
-        tell(f"{older[0]} is there already: the first save replaces it (another --checkpoint spares it)")
+        tell(f"{older[0]} already exists: the first save overwrites it (use another --checkpoint to keep it)")
     shape = f"{trainer.model.config.name}, {trainer.model.config.parameter_count:,} parameters"
     tell(f"{shape}, {options.device}, {options.precision}, text: {text.source}")
     return trainer
@@ -206,19 +228,19 @@ def _run(trainer: "Trainer", *, as_json: bool, shown: bool, first: bool) -> None
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "memory" not in str(error):  # torch raises a RuntimeError
                 raise
-            words = f"no memory for a batch of {options.batch_size}: take a smaller --batch, or --accumulate"
-            raise CallerError(words) from None
+            reason = f"out of memory with batch size {options.batch_size}"
+            raise CallerError(f"{reason}; use a smaller --batch, or --accumulate") from None
     iteration, best = trainer.next_iteration - 1, trainer.best_loss
-    measured = f", best validation loss {best:.4f}" if math.isfinite(best) else ""
+    measured = f"best validation loss {best:.4f}" if math.isfinite(best) else "validation loss not measured yet"
     if first:
-        text = f"{options.best} and {options.latest}: iteration {iteration}{measured}"
+        text = f"saved {options.latest} (iteration {iteration}) and {options.best} ({measured})"
         emit(as_json, _result(options, iteration, best), text)
     if not finished:
         raise typer.Exit(128 + signals[0])
 
 
 def _with_service_status(on_step: "Callable[[Step], None]", iterations: int) -> "Callable[[Step], None]":
-    """Has the service manager know too, once a second at most."""
+    """Return `on_step`, extended to report the progress to the service manager at most once per second."""
     told = -math.inf
 
     def tell(step: "Step") -> None:
@@ -233,9 +255,10 @@ def _with_service_status(on_step: "Callable[[Step], None]", iterations: int) -> 
 
 
 def _report_nothing_to_do(found: "CheckpointInfo", options: "TrainOptions", *, as_json: bool) -> None:
-    """That a checkpoint is at the target or past it, before a text is read."""
+    """Report that a checkpoint has already reached --iters, without reading the text."""
     header = found.header
-    words = f"nothing to do: {found.path} is at iteration {header.iteration + 1} of {options.iterations}"
+    done = header.iteration + 1
+    words = f"nothing to do: {found.path} is at iteration {done}; to continue, pass --iters above {done}"
     systemd.notify(status=words, ready=True)
     print_stderr(words)
     if as_json:
@@ -253,7 +276,7 @@ def _result(options: "TrainOptions", iteration: int, best: float) -> dict[str, o
 
 @contextlib.contextmanager
 def _bar(trainer: "Trainer", *, shown: bool) -> "Iterator[Callable[[Step], None]]":
-    """A bar on a terminal, nothing elsewhere."""
+    """Show a progress bar on a terminal, and nothing elsewhere; yields the callback for each step."""
     if not shown or not sys.stderr.isatty():
         yield lambda _: None
         return

@@ -1,4 +1,4 @@
-"""`randygpt trust`: whose models you take, and what you call their authors."""
+"""`randygpt trust`: the list of authors you trust, their names, and the trust policy."""
 
 import asyncio
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.output import Json, Quiet, emit, print_stderr
+from randygpt.cli.flags import Json, Quiet
+from randygpt.cli.output import emit, print_stderr
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
@@ -14,15 +15,15 @@ if TYPE_CHECKING:
     from distribution.trust_list import TrustStore
 
 app = typer.Typer(
-    help="Whose models you take, and by which names.",
+    help="Manage the authors you trust.",
     epilog="Example: randygpt trust add npub1… alice",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 _POLICIES = {
-    "explicit": "what you name is fetched, whoever made it; `follow` takes only the author you name",
-    "allowlist": "authors who are not on the list are refused before anything of theirs is fetched",
+    "explicit": "any release that you name is fetched; `follow` accepts only the author that you name",
+    "allowlist": "releases of authors who are not on the list are refused",
 }
 
 
@@ -38,12 +39,12 @@ def _complete_name(incomplete: str) -> list[str]:
 
 @app.command("add", epilog="Example: randygpt trust add npub1… alice")
 def add(
-    npub: Annotated[str, typer.Argument(metavar="NPUB", help="An author's public key.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What you call them.")],
+    npub: Annotated[str, typer.Argument(metavar="NPUB", help="Public key of the author.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name to use for the author.")],
     as_json: Json = False,
     _quiet: Quiet = False,
 ) -> None:
-    """Put an author on the list, or rename one."""
+    """Trust an author, or rename one."""
     from relay_client.keys import decode_pubkey, encode_npub
 
     author = decode_pubkey(npub)
@@ -54,21 +55,24 @@ def add(
 @app.command("remove", epilog="Example: randygpt trust remove alice")
 def remove(
     who: Annotated[
-        str, typer.Argument(metavar="NAME", help="A name on the list, or an npub.", autocompletion=_complete_name)
+        str, typer.Argument(metavar="NAME", help="Name on the list, or npub.", autocompletion=_complete_name)
     ],
     as_json: Json = False,
     _quiet: Quiet = False,
 ) -> None:
-    """Take an author off the list. What is installed stays."""
+    """Stop trusting an author.
+
+    Installed releases stay.
+    """
     from relay_client.keys import encode_npub
 
     npub = encode_npub(asyncio.run(_book().remove(who)))
-    emit(as_json, {"npub": npub}, f"removed {npub}")
+    emit(as_json, {"npub": npub}, f"removed {npub} from the list")
 
 
 @app.command("list", epilog="Example: randygpt trust list")
 def list_(as_json: Json = False, quiet: Quiet = False) -> None:
-    """Print the list."""
+    """Print the trusted authors."""
     from relay_client.keys import encode_npub
 
     trusted = _book().read()
@@ -86,20 +90,25 @@ def policy(
     mode: Annotated[
         str | None,
         typer.Argument(
-            metavar="[explicit|allowlist]", help="Nothing: print it.", autocompletion=lambda: list(_POLICIES)
+            metavar="explicit|allowlist",
+            help="New policy; without it, print the current one.",
+            autocompletion=lambda: list(_POLICIES),
         ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Choose whose models are fetched at all: `explicit`, those you name, or `allowlist`, those on the list."""
+    """Print or set the trust policy.
+
+    explicit: fetch any release that you name. allowlist: fetch only releases of authors on the list.
+    """
     from distribution.trust import MODES
 
     book = _book()
     if mode is not None:
         chosen = next((each for each in MODES if each == mode), None)
         if chosen is None:
-            raise CallerError(f"no such policy: {mode!r} (explicit or allowlist)")
+            raise CallerError(f"no such policy: {mode!r}; use explicit or allowlist")
         asyncio.run(book.set_mode(chosen))
     now = book.read().mode
     if not quiet and not as_json:

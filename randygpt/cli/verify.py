@@ -1,4 +1,4 @@
-"""`randygpt verify`: whether files are still what their author signed, and which relays still hold a release."""
+"""`randygpt verify`: check installed files against their signed hashes, and relays for a release's events."""
 
 import asyncio
 import time
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.output import Json, Quiet, Relays, emit, print_stderr
+from randygpt.cli.flags import Json, Quiet, Relays
+from randygpt.cli.output import emit, print_stderr
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 
@@ -24,17 +25,22 @@ def verify(
     which: Annotated[
         str | None,
         typer.Argument(
-            metavar="[FILE|RELEASE]",
-            help="A checkpoint or an installed release; else all.",
+            metavar="FILE|RELEASE",
+            help="Checkpoint or installed release; default: all releases.",
             autocompletion=installed.complete_or_file,
         ),
     ] = None,
-    remote: Annotated[bool, typer.Option("--remote", help="Ask the relays which of its events they hold.")] = False,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Ask the relays which of the release's events they have.")
+    ] = False,
     relay: Relays = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Hash what is installed again, and name what is damaged; with --remote, say which relays still hold it."""
+    """Check installed releases against their signed hashes.
+
+    With --remote, check which relays still have a release.
+    """
     from distribution.errors import CallerError, StoreError
 
     if which and Path(which).exists():
@@ -48,17 +54,17 @@ def verify(
         releases = store.releases()
     if remote:
         if not which:
-            raise CallerError("--remote asks about one release: name it")
+            raise CallerError("--remote checks a single release: name a RELEASE")
         raise typer.Exit(asyncio.run(_ask(store, trusted, releases[0], relay, as_json=as_json)))
     damaged = _check(store, trusted, releases, as_json=as_json, quiet=quiet)
     if damaged:
-        raise StoreError(f"damaged: {', '.join(damaged)} (fetch it again)")
+        raise StoreError(f"damaged: {', '.join(damaged)}; fetch the release again")
 
 
 def _check(
     store: "Store", trusted: "TrustList", releases: "list[InstalledRelease]", *, as_json: bool, quiet: bool
 ) -> list[str]:
-    """Hash every file of some releases and print how they are; returns the damaged ones."""
+    """Hash every file of the releases and print the results; return the damaged files."""
     entries, lines, damaged = [], [], []
     for release in releases:
         bad = [str(file.local_path) for file in store.damaged(release)]
@@ -70,12 +76,12 @@ def _check(
     elif lines:
         emit(as_json, {}, "\n".join(lines))
     elif not quiet:
-        print_stderr("nothing is installed")
+        print_stderr("no releases installed")
     return damaged
 
 
 def _verify_file(path: Path, *, as_json: bool) -> None:
-    """A checkpoint outside the store: its form and its numbers, and whether a release here has the same bytes."""
+    """Check the format and the numbers of a checkpoint, and print whether an installed release has the same bytes."""
     import hashlib
 
     from randygpt.checkpoint.rgpt import read_checkpoint
@@ -88,7 +94,7 @@ def _verify_file(path: Path, *, as_json: bool) -> None:
     store, trusted = installed.open_store(Home.from_environment())
     same = [release for release in store.releases() if digest in {file.sha256 for file in release.files}]
     signed = (
-        f"the checkpoint of {installed.release_title(same[0], trusted)}" if same else "of no release installed here"
+        f"the checkpoint of {installed.release_title(same[0], trusted)}" if same else "not part of an installed release"
     )
     result = {"file": str(found.path), "sha256": digest.hex(), "intact": True}
     releases = [installed.release_json(release, trusted) for release in same]
@@ -98,7 +104,7 @@ def _verify_file(path: Path, *, as_json: bool) -> None:
 async def _ask(
     store: "Store", trusted: "TrustList", release: "InstalledRelease", relay: list[str] | None, *, as_json: bool
 ) -> int:
-    """Print how many of a release's events each relay holds; 4 if some event is on none of them."""
+    """Print how many of a release's events each relay has; return exit code 4 if some event is on none of them."""
     from distribution.reseed import Reseeder
     from relay_client.pool import Pool
 
@@ -109,7 +115,11 @@ async def _ask(
         reasons = {url: report.reason for url, report in pool.reports.items()}
     relays = {url: {"held": found.held.get(url, 0), "reason": reasons[url]} for url in urls}
     lines = [f"{found.held.get(url, 0):>7,} of {found.total:,}  {url}  {reasons[url]}".rstrip() for url in urls]
-    lines.append(f"on none of them: {found.nowhere:,}" if found.nowhere else "every event is on at least one relay")
+    lines.append(
+        f"{found.nowhere:,} events are on none of these relays"
+        if found.nowhere
+        else "every event is on at least one relay"
+    )
     result = installed.release_json(release, trusted) | {
         "events": found.total,
         "nowhere": found.nowhere,

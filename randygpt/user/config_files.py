@@ -1,11 +1,11 @@
-"""The settings files: which are read, what they say, and on which line. Does disk I/O.
+"""The settings files: which are read, their keys and values, and the line of each. Does disk I/O.
 
 /etc/randygpt/config.toml       of the machine
-~/.config/randygpt/config.toml  of the user; what it sets outweighs the machine's
-$RANDYGPT_CONFIG                files to read in place of these two, separated as in $PATH
+~/.config/randygpt/config.toml  of the user; overrides the machine's
+$RANDYGPT_CONFIG                files to read instead of these two, separated as in $PATH
 
-Nothing is read from the directory one happens to be in. Whether a setting exists, and its value will do, the command
-line knows; here they are text.
+Nothing is read from the current folder. This module does not know which settings exist: `randygpt.cli.settings` checks
+keys and values.
 """
 
 import os
@@ -31,14 +31,14 @@ _SECRET = re.compile(r"n(crypt)?sec1[02-9ac-hj-np-z]{20,}", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A value, and the file that has it."""
+    """A value, and the file that sets it."""
 
     value: object
     file: Path
 
 
 def config_paths() -> list[Path]:
-    """The settings files, existing or not; a later one outweighs those before."""
+    """Return the paths of the settings files, existing or not; a later file overrides those before it."""
     chosen = os.environ.get("RANDYGPT_CONFIG")
     if chosen:
         return [Path(name) for name in chosen.split(os.pathsep) if name]
@@ -46,16 +46,16 @@ def config_paths() -> list[Path]:
 
 
 def existing_paths() -> list[Path]:
-    """The settings files that are there; raises CallerError if one that was asked for is not."""
+    """Return the settings files that exist; raises CallerError if one named by `$RANDYGPT_CONFIG` does not."""
     found = [path for path in config_paths() if _is_there(path)]
     if os.environ.get("RANDYGPT_CONFIG") and len(found) < len(config_paths()):
         missing = next(path for path in config_paths() if path not in found)
-        raise CallerError(f"RANDYGPT_CONFIG names {missing}, and there is no such file")
+        raise CallerError(f"RANDYGPT_CONFIG: {missing} does not exist")
     return found
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a file is within reach: a service may not look into its user's home, nor a user into /etc/randygpt."""
+    """Return False also for an inaccessible file: a service may not read its user's home, nor a user /etc/randygpt."""
     try:
         path.stat()
     except OSError:
@@ -64,14 +64,14 @@ def _is_there(path: Path) -> bool:
 
 
 def load_settings() -> dict[Key, Setting]:
-    """What all settings files together say; raises InvalidSetting, CallerError and OSError."""
+    """Return the merged settings of all files; raises InvalidSetting, CallerError and OSError."""
     return {
         key: Setting(value, path) for path in existing_paths() for key, value in parse(path, read_text(path)).items()
     }
 
 
 def convert_setting(settings: Mapping[Key, Setting], key: Key, convert: Callable[[object], T]) -> T | None:
-    """A setting as `convert` makes it, None if there is none; a CallerError of `convert` becomes an InvalidSetting."""
+    """Return a converted setting, None if it is not set; a CallerError of `convert` becomes an InvalidSetting."""
     if key not in settings:
         return None
     setting = settings[key]
@@ -83,52 +83,60 @@ def convert_setting(settings: Mapping[Key, Setting], key: Key, convert: Callable
 
 
 def expand_user(path: Path) -> Path:
-    """A path whose `~` is the user's folder; raises CallerError if that user is not known."""
+    """Return a path with `~` and `~user` expanded; raises CallerError if the user is unknown."""
     try:
         return path.expanduser()
     except RuntimeError:
-        raise CallerError(f"no folder is known for {path.parts[0]}") from None
+        raise CallerError(f"no home folder for {path.parts[0]}") from None
 
 
 def read_text(path: Path) -> str:
-    """What stands in a settings file; raises CallerError if others may write there, InvalidSetting and OSError."""
+    """Return the text of a settings file.
+
+    Raises:
+        CallerError: Other users may write the file.
+        InvalidSetting: The file is not UTF-8.
+        OSError: The file cannot be read.
+    """
     with path.open("rb") as file:
         facts = os.fstat(file.fileno())
         if stat.S_ISREG(facts.st_mode) and (facts.st_mode & stat.S_IWOTH or facts.st_uid not in {0, os.geteuid()}):
-            raise CallerError(f"{path}: settings that others may write are not read; run: chmod o-w, or chown")
+            raise CallerError(f"{path}: other users may write this settings file; run chmod o-w or chown")
         data = file.read()
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise InvalidSetting(path, line, "", "not text in UTF-8") from None
+        raise InvalidSetting(path, line, "", "not UTF-8 text") from None
 
 
 def parse(path: Path, text: str) -> dict[Key, object]:
-    """Keys and values of a settings file; raises InvalidSetting for what is not TOML, or holds a secret key."""
+    """Return keys and values of a settings file; raises InvalidSetting if it is not TOML or contains a secret key."""
     for number, line in enumerate(text.split("\n"), 1):
         if _SECRET.search(line):
-            raise InvalidSetting(path, number, "", "a secret key does not belong here; see `randygpt keys import`")
+            raise InvalidSetting(
+                path, number, "", "secret keys are not allowed here; see `randygpt keys import --help`"
+            )
     try:
         values = dict(_leaves(tomllib.loads(text)))
     except tomllib.TOMLDecodeError as error:
         words, _, where = str(error).removesuffix(")").rpartition(" (at ")
         found = re.match(r"line (\d+)", where)
-        place = int(found[1]) if found else text.rstrip().count("\n") + 1  # else it is "end of document"
+        place = int(found[1]) if found else text.rstrip().count("\n") + 1  # tomllib says "end of document" otherwise
         raise InvalidSetting(path, place, "", f"not TOML: {words}") from None
     except RecursionError:
-        raise InvalidSetting(path, 1, "", "not TOML that anybody needs: nested too deeply") from None
+        raise InvalidSetting(path, 1, "", "nested too deeply") from None
     for key, value in values.items():
         texts = value if isinstance(value, list) else [value]
         if any("\0" in each for each in texts if isinstance(each, str)):
-            raise InvalidSetting(path, line_number(text, key), ".".join(key), "nothing here can have a NUL in it")
+            raise InvalidSetting(path, line_number(text, key), ".".join(key), "NUL characters are not allowed")
     return values
 
 
 def line_number(text: str, key: Key) -> int:
-    """On which line a text that is TOML sets `key`; that of its first statement if it is set by parts.
+    """Return the number of the line in valid TOML that sets `key`, or the first part of it.
 
-    A statement ends on the first line up to which it is TOML by itself.
+    A statement ends at the first line up to which it is valid TOML by itself.
     """
     table: Key = ()
     statement, start = "", 1
@@ -148,7 +156,7 @@ def line_number(text: str, key: Key) -> int:
 
 
 def _leaves(table: Mapping[str, object], *path: str) -> Iterator[tuple[Key, object]]:
-    """Every value that is no table, and every empty table, with the keys that lead there."""
+    """Yield every value that is not a table, and every empty table, with its path of keys."""
     for name, value in table.items():
         if isinstance(value, dict) and value:
             yield from _leaves(value, *path, name)

@@ -1,7 +1,7 @@
-"""The user's own files below the home: where they are, and the list of relays. Does disk I/O.
+"""The user's home folder: where its files are, and the list of relays. Does disk I/O.
 
 keys/nsec      the secret key (`randygpt.user.signing_key`)
-relays.json    addresses of relays, in the order they were added
+relays.json    relay URLs, in the order they were added
 """
 
 import json
@@ -20,18 +20,21 @@ from relay_client.url import normalize_url
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """A user's folder, and the relays that settings name. Nothing in the folder exists before it is needed."""
+    """A user's home folder, and the relays that settings name. Files in the folder are created when needed."""
 
     folder: Path
-    configured_relays: tuple[str, ...] = ()  # relays that settings name
-    overrides_list: bool = False  # whether these take the place of the list
+    configured_relays: tuple[str, ...] = ()  # from a settings file or $RANDYGPT_RELAYS
+    overrides_list: bool = False  # True if these replace the list in relays.json
 
     @classmethod
     def from_environment(cls) -> "Home":
-        """`$RANDYGPT_HOME`, else `home` in the settings files, else the platform's data directory.
+        """Find the home folder: `$RANDYGPT_HOME`, else `home` in the settings files, else the platform's data folder.
 
-        Relays are those of the settings files and of the list, or those in `$RANDYGPT_RELAYS` alone. Raises CallerError
-        if a settings file is wrong, and OSError.
+        The relays are those in the settings files, in addition to the user's list; `$RANDYGPT_RELAYS` replaces both.
+
+        Raises:
+            CallerError: A settings file is wrong.
+            OSError: A settings file cannot be read.
         """
         settings = load_settings()
         said, relays = convert_setting(settings, HOME, _folder), convert_setting(settings, RELAYS, _relays)
@@ -41,26 +44,26 @@ class Home:
 
     @property
     def key_path(self) -> Path:
-        """The secret key's file."""
+        """File of the secret key."""
         return self.folder / "keys" / "nsec"
 
     @property
     def journal_path(self) -> Path:
-        """The publishing journal."""
+        """Journal of what this machine has published."""
         return self.folder / "state" / "journal.sqlite"
 
     @property
     def follow_path(self) -> Path:
-        """What `follow` says of how it stands."""
+        """Status of `follow`."""
         return self.folder / "state" / "follow.json"
 
     @property
     def relays_path(self) -> Path:
-        """The list of relays."""
+        """File with the list of relays."""
         return self.folder / "relays.json"
 
     def relays(self) -> list[str]:
-        """The user's relays, those that settings name first; raises CallerError if the list is damaged."""
+        """Return the user's relays, those from settings first; raises CallerError if the list is damaged."""
         return list(dict.fromkeys([*self.configured_relays, *([] if self.overrides_list else self.added_relays())]))
 
     def resolve_relays(self, named: Sequence[str] | None, *, hints: Sequence[str] = ()) -> list[str]:
@@ -72,35 +75,37 @@ class Home:
                 chose them.
 
         Raises:
-            CallerError: no relay is left, or a URL is wrong.
+            CallerError: There are no relays, or a URL is wrong.
         """
         urls = list(dict.fromkeys(normalize_url(url) for url in named or self.relays()))
         if not urls:
-            hinted = f" (that name mentions {', '.join(map(repr, hints))})" if hints else ""
-            raise CallerError(f"no relay; name one with --relay URL, or for good: randygpt relays add URL{hinted}")
+            hinted = f" (the reference suggests {', '.join(map(repr, hints))})" if hints else ""
+            raise CallerError(
+                f"no relays configured; add one with `randygpt relays add URL`, or pass --relay URL{hinted}"
+            )
         return urls
 
     def added_relays(self) -> list[str]:
-        """The list of relays; raises CallerError if the file is damaged."""
+        """Return the relays in relays.json; raises CallerError if the file is damaged."""
         try:
             relays = json.loads(self.relays_path.read_bytes())
         except FileNotFoundError:
             return []
         except (ValueError, RecursionError) as error:
-            raise CallerError(f"{self.relays_path}: not JSON: {error}") from None
+            raise CallerError(f"{self.relays_path}: not JSON ({error})") from None
         if not isinstance(relays, list) or not all(isinstance(url, str) for url in relays):
-            raise CallerError(f"{self.relays_path}: not a list of addresses")
+            raise CallerError(f"{self.relays_path}: not a list of relay URLs")
         return relays
 
     def write_relays(self, relays: list[str]) -> None:
-        """Replace the list of relays, durably; raises OSError."""
+        """Replace relays.json durably; raises OSError."""
         durable.make_directory(self.folder)
         durable.write(self.relays_path, json.dumps(relays, indent=1).encode())
 
 
 @dataclass(frozen=True, slots=True)
 class GlobalSetting:
-    """A setting that belongs to no command."""
+    """A setting that applies to all commands."""
 
     help: str
     convert: Callable[[object], object]  # raises CallerError
@@ -108,28 +113,28 @@ class GlobalSetting:
 
 
 def environment_name(key: Key) -> str:
-    """The name in the environment of what a settings file calls `key`."""
+    """Return the environment variable for a key of the settings files."""
     return "_".join(["RANDYGPT", *key]).upper().replace("-", "_")
 
 
 def _folder(value: object) -> Path:
     path = expand_user(Path(value)) if isinstance(value, str) else None
     if not path or not path.is_absolute():
-        raise CallerError("a folder's full path belongs here, in quotes")
+        raise CallerError("expected an absolute path (a quoted string)")
     return path
 
 
 def _relays(value: object) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(url, str) for url in value):
-        raise CallerError("a list of addresses belongs here")
+        raise CallerError("expected a list of relay URLs")
     return [normalize_url(url) for url in value]
 
 
 HOME: Key = ("home",)
 RELAYS: Key = ("relays",)
 GLOBAL_SETTINGS = {
-    HOME: GlobalSetting("The folder of keys, store and state.", _folder, str(platformdirs.user_data_path("randygpt"))),
+    HOME: GlobalSetting("Folder of keys, store and state.", _folder, str(platformdirs.user_data_path("randygpt"))),
     RELAYS: GlobalSetting(
-        "Relays to publish to and to fetch from, beside those of `randygpt relays add`.", _relays, []
+        "Relays to publish to and fetch from, in addition to those of `randygpt relays add`.", _relays, []
     ),
 }

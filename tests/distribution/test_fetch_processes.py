@@ -19,7 +19,7 @@ from support.scripted_relay import RawEvent, ScriptedRelay
 
 from distribution.events import CHUNK_KIND
 from distribution.publish import Published
-from randygpt.cli.output import parse_size
+from randygpt.cli.flags import parse_size
 from randygpt.errors import CallerError
 from relay_client.keys import SecretKey
 
@@ -214,7 +214,10 @@ async def test_a_relay_that_lies_is_named_and_its_release_is_still_fetched(
 
     scripted.deliver = deliver
     code, out, errors = await run(home, "fetch", published.release.id.hex(), "--relay", scripted.url)
-    assert only_line(errors) == f"{scripted.url} gave something that does not verify, and was asked last from then on"
+    assert (
+        only_line(errors)
+        == f"{scripted.url} sent data that failed verification; other relays were preferred from then on"
+    )
     assert (code, "signed by npub1" in out) == (0, True)  # what it lied about was found by its hash
 
 

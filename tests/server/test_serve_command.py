@@ -35,11 +35,11 @@ def get(address: str, path: str = "/", body: object = None, key: str | None = No
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--host", "0.0.0.0"], "others reach 0.0.0.0: set --api-key-file"),  # noqa: S104 (refused)
-        (["--host", "::"], "others reach ::"),
-        (["--host", "my.example"], "others reach my.example"),
-        (["--api-key", " "], "an API key is not empty"),
-        (["--api-key-file", "keys"], "keys: no key in it"),
+        (["--host", "0.0.0.0"], "0.0.0.0 is reachable from the network: set --api-key-file"),  # noqa: S104 (refused)
+        (["--host", "::"], ":: is reachable from the network"),
+        (["--host", "my.example"], "my.example is reachable from the network"),
+        (["--api-key", " "], "an API key must not be empty"),
+        (["--api-key-file", "keys"], "keys: no API keys in it"),
         (["--api-key-file", "none"], "none"),
         (["--log", "xml"], "'xml' is not one of 'console', 'json'"),
     ],

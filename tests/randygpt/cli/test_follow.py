@@ -73,7 +73,7 @@ async def test_catching_up_once(scripted: ScriptedRelay, tmp_path: Path, home: P
     kept = tmp_path / "kept"
     done = await once(home, npub, scripted.url, "--json", "--exec", f"env | grep ^RANDYGPT_ | sort > {kept}; exit 3")
     assert done.returncode == 0
-    assert done.stderr == "--exec: ended with 3\n"
+    assert done.stderr == "--exec: command failed with exit code 3\n"
     assert json.loads(done.stdout)["release"] == releases[1].id.hex()
     variables = dict(each.split("=", 1) for each in kept.read_text().splitlines())
     folder = home / "store" / "releases" / releases[1].id.hex()
@@ -88,7 +88,7 @@ async def test_catching_up_once(scripted: ScriptedRelay, tmp_path: Path, home: P
     }
     assert {name: variables.get(name) for name in expected} == expected
     again = await once(home, npub, scripted.url)
-    assert (again.returncode, again.stdout, again.stderr) == (0, "", "nothing new\n")
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "no new version\n")
     before = visible(home)
     scripted.deliver = lambda e: None if e["kind"] == HEAD_KIND and ["version", "2"] in e["tags"] else e
     rolled_back = await once(home, npub, scripted.url)
@@ -170,9 +170,9 @@ async def test_commands_run_in_order_and_one_that_hangs_is_ended(
     shown = capfd.readouterr()
     assert shown.out == ""
     assert shown.err.splitlines() == [
-        "--exec: ended with 1",
-        "--exec: ended by force after 4 s",
-        "--exec: ended with 1",
+        "--exec: command failed with exit code 1",
+        "--exec: command killed after 4 s",
+        "--exec: command failed with exit code 1",
     ]
 
 
@@ -183,5 +183,5 @@ async def test_a_command_that_does_not_exist_and_one_that_talks(capfd: pytest.Ca
         await hook.finish()
     shown = capfd.readouterr()
     assert shown.out == ""
-    assert "--exec: ended with 127" in shown.err
+    assert "--exec: command failed with exit code 127" in shown.err
     assert "hello\n" in shown.err

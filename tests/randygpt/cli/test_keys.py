@@ -127,7 +127,7 @@ def test_a_secret_is_printed_only_if_that_is_said(home: Path, capsys: Capture) -
 def test_nothing_is_written_over(home: Path, capsys: Capture) -> None:
     shown(capsys, "new")
     (home / "mine").write_text("mine")
-    assert "there is something already: mine" in refused(capsys, "export", "mine")
+    assert "the file already exists: mine" in refused(capsys, "export", "mine")
     assert (home / "mine").read_text() == "mine"
     assert "not a name in a folder" in refused(capsys, "export", "gone/mine")
 
@@ -155,7 +155,7 @@ def test_at_a_terminal_passwords_are_asked_for_and_not_shown(home: Path) -> None
 
 def test_two_different_passwords_make_no_key(home: Path) -> None:
     code, screen = typed(home, "keys", "new", "--encrypt", answers={"New password: ": OPENS, "Again: ": OPENS + "3"})
-    assert (code, "these are two passwords" in screen) == (2, True)
+    assert (code, "passwords do not match" in screen) == (2, True)
     assert not (home / "keys").exists()
 
 
@@ -168,7 +168,7 @@ def test_at_a_terminal_a_key_is_asked_for_and_not_shown(home: Path, key: SecretK
 @pytest.mark.parametrize("answer", ["", "\x04"], ids=["nothing", "end of file"])
 def test_without_an_answer_there_is_no_key(home: Path, answer: str) -> None:
     code, screen = typed(home, "keys", "import", answers={"Secret key (nsec or ncryptsec): ": answer})
-    assert (code, "nothing was typed" in screen) == (2, True)
+    assert (code, "nothing was entered" in screen) == (2, True)
 
 
 def test_without_a_terminal_a_locked_key_needs_a_file_with_its_password(home: Path, key: SecretKey) -> None:

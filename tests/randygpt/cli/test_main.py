@@ -212,7 +212,7 @@ def test_a_fetch_by_name_note_and_hex(author: Path, friend: Path, free_port: int
         (("train", "--resume"), 2, "checkpoint.bin"),
         (("train", "--checkpoint", "missing/prefix"), 2, "missing"),
         (("serve", "--model", "missing.bin"), 2, "missing.bin"),
-        (("serve", "--api-key", ""), 2, "not empty"),
+        (("serve", "--api-key", ""), 2, "must not be empty"),
         (("generate",), 2, "neither checkpoint_best.bin nor checkpoint.bin"),
         (("generate", "--temperature", "-1"), 2, "temperature"),
         (("train", "--bpe", "3", "--preset", "xs"), 2, "--bpe 3 is too small"),

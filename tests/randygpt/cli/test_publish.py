@@ -98,7 +98,7 @@ async def test_after_a_kill_the_same_command_ends_with_the_same_ids_and_sends_wh
     assert len(scripted.received) - before <= published["events"] - (before - IN_FLIGHT)
     sent = len(scripted.received)
     again = await typed(author, "publish", "checkpoint_best.bin", "--relay", scripted.url)
-    assert "nothing was sent: the relays have all of it already" in again.stderr
+    assert "nothing sent: the relays already have every event" in again.stderr
     assert published["release"] in again.stdout
     assert len(scripted.received) == sent
 
@@ -267,8 +267,8 @@ async def test_what_relays_say_of_themselves_is_told(author: Path, scripted: Scr
         small.description = {"limitation": {"max_message_length": 1_000}}
         relays = ("--relay", scripted.url, "--relay", small.url)
         done = await typed(author, "publish", "checkpoint_best.bin", *relays)
-        assert f"{scripted.url} says of itself: asks to be paid" in done.stderr
-        assert f"left out: {small.url}: takes messages of up to 1,000 bytes" in done.stderr
+        assert f"{scripted.url} announces: asks to be paid" in done.stderr
+        assert f"skipped relay: {small.url}: takes messages of up to 1,000 bytes" in done.stderr
         assert small.received == []
         as_json = json.loads((await typed(author, "publish", "checkpoint_best.bin", *relays, "--json")).stdout)
         assert as_json["relays"][small.url]["reason"].startswith(f"{small.url}: takes messages")

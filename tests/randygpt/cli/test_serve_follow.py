@@ -104,7 +104,7 @@ async def test_what_is_too_large_is_not_fetched_and_the_server_goes_on(
         (["--follow", "{npub}/demo"], 2, "no relay"),
         (["--follow", "{npub}", "--relay", "ws://127.0.0.1:1"], 2, "npub…/name"),
         (["--follow", "{npub}/demo", "--max-size", "much"], 2, "not a number of bytes"),
-        (["--relay", "ws://127.0.0.1:1"], 2, "--relay is for what --follow names"),
+        (["--relay", "ws://127.0.0.1:1"], 2, "--relay requires --follow"),
     ],
 )
 def test_what_is_refused_before_anything_starts(

@@ -105,7 +105,7 @@ def test_a_server_is_ready_once_a_model_answers_and_says_which(manager: Manager,
         shelf.store.activate(shelf.install(checkpoint=b"nonsense").id)
         while not (line := next((line for line in manager.hear() if line.startswith("STATUS=")), "")):
             pass
-        assert line.startswith("STATUS=tiny version 1 answers; not swapped: tiny version 2")
+        assert line.startswith("STATUS=serving tiny version 1; not swapped: tiny version 2")
     manager.hear_until("STOPPING=1")
 
 
@@ -115,7 +115,7 @@ def test_a_follower_is_ready_once_it_is_subscribed(manager: Manager, tmp_path: P
         url = f"ws://127.0.0.1:{nobody.getsockname()[1]}"
         words = ("follow", f"{encode_npub(key.pubkey)}/demo", "--relay", url)
         with service(tmp_path, *words, NOTIFY_SOCKET=str(manager.path)):
-            assert manager.hear() == ["STATUS=following demo: no version met yet, 0 of 1 relays"]
+            assert manager.hear() == ["STATUS=following demo: no version seen yet, 0 of 1 relays"]
     manager.hear_until("STOPPING=1")
 
 

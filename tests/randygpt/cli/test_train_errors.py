@@ -123,9 +123,9 @@ def test_a_batch_for_which_there_is_no_memory_spares_the_older_run(capsys: pytes
 def test_a_run_says_that_it_replaces_an_older_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*TINY, "--iters", "1") == 0
     assert run(["train", *TINY, "--iters", "2"]) == 0
-    assert "checkpoint.bin is there already" in capsys.readouterr().err
+    assert "checkpoint.bin already exists" in capsys.readouterr().err
     assert run(["train", "--resume", "--iters", "3"]) == 0
-    assert "is there already" not in capsys.readouterr().err
+    assert "already exists" not in capsys.readouterr().err
 
 
 def test_a_directory_in_the_way_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,7 +139,7 @@ def test_a_folder_that_takes_no_file_is_known_before_the_first_iteration(capsys:
     if not folder.is_dir():
         pytest.skip("no /proc here")
     assert run(["train", *TINY, "--iters", "1", "--checkpoint", str(folder / "m")]) == 5
-    assert "/proc: no file can be made there" in only_line(capsys.readouterr().err)
+    assert "/proc: cannot create files there" in only_line(capsys.readouterr().err)
 
 
 def test_a_bare_resume_where_only_the_best_is_names_it(capsys: pytest.CaptureFixture[str]) -> None:

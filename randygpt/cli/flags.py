@@ -1,0 +1,89 @@
+"""Flags that several commands share, and the checks of their values. No I/O but `check_file_path`."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from randygpt.errors import CallerError
+from randygpt.model.config import ModelConfig
+from relay_client.url import normalize_url
+
+
+def validator(check: Callable[[str], object]) -> Callable[[Any], Any]:
+    """Return a typer callback that reports a CallerError of `check` with the name of the flag or setting."""
+
+    def callback(value: Any) -> Any:  # noqa: ANN401 (typer passes whatever type the parameter has)
+        for each in [value] if isinstance(value, str) else value or ():
+            try:
+                check(each)
+            except CallerError as error:
+                raise typer.BadParameter(str(error)) from None
+        return value
+
+    return callback
+
+
+def parse_size(text: str) -> int:
+    """Return the number of bytes in a text such as 1000000, 500M or 2G (powers of 1024).
+
+    Raises:
+        CallerError: The text is not a size.
+    """
+    found = re.fullmatch("([1-9][0-9]{0,15})([KMGT]?)B?", text.strip().upper())
+    if not found:
+        raise CallerError(f"{text!r} is not a size in bytes, such as 500M or 2G")
+    return int(found[1]) << 10 * " KMGT".index(found[2] or " ")
+
+
+def check_file_path(path: Path) -> Path:
+    """Return a path if it can name a file in an existing folder.
+
+    Raises:
+        CallerError: It names no file, or the folder does not exist.
+    """
+    if path.name in {"", ".."}:
+        raise CallerError(f"{path}: not a file name")
+    if not path.absolute().parent.is_dir():
+        raise CallerError(f"{path}: the folder {path.parent} does not exist")
+    return path
+
+
+def is_flag_given(context: typer.Context, name: str) -> bool:
+    """Return whether a parameter was given on the command line, rather than by a settings file or the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
+Relays = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--relay",
+        metavar="URL",
+        help="Relay to use instead of your list; repeat for more.",
+        callback=validator(normalize_url),
+    ),
+]
+MaxSize = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZE", help="Refuse a release larger than this, such as 500M or 2G.", callback=validator(parse_size)
+    ),
+]
+validate_preset = validator(lambda name: ModelConfig.from_preset(name, vocab_size=1))
+ModelPreset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="Preset of the checkpoint, if no JSON file next to it has its shape.",
+        callback=validate_preset,
+    ),
+]
+ModelVocab = Annotated[
+    Path | None, typer.Option("--vocab", metavar="FILE", help="Vocabulary to use instead of the checkpoint's own.")
+]
