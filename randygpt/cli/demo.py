@@ -1,4 +1,4 @@
-"""`randygpt demo`: the whole path with the real commands, in a temporary folder that is gone afterwards."""
+"""`randygpt demo`: the real commands from training to a model swap, in a temporary folder."""
 
 import contextlib
 import hashlib
@@ -26,36 +26,40 @@ _FIRST_ITERS = 120
 _MORE_ITERS = 180
 _TRAINING = ("--preset", "xs", "--batch", "16", "--lr", "3e-3", "--min-lr", "3e-4")
 _PROMPT = "The "
-_LONG_WORD = 40  # characters; an id is longer
-_DEADLINE_S = 60.0  # for anything that should take a second
-_AFTER_SWAP = 10  # replies from the new model before the client may stop
+_MAX_WORD = 40  # characters of an argument before it is abbreviated; ids are longer
+_DEADLINE_S = 60.0  # for a reply or a swap that should take about a second
+_AFTER_SWAP = 10  # replies from the new model before the client stops
 
 
 class DemoFailed(Exception):
-    """Something did not go as the demo promises."""
+    """A step of the demo failed."""
 
 
 def demo(as_json: Json = False, quiet: Quiet = False) -> None:
-    """Show the whole path: train, publish, fetch, serve, and a new version while a client keeps asking."""
+    """Train, publish, fetch and serve a model on this machine.
+
+    Then publishes a new version, which the server loads while a client sends requests. Uses a temporary folder and
+    deletes it at the end.
+    """
     started = time.monotonic()
-    told = io.StringIO() if as_json or quiet else sys.stdout
+    narration = io.StringIO() if as_json or quiet else sys.stdout
     try:
-        with contextlib.redirect_stdout(told), tempfile.TemporaryDirectory(prefix="randygpt-demo-") as folder:
+        with contextlib.redirect_stdout(narration), tempfile.TemporaryDirectory(prefix="randygpt-demo-") as folder:
             result = _run(_Stage(Path(folder)))
     except DemoFailed as failure:
         sys.stdout.write(f"\nThe demo FAILED: {failure}\n")
         raise typer.Exit(1) from None
     seconds = round(time.monotonic() - started, 1)
-    text = f"Done in {seconds:.0f} s; nothing is left running, nothing was kept."
+    text = f"Done in {seconds:.0f} s. All processes have stopped and all files are deleted."
     emit(as_json, result | {"seconds": seconds}, text if quiet else f"\n{text}")
 
 
 def _run(stage: "_Stage") -> dict[str, object]:
-    """The whole path; returns what came of it."""
+    """Run every step and return the replies that the client received."""
     with contextlib.ExitStack() as stack:
-        _say("A relay of our own, in memory:")
+        _say("Start a local relay that keeps events in memory:")
         relay = stack.enter_context(stage.background("author", "relay", "--port", str(_free_port())))
-        _say("\nThe author makes a key. The secret stays in a file only they can read; this is the public half:")
+        _say("\nThe author creates a key. The secret key stays in a private file; this is the public key:")
         npub = stage.text("author", "keys", "new")
         _say(f"  {npub}")
         stage.text("author", "relays", "add", relay)
@@ -64,29 +68,29 @@ def _run(stage: "_Stage") -> dict[str, object]:
         _say(f"  {stage.text('author', 'train', '--iters', str(_FIRST_ITERS), *_TRAINING)}")
         first = _publish(stage)
 
-        _say("\nSomebody else, with nothing but that id, fetches it, and checks every byte:")
+        _say("\nA friend fetches it by that id and verifies every byte:")
         _fetch(stage, relay, first["release"], first)
 
-        _say("\nTheir server answers with it:")
+        _say("\nThe friend serves it over HTTP:")
         address = stack.enter_context(stage.background("friend", "serve", "--port", "0"))
         client = _Client(address)
         text, release = client.ask()
         _say(f"  {_PROMPT!r} → {text[:60]!r}\n  from release {release[:16]}…")
-        _check(release == first["release"], "the server answers with another release")
+        _check(release == first["release"], "the server replied from another release")
 
-        _say("\nA client keeps asking while the author trains on, publishes version 2, and the friend fetches it:")
-        with client.asking():
+        _say("\nUnder load from a client, the author publishes a better version, and the friend fetches it:")
+        with client.keep_asking():
             _say(f"  {stage.text('author', 'train', '--iters', str(_MORE_ITERS), '--resume', *_TRAINING)}")
             second = _publish(stage)
             _check(second["version"] == first["version"] + 1, "the second publish is not version 2")
             _fetch(stage, relay, f"{npub}/demo", second)
             client.wait_for(second["release"])
-        _say("\nWhat the client saw:")
+        _say("\nThe client received:")
         for release, count in client.replies.items():
             _say(f"  {count} replies from {release[:16]}…")
         _say(f"  {len(client.failures)} requests failed")
         _check(not client.failures, f"requests failed: {client.failures[:1]}")
-        _check(set(client.replies) == {first["release"], second["release"]}, "the swap was not seen")
+        _check(set(client.replies) == {first["release"], second["release"]}, "the client did not see the swap")
         return {"replies": dict(client.replies), "failed": len(client.failures)}
 
 
@@ -97,10 +101,10 @@ def _publish(stage: "_Stage") -> dict[str, Any]:
     checkpoint = published["files"][0]
     _say(f"  published as version {published['version']}: {published['release']}")
     _say(f"  {checkpoint['path']}, {format_size(checkpoint['size'])}, sha256 {checkpoint['sha256'][:16]}…")
-    rate = f"{format_size(published['bytes'] / took)}/s, the start of the program included"
+    rate = f"{format_size(published['bytes'] / took)}/s, including program start"
     _say(f"  {published['events']} signed events, {format_size(published['bytes'])}; {rate}")
     local = hashlib.sha256((stage.folder / "checkpoint_best.bin").read_bytes()).hexdigest()
-    _check(local == checkpoint["sha256"], "the published hash is not the file's")
+    _check(local == checkpoint["sha256"], "the published hash differs from that of the file")
     return published
 
 
@@ -113,19 +117,19 @@ def _fetch(stage: "_Stage", relay: str, reference: str, published: dict[str, Any
     same = hashlib.sha256(Path(file["local"]).read_bytes()).hexdigest() == published["files"][0]["sha256"]
     _check(same, "the fetched file differs from the published one")
     chunks = fetched["chunks"]
-    _say(f"  version {fetched['version']} of {fetched['name']} by {fetched['author'][:16]}…: the same bytes")
+    _say(f"  version {fetched['version']} of {fetched['name']} by {fetched['author'][:16]}…: identical bytes")
     counts = ", ".join(f"{count} {what}" for what, count in chunks.items())
-    _say(f"  chunks: {counts}; {format_size(file['size'] / took)}/s, the start of the program included")
+    _say(f"  chunks: {counts}; {format_size(file['size'] / took)}/s, including program start")
 
 
 class _Stage:
-    """A folder with two people's homes in it, and the commands they type."""
+    """A folder with the homes of two users, and the commands they run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def text(self, who: str, *words: str) -> str:
-        """What a command prints; raises DemoFailed if it fails."""
+        """Run a command and return what it prints; raises DemoFailed if it fails."""
         self._show(who, words)
         done = subprocess.run(
             self._command(words), cwd=self.folder, env=self._environment(who), stdout=subprocess.PIPE, check=False
@@ -135,13 +139,13 @@ class _Stage:
         return done.stdout.decode().strip()
 
     def json(self, who: str, *words: str) -> dict[str, Any]:
-        """The JSON object a command prints."""
+        """Run a command and return the JSON object it prints."""
         result: dict[str, Any] = json.loads(self.text(who, *words))
         return result
 
     @contextlib.contextmanager
     def background(self, who: str, *words: str) -> Iterator[str]:
-        """A command that keeps running; gives the first line it prints (its address), and ends it afterwards."""
+        """Run a command in the background; yields the first line it prints (its address), and ends it at exit."""
         self._show(who, words)
         log = self.folder / f"{words[0]}.log"
         with (
@@ -165,19 +169,19 @@ class _Stage:
         return [sys.executable, "-m", "randygpt", *words]
 
     def _environment(self, who: str) -> dict[str, str]:
-        torch_cache = str(self.folder / "torch")  # torch makes one as it starts, elsewhere if not told
+        torch_cache = str(self.folder / "torch")  # torch creates a cache folder at import
         others = {name: value for name, value in os.environ.items() if not name.startswith("RANDYGPT_")}
         ours = {"RANDYGPT_HOME": str(self.folder / who), "RANDYGPT_CONFIG": os.devnull}
         return others | ours | {"TORCHINDUCTOR_CACHE_DIR": torch_cache}
 
     @staticmethod
     def _show(who: str, words: tuple[str, ...]) -> None:
-        shown = (word if len(word) < _LONG_WORD else f"{word[:16]}…{word[-4:]}" for word in words)
+        shown = (word if len(word) < _MAX_WORD else f"{word[:16]}…{word[-4:]}" for word in words)
         _say(f"  {who}$ randygpt {' '.join(shown)}")
 
 
 class _Client:
-    """Asks a server over HTTP, once or without pause."""
+    """An HTTP client that sends one request, or requests without pause."""
 
     def __init__(self, address: str) -> None:
         self._host = address.removeprefix("http://")
@@ -186,14 +190,14 @@ class _Client:
         self.failures: list[str] = []
 
     def ask(self) -> tuple[str, str]:
-        """(completion, release id); raises DemoFailed for anything but a good answer."""
+        """Send a request and return (completion, release id); raises DemoFailed for an error."""
         connection = http.client.HTTPConnection(self._host, timeout=_DEADLINE_S)
         try:
             connection.request("POST", "/", json.dumps({"prompt": _PROMPT, "max_tokens": 40}))
             reply = connection.getresponse()
             body = json.loads(reply.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise DemoFailed(f"no answer: {error!r}") from None
+            raise DemoFailed(f"no reply: {error!r}") from None
         finally:
             connection.close()
         if reply.status != http.client.OK:
@@ -201,8 +205,8 @@ class _Client:
         return body["text"], reply.headers["X-Release"]
 
     @contextlib.contextmanager
-    def asking(self) -> Iterator[None]:
-        """Ask without pause, on a thread, counting replies and failures."""
+    def keep_asking(self) -> Iterator[None]:
+        """Send requests without pause on a thread, and count replies and failures."""
         thread = threading.Thread(target=self._keep_asking, name="client", daemon=True)
         thread.start()
         try:
@@ -212,10 +216,10 @@ class _Client:
             thread.join()
 
     def wait_for(self, release: str) -> None:
-        """Until some replies have come from `release`."""
+        """Wait until `release` has sent enough replies."""
         deadline = time.monotonic() + _DEADLINE_S
         while self.replies[release] < _AFTER_SWAP:
-            _check(time.monotonic() < deadline, "the server did not swap in time")
+            _check(time.monotonic() < deadline, "the server did not load the new version in time")
             time.sleep(0.05)
 
     def _keep_asking(self) -> None:

@@ -123,7 +123,7 @@ def test_home_and_relays_are_set_by_file_and_by_environment(
     assert relays("add", "wss://set.example") == ["wss://set.example", "wss://added.example"]
     assert json.loads((home / "relays.json").read_bytes()) == ["wss://added.example"]
     assert run(["relays", "remove", "wss://set.example"]) == 2
-    assert "named by a setting" in only_line(capsys.readouterr().err)
+    assert "comes from a setting; remove it there" in only_line(capsys.readouterr().err)
     monkeypatch.setenv("RANDYGPT_RELAYS", "wss://one.example wss://two.example")
     assert relays("list") == ["wss://one.example", "wss://two.example"]
     monkeypatch.setenv("RANDYGPT_HOME", str(settings.with_name("third")))
