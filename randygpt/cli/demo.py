@@ -78,7 +78,7 @@ def _run(stage: "_Stage") -> dict[str, object]:
         _say(f"  {_PROMPT!r} → {text[:60]!r}\n  from release {release[:16]}…")
         _check(release == first["release"], "the server replied from another release")
 
-        _say("\nUnder load from a client, the author publishes a better version, and the friend fetches it:")
+        _say("\nUnder load from a client, the author publishes version 2 and the friend fetches it:")
         with client.keep_asking():
             _say(f"  {stage.text('author', 'train', '--iters', str(_MORE_ITERS), '--resume', *_TRAINING)}")
             second = _publish(stage)
