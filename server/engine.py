@@ -95,8 +95,8 @@ class Engine:
     async def heartbeat(self) -> None:
         """Wait until every worker finishes its current step (for a watchdog). Never returns if one hangs."""
         self._loop = asyncio.get_running_loop()
-        for beat in self._scheduler.request_heartbeats():
-            await beat.wait()
+        for event in self._scheduler.add_heartbeats():
+            await event.wait()
 
     def close(self) -> None:
         """Fail all sequences with Busy and join the workers."""
@@ -131,14 +131,14 @@ class _Scheduler:
             self._queue.extend(sequences)
             self._dispatch()
 
-    def request_heartbeats(self) -> list[asyncio.Event]:
+    def add_heartbeats(self) -> list[asyncio.Event]:
         """Return an event for each worker, set when it next comes round."""
-        beats = [asyncio.Event() for _ in self.workers]
+        events = [asyncio.Event() for _ in self.workers]
         with self.changed:
-            for worker, beat in zip(self.workers, beats, strict=True):
-                worker.heartbeats.append(beat)
+            for worker, event in zip(self.workers, events, strict=True):
+                worker.heartbeats.append(event)
             self.changed.notify_all()
-        return beats
+        return events
 
     def close(self) -> list[Sequence]:
         """Have the workers end after their current step; return the sequences that none of them has."""
@@ -225,8 +225,8 @@ class DecodeWorker:
             if not scheduler.closed:
                 scheduler.rebalance(self)
             scheduler.changed.wait_for(lambda: scheduler.closed or self.incoming or self._batches or self.heartbeats)
-            for beat in self.heartbeats:
-                self.call_on_loop(beat.set)
+            for event in self.heartbeats:
+                self.call_on_loop(event.set)
             self.heartbeats.clear()
             if scheduler.closed:
                 return False

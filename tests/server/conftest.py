@@ -1,4 +1,4 @@
-"""A model that talks, and servers of it."""
+"""Models, servers, stores and browsers of the server's tests."""
 
 import io
 import logging
@@ -28,7 +28,7 @@ RELEASE = "ab" * 32
 
 @pytest.fixture
 def loaded() -> LoadedModel:
-    """A model with varied output that says no end token: dimension 0 is constant, and speaks against it."""
+    """Return a model with varied output that never ends: dimension 0 is constant and suppresses the end token."""
     model = GPT.initialize(CONFIG, seed=1)
     with torch.no_grad():
         model.lm_head.mul_(20)[:, 0] = 0
@@ -54,7 +54,7 @@ async def address(loaded: LoadedModel) -> AsyncIterator[str]:
 
 @pytest.fixture
 def logged() -> Iterator[io.StringIO]:
-    """What a server writes to its log, as JSON."""
+    """Capture a server's log as JSON lines."""
     root, stream = logging.getLogger(), io.StringIO()
     handlers, level = root.handlers[:], root.level
     root.handlers = []

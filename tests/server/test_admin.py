@@ -1,4 +1,4 @@
-"""The operator's routes: look at the signal now, serve another release of the store."""
+"""Operator routes: reload, and use of another release."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ KEY = {"Authorization": "Bearer s3cret"}
 
 @dataclass(slots=True, kw_only=True)
 class Admin:
-    """A server of the shelf's releases with a key, asked as its operator."""
+    """A server of the shelf's releases, called with its API key."""
 
     address: str
     session: aiohttp.ClientSession
@@ -32,9 +32,9 @@ class Admin:
 @pytest.fixture
 async def admin(shelf: Shelf) -> AsyncIterator[Admin]:
     shelf.store.activate(shelf.install().id)
-    serving = ActiveModel()
+    active = ActiveModel()
     async with (
-        running(serving, Reloader(shelf.store, serving), config(api_keys=["s3cret"])) as address,
+        running(active, Reloader(shelf.store, active), config(api_keys=["s3cret"])) as address,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
     ):
         yield Admin(address=address, session=session)

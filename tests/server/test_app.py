@@ -1,4 +1,4 @@
-"""The server over real HTTP: what it replies, and what it says when it cannot."""
+"""The plain API over real HTTP: responses and errors."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ KEY = "s3cret"
 
 
 async def is_error(response: aiohttp.ClientResponse, status: int) -> str:
-    """Check the form of an error; gives its words."""
+    """Check the form of an error and return its message."""
     assert (response.status, response.content_type) == (status, "application/json")
     body = await response.json()
     assert list(body) == ["error"]

@@ -1,4 +1,4 @@
-"""Who may ask."""
+"""Bearer tokens."""
 
 import pytest
 

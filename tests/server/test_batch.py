@@ -1,4 +1,4 @@
-"""One batch, step by step."""
+"""A batch, step by step."""
 
 import pytest
 from support.sequences import BLOCK, GREEDY, endless_model, random_ids, reference

@@ -18,7 +18,7 @@ RUNNERS = {"sh": ["bash", "-e", "-c"], "python": [sys.executable, "-c"], "js": [
 
 
 def examples() -> list[tuple[str, str]]:
-    """(language, code) of what can be run."""
+    """Return (language, code) of each example that can run."""
     blocks = re.findall(r"^```(sh|python|js)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     return [block for block in blocks if "http://" in block[1]]
 

@@ -1,4 +1,4 @@
-"""The engine: each of many sequences is generated as if it were alone, however they come and go."""
+"""The engine: batching does not change what a sequence generates."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""The server over time: connections kept, clients that leave, too many of them, start and stop."""
+"""Life of a server: connections, disconnects, overload, start and shutdown."""
 
 import asyncio
 import contextlib
@@ -21,13 +21,13 @@ WAIT_S = 60
 
 @pytest.fixture
 def loaded() -> LoadedModel:
-    """A model that never says the end token at temperature 0."""
+    """Return a model that never ends at temperature 0."""
     return LoadedModel(language_model=endless(), release_id=None, label="endless")
 
 
 @pytest.fixture
 def gated(loaded: LoadedModel, gate: threading.Event) -> LoadedModel:
-    """The same model, which waits at each step until it is let go on."""
+    """Return the same model with decode steps that wait for the gate."""
     slow = replace(loaded.language_model, decoder=Gated(loaded.language_model.decoder, gate))
     return LoadedModel(language_model=slow, release_id=None, label="gated")
 
@@ -41,7 +41,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def ask(
     session: aiohttp.ClientSession, address: str, *, prompt: str = "the", max_tokens: int = 20
 ) -> tuple[int, str]:
-    """(status, text or words of the error)."""
+    """Return the status, and the text or the error message."""
     fields = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
     async with session.post(address, json=fields) as response:
         body = await response.json()
@@ -140,7 +140,7 @@ async def test_shutdown_finishes_running_requests(
     await until_sequences(address, 1)
     stop.set()
     await until(lambda: not is_listening(address))
-    await asyncio.wait([request, server], timeout=0.2)  # an impatient server would be done with both by now
+    await asyncio.wait([request, server], timeout=0.2)  # long enough for a shutdown that does not wait
     assert not request.done()
     gate.set()
     expected = loaded.language_model.generate("the", max_tokens=20, temperature=0)

@@ -1,4 +1,4 @@
-"""What a server puts up with: hosts, origins, keys, slow and many clients."""
+"""Limits: hosts, origins, keys, slow clients, many clients."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ ASK = {"prompt": "x", "max_tokens": 1}
 
 @pytest.fixture
 def gated(gate: threading.Event) -> LoadedModel:
-    """A model that waits at each step until it is let go on."""
+    """Return a model with decode steps that wait for the gate."""
     model = endless()
     return LoadedModel(language_model=replace(model, decoder=Gated(model.decoder, gate)), release_id=None, label="slow")
 
@@ -122,7 +122,7 @@ async def test_incomplete_headers_time_out(loaded: LoadedModel) -> None:
         (b"POST / HTTP/1.1\r\nHost: x\r\nX: ", b"x"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n", b" "),
     ],
-    ids=["nothing", "half a line", "a byte of a header at a time", "a byte of a body at a time"],
+    ids=["nothing", "half a line", "slow headers", "slow body"],
 )
 async def test_slow_client_times_out(loaded: LoadedModel, beginning: bytes, more: bytes) -> None:
     async with serving(loaded, header_timeout_s=0.3, body_timeout_s=0.3, linger_s=0.1) as address:

@@ -1,4 +1,4 @@
-"""Authorization is the middleware's: a route needs a key unless it is on the list of public ones."""
+"""Authorization: a route needs a key unless the middleware lists it as public."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ ROUTES = sorted((method.upper(), path) for path, methods in document()["paths"].
 
 @contextlib.asynccontextmanager
 async def serving_route(path: str, handler: object) -> AsyncIterator[str]:
-    """Run an application whose only route was added without a word about keys."""
+    """Run an application with one new route; gives its URL."""
     application = web.Application(middlewares=[Middleware(config(api_keys=[KEY]), Metrics()).handle])
     application.router.add_route("*", path, handler)  # type: ignore[arg-type]  # a coroutine function
     runner = web.AppRunner(application)

@@ -1,4 +1,4 @@
-"""Which models may answer: those that load, and compute finite numbers over a whole block."""
+"""Loading of models, and their self-test."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The server seen from outside: counts for Prometheus, the log, readiness."""
+"""Metrics, log and readiness."""
 
 import io
 import logging
@@ -16,7 +16,7 @@ from server import logs
 from server.app import running
 from server.models import ActiveModel, LoadedModel, load_file
 
-SECRET = "a prompt nobody may see"  # noqa: S105 (of a test)
+SECRET = "a private prompt"  # noqa: S105 (of a test)
 
 
 async def test_metrics(session: aiohttp.ClientSession, address: str) -> None:
@@ -51,12 +51,12 @@ async def test_undecodable_file_name_is_escaped(session: aiohttp.ClientSession, 
 
 
 async def test_not_ready_before_the_first_model(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
-    serving = ActiveModel()
-    async with running(serving, None, config()) as address:
+    active = ActiveModel()
+    async with running(active, None, config()) as address:
         assert "randygpt_model_age_seconds" not in await scrape(address)
         async with session.get(f"{address}/ready") as response:
             assert (response.status, await response.json()) == (503, {"ready": False})
-        serving.current = loaded
+        active.current = loaded
         async with session.get(f"{address}/ready") as response:
             assert (response.status, await response.json()) == (200, {"ready": True})
 
@@ -70,7 +70,7 @@ async def test_request_log_has_no_prompt_and_no_key(
             async with session.post(f"{address}{path}", json={"prompt": SECRET}, headers=headers) as response:
                 assert response.headers["X-Request-Id"] == "mine-1"
         async with session.get(address, headers={"If-None-Match": "*"}) as response:
-            assert response.status == 304  # an open page asks every few seconds: that is no line
+            assert response.status == 304  # an open page polls: not logged
     lines = [orjson.loads(line) for line in logged.getvalue().splitlines()]
     assert [(line["path"], line["status"], line["request_id"]) for line in lines] == [
         ("/", 200, "mine-1"),

@@ -1,4 +1,4 @@
-"""The API that other programs speak, asked by OpenAI's own client."""
+"""The OpenAI API, called with OpenAI's own client."""
 
 import json
 import math
@@ -21,8 +21,8 @@ async def client(address: str) -> AsyncIterator[openai.AsyncOpenAI]:
         yield made
 
 
-def alone(loaded: LoadedModel, prompt: str, count: int, *, seed: int | None = None) -> str:
-    """What the model writes, by itself; greedily without a seed."""
+def reference(loaded: LoadedModel, prompt: str, count: int, *, seed: int | None = None) -> str:
+    """Return what the model generates alone; greedily without a seed."""
     temperature = 0.7 if seed is not None else 0.0
     return loaded.language_model.generate(prompt, max_tokens=count, temperature=temperature, seed=seed)
 
@@ -32,7 +32,7 @@ async def test_completion(client: openai.AsyncOpenAI, loaded: LoadedModel) -> No
     assert done.id.startswith("cmpl-")
     assert (done.object, done.model, done.system_fingerprint) == ("text_completion", NAME, "fp_" + "ab" * 8)
     [choice] = done.choices
-    assert (choice.text, choice.finish_reason, choice.index) == (alone(loaded, "the quick", 12), "length", 0)
+    assert (choice.text, choice.finish_reason, choice.index) == (reference(loaded, "the quick", 12), "length", 0)
     assert done.usage is not None
     assert (done.usage.prompt_tokens, done.usage.completion_tokens, done.usage.total_tokens) == (9, 12, 21)
 
@@ -40,7 +40,7 @@ async def test_completion(client: openai.AsyncOpenAI, loaded: LoadedModel) -> No
 async def test_several_prompts_and_choices(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
     done = await client.completions.create(model=NAME, prompt=["the", "fox"], n=2, seed=7, max_tokens=20)
     assert [choice.text for choice in done.choices] == [
-        alone(loaded, prompt, 20, seed=seed) for prompt in ("the", "fox") for seed in (7, 8)
+        reference(loaded, prompt, 20, seed=seed) for prompt in ("the", "fox") for seed in (7, 8)
     ]
     assert [choice.index for choice in done.choices] == [0, 1, 2, 3]
     assert done.usage is not None
@@ -51,7 +51,7 @@ async def test_several_prompts_and_choices(client: openai.AsyncOpenAI, loaded: L
 async def test_text_ends_before_a_stop_sequence(
     client: openai.AsyncOpenAI, loaded: LoadedModel, *, stream: bool
 ) -> None:
-    whole = alone(loaded, "the", 60)
+    whole = reference(loaded, "the", 60)
     stop = whole[25:28]
     options = {"top_k": 1, "ignore_eos": True}
     if stream:
@@ -72,7 +72,7 @@ async def test_text_ends_before_a_stop_sequence(
 
 
 async def test_incomplete_stop_sequence_is_kept(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
-    whole = alone(loaded, "the", 20)
+    whole = reference(loaded, "the", 20)
     done = await client.completions.create(
         model=NAME, prompt="the", max_tokens=20, temperature=0, stop=whole[-2:] + "€"
     )
@@ -84,7 +84,7 @@ async def test_stream_has_the_same_text_and_usage(client: openai.AsyncOpenAI, lo
         model=NAME, prompt="fox", max_tokens=30, seed=3, stream=True, stream_options={"include_usage": True}
     )
     parts = [part async for part in stream]
-    assert "".join(part.choices[0].text for part in parts[:-1]) == alone(loaded, "fox", 30, seed=3)
+    assert "".join(part.choices[0].text for part in parts[:-1]) == reference(loaded, "fox", 30, seed=3)
     assert [part.choices[0].finish_reason for part in parts[:-1]][-1] == "length"
     assert len({part.id for part in parts}) == 1
     assert all(part.usage is None for part in parts[:-1])
@@ -101,12 +101,12 @@ async def test_stream_with_several_choices(client: openai.AsyncOpenAI, loaded: L
     ):
         for choice in part.choices:
             texts[choice.index] += choice.text
-    assert texts == [alone(loaded, "fox", 30, seed=3 + index) for index in range(3)]
+    assert texts == [reference(loaded, "fox", 30, seed=3 + index) for index in range(3)]
 
 
 async def test_echo_repeats_the_prompt(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
     done = await client.completions.create(model=NAME, prompt="the €fox", max_tokens=5, temperature=0, echo=True)
-    assert done.choices[0].text == "the €fox" + alone(loaded, "the fox", 5)
+    assert done.choices[0].text == "the €fox" + reference(loaded, "the fox", 5)
     parts = await client.completions.create(
         model=NAME, prompt="the €fox", max_tokens=5, temperature=0, echo=True, stream=True
     )
@@ -115,13 +115,13 @@ async def test_echo_repeats_the_prompt(client: openai.AsyncOpenAI, loaded: Loade
 
 async def test_logprobs(client: openai.AsyncOpenAI) -> None:
     done = await client.completions.create(model=NAME, prompt="the", max_tokens=6, temperature=0, logprobs=3)
-    told = done.choices[0].logprobs
-    assert told is not None
-    assert told.tokens == list(done.choices[0].text)
-    assert told.text_offset == [0, 1, 2, 3, 4, 5]
-    assert told.token_logprobs is not None
-    assert told.top_logprobs is not None
-    for token, value, likeliest in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True):
+    logprobs = done.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.tokens == list(done.choices[0].text)
+    assert logprobs.text_offset == [0, 1, 2, 3, 4, 5]
+    assert logprobs.token_logprobs is not None
+    assert logprobs.top_logprobs is not None
+    for token, value, likeliest in zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True):
         assert value < 0
         assert len(likeliest) == 3
         assert likeliest[token] == value == max(likeliest.values())
@@ -133,9 +133,9 @@ async def test_text_offsets_continue_through_a_stream(client: openai.AsyncOpenAI
         model=NAME, prompt="the", max_tokens=6, temperature=0, logprobs=0, stream=True
     )
     async for part in stream:
-        told = part.choices[0].logprobs
-        assert told is not None
-        offsets += told.text_offset or []
+        logprobs = part.choices[0].logprobs
+        assert logprobs is not None
+        offsets += logprobs.text_offset or []
     assert offsets == [0, 1, 2, 3, 4, 5]
 
 
@@ -143,12 +143,12 @@ async def test_ignored_end_token_has_no_text(client: openai.AsyncOpenAI) -> None
     done = await client.completions.create(
         model=NAME, prompt="the", max_tokens=400, temperature=100, seed=1, logprobs=0, extra_body={"ignore_eos": True}
     )
-    told = done.choices[0].logprobs
-    assert told is not None
-    assert told.tokens is not None
-    assert told.text_offset is not None
-    assert {"<", ">"} & {*told.tokens}
-    spoken = [(one, at) for one, at in zip(told.tokens, told.text_offset, strict=True) if one not in "<>"]
+    logprobs = done.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.tokens is not None
+    assert logprobs.text_offset is not None
+    assert {"<", ">"} & {*logprobs.tokens}
+    spoken = [(one, at) for one, at in zip(logprobs.tokens, logprobs.text_offset, strict=True) if one not in "<>"]
     assert all(done.choices[0].text[at] == one for one, at in spoken)
 
 
@@ -167,7 +167,7 @@ async def test_chat(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
     prompt = "System: be brief\nUser: the fox\nAssistant:"
     assert (done.object, done.model) == ("chat.completion", NAME)
     [choice] = done.choices
-    assert (choice.message.role, choice.message.content) == ("assistant", alone(loaded, prompt, 20))
+    assert (choice.message.role, choice.message.content) == ("assistant", reference(loaded, prompt, 20))
     assert choice.finish_reason == "length"
     assert choice.logprobs is not None
     assert choice.logprobs.content is not None
@@ -185,7 +185,7 @@ async def test_streamed_chat(client: openai.AsyncOpenAI, loaded: LoadedModel) ->
     ]
     assert [part.choices[0].delta.role for part in parts] == ["assistant", *[None] * (len(parts) - 1)]
     text = "".join(part.choices[0].delta.content or "" for part in parts)
-    assert text == alone(loaded, "User: fox\nAssistant:", 20)
+    assert text == reference(loaded, "User: fox\nAssistant:", 20)
     assert parts[-1].choices[0].finish_reason == "length"
 
 

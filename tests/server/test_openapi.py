@@ -1,4 +1,4 @@
-"""The OpenAPI document, and any JSON at all over real HTTP."""
+"""The OpenAPI document, and fuzzed JSON over real HTTP."""
 
 import asyncio
 import http.client
@@ -39,7 +39,7 @@ turns = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "system
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[str, bytes]:
-    """(path, body): fields that the document names with likely and unlikely values, and other things."""
+    """Draw a path and a body: documented fields with likely and unlikely values, or anything else."""
     path = draw(st.sampled_from(PATHS))
     likely = {
         "prompt": st.text() | st.lists(st.text(), max_size=3),
@@ -59,7 +59,7 @@ def requests(draw: st.DrawFn) -> tuple[str, bytes]:
 
 @pytest.fixture(scope="module")
 def background_server() -> Iterator[http.client.HTTPConnection]:
-    """A connection to a server on a thread of its own."""
+    """Return a connection to a server that runs on its own thread."""
     started: list[str] = []
     is_up, stop = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""The page's files and what it asks for, without a browser: headers, what is told of a store, what is left out."""
+"""The page without a browser: its files and their headers, and the facts it polls."""
 
 import re
 import subprocess
@@ -24,21 +24,21 @@ ROOT = Path(__file__).parents[2]
 FILES = {"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript"}
 
 
-async def told(
+async def get_facts(
     session: aiohttp.ClientSession, address: str, headers: dict[str, str] | None = None
 ) -> tuple[int, dict[str, Any]]:
     async with session.get(f"{address}/provenance", headers=headers) as response:
         return response.status, await response.json()
 
 
-def follow_says(shelf: Shelf, content: object) -> Path:
+def write_follow_status(shelf: Shelf, content: object) -> Path:
     path = Home(shelf.home).follow_path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else orjson.dumps(content))
     return path
 
 
-# --- its files
+# --- files
 
 
 @pytest.mark.parametrize(("path", "kind"), FILES.items())
@@ -85,19 +85,19 @@ async def test_page_needs_an_allowed_host(shelf: Shelf, session: aiohttp.ClientS
                 assert response.status == 403
 
 
-# --- what it is told
+# --- facts
 
 
 async def test_facts_before_the_first_release(shelf: Shelf, session: aiohttp.ClientSession) -> None:
     async with serving_shelf(shelf) as address:
-        assert await told(session, address) == (
+        assert await get_facts(session, address) == (
             200,
             {"model": None, "failure": None, "release": None, "releases": [], "followed": [], "unread": None},
         )
 
 
 async def test_facts_of_a_model_file(session: aiohttp.ClientSession, address: str) -> None:
-    status, facts = await told(session, address)
+    status, facts = await get_facts(session, address)
     assert (status, facts["model"]["label"], facts["release"], facts["releases"]) == (200, "tiny version 1", None, [])
 
 
@@ -106,7 +106,7 @@ async def test_facts_of_a_release(shelf: Shelf, key: SecretKey, session: aiohttp
     shelf.store.activate(second.id)
     await TrustStore(shelf.home).add(key.pubkey, "alice")
     async with serving_shelf(shelf) as address:
-        _, facts = await told(session, address)
+        _, facts = await get_facts(session, address)
     npub = encode_npub(key.pubkey)
     release = facts["release"]
     assert (release["release"], release["author"], release["author_name"]) == (second.id.hex(), npub, "alice")
@@ -138,15 +138,15 @@ async def test_list_has_the_latest_releases_and_the_active_one(shelf: Shelf, ses
     for _ in range(4):
         shelf.install()
     async with serving_shelf(shelf, max_releases=3) as address:
-        _, facts = await told(session, address)
+        _, facts = await get_facts(session, address)
     assert [(each["version"], each["serving"]) for each in facts["releases"]] == [(5, False), (4, False), (1, True)]
 
 
 async def test_facts_need_the_key(shelf: Shelf, session: aiohttp.ClientSession) -> None:
     shelf.store.activate(shelf.install().id)
     async with serving_shelf(shelf, api_keys=["s3cret"]) as address:
-        assert await told(session, address) == (401, {"error": "a valid API key is required"})
-        assert (await told(session, address, {"Authorization": "Bearer s3cret"}))[1]["release"]["version"] == 1
+        assert await get_facts(session, address) == (401, {"error": "a valid API key is required"})
+        assert (await get_facts(session, address, {"Authorization": "Bearer s3cret"}))[1]["release"]["version"] == 1
         for path in FILES:
             async with session.get(address + path) as response:
                 assert response.status == 200
@@ -155,7 +155,7 @@ async def test_facts_need_the_key(shelf: Shelf, session: aiohttp.ClientSession) 
 async def test_facts_have_the_swap_failure(shelf: Shelf, session: aiohttp.ClientSession) -> None:
     shelf.store.activate(without_checkpoint(shelf).id)
     async with serving_shelf(shelf) as address:
-        _, facts = await told(session, address)
+        _, facts = await get_facts(session, address)
     assert (facts["model"], facts["release"]) == (None, None)
     assert "No such file" in facts["failure"]
 
@@ -163,16 +163,16 @@ async def test_facts_have_the_swap_failure(shelf: Shelf, session: aiohttp.Client
 @pytest.mark.parametrize("damaged", ["store/refs/current", "state/trust.json", "state/follow.json"])
 async def test_damaged_file_is_reported_as_unread(shelf: Shelf, session: aiohttp.ClientSession, damaged: str) -> None:
     shelf.store.activate(shelf.install().id)
-    follow_says(shelf, {})
+    write_follow_status(shelf, {})
     async with serving_shelf(shelf) as address:
         (shelf.home / damaged).write_bytes(b"{")
-        status, facts = await told(session, address)
+        status, facts = await get_facts(session, address)
     assert (status, facts["model"] is not None) == (200, True)
     assert damaged in facts["unread"]
     assert (facts["release"] is None) is (damaged == "state/trust.json")
 
 
-# --- how names are followed
+# --- follow status
 
 
 async def test_follow_status(shelf: Shelf, session: aiohttp.ClientSession) -> None:
@@ -180,9 +180,9 @@ async def test_follow_status(shelf: Shelf, session: aiohttp.ClientSession) -> No
     links = {"ws://a": {"connected": True, "reason": ""}, "ws://b": {"connected": False, "reason": "refused"}}
     entry = {"running": True, "process": 1, "relays": links, "version": 2, "last_install": None, "updated_at": now}
     stale, ended = entry | {"updated_at": now - STALE_S}, entry | {"running": False}
-    follow_says(shelf, {"ab/tiny": entry, "ab/stale": stale, "ab/ended": ended})
+    write_follow_status(shelf, {"ab/tiny": entry, "ab/stale": stale, "ab/ended": ended})
     async with serving_shelf(shelf) as address:
-        _, facts = await told(session, address)
+        _, facts = await get_facts(session, address)
     assert facts["followed"][0] == {
         "name": "tiny",
         "running": True,
@@ -224,13 +224,13 @@ async def test_malformed_follow_status_is_tolerated(
     shelf: Shelf, session: aiohttp.ClientSession, content: object, followed: list[object]
 ) -> None:
     shelf.store.activate(shelf.install().id)
-    follow_says(shelf, content)
+    write_follow_status(shelf, content)
     async with serving_shelf(shelf) as address:
-        status, facts = await told(session, address)
+        status, facts = await get_facts(session, address)
     assert (status, facts["followed"], facts["release"]["version"]) == (200, followed, 1)
 
 
-# --- the package
+# --- packaging
 
 
 @pytest.mark.full

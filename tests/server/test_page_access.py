@@ -1,4 +1,4 @@
-"""The page with a keyboard, a screen reader, in light and dark, on a phone."""
+"""Accessibility of the page: keyboard, screen reader, contrast, small screens."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Who means harm, by a release or from elsewhere, gets nothing out of the page in Chromium."""
+"""Attacks on the page in Chromium: hostile releases, injections, foreign pages."""
 
 import contextlib
 import re
@@ -19,7 +19,7 @@ from relay_client.keys import SecretKey
 
 pytestmark = pytest.mark.full
 
-UNFIT_TEXTS = "[...document.querySelectorAll('script, img, iframe, [onerror], [onclick]')].length"
+ACTIVE_ELEMENTS = "[...document.querySelectorAll('script, img, iframe, [onerror], [onclick]')].length"
 
 
 STOPPED = ["require-trusted-types-for", "connect-src", "img-src", "frame-src", "style-src-elem", "style-src-attr"]
@@ -63,7 +63,7 @@ async def test_content_security_policy_blocks_injections(page: Tab, shelf: Shelf
 
 @contextlib.asynccontextmanager
 async def elsewhere(handler: Any) -> AsyncIterator[str]:  # noqa: ANN401 (aiohttp's)
-    """A server of another origin; gives its address."""
+    """Run a server of another origin; gives its address."""
     application = web.Application()
     application.router.add_route("*", "/{path}", handler)
     runner = web.AppRunner(application)
@@ -123,7 +123,7 @@ async def test_hostile_release_is_shown_as_text(page: Tab, shelf: Shelf, key: Se
     async with serving_shelf(shelf) as address:
         await page.size(360, 740)
         await page.go(address)
-        before = await page.run(UNFIT_TEXTS)
+        before = await page.run(ACTIVE_ELEMENTS)
         await shows_version(page, 1)
         await page.until("document.querySelectorAll('#relay-list li').length === 3")
         await page.fill("#prompt", HOSTILE)
@@ -139,7 +139,7 @@ async def test_hostile_release_is_shown_as_text(page: Tab, shelf: Shelf, key: Se
         assert await page.run("document.querySelector('#prompt-echo').textContent") == HOSTILE
         lines = await page.run("[...document.querySelectorAll('polyline')].map((line) => line.getAttribute('points'))")
         assert [line.count(",") for line in lines] == [2, 2]
-        assert await page.run(UNFIT_TEXTS) == before == 1  # its own script
+        assert await page.run(ACTIVE_ELEMENTS) == before == 1  # its own script
         assert await page.run("document.documentElement.scrollWidth") == 360
     assert await page.run("[window.harmed, {}.harmed]") == [None, None]
     assert page.console == []

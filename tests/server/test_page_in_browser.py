@@ -1,4 +1,4 @@
-"""The page in Chromium, against a real server: what a person sees, hears from a screen reader, and can do."""
+"""The page in Chromium, against a real server."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ KEY = "s3cret"
 
 
 class Paced(Decoder):
-    """A network that takes as many steps as it is let."""
+    """A network that takes one decode step for each release of `turns`."""
 
     def __init__(self, other: Decoder) -> None:
         self.__dict__.update(other.__dict__)
@@ -43,7 +43,7 @@ class Paced(Decoder):
 
 @pytest.fixture
 async def paced() -> AsyncIterator[tuple[Paced, str]]:
-    """A network and the address of its server."""
+    """Give a paced network and the address of its server."""
     model = endless()
     decoder = Paced(model.decoder)
     loaded = LoadedModel(language_model=replace(model, decoder=decoder), release_id=None, label="paced")
@@ -54,7 +54,7 @@ async def paced() -> AsyncIterator[tuple[Paced, str]]:
             decoder.turns.release(10_000)
 
 
-# --- writing
+# --- generation
 
 
 @pytest.mark.parametrize("way", ["button", "Escape"])
@@ -148,7 +148,7 @@ async def test_page_survives_a_server_restart(page: Tab, shelf: Shelf, free_port
         await page.click("#generate")
         decoder.turns.release()
         await page.until("document.querySelector('#output').textContent.length === 1")
-        threading.Timer(5, decoder.turns.release, [10_000]).start()  # so that its thread can end
+        threading.Timer(5, decoder.turns.release, [10_000]).start()  # lets its worker end
     await page.until("document.querySelector('#error').innerText.startsWith('the connection was lost before')")
     assert (await page.text("#status")).startswith("interrupted after 1 tokens")
     await page.until("document.querySelector('#headline').innerText === 'the server does not respond'")
@@ -157,7 +157,7 @@ async def test_page_survives_a_server_restart(page: Tab, shelf: Shelf, free_port
         assert await page.run("window.marker") == 1
 
 
-# --- where the model comes from
+# --- provenance
 
 
 async def test_page_shows_the_active_release(page: Tab, shelf: Shelf, key: SecretKey) -> None:
@@ -217,8 +217,8 @@ async def test_page_switches_to_an_earlier_release(page: Tab, shelf: Shelf) -> N
         await page.go(address)
         await page.until("document.querySelector('#headline').innerText === 'an API key is required'")
         assert await page.run("document.querySelector('#access').open")
-        await page.run("new Promise((go) => { setTimeout(go, 4000) })")  # it looks every 3 s
-        assert looks(page) == 1  # and does not go on without a key that is right
+        await page.run("new Promise((go) => { setTimeout(go, 4000) })")  # it polls every 3 s
+        assert poll_count(page) == 1  # and stops until it has a valid key
         await page.fill("#key", f" {KEY}")
         await page.press("Tab")
         await shows_version(page, 2)
@@ -239,8 +239,8 @@ async def test_page_switches_to_an_earlier_release(page: Tab, shelf: Shelf) -> N
         await page.until("document.querySelector('#error').innerText === 'a valid API key is required'")
 
 
-def looks(page: Tab) -> int:
-    """How often it asked where the model comes from."""
+def poll_count(page: Tab) -> int:
+    """Return the number of polls."""
     return sum(request["url"].endswith("/provenance") for request in page.requests)
 
 
@@ -284,7 +284,9 @@ async def test_page_shows_relay_status(page: Tab, shelf: Shelf, relay: str, key:
         await page.run("document.querySelector('#facts button').focus()")
         async with Follow([relay, away], shelf.home, key.pubkey).running():
             await page.until("document.querySelectorAll('#relay-list .good').length === 1")
-            await page.until("document.querySelectorAll('#relay-list small').length === 2")  # when, and why one is away
+            await page.until(
+                "document.querySelectorAll('#relay-list small').length === 2"
+            )  # time, and the reason of the disconnected one
             shown = "[...document.querySelectorAll('#relay-list li')].map((line) => line.innerText)"
             first, *lines = await page.run(shown)
             assert first.startswith("demo: following")
@@ -296,7 +298,7 @@ async def test_page_shows_relay_status(page: Tab, shelf: Shelf, relay: str, key:
     assert page.console == []
 
 
-# --- what may be missing
+# --- missing models
 
 
 async def test_page_waits_for_the_first_release(page: Tab, shelf: Shelf) -> None:

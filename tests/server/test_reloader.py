@@ -1,4 +1,4 @@
-"""Swapping models: real releases in a real store, requests over real HTTP."""
+"""Model swaps: real releases in a real store, requests over real HTTP."""
 
 import asyncio
 import json
@@ -30,15 +30,15 @@ AT_ONCE = pytest.mark.parametrize("timing", [ReloadTiming(retry_s=1e-9)], ids=["
 
 @dataclass(slots=True, kw_only=True)
 class Server:
-    """A running server whose reloader looks only when it is told to."""
+    """A running server whose reloader checks the store only on demand."""
 
     address: str
     session: aiohttp.ClientSession
     reloader: Reloader
-    serving: ActiveModel
+    active: ActiveModel
 
     async def ask(self, prompt: str = "the", max_tokens: int = 20) -> tuple[str, str]:
-        """(release, text)."""
+        """Return the release and the text of a completion."""
         fields = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
         async with self.session.post(self.address, json=fields) as response:
             assert response.status == 200
@@ -58,13 +58,13 @@ def timing() -> ReloadTiming:
 
 @pytest.fixture
 async def server(shelf: Shelf, timing: ReloadTiming) -> AsyncIterator[Server]:
-    serving = ActiveModel()
+    active = ActiveModel()
     async with (
-        running(serving, None, config()) as address,
+        running(active, None, config()) as address,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
     ):
-        watch = Reloader(shelf.store, serving, timing)
-        yield Server(address=address, session=session, reloader=watch, serving=serving)
+        reloader = Reloader(shelf.store, active, timing)
+        yield Server(address=address, session=session, reloader=reloader, active=active)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -83,7 +83,7 @@ async def test_first_release_becomes_active(shelf: Shelf, server: Server) -> Non
     assert (await server.health())["status"] == "waiting for a first model"
     first = shelf.install()
     await server.reloader.check()
-    active = server.serving.current
+    active = server.active.current
     assert active is None
     await swap(shelf, server, first)
     assert await server.health() == {
@@ -94,18 +94,18 @@ async def test_first_release_becomes_active(shelf: Shelf, server: Server) -> Non
         "failure": None,
     }
     assert (await server.ask())[0] == first.id.hex()
-    assert server.serving.current is not None
-    assert has_weights(server.serving.current.language_model.decoder, weights(1))
+    assert server.active.current is not None
+    assert has_weights(server.active.current.language_model.decoder, weights(1))
 
 
 async def test_running_requests_finish_on_their_model(shelf: Shelf, server: Server, gate: threading.Event) -> None:
     first, second = shelf.install(), shelf.install()
     await swap(shelf, server, first)
     expected = await server.ask(max_tokens=600)
-    assert server.serving.current is not None
-    language_model = server.serving.current.language_model
+    assert server.active.current is not None
+    language_model = server.active.current.language_model
     slow = replace(language_model, decoder=Gated(language_model.decoder, gate))
-    server.serving.current = LoadedModel(language_model=slow, release_id=first.id.hex(), label="gated")
+    server.active.current = LoadedModel(language_model=slow, release_id=first.id.hex(), label="gated")
     early = [asyncio.create_task(server.ask(max_tokens=600)) for _ in range(3)]
     await until_sequences(server.address, 3)
     await swap(shelf, server, second)
@@ -146,15 +146,15 @@ async def until_submitted(server: Server, count: int) -> None:
 
 async def test_third_model_waits_for_the_first_to_drain(shelf: Shelf, server: Server) -> None:
     await swap(shelf, server, shelf.install())
-    with server.serving.lease() as oldest:
+    with server.active.lease() as oldest:
         await swap(shelf, server, shelf.install())
-        second = server.serving.current
+        second = server.active.current
         assert second is not oldest
         shelf.store.activate(shelf.install().id)
         third = asyncio.create_task(server.reloader.check())
-        await asyncio.wait([third], timeout=0.3)  # one that does not wait would be done by now
+        await asyncio.wait([third], timeout=0.3)  # long enough for a load that does not wait
         assert not third.done()
-        assert server.serving.current is second
+        assert server.active.current is second
     await third
     assert (await server.health())["serving"] == "tiny version 3"
 
@@ -162,12 +162,12 @@ async def test_third_model_waits_for_the_first_to_drain(shelf: Shelf, server: Se
 async def test_active_release_is_not_loaded_again(shelf: Shelf, server: Server) -> None:
     first = shelf.install()
     await swap(shelf, server, first)
-    loaded = server.serving.current
+    loaded = server.active.current
     signal = shelf.store.current_path
     signal.write_bytes(signal.read_bytes() + b" ")
     await server.reloader.check()
-    assert server.serving.current is loaded
-    assert server.serving.failure is None
+    assert server.active.current is loaded
+    assert server.active.failure is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a thread reads is counted on Linux only")
@@ -182,7 +182,7 @@ def test_optimizer_state_is_not_read(shelf: Shelf) -> None:
 
 
 def bytes_read() -> int:
-    """By this thread, from files."""
+    """Return the number of bytes that this thread has read from files."""
     return int(Path("/proc/thread-self/io").read_text(encoding="ascii").split()[1])
 
 
@@ -252,14 +252,14 @@ async def test_unreadable_release_is_retried(shelf: Shelf, server: Server) -> No
     await swap(shelf, server, second)
     for failures in (2, 3):
         await server.reloader.check()
-        assert server.serving.failures == failures
+        assert server.active.failures == failures
         assert "No such file" in ((await server.health())["failure"] or "")
     (shelf.home / "aside").rename(path)
     await server.reloader.check()
     found = await server.health()
-    assert (found["release"], found["failure"], server.serving.failures) == (second.id.hex(), None, 3)
+    assert (found["release"], found["failure"], server.active.failures) == (second.id.hex(), None, 3)
     await server.reloader.check()
-    assert server.serving.swaps == 2
+    assert server.active.swaps == 2
 
 
 async def test_repaired_release_is_loaded(shelf: Shelf, server: Server) -> None:
@@ -271,23 +271,23 @@ async def test_repaired_release_is_loaded(shelf: Shelf, server: Server) -> None:
     path.write_bytes(whole[:-1])
     await swap(shelf, server, release)
     await server.reloader.check()
-    assert "44951 bytes" in (server.serving.failure or "")
-    assert server.serving.failures == 1
+    assert "44951 bytes" in (server.active.failure or "")
+    assert server.active.failures == 1
     shelf.version -= 1
     assert shelf.install().id == release.id
     await server.reloader.check()
-    assert ((await server.health())["release"], server.serving.failure) == (release.id.hex(), None)
+    assert ((await server.health())["release"], server.active.failure) == (release.id.hex(), None)
 
 
 async def test_retry_waits_double_up_to_a_limit(shelf: Shelf, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = asyncio.get_running_loop()
-    now = float(int(clock.time()))  # whole, so that sums are exact
+    now = float(int(clock.time()))  # an integer, so that sums are exact
     monkeypatch.setattr(clock, "time", lambda: now)
     waits = []
     await swap(shelf, server, without_checkpoint(shelf))
     for _ in range(9):
-        before, failures = now, server.serving.failures
-        while server.serving.failures == failures:
+        before, failures = now, server.active.failures
+        while server.active.failures == failures:
             now += 0.5
             await server.reloader.check()
         waits.append(now - before)
@@ -300,14 +300,14 @@ async def test_chosen_release_survives_a_retry(shelf: Shelf, server: Server) -> 
     await swap(shelf, server, broken)
     await server.reloader.use(chosen.id)
     await server.reloader.check()
-    assert ((await server.health())["release"], server.serving.failures) == (chosen.id.hex(), 1)
+    assert ((await server.health())["release"], server.active.failures) == (chosen.id.hex(), 1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit of memory is kept on Linux only")
 async def test_model_too_large_for_memory_leaves_the_old_one(shelf: Shelf, server: Server) -> None:
     await swap(shelf, server, shelf.install())
     before = await server.ask()
-    config = replace(CONFIG, n_embd=32, n_layer=256, block_size=4096)  # 13 MB of weights, 268 MB to answer with
+    config = replace(CONFIG, n_embd=32, n_layer=256, block_size=4096)  # 13 MB of weights, 268 MB of KV cache
     large = shelf.install(
         checkpoint=checkpoint(np.zeros(config.parameter_count, dtype="<f4"), config),
         config=as_json(config.to_json("char")),
@@ -364,25 +364,25 @@ async def test_removed_ref_leaves_the_model(shelf: Shelf, server: Server) -> Non
 
 
 async def test_server_polls_the_store(shelf: Shelf) -> None:
-    serving = ActiveModel()
-    watch = Reloader(shelf.store, serving, ReloadTiming(poll_s=0.001))
-    async with running(serving, watch, config()):
+    active = ActiveModel()
+    reloader = Reloader(shelf.store, active, ReloadTiming(poll_s=0.001))
+    async with running(active, reloader, config()):
         first = shelf.install()
         shelf.store.activate(first.id)
-        await until(lambda: serving.current is not None)
+        await until(lambda: active.current is not None)
         shelf.store.activate(without_checkpoint(shelf).id)
-        await until(lambda: serving.failure is not None)
+        await until(lambda: active.failure is not None)
         third = shelf.install()
         shelf.store.activate(third.id)
-        await until(lambda: serving.failure is None)
-        assert serving.current is not None
-        assert serving.current.release_id == third.id.hex()
+        await until(lambda: active.failure is None)
+        assert active.current is not None
+        assert active.current.release_id == third.id.hex()
 
 
 async def test_current_release_is_loaded_before_listening(shelf: Shelf) -> None:
     first = shelf.install()
     shelf.store.activate(first.id)
-    serving = ActiveModel()
-    async with running(serving, Reloader(shelf.store, serving), config()):
-        assert serving.current is not None
-        assert serving.current.release_id == first.id.hex()
+    active = ActiveModel()
+    async with running(active, Reloader(shelf.store, active), config()):
+        assert active.current is not None
+        assert active.current.release_id == first.id.hex()

@@ -1,4 +1,4 @@
-"""Requests and replies as JSON: every field right, wrong, and absurd."""
+"""Parsing of requests: valid, invalid and fuzzed fields."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`randygpt serve` as it is typed: whom it answers, and how it ends."""
+"""`randygpt serve`: flags, keys, signals, memory."""
 
 import json
 import re
@@ -102,6 +102,6 @@ def test_swap_frees_the_old_model_at_once(shelf: Shelf) -> None:
 
 
 def address_space(number: int) -> int:
-    """Bytes of a process."""
+    """Return the size of a process's address space in bytes."""
     words = Path(f"/proc/{number}/status").read_text(encoding="ascii")
     return 1024 * int(re.findall(r"VmSize:\s+(\d+) kB", words)[0])

@@ -1,4 +1,4 @@
-"""The whole way under load: releases are published and fetched while clients read streams."""
+"""End to end under load: releases are published and fetched while clients read streams."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ CLIENTS = 6
 
 
 async def stream(session: aiohttp.ClientSession, address: str) -> tuple[str, str]:
-    """(release, text) of a whole stream that named one release only."""
+    """Return the release and the text of a stream; check that it names one release."""
     async with session.post(f"{address}/v1/completions", json=FIELDS) as response:
         assert response.status == 200
         release, events = response.headers["X-Release"], (await response.text()).split("\n\n")
@@ -37,11 +37,11 @@ async def test_streams_survive_published_releases(relay: str, tmp_path: Path, ke
     author, home = tmp_path / "author", tmp_path / "home"
     ids = [(await publish([relay], author, key, tiny_sources(seed=seed))).release.id for seed in range(4)]
     await fetch([relay], home, ids[0])
-    store, serving = Store(home), ActiveModel()
+    store, active = Store(home), ActiveModel()
     answers: list[tuple[str, str]] = []
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
-        running(serving, Reloader(store, serving, ReloadTiming(poll_s=0.01)), config(threads=2)) as address,
+        running(active, Reloader(store, active, ReloadTiming(poll_s=0.01)), config(threads=2)) as address,
     ):
 
         async def keep_asking() -> None:
@@ -75,4 +75,4 @@ async def test_streams_survive_published_releases(relay: str, tmp_path: Path, ke
     assert len({*expected.values()}) == len(ids)
     assert {release for release, _ in answers} == expected.keys()
     assert all(text == expected[release] for release, text in answers)
-    assert (serving.swaps, serving.failures) == (len(ids), 0)
+    assert (active.swaps, active.failures) == (len(ids), 0)

@@ -1,4 +1,4 @@
-"""How sequences are spread over the decode workers, and what becomes of them at shutdown."""
+"""Balance of sequences over the decode workers, and shutdown."""
 
 import asyncio
 import threading

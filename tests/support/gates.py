@@ -1,4 +1,4 @@
-"""Something a thread may be made to wait for."""
+"""A gate that threads wait for."""
 
 import contextlib
 import threading
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def gate(wait_s: float) -> Iterator[threading.Event]:
-    """A closed gate; opened at the end, or after `wait_s`: a wait at the wrong time fails then, and does not hang."""
+    """Give a closed gate; it opens at the end, or after `wait_s`, so that a wrong wait fails instead of hanging."""
     opened = threading.Event()
     rescue = threading.Timer(wait_s, opened.set)
     rescue.start()
