@@ -1,7 +1,7 @@
 """Nostr events (NIP-01): drafts, signing, and events verified by construction. No I/O.
 
-Types climb: `EventDraft` (what an author wants to say), `HashedEvent` (its fields hash to its id; who signed it is
-not checked), `Event` (id and signature both hold). No object of the last two types can exist otherwise.
+`EventDraft` is an event before signing. `HashedEvent` has the id that its fields hash to; its signature is unchecked.
+`Event` has a valid id and a valid signature. No object of these types can be constructed otherwise.
 """
 
 import hashlib
@@ -12,37 +12,37 @@ from typing import Protocol, Self
 import coincurve
 import orjson
 
-from relay_client.errors import InvalidEvent
+from relay_client.errors import CallerError, InvalidEvent
 from relay_client.hexadecimal import parse_hex
 
 Tags = tuple[tuple[str, ...], ...]
 
 MAX_KIND = 65_535
-MAX_TIMESTAMP = 2**53 - 1  # the largest whole number every JSON reader keeps exact
+MAX_TIMESTAMP = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 
 _FIELDS = ("id", "pubkey", "created_at", "kind", "tags", "content", "sig")
 
 
 class Signer(Protocol):
-    """Whatever can sign as one author; `relay_client.keys.SecretKey` is one."""
+    """Signs as one author. `relay_client.keys.SecretKey` is an implementation."""
 
     @property
     def pubkey(self) -> bytes:
         """X-only public key, 32 bytes (BIP-340)."""
 
     def sign(self, digest: bytes) -> bytes:
-        """BIP-340 signature, 64 bytes, over a 32-byte digest."""
+        """Return the BIP-340 signature (64 bytes) of a 32-byte digest."""
 
 
 def decode_hex(raw_text: object, size: int) -> bytes:
-    """Bytes of a lower-case hex string of exactly `size` bytes; raises InvalidEvent."""
+    """Return the bytes of a lower-case hex string of exactly `size` bytes; raises InvalidEvent."""
     if (data := parse_hex(raw_text, size)) is None:
         raise InvalidEvent(f"not {size} bytes in lower-case hex")
     return data
 
 
 def raw_tag(raw_event: Mapping[str, object], name: str) -> str | None:
-    """The second element of the first tag called `name` in decoded JSON of which nothing is checked."""
+    """Return the second element of the first tag called `name` in an unchecked event, or None."""
     raw_tags = raw_event.get("tags")
     for raw_item in raw_tags if isinstance(raw_tags, list) else []:
         match raw_item:
@@ -64,26 +64,33 @@ def _dump(fields: list[object]) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventDraft:
-    """An event before it is signed."""
+    """An event before it is signed. Raises CallerError for values that no event can have."""
 
-    kind: int
+    kind: int  # 0 to 65,535
     created_at: int  # seconds since 1970
     tags: Tags = ()
     content: str = ""
 
+    def __post_init__(self) -> None:
+        try:
+            _check_fields(self.kind, self.created_at, self.tags, self.content)
+            _dump([self.tags, self.content])
+        except InvalidEvent as error:
+            raise CallerError(f"no event can be made of this: {error}") from None
+
     def id_for(self, pubkey: bytes) -> bytes:
-        """The id this draft gets when `pubkey` (32 bytes) signs it (NIP-01)."""
+        """Return the id this draft gets when the key `pubkey` (32 bytes) signs it (NIP-01)."""
         return _digest(pubkey, self.created_at, self.kind, self.tags, self.content)
 
     @property
     def signed_size(self) -> int:
-        """Bytes of the event as JSON, once it is signed; raises InvalidEvent if it has no JSON."""
+        """Size in bytes of the signed event as JSON."""
         fields: list[object] = [self.created_at, self.kind, self.tags, self.content]
         names = sum(len(name) + 4 for name in _FIELDS) + 1  # "name":value, with braces for the first comma
         return len(_dump(fields)) - len(fields) - 1 + names + sum(size + 2 for size in (64, 64, 128))
 
     def sign(self, signer: Signer) -> "Event":
-        """The event, signed. The signature is made here, so it is not verified a second time."""
+        """Sign the event. The signature is made here, so it is not verified again."""
         event = object.__new__(Event)
         event_id = self.id_for(signer.pubkey)
         fields = {
@@ -102,7 +109,7 @@ class EventDraft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HashedEvent:
-    """An event whose fields hash to its id. Who signed it is NOT checked: fit only where the id itself is trusted."""
+    """An event whose fields hash to its id. Its signature is NOT checked: use it only where the id is trusted."""
 
     id: bytes  # 32
     pubkey: bytes  # 32, x-only
@@ -113,12 +120,15 @@ class HashedEvent:
     sig: bytes  # 64, BIP-340
 
     def __post_init__(self) -> None:
+        if not (_is_bytes(self.id, 32) and _is_bytes(self.pubkey, 32) and _is_bytes(self.sig, 64)):
+            raise InvalidEvent("id, pubkey or sig has a wrong size")
+        _check_fields(self.kind, self.created_at, self.tags, self.content)
         if _digest(self.pubkey, self.created_at, self.kind, self.tags, self.content) != self.id:
             raise InvalidEvent("the id is not the hash of the event")
 
     @classmethod
     def parse(cls, raw_event: object) -> Self:
-        """The event in decoded JSON; raises InvalidEvent. Unknown keys are ignored, as NIP-01 clients do."""
+        """Parse an event from decoded JSON; raises InvalidEvent. Unknown fields are ignored, as NIP-01 clients do."""
         if not isinstance(raw_event, Mapping):
             raise InvalidEvent("not an object")
         return cls(
@@ -132,7 +142,7 @@ class HashedEvent:
         )
 
     def to_dict(self) -> dict[str, object]:
-        """The event as NIP-01 writes it, ready for JSON."""
+        """Return the event as a JSON object (NIP-01)."""
         return {
             "id": self.id.hex(),
             "pubkey": self.pubkey.hex(),
@@ -144,31 +154,45 @@ class HashedEvent:
         }
 
     def to_json(self) -> bytes:
-        """The event as one line of UTF-8 JSON."""
+        """Return the event as one line of UTF-8 JSON."""
         return orjson.dumps(self.to_dict())
 
     def tag_values(self, name: str) -> list[str]:
-        """The second element of every tag called `name`, in order; a tag without one is passed over."""
+        """Return the second element of every tag called `name`, in order; shorter tags are skipped."""
         return [tag[1] for tag in self.tags if len(tag) > 1 and tag[0] == name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event(HashedEvent):
-    """An event whose id and Schnorr signature both hold. Making one that does not raises InvalidEvent."""
+    """An event with a valid id and Schnorr signature (BIP-340). Constructing any other raises InvalidEvent."""
 
     def __post_init__(self) -> None:
         HashedEvent.__post_init__(self)  # super() does not survive slots=True before Python 3.14
         try:
-            holds = coincurve.PublicKeyXOnly(self.pubkey).verify(self.sig, self.id)
+            is_valid = coincurve.PublicKeyXOnly(self.pubkey).verify(self.sig, self.id)
         except ValueError:  # the public key is not on the curve
-            holds = False
-        if not holds:
-            raise InvalidEvent("the signature does not hold")
+            is_valid = False
+        if not is_valid:
+            raise InvalidEvent("the signature does not verify")
+
+
+def _check_fields(kind: object, created_at: object, tags: object, content: object) -> None:
+    """Raise InvalidEvent unless the fields have the types and ranges of NIP-01."""
+    _integer(created_at, "created_at", MAX_TIMESTAMP)
+    _integer(kind, "kind", MAX_KIND)
+    if not isinstance(tags, tuple) or not all(isinstance(tag, tuple) for tag in tags):
+        raise InvalidEvent("tags is not a tuple of tuples")
+    _tags(tags)
+    _string(content, "content")
+
+
+def _is_bytes(value: object, size: int) -> bool:
+    return isinstance(value, bytes) and len(value) == size
 
 
 def _integer(raw_value: object, name: str, maximum: int) -> int:
-    if type(raw_value) is not int or not 0 <= raw_value <= maximum:  # bool is an int too, and not meant
-        raise InvalidEvent(f"{name} is not a whole number from 0 to {maximum}")
+    if type(raw_value) is not int or not 0 <= raw_value <= maximum:  # bool is a subclass of int
+        raise InvalidEvent(f"{name} is not an integer from 0 to {maximum}")
     return raw_value
 
 

@@ -1,4 +1,4 @@
-"""Bytes as lower-case hex, the form of ids, keys and hashes in nostr (NIP-01). No I/O."""
+"""Lower-case hex, the text form of ids, keys and hashes in nostr (NIP-01). No I/O."""
 
 import re
 

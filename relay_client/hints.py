@@ -1,7 +1,7 @@
-"""Relay addresses that came inside an event or a name: whoever wrote it chose them. No I/O.
+"""Relay hints: untrusted addresses found in events and references, and which of them are safe to follow. No I/O.
 
-Following one tells a stranger's server that we are here, and could make us knock at doors inside our own network. So
-a hint is used only if it is `wss://` and public, few are, and only where the user's own relays lack something.
+Following a hint reveals our address to a server that a stranger chose, and could reach into the user's own network
+(SSRF). So few hints are used, only `wss://` at public addresses, and only if the user's own relays lack something.
 """
 
 import ipaddress
@@ -18,16 +18,16 @@ _LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".
 
 
 def usable_hints(raw_hints: Iterable[str], known: Container[str]) -> list[str]:
-    """The first few hints that may be followed, in one spelling, without those that are known already.
+    """Return the first few hints that are safe to follow, in canonical form, without those in `known`.
 
-    A host name may still lead to a private address: check what it resolves to with `is_public` before connecting.
+    A host name may still resolve to a private address: check the result with `is_public` before connecting.
     """
     urls = dict.fromkeys(url for url in map(_checked, raw_hints) if url and url not in known)
     return list(urls)[:MAX_HINTS]
 
 
 def is_public(raw_address: str) -> bool:
-    """Whether an IP address is one of the open internet's; one that is none is not."""
+    """Return whether a text is an IP address on the open internet."""
     try:
         address = ipaddress.ip_address(raw_address)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Nostr keys, as nsec or locked with a password (NIP-49), and NIP-19 names (npub, note, nevent, naddr). No I/O.
+"""Nostr keys (nsec; ncryptsec, NIP-49) and references to events (npub, note, nevent, naddr; NIP-19). No I/O.
 
-Plain NIP-19 goes through pynostr's bech32; its key classes take any prefix for any other, so the prefix is checked
-here. The names with fields inside (nevent, naddr) and NIP-49 go through nostr-sdk, which is imported when one is met.
+Plain NIP-19 goes through pynostr's bech32; its key classes accept any prefix, so the prefix is checked here. References
+with fields (nevent, naddr) and NIP-49 go through nostr-sdk, which is imported only when needed.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import coincurve
 from pynostr import bech32
 
 from relay_client.errors import InvalidKey, InvalidReference
+from relay_client.event import MAX_KIND
 from relay_client.hexadecimal import parse_hex
 
 _KEY_SIZE = 32  # bytes, secret or public
@@ -19,7 +20,7 @@ _LOG_ROUNDS = 16  # scrypt takes 64 MiB and about a second
 
 
 class SecretKey:
-    """A secp256k1 secret key. Prints as `***`, cannot be pickled; the `reveal` methods are the only way out."""
+    """A secp256k1 secret key. Prints as `***` and cannot be pickled; only the `reveal` methods return the secret."""
 
     __slots__ = ("_key", "pubkey")
 
@@ -34,17 +35,17 @@ class SecretKey:
 
     @classmethod
     def generate(cls) -> Self:
-        """A new key from the operating system's randomness."""
+        """Generate a key from the operating system's randomness."""
         return cls(coincurve.PrivateKey().secret)
 
     @classmethod
     def from_nsec(cls, raw_nsec: str) -> Self:
-        """The key behind an `nsec1…`; raises InvalidKey, without repeating what was given."""
+        """Decode an `nsec1…`; raises InvalidKey, without repeating the input."""
         return cls(_decode_bech32("nsec", raw_nsec.strip()))
 
     @classmethod
     def from_ncryptsec(cls, raw_ncryptsec: str, password: str) -> Self:
-        """The key in an `ncryptsec1…` (NIP-49); raises InvalidKey. It takes a second, and up to 256 MiB."""
+        """Decrypt an `ncryptsec1…` (NIP-49); raises InvalidKey. Takes about a second and up to 256 MiB."""
         import nostr_sdk  # noqa: PLC0415 (a sixth of a second)
 
         text = raw_ncryptsec.strip()
@@ -56,57 +57,67 @@ class SecretKey:
             return cls(bytes.fromhex(locked.decrypt(password).to_hex()))
         except nostr_sdk.NostrSdkError as error:
             if "log_n" in str(error):
-                raise InvalidKey("this ncryptsec needs more memory than it may have (scrypt log_n over 18)") from None
-            raise InvalidKey("the password is not that of this ncryptsec") from None
+                raise InvalidKey("this ncryptsec needs more than 256 MiB to decrypt (scrypt log_n above 18)") from None
+            raise InvalidKey("wrong password for this ncryptsec") from None
 
     def sign(self, digest: bytes) -> bytes:
-        """BIP-340 signature, 64 bytes, over a 32-byte digest."""
+        """Return the BIP-340 signature (64 bytes) of a 32-byte digest."""
         return self._key.sign_schnorr(digest)
 
     def reveal_nsec(self) -> str:
-        """The secret in NIP-19 form, for a key file and nothing else."""
+        """Return the secret as `nsec1…` (NIP-19), for a key file and nothing else."""
         return _encode_bech32("nsec", self._key.secret)
 
     def reveal_ncryptsec(self, password: str) -> str:
-        """The secret locked with a password (NIP-49). It takes a second, and 64 MiB."""
+        """Return the secret as `ncryptsec1…`, encrypted with a password (NIP-49). Takes about a second and 64 MiB."""
         import nostr_sdk  # noqa: PLC0415 (a sixth of a second)
 
         secret = nostr_sdk.SecretKey.from_bytes(self._key.secret)
-        unknown = nostr_sdk.KeySecurity.UNKNOWN  # we do not know where the key has been
+        unknown = nostr_sdk.KeySecurity.UNKNOWN  # the key may have been stored unencrypted before
         return str(nostr_sdk.EncryptedSecretKey(secret, password, _LOG_ROUNDS, unknown).to_bech32())
 
     def __repr__(self) -> str:
         return "SecretKey(***)"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret key is not copied or pickled")
+        raise TypeError("a secret key cannot be copied or pickled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventReference:
-    """One exact event."""
+    """Reference to one event by its id (note, nevent)."""
 
     id: bytes  # 32
     relays: tuple[str, ...] = ()  # hints, untrusted
 
+    def __post_init__(self) -> None:
+        if not _has_key_size(self.id):
+            raise InvalidReference("an event id must have 32 bytes")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddressReference:
-    """The latest event that `author` keeps under `name`."""
+    """Reference to an author's latest event of a name (naddr, `npub…/name`)."""
 
     author: bytes  # 32, x-only public key
     name: str  # untrusted: match it against a pattern before use
-    kind: int | None = None  # an naddr names one, `npub…/name` does not
+    kind: int | None = None  # given by an naddr, not by `npub…/name`
     relays: tuple[str, ...] = ()  # hints, untrusted
+
+    def __post_init__(self) -> None:
+        if not _has_key_size(self.author):
+            raise InvalidReference("an author's public key must have 32 bytes")
+        if self.kind is not None and not 0 <= self.kind <= MAX_KIND:
+            raise InvalidReference(f"an event kind must be from 0 to {MAX_KIND}, not {self.kind}")
 
 
 def encode_npub(pubkey: bytes) -> str:
-    """NIP-19 `npub1…` of a 32-byte public key."""
+    """Encode a 32-byte public key as `npub1…` (NIP-19)."""
     return _encode_bech32("npub", pubkey)
 
 
 def encode_nevent(event_id: bytes, *, author: bytes, kind: int, relays: Sequence[str]) -> str:
-    """NIP-19 `nevent1…` with author, kind and relay hints."""
+    """Encode an event id as `nevent1…` with author, kind and relay hints (NIP-19)."""
     import nostr_sdk  # noqa: PLC0415 (a sixth of a second)
 
     return str(
@@ -120,20 +131,20 @@ def encode_nevent(event_id: bytes, *, author: bytes, kind: int, relays: Sequence
 
 
 def decode_pubkey(raw_key: str) -> bytes:
-    """32-byte public key from `npub1…` or 64 hex digits; raises InvalidKey."""
+    """Decode a 32-byte public key from `npub1…` or 64 hex digits; raises InvalidKey."""
     pubkey = parse_hex(raw_key.lower(), 32) or _decode_bech32("npub", raw_key)
     try:
         coincurve.PublicKeyXOnly(pubkey)
     except ValueError:
-        raise InvalidKey("not a point on the curve, so nobody's public key") from None
+        raise InvalidKey("not a public key: no point on the curve") from None
     return pubkey
 
 
 def parse_reference(raw_text: str) -> EventReference | AddressReference:
-    """What a person typed to name a release: hex, note, nevent, naddr, `npub…/name`; raises InvalidReference."""
+    """Parse a typed reference: hex id, note, nevent, naddr or `npub…/name`; raises InvalidReference."""
     text = raw_text.strip().removeprefix("nostr:")
     if "nsec1" in text.lower():
-        raise InvalidReference("that is a SECRET key (nsec); it is in your shell's history now")
+        raise InvalidReference("this is a SECRET key (nsec), and is now in your shell's history")
     if not text.isascii():
         raise InvalidReference(f"not an event id, note, nevent, naddr or npub…/name: {raw_text[:80]!a}")
     try:
@@ -173,6 +184,10 @@ def _decode_with_fields(prefix: str, text: str) -> EventReference | AddressRefer
         )
     except nostr_sdk.NostrSdkError as error:
         raise InvalidReference(f"not a valid {prefix}: {error}") from None
+
+
+def _has_key_size(value: object) -> bool:
+    return isinstance(value, bytes) and len(value) == _KEY_SIZE
 
 
 def _encode_bech32(prefix: str, data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""NIP-01 messages to and from JSON text. No I/O."""
+"""Messages between client and relay (NIP-01, NIP-42), to and from JSON. No I/O."""
 
 import re
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from relay_client.errors import InvalidEvent, InvalidMessage
 from relay_client.event import HashedEvent, decode_hex
 from relay_client.filter import Filter
 
-_MAX_CHALLENGE = 1_024  # characters; it goes back in an event of ours
+_MAX_CHALLENGE = 1_024  # characters; the answer repeats it
 _PREFIX = re.compile("[a-z-]+(?=:|$)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventMessage:
-    """A relay delivers an event to a subscription; nothing in it is checked yet."""
+    """An event for a subscription; nothing in it is checked yet."""
 
     subscription: str
     raw_event: Mapping[str, object]
@@ -24,7 +24,7 @@ class EventMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OkMessage:
-    """A relay took or refused an event."""
+    """The relay accepted or refused an event."""
 
     event_id: bytes
     accepted: bool
@@ -33,14 +33,14 @@ class OkMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EoseMessage:
-    """Everything stored has been sent to this subscription."""
+    """All stored events of a subscription have been sent."""
 
     subscription: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedMessage:
-    """The relay ended this subscription."""
+    """The relay closed a subscription."""
 
     subscription: str
     text: str
@@ -48,14 +48,14 @@ class ClosedMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeMessage:
-    """Words for a person."""
+    """A message for a person."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthMessage:
-    """The relay asks who is there (NIP-42)."""
+    """The relay's authentication challenge (NIP-42)."""
 
     challenge: str
 
@@ -64,27 +64,27 @@ RelayMessage = EventMessage | OkMessage | EoseMessage | ClosedMessage | NoticeMe
 
 
 def encode_event(event: HashedEvent) -> bytes:
-    """`["EVENT", …]`: offer an event to a relay."""
+    """Encode `["EVENT", …]`, which sends an event."""
     return orjson.dumps(["EVENT", event.to_dict()])
 
 
 def encode_auth(event: HashedEvent) -> bytes:
-    """`["AUTH", …]`: say who is here."""
+    """Encode `["AUTH", …]`, which authenticates (NIP-42)."""
     return orjson.dumps(["AUTH", event.to_dict()])
 
 
 def encode_req(subscription: str, wanted: Filter) -> bytes:
-    """`["REQ", …]`: ask for stored events and those to come."""
+    """Encode `["REQ", …]`, which requests stored events and subscribes to new ones."""
     return orjson.dumps(["REQ", subscription, wanted.to_dict()])
 
 
 def encode_close(subscription: str) -> bytes:
-    """`["CLOSE", …]`: no more of this subscription."""
+    """Encode `["CLOSE", …]`, which ends a subscription."""
     return orjson.dumps(["CLOSE", subscription])
 
 
 def parse_relay_message(raw_message: str | bytes) -> RelayMessage | None:
-    """The message in one websocket frame, None for a type we have no use for; raises InvalidMessage."""
+    """Parse one websocket frame; None for a message type we do not use. Raises InvalidMessage."""
     try:
         parts = orjson.loads(raw_message)
     except orjson.JSONDecodeError as error:
@@ -104,22 +104,22 @@ def parse_relay_message(raw_message: str | bytes) -> RelayMessage | None:
         case ["AUTH", str(challenge)] if len(challenge) <= _MAX_CHALLENGE:
             message = AuthMessage(challenge=challenge)
         case ["EVENT" | "OK" | "EOSE" | "CLOSED" | "AUTH", *_]:
-            raise InvalidMessage(f"a malformed {parts[0]}")
+            raise InvalidMessage(f"malformed {parts[0]} message")
         case [str(), *_]:
             pass
         case _:
-            raise InvalidMessage("not a list that starts with a message type")
+            raise InvalidMessage("not an array that starts with a message type")
     return message
 
 
 def reason_prefix(reason: str) -> str:
-    """The word before the colon by which a relay says what kind of answer this is (NIP-01), empty if there is none."""
+    """Return the machine-readable prefix of a relay's reason (NIP-01); empty if it has none."""
     found = _PREFIX.match(reason)
     return found[0] if found else ""
 
 
 def printable(text: str) -> str:
-    """Words that somebody else chose, fit for a terminal: shortened, on one line, without control characters."""
+    """Make foreign text safe for a terminal: at most 200 characters on one line, without control characters."""
     return "".join(c if c.isprintable() else " " for c in text[:200])
 
 

@@ -1,6 +1,6 @@
-"""What a relay says about itself (NIP-11). A hint: it may lower what we expect of the relay, and raises nothing.
+"""Relay information documents (NIP-11): limits and requirements that a relay publishes. Does network I/O.
 
-Many relays say nothing, or something wrong. Does network I/O.
+Many relays publish none, or a wrong one. So limits are only ever lowered by it, and no failure is an error.
 """
 
 import asyncio
@@ -13,25 +13,25 @@ import orjson
 
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
-MAX_SIZE = 64 << 10  # bytes of a description
-_DEMANDS = (
-    ("payment_required", "asks to be paid"),
-    ("auth_required", "wants to know who is there"),
-    ("restricted_writes", "takes events of some people only"),
+MAX_SIZE = 64 << 10  # bytes of a document
+_REQUIREMENTS = (
+    ("payment_required", "requires payment"),
+    ("auth_required", "requires authentication"),
+    ("restricted_writes", "accepts events of some authors only"),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayInfo:
-    """The part of a relay's description that matters to whoever sends it events."""
+    """The limits and requirements of a relay that matter to a client that sends it events."""
 
-    max_message_length: int | None = None  # bytes of a frame
-    max_limit: int | None = None  # events it gives for one request
+    max_message_length: int | None = None  # bytes per frame
+    max_limit: int | None = None  # events per request
     requirements: tuple[str, ...] = ()  # in words, for a person
 
     @classmethod
     def parse(cls, raw_info: bytes) -> Self:
-        """The description in a JSON document; whatever is missing or makes no sense is as if it were not there."""
+        """Parse a NIP-11 document; missing and invalid values become None."""
         try:
             raw = orjson.loads(raw_info)
         except orjson.JSONDecodeError:
@@ -41,25 +41,26 @@ class RelayInfo:
         return cls(
             max_message_length=_positive(limits.get("max_message_length")),
             max_limit=_positive(limits.get("max_limit")),
-            requirements=tuple(words for name, words in _DEMANDS if limits.get(name) is True),
+            requirements=tuple(words for name, words in _REQUIREMENTS if limits.get(name) is True),
         )
 
 
 async def fetch_relay_infos(urls: Iterable[str], timeouts: Timeouts = DEFAULT_TIMEOUTS) -> dict[str, RelayInfo]:
-    """What these relays say about themselves, by their addresses; nothing of the sort is an empty `RelayInfo`."""
-    asked = list(urls)
+    """Fetch the NIP-11 documents of relays, by address; an empty `RelayInfo` for relays without a valid one."""
+    listed = list(urls)
     async with aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=timeouts.relay_info_s), headers={"Accept": "application/nostr+json"}
     ) as session:
-        return dict(zip(asked, await asyncio.gather(*(_read_info(session, url) for url in asked)), strict=True))
+        infos = await asyncio.gather(*(_read_info(session, url) for url in listed))
+        return dict(zip(listed, infos, strict=True))
 
 
 async def _read_info(session: aiohttp.ClientSession, url: str) -> RelayInfo:
     address = url.replace("ws", "http", 1)
     raw_info = b""
     try:
-        async with session.get(address, allow_redirects=False) as answer:
-            while len(raw_info) <= MAX_SIZE and (block := await answer.content.read(MAX_SIZE)):
+        async with session.get(address, allow_redirects=False) as response:
+            while len(raw_info) <= MAX_SIZE and (block := await response.content.read(MAX_SIZE)):
                 raw_info += block
     except (aiohttp.ClientError, OSError, ValueError):  # TimeoutError is an OSError
         return RelayInfo()

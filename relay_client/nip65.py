@@ -1,4 +1,4 @@
-"""Which relays an author says to write to (NIP-65). No I/O."""
+"""Relay lists of authors (NIP-65, kind 10002). No I/O."""
 
 from collections.abc import Iterable
 
@@ -7,15 +7,15 @@ from relay_client.event import Event
 from relay_client.url import normalize_url
 
 RELAY_LIST_KIND = 10002
-MAX_RELAYS = 10  # NIP-65 asks for lists of two to four
+MAX_RELAYS = 10  # NIP-65 recommends two to four
 
 
 def write_relays(events: Iterable[Event], *, author: bytes) -> list[str]:
-    """Addresses in the author's latest list among these verified events; what is no address is passed over."""
+    """Return the write relays of the author's latest list among these events; invalid addresses are skipped."""
     lists = [event for event in events if event.kind == RELAY_LIST_KIND and event.pubkey == author]
     if not lists:
         return []
-    latest = min(lists, key=lambda event: (-event.created_at, event.id))  # NIP-01's rule
+    latest = min(lists, key=lambda event: (-event.created_at, event.id))  # NIP-01: the lower id wins a tie
     urls: dict[str, None] = {}
     for tag in latest.tags:
         match tag:

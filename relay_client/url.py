@@ -1,4 +1,4 @@
-"""The addresses of relays. No I/O."""
+"""Addresses of relays (`ws://`, `wss://`) in one canonical form. No I/O."""
 
 import ipaddress
 from urllib.parse import urlsplit
@@ -7,15 +7,15 @@ from relay_client.errors import CallerError
 
 
 def normalize_url(raw_url: str) -> str:
-    """A relay's address in one spelling (no slash at the end); raises CallerError."""
+    """Return a relay's address in canonical form, without a trailing slash; raises CallerError."""
     try:
         parts = urlsplit(raw_url.strip())
-        _ = parts.port  # may raise as well
+        _ = parts.port  # raises for a port out of range
     except ValueError as error:
         raise CallerError(f"not a relay's address: {raw_url!r} ({error})") from None
     foreign = "@" in parts.netloc or parts.query or parts.fragment or not parts.geturl().isprintable()
     if parts.scheme not in {"ws", "wss"} or not parts.hostname or foreign:
-        raise CallerError(f"not a relay's address: {raw_url!r} (it looks like wss://relay.example)")
+        raise CallerError(f"not a relay's address: {raw_url!r} (expected wss://relay.example)")
     return parts._replace(netloc=parts.netloc.lower()).geturl().rstrip("/")
 
 

@@ -263,7 +263,7 @@ async def test_what_a_relay_demands_is_reported_and_is_no_obstacle(
 ) -> None:
     scripted.description = {"limitation": {"payment_required": True, "max_message_length": 65_536}}
     published = await publish([scripted.url], tmp_path, key, tiny_sources())
-    assert published.relays[scripted.url].requirements == ("asks to be paid",)
+    assert published.relays[scripted.url].requirements == ("requires payment",)
     assert len(scripted.received) == published.events
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay_client.errors import InvalidEvent
+from relay_client.errors import CallerError, InvalidEvent
 from relay_client.event import Event, EventDraft, HashedEvent
 from relay_client.keys import SecretKey
 
@@ -153,9 +153,44 @@ def test_the_same_draft_has_one_id_per_author(stranger: SecretKey) -> None:
     assert made.id_for(KEY.pubkey) != made.id_for(stranger.pubkey)
 
 
-def test_a_lone_surrogate_cannot_be_signed() -> None:
-    with pytest.raises(InvalidEvent, match="serialised"):
-        draft("\ud800").sign(KEY)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("kind", -1),
+        ("kind", 65_536),
+        ("kind", True),
+        ("kind", "1"),
+        ("created_at", -1),
+        ("created_at", 2**53),
+        ("created_at", 1.5),
+        ("tags", [["x", "y"]]),
+        ("tags", (["x", "y"],)),
+        ("tags", (("x", 1),)),
+        ("tags", "x"),
+        ("tags", (("x", "\ud800"),)),
+        ("content", None),
+        ("content", b"hello"),
+        ("content", "\ud800"),
+    ],
+    ids=repr,
+)
+def test_invalid_draft_cannot_be_constructed(field: str, value: object) -> None:
+    fields: dict[str, Any] = {"kind": 1, "created_at": 1, field: value}
+    with pytest.raises(CallerError, match="no event can be made of this"):
+        EventDraft(**fields)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("id", b"short"), ("id", "aa" * 32), ("pubkey", b""), ("sig", bytes(63)), ("kind", True), ("tags", [["x", "y"]])],
+    ids=repr,
+)
+def test_invalid_event_cannot_be_constructed(field: str, value: object) -> None:
+    fields: dict[str, Any] = EventDraft(kind=1, created_at=1, tags=(("x", "y"),)).sign(KEY).to_dict()
+    fields |= {name: bytes.fromhex(fields[name]) for name in ("id", "pubkey", "sig")}
+    HashedEvent(**fields)
+    with pytest.raises(InvalidEvent):
+        HashedEvent(**fields | {field: value})
 
 
 @pytest.mark.parametrize(

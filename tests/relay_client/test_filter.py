@@ -1,6 +1,7 @@
 """What a filter looks like to a relay."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -28,13 +29,34 @@ def test_what_is_not_asked_for_is_left_out() -> None:
     assert Filter(kinds=(0,), limit=1).to_dict() == {"kinds": [0], "limit": 1}
 
 
-@pytest.mark.parametrize("limit", [0, -1])
-def test_a_limit_is_at_least_one(limit: int) -> None:
-    with pytest.raises(CallerError, match="limit"):
-        Filter(limit=limit)
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"limit": 0}, "limit must be at least 1"),
+        ({"limit": -1}, "limit must be at least 1"),
+        ({"limit": True}, "limit must be at least 1"),
+        ({"ids": (b"short",)}, "32 bytes"),
+        ({"ids": ("aa" * 32,)}, "32 bytes"),
+        ({"authors": (bytes(33),)}, "32 bytes"),
+        ({"kinds": (-1,)}, "kinds must be from 0 to 65535"),
+        ({"kinds": (65_536,)}, "kinds must be from 0 to 65535"),
+        ({"tags": {"ee": ("x",)}}, "must be one letter"),
+        ({"tags": {"": ("x",)}}, "must be one letter"),
+        ({"tags": {"#": ("x",)}}, "must be one letter"),
+        ({"tags": {"e": (1,)}}, "must be text"),
+        ({"tags": {"e": ("\ud800",)}}, "must be text"),
+    ],
+    ids=repr,
+)
+def test_invalid_filter_cannot_be_constructed(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(CallerError, match=message):
+        Filter(**{"limit": 1} | fields)
 
 
 def test_a_filter_cannot_be_changed() -> None:
-    wanted = Filter(limit=1)
+    tags = {"e": ("x",)}
+    wanted = Filter(tags=tags, limit=1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         wanted.limit = 2  # type: ignore[misc]
+    tags["not a letter"] = ("y",)
+    assert wanted.to_dict() == {"#e": ["x"], "limit": 1}

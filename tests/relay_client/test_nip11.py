@@ -47,7 +47,7 @@ def http(body: bytes, status: bytes = b"200 OK", *headers: bytes) -> bytes:
 def test_limits_and_demands() -> None:
     limits = {"max_message_length": 16_384, "max_limit": 20, "payment_required": True, "auth_required": True}
     assert RelayInfo.parse(orjson.dumps({"name": "x", "limitation": limits})) == RelayInfo(
-        max_message_length=16_384, max_limit=20, requirements=("asks to be paid", "wants to know who is there")
+        max_message_length=16_384, max_limit=20, requirements=("requires payment", "requires authentication")
     )
 
 

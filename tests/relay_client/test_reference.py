@@ -141,3 +141,12 @@ def test_any_bytes_in_a_name_are_a_reference_or_refused(data: bytes, prefix: str
     except InvalidReference:
         return
     assert isinstance(found, EventReference | AddressReference)
+
+
+def test_invalid_reference_cannot_be_constructed() -> None:
+    with pytest.raises(InvalidReference, match="32 bytes"):
+        EventReference(id=b"short")
+    with pytest.raises(InvalidReference, match="32 bytes"):
+        AddressReference(author=b"short", name="demo")
+    with pytest.raises(InvalidReference, match="kind"):
+        AddressReference(author=bytes(32), name="demo", kind=65_536)

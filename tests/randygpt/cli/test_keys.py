@@ -133,7 +133,7 @@ def test_nothing_is_written_over(home: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("", "no password in it"), ("\n", "no password in it"), ("wrong", "the password is not that of")]
+    ("text", "says"), [("", "no password in it"), ("\n", "no password in it"), ("wrong", "wrong password for")]
 )
 def test_a_wrong_password_file(home: Path, capsys: Capture, key: SecretKey, text: str, says: str) -> None:
     (home / "keys").mkdir()

@@ -267,7 +267,7 @@ async def test_what_relays_say_of_themselves_is_told(author: Path, scripted: Scr
         small.description = {"limitation": {"max_message_length": 1_000}}
         relays = ("--relay", scripted.url, "--relay", small.url)
         done = await typed(author, "publish", "checkpoint_best.bin", *relays)
-        assert f"{scripted.url} announces: asks to be paid" in done.stderr
+        assert f"{scripted.url} announces: requires payment" in done.stderr
         assert f"skipped relay: {small.url}: takes messages of up to 1,000 bytes" in done.stderr
         assert small.received == []
         as_json = json.loads((await typed(author, "publish", "checkpoint_best.bin", *relays, "--json")).stdout)

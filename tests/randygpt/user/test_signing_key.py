@@ -255,7 +255,7 @@ def test_a_locked_key_asks_for_its_password_and_no_other_does(home: Home, key: S
     assert signing_key.find(home, None, password).key.pubkey == key.pubkey
     with pytest.raises(InvalidKey) as caught:
         signing_key.find(home, None, password)
-    assert str(caught.value) == f"{home.key_path}: the password is not that of this ncryptsec"
+    assert str(caught.value) == f"{home.key_path}: wrong password for this ncryptsec"
     assert asked == [str(home.key_path)] * 2
 
 
