@@ -67,7 +67,9 @@ class Download:
         original = None
         with ExitStack() as stack:
             partials = {sha: stack.enter_context(self.store.partial(self.release.id, wanted[sha])) for sha in wanted}
-            self.store.check_space(sum(max(0, file.size - partials[sha].allocated) for sha, file in wanted.items()))
+            self.store.check_space(
+                sum(max(0, file.size - partials[sha].allocated_size) for sha, file in wanted.items())
+            )
             await make_room(self.store, self.release.id, {file.sha256 for file in self.manifest.files} - wanted.keys())
             signatures = stack.enter_context(self.store.event_archive.log(self.release.id))
             writer = _ChunkWriter(self, list(wanted.values()), partials, signatures)
@@ -77,7 +79,7 @@ class Download:
                 rewrite = self.rewrite if self._rewrites(file) else None
                 if rewrite:
                     original = OriginalFile(sha256=sha256, start=partials[sha256].read(0, rewrite.size))
-                blobs[sha256] = await asyncio.to_thread(self.store.keep, partials[sha256], file, rewrite)
+                blobs[sha256] = await asyncio.to_thread(self.store.add_blob, partials[sha256], file, rewrite)
         files = tuple(replace(file, sha256=blobs.get(file.sha256, file.sha256)) for file in self.manifest.files)
         return await asyncio.to_thread(self.store.install, self.release, replace(self.manifest, files=files), original)
 
@@ -111,7 +113,7 @@ class _ChunkWriter:
         part = next((file for file in found.files if file.original), None) if found else None
         for file in self._files:
             if part and part.original and file.role == part.role:
-                self._partials[file.sha256].copy(part.local_path, start=part.original.start)
+                self._partials[file.sha256].copy_from(part.local_path, start=part.original.start)
             partial = self._partials[file.sha256]
             for chunk in file.chunks(self._download.manifest.chunk_size):
                 if partial.is_hole(chunk.offset, chunk.size):

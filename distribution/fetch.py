@@ -1,7 +1,7 @@
-"""Fetch a release: id → release → trust → manifest → missing chunks → verified files → install → move the ref.
+"""Fetch use case: id → release → trust → manifest → missing chunks → verified files → install → move the ref.
 
-Everything that comes from a relay is unverified until it has passed `Event`, `Release`, `Manifest` or `Assembler`.
-Does network I/O through a pool and disk I/O through the store.
+Everything that a relay sends is unverified until it has passed `Event`, `Release`, `Manifest` or `Assembler`. Does
+network I/O through a pool and disk I/O through the store.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from relay_client.filter import Filter
 from relay_client.keys import AddressReference, EventReference, encode_npub
 from relay_client.pool import Pool
 
-MAX_SIZE = 1 << 30  # bytes of a release, unless the user says otherwise
+MAX_SIZE = 1 << 30  # bytes of a release, by default
 
 
 def check_address(address: AddressReference) -> None:
@@ -54,23 +54,35 @@ def check_address(address: AddressReference) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """What a fetch ended with."""
+    """Result of a fetch."""
 
     release: InstalledRelease
     chunks: ChunkCounts
-    misbehaving: list[str]  # relays that gave something that does not verify
-    activated: bool
+    misbehaving: list[str]  # URLs of relays that sent something that does not verify
+    activated: bool  # whether it is the current release now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetcher:
-    """Where to fetch from, where to, and under which rules."""
+    """Fetches releases from the relays of an open pool into a store.
+
+    Args:
+        pool: Open pool of relays to ask.
+        store: Store to install into.
+        policy: Authors whose releases may be fetched.
+        now: Clock, in seconds since 1970.
+        max_size: Largest release to fetch, in bytes.
+        on_progress: Called with the verified bytes so far and the total.
+
+    Raises:
+        CallerError: `max_size` is not above 0.
+    """
 
     pool: Pool
     store: Store
     policy: TrustPolicy
-    now: Callable[[], int]  # seconds since 1970
-    max_size: int = MAX_SIZE  # bytes
+    now: Callable[[], int]
+    max_size: int = MAX_SIZE
     on_progress: OnProgress = lambda _done, _total: None
 
     def __post_init__(self) -> None:
@@ -84,12 +96,21 @@ class Fetcher:
         activate: bool = True,
         weights: HeaderRewrite | None = None,
     ) -> Fetched:
-        """Install the release a reference names, and make it current; with `weights`, only what inference needs of it.
+        """Fetch, verify and install the release that a reference names.
 
-        `weights` makes a checkpoint of its own out of the first segment; a release that is here whole stays so.
-        Raises a PeerError for what does not verify or is not trusted, a TransportError for what did not come (a rerun
-        goes on from there), StoreError and OSError for the disk. After any of them the store shows what it showed
-        before.
+        After any error the store shows what it showed before, and a rerun continues with the chunks that verified.
+
+        Args:
+            reference: Id of a release, or author and name, which stand for the latest version.
+            activate: Make it the current release.
+            weights: Fetch the weights only, and turn the first segment of the checkpoint into a checkpoint of its own
+                with this rewrite. A release that is installed completely stays so.
+
+        Raises:
+            PeerError: Something does not verify, is not trusted, or is older than what was seen before.
+            TransportError: No relay has all of it.
+            StoreError: The store is damaged or full.
+            OSError: The disk failed.
         """
         release = await self.find(reference)
         chunks = ChunkCounts()
@@ -106,7 +127,7 @@ class Fetcher:
         return Fetched(release=installed, chunks=chunks, misbehaving=sorted(self.pool.misbehaving), activated=activate)
 
     async def find(self, reference: EventReference | AddressReference) -> Release:
-        """The release that a reference names: verified, by an author who is trusted, and no older than it may be.
+        """Return the verified release that a reference names, if its author and version are acceptable.
 
         Raises what `fetch` raises.
         """
@@ -122,30 +143,30 @@ class Fetcher:
         return release
 
     async def _by_address(self, reference: AddressReference) -> Release:
-        """The release that the author's latest head names."""
+        """Return the release that the author's latest head names."""
         check_address(reference)
         self.policy.check(reference.author)
         who = f"{reference.name!r} by {encode_npub(reference.author)}"
         answers = await self._query(heads_filter(reference.author, reference.name))
-        found, refusals = read_heads(answers, reference.author, reference.name, now=self.now())
+        found, errors = read_heads(answers, reference.author, reference.name, now=self.now())
         own, signed = [each.head for each in found], {each.event.id: each.event for each in found}
         revoked = await query_revoked(self.pool, self.store.seen_versions, reference, own, now=self.now())
         latest = trust.latest(own, revoked)
         if latest is None:
-            if refusals:
-                raise InvalidRelease(f"no relay has a valid head of {who}: {refusals[0]}")
+            if errors:
+                raise InvalidRelease(f"no relay has a valid head of {who}: {errors[0]}")
             if own:
-                raise NotFound(f"the author took back what the relays have of {who}")
-            raise NotFound(f"no relay knows a model {who}{self._because()}")
+                raise NotFound(f"the author revoked every version of {who} that the relays have")
+            raise NotFound(f"no relay has a model {who}{self._failures()}")
         self.pool.add_hints(latest.hints)
         release = await self._by_id(latest.release_id)
         if not latest.names(release):
-            raise InvalidRelease(f"the latest head of {who} names a release that does not agree with it")
+            raise InvalidRelease(f"the latest head of {who} does not match the release that it names")
         self.store.event_archive.keep_head(release.id, signed[latest.id])
         return release
 
     async def _query(self, wanted: Filter) -> list[tuple[str, Mapping[str, object]]]:
-        """What the relays have, else what the relays have that were hinted at."""
+        """Query the relays, and those that were hinted at if the others have nothing."""
         answers = await self.pool.query(wanted)
         if not answers and await self.pool.connect_hints():
             answers = await self.pool.query(wanted)
@@ -156,25 +177,25 @@ class Fetcher:
         return Release.parse(event, now=self.now())
 
     async def _events(self, ids: Sequence[bytes], what: str) -> dict[bytes, Event]:
-        """Verified events by id; raises NotFound, or InvalidRelease where something came in their place."""
+        """Gather events by id and verify them; raises NotFound, or InvalidRelease if only invalid ones came."""
         found: dict[bytes, Event] = {}
-        refusals: dict[str, str] = {}  # claimed event id in hex -> what was wrong with what came for it
+        rejected: dict[str, str] = {}  # claimed event id in hex -> why the last answer was rejected
 
         def offer(url: str, raw_event: Mapping[str, object]) -> bool:
             try:
                 event = Event.parse(raw_event)
             except InvalidEvent as error:
-                refusals[str(raw_event["id"])] = f"{url}: {error}"
+                rejected[str(raw_event["id"])] = f"{url}: {error}"
                 return False
             found[event.id] = event
             return True
 
         missing = await self.pool.gather(ids, offer)
         for event_id in missing:
-            if refusal := refusals.get(event_id.hex()):
-                raise InvalidRelease(f"the {what} that came does not verify: {refusal}")
+            if reason := rejected.get(event_id.hex()):
+                raise InvalidRelease(f"the {what} does not verify: {reason}")
         if missing:
-            raise NotFound(f"no relay has the {what}: {missing[0].hex()}{self._because()}")
+            raise NotFound(f"no relay has the {what}: {missing[0].hex()}{self._failures()}")
         return found
 
     async def _manifest(self, release: Release) -> Manifest:
@@ -184,21 +205,21 @@ class Fetcher:
         for event_id in release.manifest_ids:
             event = events[event_id]
             if event.kind != CHUNK_KIND or event.pubkey != release.author:
-                raise InvalidManifest("a part of the manifest is not a chunk by the release's author")
+                raise InvalidManifest("a part of the manifest is not a chunk signed by the author of the release")
             try:
                 part = decode(event.content)
             except InvalidChunk as error:
-                raise InvalidManifest(f"a part of the manifest: {error}") from None
+                raise InvalidManifest(f"in a part of the manifest, {error}") from None
             size += len(part)
             if size > MAX_MANIFEST_SIZE:
-                raise InvalidManifest(f"the manifest has over {MAX_MANIFEST_SIZE} bytes")
+                raise InvalidManifest(f"the manifest has more than {MAX_MANIFEST_SIZE:,} bytes")
             digest.update(part)
             parts.append(part)
         if digest.digest() != release.manifest_sha256:
-            raise InvalidManifest("the manifest is not the one that the release names")
+            raise InvalidManifest("the manifest does not match the hash in the release")
         manifest = Manifest.decode(b"".join(parts))
         if manifest.size != release.size:
-            raise InvalidManifest("the files do not add up to the size that the release names")
+            raise InvalidManifest("the files do not add up to the size in the release")
         self.store.event_archive.keep_manifest(release.id, (events[event_id] for event_id in release.manifest_ids))
         return manifest
 
@@ -223,7 +244,7 @@ class Fetcher:
         return await download.run(found)
 
     def _weights_of(self, manifest: Manifest, rewrite: HeaderRewrite) -> tuple[Manifest, HeaderRewrite | None]:
-        """What to fetch for the weights alone: all of it, unrewritten, where there is nothing to leave out."""
+        """Return the part of a manifest with the weights, or all of it and no rewrite if nothing can be left out."""
         checkpoint = next(file for file in manifest.files if file.role == "checkpoint")
         if len(checkpoint.segments) == 1 or self.store.has_blob(checkpoint.sha256):
             return manifest, None
@@ -232,8 +253,10 @@ class Fetcher:
 
     def _check_size(self, size: int) -> None:
         if size > self.max_size:
-            raise InvalidRelease(f"{size:,} bytes to fetch, and the limit is {self.max_size:,} (--max-size)")
+            raise InvalidRelease(
+                f"{size:,} bytes to fetch, above the limit of {self.max_size:,}; raise it with --max-size"
+            )
 
-    def _because(self) -> str:
+    def _failures(self) -> str:
         reasons = self.pool.failures()
         return f" ({reasons})" if reasons else ""

@@ -1,4 +1,4 @@
-"""An installed release, and its record: what `release.json` says. No I/O."""
+"""Installed release, and its record in `release.json`. No I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +11,14 @@ from distribution.manifest import MAX_FILE_SIZE, FileEntry, Manifest, find_set_f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OriginalFile:
-    """What a file was before its beginning was rewritten: the part of a file that its author signed."""
+    """The first segment of a file as its author signed it, before its first bytes were rewritten.
+
+    Raises:
+        ValueError: The values cannot belong to a file.
+    """
 
     sha256: bytes
-    start: bytes  # what the first bytes were
+    start: bytes  # its first bytes before the rewrite
 
     def __post_init__(self) -> None:
         if not is_digest(self.sha256) or type(self.start) is not bytes:
@@ -23,15 +27,19 @@ class OriginalFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstalledFile:
-    """A verified file of an installed release."""
+    """Verified file of an installed release.
+
+    Raises:
+        ValueError: The values cannot belong to a release.
+    """
 
     path: str  # its name in the release
     role: str
     size: int  # bytes
     sha256: bytes
-    chunks: int  # events that carry it
+    chunks: int  # number of chunks in the manifest
     local_path: Path
-    original: OriginalFile | None = None  # where it is only a part of the file that the manifest names
+    original: OriginalFile | None = None  # set if only the weights of the file are installed
 
     def __post_init__(self) -> None:
         if not is_name(self.path) or type(self.role) is not str or not is_digest(self.sha256):
@@ -42,7 +50,11 @@ class InstalledFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstalledRelease:
-    """A release whose files are all in the store."""
+    """Release whose files are all in the store.
+
+    Raises:
+        ValueError: The values cannot belong to a release.
+    """
 
     id: bytes
     author: bytes
@@ -64,23 +76,30 @@ class InstalledRelease:
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """Size of all files together, in bytes."""
         return sum(file.size for file in self.files)
 
     @property
     def partial(self) -> bool:
-        """Whether it has the weights alone."""
+        """True if only the weights are installed."""
         return any(file.original for file in self.files)
 
     def file(self, role: str) -> InstalledFile:
-        """The file with this role (checkpoint, tokenizer or config)."""
+        """Return the file with this role (checkpoint, tokenizer or config)."""
         return next(file for file in self.files if file.role == role)
 
 
 def to_record(
     release: Release, manifest: Manifest, original: OriginalFile | None, *, installed_at: int
 ) -> dict[str, object]:
-    """What is kept of a release; `original` is what its checkpoint was, if only a part of it is here."""
+    """Return the content of `release.json`.
+
+    Args:
+        release: The verified release.
+        manifest: Its files as they are installed.
+        original: The signed first segment of the checkpoint, if only the weights are installed.
+        installed_at: Seconds since 1970.
+    """
     return {
         "release": release.id.hex(),
         "author": release.author.hex(),
@@ -111,7 +130,7 @@ def _to_file_record(file: FileEntry, original: OriginalFile | None) -> dict[str,
 
 
 def from_record(record: Mapping[str, Any], folder: Path) -> InstalledRelease:
-    """The release of which this is the record; raises KeyError, TypeError or ValueError if that is damaged."""
+    """Parse the content of `release.json`; raises KeyError, TypeError or ValueError if it is damaged."""
     return InstalledRelease(
         id=bytes.fromhex(record["release"]),
         author=bytes.fromhex(record["author"]),

@@ -1,8 +1,8 @@
-"""What this machine has begun to publish, so that a rerun mints no new ids. Owns state/journal.sqlite.
+"""Journal of publishes, so that a rerun creates the same event ids. Owns state/journal.sqlite.
 
-A publish is (author, name, file hashes). The journal keeps what its event ids depend on and nothing else: version,
-time, expiry, card and relay hint. With them a rerun makes the same drafts again, byte for byte, hence the same ids.
-Which relay took what is kept beside it, in state/receipts.
+A publish is identified by author, name and file hashes. The journal records what its event ids depend on and nothing
+else: version, time, expiry, card and relay hint. With them a rerun creates the same drafts byte for byte, hence the
+same ids. Receipts of relays are separate, in state/receipts.
 """
 
 import contextlib
@@ -38,22 +38,26 @@ CREATE TABLE IF NOT EXISTS publishes (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS rates (
     relay TEXT PRIMARY KEY,
-    events_per_s REAL NOT NULL  -- that it took when it was last sent many
+    events_per_s REAL NOT NULL  -- that it accepted when it was last sent many
 ) STRICT;
 """
-_ADD_EXPIRES = "ALTER TABLE publishes ADD COLUMN expires INTEGER"  # journals of older programs lack it
+_ADD_EXPIRES = "ALTER TABLE publishes ADD COLUMN expires INTEGER"  # older journals lack the column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishRecord:
-    """One publish."""
+    """One publish in the journal.
+
+    Raises:
+        StoreError: The values cannot be those of a publish.
+    """
 
     version: int
     created_at: int  # seconds since 1970, of every event but the head
     card: Mapping[str, object]
-    hint: str  # relay named in the release's tags
+    hint: str  # URL of the relay in the tags of the release
     expires: int | None = None  # seconds since 1970
-    resumed: bool  # it was in the journal already
+    resumed: bool  # whether an earlier run recorded it
 
     def __post_init__(self) -> None:
         if not is_count(self.version, MAX_VERSION) or not is_count(self.created_at, MAX_TIMESTAMP):
@@ -63,12 +67,16 @@ class PublishRecord:
 
 
 def contents_digest(files: list[tuple[str, bytes]]) -> bytes:
-    """One hash over the (path, sha256) of a release's files."""
+    """Return one SHA-256 over the (path, SHA-256) of all files, in any order."""
     return hashlib.sha256(b"".join(path.encode() + b"\0" + sha256 for path, sha256 in sorted(files))).digest()
 
 
 class Journal:
-    """An open journal; a context manager. Raises StoreError when the file cannot be used."""
+    """An open journal; a context manager, for the thread that opened it.
+
+    Raises:
+        StoreError: The file cannot be used, or a newer program wrote it.
+    """
 
     def __init__(self, path: Path) -> None:
         durable.make_directory(path.parent)
@@ -105,11 +113,11 @@ class Journal:
         self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def receipts(self, release_id: bytes) -> Receipts:
-        """Which relay took which event of a release."""
+        """Return the receipts of one release."""
         return Receipts(self._path.with_name("receipts") / release_id.hex())
 
     def find(self, author: bytes, name: str, contents: bytes) -> PublishRecord | None:
-        """The newest publish of exactly these files under this name, None if there was none."""
+        """Return the newest publish of exactly these files under this name, or None."""
         with self._translated():
             row = self._database.execute(
                 "SELECT version, created_at, card, hint, expires FROM publishes"
@@ -135,7 +143,7 @@ class Journal:
         hint: str,
         expires: int | None = None,
     ) -> PublishRecord:
-        """Record a new publish, durably; its version is one more than `above` and than any recorded here."""
+        """Record a new publish durably, with a version above `above` and above every recorded one."""
         with self._translated():
             row = self._database.execute(
                 "INSERT INTO publishes (author, name, version, contents, created_at, card, hint, expires)"
@@ -148,7 +156,7 @@ class Journal:
         )
 
     def highest(self, author: bytes, name: str) -> int:
-        """The highest version recorded of a name, 0 if there is none."""
+        """Return the highest recorded version of a name, 0 if none is recorded."""
         with self._translated():
             (version,) = self._database.execute(
                 "SELECT coalesce(max(version), 0) FROM publishes WHERE author = ? AND name = ?", (author, name)
@@ -156,13 +164,13 @@ class Journal:
         return int(version)
 
     def send_rate(self, relay: str) -> float | None:
-        """Events a second that a relay took when it was last sent many; None if it never was."""
+        """Return the events per second that a relay accepted when it was last sent many, or None."""
         with self._translated():
             row = self._database.execute("SELECT events_per_s FROM rates WHERE relay = ?", (relay,)).fetchone()
         return row[0] if row else None
 
     def record_send_rate(self, relay: str, events_per_s: float) -> None:
-        """Remember how fast a relay is."""
+        """Record how many events per second a relay accepted."""
         with self._translated():
             self._database.execute("INSERT OR REPLACE INTO rates VALUES (?, ?)", (relay, events_per_s))
 

@@ -1,4 +1,4 @@
-"""Files being fetched, and hashes of files on disk. Does disk I/O."""
+"""Part files of a running fetch, and hashes of files on disk. Does disk I/O."""
 
 import errno
 import hashlib
@@ -14,18 +14,23 @@ from distribution.errors import CallerError, InvalidManifest
 from relay_client import durable
 
 _READ_BYTES = 1 << 20
-_STAT_BLOCK = 512  # bytes, whatever the file system (POSIX)
+_STAT_BLOCK = 512  # bytes, on every file system (POSIX)
 
 
 class PartialFile:
-    """A file being fetched; survives a crash and is taken up again by whoever opens it next."""
+    """A file being fetched; survives a crash, and the next process that opens it continues; a context manager.
+
+    Args:
+        path: The part file; created if it does not exist.
+        size: Size of the complete file, in bytes.
+    """
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, durable.SECRET)
         os.ftruncate(self._descriptor, size)
-        self._digest, self._hashed = hashlib.sha256(), 0  # of the bytes from the start, and how many those are
-        self._using = threading.Lock()  # `advance` runs on a thread, perhaps still when its caller was cancelled
+        self._digest, self._hashed = hashlib.sha256(), 0  # over the first _hashed bytes
+        self._using = threading.Lock()  # `advance` runs on a thread, and may outlive a cancelled caller
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -37,30 +42,30 @@ class PartialFile:
             os.close(self._descriptor)
 
     @property
-    def allocated(self) -> int:
-        """Bytes of the disk that it takes already."""
+    def allocated_size(self) -> int:
+        """Space on disk that it occupies so far, in bytes."""
         return os.fstat(self._descriptor).st_blocks * _STAT_BLOCK
 
     def is_hole(self, offset: int, size: int) -> bool:
-        """Whether nothing was ever written there; False where the file system cannot tell."""
+        """Return whether nothing was ever written there; False if the file system cannot tell."""
         try:
             return os.lseek(self._descriptor, offset, os.SEEK_DATA) >= offset + size
         except OSError as error:
-            return error.errno == errno.ENXIO  # no data from there on
+            return error.errno == errno.ENXIO  # no data after the offset
 
     def read(self, offset: int, size: int) -> bytes:
-        """What is there, verified or not."""
+        """Return the bytes at an offset, verified or not."""
         return os.pread(self._descriptor, size, offset)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Put verified bytes in their place; raises OSError."""
+        """Write verified bytes at an offset; raises OSError."""
         view = memoryview(data)
         while view:
             written = os.pwrite(self._descriptor, view, offset)
             view, offset = view[written:], offset + written
 
-    def copy(self, path: Path, *, start: bytes) -> None:
-        """Put a file's bytes at the beginning, verified or not, with `start` in place of as many of its first ones."""
+    def copy_from(self, path: Path, *, start: bytes) -> None:
+        """Copy the bytes of a file, verified or not, with its first bytes replaced by `start`; raises OSError."""
         with path.open("rb") as source:
             source.seek(len(start))
             self.write(0, start)
@@ -70,21 +75,26 @@ class PartialFile:
                 offset += len(block)
 
     def advance(self, end: int) -> None:
-        """Hash on up to `end` and have the disk take it: what is done as the bytes come is not left for the end."""
+        """Extend the running SHA-256 to `end` and fsync, so that finishing is cheap; raises OSError."""
         with self._using:
             if not self._closed:
                 self._hash_to(end)
                 os.fsync(self._descriptor)
 
     def finish(self, sha256: bytes, folder: Path, rewrite: "HeaderRewrite | None" = None) -> bytes:
-        """Verify the whole and move it to `folder`, under its hash, which is returned.
+        """Verify the complete file, apply the rewrite if given, and move the file to `folder` under its hash.
 
-        Where there is a `rewrite`, it is applied in between. Raises InvalidManifest if it is not the file.
+        Returns:
+            SHA-256 of the moved file.
+
+        Raises:
+            InvalidManifest: The file does not hash to `sha256`; it is removed.
+            OSError: The disk failed.
         """
         self._hash_to(os.fstat(self._descriptor).st_size)
         if self._digest.digest() != sha256:
             self._path.unlink()
-            raise InvalidManifest("the chunks are the ones named, but not the file that the manifest promises")
+            raise InvalidManifest("the chunks match the manifest, but the file that they make does not")
         if rewrite:
             self.write(0, rewrite.apply(self.read(0, rewrite.size)))
             sha256 = _hash(self._descriptor)
@@ -102,13 +112,16 @@ class PartialFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeaderRewrite:
-    """What makes a file of its own out of the first segment of a checkpoint: its first `size` bytes are replaced.
+    """Replacement of the first bytes of a checkpoint, which makes its first segment a checkpoint of its own.
 
-    `apply` gets those bytes and gives as many. Which formats that suits, only the caller knows.
+    The caller knows the format; this package does not.
+
+    Raises:
+        CallerError: `size` is not above 0.
     """
 
     size: int  # bytes
-    apply: Callable[[bytes], bytes]
+    apply: Callable[[bytes], bytes]  # takes the first `size` bytes, and returns as many
 
     def __post_init__(self) -> None:
         if self.size <= 0:
@@ -116,9 +129,10 @@ class HeaderRewrite:
 
 
 def hashes_to(path: Path, sha256: bytes, *, start: bytes = b"") -> bool:
-    """Whether a file is there, and its bytes have this hash, with `start` in place of as many of the first ones.
+    """Return whether a file exists and hashes to `sha256`, with its first bytes replaced by `start`.
 
-    A symbolic link is an OSError.
+    Raises:
+        OSError: The file cannot be read, or is a symbolic link.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -1,6 +1,6 @@
-"""What a publish consists of: every event of a release but its head, with the ids they will have. Does disk I/O.
+"""Plan of a publish: every event of a release except its head, with the id it will have. Does disk I/O.
 
-An event is drafted once to learn its id, and again when it is signed and sent: a release never sits in memory.
+An event is drafted once to compute its id, and again when it is signed and sent, so a release is never in memory.
 """
 
 import functools
@@ -18,12 +18,16 @@ from distribution.source import HashedSource, SourceFile
 from relay_client.allocation import Allocation
 from relay_client.event import Event, EventDraft, Signer
 
-MAX_EVENT_SIZE = 65_536  # bytes as JSON: what the smallest common relay takes
+MAX_EVENT_SIZE = 65_536  # bytes as JSON, the limit of common relays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedEvent:
-    """An event to be."""
+    """An event that is not signed yet.
+
+    Raises:
+        CallerError: The values cannot be those of an event.
+    """
 
     draft: Callable[[], EventDraft]
     id: bytes
@@ -34,7 +38,7 @@ class PlannedEvent:
             raise CallerError("a planned event needs an id of 32 bytes and a size above 0")
 
     def sign(self, key: Signer) -> Event:
-        """The event; raises CallerError if the file it is made of is no more what it was."""
+        """Draft the event again and sign it; raises CallerError if its file changed since."""
         event = self.draft().sign(key)
         if event.id != self.id:
             raise CallerError("a file changed while it was being published")
@@ -43,7 +47,11 @@ class PlannedEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Every event of a release but its head, in the order of sending."""
+    """Every event of a release except its head, in the order of sending.
+
+    Raises:
+        CallerError: No release has such events.
+    """
 
     manifest: Manifest
     events: Sequence[PlannedEvent]
@@ -57,23 +65,29 @@ class Plan:
 
     @property
     def announcement(self) -> list[bytes]:
-        """The ids of the manifest's events and of the release."""
+        """Ids of the manifest's events and of the release, in order."""
         return [event.id for event in self.events[self.chunks :]]
 
     @property
     def release_id(self) -> bytes:
-        """The release's event id; it depends on every other id."""
+        """Event id of the release; it depends on every other id."""
         return self.events[-1].id
 
     @property
     def size(self) -> int:
-        """Bytes of all events, as JSON."""
+        """Size of all events as JSON, in bytes."""
         return sum(event.size for event in self.events)
 
     def allocation(
         self, relays: Sequence[str], *, copies: int | None = None, held: Mapping[str, Container[int]] | None = None
     ) -> Allocation:
-        """Who gets what: chunks to so many relays (None: to all), then what announces them to all of them."""
+        """Return which relay gets which events: each chunk `copies` relays, the announcement all of them, and last.
+
+        Args:
+            relays: URLs.
+            copies: Relays that each chunk goes to; None: all.
+            held: Numbers of the events that a relay has already, by URL.
+        """
         everywhere = len(relays)
         wanted = [copies or everywhere] * self.chunks + [everywhere] * (len(self.events) - self.chunks)
         return Allocation(relays, wanted, stored=held, barrier=self.chunks)
@@ -135,7 +149,7 @@ def make_plan(spec: ReleaseSpec, hashed: Sequence[HashedSource], record: Publish
         )
     )
     if events[release_id].size > MAX_EVENT_SIZE:
-        raise CallerError(f"the card is too long: relays take events of {MAX_EVENT_SIZE} bytes")
+        raise CallerError(f"the card is too long: with it the release event exceeds {MAX_EVENT_SIZE:,} bytes")
     return Plan(manifest=manifest, events=list(events.values()), chunks=chunks)
 
 

@@ -1,8 +1,8 @@
-"""Which relay has said that it took which event of a release, so that a rerun does not send or ask for it again.
+"""Receipts: which relay accepted which event of a release, so that a rerun neither sends nor asks again.
 
-One file for each relay below a folder of the release: the 32-byte ids of the events, one after the other, in the order
-of the answers. Each is appended as its answer comes. That survives the death of the process, and need not survive a
-power loss: what is not recorded is asked for. Does disk I/O.
+Each release has a folder with one file per relay: the 32-byte ids of the events in the order of the relay's answers,
+appended as they arrive. The file survives the death of the process. It need not survive a power loss, since a rerun
+asks relays for events without a receipt. Does disk I/O.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ _ID = 32  # bytes
 
 
 class Receipts:
-    """The receipts of one release; a context manager. Raises OSError."""
+    """Receipts of one release; a context manager. Raises OSError."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -34,7 +34,7 @@ class Receipts:
         self._stack.close()
 
     def accepted_by(self, relay: str) -> frozenset[bytes]:
-        """The ids of the events that a relay (by its address) took."""
+        """Return the ids of the events that a relay accepted."""
         try:
             data = self._path(relay).read_bytes()
         except FileNotFoundError:
@@ -42,13 +42,13 @@ class Receipts:
         return frozenset(data[start : start + _ID] for start in range(0, len(data) - _ID + 1, _ID))
 
     def add(self, relay: str, event_id: bytes) -> None:
-        """A relay took an event."""
+        """Record that a relay accepted an event."""
         if relay not in self._files:
             self._files[relay] = self._stack.enter_context(self._path(relay).open("ab", buffering=0))
         self._files[relay].write(event_id)
 
     def forget(self, relay: str) -> None:
-        """What a relay took it no longer has."""
+        """Discard the receipts of a relay that lost its events."""
         if file := self._files.pop(relay, None):
             file.close()
         self._path(relay).unlink(missing_ok=True)

@@ -1,8 +1,7 @@
-"""Send an installed release again, to relays that lost it or never had it. Anybody may, and needs no secret for it.
+"""Reseed use case: send an installed release to relays that lost it or never had it. Needs no secret key.
 
-The author's own events are made again from the files and from what `archive` keeps. A chunk whose signature is not
-known here goes as a copy under a key of the moment, and readers find it by its hash. Reads files, and does network I/O
-through a pool.
+The author's events are rebuilt from the files and the event archive. A chunk whose signature is unknown is sent as a
+copy under a throw-away key, and readers find it by its hash. Reads files, and does network I/O through a pool.
 """
 
 import asyncio
@@ -31,51 +30,63 @@ from relay_client.relay_status import RelayReport
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Availability:
-    """Which relays hold how much of a release."""
+    """How much of a release each relay has."""
 
-    total: int  # its events, without a head
-    held: Mapping[str, int]  # by relay
-    nowhere: int  # events that no relay gave out
+    total: int  # events of the release, without a head
+    held: Mapping[str, int]  # events by URL
+    nowhere: int  # events that no relay has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reseeded:
-    """What a reseed ended with."""
+    """Result of a reseed."""
 
     total: int  # events of the release, without a head
-    copies: int  # chunks that are not under their author's signature
-    missing: int  # chunks that are not here, as of a release with the weights alone
+    copies: int  # chunks sent without their author's signature
+    missing: int  # chunks that are not installed, as with the weights only
     relays: Mapping[str, RelayReport]
-    head: bool  # whether the name leads there too
+    head: bool  # whether a head that names the release was sent too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Seed:
-    """A chunk that is here, and how it goes."""
+class _LocalChunk:
+    """A local chunk, and whether it is sent under its author's signature or as a copy."""
 
     file: InstalledFile
     chunk: Chunk
-    sig: bytes | None  # the author's; None: as a copy
+    sig: bytes | None  # the author's; None: send a copy
 
     @property
     def id(self) -> bytes:
-        """The id of its event, as the manifest has it."""
+        """Id of its event, from the manifest."""
         return self.chunk.event_id
 
     def read(self) -> bytes:
-        """Its bytes, as their author signed them; raises StoreError if they are not that any more, and OSError."""
+        """Return its bytes as the author published them; raises StoreError if they are damaged, and OSError."""
         with self.file.local_path.open("rb") as file:
             file.seek(self.chunk.offset)
             data = file.read(self.chunk.size)
         if self.file.original and self.chunk.offset == 0:
             data = self.file.original.start + data[len(self.file.original.start) :]
         if hashlib.sha256(data).digest() != self.chunk.sha256:
-            raise StoreError(f"{self.file.local_path}: damaged (randygpt verify)")
+            raise StoreError(f"{self.file.local_path}: damaged; fetch the release again")
         return data
 
 
 class Reseeder:
-    """Sends one installed release to the relays of a pool. Raises StoreError if what is here of it is not enough."""
+    """Sends one installed release to the relays of an open pool.
+
+    Args:
+        pool: Open pool of relays to send to.
+        store: Store with the release.
+        installed: The release.
+        now: Seconds since 1970.
+        on_progress: Called with the bytes sent so far and the total.
+
+    Raises:
+        CallerError: The author revoked the release.
+        StoreError: The store lacks events of the release, or is damaged.
+    """
 
     def __init__(
         self,
@@ -96,10 +107,10 @@ class Reseeder:
         self._manifest = _read_manifest(self._release, self._announcement[:-1])
         self._copier = SecretKey.generate()
         if installed.id in store.seen_versions.seen(installed.author, installed.name).revoked:
-            raise CallerError("the author of this release took it back")
+            raise CallerError("the author revoked this release")
 
-    async def holdings(self) -> Availability:
-        """Ask every relay which of the release's events it gives out."""
+    async def availability(self) -> Availability:
+        """Ask every relay which events of the release it has."""
         ids = list(dict.fromkeys(chunk.event_id for _, chunk in self._chunks()))
         ids += [event.id for event in self._announcement]
         held = await self._pool.stored_ids(ids)
@@ -107,26 +118,32 @@ class Reseeder:
         return Availability(total=len(ids), held=found, nowhere=len(set(ids).difference(*held.values())))
 
     async def reseed(self) -> Reseeded:
-        """Send each relay what it does not give out, the release last; raises NotPublished if none took all of it."""
-        seeds, missing = await asyncio.to_thread(self._plan)
-        parts: list[_Seed | Event] = [*seeds, *self._announcement]
+        """Send each relay the events that it lacks, the release event last.
+
+        Raises:
+            NotPublished: No relay accepted all of it.
+            StoreError: A file is damaged.
+            OSError: A file cannot be read.
+        """
+        chunks, missing = await asyncio.to_thread(self._plan)
+        parts: list[_LocalChunk | Event] = [*chunks, *self._announcement]
         held = await self._pool.stored_ids([part.id for part in parts])
-        copied = {seed.chunk.sha256 for seed in seeds if seed.sig is None}
+        copied = {local.chunk.sha256 for local in chunks if local.sig is None}
         copies = await self._copies(copied)
         have = {url: {n for n, part in enumerate(parts) if part.id in held[url]} for url in held}
         for url, numbers in have.items():
-            numbers |= {n for n, seed in enumerate(seeds) if seed.sig is None and seed.chunk.sha256 in copies[url]}
+            numbers |= {n for n, local in enumerate(chunks) if local.sig is None and local.chunk.sha256 in copies[url]}
             self._pool.note_duplicates(url, len(numbers))
         await self._deliver(parts, have)
         if not self._pool.urls:
-            raise NotPublished(f"no relay took the whole release: {self._pool.failures()}")
+            raise NotPublished(f"no relay accepted the whole release: {self._pool.failures()}")
         head = await self._send_head()
         return Reseeded(
             total=len(parts) + missing, copies=len(copied), missing=missing, relays=self._pool.reports, head=head
         )
 
-    async def _deliver(self, parts: Sequence[_Seed | Event], have: Mapping[str, set[int]]) -> None:
-        sizes = {n: part.chunk.size for n, part in enumerate(parts) if isinstance(part, _Seed)}
+    async def _deliver(self, parts: Sequence[_LocalChunk | Event], have: Mapping[str, set[int]]) -> None:
+        sizes = {n: part.chunk.size for n, part in enumerate(parts) if isinstance(part, _LocalChunk)}
         total, left = sum(sizes.values()), dict(sizes)
 
         def event(number: int) -> Event:
@@ -142,54 +159,54 @@ class Reseeder:
         )
 
     def _chunks(self) -> Iterator[tuple[InstalledFile | None, Chunk]]:
-        """Every chunk that the manifest names, and the file here that it belongs to."""
+        """Yield every chunk of the manifest, and the installed file that it belongs to."""
         local = {file.path: file for file in self._installed.files}
         for entry in self._manifest.files:
             for chunk in entry.chunks(self._manifest.chunk_size):
                 yield local.get(entry.path), chunk
 
-    def _plan(self) -> tuple[list[_Seed], int]:
-        """Each chunk once, checked against the manifest, and how many are not here."""
+    def _plan(self) -> tuple[list[_LocalChunk], int]:
+        """Return each local chunk once, verified against the manifest, and the number of chunks that are not local."""
         signatures = self._archive.signatures(self._installed.id)
-        seeds: dict[bytes, _Seed] = {}
+        chunks: dict[bytes, _LocalChunk] = {}
         missing = set()
         for file, chunk in self._chunks():
-            if chunk.event_id in seeds:
+            if chunk.event_id in chunks:
                 continue
             if file is None or chunk.offset + chunk.size > file.size:
                 missing.add(chunk.event_id)
                 continue
-            seed = _Seed(file=file, chunk=chunk, sig=signatures.get(chunk.event_id))
+            local = _LocalChunk(file=file, chunk=chunk, sig=signatures.get(chunk.event_id))
             try:
-                self._event(seed)
-            except InvalidEvent:  # a signature that does not hold, or an event made in another way than ours are
-                seed = replace(seed, sig=None)
-            seeds[chunk.event_id] = seed
-        return list(seeds.values()), len(missing - seeds.keys())
+                self._event(local)
+            except InvalidEvent:  # a wrong signature, or an event that another program drafted differently
+                local = replace(local, sig=None)
+            chunks[chunk.event_id] = local
+        return list(chunks.values()), len(missing - chunks.keys())
 
-    def _event(self, seed: _Seed) -> Event:
-        """The event of a chunk; raises InvalidEvent if it is not the one that the manifest names."""
+    def _event(self, local: _LocalChunk) -> Event:
+        """Return the event of a chunk; raises InvalidEvent if it is not the one that the manifest names."""
         expires = self._release.event.tag_values("expiration")
         draft = chunk_draft(
-            seed.read(),
-            sha256=seed.chunk.sha256,
-            created_at=self._release.created_at if seed.sig else self._now,
+            local.read(),
+            sha256=local.chunk.sha256,
+            created_at=self._release.created_at if local.sig else self._now,
             expires=int(expires[0]) if expires and expires[0].isdecimal() else None,
         )
-        if seed.sig is None:
+        if local.sig is None:
             return draft.sign(self._copier)
         return Event(
-            id=seed.id,
+            id=local.id,
             pubkey=self._release.author,
             created_at=draft.created_at,
             kind=draft.kind,
             tags=draft.tags,
             content=draft.content,
-            sig=seed.sig,
+            sig=local.sig,
         )
 
     async def _copies(self, hashes: Collection[bytes]) -> dict[str, set[bytes]]:
-        """Which of these bytes each relay gives out, under whatever signature."""
+        """Return which of these hashes each relay has as a chunk of any author, by URL."""
         found: dict[str, set[bytes]] = {url: set() for url in self._pool.urls}
         wanted = sorted(hashes)
         for start in range(0, len(wanted), IDS_PER_REQUEST):
@@ -201,7 +218,7 @@ class Reseeder:
         return found
 
     async def _send_head(self) -> bool:
-        """Bring the head to relays that have none of this name; False if it is not here."""
+        """Send the archived head to relays without one for this name; return False if none is archived."""
         head = self._archive.head(self._installed.id)
         if head is None:
             return False
@@ -222,5 +239,5 @@ def _read_release(installed: InstalledRelease, now: int) -> Release:
 def _read_manifest(release: Release, events: Sequence[Event]) -> Manifest:
     encoded = b"".join(decode(event.content) for event in events)
     if hashlib.sha256(encoded).digest() != release.manifest_sha256:
-        raise StoreError("the events of this release are not here any more: fetch it again")
+        raise StoreError("the events of this release are missing in the store: fetch it again")
     return Manifest.decode(encoded)

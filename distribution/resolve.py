@@ -1,4 +1,4 @@
-"""Which installed release a person means. No I/O of its own: it reads a store."""
+"""Resolution of what a person types: to a reference, or to an installed release. Reads the store."""
 
 import re
 from collections.abc import Sequence
@@ -14,16 +14,23 @@ _REFERENCE = re.compile("(nostr:)?((note|nevent|naddr|npub|nsec)1.*|[0-9a-f]{64}
 
 
 def resolve_installed(store: Store, trusted: TrustList, text: str) -> InstalledRelease:
-    """The installed release that `text` names; raises CallerError if that is none, or several.
+    """Return the installed release that `text` names.
 
-    `current`, `previous`, a name that one author has, `npub…/name` or `<trusted author>/name` (their newest version),
-    an id in any spelling, or the first digits of one.
+    Args:
+        store: Store to look in.
+        trusted: Authors that the user named.
+        text: `current`, `previous`, a name that only one author has, `npub…/name` or `alice/name` (the newest
+            installed version), an id in any spelling, or the first digits of one.
+
+    Raises:
+        CallerError: No installed release matches, or several do.
+        StoreError: The store is damaged.
     """
     if text in {"current", "previous"}:
         release_id = store.current() if text == "current" else store.previous()
         found = store.release(release_id) if release_id else None
         if found is None:
-            raise CallerError(f"there is no {text} release{', it was removed' if release_id else ''}")
+            raise CallerError(f"no {text} release{': it was removed' if release_id else ' yet'}")
         return found
     installed = store.releases()
     reference = _trusted_address(text, trusted) or (parse_reference(text) if _REFERENCE.fullmatch(text) else None)
@@ -34,11 +41,11 @@ def resolve_installed(store: Store, trusted: TrustList, text: str) -> InstalledR
         authors = sorted({release.author for release in named})
         if len(authors) > 1:
             spelled = " or ".join(f"{encode_npub(author)}/{text}" for author in authors)
-            raise CallerError(f"several authors have a {text}: say {spelled}")
+            raise CallerError(f"several authors have a model {text}: name it as {spelled}")
         return _newest(named, text)
     matching = [release for release in installed if release.id.hex().startswith(text)]
     if len(matching) > 1:
-        raise CallerError(f"{text} is the beginning of {len(matching)} ids: give more of it")
+        raise CallerError(f"{len(matching)} ids begin with {text}: type more digits")
     return _newest(matching, text)
 
 
@@ -63,5 +70,5 @@ def _referred(
 
 def _newest(releases: Sequence[InstalledRelease], text: str) -> InstalledRelease:
     if not releases:
-        raise CallerError(f"no file and no installed release: {text[:100]!r} (randygpt list)")
+        raise CallerError(f"no file and no installed release: {text[:100]!r}; see randygpt list")
     return max(releases, key=lambda release: release.version)

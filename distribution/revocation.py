@@ -1,6 +1,6 @@
-"""Taking a release back: deletion requests (NIP-09), to and from events.
+"""Revocation of releases by deletion requests (NIP-09), to and from events.
 
-Only `query_revoked` does I/O: on the network through a pool, and it remembers what it hears.
+Only `query_revoked` does I/O: on the network through a pool, and on disk to remember revocations.
 """
 
 import contextlib
@@ -25,7 +25,11 @@ REVOCATION_KIND = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revocation:
-    """An author's word that some of their events are to be used no more. It says nothing of anybody else's."""
+    """An author's statement that some of their own events must not be used any more.
+
+    Raises:
+        InvalidRelease: An id is not 32 bytes.
+    """
 
     id: bytes  # event id, 32
     author: bytes  # x-only public key, 32
@@ -37,16 +41,16 @@ class Revocation:
 
     @classmethod
     def parse(cls, event: Event, *, now: int) -> Self:
-        """The revocation in a verified event; raises InvalidRelease. `now` is in seconds since 1970."""
+        """Parse the revocation in a verified event; raises InvalidRelease. `now` is in seconds since 1970."""
         if event.kind != REVOCATION_KIND:
-            raise InvalidRelease(f"kind {event.kind} takes nothing back ({REVOCATION_KIND} does)")
+            raise InvalidRelease(f"kind {event.kind} is not a revocation ({REVOCATION_KIND})")
         check_time(event, now)
         ids = frozenset(filter(None, (parse_hex(value, 32) for value in event.tag_values("e"))))
         return cls(id=event.id, author=event.pubkey, event_ids=ids)
 
 
 def revocation_draft(release: Release, *, reason: str, created_at: int) -> EventDraft:
-    """The event by which an author takes a release back."""
+    """Return the draft of the event by which an author revokes a release."""
     tags = (("e", release.id.hex()), ("k", str(RELEASE_KIND)))
     return EventDraft(kind=REVOCATION_KIND, created_at=created_at, tags=tags, content=reason)
 
@@ -54,21 +58,29 @@ def revocation_draft(release: Release, *, reason: str, created_at: int) -> Event
 async def query_revoked(
     pool: Pool, versions: SeenVersions, address: AddressReference, heads: Iterable[Head], *, now: int
 ) -> frozenset[bytes]:
-    """Releases of a name that its author took back, as far as relays and this machine know; raises StoreError.
+    """Return the ids of the revoked releases of a name, as far as relays and this machine know, and remember them.
 
-    Asked for are the releases that `heads` name and those met before: one that was taken back is never met again.
+    Args:
+        pool: Open pool of relays to ask.
+        versions: What this machine has seen.
+        address: Author and name.
+        heads: Heads of the name; the query covers the releases they name and those seen before.
+        now: Seconds since 1970.
+
+    Raises:
+        StoreError: The file of seen versions is damaged.
     """
     seen = versions.seen(address.author, address.name)
-    met = {version.release_id for version in seen.versions.values()} | {head.release_id for head in heads}
-    candidates = sorted(met - seen.revoked)
+    known = {version.release_id for version in seen.versions.values()} | {head.release_id for head in heads}
+    candidates = sorted(known - seen.revoked)
     revoked: set[bytes] = set()
     for start in range(0, len(candidates), IDS_PER_REQUEST):
         ids = tuple(release_id.hex() for release_id in candidates[start : start + IDS_PER_REQUEST])
         wanted = Filter(authors=(address.author,), kinds=(REVOCATION_KIND,), tags={"e": ids}, limit=2 * len(ids))
         for _, raw_event in await pool.query(wanted):
-            with contextlib.suppress(InvalidEvent, InvalidRelease):  # then it takes nothing back
+            with contextlib.suppress(InvalidEvent, InvalidRelease):  # not a revocation
                 revocation = Revocation.parse(Event.parse(raw_event), now=now)
                 if revocation.author == address.author:
-                    revoked |= revocation.event_ids & met
+                    revoked |= revocation.event_ids & known
     await versions.revoke(address.author, address.name, revoked)
     return seen.revoked | revoked

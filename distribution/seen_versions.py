@@ -1,4 +1,4 @@
-"""Which versions of each author's names this machine has met. Owns state/seen.json, outside of what may be deleted.
+"""Versions of each author's names that this machine has seen. Owns state/seen.json, which a cache clean-up must spare.
 
 {"<author>/<name>": {"versions": {"3": [<release id>, <sha256 of its manifest>]}, "revoked": [<release id>],
 "settled": 3}}, keys and hashes in hex.
@@ -14,12 +14,16 @@ from distribution.manifest import is_count, is_digest
 from distribution.state_file import StateFile
 from relay_client.hexadecimal import parse_hex
 
-_KEPT = 100  # of a name: its highest versions, and the releases taken back last
+_KEPT = 100  # per name: the highest versions, and the latest revocations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenVersion:
-    """A version that this machine has met."""
+    """A version that this machine has seen.
+
+    Raises:
+        ValueError: An id or hash is not 32 bytes.
+    """
 
     release_id: bytes
     manifest_sha256: bytes
@@ -31,11 +35,15 @@ class SeenVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What this machine has met of one author's name."""
+    """What this machine has seen of one author's name.
+
+    Raises:
+        ValueError: A version or id is not possible.
+    """
 
     versions: Mapping[int, SeenVersion] = field(default_factory=dict)
-    revoked: frozenset[bytes] = frozenset()  # ids of releases that their author took back
-    acknowledged: int = 0  # up to this version it was decided what is current, by `follow` or by the user
+    revoked: frozenset[bytes] = frozenset()  # ids of releases that their author revoked
+    acknowledged: int = 0  # highest version that `follow` or the user has acted on
 
     def __post_init__(self) -> None:
         if not all(is_count(version, MAX_VERSION) for version in self.versions):
@@ -45,22 +53,24 @@ class Seen:
 
     @property
     def highest(self) -> int:
-        """The highest version met that its author did not take back, 0 if there is none."""
-        return max((version for version, met in self.versions.items() if met.release_id not in self.revoked), default=0)
+        """Highest version seen that is not revoked, 0 if none is."""
+        return max(
+            (version for version, seen in self.versions.items() if seen.release_id not in self.revoked), default=0
+        )
 
 
 class SeenVersions:
-    """The memory of versions below a home folder."""
+    """The seen versions of all names. A damaged file raises StoreError: it never counts as empty."""
 
     def __init__(self, home: Path) -> None:
         self._file = StateFile(home / "state" / "seen.json")
 
     def seen(self, author: bytes, name: str) -> Seen:
-        """What was met of this name so far; raises StoreError."""
+        """Return what was seen of a name; raises StoreError."""
         return self._decode(self._file.read()).get(_key(author, name), Seen())
 
     async def record(self, release: Release) -> None:
-        """Remember that a version exists, for good; the first content of a version stays. Raises OSError."""
+        """Remember a version for good; its first content stays unless revoked. Raises StoreError and OSError."""
         async with self._file.changing() as content:
             seen = self._decode(content).get(_key(release.author, release.name), Seen())
             known = seen.versions.get(release.version)
@@ -71,9 +81,9 @@ class SeenVersions:
             entry["versions"] = dict(sorted(versions.items(), key=lambda item: int(item[0]))[-_KEPT:])
 
     async def revoke(self, author: bytes, name: str, release_ids: Collection[bytes]) -> None:
-        """Remember releases of a name that their author took back, for good; raises OSError.
+        """Remember revoked releases of a name for good; raises StoreError and OSError.
 
-        Nothing above what is left is settled any more: the author may make those versions again.
+        Versions above the highest that is left are no longer acknowledged, since the author may publish them again.
         """
         new = [release_id.hex() for release_id in sorted(set(release_ids) - self.seen(author, name).revoked)]
         if not new:
@@ -85,13 +95,13 @@ class SeenVersions:
             entry["settled"] = min(entry["settled"], _seen(entry).highest)
 
     async def acknowledge(self, author: bytes, name: str, version: int) -> None:
-        """Remember that `follow` has made this version current; raises OSError."""
+        """Remember that `follow` made this version current; raises StoreError and OSError."""
         async with self._file.changing() as content:
             self._decode(content)
             self._entry(content, author, name)["settled"] = version
 
     async def acknowledge_all(self) -> None:
-        """Remember that the user chose what is current, knowing all that was met so far; raises OSError."""
+        """Remember that the user chose the current release after all that was seen; raises StoreError and OSError."""
         if not self._file.read():
             return
         async with self._file.changing() as content:

@@ -1,11 +1,11 @@
-"""The local store: verified files, installed releases, and which one is current. Owns everything below its folder.
+"""Local store: verified files, installed releases, and the current one. Owns everything below its folder.
 
 store/blobs/<sha256>          verified bytes, read-only, linked into releases
 store/releases/<event id>/    release.json and the files under their own names
-store/refs/current, previous  {"release": <event id>}, replaced whole: the signal a server watches
-store/partial/<event id>-<sha256>.part   a file of a release being fetched
-state/pins.json               releases that the user wants kept
-state/seen.json               versions met of each author's names
+store/refs/current, previous  {"release": <event id>}, replaced whole; a server watches it
+store/partial/<event id>-<sha256>.part   a file being fetched
+state/pins.json               releases that the user keeps
+state/seen.json               versions seen of each author's names
 """
 
 import contextlib
@@ -35,7 +35,7 @@ _ID_BYTES = 32
 
 
 class Store:
-    """The store below a home folder. Reading makes no folder, so a read-only process may use it too."""
+    """The store below a home folder. Reading creates no folder, so a process without write access may read it."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -53,15 +53,15 @@ class Store:
     # --- reading
 
     def current(self) -> bytes | None:
-        """Event id of the active release, None before the first; raises StoreError."""
+        """Return the event id of the current release, None before the first; raises StoreError."""
         return self._read_ref(self.current_path)
 
     def previous(self) -> bytes | None:
-        """Event id of the release that was active before; raises StoreError."""
+        """Return the event id of the release that was current before; raises StoreError."""
         return self._read_ref(self._refs / "previous")
 
     def release(self, release_id: bytes) -> InstalledRelease | None:
-        """An installed release, None if it is not installed; raises StoreError if its record is damaged."""
+        """Return a release, or None if it is not installed; raises StoreError if its record is damaged."""
         folder = self._releases / release_id.hex()
         record = read_object(folder / RESERVED)
         if record is None:
@@ -72,81 +72,94 @@ class Store:
             raise damaged(folder / RESERVED, error) from None
 
     def releases(self) -> list[InstalledRelease]:
-        """All installed releases, the one installed last first; raises StoreError if a record is damaged."""
+        """Return all installed releases, the latest installed first; raises StoreError if a record is damaged."""
         ids = (parse_hex(path.name, _ID_BYTES) for path in self._releases.glob("*"))
         found = [self.release(release_id) for release_id in ids if release_id]
         return sorted(filter(None, found), key=lambda release: (release.installed_at, release.version), reverse=True)
 
     def pinned(self) -> frozenset[bytes]:
-        """Ids of the releases that the user wants kept; raises StoreError."""
+        """Return the ids of the pinned releases; raises StoreError."""
         ids = [parse_hex(key, _ID_BYTES) for key in self._pins.read()]
         if None in ids:
             raise self._pins.damaged("not the id of a release")
         return frozenset(filter(None, ids))
 
     def is_intact(self, release: InstalledRelease) -> bool:
-        """Whether an installed release's files are still what they were, checked by hashing them again."""
-        return not self.damaged(release)
+        """Hash the files of a release again, and return whether none is damaged."""
+        return not self.damaged_files(release)
 
-    def damaged(self, release: InstalledRelease) -> list[InstalledFile]:
-        """The files of a release that are not what they were, checked by hashing all of them again."""
+    def damaged_files(self, release: InstalledRelease) -> list[InstalledFile]:
+        """Hash the files of a release again, and return the damaged ones."""
         return [file for file in release.files if not _is_intact(file)]
 
     def has_blob(self, sha256: bytes) -> bool:
-        """Whether these bytes are in the store, checked by hashing them again."""
+        """Return whether the store has a blob, and it still hashes right."""
         return hashes_to(self._blob(sha256), sha256)
 
     def check_space(self, size: int) -> None:
-        """Raises StoreError unless `size` more bytes, and a little, fit on the disk."""
+        """Raise StoreError unless `size` more bytes fit on the disk, with a little to spare."""
         free = shutil.disk_usage(durable.make_directory(self._partial)).free
         if free < size + _READ_BYTES:
-            raise StoreError(f"no room: {size} bytes to come, {free} free below {self._partial.parent}")
+            raise StoreError(f"disk full: {size:,} bytes to fetch, {free:,} free in {self._partial.parent}")
 
     # --- writing
 
     @contextlib.asynccontextmanager
     async def lock(self, release_id: bytes) -> AsyncIterator[None]:
-        """Held while a release is fetched or chosen: nobody else fetches or removes it. Ends with its holder."""
+        """Hold the lock of a release, so that no other process fetches or removes it; it ends with its holder."""
         async with AsyncFileLock(self.lock_path(release_id)):
-            async with AsyncFileLock(self.collection_lock):  # a collection that runs goes by what was held before
+            async with AsyncFileLock(self.collection_lock):  # wait for a running garbage collection
                 pass
             yield
 
     def lock_path(self, release_id: bytes) -> Path:
-        """The file behind the lock of a release, in a folder that exists; raises OSError."""
+        """Return the lock file of a release, and create its folder; raises OSError."""
         return durable.make_directory(self._locks) / f"{release_id.hex()}.lock"
 
     @property
     def collection_lock(self) -> Path:
-        """The file behind the lock of a collection, in a folder that exists; raises OSError."""
+        """Lock file of garbage collections; its folder is created. Raises OSError."""
         return durable.make_directory(self._locks) / "collection.lock"
 
     def record_path(self, release_id: bytes) -> Path:
-        """The record of a release, if it is installed; written anew whenever that is put right."""
+        """Return the path of the record of a release; it is rewritten whenever the release is repaired."""
         return self._releases / release_id.hex() / RESERVED
 
     def partial(self, release_id: bytes, file: FileEntry) -> PartialFile:
-        """Begin to fetch a file of a release whose lock is held, or go on with it."""
-        name = f"{release_id.hex()}-{file.sha256.hex()}.part"  # two releases never share one: nor would their locks
+        """Open the part file of a file being fetched; the caller holds the lock of the release."""
+        name = f"{release_id.hex()}-{file.sha256.hex()}.part"  # one per release, as are the locks
         return PartialFile(durable.make_directory(self._partial) / name, file.size)
 
-    def keep(self, partial: PartialFile, file: FileEntry, rewrite: HeaderRewrite | None = None) -> bytes:
-        """Move a complete file to the blobs, rewritten if need be; returns the blob's hash.
+    def add_blob(self, partial: PartialFile, file: FileEntry, rewrite: HeaderRewrite | None = None) -> bytes:
+        """Verify a complete part file, rewrite it if asked, and move it to the blobs.
 
-        Raises InvalidManifest if it is not the file named, and OSError.
+        Returns:
+            SHA-256 of the blob.
+
+        Raises:
+            InvalidManifest: The bytes are not those of `file`.
+            OSError: The disk failed.
         """
         return partial.finish(file.sha256, durable.make_directory(self._blobs), rewrite)
 
     def install(self, release: Release, manifest: Manifest, original: OriginalFile | None = None) -> InstalledRelease:
-        """Make a release whose blobs are all here visible, whole at once; raises OSError.
+        """Make a release visible in one step, after all its blobs are stored.
 
-        `original` is what the checkpoint was, if the manifest was changed to name a rewritten part of it. A release
-        that is there already, damaged or in part, is put right file by file, its record last.
+        A release that is installed already, damaged or with the weights only, is repaired file by file, its record
+        last.
+
+        Args:
+            release: The verified release.
+            manifest: Its files as they are to be installed.
+            original: The signed first segment of the checkpoint, if `manifest` names a rewritten one.
+
+        Raises:
+            OSError: The disk failed.
         """
         durable.make_directory(self._releases)
         folder = self._releases / release.id.hex()
         building = self._releases / f".tmp-{release.id.hex()}"
-        shutil.rmtree(building, ignore_errors=True)  # a killed predecessor's; the lock is ours
+        shutil.rmtree(building, ignore_errors=True)  # of a process that was killed; this one holds the lock
         building.mkdir()
         for file in manifest.files:
             _link(self._blob(file.sha256), building / file.path)
@@ -159,19 +172,19 @@ class Store:
             for name in [*(file.path for file in manifest.files), RESERVED]:
                 (building / name).replace(folder / name)
             durable.sync_directory(folder)
-            shutil.rmtree(building)  # links to what was there already are still in it
+            shutil.rmtree(building)  # still has the files that were intact
         else:
             building.rename(folder)
             durable.sync_directory(self._releases)
         return from_record(orjson.loads(record), folder)
 
     def activate(self, release_id: bytes) -> None:
-        """Make an installed release the current one; the one before becomes `previous`. Raises OSError."""
+        """Make an installed release current, and the one before `previous`; raises NewerState and OSError."""
         try:
             before = self.current()
         except NewerState:
             raise
-        except StoreError:  # a damaged ref is replaced like any other
+        except StoreError:  # a damaged ref is replaced
             before = None
         if before == release_id:
             return
@@ -181,22 +194,24 @@ class Store:
         durable.write(self.current_path, _ref(release_id))
 
     async def use(self, release_id: bytes) -> None:
-        """Make an installed release current because the user says so: `follow` leaves it until a newer one appears.
+        """Make a release current at the user's request; `follow` keeps it until a newer version appears.
 
-        Raises StoreError and OSError.
+        Raises:
+            StoreError: The file of seen versions is damaged.
+            OSError: The disk failed.
         """
         await self.seen_versions.acknowledge_all()
         self.activate(release_id)
 
     async def pin(self, release_id: bytes, *, pinned: bool = True) -> None:
-        """Keep a release whatever happens, or no more; raises StoreError and OSError."""
+        """Pin a release, so that it is never removed, or unpin it; raises StoreError and OSError."""
         async with self._pins.changing() as pins:
             if pinned:
                 pins.setdefault(release_id.hex(), int(time.time()))
             else:
                 pins.pop(release_id.hex(), None)
 
-    # --- inside
+    # --- internal
 
     def _blob(self, sha256: bytes) -> Path:
         return self._blobs / sha256.hex()
@@ -217,7 +232,7 @@ def _ref(release_id: bytes) -> bytes:
 
 
 def _link(blob: Path, path: Path) -> None:
-    """The blob under another name: a hard link, or a copy where the file system has none."""
+    """Link a blob to another name, or copy it if the file system has no hard links."""
     try:
         path.hardlink_to(blob)
     except OSError as error:

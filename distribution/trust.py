@@ -1,4 +1,4 @@
-"""Whose models, and which version of them: decisions only, no I/O."""
+"""Trust decisions: which authors, and which version of a name. No I/O."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,13 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustPolicy:
-    """`explicit`: what the user names is trusted. `allowlist`: listed authors only, whatever is named."""
+    """Rule for which authors' releases may be fetched.
+
+    `explicit` trusts every release that the user names; `allowlist` trusts listed authors only.
+
+    Raises:
+        CallerError: The mode is unknown, or an author is not 32 bytes.
+    """
 
     mode: Mode = "explicit"
     authors: frozenset[bytes] = field(default_factory=frozenset)  # x-only public keys, 32 each
@@ -28,15 +34,23 @@ class TrustPolicy:
             raise CallerError("a trusted author is not a public key of 32 bytes")
 
     def check(self, author: bytes) -> None:
-        """Raises NotTrusted unless this author's releases may be fetched."""
+        """Raise NotTrusted unless this author's releases may be fetched."""
         if self.mode == "allowlist" and author not in self.authors:
-            raise NotTrusted(f"not trusted: {encode_npub(author)} is not on the list (randygpt trust add)")
+            raise NotTrusted(f"not trusted: {encode_npub(author)} is not on your trust list (randygpt trust add)")
 
 
 def latest(heads: Sequence[Head], revoked: Collection[bytes] = ()) -> Head | None:
-    """Of one author's heads for one name: highest version, then newest, then lowest id. None if there is none.
+    """Return the latest head of one author's name: highest version, then newest, then lowest id.
 
-    Heads of revoked releases do not count. Raises Equivocation if that version stands for two contents.
+    Args:
+        heads: Heads of one author and name.
+        revoked: Ids of revoked releases; their heads do not count.
+
+    Returns:
+        The head, or None if none counts.
+
+    Raises:
+        Equivocation: The highest version has two contents.
     """
     good = [head for head in heads if head.release_id not in revoked]
     if not good:
@@ -49,13 +63,19 @@ def latest(heads: Sequence[Head], revoked: Collection[bytes] = ()) -> Head | Non
 
 
 def check_version(release: Release, seen: Seen, *, asked_by_id: bool) -> None:
-    """Raises Rollback or Equivocation where `release` contradicts what was seen.
+    """Check a release against the versions seen before.
 
-    An older version is fine if the user asked for exactly that release, or if its author took back all that came
-    after it.
+    Args:
+        release: The verified release.
+        seen: What this machine has seen of its name.
+        asked_by_id: The user named exactly this release, so an older version is allowed.
+
+    Raises:
+        Rollback: A higher version that is not revoked was seen before.
+        Equivocation: Other content was seen before under the same version.
     """
     known = seen.versions.get(release.version)
     if known and known.release_id not in seen.revoked and known.manifest_sha256 != release.manifest_sha256:
-        raise Equivocation(f"another release was seen before as version {release.version} of {release.name}")
+        raise Equivocation(f"version {release.version} of {release.name} was another release when it was seen before")
     if release.version < seen.highest and not asked_by_id:
         raise Rollback(f"version {release.version} of {release.name} is older than {seen.highest}, seen before")

@@ -1,4 +1,4 @@
-"""Whom the user trusts, and by which names. Owns state/trust.json.
+"""Trusted authors and the names that the user gave them. Owns state/trust.json.
 
 {"policy": "explicit" or "allowlist", "authors": {"<public key in hex>": "<name>"}}
 """
@@ -19,54 +19,59 @@ _MAX_NAME = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustList:
-    """The policy, and authors with the names that the user gave them."""
+    """The trust policy, and the trusted authors by name."""
 
     mode: Mode = "explicit"
     names: Mapping[bytes, str] = field(default_factory=dict)  # x-only public key, 32
 
     @property
     def policy(self) -> TrustPolicy:
-        """The rule that fetching goes by."""
+        """The policy that a fetch applies."""
         return TrustPolicy(mode=self.mode, authors=frozenset(self.names))
 
     def display_name(self, author: bytes) -> str:
-        """An author for a person: the name on the list, if there is one, and always the npub."""
+        """Return an author as a person reads it: the name on the list, if any, and always the npub."""
         npub = encode_npub(author)
         return f"{self.names[author]} ({npub})" if author in self.names else npub
 
 
 class TrustStore:
-    """The list below a home folder. A list that is damaged raises StoreError: it never counts as an empty one."""
+    """The trust list below a home folder. A damaged file raises StoreError: it never counts as empty."""
 
     def __init__(self, home: Path) -> None:
         self._file = StateFile(home / "state" / "trust.json")
 
     def read(self) -> TrustList:
-        """The list; raises StoreError."""
+        """Return the list; raises StoreError."""
         return self._decode(self._file.read())
 
     async def add(self, author: bytes, name: str) -> None:
-        """Trust an author from now on, or rename one; raises CallerError for a name that is unfit or taken."""
+        """Trust an author, or rename one.
+
+        Raises:
+            CallerError: The name is empty, too long, not printable, or taken.
+            StoreError: The file is damaged.
+        """
         if not name.strip() or len(name) > _MAX_NAME or not name.isprintable():
-            raise CallerError(f"a name is 1 to {_MAX_NAME} characters, all printable")
+            raise CallerError(f"a name for an author has 1 to {_MAX_NAME} printable characters, not {name[:80]!r}")
         async with self._file.changing() as content:
             others = {key: known for key, known in self._decode(content).names.items() if key != author}
             if name in others.values():
-                raise CallerError(f"{name} is on your list already, with another key")
+                raise CallerError(f"{name} is already on your trust list, with another key")
             content.setdefault("authors", {})[author.hex()] = name
 
     async def remove(self, who: str) -> bytes:
-        """Trust an author no more, named by npub, hex or name; returns the key. Raises CallerError."""
+        """Remove an author, given as npub, hex or name, and return the key; raises CallerError if not listed."""
         async with self._file.changing() as content:
             names = self._decode(content).names
             author = next((key for key, name in names.items() if name == who), None) or _pubkey(who)
             if author is None or author not in names:
-                raise CallerError(f"{who[:80]!r} is not on your list")
+                raise CallerError(f"{who[:80]!r} is not on your trust list")
             del content["authors"][author.hex()]
         return author
 
     async def set_mode(self, mode: Mode) -> None:
-        """Choose the policy."""
+        """Set the policy; raises StoreError and OSError."""
         async with self._file.changing() as content:
             self._decode(content)
             content["policy"] = mode
@@ -74,7 +79,7 @@ class TrustStore:
     def _decode(self, content: Mapping[str, Any]) -> TrustList:
         mode, authors = content.get("policy", MODES[0]), content.get("authors", {})
         if mode not in MODES or not isinstance(authors, dict):
-            raise self._file.damaged("no policy, or no list of authors")
+            raise self._file.damaged("unknown policy, or no authors")
         try:
             names = {decode_pubkey(key): str(name) for key, name in authors.items()}
         except InvalidKey as error:

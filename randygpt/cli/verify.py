@@ -67,7 +67,7 @@ def _check(
     """Hash every file of the releases and print the results; return the damaged files."""
     entries, lines, damaged = [], [], []
     for release in releases:
-        bad = [str(file.local_path) for file in store.damaged(release)]
+        bad = [str(file.local_path) for file in store.damaged_files(release)]
         damaged += bad
         entries.append(installed.release_json(release, trusted) | {"intact": not bad, "damaged": bad})
         lines.append(f"{'damaged' if bad else 'intact '}  {installed.release_title(release, trusted)}")
@@ -111,7 +111,7 @@ async def _ask(
     home = Home.from_environment()
     urls = home.resolve_relays(relay)
     async with Pool(urls, signer=signing_key.signer(home)) as pool:
-        found = await Reseeder(pool, store, release, now=int(time.time())).holdings()
+        found = await Reseeder(pool, store, release, now=int(time.time())).availability()
         reasons = {url: report.reason for url, report in pool.reports.items()}
     relays = {url: {"held": found.held.get(url, 0), "reason": reasons[url]} for url in urls}
     lines = [f"{found.held.get(url, 0):>7,} of {found.total:,}  {url}  {reasons[url]}".rstrip() for url in urls]

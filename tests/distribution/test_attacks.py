@@ -185,7 +185,7 @@ async def test_an_authors_head_to_a_strangers_release_does_not_count(
     foreign = await publish([scripted.url], tmp_path / "stranger", stranger, tiny_sources(seed=9))
     draft = head_draft(foreign.release, hint="", created_at=clock())
     scripted.deliver = tampered(HEAD_KIND, lambda _: dict(draft.sign(key).to_dict()))
-    with pytest.raises(InvalidRelease, match="does not agree"):
+    with pytest.raises(InvalidRelease, match="does not match the release"):
         await fetch([scripted.url], home, address)
     assert visible(home) == before
 
@@ -327,7 +327,7 @@ async def test_chunks_that_fit_and_make_another_file_are_refused(
     lying = type(raw)(**{name: getattr(raw, name) for name in raw.__slots__} | {"sha256": bytes(32)})
     manifest = Manifest(files=(lying, *honest.files[1:]))
     release = announce(scripted, key, manifest.encode(), size=manifest.size, version=2)
-    with pytest.raises(InvalidManifest, match="not the file"):
+    with pytest.raises(InvalidManifest, match="the file that they make"):
         await fetch([scripted.url], tmp_path / "b", release.id)
     assert not any("releases" in path or "refs" in path for path in visible(tmp_path / "b"))
 
@@ -351,7 +351,7 @@ async def test_a_manifest_chunk_by_somebody_else_is_refused(
         created_at=clock(),
     ).sign(key)
     scripted.events[release.id.hex()] = orjson.loads(release.to_json())
-    with pytest.raises(InvalidManifest, match="by the release's author"):
+    with pytest.raises(InvalidManifest, match="signed by the author of the release"):
         await fetch([scripted.url], tmp_path / "b", release.id)
 
 

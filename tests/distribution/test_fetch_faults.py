@@ -194,7 +194,7 @@ async def test_a_lie_that_was_made_good_is_not_why_something_else_is_missing(
     assert visible(tmp_path) == {}
     relays[1].events.pop(lied)
     relays[2].events.pop(lied)
-    with pytest.raises(InvalidChunk, match="2 of 152 chunks did not verify or are missing"):
+    with pytest.raises(InvalidChunk, match="2 of 152 chunks are missing or did not verify"):
         await fetch(urls(relays), tmp_path / "other", published.release.id)
     assert visible(tmp_path / "other") == {}
 

@@ -44,7 +44,7 @@ def orphan(store: Store) -> Path:
 
 
 def all_intact(store: Store) -> bool:
-    return not any(store.damaged(release) for release in store.releases())
+    return not any(store.damaged_files(release) for release in store.releases())
 
 
 def test_what_is_not_in_use_goes(store: Store, installed: list[Release]) -> None:

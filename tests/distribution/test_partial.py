@@ -49,7 +49,7 @@ def test_a_part_is_taken_up_again(tmp_path: Path) -> None:
         assert partial.read(5_000, 10) == bytes(10)
         partial.write(0, DATA[:1_000])
         partial.write(5_000, DATA[5_000:])
-        Store(tmp_path).keep(partial, FILE)
+        Store(tmp_path).add_blob(partial, FILE)
     assert Store(tmp_path).has_blob(FILE.sha256)
     assert parts(tmp_path) == []
 
@@ -69,7 +69,7 @@ def test_a_part_of_another_length_is_made_to_fit(store: Store, tmp_path: Path, s
     with store.partial(RELEASE, FILE) as partial:
         assert part.stat().st_size == FILE.size
         partial.write(0, DATA)
-        store.keep(partial, FILE)
+        store.add_blob(partial, FILE)
     assert store.has_blob(FILE.sha256)
 
 
@@ -77,8 +77,8 @@ def test_a_part_of_another_length_is_made_to_fit(store: Store, tmp_path: Path, s
 def test_what_is_not_the_file_is_removed_and_no_blob(store: Store, tmp_path: Path, wrong: bytes) -> None:
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, wrong)
-        with pytest.raises(InvalidManifest, match="not the file"):
-            store.keep(partial, FILE)
+        with pytest.raises(InvalidManifest, match="the file that they make"):
+            store.add_blob(partial, FILE)
     assert parts(tmp_path) == []
     assert not store.has_blob(FILE.sha256)
 
@@ -107,7 +107,7 @@ def test_a_short_write_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_disk_that_a_part_takes_is_known(store: Store) -> None:
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, DATA)
-        assert partial.allocated >= FILE.size
+        assert partial.allocated_size >= FILE.size
 
 
 def test_holes_are_known_where_nothing_was_written(store: Store) -> None:
@@ -125,7 +125,7 @@ def test_bytes_hashed_on_the_way_are_those_that_were_there_then(store: Store) ->
         partial.advance(100_000)
         partial.advance(50_000)  # never back
         partial.write(100_000, DATA[100_000:])
-        store.keep(partial, FILE)
+        store.add_blob(partial, FILE)
     assert store.has_blob(FILE.sha256)
 
 
@@ -134,8 +134,8 @@ def test_what_was_hashed_wrong_on_the_way_is_no_blob(store: Store) -> None:
         partial.write(0, bytes(100_000))
         partial.advance(100_000)
         partial.write(0, DATA)
-        with pytest.raises(InvalidManifest, match="not the file"):
-            store.keep(partial, FILE)
+        with pytest.raises(InvalidManifest, match="the file that they make"):
+            store.add_blob(partial, FILE)
     assert not store.has_blob(FILE.sha256)
 
 
@@ -148,7 +148,7 @@ def test_a_part_that_is_closed_is_not_touched_any_more(store: Store) -> None:
 def test_a_rewritten_file_is_a_blob_by_its_new_hash(store: Store, tmp_path: Path) -> None:
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, DATA)
-        sha256_ = store.keep(partial, FILE, HeaderRewrite(size=3, apply=lambda start: start[::-1]))
+        sha256_ = store.add_blob(partial, FILE, HeaderRewrite(size=3, apply=lambda start: start[::-1]))
     blob = tmp_path / "store" / "blobs" / sha256_.hex()
     assert blob.read_bytes() == bytes([2, 1, 0]) + DATA[3:]
     assert sha256_ == sha256(blob.read_bytes()).digest()
@@ -159,7 +159,7 @@ def test_a_rewritten_file_is_a_blob_by_its_new_hash(store: Store, tmp_path: Path
 def test_a_rewritten_file_leads_back_to_its_part(store: Store, tmp_path: Path) -> None:
     (tmp_path / "here").write_bytes(b"xyz" + DATA[3:2_000_000])
     with store.partial(RELEASE, FILE) as partial:
-        partial.copy(tmp_path / "here", start=DATA[:3])
+        partial.copy_from(tmp_path / "here", start=DATA[:3])
         assert partial.read(0, FILE.size) == DATA
 
 
@@ -177,10 +177,10 @@ def test_bytes_are_safe_before_they_get_their_name(store: Store, monkeypatch: py
 
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, DATA)
-        store.keep(partial, FILE)  # the folder of the blobs is there from now on
+        store.add_blob(partial, FILE)  # the folder of the blobs is there from now on
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, DATA)
         monkeypatch.setattr(os, "fsync", recording_fsync)
         monkeypatch.setattr(os, "replace", recording_replace)
-        store.keep(partial, FILE)
+        store.add_blob(partial, FILE)
     assert calls == ["fsync", f"replace {FILE.sha256.hex()}", "fsync folder"]

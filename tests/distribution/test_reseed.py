@@ -114,7 +114,7 @@ async def test_damage_is_never_sent(target: ScriptedRelay, fetched: Release, tmp
 
 async def test_what_was_taken_back_is_not_sent(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
     await Store(tmp_path / "friend").seen_versions.revoke(fetched.author, "demo", {fetched.id})
-    with pytest.raises(CallerError, match="took it back"):
+    with pytest.raises(CallerError, match="revoked this release"):
         await reseed([target.url], tmp_path / "friend", fetched)
     assert target.received == []
 

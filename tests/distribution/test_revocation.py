@@ -87,7 +87,7 @@ async def test_where_all_was_taken_back_nothing_is_found(
 ) -> None:
     for release in await three_versions(scripted, tmp_path, key):
         take_back(scripted, release, key)
-    with pytest.raises(NotFound, match="took back"):
+    with pytest.raises(NotFound, match="revoked every version"):
         await fetch([scripted.url], tmp_path / "home", address)
     assert not (tmp_path / "home" / "store").exists()
 

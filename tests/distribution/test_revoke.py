@@ -70,7 +70,7 @@ async def test_where_nothing_good_is_left_no_head_is_sent(
     scripted.received.clear()
     assert (await revoke([scripted.url], tmp_path / "author", key, address)).latest is None
     assert [scripted.events[event_id]["kind"] for event_id in scripted.received] == [REVOCATION_KIND]
-    with pytest.raises(NotFound, match="took back"):
+    with pytest.raises(NotFound, match="revoked every version"):
         await fetch([scripted.url], tmp_path / "home", address)
     assert only.version == 1
 

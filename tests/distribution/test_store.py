@@ -62,7 +62,7 @@ RELEASE = release_of(ENTRIES)
 def put(store: Store, file: FileEntry, data: bytes) -> None:
     with store.partial(RELEASE.id, file) as partial:
         partial.write(0, data)
-        store.keep(partial, file)
+        store.add_blob(partial, file)
 
 
 def fill(store: Store) -> None:
@@ -254,7 +254,7 @@ def test_a_damaged_record_is_reported(store: Store, installed: InstalledRelease,
 
 def test_room_is_checked_before_anything_comes(store: Store) -> None:
     store.check_space(1)
-    with pytest.raises(StoreError, match="no room"):
+    with pytest.raises(StoreError, match="disk full"):
         store.check_space(2**62)
 
 

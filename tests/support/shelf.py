@@ -84,7 +84,7 @@ class Shelf:
         )
         with self.store.partial(bytes(32), entry) as partial:
             partial.write(0, data)
-            self.store.keep(partial, entry)
+            self.store.add_blob(partial, entry)
         return entry
 
 

@@ -131,13 +131,13 @@ def test_a_name_of_two_authors_has_to_be_said_in_full(friend: Friend, capsys: py
             await fetch([relay.url], friend.home, published.release.id)
 
     asyncio.run(fetch_another())
-    assert "several authors have a demo" in refused(capsys, "use", "demo")
+    assert "several authors have a model demo" in refused(capsys, "use", "demo")
     assert said(capsys, "use", f"{encode_npub(friend.author.pubkey)}/demo")["release"] == friend.second.id.hex()
 
 
 def test_before_anything_is_installed(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "list") == {"releases": []}
-    assert "there is no previous release" in refused(capsys, "use", "previous")
+    assert "no previous release yet" in refused(capsys, "use", "previous")
     assert run(["verify"]) == 0
     assert list(at_home.iterdir()) == []
 
@@ -192,7 +192,7 @@ def test_the_trust_list(at_home: Path, capsys: pytest.CaptureFixture[str], key: 
     assert said(capsys, "trust", "policy", "allowlist") == {"policy": "allowlist"}
     assert said(capsys, "trust", "list") == {"policy": "allowlist", "authors": [{"npub": npub, "name": "alice"}]}
     assert said(capsys, "trust", "remove", "alice") == {"npub": npub}
-    assert "not on your list" in refused(capsys, "trust", "remove", "alice")
+    assert "not on your trust list" in refused(capsys, "trust", "remove", "alice")
     assert "no such policy" in refused(capsys, "trust", "policy", "everybody")
     assert "SECRET" not in refused(capsys, "trust", "add", "npub1nonsense", "x")
     assert (at_home / "state" / "trust.json").is_file()
