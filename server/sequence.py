@@ -88,10 +88,9 @@ class Request:
         self.stream = stream
         self.arrived_at = time.perf_counter()
         self.sequences = [Sequence(self, index, *prompt) for index, prompt in enumerate(prompts)]
+        self.inbox: list[Delivery] = []  # put there by `deliver`, and not yet read
+        self.received = asyncio.Event()
         self._unfinished = {*range(len(self.sequences))}
-        self._outputs: dict[int, SequenceOutput] = {}  # received, by index
-        self._failure: Exception | None = None
-        self._received = asyncio.Event()
         self._on_close = on_close
 
     def __enter__(self) -> Self:
@@ -104,7 +103,8 @@ class Request:
         """Cancel all sequences, and count the request as ended. Call once."""
         for sequence in self.sequences:
             sequence.cancelled = True
-        self.sequences.clear()  # no reference cycle, so that a replaced model is freed at once
+        self.sequences.clear()  # no reference cycles, so that a replaced model is freed at once
+        self.inbox.clear()
         self._on_close()
 
     @property
@@ -116,7 +116,6 @@ class Request:
         """Stop generating one sequence, and drop what it generates meanwhile."""
         self.sequences[index].cancelled = True
         self._unfinished.discard(index)
-        self._outputs.pop(index, None)
 
     async def next_outputs(self) -> list[SequenceOutput]:
         """Wait for output and return all that was received, by index.
@@ -125,30 +124,32 @@ class Request:
             Busy: The server is shutting down.
             Exception: Whatever the decode step raised.
         """
-        await self._received.wait()
-        self._received.clear()
-        if self._failure:
-            raise self._failure
-        outputs, self._outputs = self._outputs, {}
-        self._unfinished -= {index for index, output in outputs.items() if output.finish}
+        await self.received.wait()
+        self.received.clear()
+        deliveries, self.inbox = self.inbox, []
+        outputs: dict[int, SequenceOutput] = {}
+        for sequence, tokens, finish, failure in deliveries:
+            index = sequence.index
+            if index not in self._unfinished:
+                continue
+            if failure:
+                raise failure
+            if finish:
+                self._unfinished.discard(index)
+            if earlier := outputs.get(index):
+                earlier.tokens.extend(tokens)
+                tokens = earlier.tokens  # noqa: PLW2901 (joined)
+            outputs[index] = SequenceOutput(index, tokens, finish)
         return [outputs[index] for index in sorted(outputs)]
 
-    def receive(self, index: int, tokens: list[Token], finish: Finish | None, failure: Exception | None) -> None:
-        """Take the output of a decode step for one sequence. Call on the event loop."""
-        if index not in self._unfinished:
-            return
-        if earlier := self._outputs.get(index):
-            earlier.tokens.extend(tokens)
-            tokens = earlier.tokens
-        self._outputs[index] = SequenceOutput(index, tokens, finish)
-        self._failure = self._failure or failure
-        self._received.set()
 
-
-Delivery: TypeAlias = tuple[Sequence, list[Token], Finish | None, Exception | None]
+Delivery: TypeAlias = tuple[Sequence, list[Token], Finish | None, Exception | None]  # new tokens, end, error of a step
 
 
 def deliver(deliveries: Iterable[Delivery]) -> None:
     """Hand the outputs of a decode step to their requests. Call on the event loop."""
-    for sequence, tokens, finish, failure in deliveries:
-        sequence.request.receive(sequence.index, tokens, finish, failure)
+    for delivery in deliveries:
+        sequence = delivery[0]
+        if not sequence.cancelled:
+            sequence.request.inbox.append(delivery)
+            sequence.request.received.set()
