@@ -1,7 +1,7 @@
-"""Writes that survive a crash: the one way this project puts a file where somebody will look for it. Does disk I/O.
+"""Durable writes: atomic replacement of files and directories that survives a power loss. Does disk I/O.
 
 Temporary file in the same directory → write → fsync → rename → fsync of the directory. A reader sees the old file or
-the new one, also after a power loss. It lives in the lowest package because several write files.
+the new one. It is in the lowest package because all packages write files.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ _TEMPORARY = ".tmp-"
 
 @contextlib.contextmanager
 def atomic_file(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
-    """A file to write (and to map); on leaving, it is at `path` for good, or after an error nowhere. Raises OSError.
+    """Open a temporary file that replaces `path` on leaving; after an error nothing changes. Raises OSError.
 
-    After a kill, what was written stays until `remove_leftovers`.
+    The file can be read, written and mapped. After a kill it stays until `remove_leftovers`.
     """
     temporary, descriptor = _create_locked(path, mode)
     try:
@@ -37,34 +37,34 @@ def atomic_file(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError) and error.errno and str(error.filename) in {"None", str(temporary)}:
-            error.filename = str(path)  # a full disk does not say which file it was, and nobody knows the temporary one
+            error.filename = str(path)  # the user does not know the temporary one
         raise
     sync_directory(path.parent)
 
 
 def _create_locked(path: Path, mode: int) -> tuple[Path, int]:
-    """A new temporary file for `path`, and its descriptor; locked, unless the file system knows no locks."""
+    """Create a temporary file for `path` and open it; it is locked if the file system supports locks."""
     while True:
         temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
         try:
             descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         except OSError as error:
-            error.filename = str(path)  # nobody knows the temporary one
+            error.filename = str(path)
             raise
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if temporary.exists():
             return temporary, descriptor
-        os.close(descriptor)  # it was taken for a leftover before it was locked
+        os.close(descriptor)  # removed as a leftover before it was locked
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left of writes to `path`; what one is writing is locked, and stays.
+    """Remove temporary files that killed processes left of writes to `path`; a file being written is locked and stays.
 
-    Not for a file that `create` makes, which links what it wrote when that is no longer locked.
+    Not for a path that `create` makes: it links its temporary file after unlocking it.
     """
     for temporary in path.parent.glob(f"{_TEMPORARY}{'[0-9a-f]' * 16}-{glob.escape(path.name)}"):
-        with contextlib.suppress(OSError):  # locked, gone, or not to be opened
+        with contextlib.suppress(OSError):  # locked, gone, or not readable
             descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,18 +74,18 @@ def remove_leftovers(path: Path) -> None:
 
 
 def write(path: Path, data: bytes, *, mode: int = PUBLIC) -> None:
-    """Put `data` at `path`, whole and for good; raises OSError."""
+    """Write `data` to `path`, atomically and durably; raises OSError."""
     with atomic_file(path, mode=mode) as file:
         file.write(data)
 
 
 def pending_path(path: Path) -> Path:
-    """Where a file that belongs to another one waits until that one is in place."""
+    """Return where a side file waits until the file it belongs to is in place."""
     return path.with_name(f"{path.name}.next")
 
 
 def create(path: Path, data: bytes, *, mode: int) -> None:
-    """Put `data` at `path` only if nothing is there; raises FileExistsError."""
+    """Write `data` to `path`, atomically and durably, if nothing is there; raises FileExistsError."""
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
     write(temporary, data, mode=mode)
     try:
@@ -97,9 +97,9 @@ def create(path: Path, data: bytes, *, mode: int) -> None:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """A new directory for durable writes; on leaving, it is at `path` for good, or after an error nowhere.
+    """Make a temporary directory that moves to `path` on leaving; after an error it is removed. Raises OSError.
 
-    Only an empty directory is replaced. Raises OSError.
+    Files inside must be written durably. Only an empty directory is replaced.
     """
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
     try:
@@ -115,13 +115,13 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def sync(file: BinaryIO) -> None:
-    """Have what was written to an open file on the disk; raises OSError."""
+    """Flush an open file to the disk (fsync); raises OSError."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable; raises OSError."""
+    """Flush the names in a directory to the disk (fsync); raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -130,7 +130,7 @@ def sync_directory(path: Path) -> None:
 
 
 def make_directory(path: Path, *, mode: int = 0o755) -> Path:
-    """The directory, made durably along with its missing parents; raises OSError."""
+    """Make a directory and its missing parents durably, and return it; raises OSError."""
     if not path.is_dir():
         make_directory(path.parent, mode=mode)
         path.mkdir(mode=mode, exist_ok=True)
