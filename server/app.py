@@ -231,7 +231,7 @@ async def running(
     listen_socket: socket.socket | None = None,
     watchdog: Watchdog = lambda _heartbeat: contextlib.nullcontext(),
 ) -> AsyncIterator[str]:
-    """Run a server and give its address; on leaving, it accepts no more requests and finishes the running ones.
+    """Run a server and yield its address; on leaving, it accepts no more requests and finishes the running ones.
 
     Args:
         active: The model that answers.

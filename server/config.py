@@ -8,7 +8,7 @@ from server.limits import Limits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """Where a server listens, whom it answers, and its limits."""
+    """Address, access and limits of a server."""
 
     host: str = "127.0.0.1"
     port: int = 0  # 0: any free port

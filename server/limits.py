@@ -7,7 +7,7 @@ from relay_client.errors import CallerError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Positive:
-    """Values that must all be positive; CallerError names one that is not."""
+    """Base of dataclasses whose values must all be positive; CallerError names one that is not."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -18,7 +18,7 @@ class _Positive:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits(_Positive):
-    """What a server accepts from its clients; timeouts in seconds."""
+    """Limits on a server's clients; timeouts in seconds."""
 
     max_sequences: int = 128  # running or waiting
     max_per_key: int = 64  # concurrent requests with one API key
@@ -33,7 +33,7 @@ class Limits(_Positive):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReloadTiming(_Positive):
-    """When a reloader looks at the store, in seconds."""
+    """Timing of a reloader, in seconds."""
 
     poll_s: float = 0.2  # each poll is a stat of two files
     retry_s: float = 1.0  # before the first retry of what could not be read; doubles with each

@@ -76,7 +76,7 @@ class ActiveModel:
 
     @contextmanager
     def lease(self) -> Iterator[LoadedModel | None]:
-        """Give the active model, and count it as in use within the context."""
+        """Yield the active model, and count it as in use within the context."""
         loaded = self.current
         if loaded is None:
             yield None

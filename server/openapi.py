@@ -18,7 +18,7 @@ _ERRORS = {
 
 
 def document() -> Schema:
-    """Return the document."""
+    """Return the OpenAPI 3.1 document."""
     text = {"type": "string", "description": "Text to continue."}
     plain = object_schema(PLAIN, required=("prompt",))
     plain["properties"]["prompt"] = text

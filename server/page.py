@@ -28,7 +28,7 @@ class Page:
         self._files = {name: (folder / name).read_bytes() for name in ("index.html", *_CONTENT_TYPES)}
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes."""
+        """Return the routes to add to the application."""
         files = [web.get(f"/{name}", self._file_handler(name, kind)) for name, kind in _CONTENT_TYPES.items()]
         return [
             web.get("/", self._file_handler("index.html", "text/html")),

@@ -18,7 +18,7 @@ Describe = Callable[[Sequence[InstalledRelease]], Sequence[Mapping[str, object]]
 
 
 class Provenance:
-    """Reads the facts about a store's releases.
+    """Reader of the facts about a store's releases.
 
     Args:
         store: Has the releases.

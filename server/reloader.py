@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Reloader:
-    """Keeps the active model on the store's current release."""
+    """Poller that keeps the active model on the store's current release."""
 
     def __init__(self, store: Store, active: ActiveModel, timing: ReloadTiming | None = None) -> None:
         self._store = store

@@ -90,7 +90,7 @@ CHAT_STOP = "\nUser:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionRequest:
-    """Prompts, and how to complete each of them."""
+    """Prompts, sampling parameters and form of a completion."""
 
     prompts: Sequence[str]
     sampling: Sampling

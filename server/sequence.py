@@ -109,7 +109,7 @@ class Request:
 
     @property
     def finished(self) -> bool:
-        """No more output will come."""
+        """True when no more output will come."""
         return not self._unfinished
 
     def cancel(self, index: int) -> None:

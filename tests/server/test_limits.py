@@ -11,6 +11,8 @@ from support.models import Gated, endless
 from support.scrape import scrape, sequence_count, until_sequences
 from support.serving import serving, small_buffers, unread_request
 
+from relay_client.errors import CallerError
+from server.limits import Limits
 from server.models import LoadedModel
 
 WAIT_S = 60
@@ -70,6 +72,13 @@ async def test_foreign_origins_are_refused_by_default(session: aiohttp.ClientSes
     found, words = await status(session, address, Origin="https://mine.example")
     assert found == 403
     assert "--allow-origin" in words
+
+
+@pytest.mark.parametrize("name", [*Limits.__dataclass_fields__])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_limits_must_be_positive(name: str, value: float) -> None:
+    with pytest.raises(CallerError, match=f"{name} must be positive, not {value}"):
+        Limits(**{name: value})  # type: ignore[arg-type]  # some are whole numbers
 
 
 async def test_any_of_several_keys_is_accepted(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
