@@ -1,8 +1,7 @@
-"""Follow a name: install each new version once, whatever order, repeats and outages the relays bring.
+"""Follow use case: install each new version of a name once, despite reordered, repeated and missed events.
 
 A live subscription only signals that a new version may exist. `catch_up` then queries all relays and decides by what
-this machine has seen before, so missed and repeated events do no harm.
-Does network I/O, and disk I/O through the store.
+this machine has seen before. Does network I/O, and disk I/O through the store.
 """
 
 import asyncio
@@ -31,21 +30,21 @@ from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 K = TypeVar("K")
 V = TypeVar("V")
 
-RECHECK_S = 600.0  # a subscription may have died without a word
-_STORED = 100  # events of the author that a relay sends at first; they are only a sign to look
-_KNOWN = 10_000  # ids of verified events that are not verified again
+RECHECK_S = 600.0  # in case a subscription died silently
+_STORED = 100  # stored events of the author to ask for; they only trigger a query
+_KNOWN = 10_000  # verified events to remember, so that repeats are not verified again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
-    """A release was installed, and is current."""
+    """A release was installed and made current."""
 
     release: InstalledRelease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """There is a release that was left where it is."""
+    """A new release exists and was not installed."""
 
     release: Release
     reason: str
@@ -53,7 +52,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """Something was refused, or did not work; following goes on."""
+    """Something was refused or failed; it is tried again later."""
 
     error: Exception
 
@@ -63,19 +62,23 @@ Update = Installed | Skipped | Failed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowStatus:
-    """How following stands."""
+    """Status of a follower."""
 
-    version: int  # the highest met, 0 before the first
-    links: Mapping[str, SubscriptionStatus]  # by the relay's address
+    version: int  # highest version seen, 0 before the first
+    links: Mapping[str, SubscriptionStatus]  # by URL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowTarget:
-    """What to follow, and on which relays."""
+    """A name to follow, and the relays to follow it on.
+
+    Raises:
+        CallerError: The address cannot be the name of a model, or no relay is given.
+    """
 
     address: AddressReference
     urls: Sequence[str]
-    notify_only: bool = False
+    notify_only: bool = False  # report new versions, install nothing
     signer: Signer | None = None  # for relays that require authentication (NIP-42)
     timeouts: Timeouts = DEFAULT_TIMEOUTS
 
@@ -86,11 +89,21 @@ class FollowTarget:
 
 
 class Follower:
-    """Follows one name of one author. `fetcher` makes one for an open pool."""
+    """Follows one name of one author.
+
+    Args:
+        target: What to follow, and where.
+        store: Store to install into.
+        fetcher: Returns the fetcher for an open pool.
+        now: Clock, in seconds since 1970.
+        status_file: File that shows the status to other processes.
+        on_update: Called with each `Installed`, `Skipped` or `Failed` that does not repeat the last one.
+        on_status: Called when the version or a subscription changed.
+    """
 
     def __init__(
         self,
-        followed: FollowTarget,
+        target: FollowTarget,
         store: Store,
         fetcher: Callable[[Pool], Fetcher],
         *,
@@ -99,59 +112,59 @@ class Follower:
         on_update: Callable[[Update], None],
         on_status: Callable[[FollowStatus], None] = lambda _: None,
     ) -> None:
-        self._followed = followed
-        self._address = followed.address
+        self._target = target
+        self._address = target.address
         self._store = store
         self._fetcher = fetcher
         self._now = now
         self._status_file = status_file
         self._on_update = on_update
         self._on_status = on_status
-        self._known: dict[str, None] = {}  # in the order they came
-        self._heads: dict[bytes, int] = {}  # release id -> version, as heads that were seen live say
-        self._revoked: dict[bytes, None] = {}  # ids that were taken back live: some relays tell of it only once
+        self._known: dict[str, None] = {}  # ids of verified events, oldest first
+        self._heads: dict[bytes, int] = {}  # release id -> version, from live heads
+        self._revoked: dict[bytes, None] = {}  # ids from live revocations, which some relays send only once
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._last_install: Mapping[str, object] | None = None
-        self._last_notified: object = None  # what was last said of something that is not installed
+        self._last_notified: object = None  # type and content of the last update
         wanted = Filter(authors=(self._address.author,), kinds=(HEAD_KIND, REVOCATION_KIND), limit=_STORED)
         self._subscription = Subscription(
-            followed.urls,
+            target.urls,
             wanted,
             self._on_event,
-            signer=followed.signer,
+            signer=target.signer,
             on_change=self._on_change,
-            timeouts=followed.timeouts,
+            timeouts=target.timeouts,
         )
 
     async def catch_up(self) -> Update | None:
-        """Ask all relays once, and install what is new; None if nothing is. Raises what `Fetcher.fetch` raises."""
+        """Query all relays once and install a new version, if one exists; raises what `Fetcher.fetch` raises."""
         versions, address = self._store.seen_versions, self._address
-        met = {version.release_id for version in versions.seen(address.author, address.name).versions.values()}
-        await versions.revoke(address.author, address.name, self._revoked.keys() & (met | self._heads.keys()))
-        async with Pool(self._followed.urls, signer=self._followed.signer, timeouts=self._followed.timeouts) as pool:
+        seen_ids = {version.release_id for version in versions.seen(address.author, address.name).versions.values()}
+        await versions.revoke(address.author, address.name, self._revoked.keys() & (seen_ids | self._heads.keys()))
+        async with Pool(self._target.urls, signer=self._target.signer, timeouts=self._target.timeouts) as pool:
             fetcher = self._fetcher(pool)
             release = await fetcher.find(address)
             is_new = self._should_install(release)
             await versions.record(release)
             if not is_new:
                 return None
-            if self._followed.notify_only:
-                return Skipped(release=release, reason="not installed, as you wish (--notify-only)")
+            if self._target.notify_only:
+                return Skipped(release=release, reason="not installed (--notify-only)")
             if self._store.current() in self._store.pinned():
                 return Skipped(release=release, reason="not installed: the current release is pinned")
             decided = self._decided()
             fetched = await fetcher.fetch(EventReference(id=release.id), activate=False)
         async with self._store.lock(release.id):
             if self._decided() != decided or self._store.release(release.id) is None:
-                return None  # the user chose another one meanwhile, or removed it
+                return None  # meanwhile the user chose another release, or removed this one
             self._store.activate(release.id)
         await versions.acknowledge(address.author, address.name, release.version)
         self._last_install = {"release": release.id.hex(), "version": release.version, "at": self._now()}
         return Installed(release=fetched.release)
 
     async def run(self) -> None:
-        """Follow until cancelled. Update is told once; what goes wrong is told, and tried again later."""
+        """Follow until cancelled. Failures are reported and retried; repeated updates are reported once."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._subscription.run())
@@ -161,13 +174,13 @@ class Follower:
             await self._write_status(running=False)
 
     async def _keep_up(self) -> None:
-        backoff = Backoff(self._followed.timeouts)
+        backoff = Backoff(self._target.timeouts)
         while True:
             self._wake.clear()
             wait_s = RECHECK_S
             try:
                 self._notify(await self.catch_up())
-                if self._lags_heads():  # some relays tell of an event before it can be asked for
+                if self._lags_heads():  # some relays push an event before a query returns it
                     wait_s = backoff.next()
                 else:
                     backoff.reset()
@@ -181,13 +194,13 @@ class Follower:
 
     def _notify(self, update: Update | None) -> None:
         """Report an update unless it repeats the last one."""
-        said = (type(update), str(update.error) if isinstance(update, Failed) else update)
-        if update is not None and said != self._last_notified:
+        current = (type(update), str(update.error) if isinstance(update, Failed) else update)
+        if update is not None and current != self._last_notified:
             self._on_update(update)
-        self._last_notified = said
+        self._last_notified = current
 
     def _should_install(self, release: Release) -> bool:
-        """Whether this release, the latest there is, should be current and is not."""
+        """Return whether this release, the latest one, should become current."""
         current = self._store.current()
         seen = self._store.seen_versions.seen(release.author, release.name)
         if current is None or current in seen.revoked or self._store.release(current) is None:
@@ -195,16 +208,15 @@ class Follower:
         return release.version > seen.acknowledged
 
     def _decided(self) -> tuple[bytes | None, int]:
-        """What is different after the user has chosen a release."""
-        return self._store.current(), self._store.seen_versions.seen(
-            self._address.author, self._address.name
-        ).acknowledged
+        """Return a value that changes when the user chooses a release."""
+        seen = self._store.seen_versions.seen(self._address.author, self._address.name)
+        return self._store.current(), seen.acknowledged
 
     def _lags_heads(self) -> bool:
-        """Whether a relay told of a higher version than asking has found."""
+        """Return whether a relay pushed a head with a higher version than the queries returned."""
         seen = self._store.seen_versions.seen(self._address.author, self._address.name)
-        told = (version for release_id, version in self._heads.items() if release_id not in seen.revoked)
-        return max(told, default=0) > seen.highest
+        pushed = (version for release_id, version in self._heads.items() if release_id not in seen.revoked)
+        return max(pushed, default=0) > seen.highest
 
     def _on_change(self, link: SubscriptionStatus) -> None:
         self._changed.set()
@@ -212,7 +224,7 @@ class Follower:
             self._wake.set()
 
     def _on_event(self, _url: str, raw_event: Mapping[str, object]) -> bool:
-        """Look again if this event is the author's and was not here before."""
+        """Verify a pushed event, and trigger a query if it is a new one of the author."""
         event_id = raw_event.get("id")
         if isinstance(event_id, str) and event_id in self._known:
             return True
@@ -244,7 +256,7 @@ class Follower:
         return FollowStatus(version=version, links=self._subscription.statuses)
 
     async def _write_status(self, *, running: bool) -> None:
-        """How it stands, for whoever shows it; a full disk is no reason to stop."""
+        """Write the status for other processes; a failing disk does not stop the follower."""
         address = self._address
         with contextlib.suppress(RandyGPTError, OSError):
             status = self._current_status()
@@ -265,7 +277,7 @@ class Follower:
 
 
 def _remember(memory: dict[K, V], key: K, value: V) -> None:
-    """Add to a memory with a bound: the oldest goes first."""
+    """Add to a bounded dict; the oldest entry makes room."""
     if len(memory) >= _KNOWN:
         del memory[next(iter(memory))]
     memory[key] = value

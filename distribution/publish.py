@@ -1,6 +1,7 @@
-"""Publish a release: files → chunks → manifest → release, read back, and the head last.
+"""Publish use case: files → chunks → manifest → release → read back → head.
 
-A visible head means a complete set. Does network I/O through a pool and disk I/O through the journal.
+The head is sent last, so a visible head points at a complete release. Does network I/O through a pool, and disk I/O
+through the journal.
 """
 
 import asyncio
@@ -27,24 +28,24 @@ from relay_client.nip11 import fetch_relay_infos
 from relay_client.pool import Pool
 from relay_client.relay_status import RelayReport
 
-_SAMPLE = 8  # chunks of which a relay that took them must show some
-_SIGNED_KEPT = 32  # events kept for relays that follow close behind, 2 MB
-_MANY = 50  # events that say how fast a relay is
+_SAMPLE = 8  # chunks to ask a relay for before its receipts are believed
+_SIGNED_KEPT = 32  # signed events cached for the other relays, 2 MB
+_MANY = 50  # events from which a send rate is measured
 _FRAME = len('["EVENT",]')  # bytes around an event
 
-OnProgress = Callable[[int, int], None]  # bytes of events sent so far, bytes in all
+OnProgress = Callable[[int, int], None]  # bytes of events sent so far, total bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What a publish ended with."""
+    """Result of a publish."""
 
     release: Release
     manifest: Manifest
-    events: int  # that make up the release, its head included
+    events: int  # of the release, its head included
     bytes: int  # of those events, as JSON
     relays: Mapping[str, RelayReport]
-    resumed: bool  # the same files were published before: version, card and id are those of then
+    resumed: bool  # the same files were published before, and keep their version, card and id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +58,27 @@ class _Announced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publisher:
-    """Publishes as one author to the relays of a pool."""
+    """Publishes releases of one author to the relays of a pool.
+
+    Args:
+        pool: Open pool of relays to publish to.
+        journal: Journal of earlier publishes.
+        key: Secret key of the author.
+        now: Clock, in seconds since 1970.
+        copies: Relays that each chunk goes to; None: all.
+        check: Ignore the receipts of earlier runs, and ask the relays for every event.
+        on_progress: Called with the bytes of events sent so far and the total.
+
+    Raises:
+        CallerError: `copies` is not above 0.
+    """
 
     pool: Pool
     journal: Journal
     key: SecretKey
-    now: Callable[[], int]  # seconds since 1970
-    copies: int | None = None  # relays that each chunk goes to; None: all
-    check: bool = False  # believe no receipts: ask the relays for everything
+    now: Callable[[], int]
+    copies: int | None = None
+    check: bool = False
     on_progress: OnProgress = lambda _done, _total: None
 
     def __post_init__(self) -> None:
@@ -93,7 +107,7 @@ class Publisher:
         record = self._begin(spec, hashed, heads)
         plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
         self.pool.apply_limits(infos, frame_size=_FRAME + max(event.size for event in plan.events))
-        self._check_reached("no relay takes events as large as these")
+        self._check_reached("no relay accepts events of this size")
         with self.journal.receipts(plan.release_id) as receipts:
             release = await self._send(plan, receipts, resumed=record.resumed)
         for url, report in self.pool.reports.items():
@@ -146,7 +160,7 @@ class Publisher:
         )
 
     async def _heads(self, name: str) -> list[tuple[str, Head]]:
-        """(relay, head) of this author's name, as the relays have them now."""
+        """Return (URL, head) of this author's name, as the relays have them now."""
         answers = await self.pool.query(heads_filter(self.key.pubkey, name))
         self._check_reached("no relay answers")
         found, _ = read_heads(answers, self.key.pubkey, name, now=self.now())
@@ -188,8 +202,8 @@ class Publisher:
         return None if spec.expires_in_s is None else self.now() + spec.expires_in_s
 
     async def _send(self, plan: Plan, receipts: Receipts, *, resumed: bool) -> Release:
-        """Bring the relays what they lack, until some give the whole announcement out; returns the release."""
-        held = await self._held(plan, receipts) if resumed else {}
+        """Send each relay the events that it lacks, and return the release as it was read back."""
+        held = await self._stored(plan, receipts) if resumed else {}
         allocation = plan.allocation(self.pool.urls, copies=self.copies, held=held)
         copies_left, done = allocation.pending, 0
 
@@ -197,26 +211,27 @@ class Publisher:
         def signed(number: int) -> Event:
             return plan.events[number].sign(self.key)
 
-        def taken(url: str, number: int) -> None:
+        def accepted(url: str, number: int) -> None:
             nonlocal done
             receipts.add(url, plan.events[number].id)
-            done = max(done, plan.size * (copies_left - allocation.pending) // copies_left)  # what moves is sent again
+            sent = plan.size * (copies_left - allocation.pending) // copies_left
+            done = max(done, sent)  # an event that moves to another relay is pending again
             self.on_progress(done, plan.size)
 
         while True:
-            await self.pool.send(allocation, signed, taken)
-            if lacking := len(allocation.unplaced):
+            await self.pool.send(allocation, signed, accepted)
+            if unplaced := len(allocation.unplaced):
                 reasons = self.pool.failures()
-                raise NotPublished(f"no relay took {lacking:,} of {len(plan.events):,} events: {reasons}")
-            self._check_reached("no relay took the whole release")
+                raise NotPublished(f"no relay accepted {unplaced:,} of {len(plan.events):,} events: {reasons}")
+            self._check_reached("no relay accepted the whole release")
             release = await self._read_back(plan)
-            if set(allocation.relays) == set(self.pool.urls):  # else the share of a relay lost just now has to move
+            if set(allocation.relays) == set(self.pool.urls):  # otherwise the share of a dropped relay has to move
                 return release
 
-    async def _held(self, plan: Plan, receipts: Receipts) -> dict[str, set[int]]:
-        """The numbers of the events that each relay has: by its receipts, else by asking for them.
+    async def _stored(self, plan: Plan, receipts: Receipts) -> dict[str, set[int]]:
+        """Return the numbers of the events that each relay has, from its receipts or else from a query.
 
-        A relay that does not show a sample of what it took has lost its events, and its receipts are void.
+        A relay that does not return a sample of what it accepted has lost its events; its receipts are discarded.
         """
         ids = [event.id for event in plan.events]
         known = {url: set[bytes]() if self.check else {*ids} & receipts.accepted_by(url) for url in self.pool.urls}
@@ -236,7 +251,7 @@ class Publisher:
         return held
 
     async def _read_back(self, plan: Plan) -> Release:
-        """The release as a relay gives it out, once all of them do."""
+        """Wait until the relays return the announcement, and return the release as read back."""
 
         async def complete() -> set[str]:
             held = await self.pool.stored_ids(plan.announcement)
@@ -246,10 +261,10 @@ class Publisher:
         for _, raw_event in await self.pool.query(Filter(ids=(plan.announcement[-1],), limit=1)):
             with contextlib.suppress(InvalidEvent):
                 return Release.parse(Event.parse(raw_event), now=self.now())
-        raise NotPublished("no relay gives the release out")
+        raise NotPublished("no relay returns the release")
 
     async def _publish_head(self, draft: EventDraft, release: Release, heads: Sequence[tuple[str, Head]]) -> None:
-        """Point the name at the release, where it does not yet, and never back from a higher version."""
+        """Send the head to the relays without it, except those that have one with a higher version."""
 
         def current(heads: Sequence[tuple[str, Head]]) -> set[str]:
             return {url for url, head in heads if head.names(release) or head.version > release.version}
@@ -262,14 +277,14 @@ class Publisher:
         urls = [url for url in self.pool.urls if url not in current(heads)]
         if urls:
             await self.pool.publish([(draft.sign(self.key), urls)])
-            self._check_reached("no relay took the head")
+            self._check_reached("no relay accepted the head")
             await self._until_readable(found)
 
     async def _until_readable(self, read: Callable[[], Awaitable[set[str]]]) -> None:
         """Wait until all relays return what they accepted; `read` asks which do. Drop those that never do."""
         for url in await self.pool.wait_until_readable(read):
             self.pool.drop(url, "accepted the release but does not return it")
-        self._check_reached("no relay gives the release out")
+        self._check_reached("no relay returns the release")
 
     def _head_time(self, heads: Sequence[tuple[str, Head]]) -> int:
         return max([self.now(), *(head.created_at + 1 for _, head in heads)])
@@ -288,6 +303,6 @@ def _digest(hashed: Sequence[HashedSource]) -> bytes:
 
 
 def _sample(taken: Sequence[bytes], plan: Plan) -> list[bytes]:
-    """Some of the events that a relay took, spread over the release, and all that announce it."""
+    """Return a sample of the chunks that a relay accepted, spread over the release, and all of the announcement."""
     chunks = [event_id for event_id in taken if event_id not in plan.announcement]
     return [*chunks[:: max(1, len(chunks) // _SAMPLE)], *taken[len(chunks) :]]

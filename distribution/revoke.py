@@ -1,4 +1,7 @@
-"""Take a release back: say so (NIP-09), and point the name at the last good one. Does network I/O through a pool."""
+"""Revoke use case: publish a deletion request (NIP-09), and point the name at the latest version that is left.
+
+Does network I/O through a pool, and disk I/O through the file of seen versions.
+"""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -16,71 +19,86 @@ from relay_client.keys import AddressReference, EventReference, SecretKey
 from relay_client.pool import Pool
 from relay_client.relay_status import RelayReport
 
-_RELEASES = 500  # what relays give at most; of an author, newest first
+_RELEASES = 500  # common limit of relays; they return the newest first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revoked:
-    """What a revocation ended with."""
+    """Result of a revocation."""
 
     release: Release
-    latest: Release | None  # what the name leads to now; None if nothing good is left
+    latest: Release | None  # what the name points to now; None if every version is revoked
     relays: Mapping[str, RelayReport]
-    hidden: frozenset[str]  # relays that took the revocation and do not give it out
+    unconfirmed: frozenset[str]  # URLs of relays that accepted the revocation but do not return it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revoker:
-    """Takes back releases of one author on the relays of a pool."""
+    """Revokes releases of one author on the relays of an open pool.
+
+    Args:
+        pool: Open pool of relays.
+        versions: Seen versions of this machine.
+        key: Secret key of the author.
+        now: Clock, in seconds since 1970.
+    """
 
     pool: Pool
     versions: SeenVersions
     key: SecretKey
-    now: Callable[[], int]  # seconds since 1970
+    now: Callable[[], int]
 
     async def revoke(self, reference: EventReference | AddressReference, *, reason: str = "") -> Revoked:
-        """Take back one release, or the latest of a name; what it leaves is the newest version that is still good.
+        """Revoke a release, and point its name at the highest version that is not revoked.
 
-        Raises CallerError for a release of somebody else, NotFound, NotPublished and StoreError.
+        Args:
+            reference: Id of a release, or author and name, which stand for the latest version.
+            reason: Shown to readers.
+
+        Raises:
+            CallerError: The release belongs to another author.
+            NotFound: No relay has it.
+            NotPublished: No relay accepted the revocation or the head.
+            StoreError: The file of seen versions is damaged.
         """
         if isinstance(reference, AddressReference) and reference.author != self.key.pubkey:
-            raise CallerError("that model is somebody else's: only its author can take a release back")
+            raise CallerError("that model belongs to another author: only its author can revoke a release")
         release = await self._find(reference)
         address = AddressReference(author=release.author, name=release.name)
         releases = {each.id: each for each in await self._releases(release.name)} | {release.id: release}
         heads = await self._heads(release.name)
-        for each in releases.values():  # whatever was not asked about would count as good
+        for each in releases.values():  # the query below covers seen versions only
             await self.versions.record(each)
         known = await query_revoked(self.pool, self.versions, address, heads, now=self.now())
         revocation = revocation_draft(release, reason=reason, created_at=self.now()).sign(self.key)
         await self._send(revocation)
-        hidden = await self._hidden(revocation)
+        unconfirmed = await self._unconfirmed(revocation)
         await self.versions.revoke(release.author, release.name, {release.id})
-        good = [each for each in releases.values() if each.id not in known | {release.id}]
-        best = max(good, key=lambda each: (each.version, each.created_at), default=None)
+        left = [each for each in releases.values() if each.id not in known | {release.id}]
+        best = max(left, key=lambda each: (each.version, each.created_at), default=None)
         if best:
             created_at = max([self.now(), *(head.created_at + 1 for head in heads)])
             await self._send(head_draft(best, hint=self.pool.urls[0], created_at=created_at).sign(self.key))
-        return Revoked(release=release, latest=best, relays=self.pool.reports, hidden=hidden)
+        return Revoked(release=release, latest=best, relays=self.pool.reports, unconfirmed=unconfirmed)
 
     async def _find(self, reference: EventReference | AddressReference) -> Release:
         if isinstance(reference, AddressReference):
             seen = self.versions.seen(reference.author, reference.name)
             head = latest(await self._heads(reference.name), seen.revoked)
             if head is None:
-                raise NotFound(f"no relay knows a model {reference.name!r} of yours")
+                raise NotFound(f"no relay has a model {reference.name!r} of yours")
             reference = EventReference(id=head.release_id)
-        for event in await self._ask(Filter(ids=(reference.id,), limit=1)):
+        for event in await self._query(Filter(ids=(reference.id,), limit=1)):
             release = Release.parse(event, now=self.now())
             if release.author != self.key.pubkey:
-                raise CallerError("that release is somebody else's: only its author can take it back")
+                raise CallerError("that release belongs to another author: only its author can revoke it")
             return release
         raise NotFound(f"no relay has the release: {reference.id.hex()}")
 
     async def _releases(self, name: str) -> list[Release]:
-        """All releases of a name that the relays still have."""
+        """Return all releases of a name that the relays have."""
         found = []
-        for event in await self._ask(Filter(authors=(self.key.pubkey,), kinds=(RELEASE_KIND,), limit=_RELEASES)):
+        for event in await self._query(Filter(authors=(self.key.pubkey,), kinds=(RELEASE_KIND,), limit=_RELEASES)):
             with contextlib.suppress(InvalidRelease):
                 release = Release.parse(event, now=self.now())
                 if (release.author, release.name) == (self.key.pubkey, name):
@@ -92,8 +110,8 @@ class Revoker:
         found, _ = read_heads(answers, self.key.pubkey, name, now=self.now())
         return [each.head for each in found]
 
-    async def _ask(self, wanted: Filter) -> list[Event]:
-        """What the relays have, verified, each once."""
+    async def _query(self, wanted: Filter) -> list[Event]:
+        """Return the verified events that the relays have, each once."""
         events = {}
         for _, raw_event in await self.pool.query(wanted):
             with contextlib.suppress(InvalidEvent):
@@ -101,7 +119,7 @@ class Revoker:
                 events[event.id] = event
         return list(events.values())
 
-    async def _hidden(self, revocation: Event) -> frozenset[str]:
+    async def _unconfirmed(self, revocation: Event) -> frozenset[str]:
         async def shown() -> set[str]:
             held = await self.pool.stored_ids([revocation.id])
             return {url for url, ids in held.items() if ids}
@@ -111,4 +129,4 @@ class Revoker:
     async def _send(self, event: Event) -> None:
         await self.pool.publish([(event, self.pool.urls)])
         if not self.pool.urls:
-            raise NotPublished(f"no relay took it: {self.pool.failures()}")
+            raise NotPublished(f"no relay accepted it: {self.pool.failures()}")

@@ -45,9 +45,10 @@ def revoke(
         for report in revoked.relays.values():
             if report.reason:
                 print_stderr(f"skipped relay: {report.reason}")
-        for url in sorted(revoked.hidden):
+        for url in sorted(revoked.unconfirmed):
             print_stderr(
-                f"{url} took the revocation and does not give it out: who has this version from there may keep it"
+                f"{url} accepts the revocation but does not return it: "
+                "people who use only that relay will not learn of it"
             )
     result = {
         "release": release.id.hex(),
@@ -55,7 +56,7 @@ def revoke(
         "version": release.version,
         "latest": {"release": latest.id.hex(), "version": latest.version} if latest else None,
         "relays": {
-            url: {"reason": report.reason, "shows_it": not report.reason and url not in revoked.hidden}
+            url: {"reason": report.reason, "shows_it": not report.reason and url not in revoked.unconfirmed}
             for url, report in revoked.relays.items()
         },
     }

@@ -256,5 +256,5 @@ def test_a_limit_may_have_a_unit(text: str, count: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5G", "M", "1 000", "1X", "9" * 17])
 def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
-    with pytest.raises(CallerError, match="not a number of bytes"):
+    with pytest.raises(CallerError, match="not a size in bytes"):
         parse_size(text)

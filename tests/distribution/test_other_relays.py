@@ -67,13 +67,13 @@ async def test_follow_and_revoke(name: str, tmp_path: Path, free_port: int, key:
             async with Pool([url]) as pool:
                 revoker = Revoker(pool=pool, versions=Store(tmp_path / "a").seen_versions, key=key, now=clock)
                 revoked = await revoker.revoke(EventReference(id=second.id))
-            if revoked.hidden:  # nothing then says that going back is right
+            if revoked.unconfirmed:  # nothing then says that going back is right
                 await follow.until(lambda: any(isinstance(update, Failed) for update in follow.updates))
                 assert follow.store.current() == second.id
             else:
                 await follow.until(lambda: follow.store.current() == first.id)
         newcomer = await fetch([url], tmp_path / "newcomer", AddressReference(author=key.pubkey, name="demo"))
-    assert revoked.hidden == ({url} if name.startswith("npm") else frozenset())  # it takes them, and keeps none
+    assert revoked.unconfirmed == ({url} if name.startswith("npm") else frozenset())  # it takes them, and keeps none
     assert revoked.latest
     assert revoked.latest.id == first.id == newcomer.release.id
 

@@ -137,7 +137,7 @@ async def test_no_head_where_some_chunk_is_on_no_relay(
 ) -> None:
     scripted.accept = lambda _event: (len(scripted.received) <= 3, "blocked: a")
     second.accept = lambda _event: (len(second.received) <= 4, "blocked: b")
-    with pytest.raises(NotPublished, match=r"no relay took 57 of 64 events: .*blocked: a; .*blocked: b"):
+    with pytest.raises(NotPublished, match=r"no relay accepted 57 of 64 events: .*blocked: a; .*blocked: b"):
         await publish([scripted.url, second.url], tmp_path, key, many_sources(CHUNKS), copies=1)
     assert {event["kind"] for relay in (scripted, second) for event in relay.events.values()} == {CHUNK_KIND}
 

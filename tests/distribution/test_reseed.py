@@ -142,7 +142,7 @@ async def test_the_commands(scripted: ScriptedRelay, target: ScriptedRelay, fetc
     code, out, _ = await command("verify", "demo", "--remote", "--relay", scripted.url)
     assert (code, out.count("      7 of 7  ws://127.0.0.1")) == (0, 2)
     code, _, err = await command("verify", "--remote")
-    assert (code, "name it" in only_line(err)) == (2, True)
+    assert (code, "name a RELEASE" in only_line(err)) == (2, True)
 
 
 async def test_weights_alone_are_sent_and_the_rest_is_named(

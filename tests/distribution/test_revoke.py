@@ -81,7 +81,7 @@ async def test_only_the_author_can_take_back(
     (only,) = await versions(scripted.url, tmp_path, key, 1)
     scripted.received.clear()
     for which in (only.id, address):
-        with pytest.raises(CallerError, match="somebody else's"):
+        with pytest.raises(CallerError, match="another author"):
             await revoke([scripted.url], tmp_path / "home", stranger, which)
     assert scripted.received == []
     assert visible(tmp_path / "home") == {}
@@ -109,7 +109,7 @@ async def test_a_relay_that_swallows_revocations_is_named_and_the_others_take_fo
     swallowed = [event["id"] for event in scripted.events.values() if event["kind"] == HEAD_KIND]  # as others do
     scripted.deliver = lambda e: None if e["kind"] == REVOCATION_KIND or e["id"] in swallowed else e
     revoked = await revoke([scripted.url, relay], tmp_path / "author", key, latest.release.id)
-    assert revoked.hidden == {scripted.url}
+    assert revoked.unconfirmed == {scripted.url}
     assert [report.reason for report in revoked.relays.values()] == ["", ""]
     before = visible(home)
     with pytest.raises(Rollback):
@@ -138,4 +138,4 @@ async def test_the_command(scripted: ScriptedRelay, tmp_path: Path, key: SecretK
     scripted.deliver = lambda event: None if event["kind"] == REVOCATION_KIND else event
     code, out, err = await command(first.id.hex(), "--key-file", str(home / "key"), "--json")
     assert (code, json.loads(out)["relays"][scripted.url]["shows_it"]) == (0, False)
-    assert "does not give it out" in only_line(err)
+    assert "does not return it" in only_line(err)
