@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[2]
 DECISIONS = ROOT / "docs/decisions"
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 RECORDS = sorted(DECISIONS.glob("[0-9]*.md"))
+FOLDERS = ("randygpt", "relay_client", "distribution", "server", "benchmarks", "deploy", "docs", "tests")
 FORM = re.compile(
     r"# (?P<number>\d{4}) (?P<title>.+)\n\n"
     r"- Status: (?P<status>(accepted|superseded by)[^\n]*(\n  [^\n]+)*)\n"
@@ -21,6 +22,12 @@ def test_links_lead_to_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_named_on_a_page_exist(page: Path) -> None:
+    names = re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]+\.\w+)`", page.read_text(encoding="utf-8"))
+    assert [name for name in names if not (ROOT / name).exists()] == []
 
 
 def test_index_lists_every_decision_record() -> None:
