@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PARALLEL := --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
-.PHONY: demo test test-all lint fmt bench bench-recipe install clean
+.PHONY: demo test test-all lint fmt bench bench-recipe release install clean
 
 demo: $(INSTALLED)
 	$(BIN)/randygpt demo
@@ -23,7 +23,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	@if command -v systemd-analyze >/dev/null; then deploy/check-units.sh; else echo "NOT CHECKED: units (no systemd-analyze)"; fi
-	@if command -v shellcheck >/dev/null; then shellcheck deploy/*.sh deploy/systemd/*.sh; else echo "NOT CHECKED: deploy/*.sh, deploy/systemd/*.sh (no shellcheck)"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck deploy/*.sh deploy/systemd/*.sh scripts/*.sh; else echo "NOT CHECKED: deploy/*.sh, deploy/systemd/*.sh, scripts/*.sh (no shellcheck)"; fi
 
 fmt: $(INSTALLED)
 	$(BIN)/ruff check --fix .
@@ -34,6 +34,9 @@ bench: $(INSTALLED)
 
 bench-recipe: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py --recipe
+
+release: $(INSTALLED)
+	scripts/release.sh
 
 install: $(INSTALLED)
 

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Build the sdist and the wheel into dist/, check their content, and try the wheel in an environment of its own.
+# Publishes nothing; at the end it prints the commands that do.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=.venv/bin/python
+packages=(randygpt relay_client distribution server)
+
+say() { printf '\n== %s\n' "$*"; }
+die() {
+  printf 'release.sh: %s\n' "$*" >&2
+  exit 1
+}
+
+[ -x "$python" ] || die "there is no $python: run make install"
+[ -z "$(git status --porcelain)" ] || die "uncommitted changes: commit them or remove them (git status)"
+version=$("$python" -c 'import randygpt; print(randygpt.__version__)')
+grep -qE "^## \[${version//./\\.}\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$" CHANGELOG.md ||
+  die "CHANGELOG.md has no dated section for version $version"
+if git rev-parse -q --verify "refs/tags/v$version" >/dev/null && [ "$(git rev-parse "v$version^{commit}")" != "$(git rev-parse HEAD)" ]; then
+  die "the tag v$version names another commit: raise __version__ in randygpt/__init__.py"
+fi
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+wheel=dist/randygpt-$version-py3-none-any.whl
+sdist=dist/randygpt-$version.tar.gz
+
+say "building $version"
+rm -f "$wheel" "$sdist"
+"$python" -m hatchling build --target sdist --target wheel --directory dist
+
+say "comparing the content with the committed files"
+git ls-files "${packages[@]}" | LC_ALL=C sort >"$scratch/expected"
+"$python" -c 'import sys, zipfile; print(*zipfile.ZipFile(sys.argv[1]).namelist(), sep="\n")' "$wheel" |
+  grep -v '\.dist-info/' | LC_ALL=C sort >"$scratch/found"
+diff "$scratch/expected" "$scratch/found" || die "the wheel differs from the committed files (<) of the packages"
+git ls-files | grep -vE '^\.(ci|github)/' | LC_ALL=C sort >"$scratch/expected"
+tar -tzf "$sdist" | sed 's|^[^/]*/||' | grep -vx PKG-INFO | LC_ALL=C sort >"$scratch/found"
+diff "$scratch/expected" "$scratch/found" || die "the sdist differs from the committed files (<)"
+
+say "building the wheel again, from the sdist"
+mkdir "$scratch/source"
+tar -xzf "$sdist" -C "$scratch/source" --strip-components 1
+(
+  builder=$PWD/$python
+  cd "$scratch/source"
+  "$builder" -m hatchling build --target wheel --directory "$scratch/rebuilt"
+)
+cmp "$wheel" "$scratch/rebuilt/${wheel##*/}" || die "the sdist builds another wheel"
+
+say "installing the wheel into an environment of its own"
+"$python" -m venv "$scratch/environment"
+"$scratch/environment/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt "$wheel"
+
+say "smoke test"
+export RANDYGPT_HOME="$scratch/home" RANDYGPT_CONFIG=/dev/null
+mkdir "$scratch/folder"
+(
+  cd "$scratch/folder"
+  [ "$("$scratch/environment/bin/randygpt" --version)" = "randygpt $version" ] || die "the command is not version $version"
+  "$scratch/environment/bin/randygpt" demo
+)
+
+say "ready"
+"$python" -m pip hash "$wheel" "$sdist"
+printf '\nTo publish it:\n  git tag --sign v%s && git push origin v%s\n  twine upload %s %s\n' "$version" "$version" "$wheel" "$sdist"
