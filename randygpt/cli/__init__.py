@@ -1,4 +1,4 @@
-"""The command line: wires the packages together, speaks with the user, turns errors into exit codes.
+"""Command line: composition root of the four packages, one module per command.
 
-A command imports what it needs when it runs, so `--help`, `publish` and `fetch` never wait for torch.
+A command imports what it needs when it runs, so that `--help`, `publish` and `fetch` never load torch.
 """

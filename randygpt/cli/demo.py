@@ -128,56 +128,60 @@ class _Stage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def text(self, who: str, *words: str) -> str:
+    def text(self, user: str, *arguments: str) -> str:
         """Run a command and return what it prints; raises DemoFailed if it fails."""
-        self._show(who, words)
+        self._show(user, arguments)
         done = subprocess.run(
-            self._command(words), cwd=self.folder, env=self._environment(who), stdout=subprocess.PIPE, check=False
+            self._command(arguments), cwd=self.folder, env=self._environment(user), stdout=subprocess.PIPE, check=False
         )
         if done.returncode:
-            raise DemoFailed(f"`randygpt {' '.join(words)}` ended with exit code {done.returncode}")
+            raise DemoFailed(f"`randygpt {' '.join(arguments)}` ended with exit code {done.returncode}")
         return done.stdout.decode().strip()
 
-    def json(self, who: str, *words: str) -> dict[str, Any]:
+    def json(self, user: str, *arguments: str) -> dict[str, Any]:
         """Run a command and return the JSON object it prints."""
-        result: dict[str, Any] = json.loads(self.text(who, *words))
+        result: dict[str, Any] = json.loads(self.text(user, *arguments))
         return result
 
     @contextlib.contextmanager
-    def background(self, who: str, *words: str) -> Iterator[str]:
+    def background(self, user: str, *arguments: str) -> Iterator[str]:
         """Run a command in the background; yields the first line it prints (its address), and ends it at exit."""
-        self._show(who, words)
-        log = self.folder / f"{words[0]}.log"
+        self._show(user, arguments)
+        log = self.folder / f"{arguments[0]}.log"
         with (
             log.open("wb") as errors,
             subprocess.Popen(
-                self._command(words), cwd=self.folder, env=self._environment(who), stdout=subprocess.PIPE, stderr=errors
+                self._command(arguments),
+                cwd=self.folder,
+                env=self._environment(user),
+                stdout=subprocess.PIPE,
+                stderr=errors,
             ) as process,
         ):
             assert process.stdout is not None
             try:
                 address = process.stdout.readline().decode().strip()
                 if not address:
-                    raise DemoFailed(f"`randygpt {words[0]}` did not start: {log.read_text()[-500:]}")
+                    raise DemoFailed(f"`randygpt {arguments[0]}` did not start: {log.read_text()[-500:]}")
                 _say(f"  {address}")
                 yield address
             finally:
                 process.terminate()
 
     @staticmethod
-    def _command(words: tuple[str, ...]) -> list[str]:
-        return [sys.executable, "-m", "randygpt", *words]
+    def _command(arguments: tuple[str, ...]) -> list[str]:
+        return [sys.executable, "-m", "randygpt", *arguments]
 
-    def _environment(self, who: str) -> dict[str, str]:
+    def _environment(self, user: str) -> dict[str, str]:
         torch_cache = str(self.folder / "torch")  # torch creates a cache folder at import
         others = {name: value for name, value in os.environ.items() if not name.startswith("RANDYGPT_")}
-        ours = {"RANDYGPT_HOME": str(self.folder / who), "RANDYGPT_CONFIG": os.devnull}
+        ours = {"RANDYGPT_HOME": str(self.folder / user), "RANDYGPT_CONFIG": os.devnull}
         return others | ours | {"TORCHINDUCTOR_CACHE_DIR": torch_cache}
 
     @staticmethod
-    def _show(who: str, words: tuple[str, ...]) -> None:
-        shown = (word if len(word) < _MAX_WORD else f"{word[:16]}…{word[-4:]}" for word in words)
-        _say(f"  {who}$ randygpt {' '.join(shown)}")
+    def _show(user: str, arguments: tuple[str, ...]) -> None:
+        shown = (word if len(word) < _MAX_WORD else f"{word[:16]}…{word[-4:]}" for word in arguments)
+        _say(f"  {user}$ randygpt {' '.join(shown)}")
 
 
 class _Client:

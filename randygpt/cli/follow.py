@@ -23,10 +23,10 @@ def _complete(incomplete: str) -> list[str]:
     """Complete the models that are installed already, by the author's petname if there is one."""
     from relay_client.keys import encode_npub
 
-    def words(releases: "list[InstalledRelease]", trusted: "TrustList") -> list[str]:
+    def names(releases: "list[InstalledRelease]", trusted: "TrustList") -> list[str]:
         return [f"{trusted.names.get(each.author) or encode_npub(each.author)}/{each.name}" for each in releases]
 
-    return installed.complete_from_store(incomplete, words)
+    return installed.complete_from_store(incomplete, names)
 
 
 def follow(
@@ -71,12 +71,12 @@ def follow(
             store,
             target,
             max_size=limit,
-            on_update=report.tell,
+            on_update=report.on_update,
             on_status=lambda status: _report_status(target, status),
             on_progress=on_progress,
         )
         if not once:
-            report.begin(target)
+            report.on_start(target)
         asyncio.run(_catch_up(follower, report) if once else _run(follower))
 
 
@@ -89,16 +89,16 @@ def _report_status(target: "FollowTarget", status: "FollowStatus") -> None:
     """Report the status to the service manager; ready once a relay has a live subscription."""
     connected = sum(link.connected for link in status.links.values())
     version = f"version {status.version}" if status.version else "no version seen yet"
-    words = f"following {target.address.name}: {version}, {connected} of {len(status.links)} relays"
-    systemd.notify(status=words, ready=connected > 0)
+    status_line = f"following {target.address.name}: {version}, {connected} of {len(status.links)} relays"
+    systemd.notify(status=status_line, ready=connected > 0)
 
 
 async def _catch_up(follower: "Follower", report: "_Report") -> None:
     update = await follower.catch_up()
     if update is None:
-        report.nothing_new()
+        report.on_no_update()
     else:
-        report.tell(update)
+        report.on_update(update)
         await report.finish()
 
 
@@ -111,35 +111,35 @@ class _Report:
         self._as_json = as_json
         self._quiet = quiet
 
-    def tell(self, update: "Update") -> None:
+    def on_update(self, update: "Update") -> None:
         """Print an update; after an install, start the post-install command."""
         from distribution.follow import Installed, Skipped
 
         match update:
             case Installed(release=release):
-                words = f"current: {installed.release_title(release, self._trusted)}\nrelease  {release.id.hex()}"
+                text = f"current: {installed.release_title(release, self._trusted)}\nrelease  {release.id.hex()}"
                 facts = installed.release_json(release, self._trusted)
-                emit(self._as_json, {"event": "installed"} | facts | {"path": str(release.folder)}, words)
+                emit(self._as_json, {"event": "installed"} | facts | {"path": str(release.folder)}, text)
                 if self._hook:
                     self._hook.start(_environment(release))
             case Skipped(release=found, reason=reason):
-                words = f"{found.name} version {found.version} by {self._trusted.display_name(found.author)}: {reason}"
+                text = f"{found.name} version {found.version} by {self._trusted.display_name(found.author)}: {reason}"
                 facts = {"release": found.id.hex(), "name": found.name, "version": found.version}
-                emit(self._as_json, {"event": "noticed"} | facts | {"reason": reason}, words)
+                emit(self._as_json, {"event": "noticed"} | facts | {"reason": reason}, text)
             case _:
-                words = " ".join(str(update.error).split()) or type(update.error).__name__
+                reason = " ".join(str(update.error).split()) or type(update.error).__name__
                 if self._as_json:
-                    emit(self._as_json, {"event": "trouble", "reason": words}, "")
+                    emit(self._as_json, {"event": "trouble", "reason": reason}, "")
                 elif not self._quiet:
-                    print_stderr(f"follow: {words}")
+                    print_stderr(f"follow: {reason}")
 
-    def begin(self, target: "FollowTarget") -> None:
+    def on_start(self, target: "FollowTarget") -> None:
         """Print which model is followed, and on which relays."""
         if not self._quiet and not self._as_json:
             who = self._trusted.display_name(target.address.author)
             print_stderr(f"following {target.address.name} by {who} on {', '.join(target.urls)}")
 
-    def nothing_new(self) -> None:
+    def on_no_update(self) -> None:
         """Report that the installed version is the latest."""
         if self._as_json:
             emit(self._as_json, {"event": "up to date"}, "")

@@ -25,14 +25,14 @@ _RELEASE_HELP = "Installed release: current, previous, a name, npub…/name, or 
 
 
 def complete_from_store(
-    incomplete: str, words: "Callable[[list[InstalledRelease], TrustList], Collection[str]]"
+    incomplete: str, candidates: "Callable[[list[InstalledRelease], TrustList], Collection[str]]"
 ) -> list[str]:
     """Return shell completions from the installed releases; none, rather than an error while typing."""
     from randygpt.errors import RandyGPTError
 
     try:
         store, trusted = open_store(Home.from_environment())
-        found = words(store.releases(), trusted)
+        found = candidates(store.releases(), trusted)
     except (RandyGPTError, OSError):
         return []
     return sorted(word for word in set(found) if word.startswith(incomplete))
@@ -41,11 +41,11 @@ def complete_from_store(
 def complete(incomplete: str) -> list[str]:
     """Complete the names of installed releases, and their ids once the first digit is typed."""
 
-    def words(releases: "list[InstalledRelease]", _trusted: "TrustList") -> list[str]:
+    def names(releases: "list[InstalledRelease]", _trusted: "TrustList") -> list[str]:
         ids = [release.id.hex()[:_SHORT_ID] for release in releases] if incomplete else []
         return ["current", "previous", *(release.name for release in releases), *ids]
 
-    return complete_from_store(incomplete, words)
+    return complete_from_store(incomplete, names)
 
 
 def complete_or_file(incomplete: str) -> list[str]:
@@ -129,9 +129,9 @@ def list_(as_json: Json = False, quiet: Quiet = False) -> None:
 
 def _line(release: "InstalledRelease", trusted: "TrustList", flags: Mapping[str, bool]) -> str:
     date = time.strftime("%Y-%m-%d", time.localtime(release.created_at))
-    words = ", ".join(name for name, holds in flags.items() if holds)
+    marks = ", ".join(name for name, is_set in flags.items() if is_set)
     start = f"{release.id.hex()[:_SHORT_ID]}  {date}  {format_size(release.size):>9}"
-    return f"{start}  {release_title(release, trusted)}{f'  ({words})' if words else ''}"
+    return f"{start}  {release_title(release, trusted)}{f'  ({marks})' if marks else ''}"
 
 
 def use(which: Which, as_json: Json = False, _quiet: Quiet = False) -> None:
@@ -166,7 +166,7 @@ def pin(
     """
     store, trusted, release = find_release(which)
     asyncio.run(store.pin(release.id, pinned=not remove))
-    words = "unpinned" if remove else "pinned"
+    state = "unpinned" if remove else "pinned"
     emit(
-        as_json, release_json(release, trusted) | {"pinned": not remove}, f"{words}: {release_title(release, trusted)}"
+        as_json, release_json(release, trusted) | {"pinned": not remove}, f"{state}: {release_title(release, trusted)}"
     )

@@ -163,11 +163,11 @@ def _password_in(file: Path) -> str:
     return password
 
 
-def _ask(words: str) -> str:
+def _ask(prompt: str) -> str:
     """Ask for a secret on the terminal without echo; raises CallerError if there is no terminal or no answer."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-        answer = getpass.getpass(words)
+        answer = getpass.getpass(prompt)
     except OSError:
         raise CallerError(
             "no terminal to ask for a password; use --password-file, or --new-password-file for a new one"

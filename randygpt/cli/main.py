@@ -124,22 +124,22 @@ def run(arguments: list[str]) -> int:
     return _TERMINATED if code == _INTERRUPTED and terminations else code
 
 
-def _main(words: list[str]) -> object:
+def _main(arguments: list[str]) -> object:
     """Run a command with the settings files as defaults of its flags; returns what the command returns."""
-    if any(_NSEC.search(word) for word in words):
+    if any(_NSEC.search(word) for word in arguments):
         raise CallerError(
             "SECRET key (nsec) on the command line refused: other users can see it in the process list, and your shell "
             "keeps it in its history; see randygpt keys import --help"
         )
     program: Any = typer.main.get_command(app)
     known = parameters(program)
-    is_help = not words or words[0].startswith("-") or {"-h", "--help"} & {*_before_double_dash(words)}
-    settings = {} if is_help or words[0] == "config" else default_map(known)
-    return program.main(words, prog_name="randygpt", standalone_mode=False, default_map=settings)
+    is_help = not arguments or arguments[0].startswith("-") or {"-h", "--help"} & {*_before_double_dash(arguments)}
+    settings = {} if is_help or arguments[0] == "config" else default_map(known)
+    return program.main(arguments, prog_name="randygpt", standalone_mode=False, default_map=settings)
 
 
-def _before_double_dash(words: list[str]) -> list[str]:
-    return words[: words.index("--")] if "--" in words else words
+def _before_double_dash(arguments: list[str]) -> list[str]:
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
 def exit_code(error: BaseException) -> int:

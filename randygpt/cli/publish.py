@@ -135,10 +135,10 @@ def _ask_before_many(publication: "Publication") -> None:
     many = {url: share for url, share in shares.items() if share.events > _MANY and not is_loopback(url)}
     if not many:
         return
-    words = "; ".join(f"{url}: {share.events:,} events, {format_size(share.bytes)}" for url, share in many.items())
+    summary = "; ".join(f"{url}: {share.events:,} events, {format_size(share.bytes)}" for url, share in many.items())
     if not sys.stdin.isatty():
-        raise CallerError(f"about to send many events to public relays ({words}); pass --yes to confirm")
-    sys.stderr.write(f"{words}\nSend them? [y/N] ")
+        raise CallerError(f"about to send many events to public relays ({summary}); pass --yes to confirm")
+    sys.stderr.write(f"{summary}\nSend them? [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         raise CallerError("cancelled: nothing was sent")

@@ -47,8 +47,7 @@ def revoke(
                 print_stderr(f"skipped relay: {report.reason}")
         for url in sorted(revoked.unconfirmed):
             print_stderr(
-                f"{url} accepts the revocation but does not return it: "
-                "people who use only that relay will not learn of it"
+                f"{url} accepted the revocation but does not serve it: users of that relay alone will not learn of it"
             )
     result = {
         "release": release.id.hex(),
@@ -60,8 +59,12 @@ def revoke(
             for url, report in revoked.relays.items()
         },
     }
-    left = f"latest    version {latest.version}, {latest.id.hex()}" if latest else "no good version of it is left"
-    emit(as_json, result, f"taken back: {release.name} version {release.version}\n{left}")
+    left = (
+        f"latest    version {latest.version}, {latest.id.hex()}"
+        if latest
+        else "latest    none: every version is revoked"
+    )
+    emit(as_json, result, f"revoked   {release.name} version {release.version}\n{left}")
 
 
 async def _revoke(

@@ -8,7 +8,7 @@ _PREFIX = "checkpoint"  # checkpoint prefix that its `--serve` uses
 
 # The Rust program accepts every flag with every task and ignores the rest. The number is how many values a flag has.
 _TRAINING = dict.fromkeys(("--iters", "--train-file", "--lr", "--min-lr", "--batch", "--bpe"), 1) | {"--fine-tune": 0}
-_DRAWING = dict.fromkeys(("--max-tokens", "--temperature", "--top-p"), 1)
+_SAMPLING = dict.fromkeys(("--max-tokens", "--temperature", "--top-p"), 1)
 _SERVING = {"--api-key": 1}
 _SEED = {"--seed": 1}
 
@@ -21,10 +21,10 @@ def normalise(arguments: list[str]) -> list[str]:
     if arguments and arguments[0].startswith("-") and arguments[0] not in _OWN_FLAGS:
         words = [part for word in arguments for part in _split_equals(word)]
         if "--serve" in words:
-            return ["serve", *_serve(_without(words, _TRAINING | _DRAWING | _SEED))]
+            return ["serve", *_serve(_without(words, _TRAINING | _SAMPLING | _SEED))]
         if "--generate" in words:
             return ["generate", *_generate(_without(words, _TRAINING | _SERVING))]
-        arguments = ["train", *_without(words, _DRAWING | _SERVING)]
+        arguments = ["train", *_without(words, _SAMPLING | _SERVING)]
     if arguments[:1] != ["train"]:
         return arguments
     followers = [*arguments[1:], "-"]

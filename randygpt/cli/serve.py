@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: randygpt serve --port 8080"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_LOOK_S = 0.2  # seconds between checks for a new service status
-_SWITCH_S = 0.0005  # seconds until a decode worker asks the event loop for the interpreter lock
+_STATUS_INTERVAL_S = 0.2  # seconds between checks for a new service status
+_SWITCH_INTERVAL_S = 0.0005  # seconds until a decode worker asks the event loop for the interpreter lock
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +94,9 @@ def serve(
     from server.reloader import Reloader
 
     keys = _keys(api_key, api_key_file)
-    given = systemd.activation_socket()
-    if given:
-        host, port = given.getsockname()[:2]
+    listen_socket = systemd.activation_socket()
+    if listen_socket:
+        host, port = listen_socket.getsockname()[:2]
     loopback = is_loopback_host(host)
     if not (loopback or keys or insecure):
         raise CallerError(f"{host} is reachable from the network: set --api-key-file or --api-key, or pass --insecure")
@@ -121,17 +121,17 @@ def serve(
     if not follow and is_flag_given(context, "relay"):
         raise CallerError("--relay requires --follow")
     path = model or (trained_checkpoint(checkpoint) if checkpoint else None)
-    active, reloader, provenance, companion = ActiveModel(), None, None, None
+    active, reloader, provenance, follower = ActiveModel(), None, None, None
     if path:
         active.current = load_file(path, preset=preset, vocab=vocab)
     else:
         home = Home.from_environment()
         store = Store(home.folder)
         reloader, provenance = Reloader(store, active), Provenance(store, home.follow_path, release_describer(home))
-        companion = _follower(home, store, follow, relay, parse_size(max_size)) if follow else None
-    sys.setswitchinterval(_SWITCH_S)
-    server = running(active, reloader, config, provenance, listen_socket=given, watchdog=systemd.watchdog)
-    raise typer.Exit(asyncio.run(_serve(active, server, companion, as_json=as_json)))
+        follower = _follower(home, store, follow, relay, parse_size(max_size)) if follow else None
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    server = running(active, reloader, config, provenance, listen_socket=listen_socket, watchdog=systemd.watchdog)
+    raise typer.Exit(asyncio.run(_serve(active, server, follower, as_json=as_json)))
 
 
 async def _serve(
@@ -165,7 +165,7 @@ async def _notify(active: "ActiveModel") -> None:
         if status != reported:
             systemd.notify(status=status, ready=active.current is not None)
             reported = status
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_STATUS_INTERVAL_S)
 
 
 def _status(active: "ActiveModel") -> str:

@@ -48,38 +48,39 @@ def show(
 
 
 def _release(which: str) -> tuple[Path, dict[str, object], dict[str, object]]:
-    """(folder, what `--json` adds, lines that come first) of an installed release."""
+    """Return the folder of an installed release, its JSON fields, and its lines of text."""
     store, trusted, release = installed.find_release(which)
     flags = installed.flags_of(store, release)
-    words = ", ".join(name for name, holds in flags.items() if holds)
+    marks = ", ".join(name for name, is_set in flags.items() if is_set)
     date = time.strftime("%Y-%m-%d %H:%M", time.localtime(release.created_at))
     extra = installed.release_json(release, trusted) | {"created_at": release.created_at, "card": release.card} | flags
     lines = {
         "release": release.id.hex(),
-        "name": f"{release.name} version {release.version}{f' ({words})' if words else ''}",
+        "name": f"{release.name} version {release.version}{f' ({marks})' if marks else ''}",
         "signed by": f"{trusted.display_name(release.author)}, {date}",
-        "licence": release.card.get("license"),
+        "license": release.card.get("license"),
         "about": release.card.get("about"),
     }
-    return release.folder, extra, {name: _clean(text) for name, text in lines.items()}
+    return release.folder, extra, {name: _printable(text) for name, text in lines.items()}
 
 
-def _clean(text: object) -> str:
-    """What an author wrote, fit for a terminal."""
+def _printable(text: object) -> str:
+    """Return an author's text without characters that could control the terminal."""
     from relay_client.messages import printable
 
     return printable(text) if isinstance(text, str) else ""
 
 
 def _facts(found: "CheckpointInfo") -> dict[str, object]:
-    """What `--json` prints."""
-    header, config, beside = found.header, found.config, found.sidecar
-    losses = beside.losses if beside and beside.iteration == header.iteration else {}  # else: those of another moment
+    """Return the fields of the JSON output."""
+    header, config, sidecar = found.header, found.config, found.sidecar
+    matches = sidecar is not None and sidecar.iteration == header.iteration  # else its losses belong to another save
+    losses = sidecar.losses if sidecar and matches else {}
     with found.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     return {
         "file": str(found.path),
-        "name": beside.name or None if beside else None,
+        "name": sidecar.name or None if sidecar else None,
         "format": header.magic,
         "moments": header.optimizer_layout(config, found.size) != "none",
         "preset": config.preset,
@@ -102,24 +103,24 @@ def _facts(found: "CheckpointInfo") -> dict[str, object]:
 
 def _text(found: "CheckpointInfo", facts: Mapping[str, object], first: Mapping[str, object]) -> str:
     config, header = found.config, found.header
-    kind = _KINDS[found.tokenizer.kind] if found.tokenizer else "entries; nothing beside the file says which"
-    moments = "with the optimizer's moments" if facts["moments"] else "weights only"
+    kind = _KINDS[found.tokenizer.kind] if found.tokenizer else "tokens; no vocabulary file found"
+    contents = "with optimizer state" if facts["moments"] else "weights only"
     lines = {
         **first,
         "file": f"{found.path} ({format_size(found.size)}, {found.size:,} bytes)",
         **({} if first else {"name": facts["name"]}),
-        "format": f"{header.magic}, {moments}",
+        "format": f"{header.magic}, {contents}",
         "shape": f"{config.preset}: {config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, "
-        f"{config.block_size} positions",
+        f"context length {config.block_size}",
         "vocabulary": f"{header.vocab_size:,} {kind}",
         "parameters": f"{config.parameter_count:,}",
-        "trained": f"up to iteration {header.iteration:,}, {header.step:,} AdamW steps",
+        "trained": f"to iteration {header.iteration:,}, {header.step:,} optimizer steps",
         "best loss": _loss(facts["best_loss"]),
         "train loss": _loss(facts["train_loss"]),
         "val loss": _loss(facts["val_loss"]),
         "sha256": facts["sha256"],
     }
-    return "\n".join(f"{name:<10}  {words}" for name, words in lines.items() if words)
+    return "\n".join(f"{label:<10}  {value}" for label, value in lines.items() if value)
 
 
 def _loss(value: object) -> str:

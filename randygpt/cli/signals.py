@@ -15,9 +15,7 @@ def handle_termination() -> list[int]:
     """Make SIGTERM act like Ctrl-C, in asyncio too; return the list that records every SIGTERM."""
     _terminations.clear()
     signal.signal(signal.SIGTERM, _terminate)
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # set by a shell for `command &`: SIGTERM would have no effect
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell sets this for `command &`
         signal.signal(signal.SIGINT, signal.default_int_handler)
     return _terminations
 

@@ -108,7 +108,7 @@ def train(
         resume = ""
     fields = {"n_embd": dim, "n_head": heads, "n_layer": layers, "block_size": block}
     shape = {name: value for name, value in fields.items() if value is not None}
-    start = None if resume is None else _start(resume, checkpoint)
+    start = None if resume is None else _resume_path(resume, checkpoint)
     found = inspect_checkpoint(start, preset=preset, shape=shape, vocab=vocab) if start else None
     model = _ModelRequest(found=found, fine_tune=fine_tune, preset=preset, shape=shape, bpe=bpe, vocab=vocab)
     flags = TrainFlags(recipe=recipe, batch_size=batch, seed=seed, max_lr=lr, min_lr=min_lr, precision=precision)
@@ -139,7 +139,7 @@ class _ModelRequest:
     vocab: Path | None
 
 
-def _start(named_file: str, prefix: Path) -> Path:
+def _resume_path(named_file: str, prefix: Path) -> Path:
     """Return the checkpoint that --resume names; raises CallerError if a bare --resume finds only PREFIX_best.bin."""
     newest, best = Path(f"{prefix}.bin"), Path(f"{prefix}_best.bin")
     if not named_file and not newest.is_file() and best.is_file():
@@ -181,7 +181,7 @@ def _resolve_options(model: _ModelRequest, flags: "TrainFlags", **others: Any) -
 
 
 def _trainer(
-    model: _ModelRequest, options: "TrainOptions", train_file: Path | None, world: "World", tell: Callable[[str], None]
+    model: _ModelRequest, options: "TrainOptions", train_file: Path | None, world: "World", warn: Callable[[str], None]
 ) -> "Trainer":
     from randygpt.checkpoint.sidecar import read_tokenizer
     from randygpt.model.tokenizer import BpeTokenizer
@@ -192,31 +192,31 @@ def _trainer(
     name = "" if options.prefix.name == "checkpoint" else options.prefix.name
     if model.found:
         trainer = Trainer.resume(
-            options, text, model.found, fine_tune=model.fine_tune, name=name, world=world, warn=tell
+            options, text, model.found, fine_tune=model.fine_tune, name=name, world=world, warn=warn
         )
         tokenizer = trainer.tokenizer
         if model.bpe and tokenizer.kind != "bpe":
             raise CallerError(f"{model.found.path} has a character vocabulary; resume it without --bpe")
         if model.bpe and model.bpe != tokenizer.vocab_size:
-            tell(f"--bpe {model.bpe} ignored: {model.found.path} has a vocabulary of {tokenizer.vocab_size} tokens")
+            warn(f"--bpe {model.bpe} ignored: {model.found.path} has a vocabulary of {tokenizer.vocab_size} tokens")
     else:
         given = read_tokenizer(model.vocab) if model.vocab else None
         if model.bpe and not given:
-            shown = tell is print_stderr and sys.stderr.isatty()
+            shown = warn is print_stderr and sys.stderr.isatty()
             try:
-                given = BpeTokenizer.train(text, model.bpe, show_progress=shown, warn=tell)
+                given = BpeTokenizer.train(text, model.bpe, show_progress=shown, warn=warn)
             except InvalidModelFile as error:
                 raise InvalidModelFile(f"{text.source}: {str(error).removeprefix(f'{text.source}: ')}") from None
 
         def config(vocab_size: int) -> ModelConfig:
             return ModelConfig.from_preset(model.preset or DEFAULT_PRESET, vocab_size=vocab_size, **model.shape)
 
-        trainer = Trainer.start(options, text, config, tokenizer=given, name=name, world=world, warn=tell)
+        trainer = Trainer.start(options, text, config, tokenizer=given, name=name, world=world, warn=warn)
     older = [path for path in (options.latest, options.best) if path.is_file()]
     if older and not trainer.same_run:
-        tell(f"{older[0]} already exists: the first save overwrites it (use another --checkpoint to keep it)")
+        warn(f"{older[0]} already exists: the first save overwrites it (use another --checkpoint to keep it)")
     shape = f"{trainer.model.config.name}, {trainer.model.config.parameter_count:,} parameters"
-    tell(f"{shape}, {options.device}, {options.precision}, text: {text.source}")
+    warn(f"{shape}, {options.device}, {options.precision}, text: {text.source}")
     return trainer
 
 
@@ -241,26 +241,26 @@ def _run(trainer: "Trainer", *, as_json: bool, shown: bool, first: bool) -> None
 
 def _with_service_status(on_step: "Callable[[Step], None]", iterations: int) -> "Callable[[Step], None]":
     """Return `on_step`, extended to report the progress to the service manager at most once per second."""
-    told = -math.inf
+    last_report = -math.inf
 
-    def tell(step: "Step") -> None:
-        nonlocal told
-        if time.monotonic() - told > 1:
-            told = time.monotonic()
-            words = f"iteration {step.iteration + 1} of {iterations}, loss {step.loss:.4f}"
-            systemd.notify(status=words, ready=True, alive=True)
+    def report(step: "Step") -> None:
+        nonlocal last_report
+        if time.monotonic() - last_report > 1:
+            last_report = time.monotonic()
+            status = f"iteration {step.iteration + 1} of {iterations}, loss {step.loss:.4f}"
+            systemd.notify(status=status, ready=True, alive=True)
         on_step(step)
 
-    return tell
+    return report
 
 
 def _report_nothing_to_do(found: "CheckpointInfo", options: "TrainOptions", *, as_json: bool) -> None:
     """Report that a checkpoint has already reached --iters, without reading the text."""
     header = found.header
     done = header.iteration + 1
-    words = f"nothing to do: {found.path} is at iteration {done}; to continue, pass --iters above {done}"
-    systemd.notify(status=words, ready=True)
-    print_stderr(words)
+    message = f"nothing to do: {found.path} is at iteration {done}; to continue, pass --iters above {done}"
+    systemd.notify(status=message, ready=True)
+    print_stderr(message)
     if as_json:
         emit(as_json, _result(options, header.iteration, header.best_loss), "")
 
@@ -292,7 +292,7 @@ def _bar(trainer: "Trainer", *, shown: bool) -> "Iterator[Callable[[Step], None]
             nonlocal perplexity
             if step.val_loss is not None:
                 perplexity = f"{math.exp(min(step.val_loss, 99)):.2f}"
-            words = f"loss {step.loss:.4f}  val ppl {perplexity}  {step.ms:.0f} ms/iter"
-            progress.update(task, completed=step.iteration + 1, description=words)
+            description = f"loss {step.loss:.4f}  val ppl {perplexity}  {step.ms:.0f} ms/iter"
+            progress.update(task, completed=step.iteration + 1, description=description)
 
         yield show

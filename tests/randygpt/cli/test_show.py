@@ -63,11 +63,11 @@ def test_everything_that_is_known(at_home: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.splitlines() == [
         f"file        m.bin (134.8 kB, {len(data):,} bytes)",
         "name        tiny",
-        "format      RGPT0003, with the optimizer's moments",
-        "shape       custom: 2 layers, 2 heads, width 16, 256 positions",
+        "format      RGPT0003, with optimizer state",
+        "shape       custom: 2 layers, 2 heads, width 16, context length 256",
         "vocabulary  31 characters",
         "parameters  11,232",
-        "trained     up to iteration 7, 8 AdamW steps",
+        "trained     to iteration 7, 8 optimizer steps",
         "best loss   2.5000 (perplexity 12.18)",
         "train loss  1.5000 (perplexity 4.48)",
         "val loss    1.7500 (perplexity 5.75)",
@@ -100,12 +100,12 @@ def test_what_nothing_says_is_asked_for(at_home: Path, capsys: pytest.CaptureFix
     assert (shown["preset"], shown["moments"], shown["tokenizer"], shown["best_loss"]) == ("deep", False, None, None)
     assert run(["show", "m.bin", "--preset", "s"]) == 0
     text = capsys.readouterr().out
-    assert "shape       s: 8 layers, 4 heads, width 128, 256 positions\n" in text
-    assert "vocabulary  6,016 entries; nothing beside the file says which\n" in text
+    assert "shape       s: 8 layers, 4 heads, width 128, context length 256\n" in text
+    assert "vocabulary  6,016 tokens; no vocabulary file found\n" in text
     assert "loss" not in text
 
 
-def test_byte_pairs_are_called_so(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_names_bpe_tokens(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizer = BpeTokenizer.train("the fox and the dog and the fox\n" * 9, 31)
     hollow(at_home / "m.bin", "xs", tokenizer.vocab_size, "RGPT0003", 3)
     config = ModelConfig.from_preset("xs", vocab_size=tokenizer.vocab_size)
