@@ -1,1 +1,1 @@
-"""Training: text to token windows, optimizers and recipes, the loop, and what a run leaves on disk. Uses torch."""
+"""Training: data, optimizers, recipes, the training loop and its files. Uses torch."""

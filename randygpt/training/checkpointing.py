@@ -1,4 +1,4 @@
-"""What training leaves on disk: checkpoints, written on a thread of their own, and the metrics file."""
+"""Files of a training run: checkpoints, written on a background thread, and the metrics file. Disk I/O."""
 
 import json
 import math
@@ -17,17 +17,17 @@ from relay_client import durable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One iteration, as it is reported."""
+    """Report of one iteration."""
 
     iteration: int  # index, from 0
-    loss: float
-    val_loss: float | None  # where it was measured
+    loss: float  # training loss, nats per token
+    val_loss: float | None  # nats per token; None: not measured
     lr: float
-    ms: float  # milliseconds
-    tokens: int  # trained on so far
+    ms: float  # milliseconds of the iteration
+    tokens: int  # trained on so far, over the model's life
 
     def as_line(self) -> str:
-        """A line of the metrics file."""
+        """Return the step as a line of the metrics file."""
         values: dict[str, float] = {"iter": self.iteration, "loss": round(self.loss, 6)}
         if self.val_loss is not None:
             values["val_loss"] = round(self.val_loss, 6)
@@ -36,13 +36,13 @@ class Step:
 
 
 class CheckpointWriter:
-    """Writes checkpoints on a thread of its own; of several waiting for one path, the newest. A context manager.
+    """Background thread that writes checkpoints; a queued checkpoint is superseded by a newer one for its path.
 
-    Leaving waits for all of them; after an interrupt, for the one that is being written.
+    A context manager: exit waits for all writes, or after KeyboardInterrupt for the current one.
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[Path, tuple[Checkpoint, Sidecar]] = {}
+        self._pending: dict[Path, tuple[Checkpoint, Sidecar]] = {}
         self._lock = threading.Lock()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writes: list[Future[None]] = []
@@ -55,22 +55,22 @@ class CheckpointWriter:
     ) -> None:
         try:
             self._executor.shutdown(cancel_futures=isinstance(error, KeyboardInterrupt))
-        except KeyboardInterrupt:  # while it waited
+        except KeyboardInterrupt:  # a second interrupt during the wait
             self._executor.shutdown(wait=False, cancel_futures=True)
             raise
         if error is None:
             self._raise_failures()
 
     def submit(self, path: Path, checkpoint: Checkpoint, sidecar: Sidecar) -> None:
-        """Have it written soon; raises OSError if an earlier write failed."""
+        """Queue a checkpoint; raise OSError if an earlier write failed."""
         self._raise_failures()
         with self._lock:
-            self._waiting[path] = (checkpoint, sidecar)
+            self._pending[path] = (checkpoint, sidecar)
         self._writes.append(self._executor.submit(self._write, path))
 
     def _write(self, path: Path) -> None:
         with self._lock:
-            newest = self._waiting.pop(path, None)
+            newest = self._pending.pop(path, None)
         if newest:
             save_checkpoint(path, *newest)
 
@@ -82,10 +82,10 @@ class CheckpointWriter:
 
 
 class Metrics:
-    """The metrics file: a line an iteration. A context manager that flushes after work that went well.
+    """Metrics file with one JSON line per iteration. A context manager that flushes on success.
 
-    The lines of an earlier run in the file, from `first_iteration` on, are taken out at the first `flush`; until then
-    nothing is touched. Without a path nothing is written. Raises OSError.
+    The first flush drops lines from `first_iteration` on, which an interrupted run left; the file is not touched before
+    that. Without a path nothing is written. Raises OSError.
     """
 
     def __init__(self, path: Path | None, first_iteration: int) -> None:
@@ -104,11 +104,11 @@ class Metrics:
             self.flush()
 
     def add(self, step: Step) -> None:
-        """Remember a line, for the next flush."""
+        """Add a line for the next flush."""
         self._lines.append(step.as_line())
 
     def flush(self) -> None:
-        """Write what was added."""
+        """Append the added lines to the file."""
         if self._path:
             if not self._started:
                 durable.write(self._path, self._kept(self._path))
@@ -117,7 +117,7 @@ class Metrics:
                 with self._path.open("a", encoding="utf-8") as file:
                     file.writelines(self._lines)
             except OSError as error:
-                error.filename = str(self._path)  # a full disk does not say which file it was
+                error.filename = str(self._path)  # ENOSPC does not name the file
                 raise
         self._lines.clear()
 
@@ -132,4 +132,4 @@ def _iteration_of(line: bytes) -> float:
     try:
         return float(json.loads(line)["iter"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return math.inf  # cut off by a crash
+        return math.inf  # truncated by a crash

@@ -1,6 +1,7 @@
-"""Training windows: runs of tokens cut from a text.
+"""Training and validation batches of a tokenized text.
 
-Windows depend on (seed, iteration) alone, so a resumed run sees what an unbroken one would have seen.
+A batch depends only on (seed, iteration), so a resumed run sees the batches that an uninterrupted one would have seen
+(decision 0012).
 """
 
 from collections.abc import Callable
@@ -16,14 +17,14 @@ from randygpt.model.tokenizer import Tokenizer
 from randygpt.training.text import Text
 from randygpt.training.token_cache import tokenize
 
-_TRAINING_PART = 0.9  # of the text; the rest validates
-_WORTH_A_RULE = 0.01  # of the starts
+_TRAINING_SHARE = 0.9  # of the text; the rest is for validation
+_MIN_EXCLUDED = 0.01  # share of the positions that document boundaries must exclude to matter
 
 
 class Corpus:
-    """A tokenised text: its first nine tenths train, the last tenth validates.
+    """Tokenized text: the first nine tenths are for training, the last tenth is for validation.
 
-    Raises InvalidModelFile for a text too short to give one window of each. `warn` gets remarks for the person.
+    Raises InvalidModelFile if the text is too short for one sequence of each. `warn` receives messages for the user.
     """
 
     def __init__(
@@ -37,25 +38,22 @@ class Corpus:
         text = Text.of(text) if isinstance(text, str) else text
         self._tokens = tokens = tokenize(text, tokenizer, warn)
         count = len(tokens.ids)
-        border = int(count * _TRAINING_PART)
+        border = int(count * _TRAINING_SHARE)
         if min(border, count - border) <= block_size:
             least = 10 * (block_size + 1)
-            raise InvalidModelFile(f"{text.source}: {count} tokens; about {least} are needed to train and validate")
-        self.identity = tokens.identity  # 64 hex digits: the same for the same text and vocabulary only
+            raise InvalidModelFile(f"{text.source} has {count} tokens: training and validation need about {least}")
+        self.identity = tokens.identity  # 64 hex digits that identify text and vocabulary
         first, second = np.split(tokens.ends, np.searchsorted(tokens.ends, [border]))
         self._train = _Windows(tokens.ids[:border], first, block_size)
         self._validation = _Windows(tokens.ids[border:], second - border, block_size)
 
     def batch(self, *, seed: int, iteration: int, batch_size: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Random training windows: token ids (B, T), and the ids that follow each of them (B, T).
-
-        Of the B windows, only those of `part` are cut.
-        """
+        """Return the sequences `part` of a random training batch: inputs (B, T) and targets (B, T), one token later."""
         choices = np.random.default_rng([seed, iteration]).integers(0, self._train.count, size=batch_size)
         return self._cut(self._train, choices[part])
 
     def validation(self, count: int) -> tuple[Tensor, Tensor]:
-        """The same windows each time, spread over the validation text: ids (N, T), and those that follow (N, T)."""
+        """Return `count` fixed sequences spread over the validation text: inputs (N, T) and targets (N, T)."""
         choices = np.linspace(0, self._validation.count - 1, num=count).astype(np.int64)
         return self._cut(self._validation, choices)
 
@@ -66,26 +64,26 @@ class Corpus:
 
 
 class _Windows:
-    """The windows of T inputs, and a target behind each, that a run of tokens holds.
+    """All windows of T + 1 consecutive tokens: T inputs, and the targets one token later.
 
-    None has the end of a document among its inputs: nothing is learned across it. If that rule leaves out less than one
-    window in a hundred, or every one, there is no rule.
+    A window whose inputs contain the end of a document is excluded, unless that would exclude less than one window in a
+    hundred, or all of them.
     """
 
     def __init__(self, ids: npt.NDArray[np.unsignedinteger[Any]], ends: npt.NDArray[np.int64], block_size: int) -> None:
         self._ids, self._block_size = ids, block_size
-        everywhere = len(ids) - block_size
-        borders = np.concatenate([[-1], ends, [len(ids) - 1]])  # the last: a window has a target behind it
-        counts = np.maximum(np.diff(borders) - block_size, 0)  # of windows in each document
+        unrestricted = len(ids) - block_size
+        borders = np.concatenate([[-1], ends, [len(ids) - 1]])  # the last window needs a target
+        counts = np.maximum(np.diff(borders) - block_size, 0)  # windows in each document
         self.count = int(counts.sum())
         self._firsts, self._before = borders[:-1] + 1, np.cumsum(counts) - counts
-        if not 0 < self.count <= everywhere * (1 - _WORTH_A_RULE):
-            self.count = everywhere
+        if not 0 < self.count <= unrestricted * (1 - _MIN_EXCLUDED):
+            self.count = unrestricted
             self._firsts = self._before = np.zeros(1, np.int64)
 
     def cut(self, choices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Windows by number, from 0 to under `count`: ids (N, T + 1)."""
+        """Return the ids (N, T + 1) of windows, numbered from 0 to `count` - 1."""
         document = np.searchsorted(self._before, choices, side="right") - 1
         starts = self._firsts[document] + choices - self._before[document]
-        places = starts[:, None] + np.arange(self._block_size + 1)
-        return np.asarray(self._ids[places], dtype=np.int64)
+        positions = starts[:, None] + np.arange(self._block_size + 1)
+        return np.asarray(self._ids[positions], dtype=np.int64)

@@ -11,28 +11,30 @@ from randygpt.errors import CallerError
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
 
 
-def find_device(asked: str | None) -> str:
-    """The device asked for, else the fastest there is; raises CallerError, naming those that are here."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    found = asked or next(name for name in ("cuda", "mps", "cpu") if there[name])
-    if not there.get(found.split(":")[0]):
-        raise CallerError(f"no device {asked} here; there are {', '.join(name for name in there if there[name])}")
+def find_device(requested: str | None) -> str:
+    """Return the requested device, else the fastest available one; raise CallerError if it is not available."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    found = requested or next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if not available.get(found.split(":")[0]):
+        names = ", ".join(name for name in available if available[name])
+        raise CallerError(f"--device {requested} is not available here: choose from {names}")
     if found == "cuda" and "LOCAL_RANK" in os.environ:
         return f"cuda:{os.environ['LOCAL_RANK']}"
     return found
 
 
 def fastest_precision(device: str) -> str:
-    """The precision that is faster here and follows the loss of float32: bf16 where the processor multiplies it."""
+    """Return bf16 where the device supports it natively, else float32; both reach the same loss (decision 0013)."""
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    # Says nothing in older releases of torch, which then train in float32.
-    there = torch.cpu.get_capabilities() if device == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
-    return "bf16" if there.get("avx512_bf16") or there.get("amx_bf16") else "float32"
+    # Older releases of torch cannot tell; they train in float32.
+    known = device == "cpu" and hasattr(torch.cpu, "get_capabilities")
+    capabilities = torch.cpu.get_capabilities() if known else {}
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "float32"
 
 
 def tune_malloc() -> None:
-    """Keep what is freed, for the next step to use: the kernel's pages are slow to come by. On glibc, else nothing."""
+    """Make glibc's malloc keep freed memory for the next step, as new pages are slow; no effect elsewhere."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1)):

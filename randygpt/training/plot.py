@@ -1,6 +1,6 @@
-"""Pictures of training runs: losses and learning rate by iteration. Reads metrics files; no torch.
+"""Plots of training runs: losses and learning rate by iteration. Reads metrics files; no torch.
 
-matplotlib, which draws them, is an extra: nothing else here needs it.
+matplotlib is an optional dependency, the extra `plot`.
 """
 
 import io
@@ -29,8 +29,8 @@ FORMATS: dict[str, Format] = {".png": "png", ".svg": "svg"}  # by suffix
 _SUFFIX = ".metrics.jsonl"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 _BEST = "#D55E00"
-_LARGE = 99  # a loss whose perplexity nobody wants to read
-_POINTS = 400  # of a line of training losses: a longer one is averaged
+_LARGE = 99  # nats; the perplexity of a larger loss is not printed
+_POINTS = 400  # of the training-loss curve; a longer one is averaged
 _DPI = 160
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -40,50 +40,58 @@ _STYLE: dict[Any, Any] = {
     "grid.color": "#e6e6e6",
     "legend.edgecolor": "none",
     "legend.framealpha": 0.9,
-    "text.parse_math": False,  # a $ in a name is a $
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "randygpt",  # the same picture is the same file
+    "text.parse_math": False,  # a $ in a name is not math
+    "svg.fonttype": "none",  # keep text as text
+    "svg.hashsalt": "randygpt",  # reproducible output
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What a metrics file says; each array has one number an iteration, or one an evaluation."""
+    """Contents of a metrics file; arrays have one number per iteration (N,) or per evaluation (E,)."""
 
     name: str
-    shape: str  # empty: nothing says
-    iterations: Array
-    losses: Array
-    learning_rates: Array
-    evaluated: Array  # iterations with a validation loss
-    val_losses: Array
+    shape: str  # empty: unknown
+    iterations: Array  # (N,)
+    losses: Array  # (N,)
+    learning_rates: Array  # (N,)
+    evaluated: Array  # iterations with a validation loss, (E,)
+    val_losses: Array  # (E,)
+
+    def __post_init__(self) -> None:
+        if not len(self.iterations) == len(self.losses) == len(self.learning_rates) > 0:
+            raise CallerError(f"{self.name}: iterations, losses and learning rates differ in number, or are none")
+        if len(self.evaluated) != len(self.val_losses):
+            raise CallerError(f"{self.name}: evaluations and validation losses differ in number")
 
     @property
     def title(self) -> str:
-        """Name, and shape where it is known."""
+        """The name, with the shape if it is known."""
         return f"{self.name} ({self.shape})" if self.shape else self.name
 
 
 def metrics_path(path: Path) -> Path:
-    """The metrics of a PREFIX, of PREFIX.bin or PREFIX_best.bin, or the metrics file itself."""
+    """Return the metrics file of a PREFIX, PREFIX.bin or PREFIX_best.bin, or the metrics file itself."""
     if path.name.endswith(_SUFFIX):
         return path
     stem = path.name.removesuffix(".bin")
-    beside = path.with_name(f"{stem}{_SUFFIX}")
-    if stem.endswith("_best") and not beside.is_file():
+    metrics = path.with_name(f"{stem}{_SUFFIX}")
+    if stem.endswith("_best") and not metrics.is_file():
         return path.with_name(f"{stem.removesuffix('_best')}{_SUFFIX}")
-    return beside
+    return metrics
 
 
 def run_name(metrics: Path) -> str:
-    """The PREFIX that a metrics file belongs to, without its folder."""
+    """Return the PREFIX of a metrics file, without its folder."""
     return metrics.name.removesuffix(_SUFFIX)
 
 
 def read_run(path: Path) -> Run:
-    """The run in a metrics file; lines that are damaged are skipped.
+    """Return the run in a metrics file, skipping damaged lines.
 
-    Raises InvalidModelFile, naming the file, if no line is left, and OSError.
+    Raises:
+        InvalidModelFile: No line is valid; the message names the file.
+        OSError: The file cannot be read.
     """
     by_iteration = {}
     with path.open("rb") as file:
@@ -92,7 +100,7 @@ def read_run(path: Path) -> Run:
             if values:
                 by_iteration[values["iter"]] = values
     if not by_iteration:
-        raise InvalidModelFile(f"{path}: no line of it has an iteration with its loss")
+        raise InvalidModelFile(f"{path}: no line has an iteration and its loss")
     rows = [by_iteration[iteration] for iteration in sorted(by_iteration)]
     measured = [row for row in rows if "val_loss" in row]
     name = run_name(path)
@@ -109,16 +117,16 @@ def read_run(path: Path) -> Run:
 
 
 def draw(runs: Sequence[Run], kind: Format) -> bytes:
-    """A picture of one run, or of several to compare; raises CallerError if matplotlib is not installed."""
+    """Return the image of one run, or of several to compare; raise CallerError if matplotlib is not installed."""
     try:
         import matplotlib as mpl  # noqa: PLC0415 (an extra)
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError:
-        raise CallerError("drawing needs matplotlib: pip install 'randygpt[plot]'") from None
+        raise CallerError("plotting needs matplotlib: pip install 'randygpt[plot]'") from None
     picture = io.BytesIO()
     with mpl.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a name in letters that the font lacks is drawn as boxes
+        warnings.simplefilter("ignore")  # glyphs that the font lacks are drawn as boxes
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         figure = Figure(figsize=(9, 6), dpi=_DPI, layout="constrained")
@@ -184,18 +192,18 @@ def _draw_run(losses: "Axes", rates: "Axes", run: Run, colour: str, *, several: 
 
 
 def perplexity(loss: float) -> str:
-    """Two to the bits: how many equally likely tokens a loss (nats) is like."""
+    """Return the perplexity of a loss (nats per token), as text."""
     return f"{math.exp(loss):,.2f}" if loss < _LARGE else "huge"
 
 
-def _short(name: str, most: int) -> str:
-    """A name as a legend has room for it; matplotlib leaves out what begins with an underscore."""
-    name = name if len(name) <= most else f"{name[: most - 1]}…"
+def _short(name: str, max_length: int) -> str:
+    """Return a name cut for a legend; matplotlib hides labels that start with an underscore."""
+    name = name if len(name) <= max_length else f"{name[: max_length - 1]}…"
     return f" {name}" if name.startswith("_") else name
 
 
 def _averaged(run: Run) -> tuple[Array, Array]:
-    """Iterations and training losses, as means of neighbours where there are many."""
+    """Return iterations and training losses, averaged over neighbors if there are many."""
     parts = min(_POINTS, len(run.losses))
     means = [
         np.asarray([part.mean() for part in np.array_split(column, parts)]) for column in (run.iterations, run.losses)
@@ -204,7 +212,7 @@ def _averaged(run: Run) -> tuple[Array, Array]:
 
 
 def _range(runs: Sequence[Run]) -> tuple[float, float]:
-    """Limits of the loss axis: all of it, but not the first steep part of a long run."""
+    """Return the limits of the loss axis, leaving out the steep start of a long run."""
     both = [np.concatenate([run.losses, run.val_losses]) for run in runs]
     low = min(float(values.min()) for values in both)
     high = max(float(np.quantile(values, 0.99 if len(values) > _POINTS else 1)) for values in both)
@@ -213,7 +221,7 @@ def _range(runs: Sequence[Run]) -> tuple[float, float]:
 
 
 def _numbers(line: bytes) -> dict[str, float] | None:
-    """The finite numbers in a line; None if it is damaged, or has no iteration or no loss."""
+    """Return the finite numbers in a line, None if it is damaged or lacks an iteration or a loss."""
     try:
         raw = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,8 +1,8 @@
-"""The tokens of a training text, kept in a file beside it: `my.txt` has `my.txt.tokens`. Does disk I/O; no torch.
+"""Token cache: the ids of the training text `my.txt`, in the file `my.txt.tokens`. Disk I/O; no torch.
 
-The file: 512 bytes of header (a line that says what it is, a line of JSON, spaces), then the ids, little-endian, two
-bytes each, or four where a vocabulary has over 65,536 entries. The header names the hashes of text, vocabulary and ids;
-a file that does not fit them to the byte is written anew. It can be deleted at any time.
+The file has a header of 512 bytes (a magic line, a line of JSON, padding), then the ids, little-endian, in two bytes
+each, or four for a vocabulary of more than 65,536 entries. The header has the hashes of text, vocabulary and ids; a
+file that does not match them is rewritten. It can be deleted at any time (decision 0014).
 """
 
 import hashlib
@@ -23,108 +23,108 @@ from relay_client import durable
 
 _MAGIC = b"randygpt tokens 1\n"
 _HEADER = 512  # bytes
-_LEAST = 1 << 20  # bytes of a text worth a file; a smaller one is encoded in no time
+_MIN_TEXT = 1 << 20  # bytes; a smaller text is encoded fast enough without a file
 _CHUNK = 1 << 22  # bytes
-_MOST_16 = 1 << 16  # entries of a vocabulary whose ids fit 16 bits
+_MAX_UINT16_VOCAB = 1 << 16  # entries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """A text as ids, in memory or mapped from a file."""
+    """Ids of a text, in memory or memory-mapped from a file."""
 
     ids: npt.NDArray[np.unsignedinteger[Any]]  # (N,), read-only
-    ends: npt.NDArray[np.int64]  # (D,): where `<|eos|>` is, ascending; nowhere if tokens are characters
-    identity: str  # 64 hex digits: the same for the same text and vocabulary only
+    ends: npt.NDArray[np.int64]  # positions of `<|eos|>`, ascending, (documents,); empty for characters
+    identity: str  # 64 hex digits that identify text and vocabulary
     mapped: mmap.mmap | None
 
     def release_pages(self) -> None:
-        """Give back the memory that looking at mapped ids took; the next look takes it anew."""
+        """Drop the resident pages of the mapping (MADV_DONTNEED)."""
         if self.mapped:
             self.mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def tokenize(text: Text, tokenizer: Tokenizer, warn: Callable[[str], None]) -> Tokens:
-    """The tokens of a text: from the file beside it if it fits, else encoded, and kept there.
+    """Return the tokens of a text, from its cache file if that is valid; else encode the text and write the file.
 
-    If they cannot be kept, they are in memory and `warn` gets the reason. Raises InvalidModelFile and OSError as going
-    through the text does.
+    If the file cannot be written, the tokens are kept in memory and `warn` receives the reason. Raises InvalidModelFile
+    and OSError as iterating over the text does.
     """
-    kind = _CacheKey(text, tokenizer)
-    if text.path is None or text.path.stat().st_size < _LEAST:
-        return kind.encode(io.BytesIO())
+    key = _CacheKey(text, tokenizer)
+    if text.path is None or text.path.stat().st_size < _MIN_TEXT:
+        return key.encode(io.BytesIO())
     path = text.path.with_name(f"{text.path.name}.tokens")
     try:
         if _is_foreign(path):
-            reason = "is something else, and stays"
+            reason = "is not a token cache"
         else:
-            kept = kind.read(path)
-            if kept is None:
+            tokens = key.read(path)
+            if tokens is None:
                 durable.remove_leftovers(path)
                 with durable.atomic_file(path) as file:
-                    kept = kind.encode(file)
-            return kept
+                    tokens = key.encode(file)
+            return tokens
     except OSError as error:
-        reason = f"cannot be kept ({error.strerror or error})"
-    warn(f"{path}: {reason}; the tokens of {text.source} are in memory")
-    return kind.encode(io.BytesIO())
+        reason = f"cannot be written ({error.strerror or error})"
+    warn(f"{path} {reason}: keeping the tokens of {text.source} in memory")
+    return key.encode(io.BytesIO())
 
 
 class _CacheKey:
-    """Which text and vocabulary tokens are made from, and so how."""
+    """Cache key: hashes of text and vocabulary, and the dtype that follows from them."""
 
     def __init__(self, text: Text, tokenizer: Tokenizer) -> None:
         self._text, self._tokenizer = text, tokenizer
         canonical = json.dumps(tokenizer.to_json(), sort_keys=True, separators=(",", ":"))
         self._vocabulary = hashlib.sha256(canonical.encode())
-        self._dtype = np.dtype("<u2" if tokenizer.vocab_size <= _MOST_16 else "<u4")
+        self._dtype = np.dtype("<u2" if tokenizer.vocab_size <= _MAX_UINT16_VOCAB else "<u4")
 
     def encode(self, file: BinaryIO) -> Tokens:
-        """Write header and ids into an empty file, and map it; a file in memory stays there."""
+        """Encode the text into an empty file, with its header, and map it; a BytesIO is not mapped."""
         file.write(bytes(_HEADER))
-        passed = _Tally(self._tokenizer)
+        tally = _Tally(self._tokenizer)
         pieces = self._tokenizer.encode_corpus(self._text)
-        file.writelines(passed.by(ids.astype(self._dtype)).tobytes() for ids in pieces)
+        file.writelines(tally.add(ids.astype(self._dtype)).tobytes() for ids in pieces)
         file.seek(0)
-        file.write(self._header(passed))
-        return self._tokens(file, passed)
+        file.write(self._header(tally))
+        return self._tokens(file, tally)
 
     def read(self, path: Path) -> Tokens | None:
-        """What a file holds, None if there is none or it does not fit. Raises OSError."""
+        """Return the tokens in a cache file, None if it is missing or stale; raise OSError."""
         if not path.exists():
             return None
         with path.open("rb") as file:
-            header, passed = file.read(_HEADER), _Tally(self._tokenizer)
+            header, tally = file.read(_HEADER), _Tally(self._tokenizer)
             hashes = self._text.sha256.hex(), self._vocabulary.hexdigest()
             if not all(known.encode() in header for known in hashes):
-                return None  # without reading all of it
+                return None  # stale: skip reading the ids
             while data := file.read(_CHUNK):
                 if len(data) % self._dtype.itemsize:
                     return None
-                passed.by(np.frombuffer(data, self._dtype))
-            return self._tokens(file, passed) if header == self._header(passed) else None
+                tally.add(np.frombuffer(data, self._dtype))
+            return self._tokens(file, tally) if header == self._header(tally) else None
 
-    def _header(self, passed: "_Tally") -> bytes:
+    def _header(self, tally: "_Tally") -> bytes:
         facts = {
             "text": self._text.sha256.hex(),
             "vocabulary": self._vocabulary.hexdigest(),
-            "tokens": passed.digest.hexdigest(),
+            "tokens": tally.digest.hexdigest(),
             "dtype": self._dtype.name,
-            "count": passed.count,
+            "count": tally.count,
         }
         return (_MAGIC + json.dumps(facts).encode() + b"\n").ljust(_HEADER)
 
-    def _tokens(self, file: BinaryIO, passed: "_Tally") -> Tokens:
+    def _tokens(self, file: BinaryIO, tally: "_Tally") -> Tokens:
         file.flush()
         mapped = None if isinstance(file, io.BytesIO) else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         data = mapped or cast("io.BytesIO", file).getbuffer()
         ids = np.frombuffer(data, np.uint8)[_HEADER:].view(self._dtype)
         ids.flags.writeable = False
         identity = hashlib.sha256(self._text.sha256 + self._vocabulary.digest()).hexdigest()
-        return Tokens(ids=ids, ends=np.concatenate(passed.ends), identity=identity, mapped=mapped)
+        return Tokens(ids=ids, ends=np.concatenate(tally.ends), identity=identity, mapped=mapped)
 
 
 class _Tally:
-    """Takes down what the ids are that pass by."""
+    """Running hash, count and document ends of the ids that pass through."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.digest = hashlib.sha256()
@@ -132,8 +132,8 @@ class _Tally:
         self.ends = [np.zeros(0, np.int64)]
         self._has_ends = tokenizer.kind == "bpe"
 
-    def by(self, ids: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """The same ids."""
+    def add(self, ids: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Record some ids and return them."""
         if self._has_ends:
             self.ends.append(np.flatnonzero(ids == EOS_ID) + self.count)
         self.digest.update(ids.data)
@@ -142,7 +142,7 @@ class _Tally:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether somebody else's file has our name."""
+    """Return whether the path is taken by a file that is not a token cache."""
     if not path.is_file():
         return path.exists()
     with path.open("rb") as file:

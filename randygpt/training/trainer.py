@@ -1,7 +1,7 @@
-"""The training loop. Reads a corpus and a checkpoint, writes checkpoints, sidecars and metrics.
+"""Training loop: reads a text and a checkpoint, writes checkpoints, sidecars and metrics. Disk I/O.
 
-`PREFIX.bin` is the newest state, `PREFIX_best.bin` the one with the lowest validation loss, each with its JSON beside
-it; `PREFIX.metrics.jsonl` has a line an iteration. Files are written off the training thread, by the first process.
+`PREFIX.bin` is the latest state, `PREFIX_best.bin` the one with the lowest validation loss, each with a sidecar;
+`PREFIX.metrics.jsonl` has one line per iteration. Rank 0 writes checkpoints on a background thread.
 """
 
 import math
@@ -30,14 +30,14 @@ from randygpt.training.options import TrainOptions
 from randygpt.training.recipe import RECIPES
 from randygpt.training.text import Text
 
-EVAL_WINDOWS = 50
-SAVE_EVERY_S = 60.0  # the newest state; the best is saved when it is found
+EVAL_SEQUENCES = 50
+SAVE_EVERY_S = 60.0  # interval for the latest state; the best is saved when it is found
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(slots=True)
 class _State:
-    """Everything a resume needs, besides the options."""
+    """Training state: everything that a resume restores, apart from the options."""
 
     model: GPT
     optimizer: Optimizer
@@ -45,13 +45,13 @@ class _State:
     plateau: Plateau
     next_iteration: int = 0
     steps: int = 0
-    tokens: int = 0  # trained on, over the model's life
+    tokens: int = 0  # trained on, over the model's whole life
     train_loss: float | None = None
     val_loss: float | None = None
 
 
 class Trainer:
-    """One run: made by `start` or `resume`, carried out by `run`."""
+    """Training run: create it with `start` or `resume`, then call `run`."""
 
     def __init__(self, options: TrainOptions, corpus: Corpus, state: _State, *, name: str, world: World) -> None:
         self.options = options
@@ -61,11 +61,12 @@ class Trainer:
         self._name = name
         self._world = world
         self._recipe = RECIPES[options.recipe]
-        self.same_run = False  # as the one whose files have our names
+        self.same_run = False  # resumed from the files that it will overwrite
         self._best_saved = False
         state.model.set_training_dtype(_DTYPES[options.precision])
-        mine = world.shard(EVAL_WINDOWS)
-        self._validation = [part[mine.start : mine.stop].to(options.device) for part in corpus.validation(EVAL_WINDOWS)]
+        mine = world.shard(EVAL_SEQUENCES)
+        fixed = corpus.validation(EVAL_SEQUENCES)  # (N, T) each
+        self._validation = [part[mine.start : mine.stop].to(options.device) for part in fixed]
 
     @classmethod
     def start(
@@ -79,9 +80,20 @@ class Trainer:
         world: World = World(),  # noqa: B008 (frozen)
         warn: Callable[[str], None] = lambda _: None,
     ) -> Self:
-        """A new model; `config` gives its shape for a vocabulary size. Raises InvalidModelFile and OSError.
+        """Start training a new model.
 
-        Without a tokenizer, the tokens are the characters of the text. `warn` gets remarks for the person.
+        Args:
+            options: The options of the run.
+            text: The training text.
+            config: Returns the model's shape for a vocabulary size.
+            tokenizer: None for a character tokenizer of the text.
+            name: Name to publish the model under.
+            world: The processes of the run.
+            warn: Receives messages for the user.
+
+        Raises:
+            InvalidModelFile: The text is too short or not UTF-8, or the shape is impossible.
+            OSError: The text cannot be read.
         """
         tokenizer = tokenizer or CharTokenizer.from_text(text)
         shape = config(tokenizer.vocab_size)
@@ -102,16 +114,30 @@ class Trainer:
         world: World = World(),  # noqa: B008 (frozen)
         warn: Callable[[str], None] = lambda _: None,
     ) -> Self:
-        """Go on from a checkpoint. Raises InvalidModelFile, CallerError and OSError.
+        """Continue from a checkpoint.
 
-        The JSON beside it gives the plateau's counters, so the run ends as an unbroken one would have. Without one,
-        the counters start afresh; without a vocabulary, the tokens are the text's characters.
-        To fine-tune is to keep the weights, and begin anew with everything else, the name included.
+        The sidecar restores the plateau rule's counters, so that the run ends as an uninterrupted one would. Without a
+        sidecar the counters start at zero; without a vocabulary the tokens are the text's characters.
+
+        Args:
+            options: The options of the run.
+            text: The training text.
+            found: The checkpoint.
+            fine_tune: Keep only the weights and the vocabulary, and start a new run.
+            name: Name to publish the model under, if the sidecar has none.
+            world: The processes of the run.
+            warn: Receives messages for the user.
+
+        Raises:
+            InvalidModelFile: The checkpoint or the text is wrong.
+            CallerError: The vocabulary is missing and does not follow from the text.
+            OSError: A file cannot be read.
         """
         path = found.path
         tokenizer = found.tokenizer or CharTokenizer.from_text(text)
         if tokenizer.vocab_size != found.header.vocab_size:
-            raise CallerError(f"{path}: no vocabulary beside it, and the text has {tokenizer.vocab_size} characters")
+            needed, size = tokenizer.vocab_size, found.header.vocab_size
+            raise CallerError(f"{path} has no vocabulary, and the text needs {needed} entries, not {size}")
         loaded = read_checkpoint(path, found.config)
         state = _state(options, found.config, torch.from_numpy(loaded.weights), tokenizer)
         corpus = Corpus(text, tokenizer, found.config.block_size, warn=warn)
@@ -120,22 +146,22 @@ class Trainer:
         trainer = cls(options, corpus, state, name=name, world=world)
         if not fine_tune:
             if loaded.header.step + options.iterations - loaded.header.iteration > MAX_COUNT:
-                raise InvalidCheckpoint(f"{path}: after {loaded.header.step} steps there is no room for so many more")
+                raise InvalidCheckpoint(f"{path}: {loaded.header.step} steps leave no room below {MAX_COUNT}")
             _restore(state, loaded, found.sidecar, options.device)
             if found.sidecar and found.sidecar.training.get("tokens", corpus.identity) != corpus.identity:
-                warn(f"the text is not the one {path} was trained on")
+                warn(f"{path} was trained on another text")
             trainer.same_run = path.resolve() in {options.latest.resolve(), options.best.resolve()}
             trainer._best_saved = trainer.same_run and options.best.is_file()
         return trainer
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """What the text is cut into tokens with."""
+        """The tokenizer of the model."""
         return self._state.tokenizer
 
     @property
     def next_iteration(self) -> int:
-        """Index of the iteration that comes next."""
+        """Index of the next iteration."""
         return self._state.next_iteration
 
     @property
@@ -144,18 +170,28 @@ class Trainer:
         return self._state.plateau.best
 
     def run(self, on_step: Callable[[Step], None], should_stop: Callable[[], bool]) -> bool:
-        """Train to the target, or to a plateau's end; False if `should_stop` ended it first. Raises OSError.
+        """Train until the target iteration or the end of the plateau rule.
 
-        Raises Diverged, and then the files are those of before. Both files are on disk when it returns; a run that is
-        at its target already writes nothing.
+        Both checkpoints are on disk when this returns. A run that has reached its target writes nothing.
+
+        Args:
+            on_step: Called after each iteration.
+            should_stop: Polled after each iteration; True saves and ends the run.
+
+        Returns:
+            False if `should_stop` ended the run.
+
+        Raises:
+            Diverged: A loss is not finite; the checkpoints on disk are from before.
+            OSError: A file cannot be written.
         """
         options, state = self.options, self._state
         if state.next_iteration >= options.iterations:
             return True
         saved_at = time.monotonic()
         metrics_path = options.metrics if self._world.rank == 0 else None
-        kept = state.next_iteration if self.same_run else 0
-        with CheckpointWriter() as writer, Metrics(metrics_path, kept) as metrics:
+        first_iteration = state.next_iteration if self.same_run else 0
+        with CheckpointWriter() as writer, Metrics(metrics_path, first_iteration) as metrics:
             interrupted = False
             while state.next_iteration < options.iterations and not interrupted:
                 step, is_best, exhausted = self._iterate()
@@ -178,7 +214,7 @@ class Trainer:
         return not interrupted
 
     def _iterate(self) -> tuple[Step, bool, bool]:
-        """One iteration: (what to report, whether it is the best so far, whether the plateau's cuts are used up)."""
+        """Run one iteration; return its report, whether it is the best so far, and whether the plateau rule ended."""
         options, state = self.options, self._state
         iteration, started = state.next_iteration, time.perf_counter()
         lr = self._recipe.schedule(
@@ -198,11 +234,11 @@ class Trainer:
         return step, is_best, exhausted
 
     def _train_step(self, iteration: int, lr: float) -> float:
-        """One step on the global batch, of which each process does its share; the loss of all of it."""
+        """Take one optimizer step on this process's shard of the batch; return the loss of the whole batch."""
         options, optimizer = self.options, self._state.optimizer
         self.model.train()
         total = torch.zeros((), device=options.device)
-        for part in self._parts():
+        for part in self._micro_batches():
             inputs, targets = self._corpus.batch(
                 seed=options.seed,
                 iteration=iteration,
@@ -215,14 +251,14 @@ class Trainer:
             loss.backward()
             total += loss.detach()
         self._world.all_reduce(total)
-        if not math.isfinite(total.item()):  # the files on disk are from before
-            raise Diverged(f"the loss is {total.item()} at iteration {iteration}: try a lower learning rate (--lr)")
+        if not math.isfinite(total.item()):  # before the weights change
+            raise Diverged(f"the loss is {total.item()} at iteration {iteration}: lower the learning rate (--lr)")
         self._world.all_reduce(optimizer.gradient)
         optimizer.step(lr)
         return total.item()
 
-    def _parts(self) -> Iterator[range]:
-        """Our share of the global batch's windows, in as many parts as asked for."""
+    def _micro_batches(self) -> Iterator[range]:
+        """Yield the indices of this process's shard of the batch, cut into `accumulate` micro-batches."""
         mine, count = self._world.shard(self.options.batch_size), self.options.accumulate
         for index in range(count):
             part = mine[len(mine) * index // count : len(mine) * (index + 1) // count]
@@ -231,15 +267,15 @@ class Trainer:
 
     @torch.inference_mode()
     def _evaluate(self) -> float:
-        """Mean loss of the validation windows, in nats a token."""
+        """Return the mean validation loss, in nats per token."""
         self.model.eval()
         inputs, targets = self._validation
         total = torch.zeros((), device=self.options.device)
         if len(inputs):
-            total += _loss(self.model, inputs, targets) * (len(inputs) / EVAL_WINDOWS)
+            total += _loss(self.model, inputs, targets) * (len(inputs) / EVAL_SEQUENCES)
         self._world.all_reduce(total)
         if not math.isfinite(total.item()):
-            raise Diverged(f"the validation loss is {total.item()}: try a lower learning rate (--lr)")
+            raise Diverged(f"the validation loss is {total.item()}: lower the learning rate (--lr)")
         return total.item()
 
     def _save(self, writer: CheckpointWriter, path: Path) -> None:
@@ -254,12 +290,12 @@ class Trainer:
             step=state.steps,
             best_loss=state.plateau.best,
         )
-        first, second = state.optimizer.state
+        exp_avg, exp_avg_sq = state.optimizer.state
         checkpoint = Checkpoint(
             header=header,
             config=self.model.config,
             weights=_array(self.model.flat),
-            optimizer_state=(_array(first), _array(second)),
+            optimizer_state=(_array(exp_avg), _array(exp_avg_sq)),
         )
         best = None if math.isinf(state.plateau.best) else state.plateau.best
         sidecar = Sidecar(
@@ -284,7 +320,7 @@ class Trainer:
 
 
 def _state(options: TrainOptions, config: ModelConfig, weights: Tensor, tokenizer: Tokenizer) -> _State:
-    """A model at its beginning, on its device."""
+    """Return the state of a run that has not started, on its device."""
     flat = weights.to(options.device)
     model = GPT(config, flat, dropout=options.dropout)
     gradient = torch.zeros_like(flat)
@@ -293,13 +329,13 @@ def _state(options: TrainOptions, config: ModelConfig, weights: Tensor, tokenize
 
 
 def _restore(state: _State, loaded: Checkpoint, sidecar: Sidecar | None, device: str) -> None:
-    """Take over what a checkpoint and the JSON beside it say of the run that wrote them."""
+    """Restore the state that a checkpoint and its sidecar recorded."""
     header = loaded.header
     state.plateau.best, state.next_iteration = header.best_loss, header.iteration + 1
     if loaded.optimizer_state:
         state.steps = header.step
-        first, second = (torch.from_numpy(moment).to(device) for moment in loaded.optimizer_state)
-        state.optimizer.restore(state.steps, (first, second))
+        exp_avg, exp_avg_sq = (torch.from_numpy(part).to(device) for part in loaded.optimizer_state)
+        state.optimizer.restore(state.steps, (exp_avg, exp_avg_sq))
     if sidecar and sidecar.iteration == header.iteration:
         state.train_loss, state.val_loss = sidecar.losses.get("train"), sidecar.losses.get("val")
         state.tokens = sidecar.training_value("tokens_seen", 0)
@@ -308,10 +344,10 @@ def _restore(state: _State, loaded: Checkpoint, sidecar: Sidecar | None, device:
 
 
 def _loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy, in nats a token, of windows (B, T)."""
-    return functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+    """Return the mean cross-entropy, in nats per token, of inputs (B, T) against targets (B, T)."""
+    return functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())  # (B * T, V), (B * T,)
 
 
 def _array(tensor: Tensor) -> Array:
-    """A copy on the CPU."""
+    """Return a copy on the CPU."""
     return tensor.detach().to("cpu", copy=True).numpy()

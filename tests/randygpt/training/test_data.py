@@ -73,7 +73,7 @@ def test_the_shortest_text_there_may_be() -> None:
 
 @pytest.mark.parametrize("length", [0, 1, BLOCK, 80])
 def test_a_text_too_short_to_train_and_validate(length: int) -> None:
-    with pytest.raises(InvalidModelFile, match=f"text: {length} tokens; about 90 are needed"):
+    with pytest.raises(InvalidModelFile, match=f"text has {length} tokens: training and validation need about 90"):
         numbered(length)
 
 

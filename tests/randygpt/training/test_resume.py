@@ -200,7 +200,7 @@ def test_without_its_characters_the_text_has_to_be_the_same(tmp_path: Path) -> N
     start(options(tmp_path), stop_after=1)
     (tmp_path / "m.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_json("char")), encoding="utf-8")
-    with pytest.raises(CallerError, match=r"m\.bin: no vocabulary beside it, and the text has 32 characters"):
+    with pytest.raises(CallerError, match=r"m\.bin has no vocabulary, and the text needs 32 entries, not 31"):
         resume(options(tmp_path), text=TEXT + "!")
 
 
@@ -220,7 +220,7 @@ def test_going_on_with_another_text_is_remarked_upon(tmp_path: Path, text: str, 
     start(options(tmp_path), stop_after=1)
     told: list[str] = []
     Trainer.resume(options(tmp_path), text, inspect_checkpoint(tmp_path / "m.bin"), warn=told.append)
-    assert told == [f"the text is not the one {tmp_path / 'm.bin'} was trained on"] * remarks
+    assert told == [f"{tmp_path / 'm.bin'} was trained on another text"] * remarks
 
 
 def test_without_json_nobody_knows_which_text_it_was(tmp_path: Path) -> None:

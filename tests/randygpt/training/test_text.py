@@ -70,7 +70,7 @@ def test_no_border_of_a_block_shows(contents: str, size: int) -> None:
 def test_text_that_is_not_utf_8(tmp_path: Path, before: int, wrong: bytes, where: int) -> None:
     path = tmp_path / "story.txt"
     path.write_bytes(b"x" * before + wrong)
-    with pytest.raises(InvalidModelFile, match=rf"story\.txt: not UTF-8 text: byte {before + where}$"):
+    with pytest.raises(InvalidModelFile, match=rf"story\.txt: not UTF-8 text at byte {before + where}$"):
         list(Text.find(path))
 
 

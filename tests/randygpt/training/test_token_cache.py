@@ -149,7 +149,7 @@ def test_a_file_that_is_not_ours_stays(path: Path, counting: Counting, contents:
     told: list[str] = []
     assert np.array_equal(load(path, counting, told).ids, counting.encode(TEXT))
     assert kept(path).read_bytes() == contents
-    assert told == [f"{kept(path)}: is something else, and stays; the tokens of {path} are in memory"]
+    assert told == [f"{kept(path)} is not a token cache: keeping the tokens of {path} in memory"]
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
@@ -170,7 +170,7 @@ def test_without_room_on_the_disk_tokens_are_in_memory(path: Path, counting: Cou
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert np.array_equal(tokens.ids, counting.encode(TEXT))
     assert tokens.mapped is None
-    assert told == [f"{kept(path)}: cannot be kept (File too large); the tokens of {path} are in memory"]
+    assert told == [f"{kept(path)} cannot be written (File too large): keeping the tokens of {path} in memory"]
     assert [entry.name for entry in path.parent.iterdir()] == ["my.txt"]
 
 

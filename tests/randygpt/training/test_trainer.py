@@ -132,7 +132,7 @@ def test_the_best_file_has_the_lowest_validation_loss(tmp_path: Path, monkeypatc
     assert found.header.best_loss == pytest.approx(losses[best], abs=1e-5)
     assert inspect_checkpoint(tmp_path / "m.bin").header.best_loss == found.header.best_loss
     model = GPT(found.config, torch.from_numpy(read_checkpoint(found.path, found.config).weights)).eval()
-    inputs, targets = Corpus(TEXT, TOKENIZER, 256).validation(trainer_module.EVAL_WINDOWS)
+    inputs, targets = Corpus(TEXT, TOKENIZER, 256).validation(trainer_module.EVAL_SEQUENCES)
     with torch.inference_mode():
         loss = functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
     assert loss.item() == pytest.approx(losses[best], abs=1e-5)
