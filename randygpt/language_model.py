@@ -1,4 +1,4 @@
-"""A trained model as a script uses it: logits, text, tokenizer, configuration. Reads files when loaded."""
+"""Python API of a trained model: logits, generated text, tokenizer and shape. Reads files in `load`."""
 
 from dataclasses import dataclass
 from os import PathLike
@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageModel:
-    """A model and the tokenizer it was trained with. Safe to use from several threads."""
+    """Trained model with its tokenizer. Safe to use from several threads."""
 
     decoder: Decoder
     tokenizer: Tokenizer
+
+    def __post_init__(self) -> None:
+        if self.decoder.config.vocab_size != self.tokenizer.vocab_size:
+            raise InvalidModelFile(
+                f"the model has {self.decoder.config.vocab_size} tokens, the vocabulary {self.tokenizer.vocab_size}"
+            )
 
     @property
     def config(self) -> ModelConfig:
@@ -34,20 +40,21 @@ class LanguageModel:
         return self.decoder.config
 
     def logits(self, ids: "torch.Tensor | Sequence[Sequence[int]]") -> "torch.Tensor":
-        """Logits (B, T, V), float32, of token ids (B, T), T at most block_size.
+        """Return the logits (B, T, V), float32, of token ids (B, T).
 
-        Raises CallerError for ids of another shape or out of the vocabulary.
+        Raises:
+            CallerError: T exceeds `config.block_size`, or an id is not in the vocabulary.
         """
-        import torch  # noqa: PLC0415 (text needs none of it)
+        import torch  # noqa: PLC0415 (generating text does not need it)
 
         try:
             array = np.asarray(ids)
         except (ValueError, TypeError) as error:
-            raise CallerError(f"ids are whole numbers (B, T): {error}") from None
+            raise CallerError(f"ids must be whole numbers of shape (B, T): {error}") from None
         if array.ndim != 2 or not array.size or array.shape[1] > self.config.block_size:  # noqa: PLR2004 (B, T)
-            raise CallerError(f"ids are (B, T) with T up to {self.config.block_size}, not {array.shape}")
+            raise CallerError(f"ids must have shape (B, T) with T at most {self.config.block_size}, not {array.shape}")
         if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= self.config.vocab_size:
-            raise CallerError(f"ids are whole numbers from 0 to {self.config.vocab_size - 1}")
+            raise CallerError(f"ids must be whole numbers from 0 to {self.config.vocab_size - 1}")
         return torch.from_numpy(np.stack([self.decoder.logits(row) for row in array.tolist()]))
 
     def generate(
@@ -61,15 +68,25 @@ class LanguageModel:
         seed: int | None = None,
         stop: "Sequence[str]" = (),
     ) -> str:
-        """A completion, without the prompt and up to a text in `stop`; the same seed gives it again.
+        """Return text that continues a prompt.
 
-        Raises CallerError.
+        Args:
+            prompt: The text to continue; characters that the vocabulary lacks are dropped.
+            max_tokens: Tokens to generate at most.
+            temperature: From 0 (greedy) to 100.
+            top_p: Sample from the likeliest tokens that together have this probability, above 0 and at most 1.
+            top_k: Sample from this many of the likeliest tokens; 0 for all.
+            seed: Equal seeds give equal text; None for a random one.
+            stop: Strings that end the text, which are not part of it.
+
+        Raises:
+            CallerError: A value is out of range.
         """
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
         return "".join(self.stream(prompt, sampling, stop))
 
     def stream(self, prompt: str, sampling: Sampling, stop: "Sequence[str]" = ()) -> "Iterator[str]":
-        """The same in pieces, as they are drawn."""
+        """Yield the text that continues a prompt, in pieces as they are generated; raise CallerError."""
         tokens = generate(self.decoder, self.tokenizer.encode(prompt).tolist(), sampling)
         return until_stop((self.tokenizer.decode([token]) for token in tokens), stop)
 
@@ -94,5 +111,5 @@ def load(path: str | PathLike[str], *, preset: str | None = None, vocab: Path | 
 
 
 def from_weights(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> LanguageModel:
-    """The model in a checkpoint whose shape and tokenizer are known; raises InvalidCheckpoint and OSError."""
+    """Return the model in a checkpoint of known shape and tokenizer; raise InvalidCheckpoint and OSError."""
     return LanguageModel(decoder=Decoder(config, read_matrices(path, config)), tokenizer=tokenizer)

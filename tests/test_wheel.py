@@ -139,7 +139,7 @@ async def test_documented_example_runs(python: Path, relay: str, tmp_path: Path,
     page = (ROOT / "docs" / "api.md").read_text()
     found = re.search(r"## Publish and fetch\n.*?```python\n(.*?)```", page, re.DOTALL)
     assert found
-    signing_key.keep(Home(tmp_path), key.reveal_nsec())
+    signing_key.store(Home(tmp_path), key.reveal_nsec())
     write_tiny(tmp_path / "checkpoint_best.bin")
     code = found[1].replace("ws://127.0.0.1:7777", relay)
     done = await asyncio.to_thread(run, python, "-c", code, cwd=tmp_path)

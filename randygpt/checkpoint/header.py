@@ -42,7 +42,7 @@ class CheckpointHeader:
 
     def __post_init__(self) -> None:
         if self.magic not in _LAYOUTS:
-            raise InvalidCheckpoint(f"not a checkpoint: starts with {self.magic!r:.100}, not {', '.join(MAGICS)}")
+            raise InvalidCheckpoint(f"not a randyGPT checkpoint: it starts with {self.magic!r:.100}, not with RGPT…")
         if type(self.vocab_size) is not int or not 1 <= self.vocab_size <= MAX_VOCAB:
             raise InvalidCheckpoint(f"vocab must be from 1 to {MAX_VOCAB}, not {self.vocab_size}")
         for name, count in (("iter", self.iteration), ("step", self.step)):

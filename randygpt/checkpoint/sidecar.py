@@ -52,7 +52,7 @@ class Sidecar:
         """Return an option or counter of the run that saved this; raise InvalidModelFile if it is not allowed."""
         value = self.training.get(name, default)
         if type(value) is not type(default) or value not in allowed:
-            raise InvalidModelFile(f"{self.source}: {name} has a wrong type or is out of range")
+            raise InvalidModelFile(f"{self.source}: {name} is out of range or of a wrong type")
         return value
 
     def matches(self, header: CheckpointHeader) -> bool:

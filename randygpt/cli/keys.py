@@ -47,9 +47,9 @@ def new(
 
     The secret key is stored in a file that only you can read.
     """
-    key_sources.no_core_dumps()
+    key_sources.disable_core_dumps()
     home, key = Home.from_environment(), SecretKey.generate()
-    key_sources.keep(home, _encode(key, new_password_file, encrypt=encrypt))
+    key_sources.store(home, _encode(key, new_password_file, encrypt=encrypt))
     _show(key, str(home.key_path), as_json=as_json)
 
 
@@ -69,7 +69,7 @@ def import_(
     On a terminal, the key is asked for and not shown. An ncryptsec is stored as it is; commands that use it ask for its
     password.
     """
-    key_sources.no_core_dumps()
+    key_sources.disable_core_dumps()
     home = Home.from_environment()
     if file:
         raw = key_sources.read_secret(file)
@@ -79,9 +79,9 @@ def import_(
             if sys.stdin.isatty()
             else sys.stdin.readline(key_sources.MAX_SECRET)
         )
-    key = key_sources.unlock(raw, str(file or "stdin"), _password_source(password_file))
-    is_locked = key_sources.is_locked(raw)
-    key_sources.keep(home, raw.strip() if is_locked else _encode(key, new_password_file, encrypt=encrypt))
+    key = key_sources.decrypt(raw, str(file or "stdin"), _password_source(password_file))
+    is_locked = key_sources.is_encrypted(raw)
+    key_sources.store(home, raw.strip() if is_locked else _encode(key, new_password_file, encrypt=encrypt))
     _show(key, str(home.key_path), as_json=as_json)
 
 

@@ -1,5 +1,5 @@
-"""What an export for transformers consists of: its JSON files, and the two modules that stand beside the weights.
+"""Export for transformers: its JSON files and the modules that run the model there.
 
-Those two, `configuration_randygpt` and `modeling_randygpt`, are copied as they are and run where randygpt is not
-installed: they import torch and transformers alone. Nothing here imports them.
+The modules `configuration_randygpt` and `modeling_randygpt` are copied into an export and run without randygpt: they
+import only torch and transformers. Nothing in this package imports them.
 """

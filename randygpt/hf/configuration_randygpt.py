@@ -1,4 +1,4 @@
-"""The configuration of a randyGPT model, for transformers."""
+"""Configuration of a randyGPT model for transformers."""
 
 from typing import Any, ClassVar
 
@@ -6,7 +6,7 @@ from transformers import PretrainedConfig
 
 
 class RandyGPTConfig(PretrainedConfig):
-    """Shape of a model: D = n_embd, L = n_layer; `block_size` is how many positions it knows, and no more."""
+    """Shape of a randyGPT model; `block_size` is the context length, a hard limit."""
 
     model_type = "randygpt"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
@@ -24,7 +24,7 @@ class RandyGPTConfig(PretrainedConfig):
         n_layer: int = 6,
         block_size: int = 256,
         vocab_size: int = 96,
-        **kwargs: Any,  # noqa: ANN401 (what transformers itself keeps in a configuration)
+        **kwargs: Any,  # noqa: ANN401 (fields of PretrainedConfig)
     ) -> None:
         self.n_embd = n_embd
         self.n_head = n_head

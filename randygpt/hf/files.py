@@ -1,8 +1,8 @@
-"""What stands beside the weights of a model for transformers: configuration, tokenizer, and the code that runs it.
+"""Files of an export for transformers besides the weights: configuration, tokenizer and code. No disk writes.
 
-Tokens of both kinds become byte pairs there: no unknown token, so a character that the vocabulary lacks is dropped; a
-newline stands alone; decoding joins. Two ids cannot have the same text there, so the earlier one's text gets a mark
-behind it, which decoding takes away.
+Both kinds of tokenizer become a BPE `tokenizer.json` without an unknown token, so that characters outside the
+vocabulary are dropped; newlines are split off, and decoding joins. As ids must have distinct text there, an entry that
+has a later duplicate gets a mark as suffix, which decoding removes.
 """
 
 import json
@@ -18,12 +18,12 @@ from randygpt.model.config import ModelConfig
 from randygpt.model.layout import tensor_shapes
 from randygpt.model.tokenizer import BOS_ID, EOS_ID, BpeTokenizer, CharTokenizer, Tokenizer
 
-_PRIVATE_USE = range(0xF0000, 0x10FFFE)  # characters without a meaning: one that the vocabulary lacks is the mark
+_PRIVATE_USE = range(0xF0000, 0x10FFFE)  # private use characters; the mark is one that the vocabulary lacks
 _CODE = ("configuration_randygpt", "modeling_randygpt")
 
 
 def files(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, bytes]:
-    """Name and contents of every file but the weights."""
+    """Return the name and contents of every file except the weights."""
     backend, texts = _backend(tokenizer)
     special = {"bos_token": texts[BOS_ID], "eos_token": texts[EOS_ID], "pad_token": texts[EOS_ID]}
     ids = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": EOS_ID}
@@ -47,7 +47,7 @@ def files(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, bytes]:
             "model_max_length": config.block_size,
             "model_input_names": ["input_ids", "attention_mask"],
             "clean_up_tokenization_spaces": False,
-            "split_special_tokens": True,  # "<|bos|>" in a text is these seven characters
+            "split_special_tokens": True,  # "<|bos|>" in a text is plain text
             "padding_side": "left",
             **special,
         },
@@ -58,28 +58,28 @@ def files(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, bytes]:
 
 
 def tensor_names(config: ModelConfig) -> dict[str, str]:
-    """Name of each array of `header.tensor_shapes`, and what transformers calls it."""
+    """Return the transformers name of each tensor in `tensor_shapes`."""
     return {name: f"{name.replace('layer', 'layers.', 1)}.weight" for name in tensor_shapes(config)}
 
 
 def read_tokenizer_json(raw: object, kind: object) -> Tokenizer:
-    """The tokenizer in a decoded tokenizer.json that `files` made; raises InvalidModelFile."""
+    """Parse a decoded tokenizer.json that `files` wrote; raise InvalidModelFile if it is another."""
     try:
         ids, merges = raw["model"]["vocab"], raw["model"]["merges"]  # type: ignore[index]
-        decoders_there = raw["decoder"]["decoders"]  # type: ignore[index]
-        marks = [step["pattern"]["String"] for step in decoders_there if step["type"] == "Replace"]
+        raw_decoders = raw["decoder"]["decoders"]  # type: ignore[index]
+        marks = [step["pattern"]["String"] for step in raw_decoders if step["type"] == "Replace"]
         texts = [text for text, _ in sorted(ids.items(), key=lambda entry: int(entry[1]))]
         for mark in marks:
             texts = [text.replace(mark, "") for text in texts]
         if sorted(ids.values()) != list(range(len(texts))):
             raise InvalidModelFile("the ids of the tokenizer have gaps")
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
-        raise InvalidModelFile("not a tokenizer that randygpt exported") from None
+        raise InvalidModelFile("not a tokenizer exported by randygpt") from None
     return CharTokenizer(texts) if kind == "char" else BpeTokenizer.from_json({"vocab": texts, "merges": merges})
 
 
 def _backend(tokenizer: Tokenizer) -> tuple[tokenizers.Tokenizer, list[str]]:
-    """The tokenizer for transformers, and its texts by id."""
+    """Return the tokenizer for transformers and its entries by id."""
     texts, mark = _distinct(tokenizer.vocab)
     merges = tokenizer.merges_by_priority() if isinstance(tokenizer, BpeTokenizer) else []
     backend = tokenizers.Tokenizer(models.BPE(vocab={text: token for token, text in enumerate(texts)}, merges=merges))
@@ -90,7 +90,7 @@ def _backend(tokenizer: Tokenizer) -> tuple[tokenizers.Tokenizer, list[str]]:
 
 
 def _distinct(texts: Sequence[str]) -> tuple[list[str], str]:
-    """The texts with a mark, as often as needed, behind those that come again; and that mark, empty if none needed."""
+    """Return the entries, with marks appended where a duplicate follows, and the mark, empty if it is not used."""
     counts = Counter(texts)
     used = {char for text in texts for char in text}
     mark = next(chr(point) for point in _PRIVATE_USE if chr(point) not in used)

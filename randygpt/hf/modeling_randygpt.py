@@ -1,7 +1,8 @@
-"""A randyGPT model, for transformers: token and position embeddings, then attention and a squared-ReLU MLP per layer.
+"""randyGPT model for transformers.
 
-RMSNorm without scale before each half of a layer, none at the end; no biases. It knows `block_size` positions, and more
-is a ValueError. A key-value cache that grows (DynamicCache) is supported, a static one is not.
+Token and position embeddings, then in each layer causal attention and a squared-ReLU MLP, each after an RMSNorm without
+scale. No final norm, no biases. A sequence longer than `block_size` raises ValueError. DynamicCache is supported,
+static caches are not.
 """
 
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ NORM_EPS = 1e-5
 
 
 class RandyGPTLayer(nn.Module):
-    """Attention and MLP, each added to the residual stream (B, T, D)."""
+    """Transformer block: attention and MLP, each added to the residual stream (B, T, D)."""
 
     def __init__(self, config: RandyGPTConfig, index: int) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class RandyGPTLayer(nn.Module):
         self.fc2 = nn.Linear(4 * dim, dim, bias=False)
 
     def forward(self, x: Tensor, allowed: Tensor, cache: Cache | None) -> Tensor:
-        """(B, T, D) to (B, T, D); `allowed` (B or 1, 1, T, S) says which of S positions each of T may look at."""
+        """Map (B, T, D) to (B, T, D); the mask `allowed` (B or 1, 1, T, S) is true where a token may attend."""
         batch, length, dim = x.shape
         normed = _norm(x)
         heads = (batch, length, self.n_head, dim // self.n_head)
@@ -44,14 +45,14 @@ class RandyGPTLayer(nn.Module):
         )  # each (B, H, T, D / H)
         if cache is not None:
             keys, values = cache.update(keys, values, self.index)
-        mixed = functional.scaled_dot_product_attention(query, keys, values, attn_mask=allowed)
-        x = x + self.wo(mixed.transpose(1, 2).reshape(batch, length, dim))
+        output = functional.scaled_dot_product_attention(query, keys, values, attn_mask=allowed)  # (B, H, T, D / H)
+        x = x + self.wo(output.transpose(1, 2).reshape(batch, length, dim))
         hidden: Tensor = self.fc2(self.fc1(_norm(x)).relu().square())
         return x + hidden
 
 
 class RandyGPTForCausalLM(PreTrainedModel, GenerationMixin):
-    """A decoder-only transformer over token ids; input and output embeddings are not tied."""
+    """Decoder-only transformer over token ids; input and output embeddings are not tied."""
 
     config_class = RandyGPTConfig
     base_model_prefix = ""
@@ -68,7 +69,7 @@ class RandyGPTForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The token embedding."""
+        """Return the token embedding."""
         return self.wte
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
@@ -76,11 +77,11 @@ class RandyGPTForCausalLM(PreTrainedModel, GenerationMixin):
         self.wte = value
 
     def get_output_embeddings(self) -> nn.Module:
-        """The map to logits."""
+        """Return the output head."""
         return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the map to logits."""
+        """Replace the output head."""
         self.lm_head = new_embeddings
 
     def forward(
@@ -96,20 +97,33 @@ class RandyGPTForCausalLM(PreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """Logits (B, T, V) of ids (B, T) behind the S - T positions of a cache; the last `logits_to_keep`, 0: all.
+        """Return the logits (B, T, V) of ids (B, T) that follow the S - T tokens of a cache.
 
-        `attention_mask` (B, S) is 0 where a position is padding. Raises ValueError where S is over block_size.
+        Args:
+            input_ids: Token ids (B, T).
+            attention_mask: (B, S), 0 for padding.
+            position_ids: Positions (B, T); by default those after the cache.
+            past_key_values: A DynamicCache; created if `use_cache` is set.
+            inputs_embeds: Embeddings (B, T, D) instead of ids.
+            labels: Target ids (B, T) to compute a loss for.
+            use_cache: Return a cache; by default what the configuration says.
+            logits_to_keep: Return the logits of this many last tokens only; 0 for all.
+            return_dict: False returns a tuple.
+            **kwargs: Passed to the loss function.
+
+        Raises:
+            ValueError: S exceeds `block_size`, or the cache is static.
         """
         x = self.wte(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, D)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
         if past_key_values is not None and past_key_values.is_compileable:
-            raise ValueError("a static cache is not supported; a DynamicCache is")
+            raise ValueError("static caches are not supported: use a DynamicCache")
         start = past_key_values.get_seq_length() if past_key_values is not None else 0
         length = x.shape[1]
         if start + length > self.config.block_size:
-            raise ValueError(f"{start + length} positions, but this model knows {self.config.block_size}")
+            raise ValueError(f"{start + length} tokens exceed the context length of {self.config.block_size}")
         if position_ids is None:
             position_ids = torch.arange(start, start + length, device=x.device)[None]
         x = x + self.wpe(position_ids)
@@ -127,11 +141,11 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def _allowed(start: int, length: int, attention_mask: Tensor | None, device: torch.device) -> Tensor:
-    """Which of S = start + length positions each of the last `length` may look at, (B or 1, 1, T, S)."""
+    """Return the attention mask (B or 1, 1, T, S) of `length` tokens T that follow `start` others, S in all."""
     keys = torch.arange(start + length, device=device)
     queries = keys[start:, None]
     allowed = (keys <= queries)[None, None]
     if attention_mask is not None:
         padding = attention_mask[:, None, None, :].to(device) == 0
-        allowed = allowed & ~padding | (keys == queries)  # itself: a row of nothing may be NaN
+        allowed = allowed & ~padding | (keys == queries)  # padding attends to itself: an empty row would be NaN
     return allowed

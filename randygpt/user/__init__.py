@@ -1,1 +1,1 @@
-"""The user's own files: the home folder, configuration files and the signing key. Disk I/O."""
+"""The user's files: home folder, configuration files and signing key. Disk I/O."""

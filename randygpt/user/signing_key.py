@@ -1,8 +1,8 @@
-"""The secret key: where it is looked for, and how it is put on disk. Does disk I/O; asks nobody, prints nothing.
+"""Signing key: where the secret key is read from, and how it is stored. Disk I/O; no prompts, no output.
 
-Looked for, in this order: `$CREDENTIALS_DIRECTORY/nsec`, which systemd fills; the file that the user names; `keys/nsec`
-below the home; `$RANDYGPT_NSEC`, with a warning. Each has an nsec, or an ncryptsec (NIP-49) to be opened with a
-password. There is no other: without a key nothing is signed.
+Sources, in this order: `$CREDENTIALS_DIRECTORY/nsec`, provided by systemd; the file that the user names; `keys/nsec`
+in the home folder; `$RANDYGPT_NSEC`, with a warning. Each contains an nsec, or an ncryptsec (NIP-49), which needs a
+password.
 """
 
 import errno
@@ -21,16 +21,16 @@ from relay_client.errors import InvalidKey, RelayRefused
 from relay_client.event import Signer
 from relay_client.keys import SecretKey
 
-Password = Callable[[str], str]  # from what is to be opened to its password; may raise CallerError
+Password = Callable[[str], str]  # from the key's origin to its password; may raise CallerError
 
-MAX_SECRET = 4096  # bytes that are read of a file with a secret
+MAX_SECRET = 4096  # bytes to read of a file with a secret
 _VARIABLE = "RANDYGPT_NSEC"
 _taken_from_environment = ""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundKey:
-    """A key, where it was, and what its owner should know about that."""
+    """A key, its origin, and warnings for its owner."""
 
     key: SecretKey
     origin: str
@@ -38,16 +38,23 @@ class FoundKey:
 
 
 def find(home: Home, file: Path | None, password: Password) -> FoundKey:
-    """The key to sign with; from then on this process leaves no core dump, and its children do not inherit the key.
+    """Return the key to sign with, disable core dumps and hide the key from child processes.
 
-    Raises CallerError if there is none, or if its file is a link, somebody else's, or open to others; InvalidKey for
-    what is no key, or a wrong password; OSError.
+    Args:
+        home: The user's home.
+        file: A key file to use instead of the home's.
+        password: Called with the key's origin if the key is encrypted.
+
+    Raises:
+        CallerError: No key was found, or its file is a symbolic link, not the user's, or readable by others.
+        InvalidKey: The contents are not a key, or the password is wrong.
+        OSError: The file cannot be read.
     """
-    no_core_dumps()
+    disable_core_dumps()
     variable, credential = _environment_key(), _credential()
     warnings = []
     if variable:
-        warnings.append(f"{_VARIABLE}: a key in the environment can be read by whatever else runs as this user")
+        warnings.append(f"{_VARIABLE}: other programs of this user can read a key in the environment")
     if credential:
         origin, raw = str(credential), read_secret(credential)
         if file and file != credential:
@@ -57,10 +64,10 @@ def find(home: Home, file: Path | None, password: Password) -> FoundKey:
     elif variable:
         origin, raw = _VARIABLE, variable
     else:
-        raise CallerError(f"no key at {home.key_path}; make one: randygpt keys new")
+        raise CallerError(f"no key at {home.key_path}: create one with randygpt keys new")
     if variable and origin != _VARIABLE:
         warnings.append(f"{_VARIABLE} is not used: the key is {origin}")
-    return FoundKey(unlock(raw, origin, password), origin, tuple(warnings))
+    return FoundKey(decrypt(raw, origin, password), origin, tuple(warnings))
 
 
 def _environment_key() -> str:
@@ -71,15 +78,15 @@ def _environment_key() -> str:
 
 
 def signer(home: Home) -> Signer | None:
-    """What says who is here to relays that insist; None where there is no key. The key is read only for them.
+    """Return a signer for relays that require authentication (NIP-42), None without a key.
 
-    A key that needs a password cannot be used for that: nobody is asked in the middle of a transfer.
+    The key is read when a relay first asks. An encrypted key is refused, as a transfer cannot prompt for a password.
     """
     return _LazyKey(home) if home.key_path.exists() or _credential() else None
 
 
 class _LazyKey:
-    """The user's key, read when it is first needed. One that cannot be used is as none to the relay: RelayRefused."""
+    """Signer that reads the key on first use; raises RelayRefused if the key cannot be used."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -87,9 +94,9 @@ class _LazyKey:
     @functools.cached_property
     def _key(self) -> SecretKey:
         try:
-            return find(self._home, None, _ask_nobody).key
+            return find(self._home, None, _refuse_password).key
         except (CallerError, OSError) as error:
-            raise RelayRefused(f"cannot say who is here: {error}") from None
+            raise RelayRefused(f"cannot authenticate: {error}") from None
 
     @property
     def pubkey(self) -> bytes:
@@ -99,34 +106,34 @@ class _LazyKey:
         return self._key.sign(digest)
 
 
-def _ask_nobody(origin: str) -> str:
-    raise CallerError(f"{origin} is locked with a password")
+def _refuse_password(origin: str) -> str:
+    raise CallerError(f"{origin} is encrypted with a password")
 
 
-def unlock(raw_secret: str, origin: str, password: Password) -> SecretKey:
-    """The key in an nsec or an ncryptsec; raises InvalidKey, which names the origin and repeats nothing."""
+def decrypt(raw_secret: str, origin: str, password: Password) -> SecretKey:
+    """Return the key in an nsec or ncryptsec; raise InvalidKey, which names the origin but not the secret."""
     try:
-        if is_locked(raw_secret):
+        if is_encrypted(raw_secret):
             return SecretKey.from_ncryptsec(raw_secret, password(origin))
         return SecretKey.from_nsec(raw_secret)
     except InvalidKey as error:
         raise InvalidKey(f"{origin}: {error}") from None
 
 
-def is_locked(raw_secret: str) -> bool:
-    """Whether a password is needed."""
+def is_encrypted(raw_secret: str) -> bool:
+    """Return whether a secret is an ncryptsec, which needs a password."""
     return raw_secret.strip().lower().startswith("ncryptsec1")
 
 
-def keep(home: Home, secret: str) -> None:
-    """Make an nsec or ncryptsec the user's key; raises CallerError if there is one, and OSError."""
+def store(home: Home, secret: str) -> None:
+    """Store an nsec or ncryptsec as the user's key; raise CallerError if one exists, and OSError."""
     durable.make_directory(home.folder)
     durable.make_directory(home.key_path.parent, mode=0o700)
-    write_secret(home.key_path, secret, "there is a key already")
+    write_secret(home.key_path, secret, "a key exists already")
 
 
 def write_secret(path: Path, secret: str, taken: str) -> None:
-    """A new file that its owner alone may read; raises CallerError (`taken`) if something is there, and OSError."""
+    """Create a file that only its owner may read; raise CallerError, saying `taken`, if it exists, and OSError."""
     try:
         durable.create(path, f"{secret}\n".encode(), mode=durable.SECRET)
     except FileExistsError:
@@ -134,10 +141,14 @@ def write_secret(path: Path, secret: str, taken: str) -> None:
 
 
 def read_secret(path: Path) -> str:
-    """What stands in a file with a key or a password; raises CallerError if others may have read it, and OSError.
+    """Return the contents of a file with a key or a password.
 
-    A credential is given by systemd to the service alone: the file is ours, or root's with an access list, whose mask
-    shows as bits of the group.
+    A systemd credential belongs to the service's user, or to root with an access list, whose mask shows in the group
+    bits of the mode.
+
+    Raises:
+        CallerError: The file is a symbolic link, not a regular file, not the user's, or readable by others.
+        OSError: The file cannot be read.
     """
     is_credential = path.parent == _credentials()
     owners = {os.geteuid(), 0} if is_credential else {os.geteuid()}
@@ -146,26 +157,26 @@ def read_secret(path: Path) -> str:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise CallerError(f"{path}: a file with a secret may not be a symbolic link") from None
+            raise CallerError(f"{path}: a file with a secret must not be a symbolic link") from None
         raise
     try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode) or facts.st_uid not in owners:
-            raise CallerError(f"{path}: a file with a secret must be a plain file of your own")
+            raise CallerError(f"{path}: a file with a secret must be a regular file that you own")
         if facts.st_mode & forbidden:
-            raise CallerError(f"{path}: others may read this secret; run: chmod 600 {path}")
+            raise CallerError(f"{path} is accessible to other users: run chmod 600 {path}")
         return os.read(descriptor, MAX_SECRET).decode("utf-8", "replace")
     finally:
         os.close(descriptor)
 
 
-def no_core_dumps() -> None:
-    """From here on, a crash of this process leaves no image of its memory."""
+def disable_core_dumps() -> None:
+    """Disable core dumps, so that a crash leaves no copy of the key on disk."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _credentials() -> Path | None:
-    """Where systemd puts the credentials of this service."""
+    """Return the folder of the service's systemd credentials."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     return Path(folder) if folder else None
 

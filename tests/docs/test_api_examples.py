@@ -35,7 +35,7 @@ def test_publish_and_fetch_takes_ten_lines() -> None:
 
 @pytest.mark.parametrize(("section", "code"), EXAMPLES, ids=OUTPUT)
 async def test_example_runs(section: str, code: str, relay: str, tmp_path: Path, key: SecretKey) -> None:
-    signing_key.keep(Home(tmp_path), key.reveal_nsec())
+    signing_key.store(Home(tmp_path), key.reveal_nsec())
     checkpoint = write_tiny(tmp_path / "checkpoint_best.bin")
     if "npub1…" in code:
         await aio.publish(checkpoint, name="shakespeare", relays=[relay], home=tmp_path)

@@ -27,7 +27,7 @@ def author(tmp_path: Path, key: SecretKey, monkeypatch: pytest.MonkeyPatch) -> P
     """The author's home, which has a key."""
     for name in ("CREDENTIALS_DIRECTORY", "RANDYGPT_NSEC", "RANDYGPT_HOME", "RANDYGPT_RELAYS"):
         monkeypatch.delenv(name, raising=False)
-    signing_key.keep(Home(tmp_path / "author"), key.reveal_nsec())
+    signing_key.store(Home(tmp_path / "author"), key.reveal_nsec())
     return tmp_path / "author"
 
 
@@ -136,7 +136,7 @@ async def test_secret_key_as_text_is_refused_and_not_repeated(checkpoint: Path, 
 
 
 async def test_encrypted_key_needs_its_password(checkpoint: Path, tmp_path: Path, key: SecretKey) -> None:
-    signing_key.keep(Home(tmp_path), key.reveal_ncryptsec("a password"))
+    signing_key.store(Home(tmp_path), key.reveal_ncryptsec("a password"))
     with pytest.raises(CallerError, match="is encrypted: pass key="):
         await aio.publish(checkpoint, name="demo", relays=[NOWHERE], home=tmp_path)
 

@@ -100,7 +100,7 @@ def test_logits(model: LanguageModel) -> None:
     ids=lambda ids: str(tuple(ids.shape) if isinstance(ids, torch.Tensor) else ids),
 )
 def test_ids_that_are_none(model: LanguageModel, ids: torch.Tensor) -> None:
-    with pytest.raises(CallerError, match="ids are"):
+    with pytest.raises(CallerError, match="ids must"):
         model.logits(ids)
 
 

@@ -134,7 +134,7 @@ def test_file_off_by_one_byte_is_refused(*, tmp_path: Path, with_optimizer: bool
 @pytest.mark.parametrize("data", [b"", b"RGPT0003", b"GGUF" + bytes(100)])
 def test_other_files_are_refused_by_name(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.bin").write_bytes(data)
-    with pytest.raises(InvalidCheckpoint, match=r"m\.bin: (truncated|not a checkpoint)"):
+    with pytest.raises(InvalidCheckpoint, match=r"m\.bin: (truncated|not a randyGPT checkpoint)"):
         read_weights(tmp_path / "m.bin", CONFIG)
 
 

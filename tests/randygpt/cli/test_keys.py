@@ -57,7 +57,7 @@ def test_a_key_is_taken_in_from_a_file(home: Path, capsys: Capture, key: SecretK
     kept = home / "keys/nsec"
     assert kept.read_text(encoding="ascii") == f"{secret}\n"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert "there is a key already" in refused(capsys, "import", str(file), "--password-file", str(password))
+    assert "a key exists already" in refused(capsys, "import", str(file), "--password-file", str(password))
 
 
 def test_a_key_is_taken_in_from_another_program(

@@ -239,7 +239,7 @@ def test_a_mistake_is_one_line_and_its_exit_code(
         (lambda data: data[:23], "field best_loss"),
         (lambda data: data + b"x", "bytes"),
         (lambda data: data[:-1], "bytes"),
-        (lambda data: b"RGPT0009" + data[8:], "not a checkpoint"),
+        (lambda data: b"RGPT0009" + data[8:], "not a randyGPT checkpoint"),
         (lambda data: data[:8] + b"\xff\xff\xff\xff" + data[12:], "vocab 4294967295"),
     ],
 )

@@ -73,12 +73,12 @@ async def test_the_key_is_read_only_where_a_relay_insists(
     assert both["release"] == release  # the other relay is enough
     done = await asyncio.to_thread(randygpt, friend, "fetch", release, "--relay", nip42_relay)
     assert done.returncode == 4
-    assert "cannot say who is here" in only_line(done.stderr)
+    assert "cannot authenticate" in only_line(done.stderr)
 
 
 async def test_following_goes_on_with_a_key_that_cannot_be_used(nip42_relay: str, relay: str, tmp_path: Path) -> None:
     home = Home(tmp_path)
-    signing_key.keep(home, "no key at all")
+    signing_key.store(home, "no key at all")
     signer, told = signing_key.signer(home), asyncio.Event()
     subscription = Subscription(
         [nip42_relay, relay], Filter(limit=1), lambda *_: True, signer=signer, on_change=lambda _: told.set()
@@ -89,7 +89,7 @@ async def test_following_goes_on_with_a_key_that_cannot_be_used(nip42_relay: str
             told.clear()
             await told.wait()
     assert not task.done()
-    assert "cannot say who is here" in subscription.statuses[nip42_relay].reason
+    assert "cannot authenticate" in subscription.statuses[nip42_relay].reason
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -100,7 +100,7 @@ async def test_nobody_is_asked_for_the_password_of_a_locked_key(
 ) -> None:
     release = (await said(author, "publish", "m.bin", "--relay", nip42_relay))["release"]
     friend = Home(tmp_path / "friend")
-    signing_key.keep(friend, key.reveal_ncryptsec("a password"))
+    signing_key.store(friend, key.reveal_ncryptsec("a password"))
     done = await asyncio.to_thread(randygpt, friend.folder, "fetch", release, "--relay", nip42_relay)
     assert done.returncode == 4
-    assert "is locked with a password" in only_line(done.stderr)
+    assert "is encrypted with a password" in only_line(done.stderr)

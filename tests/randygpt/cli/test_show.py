@@ -121,7 +121,7 @@ def test_show_names_bpe_tokens(at_home: Path, capsys: pytest.CaptureFixture[str]
         ("missing/file.bin", "no file and no installed release: 'missing/file.bin'"),
         ("ab" * 32, "no file and no installed release"),
         ("empty", "empty contains 0 checkpoints"),
-        ("text.bin", "text.bin: not a checkpoint"),
+        ("text.bin", "text.bin: not a randyGPT checkpoint"),
     ],
 )
 def test_what_is_no_checkpoint(at_home: Path, capsys: pytest.CaptureFixture[str], file: str, says: str) -> None:

@@ -113,8 +113,8 @@ def test_other_ways_to_generate(loaded: Loaded) -> None:
 
 def test_beyond_the_last_position_it_refuses(loaded: Loaded) -> None:
     assert 253 < loaded.answers["to the last position"] <= 256
-    assert loaded.answers["too long"] == "257 positions, but this model knows 256"
-    assert loaded.answers["too long, uncached"] == "257 positions, but this model knows 256"
+    assert loaded.answers["too long"] == "257 tokens exceed the context length of 256"
+    assert loaded.answers["too long, uncached"] == "257 tokens exceed the context length of 256"
     assert "static cache is not supported" in loaded.answers["static"]
 
 

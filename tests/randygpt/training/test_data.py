@@ -134,5 +134,5 @@ def test_there_is_no_rule_if_it_would_leave_nothing_or_hardly_matter(lengths: tu
 
 
 def test_what_counts_is_tokens_and_not_characters() -> None:
-    with pytest.raises(InvalidModelFile, match="text: 0 tokens"):
+    with pytest.raises(InvalidModelFile, match="text has 0 tokens"):
         Corpus("x" * 1000, CharTokenizer.from_text("abc"), BLOCK)

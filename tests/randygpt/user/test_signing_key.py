@@ -56,7 +56,7 @@ def credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey, 
 
 
 def test_a_new_key_is_for_its_owner_alone(home: Home, key: SecretKey) -> None:
-    signing_key.keep(home, key.reveal_nsec())
+    signing_key.store(home, key.reveal_nsec())
     assert permissions(home.key_path) == 0o600
     assert permissions(home.key_path.parent) == 0o700
     assert [entry.name for entry in home.key_path.parent.iterdir()] == ["nsec"]
@@ -66,7 +66,7 @@ def test_a_new_key_is_for_its_owner_alone(home: Home, key: SecretKey) -> None:
 def test_a_generous_umask_opens_nothing(home: Home, key: SecretKey) -> None:
     before = os.umask(0)
     try:
-        signing_key.keep(home, key.reveal_nsec())
+        signing_key.store(home, key.reveal_nsec())
     finally:
         os.umask(before)
     assert permissions(home.key_path) == 0o600
@@ -74,10 +74,10 @@ def test_a_generous_umask_opens_nothing(home: Home, key: SecretKey) -> None:
 
 
 def test_a_key_is_never_overwritten(home: Home, key: SecretKey) -> None:
-    signing_key.keep(home, key.reveal_nsec())
+    signing_key.store(home, key.reveal_nsec())
     before = home.key_path.read_bytes()
-    with pytest.raises(CallerError, match=f"there is a key already: {home.key_path}"):
-        signing_key.keep(home, key.reveal_nsec())
+    with pytest.raises(CallerError, match=f"a key exists already: {home.key_path}"):
+        signing_key.store(home, key.reveal_nsec())
     assert home.key_path.read_bytes() == before
     assert [entry.name for entry in home.key_path.parent.iterdir()] == ["nsec"]
 
@@ -85,13 +85,13 @@ def test_a_key_is_never_overwritten(home: Home, key: SecretKey) -> None:
 def test_a_damaged_key_is_not_overwritten_either(home: Home, key: SecretKey) -> None:
     home.key_path.parent.mkdir(parents=True)
     home.key_path.write_bytes(b"")
-    with pytest.raises(CallerError, match="there is a key already"):
-        signing_key.keep(home, key.reveal_nsec())
+    with pytest.raises(CallerError, match="a key exists already"):
+        signing_key.store(home, key.reveal_nsec())
     assert home.key_path.read_bytes() == b""
 
 
 def test_a_key_in_another_file(home: Home, tmp_path: Path, key: SecretKey) -> None:
-    signing_key.keep(home, OTHER.reveal_nsec())
+    signing_key.store(home, OTHER.reveal_nsec())
     other = put_key(tmp_path / "other", key)
     assert find(home, other).key.pubkey == key.pubkey
 
@@ -102,7 +102,7 @@ def test_a_file_with_white_space_around_the_key(home: Home, key: SecretKey) -> N
 
 
 def test_without_a_key_one_is_told_how_to_make_it(home: Home) -> None:
-    with pytest.raises(CallerError, match=f"no key at {home.key_path}; make one: randygpt keys new"):
+    with pytest.raises(CallerError, match=f"no key at {home.key_path}: create one with randygpt keys new"):
         find(home)
     assert not home.folder.exists()
 
@@ -110,7 +110,7 @@ def test_without_a_key_one_is_told_how_to_make_it(home: Home) -> None:
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o610, 0o601, 0o660])
 def test_a_key_others_may_read(home: Home, key: SecretKey, mode: int) -> None:
     put_key(home.key_path, key, mode=mode)
-    with pytest.raises(CallerError, match=f"run: chmod 600 {home.key_path}"):
+    with pytest.raises(CallerError, match=f"run chmod 600 {home.key_path}"):
         find(home)
 
 
@@ -130,7 +130,7 @@ def test_a_link_to_a_key(home: Home, tmp_path: Path, key: SecretKey) -> None:
 
 def test_a_folder_is_no_key(home: Home) -> None:
     home.key_path.mkdir(parents=True, mode=0o700)
-    with pytest.raises(CallerError, match=f"{home.key_path}: a file with a secret must be a plain file"):
+    with pytest.raises(CallerError, match=f"{home.key_path}: a file with a secret must be a regular file"):
         find(home)
 
 
@@ -141,13 +141,13 @@ def test_a_pipe_is_no_key_and_is_not_waited_for(home: Home) -> None:
     code = f"from pathlib import Path; from randygpt.user import signing_key; signing_key.read_secret(Path({path!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     assert "CallerError" in done.stderr
-    assert "a file with a secret must be a plain file" in done.stderr
+    assert "a file with a secret must be a regular file" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 def test_a_key_of_somebody_else(home: Home, key: SecretKey) -> None:
     os.chown(put_key(home.key_path, key), 1, -1)
-    with pytest.raises(CallerError, match="a plain file of your own"):
+    with pytest.raises(CallerError, match="a regular file that you own"):
         find(home)
 
 
@@ -170,7 +170,7 @@ def test_a_public_key_is_no_secret_key(home: Home, key: SecretKey) -> None:
 def test_a_credential_of_the_service_comes_first(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey
 ) -> None:
-    signing_key.keep(home, OTHER.reveal_nsec())
+    signing_key.store(home, OTHER.reveal_nsec())
     named = put_key(tmp_path / "named", OTHER)
     monkeypatch.setenv("RANDYGPT_NSEC", OTHER.reveal_nsec())
     path = credential(tmp_path, monkeypatch, key)
@@ -183,7 +183,7 @@ def test_without_such_a_credential_the_named_file_counts(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey
 ) -> None:
     credential(tmp_path, monkeypatch, OTHER).rename(tmp_path / "credentials" / "api-keys")
-    signing_key.keep(home, OTHER.reveal_nsec())
+    signing_key.store(home, OTHER.reveal_nsec())
     assert find(home, put_key(tmp_path / "named", key)).key.pubkey == key.pubkey
 
 
@@ -209,7 +209,7 @@ def test_a_credential_that_all_may_read_is_refused(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey, mode: int
 ) -> None:
     credential(tmp_path, monkeypatch, key, mode=mode)
-    with pytest.raises(CallerError, match="others may read"):
+    with pytest.raises(CallerError, match="is accessible to other users"):
         find(home)
 
 
@@ -218,7 +218,7 @@ def test_a_credential_of_somebody_else_is_refused(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey
 ) -> None:
     os.chown(credential(tmp_path, monkeypatch, key), 1, -1)
-    with pytest.raises(CallerError, match="a plain file of your own"):
+    with pytest.raises(CallerError, match="a regular file that you own"):
         find(home)
 
 
@@ -230,7 +230,7 @@ def test_the_environment_comes_last_and_with_a_warning(
     assert (found.key.pubkey, found.origin, len(found.warnings)) == (key.pubkey, "RANDYGPT_NSEC", 1)
     assert "RANDYGPT_NSEC" not in os.environ  # commands that are started do not inherit it
     assert find(home).key.pubkey == key.pubkey  # a program may publish twice
-    signing_key.keep(home, OTHER.reveal_nsec())
+    signing_key.store(home, OTHER.reveal_nsec())
     monkeypatch.setenv("RANDYGPT_NSEC", key.reveal_nsec())
     found = find(home)
     assert found.key.pubkey == OTHER.pubkey
@@ -245,7 +245,7 @@ def test_what_the_environment_has_wrong_is_not_repeated(home: Home, monkeypatch:
 
 
 def test_a_locked_key_asks_for_its_password_and_no_other_does(home: Home, key: SecretKey) -> None:
-    signing_key.keep(home, key.reveal_ncryptsec(OPENS))
+    signing_key.store(home, key.reveal_ncryptsec(OPENS))
     asked: list[str] = []
 
     def password(origin: str) -> str:
@@ -262,7 +262,7 @@ def test_a_locked_key_asks_for_its_password_and_no_other_does(home: Home, key: S
 def test_with_a_key_there_are_no_core_dumps() -> None:
     code = (
         "import resource as r; from randygpt.user import signing_key; most = r.getrlimit(r.RLIMIT_CORE)[1]\n"
-        "r.setrlimit(r.RLIMIT_CORE, (most, most)); signing_key.no_core_dumps(); print(r.getrlimit(r.RLIMIT_CORE))"
+        "r.setrlimit(r.RLIMIT_CORE, (most, most)); signing_key.disable_core_dumps(); print(r.getrlimit(r.RLIMIT_CORE))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=TIMEOUT_S)
     assert done.stdout.strip() == "(0, 0)"
