@@ -1,4 +1,4 @@
-"""Which relay gets which event, and what becomes of its share when it takes no more."""
+"""Replica allocation: initial assignment, the barrier, and reassignment of dropped relays' shares."""
 
 import pytest
 from hypothesis import given
@@ -9,8 +9,8 @@ from relay_client.allocation import Allocation
 ABC = ["a", "b", "c"]
 
 
-def handed_out(allocation: Allocation, relay: str) -> list[int]:
-    """Everything there is for a relay now; it takes all of it."""
+def stored_now(allocation: Allocation, relay: str) -> list[int]:
+    """Return the events a relay may get now, and mark them stored."""
     numbers = []
     while (number := allocation.next(relay)) is not None:
         allocation.mark_stored(relay, number)
@@ -18,82 +18,82 @@ def handed_out(allocation: Allocation, relay: str) -> list[int]:
     return numbers
 
 
-def test_every_relay_gets_everything_in_order() -> None:
+def test_each_relay_gets_all_events_in_order() -> None:
     allocation = Allocation(ABC, [3] * 5)
-    assert [handed_out(allocation, relay) for relay in ABC] == [[0, 1, 2, 3, 4]] * 3
+    assert [stored_now(allocation, relay) for relay in ABC] == [[0, 1, 2, 3, 4]] * 3
     assert allocation.pending == 0
     assert allocation.unplaced == []
 
 
-def test_fewer_copies_are_striped_over_the_relays() -> None:
+def test_fewer_copies_are_striped_over_relays() -> None:
     allocation = Allocation(ABC, [2] * 6)
     assert allocation.pending == 12
-    shares = {relay: handed_out(allocation, relay) for relay in ABC}
+    shares = {relay: stored_now(allocation, relay) for relay in ABC}
     assert shares == {"a": [0, 2, 3, 5], "b": [0, 1, 3, 4], "c": [1, 2, 4, 5]}
 
 
-def test_more_copies_than_relays_are_one_for_each() -> None:
+def test_copies_are_limited_by_number_of_relays() -> None:
     allocation = Allocation(["a", "b"], [9] * 2)
-    assert (handed_out(allocation, "a"), handed_out(allocation, "b")) == ([0, 1], [0, 1])
+    assert (stored_now(allocation, "a"), stored_now(allocation, "b")) == ([0, 1], [0, 1])
 
 
-def test_what_a_relay_has_is_a_copy_and_is_not_sent() -> None:
+def test_stored_events_count_as_copies() -> None:
     allocation = Allocation(ABC, [2] * 3, stored={"c": {0, 1, 2}, "a": {1}})
-    assert {relay: handed_out(allocation, relay) for relay in ABC} == {"a": [0, 2], "b": [], "c": []}
+    assert {relay: stored_now(allocation, relay) for relay in ABC} == {"a": [0, 2], "b": [], "c": []}
 
 
-def test_the_last_wait_for_all_that_go_before_them() -> None:
+def test_barrier_holds_later_events_back() -> None:
     allocation = Allocation(["a", "b"], [1, 1, 2], barrier=2)
     assert allocation.next("a") == 0
     assert not allocation.has_work("a")
     assert allocation.next("a") is None
-    assert handed_out(allocation, "b") == [1]
+    assert stored_now(allocation, "b") == [1]
     assert not allocation.has_work("b")
     allocation.mark_stored("a", 0)
-    assert handed_out(allocation, "a") == handed_out(allocation, "b") == [2]
+    assert stored_now(allocation, "a") == stored_now(allocation, "b") == [2]
 
 
-def test_what_is_given_back_is_next() -> None:
+def test_requeued_event_is_next() -> None:
     allocation = Allocation(["a"], [1] * 4)
     assert [allocation.next("a") for _ in range(3)] == [0, 1, 2]
     allocation.requeue("a", 1)
-    assert handed_out(allocation, "a") == [1, 3]
+    assert stored_now(allocation, "a") == [1, 3]
 
 
-def test_the_share_of_a_relay_that_refuses_moves_and_what_it_took_counts() -> None:
+def test_dropped_relay_that_keeps_its_copies() -> None:
     allocation = Allocation(ABC, [1] * 6)
     assert allocation.next("a") == 0
     allocation.mark_stored("a", 0)
     allocation.drop("a", keeps=True)
-    assert sorted(handed_out(allocation, "b") + handed_out(allocation, "c")) == [1, 2, 3, 4, 5]
+    assert sorted(stored_now(allocation, "b") + stored_now(allocation, "c")) == [1, 2, 3, 4, 5]
     assert (allocation.relays, allocation.unplaced, allocation.pending) == (["b", "c"], [], 0)
 
 
-def test_what_a_relay_took_that_is_gone_is_sent_elsewhere() -> None:
+def test_copies_of_lost_relay_are_reassigned() -> None:
     allocation = Allocation(ABC, [1] * 6)
-    handed_out(allocation, "a")
+    stored_now(allocation, "a")
     allocation.drop("a", keeps=False)
-    assert sorted(handed_out(allocation, "b") + handed_out(allocation, "c")) == [0, 1, 2, 3, 4, 5]
+    assert sorted(stored_now(allocation, "b") + stored_now(allocation, "c")) == [0, 1, 2, 3, 4, 5]
 
 
-def test_every_event_keeps_its_number_of_copies_while_there_are_relays() -> None:
+def test_number_of_copies_survives_dropped_relays() -> None:
     allocation = Allocation(ABC, [2] * 6)
     allocation.drop("b", keeps=False)
-    assert (handed_out(allocation, "a"), handed_out(allocation, "c")) == (list(range(6)), list(range(6)))
+    assert (stored_now(allocation, "a"), stored_now(allocation, "c")) == (list(range(6)), list(range(6)))
 
 
-def test_a_share_that_moves_holds_the_last_up_again() -> None:
+def test_reassigned_share_holds_barrier_again() -> None:
     allocation = Allocation(["a", "b"], [1, 1, 2], barrier=2)
-    handed_out(allocation, "a")
+    stored_now(allocation, "a")
     assert allocation.next("b") == 1
     allocation.mark_stored("b", 1)
     assert allocation.next("b") == 2
     allocation.drop("a", keeps=False)
     allocation.requeue("b", 2)
-    assert handed_out(allocation, "b") == [0, 2]
+    assert stored_now(allocation, "b") == [0, 2]
 
 
-def test_what_nobody_takes_is_homeless() -> None:
+def test_events_without_relay_are_unplaced() -> None:
     allocation = Allocation(["a", "b"], [1] * 4)
     assert allocation.next("a") == 0
     allocation.mark_stored("a", 0)
@@ -110,7 +110,7 @@ def test_what_nobody_takes_is_homeless() -> None:
     events=st.integers(0, 30),
     drops=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 4), st.booleans()), max_size=4),
 )
-def test_whatever_fails_each_event_gets_all_the_copies_it_can(
+def test_each_event_gets_all_possible_copies(
     relays: int, copies: int, events: int, drops: list[tuple[int, int, bool]]
 ) -> None:
     names = [str(number) for number in range(relays)]
@@ -130,7 +130,7 @@ def test_whatever_fails_each_event_gets_all_the_copies_it_can(
         name = ready[step % len(ready)]
         number = allocation.next(name)
         assert number is not None
-        assert number not in has[name]  # nothing is sent twice
+        assert number not in has[name]  # no event is sent twice
         has[name].add(number)
         allocation.mark_stored(name, number)
     assert allocation.pending == 0
@@ -140,7 +140,7 @@ def test_whatever_fails_each_event_gets_all_the_copies_it_can(
         assert (number in allocation.unplaced) == (not homes)
 
 
-def test_a_relay_that_left_has_no_work() -> None:
+def test_dropped_relay_has_no_work() -> None:
     allocation = Allocation(["a"], [1])
     allocation.drop("a", keeps=False)
     assert not allocation.has_work("a")

@@ -1,9 +1,9 @@
-"""Waits between tries."""
+"""Exponential back-off with jitter."""
 
 from relay_client.backoff import Backoff
 
 
-def test_the_bound_doubles_up_to_a_minute_and_starts_again() -> None:
+def test_bound_doubles_to_a_minute_until_reset() -> None:
     bounds = []
 
     def highest(low: float, high: float) -> float:
@@ -17,7 +17,7 @@ def test_the_bound_doubles_up_to_a_minute_and_starts_again() -> None:
     assert {low for low, _ in bounds} == {0}
 
 
-def test_waits_are_spread_over_the_whole_bound() -> None:
+def test_waits_are_spread_over_the_bound() -> None:
     waits = [Backoff().next() for _ in range(200)]
     assert 0 <= min(waits) < 0.1
     assert 0.4 < max(waits) <= 0.5

@@ -1,4 +1,4 @@
-"""One relay over a real websocket: honest, slow, broken and hostile ones."""
+"""Connections over real websockets to honest, slow, broken and hostile relays."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ Handler = Callable[[ServerConnection], Awaitable[None]]
 
 @contextlib.asynccontextmanager
 async def relay_that(handler: Handler) -> AsyncIterator[str]:
-    """Address of a relay that treats every connection as told."""
+    """Address of a relay that runs `handler` for every connection."""
     async with serve(handler, "127.0.0.1", 0, compression=None, max_size=1 << 20) as server:
         yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
 
@@ -50,7 +50,7 @@ async def opened(
 
 
 def answering(*frames: object) -> Handler:
-    """Answers the first message with these frames (JSON, or bytes as they are) and then falls silent."""
+    """Make a handler that answers the first message with these frames (JSON, or raw bytes) and then is silent."""
 
     async def handler(peer: ServerConnection) -> None:
         await peer.recv()
@@ -64,7 +64,7 @@ def answering(*frames: object) -> Handler:
 
 @contextlib.asynccontextmanager
 async def server_that_answers(answer: bytes | None) -> AsyncIterator[str]:
-    """Address of something that is no relay: it reads a request and answers this, or waits for the other to go."""
+    """Address of a server that is no relay: it answers a request with this, or waits for the client to go if None."""
     done = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -83,32 +83,32 @@ async def server_that_answers(answer: bytes | None) -> AsyncIterator[str]:
         await done.wait()
 
 
-def nothing(_raw_event: Mapping[str, object]) -> None:
-    """Takes events and does nothing."""
+def ignore(_raw_event: Mapping[str, object]) -> None:
+    """Ignore an event."""
 
 
-# --- opening
+# --- connecting
 
 
-async def test_an_unreachable_relay(free_port: int) -> None:
+async def test_unreachable_relay_is_an_error(free_port: int) -> None:
     with pytest.raises(TransportError, match=rf"^ws://127\.0\.0\.1:{free_port}: "):
         await Connection.open(f"ws://127.0.0.1:{free_port}")
 
 
 @pytest.mark.parametrize("url", ["ws://relay..example", f"ws://{'a' * 64}.example", "ws://\udcff.example"], ids=ascii)
-async def test_a_host_that_cannot_exist_is_refused_or_unreachable(url: str) -> None:
+async def test_impossible_host_is_an_error(url: str) -> None:
     with pytest.raises((CallerError, TransportError)):
         await Connection.open(normalize_url(url))
 
 
 @pytest.mark.parametrize("answer", [b"", b"220 mail ready\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])
-async def test_something_that_is_no_relay(answer: bytes) -> None:
+async def test_server_that_is_no_relay_is_an_error(answer: bytes) -> None:
     async with server_that_answers(answer) as url:
         with pytest.raises(TransportError, match=f"^{url}: .+"):
             await Connection.open(url)
 
 
-async def test_a_handshake_that_never_ends() -> None:
+async def test_endless_handshake_times_out() -> None:
     async with server_that_answers(None) as url:
         with pytest.raises(TransportError, match=f"^{url}: no answer in time"):
             await Connection.open(url, timeouts=Timeouts(connect_s=0.05))
@@ -117,7 +117,7 @@ async def test_a_handshake_that_never_ends() -> None:
 async def test_close_passes_cancellation_on(scripted: ScriptedRelay) -> None:
     connection = await Connection.open(scripted.url)
     closing = asyncio.create_task(connection.close())
-    await asyncio.sleep(0)  # it waits for the reader now
+    await asyncio.sleep(0)  # it is waiting for the reader now
     closing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await closing
@@ -126,7 +126,7 @@ async def test_close_passes_cancellation_on(scripted: ScriptedRelay) -> None:
 # --- sending
 
 
-async def test_the_answer_to_an_event(scripted: ScriptedRelay) -> None:
+async def test_sent_event_is_answered(scripted: ScriptedRelay) -> None:
     async with opened(scripted.url) as connection:
         await connection.send(EVENT)
         (first,) = await connection.answers()
@@ -137,7 +137,7 @@ async def test_the_answer_to_an_event(scripted: ScriptedRelay) -> None:
     assert scripted.events == {EVENT.id.hex(): orjson.loads(EVENT.to_json())}
 
 
-async def test_a_relay_that_goes_away_answers_nothing() -> None:
+async def test_closed_connection_fails_every_call() -> None:
     async def handler(peer: ServerConnection) -> None:
         await peer.recv()
         await peer.close(1011, "out of disk")
@@ -149,21 +149,21 @@ async def test_a_relay_that_goes_away_answers_nothing() -> None:
         with pytest.raises(TransportError, match="out of disk"):
             await connection.send(EVENT)
         with pytest.raises(TransportError, match="out of disk"):
-            await connection.query(WANTED, nothing)
+            await connection.query(WANTED, ignore)
 
 
-async def test_the_last_words_of_a_relay_are_safe_to_print() -> None:
+async def test_close_reason_is_safe_to_print() -> None:
     async def handler(peer: ServerConnection) -> None:
         await peer.send('["NOTICE","\\u001b[2J"]')
         await peer.close(1008, "\x1b[31mred\r\n\u202e")
 
     async with relay_that(handler) as url, opened(url) as connection:
         with pytest.raises(TransportError, match="red") as caught:
-            await connection.query(WANTED, nothing)
+            await connection.query(WANTED, ignore)
     assert str(caught.value).isprintable()
 
 
-async def test_a_relay_that_never_answers_an_event(scripted: ScriptedRelay) -> None:
+async def test_unanswered_event_times_out(scripted: ScriptedRelay) -> None:
     scripted.silent = True
     async with opened(scripted.url, timeouts=IMPATIENT) as connection:
         await connection.send(EVENT)
@@ -171,7 +171,7 @@ async def test_a_relay_that_never_answers_an_event(scripted: ScriptedRelay) -> N
             await connection.answers()
 
 
-async def test_words_do_not_put_off_the_end_of_patience() -> None:
+async def test_notices_do_not_extend_the_timeout() -> None:
     async def handler(peer: ServerConnection) -> None:
         await peer.recv()
         with contextlib.suppress(ConnectionClosed):
@@ -181,13 +181,13 @@ async def test_words_do_not_put_off_the_end_of_patience() -> None:
 
     async with relay_that(handler) as url, opened(url, timeouts=IMPATIENT) as connection:
         with pytest.raises(TransportError, match=r"no answer.*it said: busy"):
-            await connection.query(WANTED, nothing)
+            await connection.query(WANTED, ignore)
 
 
-# --- saying who is here
+# --- authentication
 
 
-async def test_a_relay_that_insists_learns_who_is_there() -> None:
+async def test_query_authenticates_on_demand() -> None:
     heard: list[Any] = []
 
     async def handler(peer: ServerConnection) -> None:
@@ -215,7 +215,7 @@ async def test_a_relay_that_insists_learns_who_is_there() -> None:
     assert [Event.parse(raw_event) for raw_event in came] == [EVENT]
 
 
-async def test_nobody_is_named_unless_the_relay_insists() -> None:
+async def test_challenge_alone_is_not_answered() -> None:
     heard: list[str] = []
 
     async def handler(peer: ServerConnection) -> None:
@@ -225,30 +225,30 @@ async def test_nobody_is_named_unless_the_relay_insists() -> None:
             await peer.send('["EOSE","r1"]')
 
     async with relay_that(handler) as url, opened(url, KEY) as connection:
-        await connection.query(WANTED, nothing)
+        await connection.query(WANTED, ignore)
         assert not connection.authenticated
     assert "AUTH" not in heard
 
 
-async def test_without_a_key_the_refusal_says_why(nip42_relay: str) -> None:
+async def test_auth_without_signer_is_refused(nip42_relay: str) -> None:
     async with opened(nip42_relay) as connection:
         with pytest.raises(RelayRefused, match=f"^{nip42_relay}: .*auth-required: "):
-            await connection.query(WANTED, nothing)
+            await connection.query(WANTED, ignore)
 
 
-async def test_a_real_relay_accepts_who_we_are(nip42_relay: str) -> None:
+async def test_real_relay_accepts_authentication(nip42_relay: str) -> None:
     async with opened(nip42_relay, KEY) as connection:
-        await connection.query(WANTED, nothing)
+        await connection.query(WANTED, ignore)
         assert connection.authenticated
 
 
-async def test_questions_at_the_same_time_are_all_answered_once_the_relay_knows_who_asks(nip42_relay: str) -> None:
+async def test_concurrent_queries_authenticate_once(nip42_relay: str) -> None:
     async with opened(nip42_relay, KEY) as connection:
-        await asyncio.gather(*(connection.query(WANTED, nothing) for _ in range(3)))
+        await asyncio.gather(*(connection.query(WANTED, ignore) for _ in range(3)))
         assert connection.authenticated
 
 
-async def test_a_real_relay_takes_events_from_whom_it_knows(nip42_relay: str) -> None:
+async def test_real_relay_accepts_events_after_auth(nip42_relay: str) -> None:
     async with opened(nip42_relay, KEY) as connection:
         await connection.send(EVENT)
         (refused,) = await connection.answers()
@@ -259,7 +259,7 @@ async def test_a_real_relay_takes_events_from_whom_it_knows(nip42_relay: str) ->
         assert await connection.answers() == [Acknowledged(event_id=EVENT.id, verdict=Verdict.ACCEPTED, reason="")]
 
 
-async def test_a_key_that_the_relay_does_not_accept() -> None:
+async def test_refused_key_is_reported() -> None:
     async def handler(peer: ServerConnection) -> None:
         await peer.send('["AUTH","prove it"]')
         async for frame in peer:
@@ -271,14 +271,14 @@ async def test_a_key_that_the_relay_does_not_accept() -> None:
 
     async with relay_that(handler) as url, opened(url, KEY) as connection:
         with pytest.raises(RelayRefused, match="does not accept this key: restricted: not a member"):
-            await connection.query(WANTED, nothing)
+            await connection.query(WANTED, ignore)
         assert not connection.authenticated
 
 
-# --- asking
+# --- queries
 
 
-async def test_a_query_gives_what_the_relay_stores(scripted: ScriptedRelay) -> None:
+async def test_query_returns_stored_events(scripted: ScriptedRelay) -> None:
     scripted.events[EVENT.id.hex()] = orjson.loads(EVENT.to_json())
     came: list[Mapping[str, object]] = []
     async with opened(scripted.url) as connection:
@@ -287,7 +287,7 @@ async def test_a_query_gives_what_the_relay_stores(scripted: ScriptedRelay) -> N
     assert scripted.requests == [{"ids": [EVENT.id.hex()], "limit": 1}]
 
 
-async def test_a_query_is_closed_when_it_is_answered() -> None:
+async def test_answered_query_is_closed() -> None:
     heard: asyncio.Queue[list[Any]] = asyncio.Queue()
 
     async def handler(peer: ServerConnection) -> None:
@@ -298,12 +298,12 @@ async def test_a_query_is_closed_when_it_is_answered() -> None:
                 await peer.send(orjson.dumps(["EOSE", message[1]]), text=True)
 
     async with relay_that(handler) as url, opened(url) as connection:
-        await connection.query(WANTED, nothing)
+        await connection.query(WANTED, ignore)
         request, close = await heard.get(), await heard.get()
     assert close == ["CLOSE", request[1]]
 
 
-async def test_queries_at_the_same_time_do_not_mix(scripted: ScriptedRelay) -> None:
+async def test_concurrent_queries_do_not_mix(scripted: ScriptedRelay) -> None:
     events = [EventDraft(kind=kind, created_at=1).sign(KEY) for kind in range(5)]
     scripted.events = {event.id.hex(): orjson.loads(event.to_json()) for event in events}
 
@@ -317,14 +317,14 @@ async def test_queries_at_the_same_time_do_not_mix(scripted: ScriptedRelay) -> N
     assert came == [[kind] for kind in range(5)]
 
 
-async def test_a_refused_query_says_why() -> None:
+async def test_refused_query_has_a_reason() -> None:
     async with relay_that(answering(["CLOSED", "r1", "auth-required: who?"])) as url, opened(url) as connection:
         with pytest.raises(TransportError, match=f"^{url}: refused a request: auth-required: who"):
-            await connection.query(WANTED, nothing)
+            await connection.query(WANTED, ignore)
 
 
 @pytest.mark.parametrize("frames", [[["CLOSED", "r1", ""]], [["EOSE", "r1"], ["CLOSED", "r1", "too many"]]])
-async def test_a_relay_that_closes_when_it_is_done(frames: list[object]) -> None:
+async def test_closed_after_stored_events_is_success(frames: list[object]) -> None:
     came: list[object] = []
     async with relay_that(answering(["EVENT", "r1", EVENT.to_dict()], *frames)) as url, opened(url) as connection:
         await connection.query(WANTED, came.append)
@@ -332,7 +332,7 @@ async def test_a_relay_that_closes_when_it_is_done(frames: list[object]) -> None
 
 
 @pytest.mark.parametrize("raw_id", [[], {}, None, 1, "", "zz"], ids=repr)
-async def test_an_event_with_an_impossible_id_does_no_harm(raw_id: object) -> None:
+async def test_event_with_impossible_id_is_skipped(raw_id: object) -> None:
     came: list[Mapping[str, object]] = []
     handler = answering(["EVENT", "r1", {"id": raw_id}], ["EVENT", "r1", EVENT.to_dict()], ["EOSE", "r1"])
     async with relay_that(handler) as url, opened(url) as connection:
@@ -340,16 +340,16 @@ async def test_an_event_with_an_impossible_id_does_no_harm(raw_id: object) -> No
     assert [Event.parse(raw_event) for raw_event in came] == [EVENT]
 
 
-async def test_a_silent_relay_is_given_up_with_its_last_words() -> None:
+async def test_silent_relay_times_out_with_its_notice() -> None:
     async with (
         relay_that(answering(["NOTICE", "come back later"])) as url,
         opened(url, timeouts=IMPATIENT) as connection,
     ):
         with pytest.raises(TransportError, match=f"^{url}: no answer for .* it said: come back later"):
-            await connection.query(WANTED, nothing)
+            await connection.query(WANTED, ignore)
 
 
-async def test_a_relay_that_closes_in_the_middle_of_an_answer() -> None:
+async def test_connection_closed_during_an_answer_is_an_error() -> None:
     came: list[object] = []
 
     async def handler(peer: ServerConnection) -> None:
@@ -364,17 +364,17 @@ async def test_a_relay_that_closes_in_the_middle_of_an_answer() -> None:
     assert len(came) == 1
 
 
-async def test_a_relay_whose_connection_breaks() -> None:
+async def test_broken_connection_is_an_error() -> None:
     async def handler(peer: ServerConnection) -> None:
         await peer.recv()
         peer.transport.abort()
 
     async with relay_that(handler) as url, opened(url) as connection:
         with pytest.raises(TransportError, match=url):
-            await connection.query(WANTED, nothing)
+            await connection.query(WANTED, ignore)
 
 
-async def test_a_frame_up_to_the_limit_is_read() -> None:
+async def test_frame_at_the_limit_is_read() -> None:
     raw_event = EVENT.to_dict() | {"padding": "x" * (255 << 10)}
     came: list[object] = []
     handler = answering(["EVENT", "r1", raw_event], ["EOSE", "r1"])
@@ -383,30 +383,30 @@ async def test_a_frame_up_to_the_limit_is_read() -> None:
     assert len(came) == 1
 
 
-async def test_a_frame_over_the_limit_ends_the_connection() -> None:
+async def test_frame_over_the_limit_ends_the_connection() -> None:
     raw_event = EVENT.to_dict() | {"padding": "x" * (256 << 10)}
     handler = answering(["EVENT", "r1", raw_event], ["EOSE", "r1"])
     async with relay_that(handler) as url, opened(url) as connection:
         with pytest.raises(TransportError, match="too big"):
-            await connection.query(WANTED, nothing)
+            await connection.query(WANTED, ignore)
 
 
 @pytest.mark.parametrize("frame", [b"hello", b"{}", b'["EVENT","r1"]', b'["OK","r1",true,""]'])
-async def test_a_relay_that_talks_nonsense(frame: bytes) -> None:
+async def test_malformed_message_ends_the_connection(frame: bytes) -> None:
     async with relay_that(answering(frame)) as url, opened(url) as connection:
         with pytest.raises(InvalidMessage, match=f"^{url}: "):
-            await connection.query(WANTED, nothing)
+            await connection.query(WANTED, ignore)
         with pytest.raises(PeerError):
             await connection.send(EVENT)
 
 
-async def test_a_relay_that_floods() -> None:
+async def test_flood_ends_the_connection() -> None:
     async with relay_that(answering(*[["EVENT", "r7", {}]] * 1_001)) as url, opened(url) as connection:
         with pytest.raises(InvalidMessage, match="unsolicited"):
-            await connection.query(WANTED, nothing)
+            await connection.query(WANTED, ignore)
 
 
-async def test_what_the_receiver_raises_ends_the_query_and_not_the_connection(scripted: ScriptedRelay) -> None:
+async def test_callback_error_ends_only_the_query(scripted: ScriptedRelay) -> None:
     scripted.events[EVENT.id.hex()] = orjson.loads(EVENT.to_json())
     came: list[object] = []
 

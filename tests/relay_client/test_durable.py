@@ -1,4 +1,4 @@
-"""Writes that survive a crash. What a power loss would show is shown by the order of the calls that prevent it."""
+"""Durable writes: atomicity, modes and errors. The order of fsync and rename calls stands for a power loss."""
 
 import errno
 import fcntl
@@ -13,7 +13,7 @@ from relay_client import durable
 
 
 class Interrupted(BaseException):
-    """Like KeyboardInterrupt: no Exception."""
+    """A BaseException like KeyboardInterrupt."""
 
 
 def mode(path: Path) -> int:
@@ -29,7 +29,7 @@ def write_half(path: Path, error: BaseException) -> None:
 
 @pytest.fixture
 def order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """Names of the calls that make things durable or visible, with the content synced or the path made."""
+    """Record calls that make data durable or visible, with the content synced or the path made."""
     calls: list[str] = []
     fsync, replace, link = os.fsync, os.replace, os.link
 
@@ -54,25 +54,25 @@ def order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return calls
 
 
-def test_a_write_is_whole(tmp_path: Path) -> None:
+def test_write_is_complete(tmp_path: Path) -> None:
     durable.write(tmp_path / "a", b"old")
     durable.write(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"new"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_content_is_safe_before_its_name_and_the_name_before_we_return(tmp_path: Path, order: list[str]) -> None:
+def test_content_is_synced_before_its_name(tmp_path: Path, order: list[str]) -> None:
     durable.write(tmp_path / "a", b"content")
     assert order == ["fsync b'content'", "replace a", f"fsync folder {tmp_path.name}"]
 
 
-def test_create_is_as_careful(tmp_path: Path, order: list[str]) -> None:
+def test_create_syncs_in_the_same_order(tmp_path: Path, order: list[str]) -> None:
     durable.create(tmp_path / "a", b"content", mode=durable.SECRET)
     assert order.index("fsync b'content'") < order.index("link a")
     assert order[-2:] == ["link a", f"fsync folder {tmp_path.name}"]
 
 
-def test_a_folder_is_made_durable_in_its_parent(tmp_path: Path, order: list[str]) -> None:
+def test_new_directory_is_synced_in_its_parent(tmp_path: Path, order: list[str]) -> None:
     assert durable.make_directory(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert (tmp_path / "a" / "b").is_dir()
     assert order == [f"fsync folder {tmp_path.name}", "fsync folder a"]
@@ -81,7 +81,7 @@ def test_a_folder_is_made_durable_in_its_parent(tmp_path: Path, order: list[str]
     assert order == []
 
 
-def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_old_file_stays_until_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "a"
     durable.write(path, b"old")
     with durable.atomic_file(path) as file:
@@ -94,9 +94,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [OSError("disk full"), ValueError("bug"), Interrupted()], ids=repr)
 @pytest.mark.parametrize("before", [b"old", None])
-def test_an_error_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, error: BaseException, before: bytes | None
-) -> None:
+def test_error_leaves_only_the_old_file(tmp_path: Path, error: BaseException, before: bytes | None) -> None:
     path = tmp_path / "a"
     if before is not None:
         durable.write(path, before)
@@ -106,7 +104,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])
-def test_a_failing_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_failing_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     durable.write(tmp_path / "a", b"old")
 
     def fail(*_: object) -> None:
@@ -121,7 +119,7 @@ def test_a_failing_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 LEFTOVER = ".tmp-0123456789abcdef-a[1]"
 
 
-def test_leftovers_of_a_file_are_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_leftovers_of_the_file_are_removed(tmp_path: Path) -> None:
     others = {"a[1]", ".tmp-0123456789abcdef-a1", ".tmp-0123456789abcdef-a[1].b", ".tmp-0123-a[1]", f"{LEFTOVER}~"}
     for name in (LEFTOVER, *others):
         (tmp_path / name).write_bytes(b"half")
@@ -129,7 +127,7 @@ def test_leftovers_of_a_file_are_removed_and_nothing_else(tmp_path: Path) -> Non
     assert {path.name for path in tmp_path.iterdir()} == others
 
 
-def test_what_looks_like_a_leftover_and_is_no_file_stays(tmp_path: Path) -> None:
+def test_directory_named_like_a_leftover_stays(tmp_path: Path) -> None:
     (tmp_path / "mine").write_bytes(b"")
     (tmp_path / LEFTOVER).symlink_to("mine")
     (tmp_path / LEFTOVER.replace("0", "1")).mkdir()
@@ -137,8 +135,8 @@ def test_what_looks_like_a_leftover_and_is_no_file_stays(tmp_path: Path) -> None
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_file_that_is_being_written_is_no_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From when it is made, which is a moment before it is locked, until it is in place."""
+def test_file_being_written_is_no_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove leftovers between creation and lock, and between write and rename."""
     flock, replace, path = fcntl.flock, os.replace, tmp_path / "a"
     taken: list[bool] = []
 
@@ -161,9 +159,7 @@ def test_a_file_that_is_being_written_is_no_leftover(tmp_path: Path, monkeypatch
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"new"}
 
 
-def test_a_file_system_without_locks_has_writes_and_keeps_leftovers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_system_without_locks_keeps_leftovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def without(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -174,32 +170,32 @@ def test_a_file_system_without_locks_has_writes_and_keeps_leftovers(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"new"}
 
 
-def test_an_error_without_a_name_gets_the_files(tmp_path: Path) -> None:
+def test_error_names_the_target_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left") as caught:
         write_half(tmp_path / "m.bin", OSError(errno.ENOSPC, "No space left on device"))
     assert caught.value.filename == str(tmp_path / "m.bin")
 
 
 @pytest.mark.parametrize("wanted", [durable.PUBLIC, durable.READ_ONLY, durable.SECRET])
-def test_modes(tmp_path: Path, wanted: int) -> None:
+def test_files_get_the_requested_mode(tmp_path: Path, wanted: int) -> None:
     durable.write(tmp_path / "written", b"", mode=wanted)
     durable.create(tmp_path / "created", b"", mode=wanted)
     assert mode(tmp_path / "written") == mode(tmp_path / "created") == wanted
 
 
-def test_a_secret_is_never_readable_by_others(tmp_path: Path) -> None:
+def test_secret_is_never_readable_by_others(tmp_path: Path) -> None:
     with durable.atomic_file(tmp_path / "key", mode=durable.SECRET) as file:
         file.write(b"secret")
         assert [mode(path) for path in tmp_path.iterdir()] == [0o600]
 
 
-def test_a_replaced_file_gets_the_mode_asked_for(tmp_path: Path) -> None:
+def test_replaced_file_gets_the_requested_mode(tmp_path: Path) -> None:
     durable.write(tmp_path / "key", b"1", mode=durable.PUBLIC)
     durable.write(tmp_path / "key", b"2", mode=durable.SECRET)
     assert mode(tmp_path / "key") == 0o600
 
 
-def test_create_makes_a_file(tmp_path: Path) -> None:
+def test_create_writes_a_file(tmp_path: Path) -> None:
     durable.create(tmp_path / "a", b"content", mode=durable.PUBLIC)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"content"}
     assert (tmp_path / "a").stat().st_nlink == 1
@@ -219,7 +215,7 @@ def test_create_never_overwrites(tmp_path: Path, occupy: Callable[[Path], object
     assert (tmp_path / "a").lstat() == before
 
 
-def test_a_link_is_replaced_and_what_it_points_to_is_not_touched(tmp_path: Path) -> None:
+def test_symlink_is_replaced_and_its_target_kept(tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_bytes(b"mine")
     link.symlink_to(target)
@@ -228,7 +224,7 @@ def test_a_link_is_replaced_and_what_it_points_to_is_not_touched(tmp_path: Path)
     assert (target.read_bytes(), link.read_bytes()) == (b"mine", b"new")
 
 
-def test_a_folder_in_the_way_is_an_error(tmp_path: Path) -> None:
+def test_directory_in_the_way_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(OSError, match="directory"):
         durable.write(tmp_path / "a", b"new")
@@ -236,13 +232,13 @@ def test_a_folder_in_the_way_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 200, 255])
-def test_names_up_to_the_longest(tmp_path: Path, length: int) -> None:
+def test_longest_file_name_can_be_written(tmp_path: Path, length: int) -> None:
     durable.write(tmp_path / ("n" * length), b"1")
     durable.create(tmp_path / ("m" * length), b"2", mode=durable.PUBLIC)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m" * length, "n" * length]
 
 
-def test_make_directory_refuses_a_file_in_the_way(tmp_path: Path) -> None:
+def test_make_directory_refuses_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"")
     with pytest.raises(FileExistsError):
         durable.make_directory(tmp_path / "a")
@@ -250,12 +246,12 @@ def test_make_directory_refuses_a_file_in_the_way(tmp_path: Path) -> None:
         durable.make_directory(tmp_path / "a" / "b")
 
 
-def test_make_directory_takes_a_mode(tmp_path: Path) -> None:
+def test_make_directory_applies_the_mode(tmp_path: Path) -> None:
     durable.make_directory(tmp_path / "keys", mode=0o700)
     assert mode(tmp_path / "keys") == 0o700
 
 
-def test_a_directory_is_there_when_it_is_filled(tmp_path: Path, order: list[str]) -> None:
+def test_directory_appears_when_complete(tmp_path: Path, order: list[str]) -> None:
     target = tmp_path / "target"
     with durable.atomic_directory(target) as folder:
         durable.write(folder / "a", b"1")
@@ -266,7 +262,7 @@ def test_a_directory_is_there_when_it_is_filled(tmp_path: Path, order: list[str]
     assert order[-2:] == ["replace target", f"fsync folder {tmp_path.name}"]
 
 
-def test_an_empty_directory_is_replaced_and_no_other(tmp_path: Path) -> None:
+def test_only_an_empty_directory_is_replaced(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()
     with durable.atomic_directory(target) as folder:
@@ -278,7 +274,7 @@ def test_an_empty_directory_is_replaced_and_no_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [Interrupted(), OSError(errno.ENOSPC, "full")])
-def test_a_directory_half_filled_is_nowhere(tmp_path: Path, error: BaseException) -> None:
+def test_incomplete_directory_is_removed(tmp_path: Path, error: BaseException) -> None:
     def fill_half() -> None:
         with durable.atomic_directory(tmp_path / "target") as folder:
             durable.write(folder / "a", b"1")
@@ -289,7 +285,7 @@ def test_a_directory_half_filled_is_nowhere(tmp_path: Path, error: BaseException
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_names_the_directory_that_was_to_be(tmp_path: Path) -> None:
+def test_error_names_the_target_directory(tmp_path: Path) -> None:
     def fill_without_room() -> None:
         with durable.atomic_directory(tmp_path / "target") as folder, durable.atomic_file(folder / "a"):
             raise OSError(errno.ENOSPC, "full")

@@ -1,4 +1,4 @@
-"""Events made here: ids, signatures, sizes, and agreement with the nostr library written in Rust."""
+"""Drafting and signing events: ids, signatures, sizes, and agreement with nostr-sdk (Rust)."""
 
 import dataclasses
 import hashlib
@@ -41,7 +41,7 @@ def draft(text: str = "hello") -> EventDraft:
 
 
 def sdk_id(made: EventDraft) -> str:
-    """The id that nostr-sdk gives a draft."""
+    """Return the id that nostr-sdk computes for a draft."""
     computed = nostr_sdk.EventId.compute(
         nostr_sdk.PublicKey.parse(KEY.pubkey.hex()),
         nostr_sdk.Timestamp.from_secs(made.created_at),
@@ -53,25 +53,25 @@ def sdk_id(made: EventDraft) -> str:
 
 
 @hard_text
-def test_an_id_is_the_one_that_nostr_sdk_computes(text: str) -> None:
+def test_id_equals_that_of_nostr_sdk(text: str) -> None:
     made = EventDraft(kind=1064, created_at=1_790_000_000, tags=(("x", text, "y"), ("e", text)), content=text)
     assert made.id_for(KEY.pubkey).hex() == sdk_id(made)
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.integers(0, 65_535), st.integers(0, 2**40))
-def test_any_text_has_the_id_that_nostr_sdk_computes(content: str, value: str, kind: int, created_at: int) -> None:
+def test_id_of_any_text_equals_that_of_nostr_sdk(content: str, value: str, kind: int, created_at: int) -> None:
     made = EventDraft(kind=kind, created_at=created_at, tags=(("x", value),), content=content)
     assert made.id_for(KEY.pubkey).hex() == sdk_id(made)
 
 
-def test_an_id_is_the_hash_of_the_serialisation_in_nip_01() -> None:
+def test_id_is_hash_of_nip_01_serialization() -> None:
     made = EventDraft(kind=1, created_at=5, tags=(("e", "a", "b"),), content="a\nb")
     serialised = f'[0,"{KEY.pubkey.hex()}",5,1,[["e","a","b"]],"a\\nb"]'
     assert made.id_for(KEY.pubkey) == hashlib.sha256(serialised.encode()).digest()
 
 
 @hard_text
-def test_an_event_signed_here_verifies_in_nostr_sdk(text: str) -> None:
+def test_signed_event_verifies_in_nostr_sdk(text: str) -> None:
     made = EventDraft(kind=1064, created_at=1_790_000_000, tags=(("x", text),), content=text)
     event = made.sign(KEY)
     theirs = nostr_sdk.Event.from_json(event.to_json().decode())
@@ -80,7 +80,7 @@ def test_an_event_signed_here_verifies_in_nostr_sdk(text: str) -> None:
 
 
 @hard_text
-def test_an_event_signed_by_nostr_sdk_parses_here(text: str) -> None:
+def test_event_of_nostr_sdk_parses(text: str) -> None:
     theirs = (
         nostr_sdk.EventBuilder(nostr_sdk.Kind(4181), text)
         .tags([nostr_sdk.Tag.parse(["x", text])])
@@ -92,7 +92,7 @@ def test_an_event_signed_by_nostr_sdk_parses_here(text: str) -> None:
     assert event.pubkey == KEY.pubkey
 
 
-def test_a_signed_event_is_what_was_drafted() -> None:
+def test_signed_event_equals_its_draft() -> None:
     made = draft()
     event = made.sign(KEY)
     assert (event.kind, event.created_at, event.tags, event.content) == (
@@ -105,13 +105,13 @@ def test_a_signed_event_is_what_was_drafted() -> None:
 
 
 @hard_text
-def test_a_signed_event_survives_json(text: str) -> None:
+def test_signed_event_survives_json(text: str) -> None:
     event = draft(text).sign(KEY)
     assert Event.parse(orjson.loads(event.to_json())) == event
     assert Event.parse(json.loads(event.to_json())) == event
 
 
-def test_json_has_the_seven_fields_of_nip_01() -> None:
+def test_json_has_the_fields_of_nip_01() -> None:
     event = draft().sign(KEY)
     assert json.loads(event.to_json()) == {
         "id": event.id.hex(),
@@ -126,7 +126,7 @@ def test_json_has_the_seven_fields_of_nip_01() -> None:
 
 
 @hard_text
-def test_the_size_is_known_before_signing(text: str) -> None:
+def test_size_is_known_before_signing(text: str) -> None:
     made = draft(text)
     assert made.signed_size == len(made.sign(KEY).to_json())
 
@@ -137,17 +137,17 @@ def test_the_size_is_known_before_signing(text: str) -> None:
     st.lists(st.lists(st.text(max_size=5), max_size=3).map(tuple), max_size=4).map(tuple),
     st.text(max_size=30),
 )
-def test_the_size_of_any_draft_is_known(kind: int, created_at: int, tags: tuple[Any, ...], content: str) -> None:
+def test_size_of_any_draft_is_known(kind: int, created_at: int, tags: tuple[Any, ...], content: str) -> None:
     made = EventDraft(kind=kind, created_at=created_at, tags=tags, content=content)
     assert made.signed_size == len(made.sign(KEY).to_json())
 
 
-def test_a_full_chunk_fits_under_the_common_limit() -> None:
+def test_full_chunk_fits_into_65536_bytes() -> None:
     made = EventDraft(kind=1064, created_at=1_790_000_000, tags=(("x", "0" * 64),), content="A" * 61_440)
     assert made.signed_size <= 65_536
 
 
-def test_the_same_draft_has_one_id_per_author(stranger: SecretKey) -> None:
+def test_draft_has_one_id_per_author(stranger: SecretKey) -> None:
     made = draft()
     assert made.sign(KEY).id == made.sign(KEY).id
     assert made.id_for(KEY.pubkey) != made.id_for(stranger.pubkey)
@@ -205,19 +205,19 @@ def test_invalid_event_cannot_be_constructed(field: str, value: object) -> None:
         ("sig", bytes(64)),
     ],
 )
-def test_replacing_a_field_verifies_again(field: str, value: Any) -> None:  # noqa: ANN401 (a field's type)
+def test_replaced_field_is_verified(field: str, value: Any) -> None:  # noqa: ANN401 (a field's type)
     event = draft().sign(KEY)
     with pytest.raises(InvalidEvent):
         dataclasses.replace(event, **{field: value})
 
 
-def test_replacing_nothing_gives_an_equal_event() -> None:
+def test_copy_of_an_event_is_equal() -> None:
     event = draft().sign(KEY)
     assert dataclasses.replace(event) == event
 
 
 @pytest.mark.parametrize("field", ["id", "pubkey", "created_at", "kind", "tags", "content", "sig"])
-def test_an_event_cannot_be_changed(field: str) -> None:
+def test_event_is_immutable(field: str) -> None:
     event = draft().sign(KEY)
     before = event.to_json()
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -227,18 +227,18 @@ def test_an_event_cannot_be_changed(field: str) -> None:
     assert event.to_json() == before
 
 
-def test_an_event_has_no_room_for_other_attributes() -> None:
+def test_event_has_no_dict() -> None:
     assert not hasattr(draft().sign(KEY), "__dict__")
 
 
-def test_a_hashed_event_is_not_an_event() -> None:
+def test_hashed_event_is_not_an_event() -> None:
     event = draft().sign(KEY)
     hashed = HashedEvent.parse(event.to_dict())
     assert not isinstance(hashed, Event)
     assert hashed.to_json() == event.to_json()
 
 
-def test_tag_values_are_in_order_and_pass_over_tags_without_one() -> None:
+def test_tag_values_are_in_order() -> None:
     tags = (("e", "1", "hint"), ("x", "2"), ("e",), (), ("e", "3"), ("E", "4"))
     event = EventDraft(kind=1, created_at=1, tags=tags).sign(KEY)
     assert event.tag_values("e") == ["1", "3"]

@@ -1,4 +1,4 @@
-"""What never becomes an `Event`: forgeries, and whatever else a relay may send in place of one."""
+"""Input that never becomes an `Event`: forgeries, malformed fields and arbitrary JSON."""
 
 import hashlib
 from typing import Any
@@ -38,20 +38,20 @@ FORGERIES = {
 
 
 def rehashed(**changes: object) -> dict[str, Any]:
-    """The event with fields changed and an id that fits them, which needs no key."""
+    """Return the event with changed fields and a matching id, which needs no key."""
     raw: dict[str, Any] = RAW | changes
     fields = [0, raw["pubkey"], raw["created_at"], raw["kind"], raw["tags"], raw["content"]]
     return raw | {"id": hashlib.sha256(orjson.dumps(fields)).hexdigest()}
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_forged_field_makes_no_event(field: str) -> None:
+def test_forged_field_is_refused(field: str) -> None:
     with pytest.raises(InvalidEvent):
         Event.parse(RAW | {field: FORGERIES[field]})
 
 
 @pytest.mark.parametrize("field", ["pubkey", "created_at", "kind", "tags", "content"])
-def test_a_forged_field_with_a_fitting_id_makes_no_event(field: str) -> None:
+def test_forged_field_with_matching_id_is_refused(field: str) -> None:
     raw = rehashed(**{field: FORGERIES[field]})
     with pytest.raises(InvalidEvent, match="signature"):
         Event.parse(raw)
@@ -59,7 +59,7 @@ def test_a_forged_field_with_a_fitting_id_makes_no_event(field: str) -> None:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_an_event_built_by_hand_is_verified_too(field: str) -> None:
+def test_constructed_event_is_verified(field: str) -> None:
     fields = {name: getattr(SIGNED, name) for name in FIELDS}
     assert Event(**fields) == SIGNED
     forged = DRAFT.sign(OTHER) if field in {"id", "pubkey", "sig"} else EventDraft(kind=2, created_at=3).sign(KEY)
@@ -67,18 +67,18 @@ def test_an_event_built_by_hand_is_verified_too(field: str) -> None:
         Event(**fields | {field: getattr(forged, field)})
 
 
-def test_a_hashed_event_takes_any_signature() -> None:
+def test_hashed_event_accepts_any_signature() -> None:
     assert HashedEvent.parse(RAW | {"sig": "0" * 128}).sig == bytes(64)
 
 
 @pytest.mark.parametrize("field", [name for name in FIELDS if name != "sig"])
-def test_a_hashed_event_takes_no_other_id(field: str) -> None:
+def test_hashed_event_refuses_a_wrong_id(field: str) -> None:
     with pytest.raises(InvalidEvent, match="hash"):
         HashedEvent.parse(RAW | {field: FORGERIES[field]})
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_missing_field_is_refused(field: str) -> None:
+def test_missing_field_is_refused(field: str) -> None:
     with pytest.raises(InvalidEvent):
         Event.parse({name: value for name, value in RAW.items() if name != field})
 
@@ -88,7 +88,7 @@ def test_unknown_fields_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(("field", "length"), [("id", 64), ("pubkey", 64), ("sig", 128)])
-def test_no_hex_digit_can_be_flipped(field: str, length: int) -> None:
+def test_flipped_hex_digit_is_refused(field: str, length: int) -> None:
     text = RAW[field]
     assert len(text) == length
     for position, digit in enumerate(text):
@@ -109,7 +109,7 @@ def test_no_hex_digit_can_be_flipped(field: str, length: int) -> None:
         lambda text: " " + text[1:],
         lambda text: text[:-1] + "\n",
         lambda text: "0x" + text[2:],
-        lambda text: text[:-1] + "٣",  # a digit to Python's int(), not to hex
+        lambda text: text[:-1] + "٣",  # a digit for Python's int(), not for hex
         lambda text: text[:-1] + "g",
         lambda _text: "",
         bytes.fromhex,
@@ -118,7 +118,7 @@ def test_no_hex_digit_can_be_flipped(field: str, length: int) -> None:
         lambda _text: None,
     ],
 )
-def test_only_lower_case_hex_of_the_right_length_will_do(field: str, change: Any) -> None:  # noqa: ANN401
+def test_only_lower_case_hex_is_accepted(field: str, change: Any) -> None:  # noqa: ANN401
     raw = RAW | {field: change(RAW[field])}
     with pytest.raises(InvalidEvent, match="lower-case hex"):
         HashedEvent.parse(raw)
@@ -132,13 +132,13 @@ def test_decode_hex_refuses(text: object, size: int) -> None:
         decode_hex(text, size)
 
 
-def test_decode_hex() -> None:
+def test_decode_hex_returns_bytes() -> None:
     assert decode_hex("00ff", 2) == b"\x00\xff"
 
 
 @pytest.mark.parametrize("field", ["created_at", "kind"])
 @pytest.mark.parametrize("value", [True, False, -1, 1.0, "1", None, [1], 2**53, 2**64, 2**70, 10**400, float("nan")])
-def test_only_whole_numbers_in_range_will_do(field: str, value: object) -> None:
+def test_only_integers_in_range_are_accepted(field: str, value: object) -> None:
     with pytest.raises(InvalidEvent, match=f"{field} is not an integer"):
         Event.parse(RAW | {field: value})
 
@@ -146,9 +146,9 @@ def test_only_whole_numbers_in_range_will_do(field: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("kind", "created_at"),
     [(0, 0), (65_535, 2**53 - 1), (65_536, 0), (0, 2**53)],
-    ids=["least", "most", "kind", "time"],
+    ids=["minimum", "maximum", "kind too large", "time too late"],
 )
-def test_the_range_of_numbers(kind: int, created_at: int) -> None:
+def test_limits_of_kind_and_time(kind: int, created_at: int) -> None:
     raw = rehashed(kind=kind, created_at=created_at)
     if kind <= 65_535 and created_at < 2**53:
         assert HashedEvent.parse(raw).kind == kind
@@ -173,7 +173,7 @@ def test_only_text_is_content(content: object) -> None:
 
 
 @pytest.mark.parametrize("field", ["content", "tags"])
-def test_a_lone_surrogate_is_refused(field: str) -> None:
+def test_lone_surrogate_is_refused(field: str) -> None:
     raw = RAW | {field: "\ud800" if field == "content" else [["x", "\ud800"]]}
     with pytest.raises(InvalidEvent, match="serialised"):
         Event.parse(raw)
@@ -185,8 +185,10 @@ def test_only_an_object_is_an_event(raw: object) -> None:
         Event.parse(raw)
 
 
-@pytest.mark.parametrize("x", [5, 2**256 - 1, 0, 2**256 - 2**32 - 977], ids=["off it", "largest", "zero", "prime"])
-def test_a_pubkey_off_the_curve_makes_no_event(x: int) -> None:
+@pytest.mark.parametrize(
+    "x", [5, 2**256 - 1, 0, 2**256 - 2**32 - 977], ids=["off the curve", "maximum", "zero", "field prime"]
+)
+def test_pubkey_off_the_curve_is_refused(x: int) -> None:
     with pytest.raises(ValueError, match="public key"):
         coincurve.PublicKeyXOnly(x.to_bytes(32, "big"))
     with pytest.raises(InvalidEvent, match="signature"):
@@ -194,13 +196,13 @@ def test_a_pubkey_off_the_curve_makes_no_event(x: int) -> None:
 
 
 @given(json_values)
-def test_no_json_value_is_taken_for_an_event(raw: object) -> None:
+def test_arbitrary_json_is_refused(raw: object) -> None:
     with pytest.raises(InvalidEvent):
         Event.parse(raw)
 
 
 @given(st.sampled_from(FIELDS), json_values)
-def test_an_event_with_any_value_in_a_field_is_itself_or_refused(field: str, value: object) -> None:
+def test_arbitrary_field_value_is_refused(field: str, value: object) -> None:
     raw = RAW | {field: value}
     try:
         event = Event.parse(raw)

@@ -1,4 +1,4 @@
-"""What a filter looks like to a relay."""
+"""Filters: their NIP-01 form, and values that are refused."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ from relay_client.filter import Filter
 A, B = b"\xaa" * 32, b"\xbb" * 32
 
 
-def test_a_full_filter_as_nip_01_writes_it() -> None:
+def test_full_filter_in_nip_01_form() -> None:
     wanted = Filter(ids=(A, B), authors=(B,), kinds=(1, 34181), tags={"d": ("x", "y"), "e": ("z",)}, limit=3)
     assert wanted.to_dict() == {
         "ids": ["aa" * 32, "bb" * 32],
@@ -23,8 +23,8 @@ def test_a_full_filter_as_nip_01_writes_it() -> None:
     }
 
 
-def test_what_is_not_asked_for_is_left_out() -> None:
-    # An empty list would match nothing on some relays and everything on others.
+def test_empty_fields_are_left_out() -> None:
+    # An empty list matches nothing on some relays and everything on others.
     assert Filter(tags={"d": ()}, limit=1).to_dict() == {"limit": 1}
     assert Filter(kinds=(0,), limit=1).to_dict() == {"kinds": [0], "limit": 1}
 
@@ -53,7 +53,7 @@ def test_invalid_filter_cannot_be_constructed(fields: dict[str, Any], message: s
         Filter(**{"limit": 1} | fields)
 
 
-def test_a_filter_cannot_be_changed() -> None:
+def test_filter_is_immutable() -> None:
     tags = {"e": ("x",)}
     wanted = Filter(tags=tags, limit=1)
     with pytest.raises(dataclasses.FrozenInstanceError):

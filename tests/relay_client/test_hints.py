@@ -1,4 +1,4 @@
-"""Relay hints: which may be followed, and that the address behind a name is looked at before anybody connects."""
+"""Relay hints: which are safe to follow, and that the resolved address is checked before connecting."""
 
 import asyncio
 import socket
@@ -14,18 +14,18 @@ from relay_client.hints import MAX_HINTS, is_public, usable_hints
 GOOD = "wss://relay.example"
 
 
-def test_a_public_relay_may_be_followed_in_one_spelling_and_once() -> None:
+def test_public_hint_is_normalized_and_unique() -> None:
     assert usable_hints([GOOD, " WSS://Relay.Example/ ", "wss://8.8.8.8:7777/path"], known=[]) == [
         GOOD,
         "wss://8.8.8.8:7777/path",
     ]
 
 
-def test_what_the_user_has_already_is_no_hint() -> None:
+def test_known_relay_is_no_hint() -> None:
     assert usable_hints([GOOD, "wss://other.example"], known={GOOD}) == ["wss://other.example"]
 
 
-def test_a_few_are_enough() -> None:
+def test_hints_are_limited() -> None:
     hints = [f"wss://relay{number}.example" for number in range(100)]
     assert usable_hints(hints, known=[hints[0]]) == hints[1 : 1 + MAX_HINTS]
 
@@ -63,21 +63,21 @@ def test_a_few_are_enough() -> None:
         "wss://[64:ff9b::7f00:1]",
     ],
 )
-def test_what_could_lead_into_ones_own_network_is_not_followed(raw_hint: str) -> None:
+def test_private_hint_is_not_followed(raw_hint: str) -> None:
     assert usable_hints([raw_hint, GOOD], known=[]) == [GOOD]
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
-def test_addresses_of_the_open_internet(address: str) -> None:
+def test_public_ip_addresses(address: str) -> None:
     assert is_public(address)
 
 
-def test_a_name_is_not_an_address() -> None:
+def test_host_name_is_no_ip_address() -> None:
     assert not is_public("relay.example")
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["::1"], []], ids=str)
-async def test_a_public_name_with_a_private_address_is_not_connected_to(
+async def test_public_name_with_private_address_is_refused(
     scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch, addresses: list[str]
 ) -> None:
     port = urlsplit(scripted.url).port
@@ -94,8 +94,8 @@ async def test_a_public_name_with_a_private_address_is_not_connected_to(
     assert scripted.connections == 0
 
 
-async def test_the_address_that_was_checked_is_the_one_that_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter(["8.8.8.8", "127.0.0.1"])  # a second look would lead elsewhere
+async def test_checked_address_is_the_connected_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(["8.8.8.8", "127.0.0.1"])  # a second lookup would return another address
     connected = []
 
     def resolve(host: str, port: int, *_: object, **__: object) -> list[tuple[object, ...]]:
@@ -112,7 +112,7 @@ async def test_the_address_that_was_checked_is_the_one_that_is_connected_to(monk
     assert connected == [("8.8.8.8", 443)]
 
 
-async def test_behind_a_proxy_no_hint_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_hint_is_followed_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
     with pytest.raises(TransportError, match="proxy"):
         await Connection.open(GOOD, only_public=True)

@@ -1,4 +1,4 @@
-"""Secret keys, and the NIP-19 names of keys. The secret comes out by one door only."""
+"""Secret keys, their encodings (NIP-19, NIP-49), and that the secret never leaks."""
 
 import copy
 import pickle
@@ -13,19 +13,19 @@ from pynostr import bech32
 from relay_client.errors import InvalidKey, InvalidReference
 from relay_client.keys import SecretKey, decode_pubkey, encode_npub, parse_reference
 
-# The examples in the text of NIP-19.
+# Examples of NIP-19.
 NPUB = "npub10elfcs4fr0l0r8af98jlmgdh9c8tcxjvz9qkw038js35mp4dma8qzvjptg"
 NPUB_HEX = "7e7e9c42a91bfef19fa929e5fda1b72e0ebc1a4c1141673e2794234d86addf4e"
 NSEC = "nsec1vl029mgpspedva04g90vltkh6fvh240zqtv9k0t9af8935ke9laqsnlfe5"
 NSEC_HEX = "67dea2ed018072d675f5415ecfaed7d2597555e202d85b3d65ea4e58d2d92ffa"
 
-# The example in the text of NIP-49; its password is "nostr".
+# Example of NIP-49; its password is "nostr".
 NCRYPTSEC = (
     "ncryptsec1qgg9947rlpvqu76pj5ecreduf9jxhselq2nae2kghhvd5g7dgjtcxfqtd67p9m0w57lspw8gsq6yphnm8623nsl8xn9j4jdzz84z"
     "m3frztj3z7s35vpzmqf6ksu8r89qk5z2zxfmu5gv8th8wclt0h4p"
 )
 NCRYPTSEC_HEX = "3501454135014541350145413501453fefb02227e449e57cf4d3a3ce05378683"
-# The password in its text, as code points, and what they are in NFKC.
+# NIP-49's example of a password that needs NFKC normalization.
 DECOMPOSED, COMPOSED = "\u212b\u2126\u1e9b\u0323", "\u00c5\u03a9\u1e69"
 
 CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
@@ -35,31 +35,31 @@ def name(prefix: str, data: bytes, encoding: bech32.Encoding = bech32.Encoding.B
     return str(bech32.bech32_encode(prefix, bech32.convertbits(data, 8, 5), encoding))
 
 
-def test_npub_of_the_specification() -> None:
+def test_npub_of_nip_19() -> None:
     assert encode_npub(bytes.fromhex(NPUB_HEX)) == NPUB
     assert decode_pubkey(NPUB) == bytes.fromhex(NPUB_HEX)
 
 
-def test_nsec_of_the_specification() -> None:
+def test_nsec_of_nip_19() -> None:
     key = SecretKey.from_nsec(NSEC)
     assert key.reveal_nsec() == NSEC
     assert SecretKey(bytes.fromhex(NSEC_HEX)).reveal_nsec() == NSEC
     assert key.pubkey.hex() == nostr_sdk.Keys.parse(NSEC_HEX).public_key().to_hex()
 
 
-def test_an_nsec_may_have_spaces_around_it_or_be_in_capitals() -> None:
+def test_nsec_with_spaces_or_capitals_is_accepted() -> None:
     assert SecretKey.from_nsec(f" {NSEC}\n").reveal_nsec() == NSEC
     assert SecretKey.from_nsec(NSEC.upper()).reveal_nsec() == NSEC
 
 
-def test_a_pubkey_may_be_in_hex_or_capitals() -> None:
+def test_pubkey_in_hex_or_capitals_is_accepted() -> None:
     for text in (NPUB_HEX, NPUB_HEX.upper(), NPUB.upper()):
         assert decode_pubkey(text) == bytes.fromhex(NPUB_HEX)
 
 
 @given(st.integers(1, CURVE_ORDER - 1))
 @settings(max_examples=30)
-def test_names_of_any_key_agree_with_nostr_sdk(number: int) -> None:
+def test_encodings_agree_with_nostr_sdk(number: int) -> None:
     key = SecretKey(number.to_bytes(32, "big"))
     theirs = nostr_sdk.Keys.parse(f"{number:064x}")
     assert key.reveal_nsec() == theirs.secret_key().to_bech32()
@@ -67,16 +67,16 @@ def test_names_of_any_key_agree_with_nostr_sdk(number: int) -> None:
     assert SecretKey.from_nsec(key.reveal_nsec()).pubkey == key.pubkey == decode_pubkey(encode_npub(key.pubkey))
 
 
-def test_the_ncryptsec_of_the_specification() -> None:
+def test_ncryptsec_of_nip_49() -> None:
     key = SecretKey.from_ncryptsec(NCRYPTSEC, "nostr")
     assert key.reveal_nsec() == name("nsec", bytes.fromhex(NCRYPTSEC_HEX))
 
 
-def test_a_key_that_was_locked_opens_with_its_password() -> None:
+def test_encrypted_key_opens_with_its_password() -> None:
     locked = SecretKey.from_nsec(NSEC).reveal_ncryptsec(COMPOSED)
     assert locked.startswith("ncryptsec1")
     assert not shows_the_secret(locked)
-    for password in (COMPOSED, DECOMPOSED):  # two ways to type the same
+    for password in (COMPOSED, DECOMPOSED):  # two encodings of one password
         assert SecretKey.from_ncryptsec(f" {locked}\n", password).reveal_nsec() == NSEC
     theirs = nostr_sdk.EncryptedSecretKey.from_bech32(locked).decrypt(COMPOSED)
     assert theirs.to_hex() == NSEC_HEX
@@ -84,7 +84,7 @@ def test_a_key_that_was_locked_opens_with_its_password() -> None:
 
 
 def with_work(log_rounds: int) -> str:
-    """The ncryptsec of the specification, as if made with more work."""
+    """Return the ncryptsec of NIP-49 with another scrypt log_n."""
     data = bytearray(bech32.convertbits(bech32.bech32_decode(NCRYPTSEC)[1], 5, 8, False) or b"")
     data[1] = log_rounds
     return name("ncryptsec", bytes(data))
@@ -105,7 +105,7 @@ def with_work(log_rounds: int) -> str:
         (with_work(255), "nostr", "more than 256 MiB"),
     ],
 )
-def test_what_does_not_open_is_refused_without_repeating_it(text: str, password: str, says: str) -> None:
+def test_invalid_ncryptsec_is_not_repeated(text: str, password: str, says: str) -> None:
     with pytest.raises(InvalidKey, match=says) as caught:
         SecretKey.from_ncryptsec(text, password)
     assert not text or text not in str(caught.value)
@@ -116,7 +116,7 @@ def test_generated_keys_differ() -> None:
     assert len({SecretKey.generate().reveal_nsec() for _ in range(8)}) == 8
 
 
-def test_a_signature_holds() -> None:
+def test_signature_verifies() -> None:
     key = SecretKey.from_nsec(NSEC)
     digest = bytes(range(32))
     assert coincurve.PublicKeyXOnly(key.pubkey).verify(key.sign(digest), digest)
@@ -124,7 +124,7 @@ def test_a_signature_holds() -> None:
 
 
 @pytest.mark.parametrize("number", [0, CURVE_ORDER, CURVE_ORDER + 1, 2**256 - 1])
-def test_a_number_outside_the_curve_is_no_secret_key(number: int) -> None:
+def test_number_off_the_curve_is_no_key(number: int) -> None:
     secret = number.to_bytes(32, "big")
     with pytest.raises(InvalidKey, match="not a secp256k1"):
         SecretKey(secret)
@@ -133,7 +133,7 @@ def test_a_number_outside_the_curve_is_no_secret_key(number: int) -> None:
 
 
 @pytest.mark.parametrize("secret", [b"", b"\1", b"\1" * 31, b"\1" * 33, bytes(32) + b"\1"])
-def test_a_secret_key_has_32_bytes(secret: bytes) -> None:
+def test_secret_key_has_32_bytes(secret: bytes) -> None:
     with pytest.raises(InvalidKey):
         SecretKey(secret)
 
@@ -161,7 +161,7 @@ BAD_NSECS = {
 
 
 @pytest.mark.parametrize("text", BAD_NSECS.values(), ids=BAD_NSECS)
-def test_what_is_not_an_nsec_is_refused_without_repeating_it(text: str) -> None:
+def test_invalid_nsec_is_not_repeated(text: str) -> None:
     with pytest.raises(InvalidKey) as caught:
         SecretKey.from_nsec(text)
     assert str(caught.value) == "not a valid nsec"
@@ -189,7 +189,7 @@ BAD_PUBKEYS = {
 
 
 @pytest.mark.parametrize("text", BAD_PUBKEYS.values(), ids=BAD_PUBKEYS)
-def test_what_is_not_a_pubkey_is_refused(text: str) -> None:
+def test_invalid_pubkey_is_refused(text: str) -> None:
     with pytest.raises(InvalidKey) as caught:
         decode_pubkey(text)
     assert NSEC not in str(caught.value)
@@ -200,7 +200,7 @@ def shows_the_secret(text: str) -> bool:
     return any(form in text for form in (NSEC, NSEC_HEX, NSEC_HEX.upper(), repr(secret)[2:-1], str(int(NSEC_HEX, 16))))
 
 
-def test_printing_a_key_shows_nothing() -> None:
+def test_printed_key_is_hidden() -> None:
     key = SecretKey.from_nsec(NSEC)
     for text in (str(key), repr(key), f"{key}", f"{key!r:>80}", "%s" % key, repr([key]), repr({"key": key})):  # noqa: UP031
         assert "SecretKey(***)" in text
@@ -208,7 +208,7 @@ def test_printing_a_key_shows_nothing() -> None:
 
 
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, *(lambda key, p=p: pickle.dumps(key, p) for p in range(6))])
-def test_a_key_is_not_copied(way: object) -> None:
+def test_key_cannot_be_copied_or_pickled(way: object) -> None:
     key = SecretKey.from_nsec(NSEC)
     assert callable(way)
     with pytest.raises(TypeError, match="cannot be copied or pickled") as caught:
@@ -216,7 +216,7 @@ def test_a_key_is_not_copied(way: object) -> None:
     assert not shows_the_secret(str(caught.value))
 
 
-def test_a_key_has_no_dictionary_to_dump() -> None:
+def test_key_has_no_dict() -> None:
     key = SecretKey.from_nsec(NSEC)
     assert not hasattr(key, "__dict__")
     with pytest.raises(TypeError):
@@ -237,13 +237,13 @@ def test_a_key_has_no_dictionary_to_dump() -> None:
         f"key={NSEC}",
     ],
 )
-def test_an_nsec_typed_by_mistake_is_not_repeated(text: str) -> None:
+def test_mistyped_nsec_is_not_repeated(text: str) -> None:
     with pytest.raises(InvalidReference) as caught:
         parse_reference(text)
     assert NSEC not in str(caught.value).lower()
 
 
 @pytest.mark.parametrize("text", [NSEC, NSEC.upper(), f"nostr:{NSEC}", f" {NSEC}\n"])
-def test_an_nsec_typed_by_mistake_is_called_one(text: str) -> None:
+def test_nsec_as_reference_is_recognized(text: str) -> None:
     with pytest.raises(InvalidReference, match="SECRET"):
         parse_reference(text)

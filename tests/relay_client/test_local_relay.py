@@ -1,4 +1,4 @@
-"""The built-in relay."""
+"""The local relay: port, storage and limits."""
 
 from pathlib import Path
 
@@ -25,13 +25,13 @@ async def everything(url: str) -> list[Event]:
         return [Event.parse(raw_event) for _, raw_event in await pool.query(Filter(limit=100))]
 
 
-async def test_it_listens_on_the_loopback_address_only(free_port: int) -> None:
+async def test_listens_on_loopback_only(free_port: int) -> None:
     async with LocalRelay(port=free_port) as relay:
         assert relay.url == f"ws://127.0.0.1:{free_port}"
         assert await everything(relay.url) == []
 
 
-async def test_a_port_has_one_relay(free_port: int) -> None:
+async def test_port_in_use_is_an_error(free_port: int) -> None:
     event = EventDraft(kind=1, created_at=1).sign(KEY)
     async with LocalRelay(port=free_port) as relay:
         with pytest.raises(CallerError, match=f"cannot listen on 127.0.0.1:{free_port}"):
@@ -40,22 +40,22 @@ async def test_a_port_has_one_relay(free_port: int) -> None:
         assert await everything(relay.url) == [event]
 
 
-async def test_a_port_is_free_when_its_relay_has_ended(free_port: int, tmp_path: Path) -> None:
-    # Several times, and with something to write: a relay that ends in the background is mostly quick enough.
+async def test_port_is_free_after_shutdown(free_port: int, tmp_path: Path) -> None:
+    # Repeated, with a database: shutdown in the background usually wins a single race.
     for number in range(20):
         events = [EventDraft(kind=1, created_at=n, content="x" * 60_000).sign(KEY) for n in range(4)]
         async with LocalRelay(port=free_port, folder=tmp_path / f"{number}") as relay:
             await publish(relay.url, *events)
 
 
-async def test_events_in_memory_go_with_the_relay(free_port: int, unused_port: int) -> None:
+async def test_events_in_memory_are_not_kept(free_port: int, unused_port: int) -> None:
     async with LocalRelay(port=free_port) as relay:
         await publish(relay.url, EventDraft(kind=1, created_at=1).sign(KEY))
     async with LocalRelay(port=unused_port) as relay:
         assert await everything(relay.url) == []
 
 
-async def test_a_folder_keeps_events_over_a_restart(free_port: int, unused_port: int, tmp_path: Path) -> None:
+async def test_folder_keeps_events_over_a_restart(free_port: int, unused_port: int, tmp_path: Path) -> None:
     events = [EventDraft(kind=1064, created_at=number, content="x" * 60_000).sign(KEY) for number in range(1, 5)]
     async with LocalRelay(port=free_port, folder=tmp_path / "a" / "relay") as relay:
         await publish(relay.url, *events)
@@ -63,19 +63,19 @@ async def test_a_folder_keeps_events_over_a_restart(free_port: int, unused_port:
         assert {event.id for event in await everything(relay.url)} == {event.id for event in events}
 
 
-async def test_a_folder_that_is_a_file(free_port: int, tmp_path: Path) -> None:
+async def test_folder_that_is_a_file_is_an_error(free_port: int, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CallerError):
         await LocalRelay(port=free_port, folder=tmp_path / "file").__aenter__()
 
 
-async def test_a_folder_with_a_damaged_database(free_port: int, tmp_path: Path) -> None:
+async def test_damaged_database_is_an_error(free_port: int, tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_bytes(b"damaged" * 10_000)
     with pytest.raises(CallerError, match="cannot start"):
         await LocalRelay(port=free_port, folder=tmp_path).__aenter__()
 
 
-async def test_it_takes_as_much_as_the_client_sends(relay: str) -> None:
-    # Its own limit would be 60 events a minute.
+async def test_rate_is_not_limited(relay: str) -> None:
+    # nostr-sdk's default limit is 60 events a minute.
     events = [EventDraft(kind=1, created_at=number).sign(KEY) for number in range(300)]
     await publish(relay, *events)

@@ -1,4 +1,4 @@
-"""NIP-01 messages: what is sent, and what any frame from a relay is taken for."""
+"""NIP-01 messages: encoding, and parsing of valid, malformed and arbitrary frames."""
 
 import orjson
 import pytest
@@ -33,53 +33,53 @@ def parse(*parts: object) -> RelayMessage | None:
     return parse_relay_message(orjson.dumps(parts))
 
 
-def test_an_event_is_offered_as_nip_01_says(key: SecretKey) -> None:
+def test_event_message_in_nip_01_form(key: SecretKey) -> None:
     event = EventDraft(kind=1, created_at=2, tags=(("x", "y"),), content="\n").sign(key)
     assert encode_event(event) == b'["EVENT",' + event.to_json() + b"]"
     assert encode_auth(event) == b'["AUTH",' + event.to_json() + b"]"
 
 
-def test_a_request_and_its_end() -> None:
+def test_req_and_close_messages() -> None:
     assert encode_req("r1", Filter(kinds=(1,), limit=2)) == b'["REQ","r1",{"kinds":[1],"limit":2}]'
     assert encode_close("r1") == b'["CLOSE","r1"]'
 
 
 @pytest.mark.parametrize("raw_event", [{}, {"id": ID}, {"id": []}])
-def test_event(raw_event: dict[str, object]) -> None:
+def test_event_is_parsed(raw_event: dict[str, object]) -> None:
     assert parse("EVENT", "r1", raw_event) == EventMessage(subscription="r1", raw_event=raw_event)
 
 
 @pytest.mark.parametrize("accepted", [True, False])
-def test_ok(*, accepted: bool) -> None:
+def test_ok_is_parsed(*, accepted: bool) -> None:
     expected = OkMessage(event_id=bytes.fromhex(ID), accepted=accepted, text="blocked: no")
     assert parse("OK", ID, accepted, "blocked: no") == expected
 
 
 @pytest.mark.parametrize("rest", [(), (None,), (1,), ({},), ("",)])
-def test_ok_without_words(rest: tuple[object, ...]) -> None:
+def test_ok_without_reason_is_parsed(rest: tuple[object, ...]) -> None:
     assert parse("OK", ID, True, *rest) == OkMessage(event_id=bytes.fromhex(ID), accepted=True, text="")
 
 
 @pytest.mark.parametrize("rest", [(), ("more",)])
-def test_eose(rest: tuple[object, ...]) -> None:
+def test_eose_is_parsed(rest: tuple[object, ...]) -> None:
     assert parse("EOSE", "r1", *rest) == EoseMessage(subscription="r1")
 
 
 @pytest.mark.parametrize(("rest", "text"), [((), ""), ((None,), ""), (("auth-required: who?",), "auth-required: who?")])
-def test_closed(rest: tuple[object, ...], text: str) -> None:
+def test_closed_is_parsed(rest: tuple[object, ...], text: str) -> None:
     assert parse("CLOSED", "r1", *rest) == ClosedMessage(subscription="r1", text=text)
 
 
 @pytest.mark.parametrize(("rest", "text"), [((), ""), ((1,), ""), (("slow down",), "slow down")])
-def test_notice(rest: tuple[object, ...], text: str) -> None:
+def test_notice_is_parsed(rest: tuple[object, ...], text: str) -> None:
     assert parse("NOTICE", *rest) == NoticeMessage(text=text)
 
 
-def test_text_frames_and_bytes_are_the_same() -> None:
+def test_text_and_binary_frames_are_equal() -> None:
     assert parse_relay_message('["NOTICE","ü"]') == parse_relay_message('["NOTICE","ü"]'.encode())
 
 
-def test_a_challenge() -> None:
+def test_auth_is_parsed() -> None:
     assert parse("AUTH", "x" * 1_024) == AuthMessage(challenge="x" * 1_024)
 
 
@@ -95,12 +95,12 @@ def test_a_challenge() -> None:
         ("", ""),
     ],
 )
-def test_the_kind_of_a_reason_is_its_first_word(reason: str, word: str) -> None:
+def test_reason_prefix_is_the_word_before_the_colon(reason: str, word: str) -> None:
     assert reason_prefix(reason) == word
 
 
 @pytest.mark.parametrize("kind", ["COUNT", "NEG-MSG", "event", "", "EVENT "])
-def test_other_types_mean_nothing(kind: str) -> None:
+def test_unknown_type_is_ignored(kind: str) -> None:
     assert parse(kind, "challenge") is None
     assert parse(kind) is None
 
@@ -142,7 +142,7 @@ def test_other_types_mean_nothing(kind: str) -> None:
     ],
     ids=str,
 )
-def test_malformed_messages(parts: tuple[object, ...]) -> None:
+def test_malformed_message_is_refused(parts: tuple[object, ...]) -> None:
     with pytest.raises(InvalidMessage):
         parse(*parts)
 
@@ -170,7 +170,7 @@ def test_malformed_messages(parts: tuple[object, ...]) -> None:
     ],
     ids=lambda frame: ascii(frame[:20]),
 )
-def test_what_is_no_message(frame: str | bytes) -> None:
+def test_frame_without_message_is_refused(frame: str | bytes) -> None:
     with pytest.raises(InvalidMessage):
         parse_relay_message(frame)
 
@@ -187,9 +187,9 @@ def test_what_is_no_message(frame: str | bytes) -> None:
         ("tschüß 🧪", "tschüß 🧪"),
         ("x" * 500, "x" * 200),
     ],
-    ids=["escapes", "newlines", "controls", "separators", "direction", "harmless", "long"],
+    ids=["escapes", "newlines", "controls", "separators", "bidi", "harmless", "long"],
 )
-def test_words_are_safe_to_print(kind: str, said: str, shown: str) -> None:
+def test_foreign_text_is_safe_to_print(kind: str, said: str, shown: str) -> None:
     parts = {"NOTICE": ("NOTICE",), "CLOSED": ("CLOSED", "r1"), "OK": ("OK", ID, False)}[kind]
     message = parse(*parts, said)
     assert isinstance(message, NoticeMessage | ClosedMessage | OkMessage)
@@ -197,7 +197,7 @@ def test_words_are_safe_to_print(kind: str, said: str, shown: str) -> None:
 
 
 def taken(frame: str | bytes) -> RelayMessage | None:
-    """What a frame is taken for; anything but a message, None and InvalidMessage is a failure."""
+    """Parse a frame; only a message, None or InvalidMessage may come out."""
     try:
         message = parse_relay_message(frame)
     except InvalidMessage:
@@ -207,7 +207,7 @@ def taken(frame: str | bytes) -> RelayMessage | None:
 
 
 @given(st.binary(max_size=200) | st.text(st.characters(), max_size=100))
-def test_any_frame_is_a_message_or_refused(frame: str | bytes) -> None:
+def test_arbitrary_frame_is_parsed_or_refused(frame: str | bytes) -> None:
     taken(frame)
 
 
@@ -220,7 +220,7 @@ json_values = st.recursive(
 
 @given(st.sampled_from(["EVENT", "OK", "EOSE", "CLOSED", "NOTICE", "AUTH"]), st.lists(json_values, max_size=4))
 @example("NOTICE", ["\x85\u2066" * 300])
-def test_any_json_behind_a_type_is_a_message_or_refused(kind: str, rest: list[object]) -> None:
+def test_arbitrary_fields_are_parsed_or_refused(kind: str, rest: list[object]) -> None:
     message = taken(orjson.dumps([kind, *rest]))
     text = getattr(message, "text", "")
     assert len(text) <= 200

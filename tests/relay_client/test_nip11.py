@@ -1,4 +1,4 @@
-"""What relays say about themselves: read as a hint, whatever they answer."""
+"""Relay information documents (NIP-11): parsing, fetching, and what a pool makes of them."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ GIVE_UP_S = 60  # a test that waits this long has failed
 
 @contextlib.asynccontextmanager
 async def answering(answer: bytes, *, ends: bool = True) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """(address, requests) of a server that gives this answer to every request."""
+    """Address of a server that answers every request with this, and the list of its requests."""
     requests: list[bytes] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -44,7 +44,7 @@ def http(body: bytes, status: bytes = b"200 OK", *headers: bytes) -> bytes:
     return b"\r\n".join(lines)
 
 
-def test_limits_and_demands() -> None:
+def test_limits_and_requirements_are_parsed() -> None:
     limits = {"max_message_length": 16_384, "max_limit": 20, "payment_required": True, "auth_required": True}
     assert RelayInfo.parse(orjson.dumps({"name": "x", "limitation": limits})) == RelayInfo(
         max_message_length=16_384, max_limit=20, requirements=("requires payment", "requires authentication")
@@ -66,11 +66,11 @@ def test_limits_and_demands() -> None:
         b"\xff\xfe",
     ],
 )
-def test_what_makes_no_sense_is_not_there(raw_info: bytes) -> None:
+def test_invalid_values_are_ignored(raw_info: bytes) -> None:
     assert RelayInfo.parse(raw_info) == NOTHING
 
 
-async def test_a_description_is_asked_for_at_the_relays_own_address() -> None:
+async def test_document_is_requested_from_the_relays_path() -> None:
     async with answering(http(b'{"limitation":{"max_limit":7}}')) as (url, requests):
         assert await asked(f"{url}/inbox") == RelayInfo(max_limit=7)
     assert requests[0].startswith(b"GET /inbox HTTP/1.1\r\n")
@@ -87,12 +87,12 @@ async def test_a_description_is_asked_for_at_the_relays_own_address() -> None:
     ],
     ids=["nothing", "not HTTP", "not found", "too long"],
 )
-async def test_another_answer_is_none(answer: bytes) -> None:
+async def test_invalid_response_is_ignored(answer: bytes) -> None:
     async with answering(answer) as (url, _):
         assert await asked(url) == NOTHING
 
 
-async def test_nobody_is_sent_elsewhere() -> None:
+async def test_redirect_is_not_followed() -> None:
     async with answering(http(b'{"limitation":{"max_limit":7}}')) as (target, followed):
         elsewhere = http(b"", b"302 Found", b"Location: " + target.replace("ws", "http", 1).encode())
         async with answering(elsewhere) as (url, _):
@@ -100,20 +100,20 @@ async def test_nobody_is_sent_elsewhere() -> None:
     assert followed == []
 
 
-async def test_no_answer_is_waited_for_briefly(free_port: int) -> None:
+async def test_missing_response_times_out(free_port: int) -> None:
     async with answering(b"HTTP/1.1 200 OK\r\n", ends=False) as (url, _):
         assert await asked(url, Timeouts(relay_info_s=0.05)) == NOTHING
     assert await asked(f"ws://127.0.0.1:{free_port}") == NOTHING
 
 
-async def test_a_real_relay_without_a_description(relay: str) -> None:
+async def test_real_relay_without_document(relay: str) -> None:
     assert await asked(relay) == NOTHING
 
 
-# --- what a pool makes of it
+# --- limits applied by a pool
 
 
-async def test_a_relay_that_takes_only_small_messages_is_left_out_before_anything_is_sent(
+async def test_relay_with_small_frames_is_dropped_before_sending(
     scripted: ScriptedRelay,
 ) -> None:
     async with Pool([scripted.url]) as pool:
@@ -126,9 +126,7 @@ async def test_a_relay_that_takes_only_small_messages_is_left_out_before_anythin
 
 
 @pytest.mark.parametrize(("limit", "sizes"), [(20, [20, 20, 20]), (None, [50, 10]), (1_000_000, [50, 10])])
-async def test_a_limit_on_answers_may_only_be_lowered(
-    scripted: ScriptedRelay, limit: int | None, sizes: list[int]
-) -> None:
+async def test_result_limit_is_only_lowered(scripted: ScriptedRelay, limit: int | None, sizes: list[int]) -> None:
     ids = [bytes([number]) * 32 for number in range(60)]
     async with Pool([scripted.url]) as pool:
         pool.apply_limits({scripted.url: RelayInfo(max_limit=limit)}, frame_size=1)

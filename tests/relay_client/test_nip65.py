@@ -1,4 +1,4 @@
-"""Which relays an author says to write to (NIP-65)."""
+"""Relay lists (NIP-65)."""
 
 from relay_client.event import Event, EventDraft, Tags
 from relay_client.keys import SecretKey
@@ -10,7 +10,7 @@ def relay_list(key: SecretKey, *tags: tuple[str, ...], created_at: int = 1, kind
     return EventDraft(kind=kind, created_at=created_at, tags=chosen).sign(key)
 
 
-def test_relays_to_write_to_are_those_not_marked_for_reading(key: SecretKey) -> None:
+def test_write_relays_exclude_read_relays(key: SecretKey) -> None:
     event = relay_list(
         key,
         ("r", "wss://both.example/"),
@@ -24,21 +24,21 @@ def test_relays_to_write_to_are_those_not_marked_for_reading(key: SecretKey) -> 
     assert write_relays([event], author=key.pubkey) == expected
 
 
-def test_the_latest_list_counts(key: SecretKey) -> None:
+def test_latest_list_wins(key: SecretKey) -> None:
     lists = [relay_list(key, ("r", f"wss://{number}.example"), created_at=number) for number in (5, 9, 7)]
     assert write_relays(lists, author=key.pubkey) == ["wss://9.example"]
 
 
-def test_of_two_lists_of_one_time_the_lower_id_counts(key: SecretKey) -> None:
+def test_lower_id_wins_a_tie(key: SecretKey) -> None:
     lists = sorted((relay_list(key, ("r", f"wss://{number}.example")) for number in range(5)), key=lambda one: one.id)
     assert write_relays(lists[::-1], author=key.pubkey) == [lists[0].tag_values("r")[0]]
 
 
-def test_a_list_of_somebody_else_or_of_something_else_is_none(key: SecretKey, stranger: SecretKey) -> None:
+def test_other_author_or_kind_is_ignored(key: SecretKey, stranger: SecretKey) -> None:
     lists = [relay_list(stranger, ("r", "wss://a.example")), relay_list(key, ("r", "wss://b.example"), kind=10003)]
     assert write_relays(lists, author=key.pubkey) == []
 
 
-def test_what_is_no_address_is_passed_over_and_a_long_list_is_cut(key: SecretKey) -> None:
+def test_invalid_addresses_are_skipped_and_length_limited(key: SecretKey) -> None:
     tags = [("r", "http://a.example"), ("r", "wss://\x1b"), *(("r", f"wss://{n}.example") for n in range(50))]
     assert write_relays([relay_list(key, *tags)], author=key.pubkey) == [f"wss://{n}.example" for n in range(10)]

@@ -1,4 +1,4 @@
-"""Many relays as one: opening, closing, and publishing to all of them at the pace they bear."""
+"""Pools: connecting, closing, relay status, and publishing."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from relay_client.timeouts import Timeouts
 KEY = SecretKey(bytes.fromhex("11" * 32))
 IMPATIENT = Timeouts(answer_s=0.5, patience_s=0)  # an honest relay on this machine answers sooner
 GIVE_UP_S = 60  # a test that waits this long has failed
-LONG_ENOUGH_S = 0.3  # to connect to this machine
+CONNECT_S = 0.3  # enough to connect to this machine
 
 
 def made(count: int, content: str = "") -> list[Event]:
@@ -48,26 +48,26 @@ async def second() -> AsyncIterator[ScriptedRelay]:
 
 
 @pytest.fixture
-def nobody() -> Iterator[str]:
-    """An address where nobody listens."""
+def unreachable() -> Iterator[str]:
+    """An address without a listener."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         yield f"ws://127.0.0.1:{reserved.getsockname()[1]}"
 
 
-# --- entering and leaving
+# --- opening and closing
 
 
-async def test_a_pool_needs_one_relay(nobody: str) -> None:
-    with pytest.raises(TransportError, match=f"no relay can be reached: {nobody}: .+"):
-        await Pool([nobody]).__aenter__()
+async def test_pool_without_reachable_relay_is_an_error(unreachable: str) -> None:
+    with pytest.raises(TransportError, match=f"no relay can be reached: {unreachable}: .+"):
+        await Pool([unreachable]).__aenter__()
     with pytest.raises(TransportError, match="none is named"):
         await Pool([]).__aenter__()
 
 
-@pytest.mark.parametrize("bad", ["nobody", "ws://relay..example"])
-async def test_an_unreachable_relay_among_good_ones(scripted: ScriptedRelay, nobody: str, bad: str) -> None:
-    bad = bad.replace("nobody", nobody)
+@pytest.mark.parametrize("bad", ["unreachable", "ws://relay..example"])
+async def test_unreachable_relay_does_not_stop_others(scripted: ScriptedRelay, unreachable: str, bad: str) -> None:
+    bad = bad.replace("unreachable", unreachable)
     async with asyncio.timeout(GIVE_UP_S), Pool([bad, scripted.url]) as pool:
         assert pool.urls == [scripted.url]
         assert pool.reports[bad].reason
@@ -77,39 +77,39 @@ async def test_an_unreachable_relay_among_good_ones(scripted: ScriptedRelay, nob
         assert pool.reports[bad].accepted == 0
 
 
-async def test_one_relay_named_twice_is_one_relay(scripted: ScriptedRelay) -> None:
+async def test_relay_named_twice_is_used_once(scripted: ScriptedRelay) -> None:
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, scripted.url]) as pool:
         assert pool.urls == [scripted.url]
         await pool.publish(to([scripted.url], made(2)))
     assert len(scripted.received) == 2
 
 
-async def test_nothing_runs_on_after_a_pool(relay: str, nobody: str) -> None:
+async def test_no_task_survives_the_pool(relay: str, unreachable: str) -> None:
     before = asyncio.all_tasks()
-    async with asyncio.timeout(GIVE_UP_S), Pool([relay, nobody]) as pool:
+    async with asyncio.timeout(GIVE_UP_S), Pool([relay, unreachable]) as pool:
         await pool.publish(to([relay], made(20)))
         assert len(await pool.query(Filter(kinds=(1064,), limit=20))) == 20
         assert asyncio.all_tasks() > before
     assert asyncio.all_tasks() == before
 
 
-async def test_nothing_runs_on_after_an_error_or_a_pool_that_never_was(relay: str, nobody: str) -> None:
+async def test_no_task_survives_an_error(relay: str, unreachable: str) -> None:
     before = asyncio.all_tasks()
     with pytest.raises(TransportError):
-        await Pool([nobody]).__aenter__()
+        await Pool([unreachable]).__aenter__()
     with pytest.raises(KeyError):
         async with asyncio.timeout(GIVE_UP_S), Pool([relay]):
             raise KeyError
     assert asyncio.all_tasks() == before
 
 
-async def test_nothing_runs_on_when_entering_is_cancelled(relay: str) -> None:
+async def test_no_task_survives_cancelled_entering(relay: str) -> None:
     before = asyncio.all_tasks()
-    with socket.socket() as mute:  # takes connections and says nothing
+    with socket.socket() as mute:  # accepts connections and never answers
         mute.bind(("127.0.0.1", 0))
         mute.listen()
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(LONG_ENOUGH_S):
+            async with asyncio.timeout(CONNECT_S):
                 await Pool([relay, f"ws://127.0.0.1:{mute.getsockname()[1]}"]).__aenter__()
     assert asyncio.all_tasks() == before
 
@@ -117,7 +117,7 @@ async def test_nothing_runs_on_when_entering_is_cancelled(relay: str) -> None:
 # --- publishing
 
 
-async def test_each_event_goes_where_it_should(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+async def test_each_event_goes_to_its_relays(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     both, first_only, nowhere = made(3)
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
         await pool.publish([(both, [scripted.url, second.url]), (first_only, [scripted.url]), (nowhere, [])])
@@ -133,7 +133,7 @@ async def test_events_arrive_in_order(scripted: ScriptedRelay) -> None:
     assert scripted.received == [event.id.hex() for event in events]
 
 
-async def test_what_a_relay_has_counts_as_duplicate(scripted: ScriptedRelay) -> None:
+async def test_stored_event_counts_as_duplicate(scripted: ScriptedRelay) -> None:
     events = made(5)
     scripted.events = stored(events[:2])
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
@@ -142,7 +142,7 @@ async def test_what_a_relay_has_counts_as_duplicate(scripted: ScriptedRelay) -> 
     assert (report.accepted, report.duplicate, report.refused, report.reason) == (3, 2, 0, "")
 
 
-async def test_a_relay_that_refuses_is_left_out_with_its_reason(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+async def test_refusing_relay_is_dropped_with_its_reason(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     scripted.accept = lambda _event: (False, "blocked: not on the list")
     events = made(100)
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
@@ -151,7 +151,7 @@ async def test_a_relay_that_refuses_is_left_out_with_its_reason(scripted: Script
         report = pool.reports[scripted.url]
         assert report.reason == f"{scripted.url}: refused an event: blocked: not on the list"
         assert report.accepted == 0
-        assert 1 <= report.refused <= 16  # those already under way
+        assert 1 <= report.refused <= 16  # those in flight
         assert pool.reports[second.url].accepted == 100
         before = len(scripted.received)
         await pool.publish(to([scripted.url, second.url], made(1, "other")))
@@ -167,9 +167,7 @@ async def test_publishing_ends_when_no_relay_is_left(scripted: ScriptedRelay) ->
     assert len(scripted.received) <= 8
 
 
-async def test_a_relay_that_falls_silent_does_not_hold_the_others_up(
-    scripted: ScriptedRelay, second: ScriptedRelay
-) -> None:
+async def test_silent_relay_does_not_block_others(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     scripted.silent = True
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url], timeouts=IMPATIENT) as pool:
         await pool.publish(to([scripted.url, second.url], made(30)))
@@ -178,8 +176,8 @@ async def test_a_relay_that_falls_silent_does_not_hold_the_others_up(
         assert pool.reports[second.url].accepted == 30
 
 
-async def test_at_most_eight_events_are_under_way() -> None:
-    connections: list[list[str]] = []  # what waits for an answer over each
+async def test_at_most_eight_events_are_in_flight() -> None:
+    connections: list[list[str]] = []  # unanswered ids of each
     most = received = 0
 
     async def handler(peer: ServerConnection) -> None:
@@ -191,7 +189,7 @@ async def test_at_most_eight_events_are_under_way() -> None:
         async def answer() -> None:
             while True:
                 await came.wait()
-                # Once the pong is here, so is everything that the other side was going to send before it.
+                # After the pong, everything the client sent before it has arrived.
                 await (await peer.ping())
                 came.clear()
                 answered = waiting[:]
@@ -217,7 +215,7 @@ async def test_at_most_eight_events_are_under_way() -> None:
     assert (most, received, len(connections)) == (8, 400, 2)
 
 
-async def test_a_real_relay_takes_200_events(relay: str) -> None:
+async def test_real_relay_accepts_200_events(relay: str) -> None:
     events = made(200, "x" * 1_000)
     async with asyncio.timeout(GIVE_UP_S), Pool([relay]) as pool:
         await pool.publish(to([relay], events))
@@ -225,7 +223,7 @@ async def test_a_real_relay_takes_200_events(relay: str) -> None:
         assert await pool.stored_ids(ids(events)) == {relay: set(ids(events))}
 
 
-async def test_a_real_relay_refuses_a_forgery_and_an_event_too_large(relay: str, scripted: ScriptedRelay) -> None:
+async def test_real_relay_refuses_a_large_event(relay: str, scripted: ScriptedRelay) -> None:
     too_large = EventDraft(kind=1064, created_at=1, content="x" * 70_000).sign(KEY)
     async with asyncio.timeout(GIVE_UP_S), Pool([relay, scripted.url]) as pool:
         await pool.publish(to([relay, scripted.url], [too_large]))
@@ -255,7 +253,7 @@ async def test_noted_duplicates_are_counted(scripted: ScriptedRelay) -> None:
 async def test_reports_cannot_be_changed_from_outside(scripted: ScriptedRelay) -> None:
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
         with pytest.raises(FrozenInstanceError):
-            pool.reports[scripted.url].reason = "thrown out"  # type: ignore[misc]
+            pool.reports[scripted.url].reason = "changed"  # type: ignore[misc]
         assert pool.urls == [scripted.url]
 
 
@@ -278,11 +276,9 @@ async def test_relays_that_lose_events_stay_unconfirmed(scripted: ScriptedRelay,
     assert (before, attempts) == (7, 8)
 
 
-async def test_a_relay_that_was_hinted_at_is_never_connected_to_off_the_open_internet(
-    scripted: ScriptedRelay, second: ScriptedRelay
-) -> None:
+async def test_hinted_relay_is_never_reconnected_privately(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
-        pool._relays[second.url].is_hint = True  # its name has come to mean another address since
+        pool._relays[second.url].is_hint = True  # as if its name resolved to another address by now
         for url in pool.urls:
             await pool._connection(url).close()
         await pool.query(Filter(kinds=(1064,), limit=1))

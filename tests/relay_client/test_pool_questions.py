@@ -1,4 +1,4 @@
-"""Asking many relays at once: some lack what others have, some lie, some go away."""
+"""Queries and gathering at several relays: some lack events, misbehave or disconnect."""
 
 import asyncio
 import gc
@@ -36,7 +36,7 @@ def ids(events: Sequence[Event]) -> list[bytes]:
 
 
 class Taker:
-    """An offer that takes whatever verifies and was not taken before."""
+    """An offer that keeps each event that verifies, once."""
 
     def __init__(self) -> None:
         self.taken: dict[bytes, str] = {}  # event id -> relay
@@ -57,7 +57,7 @@ async def second() -> AsyncIterator[ScriptedRelay]:
         yield running
 
 
-async def test_a_query_asks_every_relay(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+async def test_query_asks_every_relay(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     events = made(3)
     scripted.events, second.events = stored(events[:2]), stored(events[1:])
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
@@ -66,7 +66,7 @@ async def test_a_query_asks_every_relay(scripted: ScriptedRelay, second: Scripte
     assert came == sorted([(scripted.url, 1), (scripted.url, 2), (second.url, 2), (second.url, 3)])
 
 
-async def test_holdings_are_counted_by_recomputed_ids(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+async def test_stored_ids_are_recomputed(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     events = made(120)
     scripted.events = stored(events)
     second.events = stored(events[:3])
@@ -78,13 +78,13 @@ async def test_holdings_are_counted_by_recomputed_ids(scripted: ScriptedRelay, s
     assert [wanted["limit"] for wanted in scripted.requests] == [50, 50, 20]
 
 
-async def test_holdings_of_nothing(scripted: ScriptedRelay) -> None:
+async def test_stored_ids_of_nothing_asks_nothing(scripted: ScriptedRelay) -> None:
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
         assert await pool.stored_ids([]) == {scripted.url: set()}
     assert scripted.requests == []
 
 
-async def test_two_relays_that_have_half_each(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+async def test_two_relays_with_half_each(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     events = made(240)
     scripted.events, second.events = stored(events[::2]), stored(events[1::2])
     taker = Taker()
@@ -95,7 +95,7 @@ async def test_two_relays_that_have_half_each(scripted: ScriptedRelay, second: S
     assert all(len(wanted["ids"]) == wanted["limit"] <= IDS_PER_REQUEST for wanted in requests)
 
 
-async def test_two_relays_share_what_both_have(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+async def test_two_relays_share_the_work(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     timeouts = Timeouts(endgame_s=GIVE_UP_S)  # neither duplicates requests of the other
     events = made(200)
     scripted.events = second.events = stored(events)
@@ -107,7 +107,7 @@ async def test_two_relays_share_what_both_have(scripted: ScriptedRelay, second: 
     assert sorted(asked) == sorted(event.id.hex() for event in events)
 
 
-async def test_what_one_relay_forges_is_asked_of_another(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+async def test_forged_event_is_requested_elsewhere(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     events = made(60)
     scripted.events = second.events = stored(events)
     scripted.deliver = lambda event: event | {"sig": "0" * 128}
@@ -118,7 +118,7 @@ async def test_what_one_relay_forges_is_asked_of_another(scripted: ScriptedRelay
     assert taker.taken == dict.fromkeys(ids(events), second.url)
 
 
-async def test_what_nobody_has_is_asked_of_each_relay_once(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+async def test_missing_event_is_requested_once_per_relay(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     events = made(70)
     taker = Taker()
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
@@ -130,17 +130,17 @@ async def test_what_nobody_has_is_asked_of_each_relay_once(scripted: ScriptedRel
         assert {event.id.hex() for event in events} == set(asked)
 
 
-async def test_a_lone_relay_whose_answers_are_short_is_asked_for_the_rest(scripted: ScriptedRelay) -> None:
+async def test_short_answers_are_continued(scripted: ScriptedRelay) -> None:
     events = made(120)
     scripted.events, scripted.most = stored(events[:-3]), 20
     taker = Taker()
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
         assert await pool.gather(ids(events), taker) == ids(events[-3:])
     assert set(taker.taken) == set(ids(events[:-3]))
-    assert len(scripted.requests) < 20  # what it does not have does not keep us asking
+    assert len(scripted.requests) < 20  # missing events do not keep us asking
 
 
-async def test_a_relay_that_finds_questions_too_fast_is_asked_again_later(scripted: ScriptedRelay) -> None:
+async def test_rate_limited_query_is_repeated(scripted: ScriptedRelay) -> None:
     events, refused = made(120), Counter[str]()
     scripted.events = stored(events)
 
@@ -157,9 +157,7 @@ async def test_a_relay_that_finds_questions_too_fast_is_asked_again_later(script
     assert set(taker.taken) == set(ids(events))
 
 
-async def test_a_relay_that_finds_every_question_too_fast_is_left_out(
-    scripted: ScriptedRelay, second: ScriptedRelay
-) -> None:
+async def test_relay_that_limits_every_query_is_dropped(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     events = made(3)
     scripted.refuse = lambda _wanted: "rate-limited: never"
     second.events = stored(events)
@@ -171,7 +169,7 @@ async def test_a_relay_that_finds_every_question_too_fast_is_left_out(
     assert len(scripted.requests) == 1 + MAX_QUERY_RETRIES
 
 
-async def test_a_relay_that_gives_fewer_than_asked(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+async def test_relay_that_withholds_events_is_complemented(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     events = made(100)
     scripted.events = second.events = stored(events)
     scripted.deliver = lambda event: event if event["created_at"] % 3 else None
@@ -181,9 +179,7 @@ async def test_a_relay_that_gives_fewer_than_asked(scripted: ScriptedRelay, seco
     assert set(taker.taken) == set(ids(events))
 
 
-async def test_what_a_silent_relay_was_asked_for_is_asked_of_another(
-    scripted: ScriptedRelay, second: ScriptedRelay
-) -> None:
+async def test_requests_of_silent_relay_are_duplicated(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     events = made(60)
     scripted.silent = True
     second.events = stored(events)
@@ -193,7 +189,7 @@ async def test_what_a_silent_relay_was_asked_for_is_asked_of_another(
     assert taker.taken == dict.fromkeys(ids(events), second.url)
 
 
-async def test_what_a_relay_still_owes_when_it_goes_is_asked_of_another(second: ScriptedRelay) -> None:
+async def test_requests_of_closed_relay_are_requeued(second: ScriptedRelay) -> None:
     events = made(60)
     second.events = stored(events)
 
@@ -214,20 +210,20 @@ async def test_what_a_relay_still_owes_when_it_goes_is_asked_of_another(second: 
     assert list(taker.taken.values()).count(url) == 2
 
 
-async def test_collecting_ends_when_every_relay_is_gone() -> None:
+async def test_gather_ends_when_all_relays_are_gone() -> None:
     async def handler(peer: ServerConnection) -> None:
         await peer.recv()
 
     taker = Taker()
     async with serve(handler, "127.0.0.1", 0, compression=None) as server:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
-        async with asyncio.timeout(GIVE_UP_S), Pool([url]) as pool:
+        async with asyncio.timeout(GIVE_UP_S), Pool([url], timeouts=Timeouts(retry_first_s=0.01)) as pool:
             await pool.gather(ids(made(3)), taker)
             assert pool.urls == []
     assert taker.taken == {}
 
 
-async def test_a_relay_that_falls_silent_is_waited_for_once(scripted: ScriptedRelay) -> None:
+async def test_silent_relay_is_not_reconnected(scripted: ScriptedRelay) -> None:
     scripted.silent = True
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url], timeouts=Timeouts(answer_s=0.05)) as pool:
         assert await pool.gather(ids(made(3)), Taker()) == ids(made(3))
@@ -235,13 +231,13 @@ async def test_a_relay_that_falls_silent_is_waited_for_once(scripted: ScriptedRe
     assert scripted.connections == 1
 
 
-async def test_collecting_nothing_asks_nothing(scripted: ScriptedRelay) -> None:
+async def test_gather_of_nothing_asks_nothing(scripted: ScriptedRelay) -> None:
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
         await pool.gather([], Taker())
     assert scripted.requests == []
 
 
-async def test_what_an_offer_raises_ends_the_collecting(
+async def test_offer_error_ends_gather(
     scripted: ScriptedRelay, second: ScriptedRelay, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")
@@ -255,11 +251,11 @@ async def test_what_an_offer_raises_ends_the_collecting(
         with pytest.raises(OSError, match="disk full"):
             await pool.gather(ids(events), full)
     gc.collect()
-    assert caplog.messages == []  # it is said once, however many requests it ended
-    assert len(scripted.requests) + len(second.requests) <= 4  # two to each relay are open from the beginning
+    assert caplog.messages == []  # reported once, although it ended several requests
+    assert len(scripted.requests) + len(second.requests) <= 4  # two per relay are open from the start
 
 
-async def test_a_relay_that_refuses_to_answer_is_left_out_with_its_reason(second: ScriptedRelay) -> None:
+async def test_refusing_relay_is_dropped_with_its_reason(second: ScriptedRelay) -> None:
     events = made(3)
     second.events = stored(events)
 
@@ -277,7 +273,7 @@ async def test_a_relay_that_refuses_to_answer_is_left_out_with_its_reason(second
     assert taker.taken == dict.fromkeys(ids(events), second.url)
 
 
-async def test_a_collection_can_be_cancelled(scripted: ScriptedRelay) -> None:
+async def test_gather_can_be_cancelled(scripted: ScriptedRelay) -> None:
     scripted.silent = True
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
         with pytest.raises(TimeoutError):
@@ -288,7 +284,7 @@ async def test_a_collection_can_be_cancelled(scripted: ScriptedRelay) -> None:
         assert pool.failures() == ""
 
 
-async def test_a_real_relay_gives_200_events_back(relay: str) -> None:
+async def test_real_relay_returns_200_events(relay: str) -> None:
     events = made(200, "x" * 1_000)
     taker = Taker()
     async with asyncio.timeout(GIVE_UP_S), Pool([relay]) as pool:

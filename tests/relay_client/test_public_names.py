@@ -1,4 +1,4 @@
-"""The public face of the package: its names, its example, and what importing it costs."""
+"""The public API: its names, its example, and the cost of importing it."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""How fast one relay is offered events: what opens the window, what closes it, how long it is left alone."""
+"""Rate control: growth and back-off of the window, waits, and exhaustion."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def after(rate_control: RateControl, taken: int) -> RateControl:
     return rate_control
 
 
-def test_the_window_opens_by_one_with_each_event_taken_up_to_eight() -> None:
+def test_window_grows_by_one_up_to_eight() -> None:
     rate_control, windows = RateControl(), []
     for _ in range(10):
         windows.append(rate_control.window)
@@ -23,7 +23,7 @@ def test_the_window_opens_by_one_with_each_event_taken_up_to_eight() -> None:
     assert rate_control.wait_s(0) == 0
 
 
-def test_too_fast_halves_the_window_and_stops_for_a_while() -> None:
+def test_rate_limit_halves_the_window_and_waits() -> None:
     rate_control = after(RateControl(), 10)
     rate_control.on_rate_limited(sent_at=99, now=100)
     assert rate_control.window == 4
@@ -32,14 +32,14 @@ def test_too_fast_halves_the_window_and_stops_for_a_while() -> None:
     assert rate_control.wait_s(100 + FIRST_WAIT_S) == 0
 
 
-def test_events_that_were_under_way_by_then_are_no_news() -> None:
+def test_events_in_flight_do_not_back_off_again() -> None:
     rate_control = after(RateControl(), 10)
     for sent_at in (99, 99.5, 100):
         rate_control.on_rate_limited(sent_at=sent_at, now=100)
     assert (rate_control.window, rate_control.wait_s(100)) == (4, FIRST_WAIT_S)
 
 
-def test_each_try_that_comes_too_early_doubles_the_wait_up_to_a_bound() -> None:
+def test_repeated_rate_limit_doubles_the_wait() -> None:
     rate_control, now, waits = RateControl(), 0.0, []
     for _ in range(10):
         rate_control.on_rate_limited(sent_at=now, now=now)
@@ -50,7 +50,7 @@ def test_each_try_that_comes_too_early_doubles_the_wait_up_to_a_bound() -> None:
     assert rate_control.window == 1
 
 
-def test_the_window_opens_slowly_after_that() -> None:
+def test_window_grows_slowly_after_a_rate_limit() -> None:
     rate_control = after(RateControl(), 10)
     rate_control.on_rate_limited(sent_at=0, now=0)
     assert after(rate_control, 15).window == 4
@@ -58,16 +58,16 @@ def test_the_window_opens_slowly_after_that() -> None:
     assert after(rate_control, 48).window == 8
 
 
-def test_a_good_run_halves_the_next_wait() -> None:
+def test_accepted_events_halve_the_next_wait() -> None:
     rate_control = RateControl()
     for now in (0, 10, 20):
         rate_control.on_rate_limited(sent_at=now, now=now)
     after(rate_control, 32)
     rate_control.on_rate_limited(sent_at=100, now=100)
-    assert rate_control.wait_s(100) == 4 * FIRST_WAIT_S  # without it: 8
+    assert rate_control.wait_s(100) == 4 * FIRST_WAIT_S  # without the successes: 8
 
 
-def test_a_relay_that_takes_nothing_at_all_is_hopeless_after_many_waits() -> None:
+def test_exhausted_after_many_waits_without_success() -> None:
     rate_control = RateControl()
     for number in range(10):
         rate_control.on_rate_limited(sent_at=number, now=number)
@@ -81,10 +81,10 @@ def test_a_relay_that_takes_nothing_at_all_is_hopeless_after_many_waits() -> Non
 @pytest.mark.parametrize(
     "notice", ["rate limited", "Rate-limited: 10/min", "slow down please", "too many events", "you are throttled"]
 )
-def test_a_notice_about_rate(notice: str) -> None:
+def test_notice_about_rate_is_recognized(notice: str) -> None:
     assert mentions_rate_limit(notice)
 
 
 @pytest.mark.parametrize("notice", ["", "welcome", "invalid: event too large", "your event is bad"])
-def test_a_notice_about_something_else(notice: str) -> None:
+def test_other_notice_is_not_about_rate(notice: str) -> None:
     assert not mentions_rate_limit(notice)

@@ -1,4 +1,4 @@
-"""What a person may type to name an event."""
+"""References to events as a person types them (NIP-19)."""
 
 import nostr_sdk
 import pytest
@@ -32,20 +32,20 @@ def naddr(name: str, kind: int = 34181, relays: tuple[str, ...] = RELAYS) -> str
     ids=["hex", "upper-case hex", "note", "upper-case note", "nostr-sdk's note"],
 )
 @pytest.mark.parametrize("around", ["{}", "nostr:{}", "  {}\n"])
-def test_one_event(text: str, around: str) -> None:
+def test_event_reference_is_parsed(text: str, around: str) -> None:
     assert parse_reference(around.format(text)) == EventReference(id=ID)
 
 
 @pytest.mark.parametrize("around", ["{}", "nostr:{}", "  {}\n"])
-def test_one_event_with_hints(around: str) -> None:
+def test_nevent_with_hints_is_parsed(around: str) -> None:
     assert parse_reference(around.format(NEVENT)) == EventReference(id=ID, relays=RELAYS)
 
 
-def test_an_nevent_in_capitals() -> None:
+def test_nevent_in_capitals_is_parsed() -> None:
     assert parse_reference(NEVENT.upper()) == EventReference(id=ID, relays=RELAYS)
 
 
-def test_an_nevent_holds_what_nostr_sdk_finds_in_it() -> None:
+def test_nevent_agrees_with_nostr_sdk() -> None:
     theirs = nostr_sdk.Nip19Event.from_bech32(NEVENT)
     kind, author = theirs.kind(), theirs.author()
     assert kind is not None
@@ -53,26 +53,26 @@ def test_an_nevent_holds_what_nostr_sdk_finds_in_it() -> None:
     assert (kind.as_u16(), author.to_hex(), theirs.event_id().to_hex()) == (4181, KEY.pubkey.hex(), ID.hex())
 
 
-def test_an_nevent_by_nostr_sdk_with_an_id_alone() -> None:
+def test_nevent_with_only_an_id_is_parsed() -> None:
     theirs = nostr_sdk.Nip19Event(nostr_sdk.EventId.from_bytes(ID)).to_bech32()
     assert parse_reference(theirs) == EventReference(id=ID)
 
 
 @pytest.mark.parametrize("name", ["demo", "", "../../etc", "naïve", "a" * 200])
-def test_an_naddr_by_nostr_sdk(name: str) -> None:
+def test_naddr_of_nostr_sdk_is_parsed(name: str) -> None:
     expected = AddressReference(author=KEY.pubkey, name=name, kind=34181, relays=RELAYS)
     assert parse_reference(naddr(name)) == expected
     assert parse_reference(f"nostr:{naddr(name)}") == expected
 
 
-def test_an_naddr_keeps_the_kind_it_names() -> None:
+def test_naddr_kind_is_kept() -> None:
     assert parse_reference(naddr("demo", 30023, ())) == AddressReference(author=KEY.pubkey, name="demo", kind=30023)
 
 
 @pytest.mark.parametrize("author", [NPUB, NPUB.upper(), KEY.pubkey.hex(), KEY.pubkey.hex().upper(), f"nostr:{NPUB}"])
 @pytest.mark.parametrize("name", ["demo", "a/b", "", "../x"])
-def test_an_author_and_a_name(author: str, name: str) -> None:
-    # The name is passed on as it was typed: who uses it matches it against a pattern.
+def test_npub_and_name_are_parsed(author: str, name: str) -> None:
+    # The name is unchecked here; callers match it against a pattern.
     assert parse_reference(f"{author}/{name}") == AddressReference(author=KEY.pubkey, name=name)
 
 
@@ -80,7 +80,7 @@ BAD = {
     "empty": "",
     "slash": "/",
     "name without an author": "/demo",
-    "author who is nobody": "nobody/demo",
+    "invalid author": "author/demo",
     "author off the curve": f"{5:064x}/demo",
     "author as note": f"{note(KEY.pubkey)}/demo",
     "npub alone": NPUB,
@@ -108,12 +108,12 @@ BAD = {
 
 
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
-def test_what_names_nothing_is_refused(text: str) -> None:
+def test_invalid_reference_is_refused(text: str) -> None:
     with pytest.raises(InvalidReference):
         parse_reference(text)
 
 
-def test_a_long_mistake_is_shortened() -> None:
+def test_long_input_is_shortened_in_errors() -> None:
     with pytest.raises(InvalidReference) as caught:
         parse_reference("x" * 100_000)
     assert len(str(caught.value)) < 200
@@ -126,7 +126,7 @@ prefixed = st.tuples(
 
 
 @given(prefixed)
-def test_any_text_is_a_reference_or_refused(text: str) -> None:
+def test_arbitrary_text_is_parsed_or_refused(text: str) -> None:
     try:
         found = parse_reference(text)
     except InvalidReference:
@@ -135,7 +135,7 @@ def test_any_text_is_a_reference_or_refused(text: str) -> None:
 
 
 @given(st.binary(max_size=120), st.sampled_from(["note", "nevent", "naddr", "npub"]))
-def test_any_bytes_in_a_name_are_a_reference_or_refused(data: bytes, prefix: str) -> None:
+def test_arbitrary_tlv_is_parsed_or_refused(data: bytes, prefix: str) -> None:
     try:
         found = parse_reference(note(data, prefix))
     except InvalidReference:

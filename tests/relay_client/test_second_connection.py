@@ -1,4 +1,4 @@
-"""A second connection for a relay that takes all that comes: what it may meet, and that nothing is lost by it."""
+"""The second connection to a steady relay: its failures, and that no event is lost."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ Door = Callable[["Relay"], Awaitable[HTTPStatus | None]]
 
 
 class Relay(ScriptedRelay):
-    """One that treats its second client, and those after it, in a way of its own."""
+    """A relay that runs `meets` for its second connection, and `door` before it accepts later ones."""
 
     def __init__(self, meets: Meets | None = None, door: Door | None = None) -> None:
         super().__init__()
@@ -105,14 +105,14 @@ async def takes_the_place_of_the_first(relay: Relay, peer: ServerConnection) -> 
     await relay.handle(peer)
 
 
-async def test_a_relay_that_takes_all_that_comes_gets_two() -> None:
+async def test_steady_relay_gets_a_second_connection() -> None:
     relay = Relay()
     report = await send(relay)
     assert Counter(relay.received) == Counter(event.id.hex() for event in EVENTS)
     assert (relay.connections, report.accepted, report.reason) == (2, 400, "")
 
 
-async def test_half_of_the_events_go_over_it() -> None:
+async def test_half_of_the_events_use_it() -> None:
     over = Counter[ServerConnection]()
 
     async def counted(relay: Relay, peer: ServerConnection) -> None:
@@ -121,20 +121,20 @@ async def test_half_of_the_events_go_over_it() -> None:
             await relay._take(peer, orjson.loads(frame)[1])
 
     await send(Relay(counted))
-    assert 100 < over.total() < 250  # of those after the first 64
+    assert 100 < over.total() < 250  # of the events after the first 64
 
 
 @pytest.mark.parametrize("meets", [closes, breaks, refuses, raves, is_silent, takes_the_place_of_the_first])
-async def test_whatever_it_meets_everything_is_delivered(meets: Meets) -> None:
+async def test_failure_of_it_loses_nothing(meets: Meets) -> None:
     relay = Relay(meets)
     report = await send(relay)
     assert set(relay.events) == {event.id.hex() for event in EVENTS}
     assert (report.accepted + report.duplicate, report.reason) == (400, "")
-    assert len(relay.received) <= 400 + 8  # again only what was under way
-    assert len(relay.peers) == 2 + (meets is takes_the_place_of_the_first)  # it is not tried again
+    assert len(relay.received) <= 400 + 8  # only events in flight are repeated
+    assert len(relay.peers) == 2 + (meets is takes_the_place_of_the_first)  # it is not retried
 
 
-async def test_a_relay_may_have_no_room_for_it() -> None:
+async def test_relay_may_refuse_it() -> None:
     async def full(_relay: Relay) -> HTTPStatus:
         return HTTPStatus.TOO_MANY_REQUESTS
 
@@ -143,7 +143,7 @@ async def test_a_relay_may_have_no_room_for_it() -> None:
     assert (report.accepted, report.reason, relay.callers, relay.connections) == (400, "", 2, 1)
 
 
-async def test_a_relay_that_lets_it_wait_holds_nothing_up() -> None:
+async def test_slow_handshake_of_it_blocks_nothing() -> None:
     async def waits(relay: Relay) -> HTTPStatus:
         await relay.over.wait()
         return HTTPStatus.GONE
@@ -153,7 +153,7 @@ async def test_a_relay_that_lets_it_wait_holds_nothing_up() -> None:
     assert (report.accepted, report.reason, relay.callers, relay.connections) == (400, "", 2, 1)
 
 
-async def test_it_goes_on_alone_where_the_first_breaks_for_good() -> None:
+async def test_it_continues_alone_when_the_first_breaks() -> None:
     async def full(relay: Relay) -> HTTPStatus | None:
         return HTTPStatus.TOO_MANY_REQUESTS if relay.callers > 2 else None
 
@@ -163,7 +163,7 @@ async def test_it_goes_on_alone_where_the_first_breaks_for_good() -> None:
     assert (report.accepted + report.duplicate, report.reason) == (400, "")
 
 
-async def test_a_relay_that_finds_two_too_many_has_one_from_then_on() -> None:
+async def test_rate_limit_on_it_ends_it() -> None:
     came_after, is_alone = 0, True
 
     async def finds_it_too_much(_relay: Relay, peer: ServerConnection) -> None:
@@ -173,7 +173,7 @@ async def test_a_relay_that_finds_two_too_many_has_one_from_then_on() -> None:
         await peer.send(orjson.dumps(["OK", event_id, False, "rate-limited: two are too many"]).decode())
         async for frame in peer:
             came_after += 1
-            await asyncio.sleep(0.03)  # longer than the wait
+            await asyncio.sleep(0.03)  # longer than the back-off
             await peer.send(orjson.dumps(["OK", orjson.loads(frame)[1]["id"], True, ""]).decode())
         is_alone = True
 
@@ -181,23 +181,23 @@ async def test_a_relay_that_finds_two_too_many_has_one_from_then_on() -> None:
     relay.accept = lambda _event: (is_alone, "rate-limited: one of you has to go")
     report = await send(relay)
     assert (report.accepted, report.refused, report.reason, len(relay.peers)) == (400, 0, "", 2)
-    assert came_after <= 3  # what was under way
+    assert came_after <= 3  # those in flight
 
 
-async def test_few_events_are_not_worth_it() -> None:
+async def test_few_events_use_one_connection() -> None:
     relay = Relay()
     await send(relay, count=120)
     assert relay.connections == 1
 
 
-async def test_a_relay_that_was_once_too_slow_gets_one() -> None:
+async def test_rate_limited_relay_gets_one_connection() -> None:
     relay = Relay()
     relay.accept = lambda _event: (len(relay.received) != 20, "rate-limited: for once")
     report = await send(relay)
     assert (report.accepted, report.refused, relay.connections) == (400, 0, 1)
 
 
-async def test_members_say_who_they_are_on_both() -> None:
+async def test_both_connections_authenticate() -> None:
     relay = Relay()
     relay.members = [KEY.pubkey.hex()]
     report = await send(relay)
@@ -206,14 +206,14 @@ async def test_members_say_who_they_are_on_both() -> None:
 
 
 @pytest.mark.parametrize("bad", range(200, 208))
-async def test_what_makes_the_events_may_fail_on_either(bad: int) -> None:
+async def test_event_source_may_fail_on_either(bad: int) -> None:
     def fail(number: int) -> Event:
         if number == bad:
-            raise OSError("the disk is gone")
+            raise OSError("the disk failed")
         return EVENTS[number]
 
     async with running(Relay()) as relay, Pool([relay.url], timeouts=QUICK) as pool:
-        with pytest.raises(OSError, match="the disk is gone"):
+        with pytest.raises(OSError, match="the disk failed"):
             await pool.send(Allocation([relay.url], [1] * 400), fail)
         assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("second")]
     assert relay.connections == 2

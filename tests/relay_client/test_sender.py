@@ -1,4 +1,4 @@
-"""Events on their way to relays that limit, fail, break off, or want to know who is there."""
+"""Sending to relays that limit the rate, fail, disconnect, or require authentication."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ async def pool_of(
 
 
 def ignore(_url: str, _number: int) -> None:
-    """Takes note of nothing."""
+    """Ignore an accepted event."""
 
 
 async def send(pool: Pool, *, copies: int = 9, taken: OnAccepted = ignore) -> Allocation:
@@ -54,10 +54,10 @@ async def send(pool: Pool, *, copies: int = 9, taken: OnAccepted = ignore) -> Al
     return allocation
 
 
-# --- too fast
+# --- rate limits
 
 
-async def test_a_rate_limited_event_is_sent_again_and_not_counted_as_refused(scripted: ScriptedRelay) -> None:
+async def test_rate_limited_event_is_sent_again(scripted: ScriptedRelay) -> None:
     allowance = 10
 
     def accept(_event: object) -> tuple[bool, str]:
@@ -76,17 +76,17 @@ async def test_a_rate_limited_event_is_sent_again_and_not_counted_as_refused(scr
     assert (report.accepted, report.duplicate, report.refused, report.reason) == (40, 0, 0, "")
 
 
-async def test_a_relay_that_is_always_too_busy_is_given_up(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+async def test_relay_that_always_limits_is_dropped(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     scripted.accept = lambda _event: (False, "rate-limited: never")
     async with pool_of(scripted, second) as pool:
         allocation = await send(pool, copies=1)
         assert pool.reports[scripted.url].reason == f"{scripted.url}: refused an event: rate-limited: never"
-    assert len(scripted.received) < 20  # every wait ended with one try
+    assert len(scripted.received) < 20  # one attempt per wait
     assert sorted(second.events) == sorted(IDS)
     assert allocation.unplaced == []
 
 
-async def test_a_notice_about_rate_slows_down() -> None:
+async def test_notice_about_rate_backs_off() -> None:
     relay = ScriptedRelay()
     rate_controls: list[RateControl] = []
 
@@ -103,7 +103,7 @@ async def test_a_notice_about_rate_slows_down() -> None:
     assert rate_controls[0]._limited_at > 0
 
 
-async def test_a_slow_relay_does_not_slow_the_others(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+async def test_slow_relay_does_not_slow_others(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     second_is_done = asyncio.Event()
 
     def taken(url: str, number: int) -> None:
@@ -123,7 +123,7 @@ async def test_a_slow_relay_does_not_slow_the_others(scripted: ScriptedRelay, se
 # --- errors and refusals
 
 
-async def test_an_error_of_the_relay_is_tried_again(scripted: ScriptedRelay) -> None:
+async def test_event_is_sent_again_after_an_error(scripted: ScriptedRelay) -> None:
     failed: set[str] = set()
 
     def accept(event: dict[str, str]) -> tuple[bool, str]:
@@ -139,7 +139,7 @@ async def test_an_error_of_the_relay_is_tried_again(scripted: ScriptedRelay) -> 
     assert (report.accepted, report.refused, len(failed)) == (40, 0, 4)
 
 
-async def test_an_error_that_stays_is_a_refusal(scripted: ScriptedRelay) -> None:
+async def test_repeated_error_is_a_refusal(scripted: ScriptedRelay) -> None:
     scripted.accept = lambda event: (event["id"] != IDS[5], "error: disk on fire")
     async with pool_of(scripted) as pool:
         await send(pool)
@@ -148,9 +148,7 @@ async def test_an_error_that_stays_is_a_refusal(scripted: ScriptedRelay) -> None
 
 
 @pytest.mark.parametrize("reason", ["blocked: no", "restricted: no", "invalid: no", "pow: no"])
-async def test_the_share_of_a_relay_that_refuses_moves(
-    scripted: ScriptedRelay, second: ScriptedRelay, reason: str
-) -> None:
+async def test_share_of_refusing_relay_moves(scripted: ScriptedRelay, second: ScriptedRelay, reason: str) -> None:
     scripted.accept = lambda _event: (len(scripted.received) <= 5, reason)
     async with pool_of(scripted, second) as pool:
         allocation = await send(pool, copies=1)
@@ -161,27 +159,27 @@ async def test_the_share_of_a_relay_that_refuses_moves(
     assert allocation.unplaced == []
 
 
-async def test_what_makes_the_events_may_fail(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+async def test_event_source_may_fail(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     def fail(number: int) -> Event:
         if number == 20:
-            raise OSError("the disk is gone")
+            raise OSError("the disk failed")
         return EVENTS[number]
 
     before = asyncio.all_tasks()
     async with pool_of(scripted, second) as pool:
-        with pytest.raises(OSError, match="the disk is gone"):
+        with pytest.raises(OSError, match="the disk failed"):
             await pool.send(Allocation(pool.urls, [2] * len(EVENTS)), fail)
         assert pool.failures() == ""
     assert asyncio.all_tasks() == before
     assert IDS[20] not in {*scripted.events, *second.events}
 
 
-# --- connections that break
+# --- broken connections
 
 
 @contextlib.asynccontextmanager
 async def breaking(relay: ScriptedRelay, *, after: int) -> AsyncIterator[str]:
-    """Address of a relay whose connections break when they have carried so many events."""
+    """Address of a relay whose connections break after so many answers."""
 
     async def handler(peer: ServerConnection) -> None:
         taken = 0
@@ -204,7 +202,7 @@ async def breaking(relay: ScriptedRelay, *, after: int) -> AsyncIterator[str]:
         yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
 
 
-async def test_a_broken_connection_is_opened_again_and_the_unanswered_is_sent_again() -> None:
+async def test_broken_connection_is_reopened_and_resumed() -> None:
     relay = ScriptedRelay()
     async with breaking(relay, after=12) as url, pool_of(url) as pool:
         await send(pool)
@@ -213,14 +211,14 @@ async def test_a_broken_connection_is_opened_again_and_the_unanswered_is_sent_ag
     assert sorted(relay.events) == sorted(IDS)
     assert report.reason == ""
     assert report.accepted + report.duplicate == 40
-    assert report.duplicate >= 3  # taken, and the answer was lost
-    assert len(relay.received) <= 40 + 4 * 8  # of each connection at most what was under way
+    assert report.duplicate >= 3  # stored, but the answer was lost
+    assert len(relay.received) <= 40 + 4 * 8  # per connection, at most the events in flight are repeated
 
 
-@pytest.mark.parametrize("reset", [False, True], ids=["in good order", "by a reset"])
-async def test_a_real_relay_behind_a_line_that_breaks_has_everything_in_the_end(relay: str, *, reset: bool) -> None:
+@pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
+async def test_real_relay_gets_all_events_over_breaking_line(relay: str, *, reset: bool) -> None:
     async with proxy_to(relay) as proxy, pool_of(proxy.url) as pool:
-        proxy.cut_after, proxy.reset = 1_500, reset  # bytes: some 15 answers
+        proxy.cut_after, proxy.reset = 1_500, reset  # bytes: about 15 answers
         await send(pool)
         report = pool.reports[proxy.url]
         assert proxy.connections >= 3
@@ -230,7 +228,7 @@ async def test_a_real_relay_behind_a_line_that_breaks_has_everything_in_the_end(
         assert await pool.stored_ids(ids) == {relay: set(ids)}
 
 
-async def test_a_relay_that_does_not_come_back_is_given_up(scripted: ScriptedRelay) -> None:
+async def test_relay_that_stays_down_is_dropped(scripted: ScriptedRelay) -> None:
     timeouts = replace(QUICK, patience_s=0.1)
     relay = ScriptedRelay()
 
@@ -250,10 +248,8 @@ async def test_a_relay_that_does_not_come_back_is_given_up(scripted: ScriptedRel
     assert allocation.unplaced == []
 
 
-@pytest.mark.parametrize("closes", [False, True], ids=["in words", "by closing"])
-async def test_a_relay_for_which_events_are_too_large_is_left_out_however_it_says_so(
-    scripted: ScriptedRelay, *, closes: bool
-) -> None:
+@pytest.mark.parametrize("closes", [False, True], ids=["notice", "close"])
+async def test_relay_with_too_large_events_is_dropped(scripted: ScriptedRelay, *, closes: bool) -> None:
     async def handler(peer: ServerConnection) -> None:
         async for _ in peer:
             if closes:
@@ -271,7 +267,7 @@ async def test_a_relay_for_which_events_are_too_large_is_left_out_however_it_say
     assert allocation.unplaced == []
 
 
-async def test_a_relay_that_falls_silent_is_given_up_in_time(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+async def test_silent_relay_is_dropped(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     scripted.silent = True
     async with pool_of(scripted, second, timeouts=IMPATIENT) as pool:
         await send(pool, copies=1)
@@ -279,7 +275,7 @@ async def test_a_relay_that_falls_silent_is_given_up_in_time(scripted: ScriptedR
     assert sorted(second.events) == sorted(IDS)
 
 
-# --- who is there
+# --- authentication
 
 
 @pytest.fixture
@@ -288,7 +284,7 @@ def members_only(scripted: ScriptedRelay) -> ScriptedRelay:
     return scripted
 
 
-async def test_what_was_refused_for_want_of_a_name_is_sent_again(members_only: ScriptedRelay) -> None:
+async def test_event_is_sent_again_after_authentication(members_only: ScriptedRelay) -> None:
     async with pool_of(members_only, signer=KEY) as pool:
         await send(pool)
         report = pool.reports[members_only.url]
@@ -296,14 +292,14 @@ async def test_what_was_refused_for_want_of_a_name_is_sent_again(members_only: S
     assert (report.accepted, report.refused, report.reason) == (40, 0, "")
 
 
-async def test_without_a_key_the_refusal_says_why(members_only: ScriptedRelay) -> None:
+async def test_auth_without_signer_is_refused(members_only: ScriptedRelay) -> None:
     async with pool_of(members_only) as pool:
         await send(pool)
         assert pool.reports[members_only.url].reason == f"{members_only.url}: auth-required: members only"
     assert members_only.events == {}
 
 
-async def test_a_member_who_is_still_refused_is_refused(members_only: ScriptedRelay) -> None:
+async def test_refusal_after_authentication_is_final(members_only: ScriptedRelay) -> None:
     members_only.accept = lambda _event: (False, "auth-required: prove it again")
     async with pool_of(members_only, signer=KEY) as pool:
         await send(pool)
@@ -311,7 +307,7 @@ async def test_a_member_who_is_still_refused_is_refused(members_only: ScriptedRe
     assert members_only.events == {}
 
 
-async def test_who_is_there_is_said_on_every_connection(members_only: ScriptedRelay) -> None:
+async def test_every_connection_authenticates(members_only: ScriptedRelay) -> None:
     async with breaking(members_only, after=15) as url, pool_of(url, signer=KEY) as pool:
         await send(pool)
         assert pool.reports[url].reason == ""

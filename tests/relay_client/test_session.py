@@ -1,4 +1,4 @@
-"""One conversation with a relay: what may be under way at once, and what of the relay's answers counts."""
+"""Session state machine: events in flight, requests, authentication and floods."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ ID, OTHER_ID = b"\xaa" * 32, b"\xbb" * 32
 
 
 def events(content: str = "") -> Iterator[Event]:
-    """Distinct events."""
+    """Generate distinct events."""
     number = 0
     while True:
         yield EventDraft(kind=1, created_at=number, content=content).sign(KEY)
@@ -48,16 +48,16 @@ def asking(*ids: bytes, limit: int = 2) -> tuple[Session, str]:
     return session, subscription
 
 
-# --- offering events
+# --- sending events
 
 
-def test_an_offer_is_a_frame_and_is_counted() -> None:
+def test_sent_event_is_counted() -> None:
     session, event = Session(), next(events())
     assert orjson.loads(session.publish(event)) == ["EVENT", orjson.loads(event.to_json())]
     assert session.unacknowledged == 1
 
 
-def test_eight_events_may_wait_for_an_answer() -> None:
+def test_at_most_eight_unacknowledged_events() -> None:
     session, source = Session(), events()
     sent = []
     while session.has_room:
@@ -72,7 +72,7 @@ def test_eight_events_may_wait_for_an_answer() -> None:
     assert not session.has_room
 
 
-def test_four_mebibytes_may_wait_for_an_answer() -> None:
+def test_at_most_four_mebibytes_unacknowledged() -> None:
     session, source = Session(), events("x" * (1 << 20))
     sent = [next(source) for _ in range(4)]
     for event in sent[:3]:
@@ -86,7 +86,7 @@ def test_four_mebibytes_may_wait_for_an_answer() -> None:
     assert session.has_room
 
 
-def test_answers_give_all_their_bytes_back() -> None:
+def test_answers_free_their_bytes() -> None:
     session, source = Session(), events("x" * (1 << 20))
     for _ in range(20):
         event = next(source)
@@ -98,7 +98,7 @@ def test_answers_give_all_their_bytes_back() -> None:
         session.publish(next(source))
 
 
-def test_one_event_is_not_offered_twice_at_once() -> None:
+def test_event_in_flight_is_not_sent_again() -> None:
     session, event = Session(), next(events())
     session.publish(event)
     with pytest.raises(CallerError):
@@ -128,14 +128,14 @@ def test_one_event_is_not_offered_twice_at_once() -> None:
         (False, "", Verdict.REFUSED),
     ],
 )
-def test_an_answer(*, said: bool, text: str, verdict: Verdict) -> None:
+def test_ok_maps_to_a_verdict(*, said: bool, text: str, verdict: Verdict) -> None:
     session, event = Session(), next(events())
     session.publish(event)
     assert ok(session, event, accepted=said, text=text) == Acknowledged(event_id=event.id, verdict=verdict, reason=text)
     assert session.unacknowledged == 0
 
 
-def test_a_second_answer_and_one_to_nothing_are_ignored() -> None:
+def test_unexpected_ok_is_ignored() -> None:
     session, source = Session(), events()
     first, second = next(source), next(source)
     session.publish(first)
@@ -146,17 +146,17 @@ def test_a_second_answer_and_one_to_nothing_are_ignored() -> None:
     assert session.unacknowledged == 1
 
 
-# --- asking for events
+# --- requests
 
 
-def test_a_request_is_a_frame() -> None:
+def test_subscribe_and_unsubscribe_frames() -> None:
     session = Session()
     subscription, frame = session.subscribe(Filter(kinds=(1,), limit=2))
     assert orjson.loads(frame) == ["REQ", subscription, {"kinds": [1], "limit": 2}]
     assert orjson.loads(session.unsubscribe(subscription) or b"") == ["CLOSE", subscription]
 
 
-def test_subscription_ids_are_never_used_again() -> None:
+def test_subscription_ids_are_unique() -> None:
     session, used = Session(), set()
     for _ in range(50):
         subscription, _ = session.subscribe(Filter(limit=1))
@@ -166,7 +166,7 @@ def test_subscription_ids_are_never_used_again() -> None:
     assert all(0 < len(subscription) <= 64 for subscription in used)  # NIP-01's limit
 
 
-def test_an_event_that_was_asked_for_is_delivered_unchecked() -> None:
+def test_requested_event_is_passed_on_unchecked() -> None:
     session, subscription = asking(ID)
     raw_event = {"id": ID.hex(), "kind": "nonsense"}
     assert heard(session, "EVENT", subscription, raw_event) == EventReceived(
@@ -175,42 +175,42 @@ def test_an_event_that_was_asked_for_is_delivered_unchecked() -> None:
 
 
 @pytest.mark.parametrize("raw_id", [OTHER_ID.hex(), ID.hex().upper(), "", None, 1, [], {}, [ID.hex()]], ids=repr)
-def test_an_event_with_another_id_is_dropped(raw_id: object) -> None:
+def test_event_with_other_id_is_dropped(raw_id: object) -> None:
     session, subscription = asking(ID)
     assert heard(session, "EVENT", subscription, {"id": raw_id}) is None
 
 
-def test_an_event_without_an_id_is_dropped() -> None:
+def test_event_without_id_is_dropped() -> None:
     session, subscription = asking(ID)
     assert heard(session, "EVENT", subscription, {}) is None
 
 
-def test_a_request_without_ids_takes_any() -> None:
+def test_request_without_ids_accepts_any_event() -> None:
     session, subscription = asking()
     assert isinstance(heard(session, "EVENT", subscription, {"id": OTHER_ID.hex()}), EventReceived)
 
 
 @pytest.mark.parametrize("stranger", ["r2", "", "R1"])
-def test_an_event_for_another_subscription_is_dropped(stranger: str) -> None:
+def test_event_for_other_subscription_is_dropped(stranger: str) -> None:
     session, subscription = asking(ID)
     assert stranger != subscription
     assert heard(session, "EVENT", stranger, {"id": ID.hex()}) is None
 
 
-def test_no_more_events_than_the_limit() -> None:
+def test_events_beyond_the_limit_are_dropped() -> None:
     session, subscription = asking(ID, OTHER_ID, limit=2)
     for _ in range(2):
         assert isinstance(heard(session, "EVENT", subscription, {"id": ID.hex()}), EventReceived)
     assert heard(session, "EVENT", subscription, {"id": OTHER_ID.hex()}) is None
 
 
-def test_a_dropped_event_does_not_use_the_limit_up() -> None:
+def test_dropped_event_does_not_count_towards_limit() -> None:
     session, subscription = asking(ID, limit=1)
     assert heard(session, "EVENT", subscription, {"id": OTHER_ID.hex()}) is None
     assert isinstance(heard(session, "EVENT", subscription, {"id": ID.hex()}), EventReceived)
 
 
-def test_each_subscription_has_its_own_limit_and_ids() -> None:
+def test_limits_and_ids_are_per_subscription() -> None:
     session, first = asking(ID, limit=1)
     second, _ = session.subscribe(Filter(ids=(OTHER_ID,), limit=1))
     assert heard(session, "EVENT", second, {"id": ID.hex()}) is None
@@ -218,14 +218,14 @@ def test_each_subscription_has_its_own_limit_and_ids() -> None:
     assert isinstance(heard(session, "EVENT", second, {"id": OTHER_ID.hex()}), EventReceived)
 
 
-def test_eose_ends_what_is_stored_and_leaves_the_subscription_open() -> None:
+def test_eose_leaves_the_subscription_open() -> None:
     session, subscription = asking(ID)
     assert heard(session, "EOSE", subscription) == StoredEventsSent(subscription=subscription)
     assert isinstance(heard(session, "EVENT", subscription, {"id": ID.hex()}), EventReceived)
     assert session.unsubscribe(subscription) is not None
 
 
-def test_closed_ends_a_subscription_with_a_reason() -> None:
+def test_closed_ends_the_subscription() -> None:
     session, subscription = asking(ID)
     expected = RequestClosed(subscription=subscription, reason="auth-required: who?")
     assert heard(session, "CLOSED", subscription, "auth-required: who?") == expected
@@ -233,7 +233,7 @@ def test_closed_ends_a_subscription_with_a_reason() -> None:
     assert session.unsubscribe(subscription) is None
 
 
-def test_closed_after_eose() -> None:
+def test_closed_after_eose_is_passed_on() -> None:
     session, subscription = asking(ID)
     heard(session, "EOSE", subscription)
     assert heard(session, "CLOSED", subscription, "") == RequestClosed(subscription=subscription, reason="")
@@ -242,12 +242,12 @@ def test_closed_after_eose() -> None:
 
 
 @pytest.mark.parametrize("kind", ["EOSE", "CLOSED"])
-def test_the_end_of_what_was_never_asked_is_ignored(kind: str) -> None:
+def test_end_of_unknown_subscription_is_ignored(kind: str) -> None:
     session, _ = asking(ID)
     assert heard(session, kind, "r99") is None
 
 
-def test_after_unsubscribing_everything_late_is_ignored() -> None:
+def test_late_messages_after_unsubscribe_are_ignored() -> None:
     session, subscription = asking(ID)
     session.unsubscribe(subscription)
     assert session.unsubscribe(subscription) is None
@@ -256,10 +256,10 @@ def test_after_unsubscribing_everything_late_is_ignored() -> None:
     assert heard(session, "CLOSED", subscription, "bye") is None
 
 
-# --- saying who is here
+# --- authentication
 
 
-def test_a_challenge_is_answered_with_a_signed_event() -> None:
+def test_challenge_is_answered_with_signed_event() -> None:
     session = Session()
     with pytest.raises(CallerError):
         session.authenticate(KEY, url="wss://a", now=7)
@@ -275,7 +275,7 @@ def test_a_challenge_is_answered_with_a_signed_event() -> None:
 
 
 @pytest.mark.parametrize(("text", "refusal"), [("restricted: no", "restricted: no"), ("", "no reason given")])
-def test_a_relay_may_not_like_who_is_here(text: str, refusal: str) -> None:
+def test_relay_may_refuse_authentication(text: str, refusal: str) -> None:
     session = Session()
     heard(session, "AUTH", "prove it")
     event = Event.parse(orjson.loads(session.authenticate(KEY, url="wss://a", now=7))[1])
@@ -283,7 +283,7 @@ def test_a_relay_may_not_like_who_is_here(text: str, refusal: str) -> None:
     assert not session.authenticated
 
 
-def test_who_is_here_is_not_an_event_under_way() -> None:
+def test_auth_event_is_not_counted_as_sent() -> None:
     session, event = Session(), next(events())
     session.publish(event)
     heard(session, "AUTH", "prove it")
@@ -293,7 +293,7 @@ def test_who_is_here_is_not_an_event_under_way() -> None:
     assert not session.authenticated
 
 
-def test_a_new_challenge_needs_a_new_answer() -> None:
+def test_new_challenge_needs_new_answer() -> None:
     session = Session()
     heard(session, "AUTH", "one")
     ok(session, Event.parse(orjson.loads(session.authenticate(KEY, url="wss://a", now=7))[1]))
@@ -303,19 +303,19 @@ def test_a_new_challenge_needs_a_new_answer() -> None:
     assert event.tag_values("challenge") == ["two"]
 
 
-# --- the rest
+# --- notices and floods
 
 
-def test_a_notice_is_passed_on() -> None:
+def test_notice_is_passed_on() -> None:
     assert heard(Session(), "NOTICE", "slow down") == NoticeReceived(text="slow down")
 
 
-def test_an_unknown_type_means_nothing() -> None:
+def test_unknown_type_is_ignored() -> None:
     assert heard(Session(), "COUNT", "r1", {"count": 3}) is None
 
 
 @pytest.mark.parametrize("frame", [b"", b"[]", b'["EVENT"]', b'["OK","x",true]'])
-def test_nonsense_ends_the_conversation(frame: bytes) -> None:
+def test_malformed_frame_is_an_error(frame: bytes) -> None:
     with pytest.raises(InvalidMessage):
         Session().receive(frame)
 
@@ -330,9 +330,9 @@ def test_nonsense_ends_the_conversation(frame: bytes) -> None:
         ("EOSE", "r9"),
         ("CLOSED", "r9", "bye"),
     ],
-    ids=["unknown subscription", "not asked for", "answer to nothing", "unknown type", "end of nothing", "no such"],
+    ids=["unknown subscription", "other id", "unexpected OK", "unknown type", "unknown EOSE", "unknown CLOSED"],
 )
-def test_a_flood_of_what_nobody_asked_for_ends_the_conversation(parts: tuple[object, ...]) -> None:
+def test_flood_of_unsolicited_messages_is_an_error(parts: tuple[object, ...]) -> None:
     session, _ = asking(ID)
     for _ in range(1_000):
         assert heard(session, *parts) is None
@@ -341,7 +341,7 @@ def test_a_flood_of_what_nobody_asked_for_ends_the_conversation(parts: tuple[obj
 
 
 @pytest.mark.parametrize("parts", [("NOTICE", "hello"), ("AUTH", "prove it")], ids=lambda parts: parts[0])
-def test_a_flood_of_words_ends_the_conversation(parts: tuple[str, str]) -> None:
+def test_flood_of_notices_or_challenges_is_an_error(parts: tuple[str, str]) -> None:
     session = Session()
     for _ in range(1_000):
         assert heard(session, *parts) is not None
@@ -349,7 +349,7 @@ def test_a_flood_of_words_ends_the_conversation(parts: tuple[str, str]) -> None:
         heard(session, *parts)
 
 
-def test_the_end_of_what_is_stored_comes_once() -> None:
+def test_repeated_eose_counts_as_flood() -> None:
     session, subscription = asking(ID)
     assert heard(session, "EOSE", subscription) is not None
     for _ in range(1_000):
@@ -358,7 +358,7 @@ def test_the_end_of_what_is_stored_comes_once() -> None:
         heard(session, "EOSE", subscription)
 
 
-def test_events_beyond_the_limit_count_as_a_flood() -> None:
+def test_events_beyond_the_limit_count_as_flood() -> None:
     session, subscription = asking(ID, limit=1)
     delivered = [heard(session, "EVENT", subscription, {"id": ID.hex()}) for _ in range(1_001)]
     assert sum(outcome is not None for outcome in delivered) == 1
@@ -366,7 +366,7 @@ def test_events_beyond_the_limit_count_as_a_flood() -> None:
         heard(session, "EVENT", subscription, {"id": ID.hex()})
 
 
-def test_a_long_and_honest_conversation_is_no_flood() -> None:
+def test_long_honest_session_is_no_flood() -> None:
     session, source = Session(), events()
     for _ in range(1_100):
         event = next(source)
@@ -379,7 +379,7 @@ def test_a_long_and_honest_conversation_is_no_flood() -> None:
         heard(session, "CLOSED", subscription, "")
 
 
-def test_events_that_cross_our_close_are_no_flood() -> None:
+def test_events_crossing_our_close_are_no_flood() -> None:
     session = Session()
     for _ in range(50):
         subscription, _ = session.subscribe(Filter(limit=50))

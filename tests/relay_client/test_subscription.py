@@ -190,7 +190,7 @@ async def test_silence_after_stored_events_is_normal() -> None:
     assert recorder.events == [(url, "late")]
 
 
-async def test_real_members_only_relay_is_authenticated_to(nip42_relay: str, key: SecretKey) -> None:
+async def test_subscription_authenticates_at_a_real_relay(nip42_relay: str, key: SecretKey) -> None:
     event = EventDraft(kind=1, created_at=100, content="for members").sign(key)
     async with Pool([nip42_relay], signer=key) as pool:
         await pool.publish([(event, [nip42_relay])])

@@ -1,4 +1,4 @@
-"""Time limits as a value: defaults, and values that make no sense."""
+"""The Timeouts value: defaults, and values that are refused."""
 
 from typing import Any
 

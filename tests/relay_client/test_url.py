@@ -1,4 +1,4 @@
-"""What a relay's address looks like."""
+"""Canonical form of relay addresses."""
 
 import pytest
 
@@ -21,7 +21,7 @@ from relay_client.url import normalize_url
         ("wss://relay.example:65535", "wss://relay.example:65535"),
     ],
 )
-def test_an_address_has_one_spelling(raw_url: str, url: str) -> None:
+def test_url_is_normalized(raw_url: str, url: str) -> None:
     assert normalize_url(raw_url) == url
     assert normalize_url(url) == url
 
@@ -55,6 +55,6 @@ def test_an_address_has_one_spelling(raw_url: str, url: str) -> None:
         "wss://[relay.example]",
     ],
 )
-def test_what_is_no_relay_is_refused(raw_url: str) -> None:
+def test_invalid_relay_url_is_refused(raw_url: str) -> None:
     with pytest.raises(CallerError, match="not a relay's address"):
         normalize_url(raw_url)
