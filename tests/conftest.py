@@ -1,17 +1,16 @@
 """Fixtures shared by the tests of all packages, and the settings of a test process."""
 
 import asyncio
-import logging
 import os
-import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import nostr_sdk
 import pytest
 from hypothesis import HealthCheck, settings
+from support.process import restored_handlers
 from support.relays import find_free_port
-from support.scripted_relay import ScriptedRelay, scripted_relay
+from support.scripted_relay import ScriptedRelay, relay_on_thread, scripted_relay
 
 from relay_client.keys import SecretKey
 from relay_client.local_relay import LocalRelay
@@ -33,7 +32,7 @@ NOW = 1_790_000_000  # a fixed clock, in seconds since 1970
 
 @pytest.fixture
 def golden() -> Path:
-    """The folder of compatibility data made by the Rust project's own tools; not part of this repository."""
+    """Folder of compatibility data, made by the Rust project's own tools; not part of this repository."""
     folder = os.environ.get("RANDYGPT_GOLDEN")
     if not folder:
         pytest.skip("RANDYGPT_GOLDEN is not set")
@@ -47,7 +46,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def unused_port(free_port: int) -> int:
-    """Another one, beside the relay's."""
+    """A second free port."""
     while (port := find_free_port()) == free_port:
         pass
     return port
@@ -55,14 +54,14 @@ def unused_port(free_port: int) -> int:
 
 @pytest.fixture
 async def relay(free_port: int) -> AsyncIterator[str]:
-    """Address of a real relay (nostr-sdk's), in memory."""
+    """Address of a real relay (nostr-sdk's), in memory; it runs on threads of its own."""
     async with LocalRelay(port=free_port) as running:
         yield running.url
 
 
 @pytest.fixture
 async def nip42_relay(unused_port: int) -> AsyncIterator[str]:
-    """Address of a real relay that gives nothing to strangers, and takes nothing from them."""
+    """Address of a real relay that requires NIP-42 authentication to read and to write."""
     nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
     mode = nostr_sdk.LocalRelayBuilderNip42(mode=nostr_sdk.LocalRelayBuilderNip42Mode.BOTH)
     running = nostr_sdk.LocalRelayBuilder().addr("127.0.0.1").port(unused_port).nip42(mode).build()
@@ -73,14 +72,21 @@ async def nip42_relay(unused_port: int) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def scripted() -> AsyncIterator[ScriptedRelay]:
-    """A relay that does what the test says."""
+    """A relay that answers as the test tells it to, on the test's event loop."""
     async with scripted_relay() as running:
         yield running
 
 
+@pytest.fixture
+def threaded_relay() -> Iterator[ScriptedRelay]:
+    """A relay that answers as the test tells it to, on a thread of its own."""
+    with relay_on_thread() as running:
+        yield running
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _no_settings_of_ours() -> Iterator[None]:
-    """Whoever runs the tests may have settings files; they change nothing here."""
+def _no_user_settings() -> Iterator[None]:
+    """Keep the settings files of the user who runs the tests out of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RANDYGPT_CONFIG", os.devnull)
         yield
@@ -103,11 +109,8 @@ def now() -> Callable[[], int]:
 
 @pytest.fixture
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty home, and this process in it: for command lines that end before they do anything."""
+    """An empty folder that is RANDYGPT_HOME and the current folder, for commands that run in this process."""
     monkeypatch.setenv("RANDYGPT_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    before, handlers, level = signal.getsignal(signal.SIGTERM), logging.root.handlers[:], logging.root.level
-    yield tmp_path
-    signal.signal(signal.SIGTERM, before)
-    logging.root.handlers[:] = handlers  # `serve` logs to a stderr that is closed by the next test
-    logging.root.setLevel(level)
+    with restored_handlers():
+        yield tmp_path

@@ -1,23 +1,39 @@
-"""The real command `randygpt`, in processes of its own."""
+"""The command `randygpt`: run in the test's process, in a process of its own, or in the background."""
 
 import contextlib
+import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from unittest import mock
 
-TIMEOUT_S = 600  # of a command that hangs; a slow machine under load needs a good part of it
+from randygpt.cli.main import run
+from support.process import restored_handlers
+
+TIMEOUT_S = 600  # seconds until a command counts as hanging, on a slow and busy machine
 
 
 def environment(home: Path) -> dict[str, str]:
-    return os.environ | {"RANDYGPT_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    return os.environ | {"RANDYGPT_HOME": str(home)}
+
+
+def invoke(home: Path, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process, with `home` as current folder and RANDYGPT_HOME, and stdin at its end.
+
+    Call it from the main thread, which handles signals, and outside of any event loop.
+    """
+    arguments = [*map(str, words)]
+    with _current_process(home, variables), _standard_streams() as (out, err):
+        code = run(arguments)
+    return subprocess.CompletedProcess(arguments, code, _text(out), _text(err))
 
 
 def randygpt(
     home: Path, *words: object, cwd: Path | None = None, start_new_session: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; in a new session it has no terminal."""
+    """Run a command in a process of its own; in a new session it has no terminal."""
     return subprocess.run(
         [sys.executable, "-m", "randygpt", *map(str, words)],
         cwd=cwd or home,
@@ -32,7 +48,7 @@ def randygpt(
 
 @contextlib.contextmanager
 def background(home: Path, *words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A command that keeps running: (process, first line it prints); terminated afterwards if it still runs."""
+    """Start a command that keeps running; yield its process and first line of output, and terminate it in the end."""
     with subprocess.Popen(
         [sys.executable, "-m", "randygpt", *map(str, words)],
         cwd=home,
@@ -51,14 +67,14 @@ def background(home: Path, *words: object) -> Iterator[tuple[subprocess.Popen[st
 
 
 def only_line(text: str) -> str:
-    """The one line of a message that must have just one, without a traceback."""
+    """Return the message, which must be one line without a traceback."""
     assert text.count("\n") == 1, text
     assert "Traceback" not in text
     return text.strip()
 
 
 def loads_torch(*words: str, folder: Path | None = None) -> bool:
-    """Whether a command line, given in a folder, imports torch."""
+    """Return whether a command line, given in a folder, imports torch."""
     code = (
         "import sys; from randygpt.cli.main import run\n"
         f"run({list(words)!r})\n"
@@ -68,3 +84,28 @@ def loads_torch(*words: str, folder: Path | None = None) -> bool:
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
     )
     return done.stderr.endswith("torch")
+
+
+@contextlib.contextmanager
+def _current_process(home: Path, variables: Mapping[str, str]) -> Iterator[None]:
+    changed = {"RANDYGPT_HOME": str(home), **variables}
+    with mock.patch.dict(os.environ, changed), contextlib.chdir(home), restored_handlers():
+        yield
+
+
+@contextlib.contextmanager
+def _standard_streams() -> Iterator[tuple[io.TextIOWrapper, io.TextIOWrapper]]:
+    """Streams like those of a process whose output is piped."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True) for _ in range(2))
+    with (
+        mock.patch.object(sys, "stdin", io.StringIO()),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        yield out, err
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    assert isinstance(stream.buffer, io.BytesIO)
+    return stream.buffer.getvalue().decode()

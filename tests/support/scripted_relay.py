@@ -6,7 +6,9 @@ event through `deliver` on its way out: return another event, or None to withhol
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import queue
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -115,3 +117,24 @@ async def scripted_relay() -> AsyncIterator[ScriptedRelay]:
         relay.url = f"ws://127.0.0.1:{port}"
         yield relay
         await asyncio.sleep(0)
+
+
+@contextlib.contextmanager
+def relay_on_thread() -> Iterator[ScriptedRelay]:
+    """A scripted relay on a thread of its own, for commands that run in the test's process and thread."""
+    started: queue.SimpleQueue[tuple[ScriptedRelay, asyncio.AbstractEventLoop, asyncio.Event]] = queue.SimpleQueue()
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        async with scripted_relay() as relay:
+            started.put((relay, asyncio.get_running_loop(), stop))
+            await stop.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=[run()])
+    thread.start()
+    relay, loop, stop = started.get()
+    try:
+        yield relay
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()

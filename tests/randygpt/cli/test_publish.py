@@ -1,6 +1,5 @@
-"""`randygpt publish` as it is typed: what it says before, what it asks, what survives a kill."""
+"""`randygpt publish`: dry run, confirmation, resume after a kill, and what is sent."""
 
-import asyncio
 import hashlib
 import json
 import math
@@ -13,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.command import environment, only_line, randygpt
+from support.command import TIMEOUT_S, environment, invoke, only_line
 from support.models import CONFIG, TOKENIZER, tiny_checkpoint, write_tiny
-from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
+from support.scripted_relay import RawEvent, ScriptedRelay, relay_on_thread
 
 from randygpt.checkpoint.header import CheckpointHeader, weights_size
 from randygpt.checkpoint.rgpt import Checkpoint, write_checkpoint
@@ -26,7 +25,6 @@ from randygpt.model.config import ModelConfig
 from relay_client.event import EventDraft
 from relay_client.keys import SecretKey
 
-GIVE_UP_S = 100  # a test that waits this long has failed
 IN_FLIGHT = 8  # events
 
 
@@ -52,103 +50,95 @@ def write_larger(path: Path) -> Path:
     return path
 
 
-async def typed(home: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    return await asyncio.to_thread(randygpt, home, *words)
-
-
 # --- killed
 
 
-async def killed_at(home: Path, relay: ScriptedRelay, moment: int | str) -> None:
-    """Publish, and kill the process when the relay has been sent so many events, or one of this kind."""
-    process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "randygpt", "publish", "checkpoint_best.bin", "--relay", relay.url],
+def publish_until(home: Path, relay: ScriptedRelay, moment: int | str) -> None:
+    """Publish, and kill the process when the relay has received so many events, or one of this kind."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "randygpt", "publish", "checkpoint_best.bin", "--relay", relay.url],
         cwd=home,
         env=environment(home),
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-    )
+    ) as process:
 
-    def accept(event: RawEvent) -> tuple[bool, str]:
-        if moment in {len(relay.received), str(event["kind"])} and process.returncode is None:
-            process.kill()
-        return True, ""
+        def accept(event: RawEvent) -> tuple[bool, str]:
+            if moment in {len(relay.received), str(event["kind"])}:
+                process.kill()
+            return True, ""
 
-    relay.accept = accept
-    async with asyncio.timeout(GIVE_UP_S):
-        assert await process.wait() == -signal.SIGKILL
+        relay.accept = accept
+        assert process.wait(TIMEOUT_S) == -signal.SIGKILL
     relay.accept = lambda _event: (True, "")
 
 
-@pytest.mark.parametrize("moment", [1, 20, "4181", "34181"], ids=["first", "some", "release", "head"])
-async def test_after_a_kill_the_same_command_ends_with_the_same_ids_and_sends_what_is_missing(
-    author: Path, scripted: ScriptedRelay, moment: int | str
-) -> None:
+@pytest.mark.parametrize("moment", [1, 20, "4181", "34181"], ids=["first event", "20th event", "release", "head"])
+def test_publish_resumes_after_kill(author: Path, threaded_relay: ScriptedRelay, moment: int | str) -> None:
+    relay = threaded_relay
     write_larger(author / "checkpoint_best.bin")
-    await killed_at(author, scripted, moment)
-    before = len(scripted.received)
-    done = await typed(author, "publish", "checkpoint_best.bin", "--relay", scripted.url, "--json")
+    publish_until(author, relay, moment)
+    before = len(relay.received)
+    done = invoke(author, "publish", "checkpoint_best.bin", "--relay", relay.url, "--json")
     published = json.loads(done.stdout)
-    kinds = Counter(event["kind"] for event in scripted.events.values())
+    kinds = Counter(event["kind"] for event in relay.events.values())
     assert (kinds[4181], kinds[34181]) == (1, 1)
-    assert published["release"] in scripted.events
+    assert published["release"] in relay.events
     assert kinds[1064] + 2 == published["events"]  # no chunk has two ids
-    twice = sum(count - 1 for count in Counter(scripted.received).values())
+    twice = sum(count - 1 for count in Counter(relay.received).values())
     assert twice <= IN_FLIGHT
-    assert len(scripted.received) - before <= published["events"] - (before - IN_FLIGHT)
-    sent = len(scripted.received)
-    again = await typed(author, "publish", "checkpoint_best.bin", "--relay", scripted.url)
+    assert len(relay.received) - before <= published["events"] - (before - IN_FLIGHT)
+    sent = len(relay.received)
+    again = invoke(author, "publish", "checkpoint_best.bin", "--relay", relay.url)
     assert "nothing sent: the relays already have every event" in again.stderr
     assert published["release"] in again.stdout
-    assert len(scripted.received) == sent
+    assert len(relay.received) == sent
 
 
 # --- before anything is sent
 
 
-async def test_a_dry_run_says_what_a_publish_then_sends_and_sends_nothing(
-    author: Path, scripted: ScriptedRelay
-) -> None:
-    words = ("publish", "checkpoint_best.bin", "--relay", scripted.url)
-    planned = json.loads((await typed(author, *words, "--dry-run", "--json")).stdout)
-    in_words = await typed(author, *words, "--dry-run")
-    assert (scripted.received, scripted.connections) == ([], 0)
-    published = json.loads((await typed(author, *words, "--json")).stdout)
+def test_dry_run_predicts_what_publish_sends(author: Path, threaded_relay: ScriptedRelay) -> None:
+    words = ("publish", "checkpoint_best.bin", "--relay", threaded_relay.url)
+    planned = json.loads((invoke(author, *words, "--dry-run", "--json")).stdout)
+    in_words = invoke(author, *words, "--dry-run")
+    assert (threaded_relay.received, threaded_relay.connections) == ([], 0)
+    published = json.loads((invoke(author, *words, "--json")).stdout)
     assert (planned["events"], planned["bytes"]) == (published["events"], published["bytes"])
     assert (planned["name"], planned["version"], planned["resumed"]) == ("demo", 1, False)
-    share = planned["relays"][scripted.url]
+    share = planned["relays"][threaded_relay.url]
     assert (share["events"], share["bytes"], share["measured"]) == (planned["events"], planned["bytes"], False)
     assert share["seconds"] > 0
-    assert len(scripted.received) == planned["events"]
+    assert len(threaded_relay.received) == planned["events"]
     assert f"demo version 1: {planned['events']} events" in in_words.stdout
-    assert f"{scripted.url}  {planned['events']} events, " in in_words.stdout
-    after = json.loads((await typed(author, *words, "--dry-run", "--json")).stdout)
-    assert (after["resumed"], after["relays"][scripted.url]["events"]) == (True, 0)
-    assert f"{scripted.url}  nothing" in (await typed(author, *words, "--dry-run")).stdout
+    assert f"{threaded_relay.url}  {planned['events']} events, " in in_words.stdout
+    after = json.loads((invoke(author, *words, "--dry-run", "--json")).stdout)
+    assert (after["resumed"], after["relays"][threaded_relay.url]["events"]) == (True, 0)
+    assert f"{threaded_relay.url}  nothing" in (invoke(author, *words, "--dry-run")).stdout
 
 
-async def test_a_dry_run_knows_who_gets_which_copies(author: Path) -> None:
+def test_dry_run_spreads_copies_over_relays(author: Path) -> None:
     relays = [word for n in range(3) for word in ("--relay", f"wss://{n}.example")]
-    done = await typed(author, "publish", "checkpoint_best.bin", *relays, "--copies", "1", "--dry-run", "--json")
+    done = invoke(author, "publish", "checkpoint_best.bin", *relays, "--copies", "1", "--dry-run", "--json")
     planned = json.loads(done.stdout)
     events = [share["events"] for share in planned["relays"].values()]
     assert sum(events) == planned["events"] + 2 * 3  # manifest, release and head go to all three
     assert max(events) - min(events) <= 1
 
 
-async def test_more_copies_than_relays_are_refused(author: Path, scripted: ScriptedRelay) -> None:
-    done = await typed(author, "publish", "checkpoint_best.bin", "--relay", scripted.url, "--copies", "2")
-    assert (done.returncode, scripted.received) == (2, [])
+def test_more_copies_than_relays_are_refused(author: Path, threaded_relay: ScriptedRelay) -> None:
+    done = invoke(author, "publish", "checkpoint_best.bin", "--relay", threaded_relay.url, "--copies", "2")
+    assert (done.returncode, threaded_relay.received) == (2, [])
     assert "--copies 2" in only_line(done.stderr)
 
 
 @pytest.fixture
-def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def low_event_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MANY", 3)
 
 
-@pytest.mark.usefixtures("few_are_many")
-def test_many_events_to_a_relay_of_others_need_a_yes(
+@pytest.mark.usefixtures("low_event_limit")
+def test_many_events_to_public_relays_need_yes(
     author: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANDYGPT_HOME", str(author))
@@ -166,9 +156,9 @@ def test_many_events_to_a_relay_of_others_need_a_yes(
         signal.signal(signal.SIGTERM, handler)
 
 
-@pytest.mark.usefixtures("few_are_many")
+@pytest.mark.usefixtures("low_event_limit")
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 4), ("n\n", 2)])
-def test_on_a_terminal_many_events_are_asked_about(
+def test_many_events_are_confirmed_at_a_terminal(
     author: Path,
     at_home: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -195,80 +185,86 @@ def test_on_a_terminal_many_events_are_asked_about(
 
 
 @pytest.mark.parametrize("text", ["", "30", "0d", "-1d", "1.5d", "30 d", "30y", "999999d", "d"])
-def test_an_expiry_that_is_no_time(text: str, author: Path, at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_expiry_is_refused(text: str, author: Path, at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["publish", str(author / "checkpoint_best.bin"), "--relay", "ws://127.0.0.1:1", "--expires", text]) == 2
     assert "--expires" in only_line(capsys.readouterr().err)
     assert list(at_home.glob("state")) == []
 
 
-async def test_words_that_are_no_text_are_refused(author: Path, scripted: ScriptedRelay) -> None:
-    words = ("publish", "checkpoint_best.bin", "--relay", scripted.url, "--about", "\udcff")
-    done = await typed(author, *words)
+def test_text_that_is_not_unicode_is_refused(author: Path, threaded_relay: ScriptedRelay) -> None:
+    words = ("publish", "checkpoint_best.bin", "--relay", threaded_relay.url, "--about", "\udcff")
+    done = invoke(author, *words)
     assert done.returncode == 2
     assert "the card cannot be written as JSON" in only_line(done.stderr)
-    assert scripted.received == []
+    assert threaded_relay.received == []
 
 
 # --- what is sent
 
 
-async def test_weights_only_is_a_whole_checkpoint_without_moments(
-    author: Path, scripted: ScriptedRelay, tmp_path: Path
-) -> None:
-    done = await typed(
-        author, "publish", "checkpoint_best.bin", "--relay", scripted.url, "--weights-only", "--expires", "1h", "--json"
+def test_weights_only_leaves_out_optimizer_state(author: Path, threaded_relay: ScriptedRelay, tmp_path: Path) -> None:
+    done = invoke(
+        author,
+        "publish",
+        "checkpoint_best.bin",
+        "--relay",
+        threaded_relay.url,
+        "--weights-only",
+        "--expires",
+        "1h",
+        "--json",
     )
     published = json.loads(done.stdout)
     assert published["files"][0]["size"] == weights_size(CONFIG)
-    (release,) = (event for event in scripted.events.values() if event["kind"] == 4181)
+    (release,) = (event for event in threaded_relay.events.values() if event["kind"] == 4181)
     assert ["format", "RGPT0002"] in release["tags"]
     assert "expiration" in [tag[0] for tag in release["tags"]]
     friend = tmp_path / "friend"
     friend.mkdir()
-    fetched = json.loads((await typed(friend, "fetch", published["release"], "--relay", scripted.url, "--json")).stdout)
+    fetched = json.loads(
+        (invoke(friend, "fetch", published["release"], "--relay", threaded_relay.url, "--json")).stdout
+    )
     write_checkpoint(expected := tmp_path / "expected.bin", tiny_checkpoint(with_optimizer=False))
     assert fetched["files"][0]["sha256"] == hashlib.sha256(expected.read_bytes()).hexdigest()
 
 
-async def test_the_card_tells_of_the_losses_up_to_the_checkpoint(author: Path, scripted: ScriptedRelay) -> None:
+def test_card_has_losses_up_to_the_checkpoint(author: Path, threaded_relay: ScriptedRelay) -> None:
     write_tiny(author / "checkpoint_best.bin", name="demo", seed=1000)  # of iteration 1000
     lines = [{"iter": at, "loss": 4 - at / 1000, "lr": 1e-4} for at in range(1501)]
     for line in lines[::7]:
         line["val_loss"] = line["loss"] + 0.1
     lines[7]["val_loss"] = math.nan
     (author / "checkpoint.metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert (await typed(author, "publish", "checkpoint_best.bin", "--relay", scripted.url)).returncode == 0
-    (release,) = (event for event in scripted.events.values() if event["kind"] == 4181)
+    assert (invoke(author, "publish", "checkpoint_best.bin", "--relay", threaded_relay.url)).returncode == 0
+    (release,) = (event for event in threaded_relay.events.values() if event["kind"] == 4181)
     history = json.loads(release["content"])["training"]["history"]
     assert 70 <= len(history) <= 100
     assert history[-1] == [994, 3.006, 3.106]
     assert {later[0] - earlier[0] for earlier, later in pairwise(history)} == {14}
 
 
-async def test_relays_of_ones_own_list_are_published_to_when_asked(
-    author: Path, scripted: ScriptedRelay, key: SecretKey
-) -> None:
-    async with scripted_relay() as listed:
-        words = ("publish", "checkpoint_best.bin", "--relay", scripted.url, "--nip65", "--json")
-        none = await typed(author, *words)
+def test_nip65_publishes_to_the_relay_list(author: Path, threaded_relay: ScriptedRelay, key: SecretKey) -> None:
+    with relay_on_thread() as listed:
+        words = ("publish", "checkpoint_best.bin", "--relay", threaded_relay.url, "--nip65", "--json")
+        none = invoke(author, *words)
         assert none.returncode == 4
         assert "no NIP-65 list" in only_line(none.stderr)
         tags = (("r", listed.url), ("r", "wss://read.invalid", "read"))
         event = EventDraft(kind=10002, created_at=1, tags=tags).sign(key)
-        scripted.events[event.id.hex()] = json.loads(event.to_json())
-        published = json.loads((await typed(author, *words)).stdout)
-        assert list(published["relays"]) == [scripted.url, listed.url]
+        threaded_relay.events[event.id.hex()] = json.loads(event.to_json())
+        published = json.loads((invoke(author, *words)).stdout)
+        assert list(published["relays"]) == [threaded_relay.url, listed.url]
         assert len(listed.events) == published["events"]
 
 
-async def test_what_relays_say_of_themselves_is_told(author: Path, scripted: ScriptedRelay) -> None:
-    scripted.description = {"limitation": {"payment_required": True}}
-    async with scripted_relay() as small:
+def test_relay_limits_are_reported(author: Path, threaded_relay: ScriptedRelay) -> None:
+    threaded_relay.description = {"limitation": {"payment_required": True}}
+    with relay_on_thread() as small:
         small.description = {"limitation": {"max_message_length": 1_000}}
-        relays = ("--relay", scripted.url, "--relay", small.url)
-        done = await typed(author, "publish", "checkpoint_best.bin", *relays)
-        assert f"{scripted.url} announces: requires payment" in done.stderr
+        relays = ("--relay", threaded_relay.url, "--relay", small.url)
+        done = invoke(author, "publish", "checkpoint_best.bin", *relays)
+        assert f"{threaded_relay.url} announces: requires payment" in done.stderr
         assert f"skipped relay: {small.url}: takes messages of up to 1,000 bytes" in done.stderr
         assert small.received == []
-        as_json = json.loads((await typed(author, "publish", "checkpoint_best.bin", *relays, "--json")).stdout)
+        as_json = json.loads((invoke(author, "publish", "checkpoint_best.bin", *relays, "--json")).stdout)
         assert as_json["relays"][small.url]["reason"].startswith(f"{small.url}: takes messages")
