@@ -26,7 +26,10 @@ def invoke(home: Path, *words: object, **variables: str) -> subprocess.Completed
     """
     arguments = [*map(str, words)]
     with _current_process(home, variables), _standard_streams() as (out, err):
-        code = run(arguments)
+        try:
+            code = run(arguments)
+        except SystemExit as ended:  # as completion ends
+            code = int(ended.code or 0)
     return subprocess.CompletedProcess(arguments, code, _text(out), _text(err))
 
 
@@ -73,16 +76,15 @@ def only_line(text: str) -> str:
     return text.strip()
 
 
-def loads_torch(*words: str, folder: Path | None = None) -> bool:
-    """Return whether a command line, given in a folder, imports torch."""
+def loads_torch(*lines: str, folder: Path | None = None) -> bool:
+    """Return whether any of these command lines, given in a folder, imports torch."""
     code = (
         "import sys; from randygpt.cli.main import run\n"
-        f"run({list(words)!r})\n"
+        "for line in sys.argv[1:]: run(line.split())\n"
         "sys.stderr.write('torch' if 'torch' in sys.modules else 'none')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
-    )
+    command = [sys.executable, "-c", code, *lines]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
     return done.stderr.endswith("torch")
 
 

@@ -134,5 +134,4 @@ def test_what_is_no_checkpoint(at_home: Path, capsys: pytest.CaptureFixture[str]
 
 def test_torch_is_not_imported(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.bin")
-    assert not loads_torch("show", str(path))
-    assert not loads_torch("show", "--json", str(path))
+    assert not loads_torch(f"show {path}", f"show --json {path}")

@@ -170,3 +170,43 @@ def test_the_rust_programs_command_lines(words: tuple[str, ...]) -> None:
         run(["--generate", "the", "fox", "--max-tokens", "5", "--temperature", "0.5", "--top-p", "0.9", *bpe, *more])
         == 0
     )
+
+
+@pytest.mark.usefixtures("at_work")
+def test_rust_flags_train_and_resume(capsys: pytest.CaptureFixture[str]) -> None:
+    common = (*TINY, "--quiet")
+    assert run(["--iters", "2", *common]) == 0
+    assert run(["--iters", "3", "--resume", *common]) == 0
+    metrics = Path("checkpoint.metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["iter"] for line in metrics] == [0, 1, 2]
+    capsys.readouterr()
+    assert run(["--iters", "3", "--resume", *common]) == 0
+    assert "nothing to do" in only_line(capsys.readouterr().err)
+
+
+@pytest.mark.usefixtures("at_work")
+def test_bpe_vocabulary_survives_a_resume() -> None:
+    common = (*TINY, "--quiet")
+    assert run(["--iters", "1", "--bpe", "40", *common]) == 0
+    assert run(["--iters", "2", "--bpe", "--resume", *common]) == 0
+    sidecar = json.loads(Path("checkpoint.json").read_text(encoding="utf-8"))
+    assert (sidecar["config"]["tokenizer"], sidecar["config"]["vocab_size"], sidecar["iteration"]) == ("bpe", 40, 1)
+
+
+def test_long_text_is_tokenized_once(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, tokens = at_home / "my.txt", at_home / "my.txt.tokens"
+    text.write_text(TEXT * 300, encoding="utf-8")
+    common = ("train", *TINY, "--train-file", "my.txt")
+    assert run([*common, "--iters", "1", "--quiet"]) == 0
+    made = tokens.stat().st_ino
+    assert run([*common, "--iters", "2", "--resume", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+    assert tokens.stat().st_ino == made
+    text.write_text("my " + TEXT * 300, encoding="utf-8")
+    assert run([*common, "--iters", "3", "--resume"]) == 0
+    assert "the text is not the one checkpoint.bin was trained on" in capsys.readouterr().err
+    assert tokens.stat().st_ino != made
+    tokens.write_bytes(b"something of mine")
+    assert run([*common, "--iters", "4", "--resume"]) == 0
+    assert capsys.readouterr().err.count("my.txt.tokens: is something else, and stays") == 1
+    assert tokens.read_bytes() == b"something of mine"

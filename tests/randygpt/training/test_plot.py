@@ -184,5 +184,5 @@ def test_without_matplotlib_the_way_to_install_it_is_said(tmp_path: Path) -> Non
 
 def test_torch_is_not_imported(tmp_path: Path) -> None:
     path = put_run(tmp_path, "run", 3)
-    assert not loads_torch("plot", str(path))
+    assert not loads_torch(f"plot {path}")
     assert (tmp_path / "run.png").is_file()
