@@ -126,7 +126,7 @@ def test_second_signal_ends_training_at_once(tmp_path: Path, number: int, code: 
         os.close(theirs)
         read_up_to(ours, b"0/1")
         process.send_signal(number)
-        read_up_to(ours, b"once more")
+        read_up_to(ours, b"again")
         process.send_signal(number)
         assert b"Traceback" not in read_up_to(ours, None)
     assert process.returncode == code
