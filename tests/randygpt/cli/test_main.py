@@ -230,7 +230,7 @@ def test_mistake_gives_one_line_and_exit_code(
         (lambda data: data[:23], "field best_loss"),
         (lambda data: data + b"x", "bytes"),
         (lambda data: data[:-1], "bytes"),
-        (lambda data: b"RGPT0009" + data[8:], "not a checkpoint"),
+        (lambda data: b"RGPT0009" + data[8:], "not a randyGPT checkpoint"),
         (lambda data: data[:8] + b"\xff\xff\xff\xff" + data[12:], "not 4294967295"),
     ],
 )
