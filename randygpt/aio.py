@@ -16,10 +16,11 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from distribution.fetch import MAX_SIZE
 from distribution.follow import Failed, Installed, Update
+from distribution.installed import InstalledRelease
 from distribution.store import Store
 from randygpt.checkpoint.sidecar import inspect_checkpoint, read_json, read_tokenizer
 from randygpt.errors import CallerError, translate_os_errors
@@ -31,7 +32,6 @@ from randygpt.user.home import Home
 from relay_client.keys import SecretKey, encode_npub
 
 if TYPE_CHECKING:
-    from distribution.installed import InstalledRelease
     from randygpt.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -62,18 +62,6 @@ class Fetched:
     checkpoint: Path
     config: Path
     tokenizer: Path
-
-    @classmethod
-    def of(cls, installed: "InstalledRelease") -> Self:
-        """Return an installed release as a program sees it."""
-        return cls(
-            release=installed.id.hex(),
-            author=encode_npub(installed.author),
-            name=installed.name,
-            version=installed.version,
-            path=installed.folder,
-            **{role: installed.file(role).local_path for role in ("checkpoint", "config", "tokenizer")},
-        )
 
     def load(self) -> "LanguageModel":
         """Return the model; raises InvalidModelFile, CallerError and StorageError."""
@@ -173,7 +161,7 @@ async def fetch(
             activate=activate,
             on_progress=on_progress or _no_progress,
         )
-    return Fetched.of(found.release)
+    return _fetched(found.release)
 
 
 async def follow(
@@ -206,7 +194,7 @@ async def follow(
 
     def on_update(update: Update) -> None:
         if isinstance(update, Installed):
-            installs.put_nowait(Fetched.of(update.release))
+            installs.put_nowait(_fetched(update.release))
         elif isinstance(update, Failed):
             log.warning("following %s: %s", name, update.error)
         else:
@@ -230,6 +218,17 @@ async def follow(
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+def _fetched(installed: InstalledRelease) -> Fetched:
+    return Fetched(
+        release=installed.id.hex(),
+        author=encode_npub(installed.author),
+        name=installed.name,
+        version=installed.version,
+        path=installed.folder,
+        **{role: installed.file(role).local_path for role in ("checkpoint", "config", "tokenizer")},
+    )
 
 
 def _home(folder: str | PathLike[str] | None) -> Home:

@@ -24,6 +24,7 @@ RandyGPTError
 │                          one relay refuses, or does not answer
 └── StorageError       the local disk or store fails (exit code 5)
     └── StoreError         the local store is damaged or full
+        └── NewerState         a newer version of this program wrote the file
 """
 
 import contextlib
@@ -35,6 +36,7 @@ from distribution.errors import (
     InvalidChunk,
     InvalidManifest,
     InvalidRelease,
+    NewerState,
     NotFound,
     NotPublished,
     NotTrusted,
@@ -70,6 +72,7 @@ __all__ = [
     "InvalidReference",
     "InvalidRelease",
     "InvalidSetting",
+    "NewerState",
     "NotFound",
     "NotPublished",
     "NotTrusted",

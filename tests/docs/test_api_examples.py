@@ -22,6 +22,8 @@ OUTPUT = {
     "Generate text": r"(?s).*torch\.Size\(\[1, 3, \d+\]\)\n\d+ \[.*\]\n",
     "With asyncio": r"latest: 1\ninstalled: 1 .*checkpoint_best\.bin\n",
     "Errors": r"try again later: .*0{64}.*\n",
+    "Nostr events": r"ws://.* hello\n",
+    "Releases of other files": r"(?s)checkpoint 100000 home.*model\.bin\ntokenizer 2 .*config 2 .*",
 }
 
 
