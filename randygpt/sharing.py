@@ -84,7 +84,7 @@ class Publication:
 def published_nevent(published: Published) -> str:
     """Return the nevent of a published release, with some of the relays that have it (NIP-19)."""
     release = published.release
-    relays = [url for url, report in published.relays.items() if not report.reason][:_NEVENT_RELAYS]
+    relays = [url for url, report in published.relays.items() if report.in_use][:_NEVENT_RELAYS]
     return encode_nevent(release.id, author=release.author, kind=RELEASE_KIND, relays=relays)
 
 

@@ -6,20 +6,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from socket import SOCK_STREAM
-from typing import Any, NoReturn, Self
-from urllib.parse import urlsplit
+from typing import NoReturn, Self
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, WebSocketException
-from websockets.proxy import get_proxy
-from websockets.uri import parse_uri
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
 from relay_client.errors import PeerError, RelayRefused, RelayTimeout, TransportError
 from relay_client.event import HashedEvent, Signer
 from relay_client.filter import Filter
-from relay_client.hints import is_public
-from relay_client.messages import printable, reason_prefix
+from relay_client.messages import reason_prefix
 from relay_client.rate_control import MAX_QUERY_RETRIES, RateControl
 from relay_client.session import (
     Acknowledged,
@@ -32,9 +27,7 @@ from relay_client.session import (
     StoredEventsSent,
 )
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
-from relay_client.url import is_loopback
-
-MAX_FRAME = 256 << 10  # bytes; an event of ours is a quarter of it
+from relay_client.websocket import describe_error, open_websocket
 
 OnEvent = Callable[[Mapping[str, object]], bool | None]  # gets an unverified event; True ends the query
 OnLiveEvent = Callable[[Mapping[str, object]], bool]  # gets an unverified event; False if it was not wanted
@@ -51,27 +44,6 @@ class _Request:
     def owes_answer(self) -> bool:
         """False for a live subscription once its stored events arrived: from then on silence is normal."""
         return not (self.on_stored and self.stored_sent)
-
-
-async def open_websocket(
-    url: str, *, only_public: bool = False, timeouts: Timeouts = DEFAULT_TIMEOUTS
-) -> ClientConnection:
-    """Connect to a relay with the frame and time limits of `Connection.open`; raises TransportError."""
-    local = is_loopback(url)
-    try:
-        address: dict[str, Any] = {"host": await _public_address(url, timeouts)} if only_public else {}
-        return await connect(
-            url,
-            **address,  # a checked address is not resolved again, and not left for a redirect
-            max_size=MAX_FRAME,
-            max_queue=16,
-            open_timeout=timeouts.connect_s,
-            close_timeout=2,
-            compression=None if local else "deflate",
-            proxy=None if local else True,
-        )
-    except (OSError, ValueError, WebSocketException) as error:  # ValueError: an impossible host name
-        raise TransportError(f"{url}: {_describe(error)}") from None
 
 
 class Connection:
@@ -266,14 +238,14 @@ class Connection:
             async with asyncio.timeout(self._timeouts.answer_s):
                 await self._socket.send(frame, text=True)
         except (ConnectionClosed, TimeoutError) as error:
-            raise self._failure or TransportError(f"{self.url}: {_describe(error)}") from None
+            raise self._failure or TransportError(f"{self.url}: {describe_error(error)}") from None
 
     async def _read(self) -> None:
         try:
             while True:
                 self._handle(await self._socket.recv(decode=False))
         except ConnectionClosed as error:
-            self._fail(TransportError(f"{self.url}: {_describe(error)}{self._quote()}"))
+            self._fail(TransportError(f"{self.url}: {describe_error(error)}{self._quote()}"))
         except PeerError as error:
             self._fail(type(error)(f"{self.url}: {error}"))
         except Exception as error:
@@ -332,27 +304,5 @@ class Connection:
             request.closed.set_result("")
 
 
-async def _public_address(url: str, timeouts: Timeouts) -> str:
-    """Resolve the host of a `wss` address; raises TransportError unless every result is on the open internet."""
-    if get_proxy(parse_uri(url)):
-        raise TransportError(f"{url}: not connected through a proxy, which hides the relay's real address")
-    parts = urlsplit(url)
-    async with asyncio.timeout(timeouts.connect_s):
-        found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port or 443, type=SOCK_STREAM)
-    addresses = [str(address[0]) for *_, address in found]
-    if not addresses or not all(map(is_public, addresses)):
-        raise TransportError(f"{url}: not a public address")
-    return addresses[0]
-
-
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _describe(error: Exception) -> str:
-    """Describe a foreign error in a few words, without its class name."""
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return printable(str(error)) or type(error).__name__

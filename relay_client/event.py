@@ -24,7 +24,7 @@ _FIELDS = ("id", "pubkey", "created_at", "kind", "tags", "content", "sig")
 
 
 class Signer(Protocol):
-    """Signs as one author. `relay_client.keys.SecretKey` is an implementation."""
+    """Signer of one author's events, for example `relay_client.keys.SecretKey`."""
 
     @property
     def pubkey(self) -> bytes:

@@ -14,7 +14,7 @@ _DIGEST_SIZE = 32  # bytes of an id or a public key
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Selects events that match every given field; within a field, any of its values.
+    """Selection of events that match every given field; within a field, any of its values.
 
     Raises CallerError for values that no event can match.
     """

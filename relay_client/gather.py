@@ -27,7 +27,7 @@ OnFailure = Callable[[str, TransportError | PeerError], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookup:
-    """How wanted keys (in hex) are turned into a filter, and an unverified event back into the key it claims."""
+    """Mapping of wanted keys (in hex) to a filter, and of an unverified event to the key it claims."""
 
     filter: Callable[[Sequence[str]], Filter]
     key: Callable[[Mapping[str, object]], str | None]

@@ -13,7 +13,7 @@ _SOON = 4  # intervals at the current rate that are not worth duplicate requests
 
 
 class GatherPlan:
-    """Assigns batches of wanted keys to relays.
+    """Assignment of batches of wanted keys to relays.
 
     Args:
         keys: Wanted keys, in the order of asking.

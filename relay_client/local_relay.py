@@ -7,8 +7,8 @@ from typing import Self
 
 import nostr_sdk
 
-from relay_client.connection import open_websocket
 from relay_client.errors import CallerError
+from relay_client.websocket import open_websocket
 
 HOST = "127.0.0.1"
 # nostr-sdk's default (60 events a minute) is for public relays; this one listens on the loopback address only.

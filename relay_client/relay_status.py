@@ -5,7 +5,7 @@ from enum import Enum, auto
 
 
 class RelayStatus(Enum):
-    """Whether a pool uses a relay."""
+    """State of a relay in a pool."""
 
     CONNECTING = auto()  # no connection yet
     CONNECTED = auto()  # in use
@@ -34,3 +34,8 @@ class RelayReport:
     duplicate: int = 0  # events the relay had before
     refused: int = 0
     seconds: float = 0.0  # spent sending
+
+    @property
+    def in_use(self) -> bool:
+        """True if the pool uses the relay."""
+        return self.status is RelayStatus.CONNECTED

@@ -7,7 +7,7 @@ from relay_client.errors import CallerError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """How long to wait for relays, and between attempts. All values are in seconds."""
+    """Time limits of relay operations, and waits between attempts, in seconds."""
 
     connect_s: float = 10.0  # DNS, TCP, TLS and websocket handshake
     answer_s: float = 30.0  # without a single answer while some are owed

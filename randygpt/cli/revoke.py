@@ -55,7 +55,7 @@ def revoke(
         "version": release.version,
         "latest": {"release": latest.id.hex(), "version": latest.version} if latest else None,
         "relays": {
-            url: {"reason": report.reason, "shows_it": not report.reason and url not in revoked.unconfirmed}
+            url: {"reason": report.reason, "shows_it": report.in_use and url not in revoked.unconfirmed}
             for url, report in revoked.relays.items()
         },
     }

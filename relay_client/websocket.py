@@ -1,0 +1,62 @@
+"""Open websockets to relays, within size and time limits and, for hints, to public addresses only. Does network I/O."""
+
+import asyncio
+from socket import SOCK_STREAM
+from typing import Any
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+from websockets.proxy import get_proxy
+from websockets.uri import parse_uri
+
+from relay_client.errors import TransportError
+from relay_client.hints import is_public
+from relay_client.messages import printable
+from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
+from relay_client.url import is_loopback
+
+MAX_FRAME = 256 << 10  # bytes; four times the largest event that we send
+
+
+async def open_websocket(
+    url: str, *, only_public: bool = False, timeouts: Timeouts = DEFAULT_TIMEOUTS
+) -> ClientConnection:
+    """Connect to a relay, if `only_public` at a public address only; raises TransportError."""
+    local = is_loopback(url)
+    try:
+        address: dict[str, Any] = {"host": await _public_address(url, timeouts)} if only_public else {}
+        return await connect(
+            url,
+            **address,  # a checked address is not resolved again, and not left for a redirect
+            max_size=MAX_FRAME,
+            max_queue=16,
+            open_timeout=timeouts.connect_s,
+            close_timeout=2,
+            compression=None if local else "deflate",
+            proxy=None if local else True,
+        )
+    except (OSError, ValueError, WebSocketException) as error:  # ValueError: an impossible host name
+        raise TransportError(f"{url}: {describe_error(error)}") from None
+
+
+def describe_error(error: Exception) -> str:
+    """Describe a foreign error in a few words, without its class name."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return printable(str(error)) or type(error).__name__
+
+
+async def _public_address(url: str, timeouts: Timeouts) -> str:
+    """Resolve the host of a `wss` address; raises TransportError unless every result is on the open internet."""
+    if get_proxy(parse_uri(url)):
+        raise TransportError(f"{url}: not connected through a proxy, which hides the relay's real address")
+    parts = urlsplit(url)
+    async with asyncio.timeout(timeouts.connect_s):
+        found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port or 443, type=SOCK_STREAM)
+    addresses = [str(address[0]) for *_, address in found]
+    if not addresses or not all(map(is_public, addresses)):
+        raise TransportError(f"{url}: not a public address")
+    return addresses[0]
