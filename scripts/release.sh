@@ -13,7 +13,7 @@ die() {
   exit 1
 }
 
-[ -x "$python" ] || die "there is no $python: run make install"
+[ -x "$python" ] || die "$python is missing: run make install"
 [ -z "$(git status --porcelain)" ] || die "uncommitted changes: commit them or remove them (git status)"
 version=$("$python" -c 'import randygpt; print(randygpt.__version__)')
 grep -qE "^## \[${version//./\\.}\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$" CHANGELOG.md ||
