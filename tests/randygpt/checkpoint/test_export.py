@@ -298,8 +298,8 @@ def test_export_and_import_commands(at_home: Path, capsys: pytest.CaptureFixture
         (("export", "missing.bin", "x"), "missing.bin: No such file"),
         (("import", "plain"), "plain.bin exists already"),
         (("import", "missing"), "missing/config.json: No such file"),
-        (("import", "plain", "nowhere/x"), "nowhere/x: not a name in a folder that exists"),
-        (("import", "plain", ".bin"), "not a name for a checkpoint"),
+        (("import", "plain", "nowhere/x"), "nowhere/x: the folder nowhere does not exist"),
+        (("import", "plain", ".bin"), "not a file name"),
     ):
         assert run(list(words)) == 2
         assert message in only_line(capsys.readouterr().err)

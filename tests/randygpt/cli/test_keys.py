@@ -116,8 +116,8 @@ def test_a_key_that_is_given_out_comes_back_the_same(home: Path, capsys: Capture
 def test_a_secret_is_printed_only_if_that_is_said(home: Path, capsys: Capture) -> None:
     shown(capsys, "new")
     secret = (home / "keys/nsec").read_text().strip()
-    assert "say --stdout" in refused(capsys, "export")
-    assert "say --stdout" in refused(capsys, "export", "file", "--stdout")
+    assert "pass --stdout" in refused(capsys, "export")
+    assert "pass --stdout" in refused(capsys, "export", "file", "--stdout")
     assert not (home / "file").exists()
     assert shown(capsys, "export", "--stdout") == secret
     assert json.loads(shown(capsys, "export", "--stdout", "--json"))["secret"] == secret
@@ -129,11 +129,11 @@ def test_nothing_is_written_over(home: Path, capsys: Capture) -> None:
     (home / "mine").write_text("mine")
     assert "the file already exists: mine" in refused(capsys, "export", "mine")
     assert (home / "mine").read_text() == "mine"
-    assert "not a name in a folder" in refused(capsys, "export", "gone/mine")
+    assert "the folder gone does not exist" in refused(capsys, "export", "gone/mine")
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("", "no password in it"), ("\n", "no password in it"), ("wrong", "wrong password for")]
+    ("text", "says"), [("", "the file has no password"), ("\n", "the file has no password"), ("wrong", "wrong password for")]
 )
 def test_a_wrong_password_file(home: Path, capsys: Capture, key: SecretKey, text: str, says: str) -> None:
     (home / "keys").mkdir()
@@ -142,7 +142,7 @@ def test_a_wrong_password_file(home: Path, capsys: Capture, key: SecretKey, text
 
 
 def test_at_a_terminal_passwords_are_asked_for_and_not_shown(home: Path) -> None:
-    asked = {"New password: ": OPENS, "Again: ": OPENS}
+    asked = {"New password: ": OPENS, "Repeat the password: ": OPENS}
     code, screen = typed(home, "keys", "new", "--encrypt", answers=asked)
     assert code == 0
     npub = screen.split()[-1]
@@ -154,7 +154,7 @@ def test_at_a_terminal_passwords_are_asked_for_and_not_shown(home: Path) -> None
 
 
 def test_two_different_passwords_make_no_key(home: Path) -> None:
-    code, screen = typed(home, "keys", "new", "--encrypt", answers={"New password: ": OPENS, "Again: ": OPENS + "3"})
+    code, screen = typed(home, "keys", "new", "--encrypt", answers={"New password: ": OPENS, "Repeat the password: ": OPENS + "3"})
     assert (code, "passwords do not match" in screen) == (2, True)
     assert not (home / "keys").exists()
 
@@ -176,6 +176,6 @@ def test_without_a_terminal_a_locked_key_needs_a_file_with_its_password(home: Pa
     secret_file(home / "keys/nsec", key.reveal_ncryptsec(OPENS))
     done = randygpt(home, "keys", "show", start_new_session=True)
     assert done.returncode == 2
-    assert "no terminal to ask for it" in only_line(done.stderr)
+    assert "no terminal to ask for a password" in only_line(done.stderr)
     password = secret_file(home / "pw", OPENS)
     assert randygpt(home, "keys", "show", "--password-file", password).stdout.strip() == encode_npub(key.pubkey)

@@ -103,7 +103,7 @@ async def test_what_is_too_large_is_not_fetched_and_the_server_goes_on(
         (["--follow", "{npub}/demo", "--checkpoint", "m"], 2, "--follow serves what it fetches"),
         (["--follow", "{npub}/demo"], 2, "no relay"),
         (["--follow", "{npub}", "--relay", "ws://127.0.0.1:1"], 2, "npub…/name"),
-        (["--follow", "{npub}/demo", "--max-size", "much"], 2, "not a number of bytes"),
+        (["--follow", "{npub}/demo", "--max-size", "much"], 2, "not a size in bytes"),
         (["--relay", "ws://127.0.0.1:1"], 2, "--relay requires --follow"),
     ],
 )

@@ -111,7 +111,7 @@ def test_show_names_bpe_tokens(at_home: Path, capsys: pytest.CaptureFixture[str]
     config = ModelConfig.from_preset("xs", vocab_size=tokenizer.vocab_size)
     sidecar_path(at_home / "m.bin").write_bytes(Sidecar(config=config, tokenizer=tokenizer).encode())
     assert run(["show", "m.bin"]) == 0
-    assert f"vocabulary  {tokenizer.vocab_size} byte pairs\n" in capsys.readouterr().out
+    assert f"vocabulary  {tokenizer.vocab_size} BPE tokens\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,8 @@ def test_the_command_draws_beside_the_metrics(at_home: Path, capsys: pytest.Capt
     ("words", "says"),
     [
         (("missing",), "missing.metrics.jsonl: No such file"),
-        (("run", "--out", "picture.pdf"), "picture.pdf: not a .png or .svg"),
-        (("run", "--out", "nowhere/picture.png"), "nowhere/picture.png: not a name in a folder that exists"),
+        (("run", "--out", "picture.pdf"), "picture.pdf: the name must end in .png or .svg"),
+        (("run", "--out", "nowhere/picture.png"), "nowhere/picture.png: the folder nowhere does not exist"),
         (("run", "cut"), "cut.metrics.jsonl: no line"),
     ],
 )
