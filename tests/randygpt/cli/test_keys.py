@@ -133,7 +133,8 @@ def test_nothing_is_written_over(home: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("", "the file has no password"), ("\n", "the file has no password"), ("wrong", "wrong password for")]
+    ("text", "says"),
+    [("", "the file has no password"), ("\n", "the file has no password"), ("wrong", "wrong password for")],
 )
 def test_a_wrong_password_file(home: Path, capsys: Capture, key: SecretKey, text: str, says: str) -> None:
     (home / "keys").mkdir()
@@ -154,7 +155,8 @@ def test_at_a_terminal_passwords_are_asked_for_and_not_shown(home: Path) -> None
 
 
 def test_two_different_passwords_make_no_key(home: Path) -> None:
-    code, screen = typed(home, "keys", "new", "--encrypt", answers={"New password: ": OPENS, "Repeat the password: ": OPENS + "3"})
+    asked = {"New password: ": OPENS, "Repeat the password: ": OPENS + "3"}
+    code, screen = typed(home, "keys", "new", "--encrypt", answers=asked)
     assert (code, "passwords do not match" in screen) == (2, True)
     assert not (home / "keys").exists()
 
