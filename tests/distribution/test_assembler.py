@@ -66,7 +66,7 @@ OTHER, OTHER_EVENTS = file_of("b", b"short")
 RAW = [event.to_dict() for event in EVENTS]
 
 
-def test_in_the_beginning_everything_is_missing_in_order() -> None:
+def test_all_chunks_are_missing_at_first_in_order() -> None:
     assembler = Assembler([FILE, OTHER], CHUNK)
     assert assembler.missing == [event.id for event in EVENTS + OTHER_EVENTS]
     assert len(EVENTS) == 5
@@ -75,7 +75,7 @@ def test_in_the_beginning_everything_is_missing_in_order() -> None:
 
 @given(st.randoms(use_true_random=False))
 @settings(max_examples=30)
-def test_chunks_in_any_order_make_the_files(shuffler: random.Random) -> None:
+def test_chunks_in_any_order_assemble_the_files(shuffler: random.Random) -> None:
     raw_events = [*RAW, OTHER_EVENTS[0].to_dict(), RAW[0], RAW[3]]
     shuffler.shuffle(raw_events)
     assembler, files = assemble([FILE, OTHER], raw_events)
@@ -83,7 +83,7 @@ def test_chunks_in_any_order_make_the_files(shuffler: random.Random) -> None:
     assert files == {"a": bytes(range(25)) + bytes(range(100, 112)), "b": b"short"}
 
 
-def test_a_chunk_that_came_already_is_not_wanted() -> None:
+def test_repeated_chunk_is_ignored() -> None:
     assembler = Assembler([FILE], CHUNK)
     data, places = assembler.offer(RAW[1])
     assert (data, [(place.file, place.offset) for place in places]) == (bytes(range(10, 20)), [(FILE, 10)])
@@ -93,14 +93,14 @@ def test_a_chunk_that_came_already_is_not_wanted() -> None:
 
 
 @pytest.mark.parametrize("foreign", [OTHER_EVENTS[0], chunk_event(bytes(range(10)), NOW + 1)])
-def test_a_chunk_of_something_else_is_not_wanted(foreign: Event) -> None:
+def test_unrelated_chunk_is_ignored(foreign: Event) -> None:
     # Not even the same bytes under another id: the manifest names events.
     assembler = Assembler([FILE], CHUNK)
     assert assembler.offer(foreign.to_dict()) == (b"", [])
     assert len(assembler.missing) == 5
 
 
-def test_equal_chunks_are_one_event_that_fills_every_place() -> None:
+def test_equal_chunks_share_one_event() -> None:
     file, events = file_of("zeros", bytes(25), bytes(10))
     twin, _ = file_of("twin", bytes(10))
     assert len({event.id for event in events}) == 2
@@ -117,7 +117,7 @@ def test_equal_chunks_are_one_event_that_fills_every_place() -> None:
     assert assembler.missing == [events[2].id]
 
 
-def test_a_file_named_twice_is_filled_twice() -> None:
+def test_file_listed_twice_is_filled_twice() -> None:
     copy = dataclasses.replace(FILE, path="copy")
     _, files = assemble([FILE, copy], RAW)
     assert files["a"] == files["copy"] == bytes(range(25)) + bytes(range(100, 112))
@@ -132,7 +132,7 @@ def forged(event: Event, **changes: object) -> RawEvent:
     [{"content": "AAAA"}, {"content": ""}, {"kind": 1}, {"created_at": 1}, {"tags": []}, {"pubkey": "0" * 64}],
     ids=str,
 )
-def test_a_corrupted_chunk_is_refused_and_stays_missing(changes: dict[str, object]) -> None:
+def test_corrupted_chunk_is_refused_and_stays_missing(changes: dict[str, object]) -> None:
     assembler = Assembler([FILE], CHUNK)
     with pytest.raises(InvalidEvent, match="hash of the event"):
         assembler.offer(forged(EVENTS[0], **changes))
@@ -141,7 +141,7 @@ def test_a_corrupted_chunk_is_refused_and_stays_missing(changes: dict[str, objec
 
 
 @pytest.mark.parametrize("raw_id", [None, "", 1, [], {}, "zz", EVENTS[0].id.hex().upper(), EVENTS[0].id])
-def test_an_event_without_a_proper_id_is_refused(raw_id: object) -> None:
+def test_event_with_malformed_id_is_refused(raw_id: object) -> None:
     assembler = Assembler([FILE], CHUNK)
     with pytest.raises(InvalidEvent):
         assembler.offer(forged(EVENTS[0], id=raw_id))
@@ -150,7 +150,7 @@ def test_an_event_without_a_proper_id_is_refused(raw_id: object) -> None:
     assert len(assembler.missing) == 5
 
 
-def test_a_signature_is_not_needed_where_the_manifest_names_the_id() -> None:
+def test_chunk_named_by_the_manifest_needs_no_signature() -> None:
     assembler = Assembler([FILE], CHUNK)
     assert assembler.offer(forged(EVENTS[0], sig="0" * 128))[0] == bytes(range(10))
 
@@ -179,14 +179,14 @@ def naming(event: Event, data: bytes) -> FileEntry:
     ],
     ids=["kind", "other bytes", "too short", "too long", "not base64"],
 )
-def test_an_event_that_does_not_hold_what_the_manifest_says_is_refused(event: Event, wrong: str) -> None:
+def test_event_with_other_content_is_refused(event: Event, wrong: str) -> None:
     assembler = Assembler([naming(event, b"hello")], CHUNK)
     with pytest.raises(InvalidChunk, match=wrong):
         assembler.offer(event.to_dict())
     assert assembler.missing == [event.id]
 
 
-def test_one_event_cannot_be_named_for_two_contents() -> None:
+def test_one_event_id_with_two_contents_is_refused() -> None:
     event = chunk_event(b"hello")
     with pytest.raises(InvalidChunk, match="two contents"):
         Assembler([naming(event, b"hello"), naming(event, b"jello")], CHUNK)
@@ -198,7 +198,7 @@ def test_one_event_cannot_be_named_for_two_contents() -> None:
     assert Assembler([naming(event, b"hello"), naming(event, b"hello")], CHUNK).missing == [event.id]
 
 
-def test_what_is_there_already_is_not_missing() -> None:
+def test_present_chunk_is_not_missing() -> None:
     assembler = Assembler([FILE], CHUNK)
     chunks = list(FILE.chunks(CHUNK))
     assembler.mark_present(chunks[0], FILE)
@@ -210,7 +210,7 @@ def test_what_is_there_already_is_not_missing() -> None:
     assert assembler.missing == []
 
 
-def test_having_one_of_several_equal_chunks_leaves_the_other_places() -> None:
+def test_marking_one_equal_chunk_leaves_the_others() -> None:
     file, events = file_of("zeros", bytes(20))
     twin, _ = file_of("twin", bytes(10))
     assembler = Assembler([file, twin], CHUNK)
@@ -227,7 +227,7 @@ def test_having_one_of_several_equal_chunks_leaves_the_other_places() -> None:
         min_size=1,
     )
 )
-def test_whatever_comes_is_taken_whole_or_not_at_all(changes: dict[str, object]) -> None:
+def test_any_event_is_accepted_whole_or_refused(changes: dict[str, object]) -> None:
     assembler = Assembler([FILE], CHUNK)
     try:
         data, places = assembler.offer(forged(EVENTS[0], **changes))
@@ -248,7 +248,7 @@ def json_of(event: RawEvent) -> RawEvent:
     return dict(orjson.loads(orjson.dumps(event)))
 
 
-def test_a_copy_by_anyone_fills_every_place_that_lacks_those_bytes() -> None:
+def test_copy_fills_every_place_with_those_bytes() -> None:
     file, events = file_of("a", b"0123456789", b"0123456789")
     twin, _ = file_of("b", b"0123456789")
     other = dataclasses.replace(twin, references=EVENTS[0].id + twin.references[32:])  # another event, the same bytes
@@ -262,7 +262,7 @@ def test_a_copy_by_anyone_fills_every_place_that_lacks_those_bytes() -> None:
     assert len(events) == 2
 
 
-def test_a_copy_says_which_bytes_it_has_among_other_tags() -> None:
+def test_copy_is_found_by_its_x_tag() -> None:
     x = hashlib.sha256(bytes(range(10))).hexdigest()
     tags = (("expiration", "9999999999"), ("x",), ("x", x))
     assembler = Assembler([FILE], CHUNK)
@@ -270,7 +270,7 @@ def test_a_copy_says_which_bytes_it_has_among_other_tags() -> None:
 
 
 @pytest.mark.parametrize("tags", [(), (("x", "00" * 32),), (("X", "00"),)])
-def test_a_copy_that_does_not_say_so_is_not_wanted(tags: tuple[tuple[str, ...], ...]) -> None:
+def test_copy_without_x_tag_is_ignored(tags: tuple[tuple[str, ...], ...]) -> None:
     assembler = Assembler([FILE], CHUNK)
     assert assembler.offer_copy(json_of(copy_of(bytes(range(10)), tags=tags))) == (b"", [])
     assert len(assembler.missing) == 5
@@ -286,7 +286,7 @@ def test_a_copy_that_does_not_say_so_is_not_wanted(tags: tuple[tuple[str, ...], 
     ],
     ids=["too short", "other bytes", "kind", "not its id"],
 )
-def test_a_copy_that_lies_is_refused_and_its_place_stays_empty(raw_copy: RawEvent, wrong: str) -> None:
+def test_copy_with_wrong_bytes_is_refused(raw_copy: RawEvent, wrong: str) -> None:
     assembler = Assembler([FILE], CHUNK)
     with pytest.raises((InvalidChunk, InvalidEvent), match=wrong):
         assembler.offer_copy(json_of(raw_copy))
@@ -294,11 +294,11 @@ def test_a_copy_that_lies_is_refused_and_its_place_stays_empty(raw_copy: RawEven
 
 
 @pytest.mark.parametrize("raw_tags", [None, "x", [["x", ["00"]]], [[]], [5], {}])
-def test_a_copy_with_nonsense_for_tags_is_not_wanted(raw_tags: object) -> None:
+def test_copy_with_malformed_tags_is_ignored(raw_tags: object) -> None:
     assert Assembler([FILE], CHUNK).offer_copy({"tags": raw_tags}) == (b"", [])
 
 
-def test_a_file_is_complete_up_to_its_first_gap() -> None:
+def test_contiguous_size_ends_at_the_first_gap() -> None:
     assembler = Assembler([FILE, OTHER], CHUNK)
     assert (assembler.contiguous_size(FILE), assembler.missing_places) == (0, 6)
     for number, expected in ((1, 0), (0, 20), (3, 20), (2, 35), (4, FILE.size)):

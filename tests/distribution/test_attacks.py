@@ -119,7 +119,7 @@ def tamperings() -> dict[str, Tamper]:
 
 
 @pytest.mark.parametrize("name", tamperings())
-async def test_a_lying_relay_changes_nothing(
+async def test_lying_relay_changes_nothing(
     scripted: ScriptedRelay, victim: tuple[Path, AddressReference], name: str
 ) -> None:
     home, address = victim
@@ -142,7 +142,7 @@ async def test_one_honest_relay_is_enough(scripted: ScriptedRelay, tmp_path: Pat
         assert fetched.release.version == 1
 
 
-async def test_a_chunk_of_another_file_is_rejected(
+async def test_chunk_of_another_file_is_rejected(
     scripted: ScriptedRelay, victim: tuple[Path, AddressReference]
 ) -> None:
     home, address = victim
@@ -153,7 +153,7 @@ async def test_a_chunk_of_another_file_is_rejected(
     assert visible(home) == before
 
 
-async def test_a_missing_chunk_and_a_bad_one_are_told_apart(
+async def test_missing_and_invalid_chunks_are_distinguished(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
@@ -166,7 +166,7 @@ async def test_a_missing_chunk_and_a_bad_one_are_told_apart(
         await fetch([scripted.url], tmp_path / "b", published.release.id)
 
 
-async def test_a_strangers_head_does_not_count(
+async def test_head_by_a_stranger_is_ignored(
     scripted: ScriptedRelay, victim: tuple[Path, AddressReference], stranger: SecretKey
 ) -> None:
     home, address = victim
@@ -177,7 +177,7 @@ async def test_a_strangers_head_does_not_count(
     assert visible(home) == before
 
 
-async def test_an_authors_head_to_a_strangers_release_does_not_count(
+async def test_head_naming_a_strangers_release_is_refused(
     scripted: ScriptedRelay, victim: tuple[Path, AddressReference], key: SecretKey, stranger: SecretKey, tmp_path: Path
 ) -> None:
     home, address = victim
@@ -191,7 +191,7 @@ async def test_an_authors_head_to_a_strangers_release_does_not_count(
 
 
 @pytest.mark.parametrize(("tag", "value"), [("version", "7"), ("x", "ab" * 32)])
-async def test_a_head_that_contradicts_its_release_does_not_count(
+async def test_head_contradicting_its_release_is_refused(
     scripted: ScriptedRelay, victim: tuple[Path, AddressReference], key: SecretKey, tag: str, value: str
 ) -> None:
     home, address = victim
@@ -209,7 +209,7 @@ async def test_a_head_that_contradicts_its_release_does_not_count(
     assert visible(home) == before
 
 
-async def test_an_older_head_is_refused_once_a_newer_one_was_seen(
+async def test_older_head_is_refused_after_a_newer_one(
     scripted: ScriptedRelay, victim: tuple[Path, AddressReference]
 ) -> None:
     home, address = victim
@@ -229,7 +229,7 @@ async def test_an_older_head_is_refused_once_a_newer_one_was_seen(
         await fetch([scripted.url], home, address)
 
 
-async def test_an_older_release_may_be_asked_for_by_its_id(
+async def test_older_release_can_be_fetched_by_id(
     scripted: ScriptedRelay, victim: tuple[Path, AddressReference]
 ) -> None:
     home, address = victim
@@ -238,9 +238,7 @@ async def test_an_older_release_may_be_asked_for_by_its_id(
     assert (await fetch([scripted.url], home, first)).release.version == 1
 
 
-async def test_two_releases_with_one_version_are_refused(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_two_releases_of_one_version_are_refused(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     address = AddressReference(author=key.pubkey, name="demo")
     async with scripted_relay() as other:
         await publish([scripted.url], tmp_path / "a", key, tiny_sources(seed=1))
@@ -255,7 +253,7 @@ async def test_two_releases_with_one_version_are_refused(
         assert visible(tmp_path / "victim") == before
 
 
-async def test_an_author_off_the_list_costs_no_chunk(
+async def test_untrusted_author_is_refused_before_any_chunk(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
 ) -> None:
     published = await publish([scripted.url], tmp_path / "a", stranger, tiny_sources())
@@ -289,7 +287,7 @@ def announce(scripted: ScriptedRelay, key: SecretKey, manifest: bytes, **changes
     return release
 
 
-async def test_ten_terabytes_are_refused_before_the_manifest_is_asked_for(
+async def test_oversized_release_is_refused_before_its_manifest(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     release = announce(scripted, key, b"\x80", size=10**13)
@@ -300,7 +298,7 @@ async def test_ten_terabytes_are_refused_before_the_manifest_is_asked_for(
 
 
 @pytest.mark.parametrize("manifest", [b"", b"\xc1", b"\x93" * 4000, b"\x80", orjson.dumps({"v": 1})])
-async def test_a_nonsense_manifest_is_refused(
+async def test_malformed_manifest_is_refused(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, manifest: bytes
 ) -> None:
     release = announce(scripted, key, manifest)
@@ -309,9 +307,7 @@ async def test_a_nonsense_manifest_is_refused(
     assert visible(tmp_path) == {}
 
 
-async def test_files_that_do_not_add_up_to_the_release_are_refused(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_manifest_of_another_size_is_refused(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     honest = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
     release = announce(scripted, key, honest.manifest.encode(), size=honest.manifest.size + 1, version=2)
     with pytest.raises(InvalidManifest, match="add up"):
@@ -319,7 +315,7 @@ async def test_files_that_do_not_add_up_to_the_release_are_refused(
     assert visible(tmp_path / "b") == {}
 
 
-async def test_chunks_that_fit_and_make_another_file_are_refused(
+async def test_valid_chunks_of_another_file_are_refused(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     honest = (await publish([scripted.url], tmp_path / "a", key, tiny_sources())).manifest
@@ -332,7 +328,7 @@ async def test_chunks_that_fit_and_make_another_file_are_refused(
     assert not any("releases" in path or "refs" in path for path in visible(tmp_path / "b"))
 
 
-async def test_a_manifest_chunk_by_somebody_else_is_refused(
+async def test_manifest_chunk_by_another_author_is_refused(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
 ) -> None:
     honest = (await publish([scripted.url], tmp_path / "a", key, tiny_sources())).manifest
@@ -355,13 +351,13 @@ async def test_a_manifest_chunk_by_somebody_else_is_refused(
         await fetch([scripted.url], tmp_path / "b", release.id)
 
 
-async def test_a_release_from_the_future_is_refused(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_release_from_the_future_is_refused(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources(), now=lambda: clock() + 2000)
     with pytest.raises(InvalidRelease, match="future"):
         await fetch([scripted.url], tmp_path / "b", published.release.id)
 
 
-async def test_a_flood_of_junk_is_cut_off(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_flood_of_junk_is_cut_off(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
     junk = orjson.loads(chunk_draft(b"x", sha256=bytes(32), created_at=1).sign(key).to_json())
     scripted.junk = [junk | {"id": f"{number:064x}"} for number in range(3000)]
@@ -370,7 +366,7 @@ async def test_a_flood_of_junk_is_cut_off(scripted: ScriptedRelay, tmp_path: Pat
     assert visible(tmp_path / "b") == {}
 
 
-async def test_a_copy_of_a_release_parses_to_the_same(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_copied_release_parses_equal(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     published = await publish([scripted.url], tmp_path, key, tiny_sources())
     raw = scripted.events[published.release.id.hex()]
     assert Release.parse(Event.parse(raw), now=clock()) == published.release

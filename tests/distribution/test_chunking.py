@@ -14,13 +14,13 @@ from relay_client.keys import SecretKey
 from relay_client.messages import encode_event
 
 
-def test_a_chunk_has_46080_bytes_and_needs_no_padding() -> None:
+def test_chunk_has_46080_bytes_and_no_padding() -> None:
     assert CHUNK_SIZE == 46_080
     assert "=" not in encode(bytes(CHUNK_SIZE))
     assert len(encode(bytes(CHUNK_SIZE))) == encoded_length(CHUNK_SIZE) == 61_440
 
 
-def test_a_full_chunk_is_an_event_that_common_relays_take(key: SecretKey) -> None:
+def test_full_chunk_event_fits_common_relays(key: SecretKey) -> None:
     data = bytes(CHUNK_SIZE)
     event = chunk_draft(data, sha256=hashlib.sha256(data).digest(), created_at=1_790_000_000).sign(key)
     assert len(encode_event(event)) <= 65_536
@@ -40,7 +40,7 @@ def test_spans_of_two_segments() -> None:
 
 
 @given(st.lists(st.integers(0, 200), max_size=5), st.integers(1, 60))
-def test_spans_cover_all_once_in_order_and_cross_no_border(lengths: list[int], chunk_size: int) -> None:
+def test_spans_cover_all_bytes_and_cross_no_segment(lengths: list[int], chunk_size: int) -> None:
     found = list(spans(lengths, chunk_size))
     borders = {sum(lengths[:index]) for index in range(len(lengths) + 1)}
     end = 0
@@ -55,7 +55,7 @@ def test_spans_cover_all_once_in_order_and_cross_no_border(lengths: list[int], c
 
 
 @given(st.binary(max_size=300))
-def test_text_is_standard_base64_and_leads_back(data: bytes) -> None:
+def test_encode_is_standard_base64_and_reversible(data: bytes) -> None:
     text = encode(data)
     assert text == base64.b64encode(data).decode()
     assert len(text) == encoded_length(len(data))
@@ -86,12 +86,12 @@ def test_text_is_standard_base64_and_leads_back(data: bytes) -> None:
     ],
     ids=ascii,
 )
-def test_only_strict_base64_will_do(content: str) -> None:
+def test_decode_accepts_strict_base64_only(content: str) -> None:
     with pytest.raises(InvalidChunk, match="not base64"):
         decode(content)
 
 
-def test_a_chunk_over_the_limit_is_refused_before_it_is_decoded() -> None:
+def test_oversized_chunk_is_refused_before_decoding() -> None:
     assert decode(encode(bytes(CHUNK_SIZE))) == bytes(CHUNK_SIZE)
     for content in (encode(bytes(CHUNK_SIZE + 1)), "!" * 61_441):
         with pytest.raises(InvalidChunk, match="more than 46080 bytes"):
@@ -112,6 +112,6 @@ def test_a_chunk_over_the_limit_is_refused_before_it_is_decoded() -> None:
         (encode(b"hello"), 3, "has 8 characters"),
     ],
 )
-def test_only_the_bytes_that_were_promised_will_do(content: str, size: int, wrong: str) -> None:
+def test_decode_exactly_checks_size_and_hash(content: str, size: int, wrong: str) -> None:
     with pytest.raises(InvalidChunk, match=wrong):
         decode_exactly(content, size=size, sha256=hashlib.sha256(b"hello").digest())

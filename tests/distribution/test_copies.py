@@ -36,7 +36,7 @@ def replace_by_copies(scripted: ScriptedRelay, published: Published, stranger: S
         put(scripted, copy(scripted.events.pop(event_id.hex()), stranger))
 
 
-async def test_a_release_whose_chunks_are_all_copies_is_fetched(
+async def test_release_of_copied_chunks_only_is_fetched(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
 ) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
@@ -49,7 +49,7 @@ async def test_a_release_whose_chunks_are_all_copies_is_fetched(
     assert [(wanted["kinds"], wanted["limit"]) for wanted in asked] == [([CHUNK_KIND], 100)]
 
 
-async def test_copies_are_asked_for_only_where_the_events_are_gone(
+async def test_copies_are_queried_only_for_missing_events(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
 ) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
@@ -61,7 +61,7 @@ async def test_copies_are_asked_for_only_where_the_events_are_gone(
     assert [wanted["#x"] for wanted in scripted.requests if "#x" in wanted] == [[sha256.hex()]]
 
 
-async def test_a_real_relay_finds_copies_too(
+async def test_copies_are_found_on_a_real_relay(
     relay: str, scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
 ) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
@@ -73,7 +73,7 @@ async def test_a_real_relay_finds_copies_too(
     assert fetched.release.file("checkpoint").local_path.read_bytes() == checkpoint_bytes()
 
 
-async def test_junk_under_the_right_hash_is_passed_over(
+async def test_junk_with_the_right_x_tag_is_skipped(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
 ) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
@@ -86,7 +86,7 @@ async def test_junk_under_the_right_hash_is_passed_over(
     assert fetched.misbehaving == []  # the relay cannot know
 
 
-async def test_more_copies_than_one_answer_holds(
+async def test_many_copies_need_several_queries(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
 ) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, many_sources(60))
@@ -98,7 +98,7 @@ async def test_more_copies_than_one_answer_holds(
     assert fetched.chunks.fetched == 62
 
 
-async def test_junk_in_place_of_one_chunk_does_not_crowd_out_the_others(
+async def test_junk_for_one_chunk_does_not_hide_others(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
 ) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, many_sources(60))
@@ -116,7 +116,7 @@ async def test_junk_in_place_of_one_chunk_does_not_crowd_out_the_others(
     assert (fetched.chunks.fetched, fetched.chunks.reused) == (1, 61)
 
 
-async def test_junk_alone_leaves_the_chunk_missing_and_the_store_as_it_was(
+async def test_junk_only_leaves_the_chunk_missing(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
 ) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
@@ -127,7 +127,7 @@ async def test_junk_alone_leaves_the_chunk_missing_and_the_store_as_it_was(
     assert visible(tmp_path / "b") == {}
 
 
-async def test_a_forged_original_is_made_good_by_a_copy(
+async def test_copy_replaces_a_forged_original(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
 ) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())

@@ -27,7 +27,7 @@ def log(archive: EventArchive, events: list[Event]) -> None:
             signatures.add(event.to_dict())
 
 
-def test_events_come_back_as_they_were(archive: EventArchive, key: SecretKey) -> None:
+def test_events_round_trip(archive: EventArchive, key: SecretKey) -> None:
     events = made(key, 3)
     assert (archive.manifest(RELEASE), archive.head(RELEASE), archive.signatures(RELEASE)) == ([], None, {})
     archive.keep_manifest(RELEASE, events)
@@ -35,7 +35,7 @@ def test_events_come_back_as_they_were(archive: EventArchive, key: SecretKey) ->
     assert (archive.manifest(RELEASE), archive.head(RELEASE)) == (events, events[1])
 
 
-def test_signatures_are_added_to_those_of_a_run_that_was_killed(archive: EventArchive, key: SecretKey) -> None:
+def test_signatures_continue_after_a_killed_run(archive: EventArchive, key: SecretKey) -> None:
     events = made(key, 4)
     log(archive, events[:2])
     path = archive.folder(RELEASE) / "signatures"
@@ -45,14 +45,14 @@ def test_signatures_are_added_to_those_of_a_run_that_was_killed(archive: EventAr
 
 
 @pytest.mark.parametrize("text", [b"{", b"{}\n", b"[]\n"])
-def test_damage_is_reported(archive: EventArchive, key: SecretKey, text: bytes) -> None:
+def test_damaged_archive_is_reported(archive: EventArchive, key: SecretKey, text: bytes) -> None:
     archive.keep_manifest(RELEASE, made(key, 1))
     (archive.folder(RELEASE) / "manifest.jsonl").write_bytes(text)
     with pytest.raises(StoreError, match=r"manifest\.jsonl: damaged"):
         archive.manifest(RELEASE)
 
 
-def test_a_forged_signature_is_damage(archive: EventArchive, key: SecretKey) -> None:
+def test_forged_signature_counts_as_damage(archive: EventArchive, key: SecretKey) -> None:
     (event,) = made(key, 1)
     archive.keep_head(RELEASE, event)
     path = archive.folder(RELEASE) / "head.json"

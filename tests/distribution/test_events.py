@@ -82,7 +82,7 @@ def emptied(name: str) -> Callable[[Tags], object]:
 # --- chunks
 
 
-def test_a_chunk_is_an_event_as_the_protocol_says() -> None:
+def test_chunk_draft_follows_the_protocol() -> None:
     digest = hashlib.sha256(b"data").digest()
     made = chunk_draft(b"data", sha256=digest, created_at=NOW)
     assert (made.kind, made.created_at, made.tags) == (CHUNK_KIND, NOW, (("x", digest.hex()),))
@@ -93,7 +93,7 @@ def test_a_chunk_is_an_event_as_the_protocol_says() -> None:
 # --- releases
 
 
-def test_a_release_is_an_event_as_the_protocol_says() -> None:
+def test_release_draft_follows_the_protocol() -> None:
     made = draft()
     assert (made.kind, made.created_at) == (4181, NOW)
     assert made.tags[:-1] == (
@@ -111,7 +111,7 @@ def test_a_release_is_an_event_as_the_protocol_says() -> None:
     assert made.content == '{"config":{"n_embd":16},"text":"Grüße 🧪"}'
 
 
-def test_a_release_is_what_was_drafted() -> None:
+def test_release_parses_to_what_was_drafted() -> None:
     event = draft().sign(KEY)
     assert Release.parse(event, now=NOW) == Release(
         id=event.id,
@@ -129,7 +129,7 @@ def test_a_release_is_what_was_drafted() -> None:
     )
 
 
-def test_the_order_of_a_card_does_not_change_the_id() -> None:
+def test_order_of_card_keys_does_not_change_the_id() -> None:
     one, two = draft(card={"a": 1, "b": 2}), draft(card={"b": 2, "a": 1})
     assert one.id_for(KEY.pubkey) == two.id_for(KEY.pubkey)
 
@@ -142,7 +142,7 @@ def test_the_order_of_a_card_does_not_change_the_id() -> None:
     st.dictionaries(st.text(max_size=5), st.text(max_size=5) | st.integers(-(2**53), 2**53), max_size=3),
 )
 @settings(max_examples=60)
-def test_any_release_survives_signing_and_parsing(
+def test_any_release_round_trips(
     name: str, version: int, size: int, manifest_ids: list[bytes], card: dict[str, object]
 ) -> None:
     made = release_draft(
@@ -164,14 +164,14 @@ def test_any_release_survives_signing_and_parsing(
 
 
 @pytest.mark.parametrize("kind", [RELEASE_KIND + 1, HEAD_KIND, CHUNK_KIND, 0])
-def test_another_kind_is_no_release(kind: int) -> None:
+def test_another_kind_is_not_a_release(kind: int) -> None:
     with pytest.raises(InvalidRelease, match="kind"):
         Release.parse(resigned(draft(), kind=kind), now=NOW)
 
 
 @pytest.mark.parametrize("name", ["v", "name", "version", "format", "size", "x"])
 @pytest.mark.parametrize("change", [without, doubled, emptied])
-def test_every_tag_of_a_release_comes_once(name: str, change: Callable[[str], Callable[[Tags], object]]) -> None:
+def test_every_release_tag_must_occur_once(name: str, change: Callable[[str], Callable[[Tags], object]]) -> None:
     with pytest.raises(InvalidRelease, match=f"exactly one tag {name}$"):
         Release.parse(tagged(draft(), change(name)), now=NOW)
 
@@ -193,25 +193,25 @@ BAD_HEX = ["", "00", "0" * 63, "0" * 65, "A" * 64, "g" * 64, "0" * 63 + "\n", " 
     ],
     ids=lambda text: ascii(text[:12]),
 )
-def test_a_malformed_tag_of_a_release(name: str, value: str) -> None:
+def test_malformed_release_tag_is_refused(name: str, value: str) -> None:
     with pytest.raises(InvalidRelease):
         Release.parse(tagged(draft(), with_value(name, value)), now=NOW)
 
 
 @pytest.mark.parametrize(("name", "value"), [("version", str(2**31 - 1)), ("size", str(2**53)), ("format", "a" * 32)])
-def test_a_tag_at_its_limit(name: str, value: str) -> None:
+def test_release_tag_at_its_limit_is_accepted(name: str, value: str) -> None:
     release = Release.parse(tagged(draft(), with_value(name, value)), now=NOW)
     assert str(getattr(release, name)) == value
 
 
 @pytest.mark.parametrize("count", [0, 65, 200])
-def test_a_manifest_in_no_or_too_many_chunks(count: int) -> None:
+def test_number_of_manifest_chunks_is_limited(count: int) -> None:
     made = dataclasses.replace(draft(), tags=tuple(tag for tag in draft().tags if tag[0] != "e"))
     with pytest.raises(InvalidRelease, match=f"1 to 64 chunks, not {count}"):
         Release.parse(tagged(made, lambda tags: tags.extend([["e", "ab" * 32]] * count)), now=NOW)
 
 
-def test_a_manifest_in_64_chunks_in_order() -> None:
+def test_manifest_ids_keep_their_order() -> None:
     manifest_ids = tuple(bytes([number]) * 32 for number in range(64))
     made = release_draft(
         MANIFEST, manifest_ids, name="a", version=1, format="x", size=1, card={}, hint="", created_at=NOW
@@ -220,13 +220,13 @@ def test_a_manifest_in_64_chunks_in_order() -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", '"text"', "1", "null", "{", "{}x", "{'a':1}", '{"a":NaN}', "[" * 5_000])
-def test_a_card_is_an_object(content: str) -> None:
+def test_card_must_be_an_object(content: str) -> None:
     with pytest.raises(InvalidRelease, match="card"):
         Release.parse(resigned(draft(), content=content), now=NOW)
 
 
 @pytest.mark.parametrize(("deep", "taken"), [(62, True), (63, True), (64, False), (300, False), (1000, False)])
-def test_a_card_is_nested_only_so_deep(deep: int, taken: bool) -> None:  # noqa: FBT001 (of a table)
+def test_card_depth_is_limited(deep: int, taken: bool) -> None:  # noqa: FBT001 (of a table)
     content = '{"a":' + "[" * deep + "]" * deep + "}"
     with contextlib.nullcontext() if taken else pytest.raises(InvalidRelease, match="at most 64 levels"):
         Release.parse(resigned(draft(), content=content), now=NOW)
@@ -238,7 +238,7 @@ def test_unknown_tags_are_ignored() -> None:
 
 
 @pytest.mark.parametrize("parse", [Release.parse, Head.parse])
-def test_a_date_in_the_future(parse: Callable[..., Release | Head]) -> None:
+def test_date_in_the_future_is_refused(parse: Callable[..., Release | Head]) -> None:
     made = draft() if parse == Release.parse else head_draft(RELEASE, hint=HINT, created_at=NOW)
     assert parse(resigned(made, created_at=NOW + 900), now=NOW).created_at == NOW + 900
     assert parse(resigned(made, created_at=0), now=NOW).created_at == 0
@@ -249,7 +249,7 @@ def test_a_date_in_the_future(parse: Callable[..., Release | Head]) -> None:
 # --- heads
 
 
-def test_a_head_is_an_event_as_the_protocol_says() -> None:
+def test_head_draft_follows_the_protocol() -> None:
     made = head_draft(RELEASE, hint=HINT, created_at=NOW + 5)
     assert (made.kind, made.created_at, made.content) == (34_181, NOW + 5, "")
     assert made.tags[:-1] == (
@@ -261,7 +261,7 @@ def test_a_head_is_an_event_as_the_protocol_says() -> None:
     assert made.tags[-1][0] == "alt"
 
 
-def test_a_head_is_what_was_drafted() -> None:
+def test_head_parses_to_what_was_drafted() -> None:
     event = head_draft(RELEASE, hint=HINT, created_at=NOW + 5).sign(KEY)
     assert Head.parse(event, now=NOW) == Head(
         id=event.id,
@@ -276,14 +276,14 @@ def test_a_head_is_what_was_drafted() -> None:
 
 
 @pytest.mark.parametrize("kind", [RELEASE_KIND, HEAD_KIND + 1, 0])
-def test_another_kind_is_no_head(kind: int) -> None:
+def test_another_kind_is_not_a_head(kind: int) -> None:
     with pytest.raises(InvalidRelease, match="kind"):
         Head.parse(resigned(head_draft(RELEASE, hint=HINT, created_at=NOW), kind=kind), now=NOW)
 
 
 @pytest.mark.parametrize("name", ["d", "e", "version", "x"])
 @pytest.mark.parametrize("change", [without, doubled, emptied])
-def test_every_tag_of_a_head_comes_once(name: str, change: Callable[[str], Callable[[Tags], object]]) -> None:
+def test_every_head_tag_must_occur_once(name: str, change: Callable[[str], Callable[[Tags], object]]) -> None:
     made = head_draft(RELEASE, hint=HINT, created_at=NOW)
     with pytest.raises(InvalidRelease, match=f"exactly one tag {name}$"):
         Head.parse(tagged(made, change(name)), now=NOW)
@@ -298,7 +298,7 @@ def test_every_tag_of_a_head_comes_once(name: str, change: Callable[[str], Calla
     ],
     ids=lambda text: ascii(text[:12]),
 )
-def test_a_malformed_tag_of_a_head(name: str, value: str) -> None:
+def test_malformed_head_tag_is_refused(name: str, value: str) -> None:
     made = head_draft(RELEASE, hint=HINT, created_at=NOW)
     with pytest.raises(InvalidRelease):
         Head.parse(tagged(made, with_value(name, value)), now=NOW)
@@ -317,10 +317,10 @@ HEAD = Head.parse(head_draft(RELEASE, hint=HINT, created_at=NOW).sign(KEY), now=
         ("manifest_sha256", bytes(32)),
     ],
 )
-def test_a_head_names_a_release_only_if_both_say_the_same(field: str, value: object) -> None:
+def test_head_must_agree_with_its_release(field: str, value: object) -> None:
     assert HEAD.names(RELEASE)
     assert not dataclasses.replace(HEAD, **{field: value}).names(RELEASE)  # type: ignore[arg-type]
 
 
-def test_the_time_of_a_head_is_its_own() -> None:
+def test_head_keeps_its_own_time() -> None:
     assert dataclasses.replace(HEAD, created_at=5, id=bytes(32)).names(RELEASE)

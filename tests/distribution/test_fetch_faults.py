@@ -60,7 +60,9 @@ def is_chunk(published: Published, event: RawEvent) -> bool:
     return event["kind"] == CHUNK_KIND and bytes.fromhex(event["id"]) not in published.release.manifest_ids
 
 
-async def test_two_of_three_relays_withhold(relays: list[ScriptedRelay], tmp_path: Path, published: Published) -> None:
+async def test_fetch_succeeds_if_two_of_three_relays_withhold(
+    relays: list[ScriptedRelay], tmp_path: Path, published: Published
+) -> None:
     for relay in relays[:2]:
         relay.deliver = lambda event: None if event["kind"] == CHUNK_KIND else event
     fetched = await fetched_whole(urls(relays), tmp_path, published)
@@ -69,7 +71,7 @@ async def test_two_of_three_relays_withhold(relays: list[ScriptedRelay], tmp_pat
 
 
 @pytest.mark.parametrize("reset", [True, False], ids=["by a reset", "in good order"])
-async def test_two_of_three_relays_die_on_the_way(
+async def test_fetch_succeeds_if_two_of_three_relays_die(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published, *, reset: bool
 ) -> None:
     async with proxy_to(relays[0].url) as first, proxy_to(relays[1].url) as second:
@@ -80,7 +82,7 @@ async def test_two_of_three_relays_die_on_the_way(
     assert (first.connections, second.connections) == (1, 1)  # the third could do without them
 
 
-async def test_two_of_three_relays_fall_silent(
+async def test_fetch_succeeds_if_two_of_three_relays_stall(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published
 ) -> None:
     over = asyncio.Event()
@@ -97,7 +99,7 @@ async def test_two_of_three_relays_fall_silent(
     assert fetched.chunks.relays == {relays[2].url: COUNT + 2}
 
 
-async def test_a_relay_that_gives_a_byte_a_second_holds_nobody_up(
+async def test_slow_relay_does_not_delay_the_fetch(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published
 ) -> None:
     async with proxy_to(relays[0].url) as slow:
@@ -110,14 +112,14 @@ async def _trickle(proxy: Proxy) -> None:
     proxy.trickle = True
 
 
-async def test_a_faster_relay_gives_more(relays: list[ScriptedRelay], tmp_path: Path, published: Published) -> None:
+async def test_faster_relay_delivers_more(relays: list[ScriptedRelay], tmp_path: Path, published: Published) -> None:
     async with proxy_to(relays[0].url) as slow:
         slow.delay_s = 0.2  # for each event, as they are about as large as a block
         fetched = await fetched_whole([slow.url, relays[1].url], tmp_path, published)
     assert fetched.chunks.relays[relays[1].url] > fetched.chunks.relays.get(slow.url, 0)
 
 
-async def test_a_flipped_bit_is_found_and_its_relay_is_named_and_asked_last(
+async def test_flipped_bit_marks_its_relay_as_misbehaving(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published
 ) -> None:
     async with proxy_to(relays[0].url) as flipping:
@@ -129,7 +131,7 @@ async def test_a_flipped_bit_is_found_and_its_relay_is_named_and_asked_last(
     assert fetched.chunks.relays.get(flipping.url, 0) < 50  # less than a request, and then no other
 
 
-async def test_a_relay_that_lies_about_everything_gets_no_second_request(
+async def test_lying_relay_gets_no_second_request(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published
 ) -> None:
     relays[0].requests.clear()
@@ -142,7 +144,7 @@ async def test_a_relay_that_lies_about_everything_gets_no_second_request(
     assert len(chunk_requests) <= 2  # those that were open when it was found out
 
 
-async def test_a_lone_relay_that_breaks_off_again_and_again_is_asked_on(
+async def test_relay_that_keeps_disconnecting_is_asked_again(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published
 ) -> None:
     async with proxy_to(relays[0].url) as breaking:
@@ -152,7 +154,7 @@ async def test_a_lone_relay_that_breaks_off_again_and_again_is_asked_on(
     assert breaking.connections >= 4  # 9.4 MB
 
 
-async def test_a_lone_relay_that_dies_leaves_what_came_for_a_rerun(
+async def test_fetch_resumes_after_its_only_relay_died(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published
 ) -> None:
     async with proxy_to(relays[0].url) as dying:
@@ -166,7 +168,7 @@ async def test_a_lone_relay_that_dies_leaves_what_came_for_a_rerun(
     assert again.chunks.reused + again.chunks.fetched == COUNT + 2
 
 
-async def test_what_nobody_has_is_counted_with_the_relays_asked_and_fetched_later(
+async def test_missing_chunks_are_counted_and_fetched_later(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published
 ) -> None:
     lost = [chunk.event_id.hex() for chunk in list(published.manifest.files[0].chunks(46_080))[40:57]]
@@ -182,7 +184,7 @@ async def test_what_nobody_has_is_counted_with_the_relays_asked_and_fetched_late
     assert (again.chunks.fetched, again.chunks.reused) == (17, COUNT + 2 - 17)
 
 
-async def test_a_lie_that_was_made_good_is_not_why_something_else_is_missing(
+async def test_corrected_lie_is_not_reported_as_the_cause(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published
 ) -> None:
     lied, lost = [chunk.event_id.hex() for chunk in list(published.manifest.files[0].chunks(46_080))[:2]]
@@ -199,7 +201,7 @@ async def test_a_lie_that_was_made_good_is_not_why_something_else_is_missing(
     assert visible(tmp_path / "other") == {}
 
 
-async def test_a_disk_that_fills_up_ends_the_fetch_and_a_rerun_goes_on(
+async def test_fetch_resumes_after_disk_full(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pwrite, room = os.pwrite, iter(range(40))
@@ -218,7 +220,7 @@ async def test_a_disk_that_fills_up_ends_the_fetch_and_a_rerun_goes_on(
     assert (again.chunks.reused, again.chunks.fetched) == (40, COUNT + 2 - 40)
 
 
-async def test_events_in_another_order_make_the_same_file(
+async def test_order_of_events_does_not_matter(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published
 ) -> None:
     shuffled = list(relays[0].events.items())
@@ -227,7 +229,7 @@ async def test_events_in_another_order_make_the_same_file(
     await fetched_whole([relays[0].url], tmp_path, published)
 
 
-async def test_ten_thousand_events_of_junk_end_with_the_relay_that_sent_them(
+async def test_flood_of_unrequested_events_drops_the_relay(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published
 ) -> None:
     junk = next(event for event in relays[0].events.values() if is_chunk(published, event)) | {"content": "x"}
@@ -239,7 +241,7 @@ async def test_ten_thousand_events_of_junk_end_with_the_relay_that_sent_them(
     assert fetched.chunks.relays == {relays[1].url: COUNT + 2}
 
 
-async def test_a_relay_that_wants_one_request_at_a_time_is_asked_one_at_a_time(
+async def test_relay_limited_to_one_request_is_respected(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published
 ) -> None:
     refused: list[int] = []
@@ -255,7 +257,7 @@ async def test_a_relay_that_wants_one_request_at_a_time_is_asked_one_at_a_time(
     assert (refused, fetched.chunks.fetched) == ([1], COUNT + 2)
 
 
-async def test_progress_counts_verified_bytes_and_never_goes_back(
+async def test_progress_counts_verified_bytes_and_never_decreases(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published
 ) -> None:
     relays[0].deliver = lambda event: event | {"content": "AAAA"} if is_chunk(published, event) else event

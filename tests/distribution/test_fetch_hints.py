@@ -104,7 +104,7 @@ async def fetch(
         return await fetcher.fetch(reference)
 
 
-async def test_what_the_users_relay_lacks_is_fetched_from_the_one_hinted_at(
+async def test_missing_chunks_are_fetched_from_hinted_relay(
     scripted: ScriptedRelay, hinted: ScriptedRelay, tmp_path: Path, published: Published
 ) -> None:
     fetched = await fetch([scripted.url], tmp_path, EventReference(id=published.release.id, relays=(HINT,)))
@@ -113,7 +113,7 @@ async def test_what_the_users_relay_lacks_is_fetched_from_the_one_hinted_at(
     assert (hinted.connections, scripted.requests != []) == (1, True)
 
 
-async def test_a_user_without_relays_may_fetch_by_the_hints_in_a_name(
+async def test_fetch_without_relays_uses_the_hints(
     hinted: ScriptedRelay, tmp_path: Path, published: Published, key: SecretKey
 ) -> None:
     address = AddressReference(author=key.pubkey, name="demo", kind=HEAD_KIND, relays=(HINT,))
@@ -121,7 +121,7 @@ async def test_a_user_without_relays_may_fetch_by_the_hints_in_a_name(
     assert hinted.connections == 1
 
 
-async def test_nobody_is_told_where_the_users_relays_have_everything(
+async def test_hints_are_unused_if_the_relays_have_everything(
     scripted: ScriptedRelay, hinted: ScriptedRelay, tmp_path: Path, published: Published
 ) -> None:
     scripted.events = dict(hinted.events)
@@ -129,7 +129,7 @@ async def test_nobody_is_told_where_the_users_relays_have_everything(
     assert hinted.connections == 0
 
 
-async def test_a_relay_that_was_hinted_at_is_not_told_who_asks(
+async def test_hinted_relay_is_not_authenticated_to(
     scripted: ScriptedRelay, hinted: ScriptedRelay, tmp_path: Path, published: Published, key: SecretKey
 ) -> None:
     hinted.members = [key.pubkey.hex()]
@@ -141,7 +141,7 @@ async def test_a_relay_that_was_hinted_at_is_not_told_who_asks(
     assert visible(tmp_path) == {}
 
 
-async def test_a_hint_in_the_head_leads_to_its_release(
+async def test_hint_in_the_head_leads_to_its_release(
     scripted: ScriptedRelay, hinted: ScriptedRelay, tmp_path: Path, published: Published, key: SecretKey
 ) -> None:
     head = head_draft(published.release, hint=HINT, created_at=clock()).sign(key)
@@ -154,7 +154,7 @@ async def test_a_hint_in_the_head_leads_to_its_release(
 @pytest.mark.parametrize(
     "hint", ["ws://relay.example", "wss://127.0.0.1:{port}", "wss://localhost:{port}", f"wss://{INSIDE}", "nonsense"]
 )
-async def test_a_hint_to_elsewhere_is_not_followed(
+async def test_hint_to_a_private_address_is_not_followed(
     scripted: ScriptedRelay, hinted: ScriptedRelay, tmp_path: Path, published: Published, hint: str
 ) -> None:
     port = scripted.url.rpartition(":")[2]

@@ -87,9 +87,7 @@ def noting(published: Published, given: list[str]) -> Callable[[RawEvent], RawEv
     return deliver
 
 
-async def test_a_fetch_that_was_killed_asks_again_for_no_more_than_was_under_way(
-    scripted: ScriptedRelay, home: Path, published: Published
-) -> None:
+async def test_fetch_resumes_after_kill(scripted: ScriptedRelay, home: Path, published: Published) -> None:
     given: list[str] = []
     process = await start(home, "fetch", published.release.id.hex(), "--relay", scripted.url)
 
@@ -115,9 +113,7 @@ async def test_a_fetch_that_was_killed_asks_again_for_no_more_than_was_under_way
     assert fetched["chunks"]["reused"] == COUNT + 2 - len(given)
 
 
-async def test_two_fetches_of_one_release_at_once_download_it_once(
-    scripted: ScriptedRelay, home: Path, published: Published
-) -> None:
+async def test_concurrent_fetches_download_once(scripted: ScriptedRelay, home: Path, published: Published) -> None:
     given: list[str] = []
     both = asyncio.Event()  # have begun
     begun = 0
@@ -142,9 +138,7 @@ async def test_two_fetches_of_one_release_at_once_download_it_once(
     assert checkpoint(json.loads(second[1])) == DATA
 
 
-async def test_a_terminal_shows_verified_bytes_that_never_go_back(
-    scripted: ScriptedRelay, home: Path, published: Published
-) -> None:
+async def test_terminal_progress_never_decreases(scripted: ScriptedRelay, home: Path, published: Published) -> None:
     shown, partly_shown = "", asyncio.Event()
 
     async def after_the_first_is_shown(wanted: dict[str, list[str]]) -> None:
@@ -184,7 +178,7 @@ async def test_a_terminal_shows_verified_bytes_that_never_go_back(
     assert counts()[-1] == round(published.release.size / 1e6, 1)
 
 
-async def test_weights_only_is_said_and_completed_by_the_next_fetch(
+async def test_weights_only_fetch_is_completed_by_the_next(
     scripted: ScriptedRelay, home: Path, tmp_path: Path, key: SecretKey
 ) -> None:
     published = await publish([scripted.url], tmp_path / "tiny", key, tiny_sources())
@@ -201,7 +195,7 @@ async def test_weights_only_is_said_and_completed_by_the_next_fetch(
     assert checkpoint(fetched) == checkpoint_bytes()
 
 
-async def test_a_relay_that_lies_is_named_and_its_release_is_still_fetched(
+async def test_lying_relay_is_named_and_fetch_succeeds(
     scripted: ScriptedRelay, home: Path, published: Published
 ) -> None:
     lies: list[str] = []
@@ -221,7 +215,7 @@ async def test_a_relay_that_lies_is_named_and_its_release_is_still_fetched(
     assert (code, "signed by npub1" in out) == (0, True)  # what it lied about was found by its hash
 
 
-async def test_a_relay_that_goes_on_lying_ends_with_3_and_nothing_to_see(
+async def test_only_lying_relay_exits_3_and_installs_nothing(
     scripted: ScriptedRelay, home: Path, published: Published
 ) -> None:
     first = next(published.manifest.files[0].chunks(46_080)).event_id.hex()
@@ -233,7 +227,7 @@ async def test_a_relay_that_goes_on_lying_ends_with_3_and_nothing_to_see(
     assert visible(home) == {}
 
 
-async def test_too_large_is_refused_before_anything_is_written(
+async def test_oversized_release_exits_3_and_writes_nothing(
     scripted: ScriptedRelay, home: Path, published: Published
 ) -> None:
     scripted.requests.clear()
@@ -250,11 +244,11 @@ async def test_too_large_is_refused_before_anything_is_written(
     ("text", "count"),
     [("1", 1), ("1000", 1_000), ("500M", 500 << 20), ("2G", 2 << 30), ("3kb", 3 << 10), ("1T", 1 << 40)],
 )
-def test_a_limit_may_have_a_unit(text: str, count: int) -> None:
+def test_size_may_have_a_unit(text: str, count: int) -> None:
     assert parse_size(text) == count
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5G", "M", "1 000", "1X", "9" * 17])
-def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
+def test_malformed_size_is_refused(text: str) -> None:
     with pytest.raises(CallerError, match="not a size in bytes"):
         parse_size(text)

@@ -54,9 +54,7 @@ async def test_each_new_version_is_installed_once(relay: str, tmp_path: Path, ke
     assert all(isinstance(update, Installed) for update in follow.updates)
 
 
-async def test_one_relay_that_is_down_does_not_matter_and_is_taken_up_again(
-    relay: str, tmp_path: Path, key: SecretKey, unused_port: int
-) -> None:
+async def test_relay_that_is_down_is_reconnected(relay: str, tmp_path: Path, key: SecretKey, unused_port: int) -> None:
     other = f"ws://127.0.0.1:{unused_port}"
     await version([relay], tmp_path, key, 1)
     async with Follow([relay, other], tmp_path / "home", key.pubkey).running() as follow:
@@ -73,7 +71,9 @@ async def test_one_relay_that_is_down_does_not_matter_and_is_taken_up_again(
     assert isinstance(trouble.error, Equivocation)
 
 
-async def test_what_came_during_an_outage_is_caught_up_with(tmp_path: Path, key: SecretKey, unused_port: int) -> None:
+async def test_versions_published_during_an_outage_are_installed(
+    tmp_path: Path, key: SecretKey, unused_port: int
+) -> None:
     data, url = tmp_path / "relay", f"ws://127.0.0.1:{unused_port}"
     home = tmp_path / "home"
     async with LocalRelay(port=unused_port, folder=data):
@@ -90,7 +90,7 @@ async def test_what_came_during_an_outage_is_caught_up_with(tmp_path: Path, key:
         assert follow.store.current() == latest.id
 
 
-async def test_the_status_says_how_it_stands(relay: str, tmp_path: Path, key: SecretKey) -> None:
+async def test_status_file_shows_relays_and_version(relay: str, tmp_path: Path, key: SecretKey) -> None:
     released = await version([relay], tmp_path, key, 1)
     dead = "ws://127.0.0.1:1"
     async with Follow([relay, dead], tmp_path / "home", key.pubkey).running() as follow:
@@ -107,7 +107,7 @@ async def test_the_status_says_how_it_stands(relay: str, tmp_path: Path, key: Se
 # --- what the user decides
 
 
-async def test_without_installing_news_is_told_once(relay: str, tmp_path: Path, key: SecretKey) -> None:
+async def test_notify_only_reports_each_version_once(relay: str, tmp_path: Path, key: SecretKey) -> None:
     released = await version([relay], tmp_path, key, 1)
     async with Follow([relay], tmp_path / "home", key.pubkey, notify_only=True).running() as follow:
         await follow.until(lambda: bool(follow.updates))
@@ -119,7 +119,7 @@ async def test_without_installing_news_is_told_once(relay: str, tmp_path: Path, 
     assert (await Follow([relay], tmp_path / "home", key.pubkey).follower.catch_up()) is not None
 
 
-async def test_a_pinned_release_stays_current(relay: str, tmp_path: Path, key: SecretKey) -> None:
+async def test_pinned_release_stays_current(relay: str, tmp_path: Path, key: SecretKey) -> None:
     home = tmp_path / "home"
     first = await version([relay], tmp_path, key, 1)
     assert isinstance(await Follow([relay], home, key.pubkey).follower.catch_up(), Installed)
@@ -134,7 +134,7 @@ async def test_a_pinned_release_stays_current(relay: str, tmp_path: Path, key: S
     assert isinstance(await Follow([relay], home, key.pubkey).follower.catch_up(), Installed)
 
 
-async def test_what_the_user_chose_stays_until_a_newer_version(relay: str, tmp_path: Path, key: SecretKey) -> None:
+async def test_chosen_release_stays_until_a_newer_version(relay: str, tmp_path: Path, key: SecretKey) -> None:
     home = tmp_path / "home"
     releases = []
     for seed in (1, 2):
@@ -149,7 +149,7 @@ async def test_what_the_user_chose_stays_until_a_newer_version(relay: str, tmp_p
     assert Store(home).current() == newer.id
 
 
-async def test_a_choice_made_during_a_download_stays(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_choice_made_during_a_download_wins(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     home = tmp_path / "home"
     releases = []
     for seed in (1, 2):
@@ -167,9 +167,7 @@ async def test_a_choice_made_during_a_download_stays(scripted: ScriptedRelay, tm
     assert Store(home).current() == releases[0].id
 
 
-async def test_a_head_that_can_be_seen_before_it_can_be_asked_for_is_waited_for(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_pushed_head_is_queried_until_available(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     await version([scripted.url], tmp_path, key, 1)
     second = await version([scripted.url], tmp_path, key, 2)
     asked = 0
@@ -190,9 +188,7 @@ async def test_a_head_that_can_be_seen_before_it_can_be_asked_for_is_waited_for(
 # --- lies, and revocations
 
 
-async def test_an_old_head_is_refused_after_a_restart_and_with_an_empty_cache(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_old_head_is_refused_after_a_restart(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     home = tmp_path / "home"
     await version([scripted.url], tmp_path, key, 1)
     await version([scripted.url], tmp_path, key, 2)
@@ -215,7 +211,7 @@ async def test_an_old_head_is_refused_after_a_restart_and_with_an_empty_cache(
     assert await Follow([scripted.url], home, key.pubkey).follower.catch_up() is None
 
 
-async def test_junk_and_strangers_wake_nobody(
+async def test_junk_and_strangers_trigger_no_query(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
 ) -> None:
     released = await version([scripted.url], tmp_path, key, 1)
@@ -230,7 +226,7 @@ async def test_junk_and_strangers_wake_nobody(
     assert follow.installed == [1]
 
 
-async def test_another_author_than_the_one_followed_is_refused(
+async def test_release_of_another_author_is_refused(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey
 ) -> None:
     await version([scripted.url], tmp_path, key, 1)
@@ -241,7 +237,7 @@ async def test_another_author_than_the_one_followed_is_refused(
     assert visible(tmp_path / "home") == {}
 
 
-async def test_a_release_taken_back_is_left_for_the_last_good_one(
+async def test_revoked_release_is_replaced_by_the_version_before(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     home = tmp_path / "home"
@@ -266,7 +262,7 @@ async def test_a_release_taken_back_is_left_for_the_last_good_one(
     assert update.release.version == 3
 
 
-async def test_a_revocation_that_can_be_seen_and_not_asked_for_counts(
+async def test_pushed_revocation_counts_without_a_query(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     releases = [await version([scripted.url], tmp_path, key, seed) for seed in (1, 2)]
@@ -282,9 +278,7 @@ async def test_a_revocation_that_can_be_seen_and_not_asked_for_counts(
     assert releases[1].id in follow.store.seen_versions.seen(key.pubkey, "demo").revoked
 
 
-async def test_a_release_whose_chunks_come_late_is_installed_when_they_do(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_release_with_late_chunks_is_installed(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     released = await version([scripted.url], tmp_path, key, 1)
     late = {event_id: event for event_id, event in scripted.events.items() if event["kind"] != HEAD_KIND}
     for event_id in late:

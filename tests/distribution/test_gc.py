@@ -47,7 +47,7 @@ def all_intact(store: Store) -> bool:
     return not any(store.damaged_files(release) for release in store.releases())
 
 
-def test_what_is_not_in_use_goes(store: Store, installed: list[Release]) -> None:
+def test_unused_releases_are_removed(store: Store, installed: list[Release]) -> None:
     before = disk_usage(store)
     gone = GarbageCollector(store).collect()
     assert ids(store) == {release.id for release in installed[2:]}
@@ -60,19 +60,19 @@ def test_what_is_not_in_use_goes(store: Store, installed: list[Release]) -> None
     assert GarbageCollector(store).collect() == []
 
 
-async def test_what_is_pinned_or_new_enough_stays(store: Store, installed: list[Release]) -> None:
+async def test_pinned_and_recent_releases_are_kept(store: Store, installed: list[Release]) -> None:
     await store.pin(installed[0].id)
     GarbageCollector(store).collect(keep=1)
     assert ids(store) == {installed[0].id, installed[2].id, installed[3].id}
     assert all_intact(store)
 
 
-def test_keeping_counts_from_the_one_installed_last(store: Store, installed: list[Release]) -> None:
+def test_keep_counts_from_the_latest_installed(store: Store, installed: list[Release]) -> None:
     GarbageCollector(store).collect(keep=3)
     assert ids(store) == {release.id for release in installed[1:]}
 
 
-def test_a_trial_says_the_same_and_removes_nothing(store: Store, installed: list[Release]) -> None:
+def test_dry_run_lists_the_same_and_removes_nothing(store: Store, installed: list[Release]) -> None:
     before = visible(store.home)
     would = GarbageCollector(store).collect(dry_run=True)
     assert visible(store.home) == before
@@ -80,7 +80,7 @@ def test_a_trial_says_the_same_and_removes_nothing(store: Store, installed: list
     assert len(installed) == 4
 
 
-async def test_beside_a_running_fetch_nothing_goes_that_it_counts_on(
+async def test_collection_spares_a_running_fetch(
     store: Store, installed: list[Release], scripted: ScriptedRelay
 ) -> None:
     GarbageCollector(store).collect()
@@ -101,7 +101,7 @@ async def test_beside_a_running_fetch_nothing_goes_that_it_counts_on(
     assert (await fetch([scripted.url], store.home, installed[0].id)).chunks.reused > 0
 
 
-async def test_a_fetch_waits_for_the_end_of_a_collection(store: Store) -> None:
+async def test_fetch_waits_for_a_running_collection(store: Store) -> None:
     async def begin() -> None:
         async with store.lock(bytes(32)):
             pass
@@ -113,7 +113,7 @@ async def test_a_fetch_waits_for_the_end_of_a_collection(store: Store) -> None:
     await asyncio.wait_for(beginning, 60)
 
 
-def test_a_blob_that_nothing_needs_goes_unless_a_fetch_has_found_it(store: Store, installed: list[Release]) -> None:
+def test_unused_blob_is_removed_unless_a_fetch_reuses_it(store: Store, installed: list[Release]) -> None:
     blob = orphan(store)
     spared = [bytes.fromhex(blob.name)]
     GarbageCollector(store, during=installed[0].id, blobs=spared).collect()
@@ -124,7 +124,7 @@ def test_a_blob_that_nothing_needs_goes_unless_a_fetch_has_found_it(store: Store
     assert not blob.exists()
 
 
-def test_what_is_left_of_a_fetch_goes_after_a_day(store: Store, installed: list[Release]) -> None:
+def test_interrupted_fetch_is_removed_after_a_day(store: Store, installed: list[Release]) -> None:
     partial = store.folder / "partial" / f"{'ab' * 32}-{'cd' * 32}.part"
     half = store.folder / "releases" / f".tmp-{'ab' * 32}"
     half.mkdir()
@@ -140,7 +140,7 @@ def test_what_is_left_of_a_fetch_goes_after_a_day(store: Store, installed: list[
     assert ids(store) == {release.id for release in installed}
 
 
-async def test_a_fetch_keeps_to_the_quota_and_collects_the_oldest_first(
+async def test_fetch_under_quota_removes_the_oldest_first(
     store: Store, installed: list[Release], scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     await Quota(store.home).set(disk_usage(store) + 10_000)
@@ -150,7 +150,7 @@ async def test_a_fetch_keeps_to_the_quota_and_collects_the_oldest_first(
     assert all_intact(store)
 
 
-async def test_where_nothing_may_go_the_fetch_is_refused(
+async def test_fetch_over_quota_is_refused(
     store: Store, installed: list[Release], scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     for release in installed:
@@ -170,7 +170,7 @@ async def test_where_nothing_may_go_the_fetch_is_refused(
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b'{"bytes": "1"}', b'{"bytes": 0}', b'{"other": 1}'])
-async def test_a_damaged_quota_is_reported(store: Store, text: bytes) -> None:
+async def test_damaged_quota_is_reported(store: Store, text: bytes) -> None:
     await Quota(store.home).set(5)
     assert Quota(store.home).read() == 5
     (store.home / "state" / "quota.json").write_bytes(text)

@@ -48,11 +48,11 @@ def begin(
     return journal.begin(author, name, contents, above=above, created_at=created_at, card=CARD, hint="wss://a")
 
 
-def test_nothing_is_found_in_a_new_journal(journal: Journal) -> None:
+def test_new_journal_is_empty(journal: Journal) -> None:
     assert journal.find(AUTHOR, "demo", ONE) is None
 
 
-def test_the_same_contents_have_the_same_entry(journal: Journal) -> None:
+def test_same_contents_find_the_same_record(journal: Journal) -> None:
     begun = begin(journal)
     assert begun == PublishRecord(version=1, created_at=100, card=CARD, hint="wss://a", resumed=False)
     assert journal.find(AUTHOR, "demo", ONE) == PublishRecord(
@@ -63,7 +63,7 @@ def test_the_same_contents_have_the_same_entry(journal: Journal) -> None:
 @pytest.mark.parametrize(
     ("author", "name", "contents"), [(OTHER_AUTHOR, "demo", ONE), (AUTHOR, "other", ONE), (AUTHOR, "demo", TWO)]
 )
-def test_something_else_is_not_found(journal: Journal, author: bytes, name: str, contents: bytes) -> None:
+def test_other_contents_are_not_found(journal: Journal, author: bytes, name: str, contents: bytes) -> None:
     begin(journal)
     assert journal.find(author, name, contents) is None
 
@@ -72,7 +72,7 @@ def test_versions_increase_by_one(journal: Journal) -> None:
     assert [begin(journal, contents).version for contents in (ONE, TWO, ONE)] == [1, 2, 3]
 
 
-def test_of_equal_contents_the_newest_is_found(journal: Journal) -> None:
+def test_newest_of_equal_contents_is_found(journal: Journal) -> None:
     begin(journal, created_at=100)
     begin(journal, TWO, created_at=200)
     begin(journal, created_at=300)
@@ -83,13 +83,13 @@ def test_of_equal_contents_the_newest_is_found(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize(("above", "version"), [(0, 3), (1, 3), (2, 3), (3, 4), (41, 42), (2**31 - 2, 2**31 - 1)])
-def test_a_version_is_above_the_journal_and_the_heads(journal: Journal, above: int, version: int) -> None:
+def test_version_is_above_journal_and_heads(journal: Journal, above: int, version: int) -> None:
     begin(journal)
     begin(journal)
     assert begin(journal, above=above).version == version
 
 
-def test_each_author_and_name_counts_alone(journal: Journal) -> None:
+def test_each_author_and_name_has_its_own_versions(journal: Journal) -> None:
     begin(journal)
     begin(journal)
     assert begin(journal, author=OTHER_AUTHOR).version == 1
@@ -97,7 +97,7 @@ def test_each_author_and_name_counts_alone(journal: Journal) -> None:
     assert begin(journal).version == 3
 
 
-def test_a_journal_survives_reopening(path: Path) -> None:
+def test_journal_survives_reopening(path: Path) -> None:
     with Journal(path) as journal:
         begun = begin(journal)
     with Journal(path) as journal:
@@ -112,7 +112,7 @@ def test_a_journal_survives_reopening(path: Path) -> None:
         assert begin(journal, TWO).version == 2
 
 
-def test_an_entry_is_on_disk_before_it_is_used(path: Path, journal: Journal) -> None:
+def test_record_is_on_disk_before_it_is_used(path: Path, journal: Journal) -> None:
     begin(journal)
     with database(path) as reader:
         assert reader.execute("SELECT version, created_at FROM publishes").fetchall() == [(1, 100)]
@@ -120,7 +120,7 @@ def test_an_entry_is_on_disk_before_it_is_used(path: Path, journal: Journal) -> 
     assert synchronous >= 2  # FULL: also after a power loss
 
 
-def test_two_journals_open_at_once_share_their_versions(path: Path) -> None:
+def test_two_open_journals_share_versions(path: Path) -> None:
     with Journal(path) as one, Journal(path) as two:
         assert [begin(journal).version for journal in (one, two, two, one)] == [1, 2, 3, 4]
         found = two.find(AUTHOR, "demo", ONE)
@@ -128,7 +128,7 @@ def test_two_journals_open_at_once_share_their_versions(path: Path) -> None:
         assert found.version == 4
 
 
-def test_two_writers_never_take_one_version(path: Path) -> None:
+def test_two_writers_never_share_a_version(path: Path) -> None:
     def write() -> list[int]:
         with Journal(path) as journal:
             return [begin(journal).version for _ in range(20)]
@@ -157,7 +157,7 @@ def test_opening_waits_for_another_writer(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"damaged" * 1_000, b"SQLite format 3\0" + b"\xff" * 5_000])
-def test_a_damaged_journal_is_reported(path: Path, damage: bytes) -> None:
+def test_damaged_journal_is_reported(path: Path, damage: bytes) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(damage)
     with pytest.raises(StoreError, match=r"journal\.sqlite"):
@@ -165,7 +165,7 @@ def test_a_damaged_journal_is_reported(path: Path, damage: bytes) -> None:
     assert path.read_bytes() == damage
 
 
-def test_a_journal_damaged_while_it_is_open_is_reported(path: Path, journal: Journal) -> None:
+def test_damage_to_an_open_journal_is_reported(path: Path, journal: Journal) -> None:
     with database(path) as other:
         other.execute("DROP TABLE publishes")
     with pytest.raises(StoreError, match=r"journal\.sqlite"):
@@ -174,7 +174,7 @@ def test_a_journal_damaged_while_it_is_open_is_reported(path: Path, journal: Jou
         begin(journal)
 
 
-def test_a_journal_of_another_shape_is_reported(path: Path) -> None:
+def test_journal_with_other_columns_is_reported(path: Path) -> None:
     path.parent.mkdir(parents=True)
     with database(path) as other:
         other.execute("CREATE TABLE publishes (something)")
@@ -182,7 +182,7 @@ def test_a_journal_of_another_shape_is_reported(path: Path) -> None:
         begin(journal)
 
 
-def test_a_folder_in_its_place_is_reported(path: Path) -> None:
+def test_folder_instead_of_a_journal_is_reported(path: Path) -> None:
     path.mkdir(parents=True)
     with pytest.raises(StoreError, match=r"journal\.sqlite"):
         Journal(path)
@@ -191,7 +191,7 @@ def test_a_folder_in_its_place_is_reported(path: Path) -> None:
 # --- what makes contents the same
 
 
-def test_the_order_of_files_does_not_matter() -> None:
+def test_order_of_files_does_not_matter() -> None:
     files = [("a", ONE), ("b", TWO), ("c", ONE)]
     assert contents_digest(files) == contents_digest(files[::-1])
 
@@ -207,10 +207,10 @@ def test_the_order_of_files_does_not_matter() -> None:
         [("ab", ONE), ("", TWO)],
     ],
 )
-def test_other_files_are_other_contents(files: list[tuple[str, bytes]]) -> None:
+def test_different_files_have_different_digests(files: list[tuple[str, bytes]]) -> None:
     assert contents_digest(files) != contents_digest([("a", ONE), ("b", TWO)])
 
 
-def test_the_digest_of_contents_never_changes() -> None:
+def test_digest_of_contents_is_stable() -> None:
     # Entries of an older program must be found again.
     assert contents_digest([("b", TWO), ("a", ONE)]) == hashlib.sha256(b"a\0" + ONE + b"b\0" + TWO).digest()

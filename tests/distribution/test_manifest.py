@@ -53,7 +53,7 @@ def more_files(raw: Raw, count_in_all: int) -> None:
 # --- what is right
 
 
-def test_a_manifest_of_the_protocol() -> None:
+def test_decoded_manifest_has_the_files() -> None:
     manifest = decode(raw_manifest())
     checkpoint, tokenizer, config = manifest.files
     assert manifest.size == 50_010 + 100 + 200
@@ -64,7 +64,7 @@ def test_a_manifest_of_the_protocol() -> None:
     assert checkpoint.sha256 == bytes(range(32))
 
 
-def test_chunks_are_where_the_segments_say() -> None:
+def test_chunks_follow_the_segments() -> None:
     checkpoint = decode(raw_manifest()).files[0]
     chunks = list(checkpoint.chunks(CHUNK_SIZE))
     assert [(chunk.offset, chunk.size) for chunk in chunks] == [(0, 46_080), (46_080, 3_920), (50_000, 10)]
@@ -72,13 +72,13 @@ def test_chunks_are_where_the_segments_say() -> None:
     assert chunks[1].event_id == checkpoint.references[64:96]
 
 
-def test_bytes_on_the_wire_are_those_of_the_protocol() -> None:
+def test_encoded_bytes_follow_the_protocol() -> None:
     raw = raw_manifest()
     assert msgpack.unpackb(decode(raw).encode()) == raw
     assert decode(raw).encode() == msgpack.packb(raw)
 
 
-def test_unknown_keys_and_other_files_are_taken() -> None:
+def test_unknown_keys_and_roles_are_accepted() -> None:
     raw = raw_manifest() | {"comment": "hello"}
     raw["files"][0]["mtime"] = 5
     more_files(raw, 5)
@@ -86,13 +86,13 @@ def test_unknown_keys_and_other_files_are_taken() -> None:
     assert decode(raw).encode() != msgpack.packb(raw)
 
 
-def test_weights_alone_are_a_checkpoint() -> None:
+def test_checkpoint_may_have_weights_only() -> None:
     raw = raw_manifest()
     raw["files"][0] = raw_file("checkpoint.bin", "checkpoint", ("weights", 1))
     assert decode(raw).files[0].chunk_count == 1
 
 
-def test_sixteen_files_and_a_side_file_at_the_limit_are_taken() -> None:
+def test_manifest_at_its_limits_is_accepted() -> None:
     raw = raw_manifest()
     more_files(raw, MAX_FILES)
     raw["files"][1] = raw_file("vocab.json", "tokenizer", ("data", MAX_SIDE_FILE))
@@ -133,7 +133,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
 
 @given(manifests())
 @settings(max_examples=60)
-def test_any_manifest_survives_the_wire(manifest: Manifest) -> None:
+def test_any_manifest_round_trips(manifest: Manifest) -> None:
     assert Manifest.decode(manifest.encode()) == manifest
 
 
@@ -269,7 +269,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
 
 
 @pytest.mark.parametrize(("change", "wrong"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_rule(change: Break, wrong: str) -> None:
+def test_broken_rule_is_refused(change: Break, wrong: str) -> None:
     raw = raw_manifest()
     decode(raw)
     change(raw)
@@ -277,7 +277,7 @@ def test_a_broken_rule(change: Break, wrong: str) -> None:
         decode(raw)
 
 
-def test_a_moved_border_changes_how_many_chunks_are_needed() -> None:
+def test_moved_segment_border_changes_chunk_count() -> None:
     raw = raw_manifest()
     segments = raw["files"][0]["segments"]
     segments[0][1], segments[1][1] = 3_920, 46_090
@@ -311,13 +311,13 @@ NO_MANIFESTS = {
 
 
 @pytest.mark.parametrize("raw", NO_MANIFESTS.values(), ids=NO_MANIFESTS)
-def test_what_is_no_manifest(raw: bytes) -> None:
+def test_malformed_bytes_are_refused(raw: bytes) -> None:
     with pytest.raises(InvalidManifest, match="manifest"):
         Manifest.decode(raw)
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_are_taken_for_a_manifest(raw: bytes) -> None:
+def test_random_bytes_are_refused(raw: bytes) -> None:
     with pytest.raises(InvalidManifest):
         Manifest.decode(raw)
 
@@ -345,7 +345,7 @@ places = st.sampled_from(
 
 
 @given(places, values)
-def test_any_value_in_any_place_gives_a_manifest_or_is_refused(place: tuple[Any, ...], value: object) -> None:
+def test_any_value_decodes_or_is_refused(place: tuple[Any, ...], value: object) -> None:
     raw = raw_manifest()
     inner: Any = raw
     for step in place[:-1]:
@@ -360,12 +360,12 @@ def test_any_value_in_any_place_gives_a_manifest_or_is_refused(place: tuple[Any,
 
 
 @pytest.mark.parametrize("text", ["a", "0", "a" * 64, "a.b-c_d", "checkpoint_best.bin", "a..b", "con"])
-def test_names(text: str) -> None:
+def test_valid_names(text: str) -> None:
     assert is_name(text)
 
 
 @pytest.mark.parametrize(
     "text", ["", "a" * 65, "A", ".a", "-a", "_a", "a/b", "a b", "a\n", "\na", "é", "a\0", "\u0661"]
 )
-def test_no_names(text: str) -> None:
+def test_invalid_names(text: str) -> None:
     assert not is_name(text)

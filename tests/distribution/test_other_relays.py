@@ -79,7 +79,7 @@ async def test_follow_and_revoke(name: str, tmp_path: Path, free_port: int, key:
 
 
 @pytest.mark.parametrize("name", RELAYS)
-async def test_a_stranger_sends_a_release_again(name: str, tmp_path: Path, free_port: int, key: SecretKey) -> None:
+async def test_stranger_reseeds_a_release(name: str, tmp_path: Path, free_port: int, key: SecretKey) -> None:
     big = b"".join(bytes([number]) * 46_080 for number in range(70))
     sources = [source("big.bin", "checkpoint", big, [("weights", len(big))]), *tiny_sources()[1:]]
     address = AddressReference(author=key.pubkey, name="demo")
@@ -100,7 +100,7 @@ async def test_a_stranger_sends_a_release_again(name: str, tmp_path: Path, free_
 
 
 @pytest.mark.parametrize("name", RELAYS)
-async def test_copies_that_somebody_else_signed(
+async def test_copies_signed_by_another_key(
     name: str, tmp_path: Path, free_port: int, key: SecretKey, stranger: SecretKey
 ) -> None:
     async with running(name, tmp_path, free_port) as url, scripted_relay() as full:

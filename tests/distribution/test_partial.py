@@ -33,7 +33,7 @@ def parts(home: Path) -> list[Path]:
     return list((home / "store" / "partial").iterdir())
 
 
-def test_a_new_part_is_empty_and_as_long_as_the_file(store: Store, tmp_path: Path) -> None:
+def test_new_part_file_is_sparse_and_full_length(store: Store, tmp_path: Path) -> None:
     with store.partial(RELEASE, FILE) as partial:
         assert partial.read(0, FILE.size + 1) == bytes(FILE.size)
     (part,) = parts(tmp_path)
@@ -41,7 +41,7 @@ def test_a_new_part_is_empty_and_as_long_as_the_file(store: Store, tmp_path: Pat
     assert stat.S_IMODE(part.stat().st_mode) == 0o600
 
 
-def test_a_part_is_taken_up_again(tmp_path: Path) -> None:
+def test_part_file_is_resumed(tmp_path: Path) -> None:
     with Store(tmp_path).partial(RELEASE, FILE) as partial:
         partial.write(1_000, DATA[1_000:5_000])
     with Store(tmp_path).partial(RELEASE, FILE) as partial:
@@ -54,14 +54,14 @@ def test_a_part_is_taken_up_again(tmp_path: Path) -> None:
     assert parts(tmp_path) == []
 
 
-def test_two_releases_do_not_share_a_part(store: Store) -> None:
+def test_two_releases_have_separate_part_files(store: Store) -> None:
     with store.partial(RELEASE, FILE) as one, store.partial(OTHER_RELEASE, FILE) as two:
         one.write(0, b"one")
         assert two.read(0, 3) == bytes(3)
 
 
 @pytest.mark.parametrize("size", [0, 10, FILE.size + 10_000])
-def test_a_part_of_another_length_is_made_to_fit(store: Store, tmp_path: Path, size: int) -> None:
+def test_part_file_of_another_length_is_resized(store: Store, tmp_path: Path, size: int) -> None:
     with store.partial(RELEASE, FILE):
         pass
     (part,) = parts(tmp_path)
@@ -74,7 +74,7 @@ def test_a_part_of_another_length_is_made_to_fit(store: Store, tmp_path: Path, s
 
 
 @pytest.mark.parametrize("wrong", [b"", DATA[:-1], DATA[:-1] + b"x", b"x" + DATA[1:]], ids=len)
-def test_what_is_not_the_file_is_removed_and_no_blob(store: Store, tmp_path: Path, wrong: bytes) -> None:
+def test_wrong_file_is_removed_and_not_stored(store: Store, tmp_path: Path, wrong: bytes) -> None:
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, wrong)
         with pytest.raises(InvalidManifest, match="the file that they make"):
@@ -83,7 +83,7 @@ def test_what_is_not_the_file_is_removed_and_no_blob(store: Store, tmp_path: Pat
     assert not store.has_blob(FILE.sha256)
 
 
-def test_a_part_that_is_a_link_is_not_followed(store: Store, tmp_path: Path) -> None:
+def test_linked_part_file_is_refused(store: Store, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.write_bytes(b"mine")
     with store.partial(RELEASE, FILE):
@@ -96,7 +96,7 @@ def test_a_part_that_is_a_link_is_not_followed(store: Store, tmp_path: Path) -> 
     assert mine.read_bytes() == b"mine"
 
 
-def test_a_short_write_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_write_is_continued(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: pwrite(descriptor, data[:1_000], offset))
     with store.partial(RELEASE, FILE) as partial:
@@ -104,13 +104,13 @@ def test_a_short_write_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) ->
         assert partial.read(0, FILE.size) == DATA
 
 
-def test_the_disk_that_a_part_takes_is_known(store: Store) -> None:
+def test_allocated_size_grows_with_writes(store: Store) -> None:
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, DATA)
         assert partial.allocated_size >= FILE.size
 
 
-def test_holes_are_known_where_nothing_was_written(store: Store) -> None:
+def test_holes_are_reported_where_nothing_was_written(store: Store) -> None:
     with store.partial(RELEASE, FILE) as partial:
         assert partial.is_hole(0, FILE.size)
         partial.write(200_000, DATA[200_000:200_010])
@@ -119,7 +119,7 @@ def test_holes_are_known_where_nothing_was_written(store: Store) -> None:
         assert partial.is_hole(0, 100_000)
 
 
-def test_bytes_hashed_on_the_way_are_those_that_were_there_then(store: Store) -> None:
+def test_running_hash_covers_bytes_as_written(store: Store) -> None:
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, DATA[:100_000])
         partial.advance(100_000)
@@ -129,7 +129,7 @@ def test_bytes_hashed_on_the_way_are_those_that_were_there_then(store: Store) ->
     assert store.has_blob(FILE.sha256)
 
 
-def test_what_was_hashed_wrong_on_the_way_is_no_blob(store: Store) -> None:
+def test_wrong_running_hash_stores_no_blob(store: Store) -> None:
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, bytes(100_000))
         partial.advance(100_000)
@@ -139,13 +139,13 @@ def test_what_was_hashed_wrong_on_the_way_is_no_blob(store: Store) -> None:
     assert not store.has_blob(FILE.sha256)
 
 
-def test_a_part_that_is_closed_is_not_touched_any_more(store: Store) -> None:
+def test_closed_part_file_is_not_touched(store: Store) -> None:
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, DATA)
     partial.advance(FILE.size)  # a thread that was too late
 
 
-def test_a_rewritten_file_is_a_blob_by_its_new_hash(store: Store, tmp_path: Path) -> None:
+def test_rewritten_file_is_stored_under_its_new_hash(store: Store, tmp_path: Path) -> None:
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, DATA)
         sha256_ = store.add_blob(partial, FILE, HeaderRewrite(size=3, apply=lambda start: start[::-1]))
@@ -156,14 +156,14 @@ def test_a_rewritten_file_is_a_blob_by_its_new_hash(store: Store, tmp_path: Path
     assert not hashes_to(blob, FILE.sha256)
 
 
-def test_a_rewritten_file_leads_back_to_its_part(store: Store, tmp_path: Path) -> None:
+def test_rewritten_file_can_restore_its_part(store: Store, tmp_path: Path) -> None:
     (tmp_path / "here").write_bytes(b"xyz" + DATA[3:2_000_000])
     with store.partial(RELEASE, FILE) as partial:
         partial.copy_from(tmp_path / "here", start=DATA[:3])
         assert partial.read(0, FILE.size) == DATA
 
 
-def test_bytes_are_safe_before_they_get_their_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blob_is_synced_before_it_is_renamed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace
 

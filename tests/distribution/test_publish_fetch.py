@@ -18,7 +18,7 @@ from relay_client.keys import AddressReference, SecretKey
 from relay_client.timeouts import Timeouts
 
 
-async def test_what_is_fetched_is_what_was_published(relay: str, tmp_path: Path, key: SecretKey) -> None:
+async def test_fetched_files_equal_published_files(relay: str, tmp_path: Path, key: SecretKey) -> None:
     published = await publish([relay], tmp_path / "a", key, tiny_sources())
     fetched = await fetch([relay], tmp_path / "b", published.release.id)
     local = fetched.release.file("checkpoint").local_path
@@ -29,7 +29,7 @@ async def test_what_is_fetched_is_what_was_published(relay: str, tmp_path: Path,
     assert local.stat().st_mode & 0o222 == 0
 
 
-async def test_a_name_leads_to_the_latest_version(relay: str, tmp_path: Path, key: SecretKey) -> None:
+async def test_name_resolves_to_the_latest_version(relay: str, tmp_path: Path, key: SecretKey) -> None:
     address = AddressReference(author=key.pubkey, name="demo")
     first = await publish([relay], tmp_path / "a", key, tiny_sources(seed=1))
     assert (await fetch([relay], tmp_path / "b", address)).release.id == first.release.id
@@ -41,7 +41,7 @@ async def test_a_name_leads_to_the_latest_version(relay: str, tmp_path: Path, ke
     assert (tmp_path / "b/store/refs/previous").read_text() == f'{{"release":"{first.release.id.hex()}"}}'
 
 
-async def test_the_same_files_again_send_nothing(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_same_files_again_send_nothing(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     first = await publish([scripted.url], tmp_path, key, tiny_sources())
     sent = len(scripted.received)
     again = await publish([scripted.url], tmp_path, key, tiny_sources())
@@ -52,7 +52,7 @@ async def test_the_same_files_again_send_nothing(scripted: ScriptedRelay, tmp_pa
     assert first.relays[scripted.url].accepted == first.events == sent
 
 
-async def test_a_rerun_sends_what_a_relay_lost(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_rerun_sends_what_a_relay_lost(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     first = await publish([scripted.url], tmp_path, key, tiny_sources())
     lost = scripted.received[1:3]
     for event_id in lost:
@@ -63,13 +63,13 @@ async def test_a_rerun_sends_what_a_relay_lost(scripted: ScriptedRelay, tmp_path
     assert scripted.received == lost
 
 
-async def test_a_second_machine_counts_on_from_the_relays_heads(relay: str, tmp_path: Path, key: SecretKey) -> None:
+async def test_second_machine_continues_the_versions(relay: str, tmp_path: Path, key: SecretKey) -> None:
     await publish([relay], tmp_path / "laptop", key, tiny_sources(seed=1))
     second = await publish([relay], tmp_path / "desktop", key, tiny_sources(seed=2))
     assert second.release.version == 2
 
 
-async def test_after_the_last_version_there_is_no_other(
+async def test_publish_after_the_last_version_is_refused(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     first = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
@@ -82,7 +82,7 @@ async def test_after_the_last_version_there_is_no_other(
     assert scripted.received == []
 
 
-async def test_the_journals_last_version_counts_too(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_last_version_in_the_journal_counts(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     with Journal(tmp_path / "state" / "journal.sqlite") as journal:
         journal.begin(key.pubkey, "demo", bytes(32), above=2**31 - 2, created_at=clock(), card={}, hint=scripted.url)
     with pytest.raises(CallerError, match="last version"):  # known to this machine, and on no relay yet
@@ -90,13 +90,13 @@ async def test_the_journals_last_version_counts_too(scripted: ScriptedRelay, tmp
     assert scripted.received == []
 
 
-async def test_a_new_version_of_the_same_bytes(relay: str, tmp_path: Path, key: SecretKey) -> None:
+async def test_new_version_of_the_same_files(relay: str, tmp_path: Path, key: SecretKey) -> None:
     first = await publish([relay], tmp_path, key, tiny_sources())
     second = await publish([relay], tmp_path, key, tiny_sources(), new_version=True)
     assert (second.release.version, second.release.id != first.release.id) == (2, True)
 
 
-async def test_publishing_an_old_version_again_leaves_the_head(relay: str, tmp_path: Path, key: SecretKey) -> None:
+async def test_republishing_an_old_version_keeps_the_head(relay: str, tmp_path: Path, key: SecretKey) -> None:
     await publish([relay], tmp_path / "a", key, tiny_sources(seed=1))
     second = await publish([relay], tmp_path / "a", key, tiny_sources(seed=2))
     await publish([relay], tmp_path / "a", key, tiny_sources(seed=1))
@@ -104,7 +104,7 @@ async def test_publishing_an_old_version_again_leaves_the_head(relay: str, tmp_p
     assert fetched.release.id == second.release.id
 
 
-async def test_equal_chunks_are_one_event(relay: str, tmp_path: Path, key: SecretKey) -> None:
+async def test_equal_chunks_are_sent_once(relay: str, tmp_path: Path, key: SecretKey) -> None:
     data = bytes(46_080 * 3)
     files = [source("zeros.bin", "checkpoint", data, [("weights", len(data))]), *tiny_sources()[1:]]
     published = await publish([relay], tmp_path / "a", key, files)
@@ -113,23 +113,21 @@ async def test_equal_chunks_are_one_event(relay: str, tmp_path: Path, key: Secre
     assert fetched.release.file("checkpoint").local_path.read_bytes() == data
 
 
-async def test_the_head_goes_last_and_the_release_before_it(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_head_is_sent_last(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     await publish([scripted.url], tmp_path, key, tiny_sources())
     kinds = [scripted.events[event_id]["kind"] for event_id in scripted.received]
     assert kinds[-2:] == [RELEASE_KIND, HEAD_KIND]
     assert set(kinds[:-2]) == {1064}
 
 
-async def test_no_head_where_a_chunk_was_refused(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_no_head_if_a_chunk_was_refused(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     scripted.accept = lambda _: (len(scripted.received) < 3, "blocked: no models here")
     with pytest.raises(NotPublished, match="no models here"):
         await publish([scripted.url], tmp_path, key, tiny_sources())
     assert all(event["kind"] == 1064 for event in scripted.events.values())
 
 
-async def test_no_head_where_the_relay_forgets(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_no_head_if_the_relay_forgets(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     scripted.keep = False
     with pytest.raises(NotPublished, match="accepted the release but does not return it"):
         await publish([scripted.url], tmp_path, key, tiny_sources(), timeouts=Timeouts(readable_first_s=0.001))
@@ -147,7 +145,7 @@ async def test_one_good_relay_is_enough_to_publish(scripted: ScriptedRelay, tmp_
         assert published.relays[dead].reason
 
 
-async def test_two_relays_with_half_each_make_a_whole(tmp_path: Path, key: SecretKey) -> None:
+async def test_fetch_combines_two_half_relays(tmp_path: Path, key: SecretKey) -> None:
     async with scripted_relay() as left, scripted_relay() as right:
         published = await publish([left.url, right.url], tmp_path / "a", key, tiny_sources())
         for number, event_id in enumerate(left.received[:4]):
@@ -156,9 +154,7 @@ async def test_two_relays_with_half_each_make_a_whole(tmp_path: Path, key: Secre
         assert fetched.chunks.fetched == 5
 
 
-async def test_a_fetch_goes_on_where_the_last_one_stopped(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_fetch_resumes_where_the_last_stopped(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
     withheld = scripted.received[2]
     event = scripted.events.pop(withheld)
@@ -172,9 +168,7 @@ async def test_a_fetch_goes_on_where_the_last_one_stopped(
     assert list((tmp_path / "b/store/partial").iterdir()) == []
 
 
-async def test_a_fetch_does_not_believe_what_lies_in_the_partial_file(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_chunks_in_a_part_file_are_verified(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
     event = scripted.events.pop(scripted.received[2])
     with pytest.raises(ChunksMissing):
@@ -188,7 +182,7 @@ async def test_a_fetch_does_not_believe_what_lies_in_the_partial_file(
     assert fetched.release.file("checkpoint").local_path.read_bytes() == checkpoint_bytes()
 
 
-async def test_fetching_again_moves_nothing(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_second_fetch_transfers_nothing(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
     await fetch([scripted.url], tmp_path / "b", published.release.id)
     before = visible(tmp_path / "b")
@@ -197,9 +191,7 @@ async def test_fetching_again_moves_nothing(scripted: ScriptedRelay, tmp_path: P
     assert visible(tmp_path / "b") == before
 
 
-async def test_a_damaged_installation_is_fetched_again_and_put_right(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_damaged_release_is_fetched_again(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
     first = await fetch([scripted.url], tmp_path / "b", published.release.id)
     local = first.release.file("checkpoint").local_path
@@ -213,7 +205,7 @@ async def test_a_damaged_installation_is_fetched_again_and_put_right(
     assert [path.name for path in (tmp_path / "b/store/releases").iterdir()] == [published.release.id.hex()]
 
 
-async def test_requests_stay_small_and_name_a_limit(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_requests_are_small_and_limited(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     data = b"".join(bytes([n]) * 46_080 for n in range(120))
     files = [source("big.bin", "checkpoint", data, [("weights", len(data))]), *tiny_sources()[1:]]
     published = await publish([scripted.url], tmp_path / "a", key, files)
@@ -223,20 +215,20 @@ async def test_requests_stay_small_and_name_a_limit(scripted: ScriptedRelay, tmp
     assert all(wanted["limit"] == len(wanted["ids"]) for wanted in by_id)
 
 
-async def test_an_unknown_id_and_an_unknown_name_are_not_found(relay: str, tmp_path: Path, key: SecretKey) -> None:
+async def test_unknown_id_and_name_are_not_found(relay: str, tmp_path: Path, key: SecretKey) -> None:
     with pytest.raises(NotFound):
         await fetch([relay], tmp_path, bytes(32))
     with pytest.raises(NotFound):
         await fetch([relay], tmp_path, AddressReference(author=key.pubkey, name="nothing"))
 
 
-async def test_no_relay_at_all_is_said_in_words(tmp_path: Path) -> None:
+async def test_unreachable_relays_are_reported(tmp_path: Path) -> None:
     with pytest.raises(TransportError, match=r"no relay can be reached: ws://127\.0\.0\.1:1: Connect"):
         await fetch(["ws://127.0.0.1:1"], tmp_path, bytes(32))
 
 
 @pytest.mark.parametrize("name", ["", "Demo", "../demo", "a" * 65, "a/b", "-x"])
-async def test_a_name_that_is_not_allowed_publishes_nothing(
+async def test_invalid_name_publishes_nothing(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, name: str
 ) -> None:
     with pytest.raises(CallerError, match="name"):
@@ -244,9 +236,7 @@ async def test_a_name_that_is_not_allowed_publishes_nothing(
     assert scripted.received == []
 
 
-async def test_a_file_that_changes_under_way_is_noticed(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_file_changed_during_publish_is_refused(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(checkpoint_bytes(seed=1))
     sources = tiny_sources(seed=1)

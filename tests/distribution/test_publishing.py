@@ -58,7 +58,7 @@ def of_kind(relay: ScriptedRelay, kind: int) -> list[RawEvent]:
 # --- copies
 
 
-async def test_each_chunk_goes_to_as_many_relays_as_asked_and_the_announcement_to_all(
+async def test_copies_limits_chunks_not_the_announcement(
     scripted: ScriptedRelay, second: ScriptedRelay, third: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     relays = [scripted, second, third]
@@ -73,7 +73,7 @@ async def test_each_chunk_goes_to_as_many_relays_as_asked_and_the_announcement_t
     assert fetched.chunks.fetched == CHUNKS + 2
 
 
-async def test_by_default_every_relay_gets_everything(
+async def test_every_relay_gets_everything_by_default(
     scripted: ScriptedRelay, second: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     published = await publish([scripted.url, second.url], tmp_path, key, tiny_sources())
@@ -81,7 +81,7 @@ async def test_by_default_every_relay_gets_everything(
     assert len(scripted.events) == published.events
 
 
-async def test_the_share_of_a_relay_that_refuses_moves_to_the_others(
+async def test_share_of_a_refusing_relay_moves(
     scripted: ScriptedRelay, second: ScriptedRelay, third: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     scripted.accept = lambda _event: (len(scripted.received) <= 5, "blocked: enough")
@@ -95,7 +95,7 @@ async def test_the_share_of_a_relay_that_refuses_moves_to_the_others(
     assert fetched.chunks.fetched == CHUNKS + 2
 
 
-async def test_what_a_relay_took_that_died_is_sent_elsewhere(
+async def test_share_of_a_dead_relay_moves(
     second: ScriptedRelay, third: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     dying = ScriptedRelay()
@@ -122,7 +122,7 @@ async def test_what_a_relay_took_that_died_is_sent_elsewhere(
     assert fetched.chunks.fetched == CHUNKS + 2
 
 
-async def test_what_a_relay_took_that_hides_the_announcement_is_sent_elsewhere(
+async def test_share_of_a_hiding_relay_moves(
     scripted: ScriptedRelay, second: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     scripted.deliver = lambda _event: None
@@ -132,7 +132,7 @@ async def test_what_a_relay_took_that_hides_the_announcement_is_sent_elsewhere(
     assert len(second.events) == published.events
 
 
-async def test_no_head_where_some_chunk_is_on_no_relay(
+async def test_no_head_if_a_chunk_is_on_no_relay(
     scripted: ScriptedRelay, second: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     scripted.accept = lambda _event: (len(scripted.received) <= 3, "blocked: a")
@@ -142,7 +142,7 @@ async def test_no_head_where_some_chunk_is_on_no_relay(
     assert {event["kind"] for relay in (scripted, second) for event in relay.events.values()} == {CHUNK_KIND}
 
 
-async def test_the_announcement_waits_for_the_last_chunk_on_the_slowest_relay(
+async def test_announcement_waits_for_the_slowest_relay(
     scripted: ScriptedRelay, second: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     late = 0
@@ -164,7 +164,7 @@ async def test_the_announcement_waits_for_the_last_chunk_on_the_slowest_relay(
 # --- reruns
 
 
-async def test_a_rerun_asks_only_for_what_is_not_recorded_and_a_sample(
+async def test_rerun_queries_unrecorded_events_and_a_sample(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     await publish([scripted.url], tmp_path, key, many_sources(CHUNKS))
@@ -176,9 +176,7 @@ async def test_a_rerun_asks_only_for_what_is_not_recorded_and_a_sample(
     assert scripted.received == []
 
 
-async def test_an_interrupted_publish_goes_on_with_what_is_missing(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_interrupted_publish_resumes(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     scripted.accept = lambda _event: (len(scripted.received) <= 30, "blocked: not today")
     with pytest.raises(NotPublished):
         await publish([scripted.url], tmp_path, key, many_sources(CHUNKS))
@@ -192,9 +190,7 @@ async def test_an_interrupted_publish_goes_on_with_what_is_missing(
     assert len(of_kind(scripted, RELEASE_KIND)) == 1
 
 
-async def test_a_relay_that_began_anew_is_sent_everything_again(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_emptied_relay_is_sent_everything_again(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     first = await publish([scripted.url], tmp_path, key, many_sources(CHUNKS))
     scripted.events.clear()
     scripted.received.clear()
@@ -203,9 +199,7 @@ async def test_a_relay_that_began_anew_is_sent_everything_again(
     assert len(scripted.received) == len(scripted.events) == first.events
 
 
-async def test_what_a_relay_lost_of_much_is_found_when_asked_to_check(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_check_finds_events_that_a_relay_lost(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     await publish([scripted.url], tmp_path, key, many_sources(CHUNKS))
     lost = scripted.received[10]  # not one of the sample
     del scripted.events[lost]
@@ -216,7 +210,7 @@ async def test_what_a_relay_lost_of_much_is_found_when_asked_to_check(
     assert scripted.received == [lost]
 
 
-async def test_a_new_relay_gets_what_the_others_have(
+async def test_new_relay_gets_the_whole_release(
     scripted: ScriptedRelay, second: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     first = await publish([scripted.url], tmp_path, key, tiny_sources())
@@ -228,7 +222,9 @@ async def test_a_new_relay_gets_what_the_others_have(
     assert len(scripted.received) == sent
 
 
-async def test_receipts_of_another_release_say_nothing(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_receipts_of_another_release_do_not_count(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
     await publish([scripted.url], tmp_path, key, tiny_sources())
     scripted.received.clear()
     second = await publish([scripted.url], tmp_path, key, tiny_sources(), new_version=True)
@@ -241,7 +237,7 @@ async def test_receipts_of_another_release_say_nothing(scripted: ScriptedRelay, 
 # --- what relays say
 
 
-async def test_a_relay_too_small_is_left_out_before_anything_is_sent(
+async def test_relay_with_small_limit_is_skipped(
     scripted: ScriptedRelay, second: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     scripted.description = {"limitation": {"max_message_length": 16_384}}
@@ -251,32 +247,30 @@ async def test_a_relay_too_small_is_left_out_before_anything_is_sent(
     assert len(second.received) == published.events
 
 
-async def test_only_relays_that_are_too_small(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_publish_fails_if_all_limits_are_too_small(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+) -> None:
     scripted.description = {"limitation": {"max_message_length": 16_384}}
     with pytest.raises(NotPublished, match="up to 16,384 bytes"):
         await publish([scripted.url], tmp_path, key, tiny_sources())
     assert scripted.received == []
 
 
-async def test_what_a_relay_demands_is_reported_and_is_no_obstacle(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_demands_of_a_relay_are_reported(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     scripted.description = {"limitation": {"payment_required": True, "max_message_length": 65_536}}
     published = await publish([scripted.url], tmp_path, key, tiny_sources())
     assert published.relays[scripted.url].requirements == ("requires payment",)
     assert len(scripted.received) == published.events
 
 
-async def test_a_relay_for_members_learns_who_publishes(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_members_only_relay_is_authenticated_to(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     scripted.members = [key.pubkey.hex()]
     published = await publish([scripted.url], tmp_path, key, tiny_sources())
     assert len(scripted.events) == published.events
     assert published.relays[scripted.url].refused == 0
 
 
-async def test_the_speed_of_a_relay_is_remembered(relay: str, tmp_path: Path, key: SecretKey) -> None:
+async def test_send_rate_is_recorded(relay: str, tmp_path: Path, key: SecretKey) -> None:
     await publish([relay], tmp_path, key, many_sources(CHUNKS))
     with Journal(tmp_path / "state" / "journal.sqlite") as journal:
         rate = journal.send_rate(relay)
@@ -287,7 +281,7 @@ async def test_the_speed_of_a_relay_is_remembered(relay: str, tmp_path: Path, ke
 # --- expiry
 
 
-async def test_everything_of_a_release_that_expires_says_when(
+async def test_every_event_of_an_expiring_release_has_the_tag(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     at = clock()
@@ -298,12 +292,12 @@ async def test_everything_of_a_release_that_expires_says_when(
     assert fetched.release.id == published.release.id
 
 
-async def test_nothing_else_has_an_expiry(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_release_without_expiry_has_no_tag(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     await publish([scripted.url], tmp_path, key, tiny_sources())
     assert not any(tag[0] == "expiration" for event in scripted.events.values() for tag in event["tags"])
 
 
-async def test_a_rerun_keeps_the_expiry_and_the_ids(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_rerun_keeps_expiry_and_ids(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     first = await publish([scripted.url], tmp_path, key, tiny_sources(), expires_in_s=3_600)
     sent = len(scripted.received)
     again = await publish([scripted.url], tmp_path, key, tiny_sources(), now=lambda: clock() + 60)
@@ -311,7 +305,7 @@ async def test_a_rerun_keeps_the_expiry_and_the_ids(scripted: ScriptedRelay, tmp
     assert len(scripted.received) == sent
 
 
-async def test_what_has_expired_is_not_published_again(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_expired_release_is_not_published_again(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     await publish([scripted.url], tmp_path, key, tiny_sources(), expires_in_s=100, now=lambda: clock() - 200)
     sent = len(scripted.received)
     with pytest.raises(CallerError, match="has expired: use --new-version"):
@@ -319,14 +313,14 @@ async def test_what_has_expired_is_not_published_again(scripted: ScriptedRelay, 
     assert len(scripted.received) == sent
 
 
-async def test_a_refused_expired_event_is_reported(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_refused_expired_event_is_reported(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     scripted.accept = lambda event: (all(tag[0] != "expiration" for tag in event["tags"]), "invalid: event expired")
     with pytest.raises(NotPublished, match="invalid: event expired"):
         await publish([scripted.url], tmp_path, key, tiny_sources(), expires_in_s=3_600)
     assert scripted.events == {}
 
 
-def test_a_journal_of_an_older_program_is_understood(tmp_path: Path) -> None:
+def test_journal_without_expiry_column_is_upgraded(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as older:
         older.execute(
@@ -356,7 +350,7 @@ def test_a_journal_of_an_older_program_is_understood(tmp_path: Path) -> None:
         ({"about": json.loads("[" * 64 + "]" * 64)}, "at most 64 levels"),
     ],
 )
-async def test_a_card_that_nobody_could_read_publishes_nothing(
+async def test_unreadable_card_publishes_nothing(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, card: dict[str, object], words: str
 ) -> None:
     with pytest.raises(CallerError, match=words):
@@ -365,15 +359,13 @@ async def test_a_card_that_nobody_could_read_publishes_nothing(
     assert not (tmp_path / "state" / "receipts").exists()
 
 
-async def test_a_card_that_no_relay_would_take_publishes_nothing(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_oversized_card_publishes_nothing(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     with pytest.raises(CallerError, match="the card is too long"):
         await publish([scripted.url], tmp_path, key, tiny_sources(), card={"about": "x" * 65_536})
     assert scripted.received == []
 
 
-async def test_nothing_runs_on_after_a_publish(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def test_no_task_outlives_a_publish(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     before = asyncio.all_tasks()
     await publish([scripted.url], tmp_path, key, tiny_sources())
     assert asyncio.all_tasks() == before

@@ -8,12 +8,12 @@ ONE, TWO, THREE = (bytes([number]) * 32 for number in (1, 2, 3))
 RELAY, OTHER = "wss://a.example", "wss://b.example"
 
 
-def test_nothing_is_recorded_at_first_and_asking_leaves_no_trace(tmp_path: Path) -> None:
+def test_reading_receipts_creates_nothing(tmp_path: Path) -> None:
     assert Receipts(tmp_path / "receipts").accepted_by(RELAY) == frozenset()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_taken_is_there_at_once_for_everybody(tmp_path: Path) -> None:
+def test_receipt_is_visible_to_other_processes_at_once(tmp_path: Path) -> None:
     with Receipts(tmp_path) as receipts, Receipts(tmp_path) as another:
         receipts.add(RELAY, ONE)
         another.add(RELAY, TWO)
@@ -22,7 +22,7 @@ def test_what_was_taken_is_there_at_once_for_everybody(tmp_path: Path) -> None:
         assert Receipts(tmp_path).accepted_by(OTHER) == {THREE}
 
 
-def test_what_is_forgotten_may_be_taken_again(tmp_path: Path) -> None:
+def test_forgotten_receipts_can_be_added_again(tmp_path: Path) -> None:
     with Receipts(tmp_path) as receipts:
         receipts.add(RELAY, ONE)
         receipts.add(OTHER, ONE)
@@ -33,7 +33,7 @@ def test_what_is_forgotten_may_be_taken_again(tmp_path: Path) -> None:
     assert Receipts(tmp_path).accepted_by(RELAY) == {TWO}
 
 
-def test_half_a_receipt_is_none(tmp_path: Path) -> None:
+def test_incomplete_receipt_does_not_count(tmp_path: Path) -> None:
     with Receipts(tmp_path) as receipts:
         receipts.add(RELAY, ONE)
         receipts.add(RELAY, TWO)

@@ -40,7 +40,7 @@ async def fetched(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> Re
     return released
 
 
-async def test_the_authors_own_events_are_sent(
+async def test_authors_events_are_sent(
     scripted: ScriptedRelay, target: ScriptedRelay, fetched: Release, tmp_path: Path, key: SecretKey
 ) -> None:
     done = await reseed([target.url], tmp_path / "friend", fetched)
@@ -53,7 +53,7 @@ async def test_the_authors_own_events_are_sent(
     assert again.release.file("checkpoint").local_path.read_bytes() == checkpoint_bytes()
 
 
-async def test_again_sends_only_what_is_missing(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
+async def test_second_reseed_sends_only_missing_events(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
     await reseed([target.url], tmp_path / "friend", fetched)
     lost = target.received[1]
     del target.events[lost]
@@ -63,12 +63,12 @@ async def test_again_sends_only_what_is_missing(target: ScriptedRelay, fetched: 
     assert done.relays[target.url].accepted == 1
 
 
-async def test_a_real_relay_gives_it_out_then(relay: str, fetched: Release, tmp_path: Path) -> None:
+async def test_reseeded_release_is_fetched_from_a_real_relay(relay: str, fetched: Release, tmp_path: Path) -> None:
     await reseed([relay], tmp_path / "friend", fetched)
     assert (await fetch([relay], tmp_path / "newcomer", fetched.id)).release.id == fetched.id
 
 
-async def test_chunks_whose_signature_is_not_known_or_does_not_hold_go_as_copies(
+async def test_chunks_without_valid_signature_are_sent_as_copies(
     target: ScriptedRelay, fetched: Release, tmp_path: Path
 ) -> None:
     home = tmp_path / "friend"
@@ -86,7 +86,7 @@ async def test_chunks_whose_signature_is_not_known_or_does_not_hold_go_as_copies
     assert target.received == []
 
 
-async def test_files_that_were_here_before_go_too(
+async def test_reused_blobs_are_reseeded(
     scripted: ScriptedRelay, target: ScriptedRelay, fetched: Release, tmp_path: Path, key: SecretKey
 ) -> None:
     second = (await publish([scripted.url], tmp_path / "author", key, tiny_sources(seed=2))).release
@@ -98,7 +98,7 @@ async def test_files_that_were_here_before_go_too(
     assert fetched.version == 1
 
 
-async def test_damage_is_never_sent(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
+async def test_damaged_file_is_not_sent(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
     installed = Store(tmp_path / "friend").release(fetched.id)
     assert installed
     local = installed.file("checkpoint").local_path
@@ -112,14 +112,14 @@ async def test_damage_is_never_sent(target: ScriptedRelay, fetched: Release, tmp
     assert target.received == []
 
 
-async def test_what_was_taken_back_is_not_sent(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
+async def test_revoked_release_is_not_sent(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
     await Store(tmp_path / "friend").seen_versions.revoke(fetched.author, "demo", {fetched.id})
     with pytest.raises(CallerError, match="revoked this release"):
         await reseed([target.url], tmp_path / "friend", fetched)
     assert target.received == []
 
 
-async def test_a_relay_that_refuses_is_said(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
+async def test_refusing_relay_is_reported(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
     target.accept = lambda _: (False, "blocked: not here")
     before = visible(tmp_path / "friend")
     with pytest.raises(NotPublished, match="not here"):
@@ -145,7 +145,7 @@ async def test_the_commands(scripted: ScriptedRelay, target: ScriptedRelay, fetc
     assert (code, "name a RELEASE" in only_line(err)) == (2, True)
 
 
-async def test_weights_alone_are_sent_and_the_rest_is_named(
+async def test_weights_only_release_is_reseeded_in_part(
     scripted: ScriptedRelay, target: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     released = (await publish([scripted.url], tmp_path / "author", key, tiny_sources())).release

@@ -31,7 +31,7 @@ def address(key: SecretKey) -> AddressReference:
     return AddressReference(author=key.pubkey, name="demo")
 
 
-async def test_after_a_revocation_the_last_good_version_is_the_latest(
+async def test_version_before_a_revoked_one_is_the_latest(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, address: AddressReference
 ) -> None:
     first, second, third = await three_versions(scripted, tmp_path, key)
@@ -46,7 +46,7 @@ async def test_after_a_revocation_the_last_good_version_is_the_latest(
     assert (await fetch([scripted.url], home, address)).release.id == second.id
 
 
-async def test_a_strangers_revocation_is_ignored(
+async def test_revocation_by_a_stranger_is_ignored(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey, address: AddressReference
 ) -> None:
     *_, third = await three_versions(scripted, tmp_path, key)
@@ -56,7 +56,7 @@ async def test_a_strangers_revocation_is_ignored(
     assert (await fetch([scripted.url], tmp_path / "home", address)).release.id == third.id
 
 
-async def test_a_revocation_from_the_future_is_ignored(
+async def test_revocation_from_the_future_is_ignored(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, address: AddressReference
 ) -> None:
     *_, third = await three_versions(scripted, tmp_path, key)
@@ -64,7 +64,7 @@ async def test_a_revocation_from_the_future_is_ignored(
     assert (await fetch([scripted.url], tmp_path / "home", address)).release.id == third.id
 
 
-async def test_no_further_back_than_what_was_not_taken_back(
+async def test_revocation_does_not_allow_older_rollback(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, address: AddressReference
 ) -> None:
     first, second, third = await three_versions(scripted, tmp_path, key)
@@ -82,7 +82,7 @@ async def test_no_further_back_than_what_was_not_taken_back(
     assert (await fetch([scripted.url], home, address)).release.id == first.id
 
 
-async def test_where_all_was_taken_back_nothing_is_found(
+async def test_nothing_is_found_if_all_is_revoked(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, address: AddressReference
 ) -> None:
     for release in await three_versions(scripted, tmp_path, key):
@@ -92,7 +92,7 @@ async def test_where_all_was_taken_back_nothing_is_found(
     assert not (tmp_path / "home" / "store").exists()
 
 
-def test_a_revocation_says_what_it_takes_back(key: SecretKey) -> None:
+def test_revocation_parses_its_event_ids(key: SecretKey) -> None:
     tags = (("e", "ab" * 32, "wss://relay.example"), ("e", "zz"), ("e",), ("a", "x"), ("e", "cd" * 32))
     event = EventDraft(kind=REVOCATION_KIND, created_at=100, tags=tags).sign(key)
     revocation = Revocation.parse(event, now=100)

@@ -35,7 +35,7 @@ def address(key: SecretKey) -> AddressReference:
     return AddressReference(author=key.pubkey, name="demo")
 
 
-async def test_the_name_leads_to_the_last_good_version_then(
+async def test_head_moves_to_the_version_before(
     relay: str, tmp_path: Path, key: SecretKey, address: AddressReference
 ) -> None:
     first, second, third = await versions(relay, tmp_path, key, 3)
@@ -53,7 +53,7 @@ async def test_the_name_leads_to_the_last_good_version_then(
     assert (await fetch([relay], home, address)).release.id == fourth.release.id
 
 
-async def test_an_old_version_may_be_taken_back_and_the_latest_stays(
+async def test_revoking_an_old_version_keeps_the_latest(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, address: AddressReference
 ) -> None:
     first, second = await versions(scripted.url, tmp_path, key, 2)
@@ -63,7 +63,7 @@ async def test_an_old_version_may_be_taken_back_and_the_latest_stays(
     assert (await fetch([scripted.url], tmp_path / "home", address)).release.id == second.id
 
 
-async def test_where_nothing_good_is_left_no_head_is_sent(
+async def test_no_head_is_sent_if_all_is_revoked(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, address: AddressReference
 ) -> None:
     (only,) = await versions(scripted.url, tmp_path, key, 1)
@@ -75,7 +75,7 @@ async def test_where_nothing_good_is_left_no_head_is_sent(
     assert only.version == 1
 
 
-async def test_only_the_author_can_take_back(
+async def test_only_the_author_can_revoke(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey, address: AddressReference
 ) -> None:
     (only,) = await versions(scripted.url, tmp_path, key, 1)
@@ -87,7 +87,7 @@ async def test_only_the_author_can_take_back(
     assert visible(tmp_path / "home") == {}
 
 
-async def test_a_relay_that_refuses_is_named_and_no_head_moves(
+async def test_refusing_relay_is_reported_and_no_head_moves(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     *_, second = await versions(scripted.url, tmp_path, key, 2)
@@ -99,7 +99,7 @@ async def test_a_relay_that_refuses_is_named_and_no_head_moves(
     assert Store(tmp_path / "author").seen_versions.seen(key.pubkey, "demo").revoked == frozenset()
 
 
-async def test_a_relay_that_swallows_revocations_is_named_and_the_others_take_followers_back(
+async def test_relay_hiding_revocations_is_reported(
     scripted: ScriptedRelay, relay: str, tmp_path: Path, key: SecretKey, address: AddressReference
 ) -> None:
     home = tmp_path / "home"

@@ -35,7 +35,7 @@ def versions(tmp_path: Path) -> SeenVersions:
     return SeenVersions(tmp_path)
 
 
-async def test_all_versions_met_are_remembered(versions: SeenVersions, tmp_path: Path) -> None:
+async def test_all_seen_versions_are_remembered(versions: SeenVersions, tmp_path: Path) -> None:
     made = {version: release(version, manifest=b"%d" % version) for version in (1, 5, 3, 6)}
     for each in made.values():
         await versions.record(each)
@@ -45,7 +45,7 @@ async def test_all_versions_met_are_remembered(versions: SeenVersions, tmp_path:
     assert seen.versions[5].manifest_sha256 == sha256(b"5").digest()
 
 
-async def test_of_very_many_versions_the_highest_are_remembered(versions: SeenVersions, tmp_path: Path) -> None:
+async def test_highest_of_many_versions_are_remembered(versions: SeenVersions, tmp_path: Path) -> None:
     await versions.record(release(1))
     path = tmp_path / "state" / "seen.json"
     content = orjson.loads(path.read_bytes())
@@ -56,14 +56,14 @@ async def test_of_very_many_versions_the_highest_are_remembered(versions: SeenVe
     assert sorted(versions.seen(KEY.pubkey, "demo").versions) == list(range(102, 202))
 
 
-async def test_the_first_content_of_a_version_stays(versions: SeenVersions) -> None:
+async def test_first_content_of_a_version_stays(versions: SeenVersions) -> None:
     first = release(5, manifest=b"first")
     await versions.record(first)
     await versions.record(release(5, manifest=b"second"))
     assert versions.seen(KEY.pubkey, "demo").versions == {5: met(first)}
 
 
-async def test_what_was_taken_back_stays_so_and_may_be_made_again(versions: SeenVersions, tmp_path: Path) -> None:
+async def test_revoked_version_can_be_published_again(versions: SeenVersions, tmp_path: Path) -> None:
     bad, good = release(5, manifest=b"bad"), release(5, manifest=b"good")
     await versions.record(release(4))
     await versions.record(bad)
@@ -76,7 +76,7 @@ async def test_what_was_taken_back_stays_so_and_may_be_made_again(versions: Seen
     assert versions.seen(KEY.pubkey, "demo").revoked == {bad.id}
 
 
-async def test_each_author_and_name_is_remembered_alone(versions: SeenVersions) -> None:
+async def test_each_author_and_name_is_separate(versions: SeenVersions) -> None:
     await versions.record(release(5))
     await versions.record(release(2, name="other"))
     assert versions.seen(KEY.pubkey, "demo").highest == 5
@@ -84,7 +84,7 @@ async def test_each_author_and_name_is_remembered_alone(versions: SeenVersions) 
     assert versions.seen(bytes(32), "demo") == versions.seen(KEY.pubkey, "third") == Seen()
 
 
-async def test_what_the_user_chose_settles_all_that_was_met(versions: SeenVersions, tmp_path: Path) -> None:
+async def test_users_choice_acknowledges_all_seen_versions(versions: SeenVersions, tmp_path: Path) -> None:
     await versions.acknowledge_all()
     assert not (tmp_path / "state").exists()
     await versions.record(release(5))
@@ -97,12 +97,12 @@ async def test_what_the_user_chose_settles_all_that_was_met(versions: SeenVersio
     assert (versions.seen(KEY.pubkey, "demo").acknowledged, versions.seen(KEY.pubkey, "other").acknowledged) == (6, 2)
 
 
-async def test_nothing_is_lost_when_many_record_at_once(tmp_path: Path) -> None:
+async def test_concurrent_records_lose_nothing(tmp_path: Path) -> None:
     await asyncio.gather(*(SeenVersions(tmp_path).record(release(name=f"n{number}")) for number in range(10)))
     assert all(SeenVersions(tmp_path).seen(KEY.pubkey, f"n{number}").highest for number in range(10))
 
 
-async def test_recording_waits_for_another_process(versions: SeenVersions, tmp_path: Path) -> None:
+async def test_record_waits_for_another_process(versions: SeenVersions, tmp_path: Path) -> None:
     await versions.record(release(1))
     async with filelock.AsyncFileLock(tmp_path / "state" / "seen.lock"):
         waiting = asyncio.create_task(versions.record(release(2)))
@@ -139,7 +139,7 @@ def broken_entry(change: Callable[[dict[str, Any]], object]) -> bytes:
         broken_entry(lambda inner: inner.update(settled="5")),
     ],
 )
-async def test_a_damaged_file_is_reported_and_kept(versions: SeenVersions, tmp_path: Path, text: bytes) -> None:
+async def test_damaged_file_is_reported_and_kept(versions: SeenVersions, tmp_path: Path, text: bytes) -> None:
     # To start afresh would let an old version in.
     await versions.record(release())
     path = tmp_path / "state" / "seen.json"

@@ -100,7 +100,7 @@ def damage(path: Path) -> None:
 # --- an empty home
 
 
-def test_reading_makes_no_folder(store: Store, home: Path) -> None:
+def test_reading_creates_no_folder(store: Store, home: Path) -> None:
     assert store.current() is None
     assert store.release(RELEASE.id) is None
     assert store.seen_versions.seen(KEY.pubkey, "demo") == Seen()
@@ -112,7 +112,7 @@ def test_reading_makes_no_folder(store: Store, home: Path) -> None:
 # --- blobs
 
 
-def test_a_blob_is_kept_read_only_under_its_hash(store: Store, home: Path) -> None:
+def test_blob_is_stored_read_only_under_its_hash(store: Store, home: Path) -> None:
     put(store, ENTRIES[1], FILES["tokenizer"])
     blob = home / "store" / "blobs" / ENTRIES[1].sha256.hex()
     assert blob.read_bytes() == FILES["tokenizer"]
@@ -121,7 +121,7 @@ def test_a_blob_is_kept_read_only_under_its_hash(store: Store, home: Path) -> No
     assert not store.has_blob(ENTRIES[2].sha256)
 
 
-def test_a_damaged_blob_does_not_count(store: Store, home: Path) -> None:
+def test_damaged_blob_does_not_count(store: Store, home: Path) -> None:
     put(store, ENTRIES[0], FILES["checkpoint"])
     damage(home / "store" / "blobs" / ENTRIES[0].sha256.hex())
     assert not store.has_blob(ENTRIES[0].sha256)
@@ -129,7 +129,7 @@ def test_a_damaged_blob_does_not_count(store: Store, home: Path) -> None:
     assert store.has_blob(ENTRIES[0].sha256)
 
 
-def test_a_blob_that_is_a_link_to_elsewhere_does_not_count(store: Store, home: Path, tmp_path: Path) -> None:
+def test_linked_blob_is_refused(store: Store, home: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(FILES["config"])
     durable.make_directory(home / "store" / "blobs")
     (home / "store" / "blobs" / ENTRIES[2].sha256.hex()).symlink_to(tmp_path / "elsewhere")
@@ -140,7 +140,7 @@ def test_a_blob_that_is_a_link_to_elsewhere_does_not_count(store: Store, home: P
 # --- releases
 
 
-def test_an_installed_release(store: Store, home: Path, installed: InstalledRelease) -> None:
+def test_installed_release_has_its_facts(store: Store, home: Path, installed: InstalledRelease) -> None:
     assert store.release(RELEASE.id) == installed
     assert (installed.id, installed.author, installed.name, installed.version, installed.created_at) == (
         RELEASE.id,
@@ -157,7 +157,7 @@ def test_an_installed_release(store: Store, home: Path, installed: InstalledRele
     assert installed.file("checkpoint").chunks == 4
 
 
-def test_the_files_of_a_release_are_whole_and_read_only(installed: InstalledRelease) -> None:
+def test_files_of_a_release_are_complete_and_read_only(installed: InstalledRelease) -> None:
     for role, data in FILES.items():
         local = installed.file(role).local_path
         assert local == installed.folder / f"{role}.bin"
@@ -165,7 +165,7 @@ def test_the_files_of_a_release_are_whole_and_read_only(installed: InstalledRele
         assert mode(local) == 0o444
 
 
-def test_the_record_keeps_the_event_that_the_author_signed(installed: InstalledRelease) -> None:
+def test_record_keeps_the_signed_event(installed: InstalledRelease) -> None:
     record = orjson.loads((installed.folder / "release.json").read_bytes())
     assert orjson.dumps(record["event"], option=orjson.OPT_SORT_KEYS) == orjson.dumps(
         RELEASE.event.to_dict(), option=orjson.OPT_SORT_KEYS
@@ -177,7 +177,7 @@ def visible(home: Path) -> list[str]:
     return [path.name for path in (home / "store" / "releases").iterdir() if not path.name.startswith(".")]
 
 
-def test_without_all_blobs_nothing_is_installed(store: Store, home: Path) -> None:
+def test_install_without_all_blobs_installs_nothing(store: Store, home: Path) -> None:
     put(store, ENTRIES[0], FILES["checkpoint"])
     with pytest.raises(FileNotFoundError):
         store.install(RELEASE, MANIFEST)
@@ -189,7 +189,7 @@ def test_without_all_blobs_nothing_is_installed(store: Store, home: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["link", "fsync", "replace", "rename"])
-def test_a_disk_that_fails_shows_nothing(store: Store, home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_failed_install_shows_nothing(store: Store, home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     fill(store)
 
     def fail(*_: object, **__: object) -> None:
@@ -205,13 +205,13 @@ def test_a_disk_that_fails_shows_nothing(store: Store, home: Path, monkeypatch: 
     assert visible(home) == [RELEASE.id.hex()]
 
 
-def test_a_release_shares_its_blobs(home: Path, installed: InstalledRelease) -> None:
+def test_releases_share_blobs(home: Path, installed: InstalledRelease) -> None:
     blob = home / "store" / "blobs" / ENTRIES[0].sha256.hex()
     assert installed.file("checkpoint").local_path.samefile(blob)
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK])
-def test_where_there_are_no_links_files_are_copied(
+def test_files_are_copied_without_hard_links(
     store: Store, home: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     fill(store)
@@ -226,7 +226,7 @@ def test_where_there_are_no_links_files_are_copied(
     assert not local.samefile(home / "store" / "blobs" / ENTRIES[0].sha256.hex())
 
 
-def test_damage_to_an_installed_file_is_noticed_and_repaired(store: Store, installed: InstalledRelease) -> None:
+def test_damaged_file_is_detected_and_repaired(store: Store, installed: InstalledRelease) -> None:
     assert store.is_intact(installed)
     damage(installed.file("checkpoint").local_path)
     assert not store.is_intact(installed)
@@ -234,7 +234,7 @@ def test_damage_to_an_installed_file_is_noticed_and_repaired(store: Store, insta
     assert store.is_intact(store.install(RELEASE, MANIFEST))
 
 
-def test_a_file_that_is_gone_is_noticed(store: Store, installed: InstalledRelease) -> None:
+def test_missing_file_is_detected(store: Store, installed: InstalledRelease) -> None:
     installed.file("config").local_path.unlink()
     assert not store.is_intact(installed)
 
@@ -243,7 +243,7 @@ NOT_JSON = [b"", b"{", b"\xff", b"damaged"]
 
 
 @pytest.mark.parametrize("record", [*NOT_JSON, b"[]", b"{}", b"null", b'"x"', b'{"release": "zz"}', b'{"files": 1}'])
-def test_a_damaged_record_is_reported(store: Store, installed: InstalledRelease, record: bytes) -> None:
+def test_damaged_record_is_reported(store: Store, installed: InstalledRelease, record: bytes) -> None:
     (installed.folder / "release.json").write_bytes(record)
     with pytest.raises(StoreError, match=r"release\.json: damaged"):
         store.release(RELEASE.id)
@@ -252,13 +252,13 @@ def test_a_damaged_record_is_reported(store: Store, installed: InstalledRelease,
 # --- room, and one at a time
 
 
-def test_room_is_checked_before_anything_comes(store: Store) -> None:
+def test_disk_space_is_checked_first(store: Store) -> None:
     store.check_space(1)
     with pytest.raises(StoreError, match="disk full"):
         store.check_space(2**62)
 
 
-async def test_a_release_is_fetched_by_one_at_a_time(home: Path) -> None:
+async def test_release_lock_admits_one_holder(home: Path) -> None:
     async with Store(home).lock(RELEASE.id):
         with pytest.raises(filelock.Timeout):
             filelock.FileLock(Store(home).lock_path(RELEASE.id)).acquire(timeout=0)

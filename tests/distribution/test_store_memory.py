@@ -40,7 +40,7 @@ def ref(home: Path, name: str) -> bytes | None:
     return bytes.fromhex(orjson.loads(path.read_bytes())["release"]) if path.exists() else None
 
 
-def test_activating_remembers_the_one_before(store: Store, home: Path) -> None:
+def test_activate_remembers_the_previous_release(store: Store, home: Path) -> None:
     history = []
     for release_id in (b"\1" * 32, b"\2" * 32, b"\3" * 32, b"\2" * 32):
         store.activate(release_id)
@@ -49,7 +49,7 @@ def test_activating_remembers_the_one_before(store: Store, home: Path) -> None:
     assert history == [None, b"\1" * 32, b"\2" * 32, b"\3" * 32]
 
 
-def test_activating_the_same_again_touches_nothing(store: Store, home: Path) -> None:
+def test_activating_the_current_release_changes_nothing(store: Store, home: Path) -> None:
     # A server that watches the file would load the model a second time.
     store.activate(b"\1" * 32)
     store.activate(b"\2" * 32)
@@ -60,7 +60,7 @@ def test_activating_the_same_again_touches_nothing(store: Store, home: Path) -> 
     assert [(one.st_ino, one.st_mtime_ns) for one in before] == [(one.st_ino, one.st_mtime_ns) for one in after]
 
 
-def test_activating_another_replaces_the_file_whole(store: Store) -> None:
+def test_activate_replaces_the_ref_atomically(store: Store) -> None:
     store.activate(b"\1" * 32)
     before = store.current_path.stat().st_ino
     with store.current_path.open("rb") as reader:
@@ -70,7 +70,7 @@ def test_activating_another_replaces_the_file_whole(store: Store) -> None:
 
 
 @pytest.mark.parametrize("text", [*NOT_JSON, b"{}", b"[]", b'"x"', b'{"release": 1}', b'{"release": "zz"}'])
-def test_a_damaged_ref_is_reported(store: Store, text: bytes) -> None:
+def test_damaged_ref_is_reported(store: Store, text: bytes) -> None:
     store.activate(b"\1" * 32)
     store.current_path.write_bytes(text)
     with pytest.raises(StoreError, match="current: damaged"):
@@ -78,14 +78,14 @@ def test_a_damaged_ref_is_reported(store: Store, text: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", [b'{"release": ""}', b'{"release": "0101"}'])
-def test_a_ref_that_names_no_event_is_damaged(store: Store, text: bytes) -> None:
+def test_ref_without_an_id_is_damaged(store: Store, text: bytes) -> None:
     store.activate(b"\1" * 32)
     store.current_path.write_bytes(text)
     with pytest.raises(StoreError, match="current: damaged"):
         store.current()
 
 
-async def test_what_the_user_chooses_is_current(store: Store) -> None:
+async def test_used_release_is_current(store: Store) -> None:
     await store.seen_versions.record(release(3))
     await store.use(b"\1" * 32)
     assert store.current() == b"\1" * 32
@@ -95,7 +95,7 @@ async def test_what_the_user_chooses_is_current(store: Store) -> None:
 # --- pins
 
 
-async def test_pins_are_kept_and_taken_away(store: Store, home: Path) -> None:
+async def test_pins_are_added_and_removed(store: Store, home: Path) -> None:
     assert store.pinned() == frozenset()
     for release_id in (b"\1" * 32, b"\2" * 32, b"\1" * 32):
         await store.pin(release_id)

@@ -39,12 +39,12 @@ def release(version: int) -> tuple[Release, bytes]:
 # --- the list
 
 
-def test_explicit_takes_whom_the_user_names() -> None:
+def test_explicit_policy_trusts_any_author() -> None:
     TrustPolicy().check(KEY.pubkey)
     TrustPolicy(authors=frozenset({A})).check(KEY.pubkey)
 
 
-def test_allowlist_takes_the_listed_only() -> None:
+def test_allowlist_trusts_listed_authors_only() -> None:
     policy = TrustPolicy(mode="allowlist", authors=frozenset({KEY.pubkey}))
     policy.check(KEY.pubkey)
     stranger = SecretKey(bytes.fromhex("22" * 32))
@@ -52,7 +52,7 @@ def test_allowlist_takes_the_listed_only() -> None:
         policy.check(stranger.pubkey)
 
 
-def test_an_empty_list_takes_nobody() -> None:
+def test_empty_allowlist_trusts_no_author() -> None:
     with pytest.raises(NotTrusted):
         TrustPolicy(mode="allowlist").check(KEY.pubkey)
 
@@ -60,7 +60,7 @@ def test_an_empty_list_takes_nobody() -> None:
 # --- the latest
 
 
-def test_of_nothing_nothing_is_latest() -> None:
+def test_latest_of_no_heads_is_none() -> None:
     assert latest([]) is None
 
 
@@ -75,30 +75,30 @@ def test_of_nothing_nothing_is_latest() -> None:
     ],
     ids=["version", "time", "id", "time before id", "older equivocation"],
 )
-def test_the_latest_does_not_depend_on_the_order(best: Head, others: list[Head]) -> None:
+def test_latest_does_not_depend_on_order(best: Head, others: list[Head]) -> None:
     for order in itertools.permutations([best, *others]):
         assert latest(order) == best
 
 
 @pytest.mark.parametrize("others", [[], [head(version=1)], [head(version=2, created_at=999, id_byte=9)]])
-def test_one_version_with_two_contents_is_reported(others: list[Head]) -> None:
+def test_two_contents_of_one_version_are_equivocation(others: list[Head]) -> None:
     two = [head(version=2), head(version=2, x=B, created_at=200, id_byte=2)]
     for order in itertools.permutations([*two, *others]):
         with pytest.raises(Equivocation, match="version 2 of demo"):
             latest(order)
 
 
-def test_repeats_are_no_equivocation() -> None:
+def test_repeated_heads_are_not_equivocation() -> None:
     assert latest([head(), head()]) == head()
 
 
-def test_a_head_of_what_was_taken_back_does_not_count() -> None:
+def test_head_of_a_revoked_release_is_ignored() -> None:
     heads = [head(version=1), replace(head(version=2), release_id=A), replace(head(version=3), release_id=A)]
     assert latest(heads, {A}) == heads[0]
     assert latest(heads[1:], {A}) is None
 
 
-def test_what_was_taken_back_is_no_equivocation() -> None:
+def test_revoked_content_is_not_equivocation() -> None:
     two = [head(version=2), replace(head(version=2, x=B), release_id=A)]
     assert latest(two, {A}) == two[0]
 
@@ -108,7 +108,7 @@ def test_what_was_taken_back_is_no_equivocation() -> None:
 
 @pytest.mark.parametrize("asked_by_id", [True, False])
 @pytest.mark.parametrize("version", [1, 5, 2**31 - 1])
-def test_the_first_of_a_name_is_fine(version: int, *, asked_by_id: bool) -> None:
+def test_first_version_of_a_name_is_accepted(version: int, *, asked_by_id: bool) -> None:
     check_version(release(version)[0], Seen(), asked_by_id=asked_by_id)
 
 
@@ -128,7 +128,9 @@ def test_the_first_of_a_name_is_fine(version: int, *, asked_by_id: bool) -> None
         (4, True, True, None),
     ],
 )
-def test_after_version_5(*, version: int, same: bool, asked_by_id: bool, error: type[Exception] | None) -> None:
+def test_versions_after_version_5_was_seen(
+    *, version: int, same: bool, asked_by_id: bool, error: type[Exception] | None
+) -> None:
     made, digest = release(version)
     seen = Seen(versions={5: SeenVersion(release_id=A, manifest_sha256=digest if same else B)})
     if error is None:
@@ -144,7 +146,7 @@ def met(*versions: int, revoked: tuple[int, ...] = (), x: bytes = B) -> Seen:
     return Seen(versions=known, revoked=frozenset(ids[version] for version in revoked))
 
 
-def test_a_lower_version_is_fine_once_all_higher_ones_were_taken_back() -> None:
+def test_lower_version_is_accepted_if_higher_are_revoked() -> None:
     older = release(3)[0]
     with pytest.raises(Rollback, match="older than 5"):
         check_version(older, met(1, 4, 5, revoked=(4,)), asked_by_id=False)
@@ -153,7 +155,7 @@ def test_a_lower_version_is_fine_once_all_higher_ones_were_taken_back() -> None:
     check_version(older, met(1, 4, 5, revoked=(4, 5)), asked_by_id=False)
 
 
-def test_a_version_that_was_taken_back_may_be_made_again() -> None:
+def test_revoked_version_can_be_replaced() -> None:
     check_version(release(5)[0], met(5, revoked=(5,)), asked_by_id=False)
     with pytest.raises(Equivocation):
         check_version(release(5)[0], met(5), asked_by_id=False)

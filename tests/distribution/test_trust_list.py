@@ -14,14 +14,14 @@ def book(tmp_path: Path) -> TrustStore:
     return TrustStore(tmp_path)
 
 
-def test_without_a_list_nobody_is_on_it_and_nobody_is_refused(book: TrustStore, tmp_path: Path, key: SecretKey) -> None:
+def test_missing_list_is_empty_and_explicit(book: TrustStore, tmp_path: Path, key: SecretKey) -> None:
     trusted = book.read()
     assert (trusted, list(tmp_path.iterdir())) == (TrustList(), [])
     trusted.policy.check(key.pubkey)
     assert trusted.display_name(key.pubkey) == encode_npub(key.pubkey)
 
 
-async def test_an_author_is_added_renamed_and_removed(
+async def test_author_is_added_renamed_and_removed(
     book: TrustStore, tmp_path: Path, key: SecretKey, stranger: SecretKey
 ) -> None:
     await book.add(key.pubkey, "alice")
@@ -36,9 +36,7 @@ async def test_an_author_is_added_renamed_and_removed(
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a" * 65, "a\nb", "a\x1b[31m", "bob"])
-async def test_a_name_that_misleads_is_refused(
-    book: TrustStore, key: SecretKey, stranger: SecretKey, name: str
-) -> None:
+async def test_misleading_name_is_refused(book: TrustStore, key: SecretKey, stranger: SecretKey, name: str) -> None:
     await book.add(stranger.pubkey, "bob")
     with pytest.raises(CallerError, match=r"a name for an author|already on your trust list"):
         await book.add(key.pubkey, name)
@@ -46,14 +44,14 @@ async def test_a_name_that_misleads_is_refused(
 
 
 @pytest.mark.parametrize("who", ["nobody", "npub1xyz", "0" * 64])
-async def test_who_is_not_on_the_list_cannot_be_removed(book: TrustStore, key: SecretKey, who: str) -> None:
+async def test_unlisted_author_cannot_be_removed(book: TrustStore, key: SecretKey, who: str) -> None:
     await book.add(key.pubkey, "alice")
     with pytest.raises(CallerError, match="not on your trust list"):
         await book.remove(who)
     assert book.read().names == {key.pubkey: "alice"}
 
 
-async def test_the_allowlist_refuses_the_rest(book: TrustStore, key: SecretKey, stranger: SecretKey) -> None:
+async def test_allowlist_refuses_unlisted_authors(book: TrustStore, key: SecretKey, stranger: SecretKey) -> None:
     await book.set_mode("allowlist")
     await book.add(key.pubkey, "alice")
     book.read().policy.check(key.pubkey)
@@ -75,7 +73,7 @@ async def test_the_allowlist_refuses_the_rest(book: TrustStore, key: SecretKey, 
         b'{"authors": {"zz": "x"}}',
     ],
 )
-async def test_a_damaged_list_never_counts_as_an_empty_one(
+async def test_damaged_list_never_counts_as_empty(
     book: TrustStore, tmp_path: Path, key: SecretKey, text: bytes
 ) -> None:
     await book.add(key.pubkey, "alice")

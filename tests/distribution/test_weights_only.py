@@ -31,7 +31,7 @@ def chunks_asked(scripted: ScriptedRelay, published: Published) -> set[str]:
     return chunks & {event_id for wanted in scripted.requests for event_id in wanted.get("ids", [])}
 
 
-async def test_the_optimisers_part_is_not_asked_for(
+async def test_optimizer_chunks_are_not_requested(
     scripted: ScriptedRelay, tmp_path: Path, published: Published
 ) -> None:
     fetched = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
@@ -44,7 +44,7 @@ async def test_the_optimisers_part_is_not_asked_for(
     assert (fetched.chunks.fetched, fetched.release.partial) == (3, True)
 
 
-async def test_what_is_installed_is_a_checkpoint_that_is_served(
+async def test_installed_weights_are_a_valid_checkpoint(
     scripted: ScriptedRelay, tmp_path: Path, published: Published
 ) -> None:
     fetched = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
@@ -58,7 +58,7 @@ async def test_what_is_installed_is_a_checkpoint_that_is_served(
     assert record["partial"] is True
 
 
-async def test_its_bytes_lead_back_to_what_the_author_signed(
+async def test_installed_weights_restore_the_signed_segment(
     scripted: ScriptedRelay, tmp_path: Path, published: Published
 ) -> None:
     fetched = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
@@ -72,7 +72,7 @@ async def test_its_bytes_lead_back_to_what_the_author_signed(
     assert not store.is_intact(fetched.release)
 
 
-async def test_a_full_fetch_completes_it_with_what_is_missing(
+async def test_full_fetch_downloads_only_the_rest(
     scripted: ScriptedRelay, tmp_path: Path, published: Published
 ) -> None:
     await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
@@ -86,7 +86,7 @@ async def test_a_full_fetch_completes_it_with_what_is_missing(
     assert Store(tmp_path).release(published.release.id) == full.release
 
 
-async def test_until_it_is_complete_the_weights_stay_as_they_are(
+async def test_weights_stay_until_the_fetch_completes(
     scripted: ScriptedRelay, tmp_path: Path, published: Published
 ) -> None:
     await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
@@ -98,9 +98,7 @@ async def test_until_it_is_complete_the_weights_stay_as_they_are(
     assert visible(tmp_path) == before
 
 
-async def test_a_release_that_is_here_whole_stays_whole(
-    scripted: ScriptedRelay, tmp_path: Path, published: Published
-) -> None:
+async def test_complete_release_stays_complete(scripted: ScriptedRelay, tmp_path: Path, published: Published) -> None:
     await fetch([scripted.url], tmp_path, published.release.id)
     before = visible(tmp_path)
     again = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
@@ -108,7 +106,9 @@ async def test_a_release_that_is_here_whole_stays_whole(
     assert visible(tmp_path) == before
 
 
-async def test_the_weights_again_ask_for_nothing(scripted: ScriptedRelay, tmp_path: Path, published: Published) -> None:
+async def test_second_weights_only_fetch_requests_nothing(
+    scripted: ScriptedRelay, tmp_path: Path, published: Published
+) -> None:
     await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
     scripted.requests.clear()
     again = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
@@ -116,7 +116,7 @@ async def test_the_weights_again_ask_for_nothing(scripted: ScriptedRelay, tmp_pa
     assert (again.chunks.reused, again.release.partial) == (3, True)
 
 
-async def test_a_damaged_start_is_put_right_by_fetching_one_chunk(
+async def test_damaged_header_is_repaired_with_one_chunk(
     scripted: ScriptedRelay, tmp_path: Path, published: Published
 ) -> None:
     first = await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY)
@@ -128,7 +128,7 @@ async def test_a_damaged_start_is_put_right_by_fetching_one_chunk(
     assert local.read_bytes() == b"RGPT0002" + checkpoint_bytes()[8:WEIGHTS]
 
 
-async def test_a_release_without_an_optimiser_is_fetched_as_it_is(
+async def test_release_without_optimizer_is_fetched_unchanged(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     data = b"RGPT0002" + checkpoint_bytes()[8:WEIGHTS]
@@ -139,7 +139,7 @@ async def test_a_release_without_an_optimiser_is_fetched_as_it_is(
     assert fetched.release.file("checkpoint").sha256 == small.manifest.files[0].sha256
 
 
-async def test_the_limit_is_for_what_is_fetched(scripted: ScriptedRelay, tmp_path: Path, published: Published) -> None:
+async def test_size_limit_applies_to_the_weights(scripted: ScriptedRelay, tmp_path: Path, published: Published) -> None:
     checkpoint, *side = published.manifest.files
     needed = WEIGHTS + sum(file.size for file in side)
     with pytest.raises(InvalidRelease, match="--max-size"):
