@@ -138,4 +138,4 @@ async def test_the_command(scripted: ScriptedRelay, tmp_path: Path, key: SecretK
     scripted.deliver = lambda event: None if event["kind"] == REVOCATION_KIND else event
     code, out, err = await command(first.id.hex(), "--key-file", str(home / "key"), "--json")
     assert (code, json.loads(out)["relays"][scripted.url]["shows_it"]) == (0, False)
-    assert "does not return it" in only_line(err)
+    assert "does not serve it" in only_line(err)
