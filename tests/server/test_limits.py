@@ -124,7 +124,7 @@ async def test_incomplete_headers_time_out(loaded: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("beginning", "more"),
+    ("start", "more"),
     [
         (b"", b""),
         (b"POST / HTT", b""),
@@ -133,10 +133,10 @@ async def test_incomplete_headers_time_out(loaded: LoadedModel) -> None:
     ],
     ids=["nothing", "half a line", "slow headers", "slow body"],
 )
-async def test_slow_client_times_out(loaded: LoadedModel, beginning: bytes, more: bytes) -> None:
+async def test_slow_client_times_out(loaded: LoadedModel, start: bytes, more: bytes) -> None:
     async with serving(loaded, header_timeout_s=0.3, body_timeout_s=0.3, linger_s=0.1) as address:
         reader, writer = await connect(address)
-        writer.write(beginning)
+        writer.write(start)
         reading = asyncio.create_task(reader.read())
         async with asyncio.timeout(WAIT_S):
             while not reading.done():

@@ -51,15 +51,15 @@ async def test_page_works_with_a_screen_reader(page: Tab, shelf: Shelf) -> None:
             assert all(names), (role, names)
         assert await page.names("heading") == ["randygpt", "Text", "Active model", "Training", "Installed releases"]
         await page.run(
-            "window.told = [];"
-            "new MutationObserver(() => told.push(document.querySelector('#status').getAttribute('aria-live')))"
+            "window.announced = [];"
+            "new MutationObserver(() => announced.push(document.querySelector('#status').getAttribute('aria-live')))"
             ".observe(document.querySelector('#status'), { childList: true })"
         )
         await page.click("#generate")
         await page.until("document.querySelector('#status').innerText.includes('token limit reached')")
-        told = await page.run("told")
-    assert told[-1] == "polite"
-    assert set(told[1:-1]) == {"off"}
+        announced = await page.run("announced")
+    assert announced[-1] == "polite"
+    assert set(announced[1:-1]) == {"off"}
 
 
 CONTRASTS = """

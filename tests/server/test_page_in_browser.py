@@ -104,7 +104,7 @@ async def test_page_sends_the_sampling_controls(page: Tab, shelf: Shelf) -> None
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "says"),
+    ("field", "value", "message"),
     [
         ("temperature", "-1", "Temperature: Value must be greater than or equal to 0."),
         ("temperature", "", ""),
@@ -114,7 +114,7 @@ async def test_page_sends_the_sampling_controls(page: Tab, shelf: Shelf) -> None
         ("top_p", "0", "top_p must be greater than 0 and at most 1"),
     ],
 )
-async def test_invalid_control_is_reported(page: Tab, shelf: Shelf, field: str, value: str, says: str) -> None:
+async def test_invalid_control_is_reported(page: Tab, shelf: Shelf, field: str, value: str, message: str) -> None:
     shelf.store.activate(shelf.install().id)
     async with serving_shelf(shelf) as address:
         await page.go(address)
@@ -123,13 +123,13 @@ async def test_invalid_control_is_reported(page: Tab, shelf: Shelf, field: str, 
         await page.fill(f"#{field}", value)
         await page.run("document.querySelector('#sampling').open = false")
         await page.click("#generate")
-        if says:
-            await page.until(f"document.querySelector('#error').innerText.startsWith({json.dumps(says)})")
+        if message:
+            await page.until(f"document.querySelector('#error').innerText.startsWith({json.dumps(message)})")
         else:
             await page.until("document.querySelector('#status').innerText.includes('token limit reached')")
-    if says.startswith("top_p"):
+    if message.startswith("top_p"):
         return
-    is_wrong = bool(says)
+    is_wrong = bool(message)
     assert await page.run(f"document.querySelector('#{field}').getAttribute('aria-invalid')") == str(is_wrong).lower()
     assert await page.run("document.querySelector('#sampling').open") is is_wrong
     assert (await page.text("#output") == "what was there") is is_wrong

@@ -202,7 +202,7 @@ HUGE = weights(9) * np.float32(1e37)
 BROKEN: dict[str, tuple[Callable[[Shelf], InstalledRelease], str]] = {
     "a NaN": (lambda shelf: shelf.install(checkpoint=checkpoint(WITH_NAN)), "NaN or infinity in wte"),
     "infinite logits": (lambda shelf: shelf.install(checkpoint=checkpoint(HUGE)), "its logits are not finite"),
-    "a byte too many": (
+    "an extra byte": (
         lambda shelf: shelf.install(checkpoint=checkpoint(weights(9)) + b"!"),
         "44953 bytes, but RGPT0002",
     ),
