@@ -1,4 +1,4 @@
-"""The package as a script uses it: load a model, ask it for logits and for text."""
+"""Python API of a model: loading, logits and text."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def model(tmp_path: Path) -> LanguageModel:
 
 
 def put_release(folder: Path, checkpoint: str = "checkpoint.bin", *, with_optimizer: bool = True) -> Path:
-    """A folder as the store has it."""
+    """Write a folder as the store lays it out."""
     folder.mkdir()
     write_checkpoint(folder / checkpoint, tiny_checkpoint(with_optimizer=with_optimizer))
     for name, data in side_files().items():
@@ -43,28 +43,28 @@ def test_load_a_file(tmp_path: Path, kind: type) -> None:
 
 
 @pytest.mark.parametrize("checkpoint", ["checkpoint.bin", "story_best.bin"])
-def test_load_the_folder_of_a_release(tmp_path: Path, checkpoint: str) -> None:
+def test_load_a_release_folder(tmp_path: Path, checkpoint: str) -> None:
     model = randygpt.load(put_release(tmp_path / "release", checkpoint, with_optimizer=False))
     assert has_weights(model.decoder, tiny_checkpoint().weights)
     assert model.tokenizer.vocab == TOKENIZER.chars
 
 
 @pytest.mark.parametrize("names", [[], ["a.bin", "b.bin"]])
-def test_a_folder_without_the_one_checkpoint(tmp_path: Path, names: list[str]) -> None:
+def test_folder_needs_exactly_one_checkpoint(tmp_path: Path, names: list[str]) -> None:
     for name in names:
         write_tiny(tmp_path / name)
     with pytest.raises(InvalidModelFile, match=f"contains {len(names)} checkpoints"):
         randygpt.load(tmp_path)
 
 
-def test_without_characters_a_model_cannot_be_used(tmp_path: Path) -> None:
+def test_model_without_vocabulary_is_refused(tmp_path: Path) -> None:
     folder = put_release(tmp_path / "release")
     (folder / "vocab.json").unlink()
     with pytest.raises(InvalidModelFile, match=r"checkpoint\.bin: no vocabulary beside it"):
         randygpt.load(folder)
 
 
-def test_a_file_that_is_wrong_or_not_there(tmp_path: Path) -> None:
+def test_invalid_or_missing_file(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.bin")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InvalidCheckpoint, match=r"m\.bin"):
@@ -99,16 +99,16 @@ def test_logits(model: LanguageModel) -> None:
     ],
     ids=lambda ids: str(tuple(ids.shape) if isinstance(ids, torch.Tensor) else ids),
 )
-def test_ids_that_are_none(model: LanguageModel, ids: torch.Tensor) -> None:
+def test_invalid_ids_are_refused(model: LanguageModel, ids: torch.Tensor) -> None:
     with pytest.raises(CallerError, match="ids must"):
         model.logits(ids)
 
 
-def test_a_whole_block_and_the_last_id(model: LanguageModel) -> None:
+def test_full_context_and_largest_id(model: LanguageModel) -> None:
     assert model.logits(torch.full((1, BLOCK), CONFIG.vocab_size - 1)).isfinite().all()
 
 
-def test_a_completion_is_without_the_prompt(model: LanguageModel) -> None:
+def test_completion_excludes_the_prompt(model: LanguageModel) -> None:
     prompt = "the quick brown"
     sampling = Sampling(max_tokens=30, temperature=1.0, seed=1)
     ids = list(generate(model.decoder, TOKENIZER.encode(prompt).tolist(), sampling))
@@ -118,7 +118,7 @@ def test_a_completion_is_without_the_prompt(model: LanguageModel) -> None:
     assert 0 < len(text) <= 30
 
 
-def test_the_same_seed_gives_the_same_text(model: LanguageModel) -> None:
+def test_equal_seeds_give_equal_text(model: LanguageModel) -> None:
     texts = {model.generate("fox", max_tokens=20, temperature=1.0, seed=seed) for seed in (1, 1, 1)}
     assert len(texts) == 1
     assert model.generate("fox", max_tokens=20, temperature=1.0, seed=2) not in texts

@@ -1,4 +1,4 @@
-"""One of several processes: what threads it has while they share a run, and afterwards. Prints both as JSON."""
+"""Process of a group: prints its thread names during and after the group as JSON."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ def main() -> None:
     with process_group("cpu") as world:
         weight = torch.nn.Parameter(torch.ones(3))
         weight.sum().backward()
-        torch.optim.AdamW([weight]).step()  # loads more of torch
+        torch.optim.AdamW([weight]).step()  # imports more of torch
         world.any(True)
         before = threads()
     sys.stdout.write(json.dumps([before, threads()]) + "\n")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
-from support.command import only_line, randygpt
+from support.command import only_line
 from support.models import CONFIG, TOKENIZER, side_files, tiny_checkpoint, write_tiny
 
 from randygpt.checkpoint.export import Format, export_model, import_model, read_export
@@ -317,13 +317,14 @@ def test_fetched_release_can_be_exported(at_home: Path, capsys: pytest.CaptureFi
     assert read_checkpoint(at_home / "story.bin", CONFIG).optimizer_state is not None
 
 
-def test_imported_checkpoint_resumes_training(tmp_path: Path) -> None:
-    (tmp_path / "train.txt").write_text("the quick brown fox\n" * 200, encoding="utf-8")
-    common = ("--preset", "xs", "--batch", "1", "--quiet")
-    assert randygpt(tmp_path, "train", "--iters", "2", *common).returncode == 0
-    assert randygpt(tmp_path, "export", "checkpoint.bin", "folder").returncode == 0
-    assert randygpt(tmp_path, "import", "folder", "copy").returncode == 0
+def test_imported_checkpoint_resumes_training(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (at_home / "train.txt").write_text("the quick brown fox\n" * 200, encoding="utf-8")
+    common = ("--dim", "16", "--heads", "2", "--layers", "1", "--batch", "1", "--quiet")
+    assert run(["train", "--iters", "2", *common]) == 0
+    assert run(["export", "checkpoint.bin", "folder"]) == 0
+    assert run(["import", "folder", "copy"]) == 0
+    capsys.readouterr()
     for prefix in ("checkpoint", "copy"):
-        done = randygpt(tmp_path, "train", "--iters", "3", "--checkpoint", prefix, "--resume", *common)
-        assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "copy.bin").read_bytes() == (tmp_path / "checkpoint.bin").read_bytes()
+        assert run(["train", "--iters", "3", "--checkpoint", prefix, "--resume", *common]) == 0
+        assert capsys.readouterr().err == ""
+    assert (at_home / "copy.bin").read_bytes() == (at_home / "checkpoint.bin").read_bytes()

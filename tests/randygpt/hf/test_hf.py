@@ -1,4 +1,4 @@
-"""What transformers makes of an exported folder: the same ids, logits and texts, without randygpt's code."""
+"""Exports loaded by transformers: equal ids, logits and texts, without randygpt's code."""
 
 import json
 import os
@@ -32,7 +32,7 @@ from randygpt.model.tokenizer import BpeTokenizer, CharTokenizer, Tokenizer, tok
 
 PROBE = Path(__file__).parents[2] / "support" / "transformers_probe.py"
 CHARS = CharTokenizer.from_text(TEXT)
-PAIRS = BpeTokenizer.train(TEXT, 60)
+BPE = BpeTokenizer.train(TEXT, 60)
 TEXTS = [
     TEXT[:200],
     "",
@@ -45,16 +45,16 @@ TEXTS = [
 
 @dataclass(frozen=True)
 class Loaded:
-    """An export, as transformers sees it and as randygpt does."""
+    """An export loaded by transformers and by randygpt."""
 
     answers: dict[str, Any]
     ids: torch.Tensor
     prompts: list[str]
     ours: LanguageModel
-    saved: Path  # what transformers saved of it, as bfloat16
+    saved: Path  # saved by transformers in bfloat16
 
 
-@pytest.fixture(scope="module", params=[CHARS, PAIRS], ids=["characters", "byte pairs"])
+@pytest.fixture(scope="module", params=[CHARS, BPE], ids=["characters", "bpe"])
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     folder, tokenizer = tmp_path_factory.mktemp("hf"), request.param
     path = folder / "m.bin"
@@ -80,56 +80,65 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Loaded(answers=answers, ids=ids, prompts=prompts, ours=randygpt.load(path), saved=folder / "saved")
 
 
-def test_every_weight_finds_its_place(loaded: Loaded) -> None:
+@pytest.mark.full
+def test_every_weight_is_loaded(loaded: Loaded) -> None:
     assert all(not problems for problems in loaded.answers["loading"].values())
     assert loaded.answers["dtype"] == "torch.float32"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("how", ["logits", "in two steps"])
-def test_the_logits_are_ours(loaded: Loaded, how: str) -> None:
+def test_hf_logits_match(loaded: Loaded, how: str) -> None:
     ours = loaded.ours.logits(loaded.ids)
     assert ours.std() > 0.1
     torch.testing.assert_close(torch.tensor(loaded.answers[how]), ours, rtol=0, atol=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("how", ["cached", "uncached"])
-def test_greedy_texts_are_ours(loaded: Loaded, how: str) -> None:
+def test_hf_greedy_texts_match(loaded: Loaded, how: str) -> None:
     decode = loaded.ours.tokenizer.decode
     for ids, prompt in zip(loaded.answers[how], loaded.prompts, strict=True):
         assert decode(ids) == prompt + loaded.ours.generate(prompt, max_tokens=24, temperature=0)
 
 
-def test_prompts_of_several_lengths_do_not_disturb_each_other(loaded: Loaded) -> None:
+@pytest.mark.full
+def test_hf_left_padding_changes_nothing(loaded: Loaded) -> None:
     alone = [loaded.ours.generate(prompt, max_tokens=24, temperature=0) for prompt in loaded.prompts]
     assert len(set(map(len, loaded.prompts))) == 3
     assert loaded.answers["padded"] == alone
 
 
-def test_other_ways_to_generate(loaded: Loaded) -> None:
+@pytest.mark.full
+def test_hf_sampling_and_beam_search(loaded: Loaded) -> None:
     prompt = len(loaded.ours.tokenizer.encode(loaded.prompts[0]))
     assert prompt < loaded.answers["beams"] <= prompt + 24
     assert prompt < loaded.answers["sampled"] <= prompt + 24
 
 
-def test_beyond_the_last_position_it_refuses(loaded: Loaded) -> None:
+@pytest.mark.full
+def test_hf_context_overflow_is_refused(loaded: Loaded) -> None:
     assert 253 < loaded.answers["to the last position"] <= 256
     assert loaded.answers["too long"] == "257 tokens exceed the context length of 256"
     assert loaded.answers["too long, uncached"] == "257 tokens exceed the context length of 256"
     assert "static cache is not supported" in loaded.answers["static"]
 
 
-def test_the_ids_and_texts_are_ours(loaded: Loaded) -> None:
+@pytest.mark.full
+def test_hf_tokenizer_matches(loaded: Loaded) -> None:
     ours = [loaded.ours.tokenizer.encode(text).tolist() for text in TEXTS]
     assert loaded.answers["encoded"] == ours
     assert loaded.answers["decoded"] == [loaded.ours.tokenizer.decode(ids) for ids in ours]
     assert loaded.answers["untrusted"] == ours[0]
 
 
-def test_it_can_be_trained_on(loaded: Loaded) -> None:
+@pytest.mark.full
+def test_hf_model_can_be_trained(loaded: Loaded) -> None:
     assert loaded.answers["gradients"]
 
 
-def test_what_transformers_saved_is_imported(loaded: Loaded, tmp_path: Path) -> None:
+@pytest.mark.full
+def test_model_saved_by_transformers_is_imported(loaded: Loaded, tmp_path: Path) -> None:
     import_model(loaded.saved, tmp_path / "back.bin")
     back = randygpt.load(tmp_path / "back.bin")
     ours = torch.from_numpy(read_weights(loaded.saved.parent / "m.bin", loaded.ours.config))
@@ -152,7 +161,7 @@ def agree(tokenizer: Tokenizer, texts: Sequence[str], ids: Sequence[Sequence[int
         assert theirs.decode([token for token in each if token > 1]) == tokenizer.decode(each)
 
 
-def test_the_rust_programs_vocabularies(golden: Path) -> None:
+def test_hf_tokenizer_of_rust_vocabularies(golden: Path) -> None:
     cases = json.loads((golden / "bpe2000_tokens.json").read_bytes())
     texts = [case["text"] for case in cases]
     for name in ("bpe2000", "xs_char"):
@@ -164,12 +173,12 @@ def test_the_rust_programs_vocabularies(golden: Path) -> None:
 
 
 @given(st.text(alphabet="thequickfox \n<>|é\U000f0000", max_size=60))
-def test_any_text(text: str) -> None:
+def test_any_text_has_equal_ids(text: str) -> None:
     agree(CHARS, [text])
-    agree(PAIRS, [text])
+    agree(BPE, [text])
 
 
-def test_of_entries_that_come_twice_the_later_counts_and_each_can_be_decoded() -> None:
+def test_duplicate_entries_encode_to_the_later_id() -> None:
     chars = CharTokenizer(["<", ">", "a", "<", "b", "a", "\U000f0000", "a", ">", "\n"])
     agree(chars, ["<a>b\n\U000f0000\U000f0001"], ids=[[2, 3, 4, 5, 6, 7, 8, 9]])
     assert backend(chars).decode([2, 5, 7]) == "aaa"
@@ -183,13 +192,13 @@ def test_of_entries_that_come_twice_the_later_counts_and_each_can_be_decoded() -
         assert tuple(back.vocab) == tuple(tokenizer.vocab)
 
 
-def test_merges_are_tried_in_the_order_of_what_they_give() -> None:
+def test_merges_apply_by_result_id() -> None:
     tokenizer = BpeTokenizer(["<|bos|>", "<|eos|>", "a", "b", "c", "ab", "bc"], [("b", "c"), ("a", "b")])
     assert tokenizer.encode("abc").tolist() == [5, 4]
     agree(tokenizer, ["abc"])
 
 
-def test_a_large_vocabulary() -> None:
+def test_large_vocabulary() -> None:
     chars = CharTokenizer(["<", ">", *(chr(point) for point in range(0x4E00, 0x9000)), "\n"])
     text = "".join(random.Random(1).choices(chars.chars[2:], k=2000))  # noqa: S311
     agree(chars, [text])
@@ -209,6 +218,6 @@ def test_a_large_vocabulary() -> None:
         {"model": {"vocab": {"a": 0, "b": 1}, "merges": [["a", "c"]]}, "decoder": {"decoders": []}},
     ],
 )
-def test_a_tokenizer_that_is_not_ours(raw: object) -> None:
+def test_foreign_tokenizer_is_refused(raw: object) -> None:
     with pytest.raises(InvalidModelFile):
         read_tokenizer_json(raw, "bpe")

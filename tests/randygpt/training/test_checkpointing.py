@@ -1,4 +1,4 @@
-"""What training leaves on disk, when something comes between."""
+"""Checkpoint writer: interrupts, errors, kills and failed syncs."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from randygpt.checkpoint.sidecar import Sidecar, inspect_checkpoint
 from randygpt.training.checkpointing import CheckpointWriter
 
 
-def test_an_interrupt_waits_for_the_write_under_way_alone(tmp_path: Path) -> None:
+def test_interrupt_waits_only_for_the_current_write(tmp_path: Path) -> None:
     under_way = threading.Event()
 
     def interrupted(writer: CheckpointWriter) -> None:
@@ -32,8 +32,8 @@ def test_an_interrupt_waits_for_the_write_under_way_alone(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_waits_for_every_write(tmp_path: Path) -> None:
-    """They are good states: what was found to be the best before a run diverged."""
+def test_error_waits_for_every_write(tmp_path: Path) -> None:
+    """The queued checkpoints are valid, for example the best before a run diverged."""
 
     def failing(writer: CheckpointWriter) -> None:
         with writer:
@@ -46,12 +46,17 @@ def test_an_error_waits_for_every_write(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("*.bin")} == {"m.bin", "m_best.bin"}
 
 
-SAVES_AND_IS_KILLED = """
+SAVE_AND_KILL = """
 import os, signal, sys
 from pathlib import Path
-from support.models import write_tiny
+from randygpt.checkpoint.rgpt import read_checkpoint
+from randygpt.checkpoint.save import save_checkpoint
+from randygpt.checkpoint.sidecar import inspect_checkpoint
 
-replace, renames = Path.replace, int(sys.argv[2])
+target, source = map(Path, sys.argv[1:3])
+info = inspect_checkpoint(source)
+checkpoint = read_checkpoint(source, info.config)
+replace, renames = Path.replace, int(sys.argv[3])
 
 def counted(self, target):
     global renames
@@ -61,17 +66,17 @@ def counted(self, target):
     return replace(self, target)
 
 Path.replace = counted
-write_tiny(Path(sys.argv[1]), seed=2)
+save_checkpoint(target, checkpoint, info.sidecar)
 """
 
 
 @pytest.mark.parametrize("renames", range(4))
-def test_wherever_a_save_is_killed_the_checkpoint_and_what_stands_beside_it_are_of_one_time(
-    tmp_path: Path, renames: int
+def test_killed_save_leaves_a_matching_pair(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, renames: int
 ) -> None:
-    path = write_tiny(tmp_path / "m.bin", seed=1)
-    command = [sys.executable, "-c", SAVES_AND_IS_KILLED, str(path), str(renames)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], check=False)
+    path, source = write_tiny(tmp_path / "m.bin", seed=1), write_tiny(tmp_path_factory.mktemp("new") / "m.bin", seed=2)
+    command = [sys.executable, "-c", SAVE_AND_KILL, str(path), str(source), str(renames)]
+    done = subprocess.run(command, check=False)
     assert done.returncode == (-signal.SIGKILL if renames < 3 else 0)
     found = inspect_checkpoint(path)
     assert found.sidecar is not None
@@ -83,7 +88,7 @@ def test_wherever_a_save_is_killed_the_checkpoint_and_what_stands_beside_it_are_
 
 
 @pytest.mark.parametrize("syncs", range(4))
-def test_a_folder_that_cannot_be_synced_leaves_a_checkpoint_and_its_json(
+def test_failed_directory_sync_leaves_a_matching_pair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syncs: int
 ) -> None:
     path, fsync, left = write_tiny(tmp_path / "m.bin", seed=1), os.fsync, [None] * syncs

@@ -1,4 +1,4 @@
-"""One batch in parts, and on several processes: the loss of one."""
+"""Gradient accumulation and data parallelism: the loss equals that of one process."""
 
 import json
 import os
@@ -58,22 +58,24 @@ def torchrun(folder: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def test_two_processes_give_the_loss_of_one(tmp_path: Path) -> None:
-    """Dropout included: what a window loses depends on the window, not on who computes it."""
+@pytest.mark.full
+def test_two_processes_match_one(tmp_path: Path) -> None:
+    """Dropout included: masks depend on the sequence, not on the process that computes them."""
     one, many = put_text(tmp_path / "one"), put_text(tmp_path / "many")
     done = randygpt(one, "train", *RUN)
     assert done.returncode == 0, done.stderr
     with torchrun(many, *TRAIN, *RUN) as process:
         printed, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, errors
-    assert printed.count("checkpoint_best.bin and checkpoint.bin: iteration 11") == 1  # the first process alone speaks
+    assert printed.count("checkpoint_best.bin and checkpoint.bin: iteration 11") == 1  # only rank 0 prints
     np.testing.assert_allclose(losses(many), losses(one), rtol=0, atol=1e-5)
     np.testing.assert_allclose(weights(many), weights(one), rtol=0, atol=1e-4)
     names = {"train.txt", "checkpoint.bin", "checkpoint.json", "checkpoint_best.bin", "checkpoint_best.json"}
     assert {entry.name for entry in many.iterdir()} == names | {"checkpoint.metrics.jsonl"}
 
 
-def test_a_run_on_two_processes_that_is_stopped_saves(tmp_path: Path) -> None:
+@pytest.mark.full
+def test_stopped_run_on_two_processes_saves(tmp_path: Path) -> None:
     folder = put_text(tmp_path / "two")
     words = (*SHAPE, "--batch", "6", "--iters", "1000000", "--precision", "float32")
     with torchrun(folder, *TRAIN, *words) as process:
@@ -89,9 +91,10 @@ def test_a_run_on_two_processes_that_is_stopped_saves(tmp_path: Path) -> None:
     assert randygpt(folder, "train", "--resume", "--iters", header.iteration + 3, "--batch", "2").returncode == 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="threads are listed as Linux does")
-def test_no_thread_is_left_of_what_processes_shared(tmp_path: Path) -> None:
-    """One that frees a tensor while Python ends aborts the process."""
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_gloo_thread_remains(tmp_path: Path) -> None:
+    """A thread that frees a tensor during interpreter exit aborts the process."""
     with torchrun(tmp_path, PROBE) as process:
         printed, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, errors
@@ -108,7 +111,7 @@ def options(folder: Path, **changes: Any) -> TrainOptions:  # noqa: ANN401 (fiel
 
 
 @pytest.mark.parametrize("accumulate", [2, 4, 6])
-def test_a_batch_in_parts_is_the_same_batch(tmp_path: Path, accumulate: int) -> None:
+def test_accumulation_matches_one_batch(tmp_path: Path, accumulate: int) -> None:
     for name, parts in (("whole", 1), ("parts", accumulate)):
         trainer = Trainer.start(options(tmp_path / name, accumulate=parts), TEXT, lambda _: CONFIG)
         trainer.run(lambda _: None, lambda: False)
@@ -117,14 +120,14 @@ def test_a_batch_in_parts_is_the_same_batch(tmp_path: Path, accumulate: int) -> 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 50])
 @pytest.mark.parametrize("size", [1, 2, 7])
-def test_shares_are_everything_once(count: int, size: int) -> None:
-    shares = [World(rank=rank, size=size).shard(count) for rank in range(size)]
-    assert [piece for share in shares for piece in share] == list(range(count))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+def test_shards_partition_the_batch(count: int, size: int) -> None:
+    shards = [World(rank=rank, size=size).shard(count) for rank in range(size)]
+    assert [piece for shard in shards for piece in shard] == list(range(count))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-def test_a_size_without_an_address_is_not_a_world(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cluster managers say WORLD_SIZE too."""
+def test_world_size_without_an_address_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cluster managers also set WORLD_SIZE."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with process_group("cpu") as world:
@@ -141,7 +144,7 @@ class _Second(World):
         pass
 
 
-def test_only_the_first_process_writes(tmp_path: Path) -> None:
+def test_only_rank_0_writes(tmp_path: Path) -> None:
     world = _Second(rank=1, size=2)
     trainer = Trainer.start(options(tmp_path / "second"), TEXT, lambda _: CONFIG, world=world)
     assert trainer.run(lambda _: None, lambda: False)

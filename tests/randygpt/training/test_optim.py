@@ -1,4 +1,4 @@
-"""How fast to learn: the schedule, the plateau rule, and AdamW against the formulas."""
+"""Learning-rate schedule, plateau rule, and AdamW against its formulas."""
 
 import math
 
@@ -24,23 +24,23 @@ PEAK, LOWEST = 1e-4, 1e-5
         (5000, LOWEST),
     ],
 )
-def test_the_rate_is_constant_and_then_a_cosine(iteration: int, expected: float) -> None:
+def test_constant_then_cosine_schedule(iteration: int, expected: float) -> None:
     rate = constant_then_cosine(iteration, iterations=1000, max_lr=PEAK, min_lr=LOWEST)
     assert rate == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_rate_never_rises() -> None:
+def test_cosine_schedule_never_rises() -> None:
     rates = [constant_then_cosine(iteration, iterations=77, max_lr=PEAK, min_lr=LOWEST) for iteration in range(78)]
     assert rates == sorted(rates, reverse=True)
     assert rates[46] > rates[47] > rates[76] > LOWEST
 
 
 @pytest.mark.parametrize("iterations", [1, 2])
-def test_a_run_of_next_to_nothing_has_a_rate(iterations: int) -> None:
+def test_very_short_run_has_a_learning_rate(iterations: int) -> None:
     assert constant_then_cosine(0, iterations=iterations, max_lr=PEAK, min_lr=LOWEST) == PEAK
 
 
-def test_thirty_evaluations_without_a_best_halve_the_rate_and_after_three_cuts_the_run_ends() -> None:
+def test_plateau_halves_the_rate_three_times_then_ends() -> None:
     plateau = Plateau()
     assert not plateau.update(1.0)
     factors, stops = [], []
@@ -51,14 +51,14 @@ def test_thirty_evaluations_without_a_best_halve_the_rate_and_after_three_cuts_t
     assert stops == [False] * 119 + [True]
 
 
-def test_a_new_best_starts_the_waiting_again_and_keeps_the_rate() -> None:
+def test_new_best_resets_the_patience() -> None:
     plateau = Plateau(best=1.0, waited=29, cuts=1)
     assert not plateau.update(0.9)
     assert (plateau.best, plateau.waited, plateau.factor) == (0.9, 0, 0.5)
 
 
 @pytest.mark.parametrize("loss", [1.0, math.nan, math.inf])
-def test_what_is_not_lower_is_no_new_best(loss: float) -> None:
+def test_equal_or_worse_loss_is_not_a_new_best(loss: float) -> None:
     plateau = Plateau(best=1.0)
     assert not plateau.update(loss)
     assert (plateau.best, plateau.waited) == (1.0, 1)
@@ -66,7 +66,7 @@ def test_what_is_not_lower_is_no_new_best(loss: float) -> None:
 
 def gradients(count: int, steps: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(3)
-    return [torch.randn(count, generator=generator) * 2 for _ in range(steps)]  # many beyond the clamp
+    return [torch.randn(count, generator=generator) * 2 for _ in range(steps)]  # many exceed the clamp
 
 
 def run(optimizer: FlatAdamW, gradient: Tensor, steps: list[Tensor], rates: list[float]) -> None:
@@ -75,7 +75,7 @@ def run(optimizer: FlatAdamW, gradient: Tensor, steps: list[Tensor], rates: list
         optimizer.step(rate)
 
 
-def test_five_steps_are_those_of_the_formulas() -> None:
+def test_adamw_matches_the_formulas() -> None:
     flat = torch.randn(200, generator=torch.Generator().manual_seed(1))
     gradient = torch.zeros_like(flat)
     expected = flat.double().numpy().copy()
@@ -95,14 +95,14 @@ def test_five_steps_are_those_of_the_formulas() -> None:
     np.testing.assert_allclose(optimizer.state[1].numpy(), second, rtol=0, atol=1e-6)
 
 
-def test_a_step_uses_the_gradient_up() -> None:
+def test_step_zeroes_the_gradient() -> None:
     flat, gradient = torch.ones(4), torch.ones(4)
     FlatAdamW(flat, gradient).step(0.1)
     assert torch.equal(gradient, torch.zeros(4))
     assert (flat < 1).all()
 
 
-def test_going_on_from_moments_is_as_if_nothing_had_happened() -> None:
+def test_restored_state_continues_exactly() -> None:
     start = torch.randn(50, generator=torch.Generator().manual_seed(1))
     steps, rates = gradients(50, 6), [1e-2] * 6
     unbroken, gradient = start.clone(), torch.zeros(50)

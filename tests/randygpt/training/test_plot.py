@@ -1,4 +1,4 @@
-"""Pictures of runs: which file is meant, what is read from it, and what is seen in the picture."""
+"""Plots: which metrics file is read, what is parsed, and what the image shows."""
 
 import json
 import struct
@@ -29,7 +29,7 @@ def put(path: Path, lines: list[Line], tail: str = "") -> Path:
 
 
 def put_run(folder: Path, name: str, iterations: int, *, every: int = 10) -> Path:
-    """A run that is best at its second evaluation."""
+    """Write a run whose second evaluation is the best."""
     lines = [line(number) for number in range(iterations)]
     for index, number in enumerate(range(every - 1, iterations, every)):
         lines[number]["val_loss"] = 2.0 if index == 1 else 3.0
@@ -37,7 +37,7 @@ def put_run(folder: Path, name: str, iterations: int, *, every: int = 10) -> Pat
 
 
 @pytest.mark.parametrize(
-    ("named", "meant"),
+    ("named", "expected"),
     [
         ("a/run", "a/run.metrics.jsonl"),
         ("a/run.bin", "a/run.metrics.jsonl"),
@@ -48,13 +48,13 @@ def put_run(folder: Path, name: str, iterations: int, *, every: int = 10) -> Pat
         ("a/run.v2.bin", "a/run.v2.metrics.jsonl"),
     ],
 )
-def test_which_metrics_are_meant(tmp_path: Path, named: str, meant: str) -> None:
+def test_metrics_path_of_a_name(tmp_path: Path, named: str, expected: str) -> None:
     (tmp_path / "a").mkdir()
     put_run(tmp_path / "a", "my_best", 1)
-    assert metrics_path(tmp_path / named) == tmp_path / meant
+    assert metrics_path(tmp_path / named) == tmp_path / expected
 
 
-def test_what_is_read(tmp_path: Path) -> None:
+def test_read_run(tmp_path: Path) -> None:
     lines: list[Line] = [line(0), line(1, val_loss=3.5, tokens=8192), {"iter": 2, "loss": 3.25}]
     read = read_run(put(tmp_path / "run.metrics.jsonl", lines, tail='{"iter": 3, "lo'))
     assert (read.name, read.title) == ("run", "run")
@@ -64,14 +64,14 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert (read.evaluated.tolist(), read.val_losses.tolist()) == ([1], [3.5])
 
 
-def test_of_an_iteration_done_twice_the_later_line_counts(tmp_path: Path) -> None:
+def test_later_line_of_an_iteration_wins(tmp_path: Path) -> None:
     lines = [line(0), line(1, loss=3.0), line(2), line(1, loss=2.0)]
     read = read_run(put(tmp_path / "run.metrics.jsonl", lines))
     assert (read.iterations.tolist(), read.losses.tolist()) == ([0, 1, 2], [4.0, 2.0, 3.98])
 
 
 @pytest.mark.parametrize("value", ['"3.5"', "true", "NaN", "Infinity", "1" + "0" * 400, "[1]", "null"])
-def test_a_loss_that_is_no_number_is_not_drawn(tmp_path: Path, value: str) -> None:
+def test_non_numeric_loss_is_not_drawn(tmp_path: Path, value: str) -> None:
     path = put(tmp_path / "run.metrics.jsonl", [line(0)], tail=f'{{"iter": 1, "loss": {value}}}\n')
     assert read_run(path).iterations.tolist() == [0]
     path = put(tmp_path / "run.metrics.jsonl", [], tail=f'{{"iter": 1, "loss": 2, "val_loss": {value}}}\n')
@@ -79,13 +79,13 @@ def test_a_loss_that_is_no_number_is_not_drawn(tmp_path: Path, value: str) -> No
 
 
 @pytest.mark.parametrize("contents", [b"", b"\n\n", b'{"iter": 1, "lo', b"[1]\n7\n", b"\xff\xfe\n", b"[" * 100_000])
-def test_a_file_without_a_usable_line_is_named(tmp_path: Path, contents: bytes) -> None:
+def test_file_without_a_valid_line_is_named(tmp_path: Path, contents: bytes) -> None:
     (tmp_path / "run.metrics.jsonl").write_bytes(contents)
     with pytest.raises(InvalidModelFile, match=r"run\.metrics\.jsonl: no line"):
         read_run(tmp_path / "run.metrics.jsonl")
 
 
-def test_what_is_seen_of_one_run(tmp_path: Path) -> None:
+def test_plot_of_one_run(tmp_path: Path) -> None:
     path = put_run(tmp_path, "run", 30)
     (tmp_path / "run.json").write_bytes(Sidecar(config=CONFIG, tokenizer=TOKENIZER, name="story").encode())
     picture = draw([read_run(path)], "svg").decode()
@@ -101,7 +101,7 @@ def test_what_is_seen_of_one_run(tmp_path: Path) -> None:
         assert words in picture
 
 
-def test_what_is_seen_of_several_runs(tmp_path: Path) -> None:
+def test_plot_of_several_runs(tmp_path: Path) -> None:
     runs = [
         read_run(put_run(tmp_path, "first", 3000, every=25)),
         read_run(put_run(tmp_path, "_$x$_", 20)),
@@ -120,13 +120,13 @@ def test_what_is_seen_of_several_runs(tmp_path: Path) -> None:
         assert words in picture
 
 
-def test_the_same_run_is_the_same_picture(tmp_path: Path) -> None:
+def test_plot_is_reproducible(tmp_path: Path) -> None:
     path = put_run(tmp_path, "run", 30)
     assert draw([read_run(path)], "svg") == draw([read_run(path)], "svg")
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 20, 1000])
-def test_a_run_of_any_length_can_be_drawn(tmp_path: Path, iterations: int) -> None:
+def test_run_of_any_length_can_be_drawn(tmp_path: Path, iterations: int) -> None:
     picture = draw([read_run(put_run(tmp_path, "日本", iterations))], "png")
     assert struct.unpack(">8s8x2I", picture[:24]) == (b"\x89PNG\r\n\x1a\n", 1440, 960)
 
@@ -135,7 +135,7 @@ def test_perplexities() -> None:
     assert [perplexity(loss) for loss in (0.0, 2.0, 9.0, 1e300)] == ["1.00", "7.39", "8,103.08", "huge"]
 
 
-def test_the_command_draws_beside_the_metrics(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plot_command_writes_next_to_the_metrics(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (at_home / "runs").mkdir()
     put_run(at_home / "runs", "run", 30)
     assert run(["plot", "runs/run_best.bin", "--json"]) == 0
@@ -160,7 +160,7 @@ def test_the_command_draws_beside_the_metrics(at_home: Path, capsys: pytest.Capt
         (("run", "cut"), "cut.metrics.jsonl: no line"),
     ],
 )
-def test_what_cannot_be_drawn_leaves_nothing(
+def test_failed_plot_leaves_no_file(
     at_home: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], says: str
 ) -> None:
     put_run(at_home, "run", 3)
@@ -171,7 +171,7 @@ def test_what_cannot_be_drawn_leaves_nothing(
     assert sorted(at_home.iterdir()) == before
 
 
-def test_without_matplotlib_the_way_to_install_it_is_said(tmp_path: Path) -> None:
+def test_missing_matplotlib_names_the_extra(tmp_path: Path) -> None:
     put_run(tmp_path, "run", 3)
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"

@@ -1,4 +1,4 @@
-"""Training steps in bf16."""
+"""bf16 training and the default precision."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from randygpt.training.options import TrainOptions
 from randygpt.training.trainer import Trainer
 
 
-def test_bf16_is_for_training_steps_only() -> None:
+def test_bf16_applies_only_to_training_steps() -> None:
     model = GPT.initialize(CONFIG, seed=0)
     ids = torch.arange(20)[None]
     exact = model(ids)
@@ -38,14 +38,14 @@ def trained(folder: Path, precision: str, *, stop_after: int | None = None) -> l
     return steps
 
 
-def test_the_loss_in_bf16_follows_that_in_float32(tmp_path: Path) -> None:
+def test_bf16_loss_follows_float32(tmp_path: Path) -> None:
     losses = [trained(tmp_path / precision, precision)[-1].val_loss for precision in ("float32", "bf16")]
     assert losses[0] is not None
     assert losses[0] < 3.2
     assert losses[1] == pytest.approx(losses[0], abs=0.05)
 
 
-def test_a_resume_in_bf16_changes_nothing(tmp_path: Path) -> None:
+def test_bf16_run_resumes_exactly(tmp_path: Path) -> None:
     trained(tmp_path / "whole", "bf16")
     trained(tmp_path / "parts", "bf16", stop_after=7)
     trained(tmp_path / "parts", "bf16")
@@ -65,13 +65,13 @@ def test_a_resume_in_bf16_changes_nothing(tmp_path: Path) -> None:
         ({}, "float32"),
     ],
 )
-def test_bf16_where_the_processor_multiplies_it(
+def test_default_precision_by_cpu_capability(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert fastest_precision("cpu") == expected
 
 
-def test_the_fastest_precision_is_one_that_there_is() -> None:
+def test_default_precision_is_supported() -> None:
     assert fastest_precision("cpu") in {"float32", "bf16"}
     assert fastest_precision("mps") == "float32"

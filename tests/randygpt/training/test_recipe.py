@@ -1,4 +1,4 @@
-"""Recipes: what they hold, how the fast one starts and steps, and that a checkpoint of one goes on with the other."""
+"""Recipes: their values, initialization and optimizers, and resuming one with the other."""
 
 import json
 import math
@@ -41,7 +41,7 @@ def run(asked: TrainOptions, *, stop_after: int | None = None, resume: bool = Fa
     return steps
 
 
-def test_the_classic_values_are_those_of_the_rust_program() -> None:
+def test_classic_values_match_the_rust_program() -> None:
     classic, default = RECIPES[CLASSIC], TrainOptions(iterations=1)
     assert (classic.max_lr, classic.min_lr, classic.dropout, classic.eval_every) == (1e-4, 1e-5, 0.1, 25)
     assert (default.recipe, default.max_lr, default.min_lr, default.dropout) == (CLASSIC, 1e-4, 1e-5, 0.1)
@@ -52,7 +52,7 @@ def test_the_classic_values_are_those_of_the_rust_program() -> None:
     assert torch.equal(model.flat, before)
 
 
-def test_the_rate_rises_and_falls_on_straight_lines() -> None:
+def test_warmup_then_linear_schedule() -> None:
     rates = [warmup_then_linear(iteration, iterations=100, max_lr=1.0, min_lr=0.1) for iteration in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[4] == pytest.approx(0.5 * (1 - 0.9 * 0.04))
@@ -61,7 +61,7 @@ def test_the_rate_rises_and_falls_on_straight_lines() -> None:
     assert np.ptp(np.diff(rates[10:])) < 1e-12
 
 
-def test_fast_starts_with_positions_that_tell_distances() -> None:
+def test_fast_initializes_sinusoidal_positions() -> None:
     model = GPT.initialize(CONFIG, seed=1)
     layers = model.flat[-12 * CONFIG.n_layer * CONFIG.n_embd**2 :].clone()
     FAST.prepare(model)
@@ -69,7 +69,7 @@ def test_fast_starts_with_positions_that_tell_distances() -> None:
     assert model.wpe.square().mean().sqrt().item() == pytest.approx(0.1, rel=0.05)
     products = model.wpe.detach() @ model.wpe.detach().T
     for distance in (1, 5, 40):
-        assert np.ptp(products.diagonal(distance).numpy()) < 1e-6  # the same wherever the two positions are
+        assert np.ptp(products.diagonal(distance).numpy()) < 1e-6  # depends only on the distance of the positions
     assert torch.equal(model.flat[-len(layers) :], layers)
 
 
@@ -80,8 +80,8 @@ def steps_of(optimizer: FlatMuon | FlatAdamW, gradient: torch.Tensor, count: int
         assert not optimizer.gradient.any()
 
 
-def test_matrices_step_by_muon_and_tables_by_adamw() -> None:
-    """Against the library's own optimisers over separate tensors."""
+def test_flat_muon_matches_torch() -> None:
+    """Compare with torch's own optimizers over separate tensors."""
     generator = torch.Generator().manual_seed(3)
     flat = torch.randn(CONFIG.parameter_count, generator=generator)
     gradient = torch.randn(CONFIG.parameter_count, generator=generator)
@@ -106,8 +106,8 @@ def test_matrices_step_by_muon_and_tables_by_adamw() -> None:
     torch.testing.assert_close(flat, expected, rtol=0, atol=1e-5)
 
 
-def test_muons_momentum_is_adamws_first_moment() -> None:
-    """Of the same gradients, so that a checkpoint of the fast recipe can be gone on with by any AdamW."""
+def test_muon_momentum_equals_adamw_first_moment() -> None:
+    """With equal gradients the states are equal, so AdamW can resume a checkpoint of the fast recipe."""
     gradient = torch.randn(CONFIG.parameter_count, generator=torch.Generator().manual_seed(3)) * 0.03
     flats = [torch.zeros(CONFIG.parameter_count) for _ in range(2)]
     muon, adamw = FlatMuon(CONFIG, flats[0], flats[0].clone()), FlatAdamW(flats[1], flats[1].clone())
@@ -118,14 +118,14 @@ def test_muons_momentum_is_adamws_first_moment() -> None:
     torch.testing.assert_close(muon.state[1][border:], adamw.state[1][border:])
 
 
-def test_fast_learns_faster(tmp_path: Path) -> None:
+def test_fast_recipe_learns_faster(tmp_path: Path) -> None:
     fast, classic = (run(options(tmp_path / name, 60, recipe=name))[-1].val_loss for name in ("fast", "classic"))
     assert fast is not None
     assert classic is not None
     assert fast < classic / 2
 
 
-def test_a_stop_and_a_resume_change_nothing(tmp_path: Path) -> None:
+def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
     run(options(tmp_path / "whole"))
     run(options(tmp_path / "parts"), stop_after=7)
     run(options(tmp_path / "parts"), resume=True)
@@ -134,7 +134,7 @@ def test_a_stop_and_a_resume_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [("fast", CLASSIC), (CLASSIC, "fast")])
-def test_one_recipe_goes_on_where_the_other_stopped(tmp_path: Path, first: str, second: str) -> None:
+def test_one_recipe_resumes_the_other(tmp_path: Path, first: str, second: str) -> None:
     before = run(options(tmp_path, 30, recipe=first))
     after = run(options(tmp_path, 60, recipe=second), resume=True)
     assert all(math.isfinite(step.loss) for step in after)
@@ -143,7 +143,7 @@ def test_one_recipe_goes_on_where_the_other_stopped(tmp_path: Path, first: str, 
     assert json.loads((tmp_path / "m.json").read_bytes())["training"]["recipe"] == second
 
 
-def test_every_moment_is_in_the_file(tmp_path: Path) -> None:
+def test_checkpoint_has_state_of_every_parameter(tmp_path: Path) -> None:
     run(options(tmp_path))
     state = read_checkpoint(tmp_path / "m.bin", CONFIG).optimizer_state
     assert state is not None
@@ -154,7 +154,7 @@ def test_every_moment_is_in_the_file(tmp_path: Path) -> None:
         start += rows * columns
 
 
-def test_gradients_reach_the_optimiser() -> None:
+def test_gradients_reach_the_optimizer() -> None:
     model = GPT.initialize(CONFIG, seed=1)
     gradient = torch.zeros_like(model.flat)
     gradient_views(model, gradient)
@@ -166,6 +166,6 @@ def test_gradients_reach_the_optimiser() -> None:
     assert not torch.equal(model.flat[-10:], before[-10:])
 
 
-def test_the_fast_values_are_those_of_the_documentation() -> None:
+def test_fast_values_match_the_documentation() -> None:
     assert (FAST.max_lr, FAST.min_lr, FAST.dropout) == (0.03, 0.0015, 0.0)
     assert (FAST.eval_every, FAST.batch_size) == (100, 8)

@@ -1,4 +1,4 @@
-"""Going on with a run: as if it had never stopped."""
+"""Resuming: the result equals that of an uninterrupted run."""
 
 import json
 import math
@@ -51,7 +51,7 @@ def iterations(folder: Path) -> list[int]:
 
 
 def claim_best(path: Path, loss: float) -> None:
-    """Have a checkpoint's header say that a loss was reached."""
+    """Set the best loss in a checkpoint's header."""
     data = path.read_bytes()
     path.write_bytes(replace(CheckpointHeader.parse(data), best_loss=loss).encode() + data[24:])
 
@@ -61,7 +61,7 @@ def change_json(path: Path, **changes: Any) -> None:  # noqa: ANN401 (JSON)
 
 
 @pytest.mark.parametrize("eval_every", [25, 4])
-def test_a_stop_and_a_resume_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eval_every: int) -> None:
+def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eval_every: int) -> None:
     evaluate_every(monkeypatch, eval_every)
     start(options(tmp_path / "unbroken"))
     start(options(tmp_path / "broken"), stop_after=10)
@@ -71,7 +71,7 @@ def test_a_stop_and_a_resume_change_nothing(tmp_path: Path, monkeypatch: pytest.
     assert iterations(tmp_path / "broken") == list(range(20))
 
 
-def test_stops_at_many_points_change_nothing(tmp_path: Path) -> None:
+def test_many_resumes_equal_uninterrupted_run(tmp_path: Path) -> None:
     start(options(tmp_path / "unbroken", 8))
     start(options(tmp_path / "broken", 8), stop_after=1)
     for stop_after in (1, 3, 2):
@@ -80,7 +80,7 @@ def test_stops_at_many_points_change_nothing(tmp_path: Path) -> None:
     assert contents(tmp_path / "broken") == contents(tmp_path / "unbroken")
 
 
-def test_what_was_last_measured_is_still_known_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_losses_survive_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate_every(monkeypatch, 4)
     start(options(tmp_path / "unbroken"), stop_after=7)
     start(options(tmp_path / "broken"), stop_after=6)
@@ -88,7 +88,7 @@ def test_what_was_last_measured_is_still_known_after_a_resume(tmp_path: Path, mo
     assert contents(tmp_path / "broken") == contents(tmp_path / "unbroken")
 
 
-def test_the_best_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_loss_survives_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate_every(monkeypatch, 2)
     start(options(tmp_path), stop_after=4)
     claim_best(tmp_path / "m.bin", 0.5)
@@ -104,7 +104,7 @@ def test_the_best_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert sidecar.losses["best_val"] == 0.5
 
 
-def test_a_failure_of_the_last_write_is_not_kept_quiet(tmp_path: Path) -> None:
+def test_failure_of_the_last_write_is_raised(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     start(options(folder), stop_after=4)
     trainer = Trainer.resume(options(folder), TEXT, inspect_checkpoint(folder / "m.bin"))
@@ -117,10 +117,10 @@ def test_a_failure_of_the_last_write_is_not_kept_quiet(tmp_path: Path) -> None:
         trainer.run(lambda _: None, lose_the_folder_and_stop)
 
 
-def test_a_run_that_diverges_leaves_states_that_can_be_read(tmp_path: Path) -> None:
+def test_diverged_run_leaves_readable_checkpoints(tmp_path: Path) -> None:
     start(options(tmp_path), stop_after=3)
     absurd = replace(options(tmp_path), max_lr=1e6, min_lr=1e6)
-    signs: list[object] = []  # that it did diverge
+    signs: list[object] = []  # proof that it diverged
     trainer = Trainer.resume(absurd, TEXT, inspect_checkpoint(absurd.latest))
     try:
         trainer.run(lambda step: signs.append(step.loss) if not math.isfinite(step.loss) else None, lambda: False)
@@ -131,14 +131,14 @@ def test_a_run_that_diverges_leaves_states_that_can_be_read(tmp_path: Path) -> N
         assert read_checkpoint(path, CONFIG).header.iteration < 20
 
 
-def test_cuts_of_the_rate_go_on(tmp_path: Path) -> None:
+def test_plateau_cuts_survive_a_resume(tmp_path: Path) -> None:
     first = start(options(tmp_path), stop_after=4)
     change_json(tmp_path / "m.json", training={"plateau_waited": 0, "plateau_cuts": 2})
     steps = resume(options(tmp_path), stop_after=1)
     assert steps[0].lr == first[0].lr / 4
 
 
-def test_a_plateau_ends_the_run_before_its_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plateau_ends_the_run_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(options(tmp_path), stop_after=4)
     claim_best(tmp_path / "m.bin", 0.5)
     change_json(tmp_path / "m.json", training={"plateau_waited": 28, "plateau_cuts": 3})
@@ -148,7 +148,7 @@ def test_a_plateau_ends_the_run_before_its_target(tmp_path: Path, monkeypatch: p
     assert inspect_checkpoint(tmp_path / "m.bin").header.iteration == 5
 
 
-def test_json_of_another_state_is_not_believed(tmp_path: Path) -> None:
+def test_sidecar_of_another_state_is_ignored(tmp_path: Path) -> None:
     first = start(options(tmp_path), stop_after=4)
     change_json(tmp_path / "m.json", iteration=9, training={"plateau_waited": 0, "plateau_cuts": 2})
     steps = resume(options(tmp_path), stop_after=1)
@@ -157,14 +157,14 @@ def test_json_of_another_state_is_not_believed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["plateau_waited", "plateau_cuts"])
 @pytest.mark.parametrize("value", [None, -1, 1.5, "x", [], True])
-def test_damaged_counters_are_an_error_of_the_file(tmp_path: Path, name: str, value: object) -> None:
+def test_invalid_counters_are_an_invalid_file(tmp_path: Path, name: str, value: object) -> None:
     start(options(tmp_path), stop_after=1)
     change_json(tmp_path / "m.json", training={name: value})
     with pytest.raises(InvalidModelFile, match=f"{name} is out of range"):
         Trainer.resume(options(tmp_path), TEXT, inspect_checkpoint(tmp_path / "m.bin"))
 
 
-def test_the_header_is_enough_to_go_on(tmp_path: Path) -> None:
+def test_resume_without_sidecar(tmp_path: Path) -> None:
     start(options(tmp_path / "unbroken"))
     start(options(tmp_path / "broken"), stop_after=10)
     (tmp_path / "broken" / "m.json").unlink()
@@ -174,7 +174,7 @@ def test_the_header_is_enough_to_go_on(tmp_path: Path) -> None:
     assert contents(tmp_path / "broken")["m.bin"] == contents(tmp_path / "unbroken")["m.bin"]
 
 
-def test_a_file_of_a_preset_needs_nothing_beside_it(tmp_path: Path) -> None:
+def test_preset_checkpoint_resumes_alone(tmp_path: Path) -> None:
     config = ModelConfig.from_preset("xs", vocab_size=TOKENIZER.vocab_size)
     header = CheckpointHeader(magic="RGPT0002", vocab_size=config.vocab_size, iteration=29, step=30, best_loss=1.5)
     weights = GPT.initialize(config, seed=3).flat.numpy()
@@ -187,7 +187,7 @@ def test_a_file_of_a_preset_needs_nothing_beside_it(tmp_path: Path) -> None:
     assert inspect_checkpoint(tmp_path / "m.bin").header.iteration == 30
 
 
-def test_weights_alone_can_be_gone_on_with_twice(tmp_path: Path) -> None:
+def test_weights_only_checkpoint_resumes_twice(tmp_path: Path) -> None:
     for folder in ("unbroken", "broken"):
         asked = options(tmp_path / folder, 10)
         write_tiny(asked.latest, with_optimizer=False)
@@ -196,7 +196,7 @@ def test_weights_alone_can_be_gone_on_with_twice(tmp_path: Path) -> None:
     assert contents(tmp_path / "broken")["m.bin"] == contents(tmp_path / "unbroken")["m.bin"]
 
 
-def test_without_its_characters_the_text_has_to_be_the_same(tmp_path: Path) -> None:
+def test_resume_without_vocabulary_needs_the_same_characters(tmp_path: Path) -> None:
     start(options(tmp_path), stop_after=1)
     (tmp_path / "m.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_json("char")), encoding="utf-8")
@@ -204,7 +204,7 @@ def test_without_its_characters_the_text_has_to_be_the_same(tmp_path: Path) -> N
         resume(options(tmp_path), text=TEXT + "!")
 
 
-def test_with_its_characters_the_text_may_be_another(tmp_path: Path) -> None:
+def test_resume_with_vocabulary_allows_another_text(tmp_path: Path) -> None:
     start(options(tmp_path), stop_after=1)
     resume(options(tmp_path), stop_after=1, text=TEXT[::-1] + "!")
     found = inspect_checkpoint(tmp_path / "m.bin")
@@ -214,16 +214,16 @@ def test_with_its_characters_the_text_may_be_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "remarks"), [(TEXT, 0), (TEXT + "!", 1), (TEXT[::-1], 1)], ids=["same", "more", "other"]
+    ("text", "count"), [(TEXT, 0), (TEXT + "!", 1), (TEXT[::-1], 1)], ids=["same", "more", "other"]
 )
-def test_going_on_with_another_text_is_remarked_upon(tmp_path: Path, text: str, remarks: int) -> None:
+def test_resume_with_another_text_warns(tmp_path: Path, text: str, count: int) -> None:
     start(options(tmp_path), stop_after=1)
-    told: list[str] = []
-    Trainer.resume(options(tmp_path), text, inspect_checkpoint(tmp_path / "m.bin"), warn=told.append)
-    assert told == [f"{tmp_path / 'm.bin'} was trained on another text"] * remarks
+    warnings: list[str] = []
+    Trainer.resume(options(tmp_path), text, inspect_checkpoint(tmp_path / "m.bin"), warn=warnings.append)
+    assert warnings == [f"{tmp_path / 'm.bin'} was trained on another text"] * count
 
 
-def test_without_json_nobody_knows_which_text_it_was(tmp_path: Path) -> None:
+def test_resume_without_recorded_text_does_not_warn(tmp_path: Path) -> None:
     start(options(tmp_path), stop_after=1)
     change_json(tmp_path / "m.json", training={"seed": 1})  # as an earlier version wrote it
     Trainer.resume(options(tmp_path), TEXT[::-1], inspect_checkpoint(tmp_path / "m.bin"), warn=pytest.fail)
@@ -232,7 +232,7 @@ def test_without_json_nobody_knows_which_text_it_was(tmp_path: Path) -> None:
     Trainer.resume(options(tmp_path), TEXT[::-1], inspect_checkpoint(tmp_path / "m.bin"), warn=pytest.fail)
 
 
-def test_a_finished_run_has_nothing_to_go_on_with(tmp_path: Path) -> None:
+def test_finished_run_writes_nothing(tmp_path: Path) -> None:
     start(options(tmp_path, 6))
 
     def facts() -> dict[str, tuple[int, int, bytes]]:
@@ -245,13 +245,13 @@ def test_a_finished_run_has_nothing_to_go_on_with(tmp_path: Path) -> None:
     assert facts() == before
 
 
-def test_a_higher_target_goes_on_with_a_finished_run(tmp_path: Path) -> None:
+def test_higher_target_continues_a_finished_run(tmp_path: Path) -> None:
     start(options(tmp_path, 6))
     assert [step.iteration for step in resume(options(tmp_path, 8))] == [6, 7]
     assert iterations(tmp_path) == list(range(8))
 
 
-def test_a_resume_under_another_name_has_both_its_files(tmp_path: Path) -> None:
+def test_resume_under_another_name_writes_both_files(tmp_path: Path) -> None:
     start(options(tmp_path), stop_after=4)
     before = contents(tmp_path)
     other = replace(options(tmp_path), prefix=tmp_path / "other")
@@ -263,8 +263,8 @@ def test_a_resume_under_another_name_has_both_its_files(tmp_path: Path) -> None:
     assert sidecar.name == "story"
 
 
-@pytest.mark.parametrize("cut", [1, 2, 30], ids=["its line end", "its brace", "much of it"])
-def test_a_last_line_of_metrics_that_was_cut_off_does_no_harm(tmp_path: Path, cut: int) -> None:
+@pytest.mark.parametrize("cut", [1, 2, 30], ids=["newline", "brace", "most of it"])
+def test_truncated_metrics_line_is_dropped(tmp_path: Path, cut: int) -> None:
     start(options(tmp_path, 8), stop_after=4)
     path = tmp_path / "m.metrics.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
@@ -273,7 +273,7 @@ def test_a_last_line_of_metrics_that_was_cut_off_does_no_harm(tmp_path: Path, cu
     assert found in ([0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 4, 5, 6, 7])
 
 
-def test_iterations_done_again_have_one_line_of_metrics(tmp_path: Path) -> None:
+def test_repeated_iterations_have_one_metrics_line(tmp_path: Path) -> None:
     asked = options(tmp_path, 8)
     start(asked, stop_after=3)
     earlier = (tmp_path / "m.bin").read_bytes(), (tmp_path / "m.json").read_bytes()
@@ -285,7 +285,7 @@ def test_iterations_done_again_have_one_line_of_metrics(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["wrong size", "not there"])
-def test_a_checkpoint_that_cannot_be_read(tmp_path: Path, damage: str) -> None:
+def test_unreadable_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
     start(options(tmp_path), stop_after=1)
     path = tmp_path / "m.bin"
     if damage == "wrong size":

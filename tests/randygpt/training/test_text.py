@@ -1,4 +1,4 @@
-"""A training text: where it comes from, and how it comes in blocks."""
+"""Training text: sources, blocks and changes during reading."""
 
 import hashlib
 import os
@@ -18,11 +18,11 @@ BLOCK = 1 << 20
 
 
 def digest(text: str) -> bytes:
-    """What is shorter to report than megabytes that differ."""
+    """Return a digest, so that a failure does not print megabytes."""
     return hashlib.sha256(text.encode()).digest()
 
 
-def test_a_text_file(tmp_path: Path) -> None:
+def test_text_file(tmp_path: Path) -> None:
     path = tmp_path / "story.txt"
     path.write_bytes("\ufeffné\r\n\u2028".encode())
     text = Text.find(path)
@@ -31,14 +31,14 @@ def test_a_text_file(tmp_path: Path) -> None:
     assert text.sha256 == hashlib.sha256(path.read_bytes()).digest()
 
 
-def test_an_empty_text(tmp_path: Path) -> None:
+def test_empty_text(tmp_path: Path) -> None:
     (tmp_path / "story.txt").touch()
     text = Text.find(tmp_path / "story.txt")
     assert "".join(text) == ""
     assert text.sha256 == hashlib.sha256().digest()
 
 
-def test_blocks_end_behind_a_newline_and_are_of_about_a_million_characters(tmp_path: Path) -> None:
+def test_blocks_end_after_a_newline(tmp_path: Path) -> None:
     path = tmp_path / "story.txt"
     path.write_bytes(b"a line of twenty-four b\n" * 200_000)
     blocks = list(Text.find(path))
@@ -47,7 +47,7 @@ def test_blocks_end_behind_a_newline_and_are_of_about_a_million_characters(tmp_p
     assert digest("".join(blocks)) == hashlib.sha256(path.read_bytes()).digest()
 
 
-def test_a_line_longer_than_a_block_is_cut() -> None:
+def test_line_longer_than_a_block_is_cut() -> None:
     contents = "\n" + "x" * (5 * BLOCK) + "\ny"
     blocks = list(Text.of(contents))
     assert max(map(len, blocks)) <= 2 * BLOCK
@@ -55,7 +55,7 @@ def test_a_line_longer_than_a_block_is_cut() -> None:
 
 
 @given(contents=st.text(), size=st.integers(1, 7))
-def test_no_border_of_a_block_shows(contents: str, size: int) -> None:
+def test_blocks_join_to_the_text(contents: str, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_module, "_BLOCK", size)
         text = Text.of(contents)
@@ -67,14 +67,14 @@ def test_no_border_of_a_block_shows(contents: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("wrong", "where"), [(b"\xff", 0), (b"\xe2\x82x", 0), (b"\xf0\x9f\x98", 0), (b"n\xc3", 1), (b"\xe2\x82\xac\x80", 3)]
 )
-def test_text_that_is_not_utf_8(tmp_path: Path, before: int, wrong: bytes, where: int) -> None:
+def test_non_utf8_text_names_the_byte(tmp_path: Path, before: int, wrong: bytes, where: int) -> None:
     path = tmp_path / "story.txt"
     path.write_bytes(b"x" * before + wrong)
     with pytest.raises(InvalidModelFile, match=rf"story\.txt: not UTF-8 text at byte {before + where}$"):
         list(Text.find(path))
 
 
-def test_a_text_that_changes_between_two_readings(tmp_path: Path) -> None:
+def test_text_that_changes_between_passes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "story.txt"
     path.write_bytes(b"one")
     text = Text.find(path)
@@ -84,14 +84,14 @@ def test_a_text_that_changes_between_two_readings(tmp_path: Path) -> None:
         list(text)
 
 
-def test_a_text_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_text_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="story"):
         Text.find(tmp_path / "story.txt")
     with pytest.raises(IsADirectoryError, match=tmp_path.name):
         Text.find(tmp_path)
 
 
-def test_a_pipe_can_be_gone_through_twice_too(tmp_path: Path) -> None:
+def test_pipe_can_be_read_twice(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     writer = threading.Thread(target=path.write_bytes, args=(b"piped",))
@@ -102,7 +102,7 @@ def test_a_pipe_can_be_gone_through_twice_too(tmp_path: Path) -> None:
     assert text.path is None
 
 
-def test_without_a_file_the_train_txt_of_the_folder_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_is_train_txt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("train.txt").write_text("mine", encoding="utf-8")
     Path("other.txt").write_text("other", encoding="utf-8")
@@ -110,7 +110,7 @@ def test_without_a_file_the_train_txt_of_the_folder_is_taken(tmp_path: Path, mon
     assert (list(Text.find(Path("other.txt"))), Text.find(Path("other.txt")).source) == (["other"], "other.txt")
 
 
-def test_without_any_file_there_is_a_built_in_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_built_in_sample_without_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = Text.find(None)
     assert sum(map(len, text)) > 400_000

@@ -1,4 +1,4 @@
-"""The file of tokens beside a text: used only if it fits, and never in the way."""
+"""Token cache: used only if it is valid, and never in the way."""
 
 import os
 import resource
@@ -24,7 +24,7 @@ HEADER = 512
 
 
 class Counting(CharTokenizer):
-    """Characters, and how often a corpus was encoded."""
+    """Character tokenizer that counts how often a corpus is encoded."""
 
     times = 0
 
@@ -48,13 +48,13 @@ def kept(path: Path) -> Path:
     return path.with_name(f"{path.name}.tokens")
 
 
-def load(path: Path, tokenizer: Tokenizer, told: list[str] | None = None) -> Tokens:
-    """The tokens of a file; every remark is a failure if `told` does not take it."""
-    return tokenize(Text.find(path), tokenizer, pytest.fail if told is None else told.append)
+def load(path: Path, tokenizer: Tokenizer, warnings: list[str] | None = None) -> Tokens:
+    """Return the tokens of a file; a warning fails the test unless `warnings` collects it."""
+    return tokenize(Text.find(path), tokenizer, pytest.fail if warnings is None else warnings.append)
 
 
 @pytest.mark.parametrize("tokenizer", [CharTokenizer.from_text(TEXT), SMALL], ids=["char", "bpe"])
-def test_what_is_kept_is_what_was_encoded(path: Path, tokenizer: Tokenizer) -> None:
+def test_cached_tokens_equal_encoded_tokens(path: Path, tokenizer: Tokenizer) -> None:
     expected = tokenizer.encode(TEXT)
     first, second = load(path, tokenizer), load(path, tokenizer)
     for tokens in (first, second):
@@ -69,39 +69,39 @@ def test_what_is_kept_is_what_was_encoded(path: Path, tokenizer: Tokenizer) -> N
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["my.txt", "my.txt.tokens"]
 
 
-def test_a_text_is_encoded_once(path: Path, counting: Counting) -> None:
+def test_text_is_encoded_once(path: Path, counting: Counting) -> None:
     for _ in range(3):
         load(path, counting)
     assert counting.times == 1
 
 
-def test_what_a_killed_run_left_is_removed(path: Path, counting: Counting) -> None:
+def test_leftovers_of_a_killed_run_are_removed(path: Path, counting: Counting) -> None:
     path.with_name(f".tmp-0123456789abcdef-{kept(path).name}").write_bytes(b"half")
     load(path, counting)
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["my.txt", "my.txt.tokens"]
 
 
-def test_a_small_text_or_one_in_memory_has_no_file(path: Path, counting: Counting) -> None:
+def test_small_or_in_memory_text_has_no_cache(path: Path, counting: Counting) -> None:
     path.write_text(TEXT[:100_000], encoding="utf-8")
     assert len(load(path, counting).ids) == 100_000
     assert len(tokenize(Text.of(TEXT), counting, pytest.fail).ids) == len(TEXT)
     assert not kept(path).exists()
 
 
-def test_ends_of_documents_are_found_and_kept(path: Path) -> None:
+def test_document_ends_are_cached(path: Path) -> None:
     path.write_text(TEXT + "<|eos|>the fox<|eos|>", encoding="utf-8")
     for _ in range(2):
         tokens = load(path, SMALL)
         assert tokens.ends.tolist() == np.flatnonzero(tokens.ids == 1).tolist()
         assert len(tokens.ends) == 2
-    assert len(load(path, CharTokenizer(["<", ">", *sorted(set(TEXT))])).ends) == 0  # there, 1 is the character >
+    assert len(load(path, CharTokenizer(["<", ">", *sorted(set(TEXT))])).ends) == 0  # there id 1 is the character >
 
 
-def test_another_text_or_vocabulary_is_encoded_anew(path: Path, counting: Counting) -> None:
+def test_other_text_or_vocabulary_invalidates_the_cache(path: Path, counting: Counting) -> None:
     one = load(path, counting)
     other = load(path, SMALL)
     assert np.array_equal(other.ids, SMALL.encode(TEXT))
-    assert np.array_equal(one.ids, counting.encode(TEXT))  # mapped before it was replaced, and still there
+    assert np.array_equal(one.ids, counting.encode(TEXT))  # mapped before the file was replaced
     path.write_text(TEXT.replace("fox", "dog"), encoding="utf-8")
     third = load(path, counting)
     assert np.array_equal(third.ids, counting.encode(TEXT.replace("fox", "dog")))
@@ -109,7 +109,7 @@ def test_another_text_or_vocabulary_is_encoded_anew(path: Path, counting: Counti
 
 
 def flip(at: int) -> Callable[[bytes], bytes]:
-    """Damage to one bit."""
+    """Return a function that flips one bit."""
 
     def flipped(data: bytes) -> bytes:
         changed = bytearray(data)
@@ -134,54 +134,54 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_file_is_written_anew(path: Path, counting: Counting, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_cache_is_rewritten(path: Path, counting: Counting, damage: Callable[[bytes], bytes]) -> None:
     load(path, counting)
     whole = kept(path).read_bytes()
     kept(path).write_bytes(damage(whole))
     assert np.array_equal(load(path, counting).ids, counting.encode(TEXT))
     assert counting.times == 2
-    assert sha256(kept(path).read_bytes()).digest() == sha256(whole).digest()  # shorter to report than 2 MB
+    assert sha256(kept(path).read_bytes()).digest() == sha256(whole).digest()  # a failure does not print 2 MB
 
 
 @pytest.mark.parametrize("contents", [b"", b"my own notes", b"randygpt tokens 2\n" + bytes(600)], ids=len)
-def test_a_file_that_is_not_ours_stays(path: Path, counting: Counting, contents: bytes) -> None:
+def test_foreign_file_is_not_overwritten(path: Path, counting: Counting, contents: bytes) -> None:
     kept(path).write_bytes(contents)
-    told: list[str] = []
-    assert np.array_equal(load(path, counting, told).ids, counting.encode(TEXT))
+    warnings: list[str] = []
+    assert np.array_equal(load(path, counting, warnings).ids, counting.encode(TEXT))
     assert kept(path).read_bytes() == contents
-    assert told == [f"{kept(path)} is not a token cache: keeping the tokens of {path} in memory"]
+    assert warnings == [f"{kept(path)} is not a token cache: keeping the tokens of {path} in memory"]
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
-def test_what_is_no_file_stays_too(path: Path, counting: Counting, make: Callable[[Path], None]) -> None:
+def test_folder_or_pipe_is_not_overwritten(path: Path, counting: Counting, make: Callable[[Path], None]) -> None:
     make(kept(path))
-    told: list[str] = []
-    assert len(load(path, counting, told).ids) == len(TEXT)
-    assert len(told) == 1
+    warnings: list[str] = []
+    assert len(load(path, counting, warnings).ids) == len(TEXT)
+    assert len(warnings) == 1
 
 
-def test_without_room_on_the_disk_tokens_are_in_memory(path: Path, counting: Counting) -> None:
+def test_full_disk_keeps_tokens_in_memory(path: Path, counting: Counting) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    told: list[str] = []
+    warnings: list[str] = []
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))  # bytes in a file; more is an OSError
-        tokens = load(path, counting, told)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))  # bytes per file
+        tokens = load(path, counting, warnings)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert np.array_equal(tokens.ids, counting.encode(TEXT))
     assert tokens.mapped is None
-    assert told == [f"{kept(path)} cannot be written (File too large): keeping the tokens of {path} in memory"]
+    assert warnings == [f"{kept(path)} cannot be written (File too large): keeping the tokens of {path} in memory"]
     assert [entry.name for entry in path.parent.iterdir()] == ["my.txt"]
 
 
-def test_a_name_that_leaves_no_room_for_ours(path: Path, counting: Counting) -> None:
+def test_file_name_too_long_keeps_tokens_in_memory(path: Path, counting: Counting) -> None:
     path = path.rename(path.with_name("m" * 250))
-    told: list[str] = []
-    assert len(load(path, counting, told).ids) == len(TEXT)
-    assert len(told) == 1
+    warnings: list[str] = []
+    assert len(load(path, counting, warnings).ids) == len(TEXT)
+    assert len(warnings) == 1
 
 
-def test_a_text_that_changes_while_it_is_encoded(path: Path, counting: Counting) -> None:
+def test_text_that_changes_during_encoding_is_refused(path: Path, counting: Counting) -> None:
     text = Text.find(path)
     assert text.sha256
     path.write_text(TEXT.replace("fox", "dog"), encoding="utf-8")
@@ -190,14 +190,14 @@ def test_a_text_that_changes_while_it_is_encoded(path: Path, counting: Counting)
     assert [entry.name for entry in path.parent.iterdir()] == ["my.txt"]
 
 
-def test_a_text_that_goes_away(path: Path, counting: Counting) -> None:
+def test_text_that_disappears_is_an_os_error(path: Path, counting: Counting) -> None:
     text = Text.find(path)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"my\.txt"):
         tokenize(text, counting, pytest.fail)
 
 
-def test_ids_over_16_bits_have_32(tmp_path: Path) -> None:
+def test_large_vocabulary_uses_32_bit_ids(tmp_path: Path) -> None:
     chars = [chr(point) for point in range(0x20, 0x12000) if not 0xD800 <= point < 0xE000]
     path = tmp_path / "my.txt"
     path.write_bytes("".join(chars * 6).encode())
@@ -224,7 +224,7 @@ for _ in range(5):
 
 
 @pytest.mark.parametrize("kinds", [("char", "char"), ("char", "bpe")], ids="-".join)
-def test_two_programs_at_once(path: Path, kinds: tuple[str, str]) -> None:
+def test_two_processes_share_a_cache(path: Path, kinds: tuple[str, str]) -> None:
     running = [subprocess.Popen([sys.executable, "-c", PROGRAM, path, kind]) for kind in kinds]
     assert [program.wait(timeout=TIMEOUT_S) for program in running] == [0, 0]
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["my.txt", "my.txt.tokens"]

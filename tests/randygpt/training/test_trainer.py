@@ -1,4 +1,4 @@
-"""A training run: what it learns, what it writes and when, and what happens when the disk fails."""
+"""Training runs: learning, files, timing of saves, and disk failures."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def options(folder: Path, iterations: int = 6, **changes: Any) -> TrainOptions: 
 
 
 def run(asked: TrainOptions, *, stop_after: int | None = None, name: str = "") -> tuple[Trainer, list[Step], bool]:
-    """Train from the start: (trainer, what it reported, whether it came to its end)."""
+    """Train a new model; return the trainer, its reports, and whether it finished."""
     trainer = Trainer.start(asked, TEXT, shape, name=name)
     steps: list[Step] = []
     finished = trainer.run(steps.append, lambda: len(steps) == stop_after)
@@ -54,7 +54,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
-def test_the_loss_falls(tmp_path: Path) -> None:
+def test_loss_falls(tmp_path: Path) -> None:
     trainer, steps, finished = run(options(tmp_path, 50, batch_size=4))
     assert finished
     assert [step.iteration for step in steps] == list(range(50))
@@ -64,7 +64,7 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     assert trainer.next_iteration == 50
 
 
-def test_both_checkpoints_have_their_json_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_run_leaves_exactly_its_files(tmp_path: Path) -> None:
     trainer, steps, _ = run(options(tmp_path), name="story")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([*FILES, "m.metrics.jsonl"])
     for name in ("m.bin", "m_best.bin"):
@@ -92,7 +92,7 @@ def test_both_checkpoints_have_their_json_and_nothing_else_is_left(tmp_path: Pat
         }
 
 
-def test_the_files_hold_what_was_learned(tmp_path: Path) -> None:
+def test_checkpoint_has_the_trained_weights(tmp_path: Path) -> None:
     trainer, _, _ = run(options(tmp_path))
     written = read_checkpoint(tmp_path / "m.bin", trainer.model.config)
     assert np.array_equal(written.weights, trainer.model.flat)
@@ -101,7 +101,7 @@ def test_the_files_hold_what_was_learned(tmp_path: Path) -> None:
     assert all(np.abs(moment).max() > 0 for moment in written.optimizer_state)
 
 
-def test_a_line_of_metrics_an_iteration(tmp_path: Path) -> None:
+def test_metrics_have_one_line_per_iteration(tmp_path: Path) -> None:
     _, steps, _ = run(options(tmp_path, 30, batch_size=1))
     lines = metrics(tmp_path)
     assert [line["iter"] for line in lines] == list(range(30))
@@ -115,15 +115,15 @@ def test_a_line_of_metrics_an_iteration(tmp_path: Path) -> None:
     assert 1e-5 < lines[29]["lr"] < lines[20]["lr"] < 3e-3
 
 
-def test_a_new_run_starts_its_metrics_anew(tmp_path: Path) -> None:
+def test_new_run_replaces_the_metrics(tmp_path: Path) -> None:
     run(options(tmp_path, 6))
     run(options(tmp_path, 3))
     assert [line["iter"] for line in metrics(tmp_path)] == [0, 1, 2]
 
 
-def test_the_best_file_has_the_lowest_validation_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_checkpoint_has_the_lowest_validation_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate_every(monkeypatch, 1)
-    trainer, _, _ = run(options(tmp_path, 12, max_lr=0.08, min_lr=0.08))  # so high that it jumps about
+    trainer, _, _ = run(options(tmp_path, 12, max_lr=0.08, min_lr=0.08))  # so high that the loss jumps
     losses = [line["val_loss"] for line in metrics(tmp_path)]
     best = losses.index(min(losses))
     assert 0 < best < 11
@@ -139,7 +139,7 @@ def test_the_best_file_has_the_lowest_validation_loss(tmp_path: Path, monkeypatc
     assert trainer.best_loss == pytest.approx(losses[best], abs=1e-5)
 
 
-def test_a_run_that_stops_before_any_evaluation_writes_both_files(tmp_path: Path) -> None:
+def test_stop_before_any_evaluation_writes_both_files(tmp_path: Path) -> None:
     trainer, steps, finished = run(options(tmp_path), stop_after=2)
     assert not finished
     assert [step.iteration for step in steps] == [0, 1]
@@ -149,7 +149,7 @@ def test_a_run_that_stops_before_any_evaluation_writes_both_files(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["m.json", "m_best.json"])
-def test_the_json_is_json_that_every_reader_takes(tmp_path: Path, name: str) -> None:
+def test_sidecar_is_strict_json(tmp_path: Path, name: str) -> None:
     run(options(tmp_path), stop_after=2)
 
     def refuse(constant: str) -> None:
@@ -159,36 +159,34 @@ def test_the_json_is_json_that_every_reader_takes(tmp_path: Path, name: str) -> 
     assert contents["losses"]["best_val"] is None
 
 
-def test_one_seed_gives_one_model(tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_models(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         torch.manual_seed(len(folder))
         run(options(tmp_path / folder))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_another_seed_gives_another_model(tmp_path: Path) -> None:
+def test_other_seed_gives_another_model(tmp_path: Path) -> None:
     run(options(tmp_path / "a"))
     run(options(tmp_path / "b", seed=2))
     assert contents(tmp_path / "a")["m.bin"] != contents(tmp_path / "b")["m.bin"]
 
 
-def test_dropout_is_part_of_training(tmp_path: Path) -> None:
+def test_dropout_affects_training(tmp_path: Path) -> None:
     run(options(tmp_path / "a", 2))
     run(options(tmp_path / "b", 2, dropout=0.0))
     assert contents(tmp_path / "a")["m.bin"] != contents(tmp_path / "b")["m.bin"]
 
 
 @pytest.mark.parametrize("lost_at", [0, 2, 5])
-def test_a_folder_that_goes_away_is_an_error_of_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost_at: int
-) -> None:
+def test_missing_folder_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost_at: int) -> None:
     evaluate_every(monkeypatch, 1)
     folder = tmp_path / "run"
     trainer = Trainer.start(options(folder), TEXT, shape)
 
     def lose(step: Step) -> None:
         if step.iteration == lost_at:
-            folder.rename(tmp_path / "elsewhere")  # at once: the writer may be making a file in it
+            folder.rename(tmp_path / "elsewhere")  # atomically: the writer may be creating a file in it
 
     with pytest.raises(OSError, match="m") as caught:
         trainer.run(lose, lambda: False)
@@ -196,7 +194,7 @@ def test_a_folder_that_goes_away_is_an_error_of_the_disk(
     assert not folder.exists()
 
 
-def test_the_newest_state_is_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latest_state_is_saved_periodically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer_module, "SAVE_EVERY_S", -1.0)
     trainer = Trainer.start(options(tmp_path), TEXT, shape)
 
@@ -210,7 +208,7 @@ def test_the_newest_state_is_saved_now_and_then(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "m_best.bin").exists()
 
 
-def test_the_largest_seed(tmp_path: Path) -> None:
+def test_largest_seed(tmp_path: Path) -> None:
     _, steps, finished = run(options(tmp_path, 1, seed=(1 << 31) - 1))
     assert finished
     assert len(steps) == 1
@@ -221,14 +219,14 @@ def test_the_largest_seed(tmp_path: Path) -> None:
     [("too short", shape), (TEXT, lambda _: ModelConfig.from_preset("none", vocab_size=1))],
     ids=["text", "shape"],
 )
-def test_what_cannot_be_trained(tmp_path: Path, text: str, config: Callable[[int], ModelConfig]) -> None:
+def test_invalid_text_or_shape_is_refused(tmp_path: Path, text: str, config: Callable[[int], ModelConfig]) -> None:
     with pytest.raises(InvalidModelFile):
         Trainer.start(options(tmp_path), text, config)
     assert list(tmp_path.iterdir()) == []
     assert read_sidecar(tmp_path / "m.bin") is None
 
 
-def test_the_newest_state_is_not_saved_more_often_than_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latest_state_is_saved_at_most_once_per_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter(range(1000))
     clock = SimpleNamespace(monotonic=lambda: next(seconds), perf_counter=lambda: 0.0)
     monkeypatch.setattr(trainer_module, "time", clock)
@@ -245,8 +243,8 @@ def test_the_newest_state_is_not_saved_more_often_than_that(tmp_path: Path, monk
     assert 3 <= saved.count(trainer.options.latest) <= 4
 
 
-def test_a_training_loss_that_is_no_number_ends_it_at_once(tmp_path: Path) -> None:
-    """Not at the next evaluation: the newest state could be saved before that."""
+def test_non_finite_training_loss_raises_at_once(tmp_path: Path) -> None:
+    """Waiting for the next evaluation could save a broken state."""
     steps: list[Step] = []
     trainer = Trainer.start(options(tmp_path, max_lr=1e30), TEXT, shape)
     with pytest.raises(Diverged, match="at iteration"):

@@ -1,4 +1,4 @@
-"""Settings files: which are read, what they say, and on which line."""
+"""Configuration files: which are read, their settings, and the line of each."""
 
 import os
 import tomllib
@@ -54,7 +54,7 @@ STATEMENTS = [
 PIECES = [*STATEMENTS, *STATEMENTS, "[g]\n", "[h.i]\n", "[[j]]\n", *'\na =.1"#[]{},']
 
 
-def test_every_key_has_the_line_on_which_it_begins() -> None:
+def test_every_key_has_its_first_line() -> None:
     lines = {".".join(key): line_number(TEXT, key) for key in parse(FILE, TEXT)}
     assert lines == {
         "home": 2,
@@ -71,7 +71,7 @@ def test_every_key_has_the_line_on_which_it_begins() -> None:
 
 
 def parsed(text: str) -> dict[config_files.Key, object] | None:
-    """Keys and values, None for what is not TOML."""
+    """Return keys and values, None if the text is not TOML."""
     try:
         return parse(FILE, text)
     except InvalidSetting as error:
@@ -80,7 +80,7 @@ def parsed(text: str) -> dict[config_files.Key, object] | None:
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
-def test_any_text_is_refused_with_a_line_or_every_key_in_it_has_one(text: str) -> None:
+def test_any_text_gives_an_error_or_lines_for_all_keys(text: str) -> None:
     lines = text.split("\n")
     prefixes = {end: parsed("\n".join(lines[:end])) for end in range(len(lines) + 1)}
     for key in parsed(text) or {}:
@@ -98,7 +98,7 @@ def test_any_text_is_refused_with_a_line_or_every_key_in_it_has_one(text: str) -
         ("a = " + "[" * 100_000, 1, "nested too deeply"),
     ],
 )
-def test_what_is_not_toml_has_a_line(text: str, line: int, says: str) -> None:
+def test_toml_error_has_a_line(text: str, line: int, says: str) -> None:
     with pytest.raises(InvalidSetting, match=says) as caught:
         parse(FILE, text)
     assert (caught.value.file, caught.value.key) == ("config.toml", "")
@@ -107,20 +107,20 @@ def test_what_is_not_toml_has_a_line(text: str, line: int, says: str) -> None:
 
 
 @pytest.mark.parametrize("where", ['key-file = "{}"', "# {}", "{} = 1", "[{}]"])
-def test_a_secret_key_is_refused_wherever_it_stands_and_not_repeated(where: str, key: SecretKey) -> None:
+def test_secret_key_is_refused_and_not_repeated(where: str, key: SecretKey) -> None:
     for secret in (key.reveal_nsec(), key.reveal_nsec().upper(), key.reveal_ncryptsec("x")):
         with pytest.raises(InvalidSetting, match=r"config\.toml:2: secret keys are not allowed") as caught:
             parse(FILE, "\n" + where.format(secret))
         assert secret not in str(caught.value)
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_non_utf8_file_has_a_line(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_bytes(b"a = 1\nb = '\xff'\n")
     with pytest.raises(InvalidSetting, match=r"c\.toml:2: not UTF-8 text"):
         config_files.read_text(tmp_path / "c.toml")
 
 
-def test_the_machines_file_and_then_the_users_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_machine_file_then_user_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RANDYGPT_CONFIG")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert config_files.config_paths() == [
@@ -129,7 +129,7 @@ def test_the_machines_file_and_then_the_users_are_read(monkeypatch: pytest.Monke
     ]
 
 
-def test_a_later_file_outweighs_an_earlier_one_key_by_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_later_file_overrides_key_by_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first, second = tmp_path / "first.toml", tmp_path / "second.toml"
     first.write_text("[serve]\nport = 1\nhost = 'a'\n", encoding="utf-8")
     second.write_text("[serve]\nport = 2\n", encoding="utf-8")
@@ -137,7 +137,7 @@ def test_a_later_file_outweighs_an_earlier_one_key_by_key(monkeypatch: pytest.Mo
     assert load_settings() == {("serve", "port"): Setting(2, second), ("serve", "host"): Setting("a", first)}
 
 
-def test_nothing_is_read_from_the_current_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_current_directory_is_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RANDYGPT_CONFIG")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nothing"))
     monkeypatch.chdir(tmp_path)
@@ -147,20 +147,20 @@ def test_nothing_is_read_from_the_current_directory(monkeypatch: pytest.MonkeyPa
     assert all(setting.file == Path("/etc/randygpt/config.toml") for setting in load_settings().values())
 
 
-def test_a_place_out_of_reach_has_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_file_has_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANDYGPT_CONFIG")
     monkeypatch.setenv("XDG_CONFIG_HOME", f"/{'x' * 300}")  # no name is so long; root may look everywhere else
     assert set(config_files.existing_paths()) <= {Path("/etc/randygpt/config.toml")}
 
 
-def test_a_file_that_was_asked_for_has_to_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_named_file_must_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RANDYGPT_CONFIG", str(tmp_path / "gone.toml"))
     with pytest.raises(CallerError, match=r"gone\.toml does not exist"):
         load_settings()
 
 
 @pytest.mark.parametrize(("mode", "is_read"), [(0o644, True), (0o664, True), (0o646, False), (0o666, False)])
-def test_settings_that_others_may_write_are_not_read(
+def test_world_writable_settings_are_refused(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     mode: int,
@@ -178,7 +178,7 @@ def test_settings_that_others_may_write_are_not_read(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
-def test_settings_of_somebody_else_are_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_settings_of_another_user_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text("a = 1\n", encoding="utf-8")
     os.chown(path, 1, -1)
@@ -187,5 +187,5 @@ def test_settings_of_somebody_else_are_not_read(monkeypatch: pytest.MonkeyPatch,
         load_settings()
 
 
-def test_the_sample_is_toml() -> None:
+def test_sample_is_toml() -> None:
     assert tomllib.loads(TEXT)["serve"] == {"port": 3}

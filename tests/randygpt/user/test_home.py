@@ -1,4 +1,4 @@
-"""The user's own files: where they are, and what damage is called."""
+"""Home folder: its location, and the list of relays."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home")
 
 
-def test_the_folder_is_the_one_in_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_home_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RANDYGPT_HOME", str(tmp_path / "mine"))
     home = Home.from_environment()
     assert home.folder == tmp_path / "mine"
@@ -23,20 +23,20 @@ def test_the_folder_is_the_one_in_the_environment(monkeypatch: pytest.MonkeyPatc
     assert home.journal_path == tmp_path / "mine" / "state" / "journal.sqlite"
 
 
-def test_a_relative_folder_stays_where_it_was_meant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_relative_home_becomes_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RANDYGPT_HOME", "mine")
     assert Home.from_environment().folder == tmp_path / "mine"
 
 
-def test_a_tilde_is_the_users_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_tilde_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("RANDYGPT_HOME", "~/mine")
     assert Home.from_environment().folder == tmp_path / "mine"
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_without_one_it_is_the_platforms(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+def test_default_home_is_the_platforms(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
     monkeypatch.delenv("RANDYGPT_HOME", raising=False)
     if value is not None:
         monkeypatch.setenv("RANDYGPT_HOME", value)
@@ -58,7 +58,7 @@ def test_relays_round_trip(home: Home) -> None:
     [b"", b"[", b"\xff", b"{}", b"null", b'"wss://a"', b"[1]", b'["wss://a", null]', b"[" * 200_000],
     ids=lambda data: repr(data)[:20],
 )
-def test_a_damaged_list_of_relays_is_named_and_kept(home: Home, data: bytes) -> None:
+def test_damaged_relay_list_is_named_and_kept(home: Home, data: bytes) -> None:
     home.write_relays([])
     home.relays_path.write_bytes(data)
     with pytest.raises(CallerError, match=str(home.relays_path)):

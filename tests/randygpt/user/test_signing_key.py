@@ -1,4 +1,4 @@
-"""Where the secret key is looked for, in which order, and which files are refused."""
+"""Signing key: its sources in order, and the files that are refused."""
 
 import os
 import stat
@@ -55,7 +55,7 @@ def credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey, 
     return put_key(tmp_path / "credentials" / "nsec", key, mode=mode)
 
 
-def test_a_new_key_is_for_its_owner_alone(home: Home, key: SecretKey) -> None:
+def test_new_key_is_private(home: Home, key: SecretKey) -> None:
     signing_key.store(home, key.reveal_nsec())
     assert permissions(home.key_path) == 0o600
     assert permissions(home.key_path.parent) == 0o700
@@ -63,7 +63,7 @@ def test_a_new_key_is_for_its_owner_alone(home: Home, key: SecretKey) -> None:
     assert find(home).key.pubkey == key.pubkey
 
 
-def test_a_generous_umask_opens_nothing(home: Home, key: SecretKey) -> None:
+def test_umask_does_not_open_the_key(home: Home, key: SecretKey) -> None:
     before = os.umask(0)
     try:
         signing_key.store(home, key.reveal_nsec())
@@ -73,7 +73,7 @@ def test_a_generous_umask_opens_nothing(home: Home, key: SecretKey) -> None:
     assert permissions(home.key_path.parent) == 0o700
 
 
-def test_a_key_is_never_overwritten(home: Home, key: SecretKey) -> None:
+def test_key_is_never_overwritten(home: Home, key: SecretKey) -> None:
     signing_key.store(home, key.reveal_nsec())
     before = home.key_path.read_bytes()
     with pytest.raises(CallerError, match=f"a key exists already: {home.key_path}"):
@@ -82,7 +82,7 @@ def test_a_key_is_never_overwritten(home: Home, key: SecretKey) -> None:
     assert [entry.name for entry in home.key_path.parent.iterdir()] == ["nsec"]
 
 
-def test_a_damaged_key_is_not_overwritten_either(home: Home, key: SecretKey) -> None:
+def test_damaged_key_is_not_overwritten(home: Home, key: SecretKey) -> None:
     home.key_path.parent.mkdir(parents=True)
     home.key_path.write_bytes(b"")
     with pytest.raises(CallerError, match="a key exists already"):
@@ -90,37 +90,37 @@ def test_a_damaged_key_is_not_overwritten_either(home: Home, key: SecretKey) -> 
     assert home.key_path.read_bytes() == b""
 
 
-def test_a_key_in_another_file(home: Home, tmp_path: Path, key: SecretKey) -> None:
+def test_key_in_another_file(home: Home, tmp_path: Path, key: SecretKey) -> None:
     signing_key.store(home, OTHER.reveal_nsec())
     other = put_key(tmp_path / "other", key)
     assert find(home, other).key.pubkey == key.pubkey
 
 
-def test_a_file_with_white_space_around_the_key(home: Home, key: SecretKey) -> None:
+def test_whitespace_around_the_key_is_ignored(home: Home, key: SecretKey) -> None:
     put_key(home.key_path, key).write_text(f"\n {key.reveal_nsec()}\r\n", encoding="ascii")
     assert find(home).key.pubkey == key.pubkey
 
 
-def test_without_a_key_one_is_told_how_to_make_it(home: Home) -> None:
+def test_missing_key_names_the_command(home: Home) -> None:
     with pytest.raises(CallerError, match=f"no key at {home.key_path}: create one with randygpt keys new"):
         find(home)
     assert not home.folder.exists()
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o610, 0o601, 0o660])
-def test_a_key_others_may_read(home: Home, key: SecretKey, mode: int) -> None:
+def test_key_readable_by_others_is_refused(home: Home, key: SecretKey, mode: int) -> None:
     put_key(home.key_path, key, mode=mode)
     with pytest.raises(CallerError, match=f"run chmod 600 {home.key_path}"):
         find(home)
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400])
-def test_a_key_only_its_owner_may_read(home: Home, key: SecretKey, mode: int) -> None:
+def test_key_readable_by_its_owner_is_accepted(home: Home, key: SecretKey, mode: int) -> None:
     put_key(home.key_path, key, mode=mode)
     assert find(home).key.pubkey == key.pubkey
 
 
-def test_a_link_to_a_key(home: Home, tmp_path: Path, key: SecretKey) -> None:
+def test_symbolic_link_is_refused(home: Home, tmp_path: Path, key: SecretKey) -> None:
     target = put_key(tmp_path / "target", key)
     home.key_path.parent.mkdir(parents=True)
     home.key_path.symlink_to(target)
@@ -128,13 +128,13 @@ def test_a_link_to_a_key(home: Home, tmp_path: Path, key: SecretKey) -> None:
         find(home)
 
 
-def test_a_folder_is_no_key(home: Home) -> None:
+def test_folder_is_refused(home: Home) -> None:
     home.key_path.mkdir(parents=True, mode=0o700)
     with pytest.raises(CallerError, match=f"{home.key_path}: a file with a secret must be a regular file"):
         find(home)
 
 
-def test_a_pipe_is_no_key_and_is_not_waited_for(home: Home) -> None:
+def test_pipe_is_refused_without_waiting(home: Home) -> None:
     home.key_path.parent.mkdir(parents=True, mode=0o700)
     os.mkfifo(home.key_path, 0o600)
     path = str(home.key_path)
@@ -145,21 +145,21 @@ def test_a_pipe_is_no_key_and_is_not_waited_for(home: Home) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
-def test_a_key_of_somebody_else(home: Home, key: SecretKey) -> None:
+def test_key_of_another_user_is_refused(home: Home, key: SecretKey) -> None:
     os.chown(put_key(home.key_path, key), 1, -1)
     with pytest.raises(CallerError, match="a regular file that you own"):
         find(home)
 
 
 @pytest.mark.parametrize("contents", ["", "hunter2", "nsec1hunter2", "hunter2" * 10_000, "hunter2\xff"])
-def test_a_file_that_holds_no_key_is_not_repeated(home: Home, key: SecretKey, contents: str) -> None:
+def test_invalid_key_is_not_repeated(home: Home, key: SecretKey, contents: str) -> None:
     put_key(home.key_path, key).write_bytes(contents.encode("latin-1"))
     with pytest.raises(InvalidKey) as caught:
         find(home)
     assert str(caught.value) == f"{home.key_path}: not a valid nsec"
 
 
-def test_a_public_key_is_no_secret_key(home: Home, key: SecretKey) -> None:
+def test_public_key_is_refused(home: Home, key: SecretKey) -> None:
     npub = encode_npub(key.pubkey)
     put_key(home.key_path, key).write_text(npub, encoding="ascii")
     with pytest.raises(InvalidKey) as caught:
@@ -167,7 +167,7 @@ def test_a_public_key_is_no_secret_key(home: Home, key: SecretKey) -> None:
     assert npub not in str(caught.value)
 
 
-def test_a_credential_of_the_service_comes_first(
+def test_service_credential_comes_first(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey
 ) -> None:
     signing_key.store(home, OTHER.reveal_nsec())
@@ -179,7 +179,7 @@ def test_a_credential_of_the_service_comes_first(
     assert any(str(named) in words and "not used" in words for words in found.warnings)
 
 
-def test_without_such_a_credential_the_named_file_counts(
+def test_named_file_without_a_credential(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey
 ) -> None:
     credential(tmp_path, monkeypatch, OTHER).rename(tmp_path / "credentials" / "api-keys")
@@ -188,15 +188,15 @@ def test_without_such_a_credential_the_named_file_counts(
 
 
 @pytest.mark.parametrize("mode", [0o400, 0o440])
-def test_a_credential_may_show_the_bits_of_an_access_list(
+def test_credential_may_have_access_list_bits(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey, mode: int
 ) -> None:
-    """systemd leaves the file to root and lets the service in by an access list, whose mask is in the group's bits."""
+    """systemd lets the service read a file of root by an access list, whose mask shows in the group bits."""
     credential(tmp_path, monkeypatch, key, mode=mode)
     assert find(home).key.pubkey == key.pubkey
 
 
-def test_other_credentials_are_read_like_the_key(
+def test_other_credentials_follow_the_same_rules(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey
 ) -> None:
     password = credential(tmp_path, monkeypatch, key).with_name("password")
@@ -205,7 +205,7 @@ def test_other_credentials_are_read_like_the_key(
 
 
 @pytest.mark.parametrize("mode", [0o404, 0o402])
-def test_a_credential_that_all_may_read_is_refused(
+def test_world_readable_credential_is_refused(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey, mode: int
 ) -> None:
     credential(tmp_path, monkeypatch, key, mode=mode)
@@ -214,7 +214,7 @@ def test_a_credential_that_all_may_read_is_refused(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
-def test_a_credential_of_somebody_else_is_refused(
+def test_credential_of_another_user_is_refused(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey
 ) -> None:
     os.chown(credential(tmp_path, monkeypatch, key), 1, -1)
@@ -222,9 +222,7 @@ def test_a_credential_of_somebody_else_is_refused(
         find(home)
 
 
-def test_the_environment_comes_last_and_with_a_warning(
-    home: Home, monkeypatch: pytest.MonkeyPatch, key: SecretKey
-) -> None:
+def test_environment_key_comes_last_with_a_warning(home: Home, monkeypatch: pytest.MonkeyPatch, key: SecretKey) -> None:
     monkeypatch.setenv("RANDYGPT_NSEC", key.reveal_nsec())
     found = find(home)
     assert (found.key.pubkey, found.origin, len(found.warnings)) == (key.pubkey, "RANDYGPT_NSEC", 1)
@@ -237,14 +235,14 @@ def test_the_environment_comes_last_and_with_a_warning(
     assert found.warnings[-1] == f"RANDYGPT_NSEC is not used: the key is {home.key_path}"
 
 
-def test_what_the_environment_has_wrong_is_not_repeated(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_environment_key_is_not_repeated(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANDYGPT_NSEC", "hunter2")
     with pytest.raises(InvalidKey) as caught:
         find(home)
     assert str(caught.value) == "RANDYGPT_NSEC: not a valid nsec"
 
 
-def test_a_locked_key_asks_for_its_password_and_no_other_does(home: Home, key: SecretKey) -> None:
+def test_only_an_encrypted_key_asks_for_a_password(home: Home, key: SecretKey) -> None:
     signing_key.store(home, key.reveal_ncryptsec(OPENS))
     asked: list[str] = []
 
@@ -259,7 +257,7 @@ def test_a_locked_key_asks_for_its_password_and_no_other_does(home: Home, key: S
     assert asked == [str(home.key_path)] * 2
 
 
-def test_with_a_key_there_are_no_core_dumps() -> None:
+def test_core_dumps_are_disabled() -> None:
     code = (
         "import resource as r; from randygpt.user import signing_key; most = r.getrlimit(r.RLIMIT_CORE)[1]\n"
         "r.setrlimit(r.RLIMIT_CORE, (most, most)); signing_key.disable_core_dumps(); print(r.getrlimit(r.RLIMIT_CORE))"
