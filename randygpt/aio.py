@@ -34,6 +34,8 @@ from relay_client.keys import SecretKey, encode_npub
 if TYPE_CHECKING:
     from randygpt.language_model import LanguageModel
 
+__all__ = ["Fetched", "Published", "fetch", "follow", "publish"]
+
 log = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int], None]  # bytes done, bytes in all
