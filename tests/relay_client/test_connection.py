@@ -204,15 +204,15 @@ async def test_query_authenticates_on_demand() -> None:
             elif kind == "REQ":
                 await peer.send(orjson.dumps(["CLOSED", rest[0], "auth-required: members only"]), text=True)
 
-    came: list[Mapping[str, object]] = []
+    received: list[Mapping[str, object]] = []
     async with relay_that(handler) as url, opened(url, KEY) as connection:
-        await connection.query(WANTED, came.append)
+        await connection.query(WANTED, received.append)
         assert connection.authenticated
     said = Event.parse(next(rest[0] for kind, rest in heard if kind == "AUTH"))
     assert (said.pubkey, said.kind, said.content) == (KEY.pubkey, 22242, "")
     assert said.tags == (("relay", url), ("challenge", "prove it"))
     assert abs(said.created_at - time.time()) < 60
-    assert [Event.parse(raw_event) for raw_event in came] == [EVENT]
+    assert [Event.parse(raw_event) for raw_event in received] == [EVENT]
 
 
 async def test_challenge_alone_is_not_answered() -> None:
@@ -280,10 +280,10 @@ async def test_refused_key_is_reported() -> None:
 
 async def test_query_returns_stored_events(scripted: ScriptedRelay) -> None:
     scripted.events[EVENT.id.hex()] = orjson.loads(EVENT.to_json())
-    came: list[Mapping[str, object]] = []
+    received: list[Mapping[str, object]] = []
     async with opened(scripted.url) as connection:
-        await connection.query(WANTED, came.append)
-    assert [Event.parse(raw_event) for raw_event in came] == [EVENT]
+        await connection.query(WANTED, received.append)
+    assert [Event.parse(raw_event) for raw_event in received] == [EVENT]
     assert scripted.requests == [{"ids": [EVENT.id.hex()], "limit": 1}]
 
 
@@ -308,13 +308,13 @@ async def test_concurrent_queries_do_not_mix(scripted: ScriptedRelay) -> None:
     scripted.events = {event.id.hex(): orjson.loads(event.to_json()) for event in events}
 
     async def kinds_of(connection: Connection, kind: int) -> list[object]:
-        came: list[object] = []
-        await connection.query(Filter(kinds=(kind,), limit=9), lambda raw: came.append(raw["kind"]))
-        return came
+        received: list[object] = []
+        await connection.query(Filter(kinds=(kind,), limit=9), lambda raw: received.append(raw["kind"]))
+        return received
 
     async with opened(scripted.url) as connection:
-        came = await asyncio.gather(*(kinds_of(connection, kind) for kind in range(5)))
-    assert came == [[kind] for kind in range(5)]
+        received = await asyncio.gather(*(kinds_of(connection, kind) for kind in range(5)))
+    assert received == [[kind] for kind in range(5)]
 
 
 async def test_refused_query_has_a_reason() -> None:
@@ -325,19 +325,19 @@ async def test_refused_query_has_a_reason() -> None:
 
 @pytest.mark.parametrize("frames", [[["CLOSED", "r1", ""]], [["EOSE", "r1"], ["CLOSED", "r1", "too many"]]])
 async def test_closed_after_stored_events_is_success(frames: list[object]) -> None:
-    came: list[object] = []
+    received: list[object] = []
     async with relay_that(answering(["EVENT", "r1", EVENT.to_dict()], *frames)) as url, opened(url) as connection:
-        await connection.query(WANTED, came.append)
-    assert len(came) == 1
+        await connection.query(WANTED, received.append)
+    assert len(received) == 1
 
 
 @pytest.mark.parametrize("raw_id", [[], {}, None, 1, "", "zz"], ids=repr)
 async def test_event_with_impossible_id_is_skipped(raw_id: object) -> None:
-    came: list[Mapping[str, object]] = []
+    received: list[Mapping[str, object]] = []
     handler = answering(["EVENT", "r1", {"id": raw_id}], ["EVENT", "r1", EVENT.to_dict()], ["EOSE", "r1"])
     async with relay_that(handler) as url, opened(url) as connection:
-        await connection.query(WANTED, came.append)
-    assert [Event.parse(raw_event) for raw_event in came] == [EVENT]
+        await connection.query(WANTED, received.append)
+    assert [Event.parse(raw_event) for raw_event in received] == [EVENT]
 
 
 async def test_silent_relay_times_out_with_its_notice() -> None:
@@ -350,7 +350,7 @@ async def test_silent_relay_times_out_with_its_notice() -> None:
 
 
 async def test_connection_closed_during_an_answer_is_an_error() -> None:
-    came: list[object] = []
+    received: list[object] = []
 
     async def handler(peer: ServerConnection) -> None:
         await peer.recv()
@@ -360,8 +360,8 @@ async def test_connection_closed_during_an_answer_is_an_error() -> None:
 
     async with relay_that(handler) as url, opened(url) as connection:
         with pytest.raises(TransportError, match=r"policy.*it said: too many requests"):
-            await connection.query(WANTED, came.append)
-    assert len(came) == 1
+            await connection.query(WANTED, received.append)
+    assert len(received) == 1
 
 
 async def test_broken_connection_is_an_error() -> None:
@@ -376,11 +376,11 @@ async def test_broken_connection_is_an_error() -> None:
 
 async def test_frame_at_the_limit_is_read() -> None:
     raw_event = EVENT.to_dict() | {"padding": "x" * (255 << 10)}
-    came: list[object] = []
+    received: list[object] = []
     handler = answering(["EVENT", "r1", raw_event], ["EOSE", "r1"])
     async with relay_that(handler) as url, opened(url) as connection:
-        await connection.query(WANTED, came.append)
-    assert len(came) == 1
+        await connection.query(WANTED, received.append)
+    assert len(received) == 1
 
 
 async def test_frame_over_the_limit_ends_the_connection() -> None:
@@ -408,7 +408,7 @@ async def test_flood_ends_the_connection() -> None:
 
 async def test_callback_error_ends_only_the_query(scripted: ScriptedRelay) -> None:
     scripted.events[EVENT.id.hex()] = orjson.loads(EVENT.to_json())
-    came: list[object] = []
+    received: list[object] = []
 
     def fail(_raw_event: Mapping[str, object]) -> None:
         raise OSError("disk full")
@@ -416,5 +416,5 @@ async def test_callback_error_ends_only_the_query(scripted: ScriptedRelay) -> No
     async with opened(scripted.url) as connection:
         with pytest.raises(OSError, match="disk full"):
             await connection.query(WANTED, fail)
-        await connection.query(WANTED, came.append)
-    assert len(came) == 1
+        await connection.query(WANTED, received.append)
+    assert len(received) == 1

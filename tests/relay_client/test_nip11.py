@@ -34,7 +34,7 @@ async def answering(answer: bytes, *, ends: bool = True) -> AsyncIterator[tuple[
         yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", requests
 
 
-async def asked(url: str, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> RelayInfo:
+async def fetch_info(url: str, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> RelayInfo:
     async with asyncio.timeout(GIVE_UP_S):
         return (await fetch_relay_infos([url], timeouts))[url]
 
@@ -72,7 +72,7 @@ def test_invalid_values_are_ignored(raw_info: bytes) -> None:
 
 async def test_document_is_requested_from_the_relays_path() -> None:
     async with answering(http(b'{"limitation":{"max_limit":7}}')) as (url, requests):
-        assert await asked(f"{url}/inbox") == RelayInfo(max_limit=7)
+        assert await fetch_info(f"{url}/inbox") == RelayInfo(max_limit=7)
     assert requests[0].startswith(b"GET /inbox HTTP/1.1\r\n")
     assert b"Accept: application/nostr+json\r\n" in requests[0]
 
@@ -89,25 +89,25 @@ async def test_document_is_requested_from_the_relays_path() -> None:
 )
 async def test_invalid_response_is_ignored(answer: bytes) -> None:
     async with answering(answer) as (url, _):
-        assert await asked(url) == NOTHING
+        assert await fetch_info(url) == NOTHING
 
 
 async def test_redirect_is_not_followed() -> None:
     async with answering(http(b'{"limitation":{"max_limit":7}}')) as (target, followed):
         elsewhere = http(b"", b"302 Found", b"Location: " + target.replace("ws", "http", 1).encode())
         async with answering(elsewhere) as (url, _):
-            assert await asked(url) == NOTHING
+            assert await fetch_info(url) == NOTHING
     assert followed == []
 
 
 async def test_missing_response_times_out(free_port: int) -> None:
     async with answering(b"HTTP/1.1 200 OK\r\n", ends=False) as (url, _):
-        assert await asked(url, Timeouts(relay_info_s=0.05)) == NOTHING
-    assert await asked(f"ws://127.0.0.1:{free_port}") == NOTHING
+        assert await fetch_info(url, Timeouts(relay_info_s=0.05)) == NOTHING
+    assert await fetch_info(f"ws://127.0.0.1:{free_port}") == NOTHING
 
 
 async def test_real_relay_without_document(relay: str) -> None:
-    assert await asked(relay) == NOTHING
+    assert await fetch_info(relay) == NOTHING
 
 
 # --- limits applied by a pool

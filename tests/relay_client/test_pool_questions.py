@@ -62,8 +62,8 @@ async def test_query_asks_every_relay(scripted: ScriptedRelay, second: ScriptedR
     scripted.events, second.events = stored(events[:2]), stored(events[1:])
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
         answers = await pool.query(Filter(kinds=(1064,), limit=10))
-    came = sorted((url, Event.parse(raw_event).created_at) for url, raw_event in answers)
-    assert came == sorted([(scripted.url, 1), (scripted.url, 2), (second.url, 2), (second.url, 3)])
+    received = sorted((url, Event.parse(raw_event).created_at) for url, raw_event in answers)
+    assert received == sorted([(scripted.url, 1), (scripted.url, 2), (second.url, 2), (second.url, 3)])
 
 
 async def test_stored_ids_are_recomputed(scripted: ScriptedRelay, second: ScriptedRelay) -> None:

@@ -25,16 +25,16 @@ EVENTS = [EventDraft(kind=1064, created_at=number).sign(KEY) for number in range
 GIVE_UP_S = 60  # a test that waits this long has failed
 QUICK = Timeouts(rate_limit_first_s=0.01, retry_first_s=0.01, answer_s=0.5)  # an honest relay here answers sooner
 
-Meets = Callable[["Relay", ServerConnection], Awaitable[None]]
+Behaviour = Callable[["Relay", ServerConnection], Awaitable[None]]
 Door = Callable[["Relay"], Awaitable[HTTPStatus | None]]
 
 
 class Relay(ScriptedRelay):
-    """A relay that runs `meets` for its second connection, and `door` before it accepts later ones."""
+    """A relay that runs `behaviour` for its second connection, and `door` before it accepts later ones."""
 
-    def __init__(self, meets: Meets | None = None, door: Door | None = None) -> None:
+    def __init__(self, behaviour: Behaviour | None = None, door: Door | None = None) -> None:
         super().__init__()
-        self.meets, self.door = meets, door
+        self.behaviour, self.door = behaviour, door
         self.over = asyncio.Event()
         self.peers: list[ServerConnection] = []
         self.callers = 0
@@ -46,8 +46,8 @@ class Relay(ScriptedRelay):
 
     async def welcome(self, peer: ServerConnection) -> None:
         self.peers.append(peer)
-        if self.meets and len(self.peers) == 2:
-            await self.meets(self, peer)
+        if self.behaviour and len(self.peers) == 2:
+            await self.behaviour(self, peer)
         else:
             await self.handle(peer)
 
@@ -89,7 +89,7 @@ async def refuses(_relay: Relay, peer: ServerConnection) -> None:
         await peer.send(orjson.dumps(["OK", event_id, False, "blocked: one connection for each"]).decode())
 
 
-async def raves(_relay: Relay, peer: ServerConnection) -> None:
+async def sends_garbage(_relay: Relay, peer: ServerConnection) -> None:
     await peer.recv()
     await peer.send('{"no": "message"}')
     await peer.wait_closed()
@@ -124,14 +124,14 @@ async def test_half_of_the_events_use_it() -> None:
     assert 100 < over.total() < 250  # of the events after the first 64
 
 
-@pytest.mark.parametrize("meets", [closes, breaks, refuses, raves, is_silent, takes_the_place_of_the_first])
-async def test_failure_of_it_loses_nothing(meets: Meets) -> None:
-    relay = Relay(meets)
+@pytest.mark.parametrize("behaviour", [closes, breaks, refuses, sends_garbage, is_silent, takes_the_place_of_the_first])
+async def test_failure_of_it_loses_nothing(behaviour: Behaviour) -> None:
+    relay = Relay(behaviour)
     report = await send(relay)
     assert set(relay.events) == {event.id.hex() for event in EVENTS}
     assert (report.accepted + report.duplicate, report.reason) == (400, "")
     assert len(relay.received) <= 400 + 8  # only events in flight are repeated
-    assert len(relay.peers) == 2 + (meets is takes_the_place_of_the_first)  # it is not retried
+    assert len(relay.peers) == 2 + (behaviour is takes_the_place_of_the_first)  # it is not retried
 
 
 async def test_relay_may_refuse_it() -> None:

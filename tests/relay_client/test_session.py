@@ -34,15 +34,15 @@ def events(content: str = "") -> Iterator[Event]:
         number += 1
 
 
-def heard(session: Session, *parts: object) -> Outcome | None:
+def receive(session: Session, *parts: object) -> Outcome | None:
     return session.receive(orjson.dumps(parts))
 
 
 def ok(session: Session, event: Event, *, accepted: bool = True, text: str = "") -> Outcome | None:
-    return heard(session, "OK", event.id.hex(), accepted, text)
+    return receive(session, "OK", event.id.hex(), accepted, text)
 
 
-def asking(*ids: bytes, limit: int = 2) -> tuple[Session, str]:
+def open_request(*ids: bytes, limit: int = 2) -> tuple[Session, str]:
     session = Session()
     subscription, _ = session.subscribe(Filter(ids=ids, limit=limit))
     return session, subscription
@@ -142,7 +142,7 @@ def test_unexpected_ok_is_ignored() -> None:
     session.publish(second)
     assert ok(session, first) is not None
     assert ok(session, first) is None
-    assert heard(session, "OK", "cc" * 32, True, "") is None
+    assert receive(session, "OK", "cc" * 32, True, "") is None
     assert session.unacknowledged == 1
 
 
@@ -167,93 +167,93 @@ def test_subscription_ids_are_unique() -> None:
 
 
 def test_requested_event_is_passed_on_unchecked() -> None:
-    session, subscription = asking(ID)
+    session, subscription = open_request(ID)
     raw_event = {"id": ID.hex(), "kind": "nonsense"}
-    assert heard(session, "EVENT", subscription, raw_event) == EventReceived(
+    assert receive(session, "EVENT", subscription, raw_event) == EventReceived(
         subscription=subscription, raw_event=raw_event
     )
 
 
 @pytest.mark.parametrize("raw_id", [OTHER_ID.hex(), ID.hex().upper(), "", None, 1, [], {}, [ID.hex()]], ids=repr)
 def test_event_with_other_id_is_dropped(raw_id: object) -> None:
-    session, subscription = asking(ID)
-    assert heard(session, "EVENT", subscription, {"id": raw_id}) is None
+    session, subscription = open_request(ID)
+    assert receive(session, "EVENT", subscription, {"id": raw_id}) is None
 
 
 def test_event_without_id_is_dropped() -> None:
-    session, subscription = asking(ID)
-    assert heard(session, "EVENT", subscription, {}) is None
+    session, subscription = open_request(ID)
+    assert receive(session, "EVENT", subscription, {}) is None
 
 
 def test_request_without_ids_accepts_any_event() -> None:
-    session, subscription = asking()
-    assert isinstance(heard(session, "EVENT", subscription, {"id": OTHER_ID.hex()}), EventReceived)
+    session, subscription = open_request()
+    assert isinstance(receive(session, "EVENT", subscription, {"id": OTHER_ID.hex()}), EventReceived)
 
 
 @pytest.mark.parametrize("stranger", ["r2", "", "R1"])
 def test_event_for_other_subscription_is_dropped(stranger: str) -> None:
-    session, subscription = asking(ID)
+    session, subscription = open_request(ID)
     assert stranger != subscription
-    assert heard(session, "EVENT", stranger, {"id": ID.hex()}) is None
+    assert receive(session, "EVENT", stranger, {"id": ID.hex()}) is None
 
 
 def test_events_beyond_the_limit_are_dropped() -> None:
-    session, subscription = asking(ID, OTHER_ID, limit=2)
+    session, subscription = open_request(ID, OTHER_ID, limit=2)
     for _ in range(2):
-        assert isinstance(heard(session, "EVENT", subscription, {"id": ID.hex()}), EventReceived)
-    assert heard(session, "EVENT", subscription, {"id": OTHER_ID.hex()}) is None
+        assert isinstance(receive(session, "EVENT", subscription, {"id": ID.hex()}), EventReceived)
+    assert receive(session, "EVENT", subscription, {"id": OTHER_ID.hex()}) is None
 
 
 def test_dropped_event_does_not_count_towards_limit() -> None:
-    session, subscription = asking(ID, limit=1)
-    assert heard(session, "EVENT", subscription, {"id": OTHER_ID.hex()}) is None
-    assert isinstance(heard(session, "EVENT", subscription, {"id": ID.hex()}), EventReceived)
+    session, subscription = open_request(ID, limit=1)
+    assert receive(session, "EVENT", subscription, {"id": OTHER_ID.hex()}) is None
+    assert isinstance(receive(session, "EVENT", subscription, {"id": ID.hex()}), EventReceived)
 
 
 def test_limits_and_ids_are_per_subscription() -> None:
-    session, first = asking(ID, limit=1)
+    session, first = open_request(ID, limit=1)
     second, _ = session.subscribe(Filter(ids=(OTHER_ID,), limit=1))
-    assert heard(session, "EVENT", second, {"id": ID.hex()}) is None
-    assert isinstance(heard(session, "EVENT", first, {"id": ID.hex()}), EventReceived)
-    assert isinstance(heard(session, "EVENT", second, {"id": OTHER_ID.hex()}), EventReceived)
+    assert receive(session, "EVENT", second, {"id": ID.hex()}) is None
+    assert isinstance(receive(session, "EVENT", first, {"id": ID.hex()}), EventReceived)
+    assert isinstance(receive(session, "EVENT", second, {"id": OTHER_ID.hex()}), EventReceived)
 
 
 def test_eose_leaves_the_subscription_open() -> None:
-    session, subscription = asking(ID)
-    assert heard(session, "EOSE", subscription) == StoredEventsSent(subscription=subscription)
-    assert isinstance(heard(session, "EVENT", subscription, {"id": ID.hex()}), EventReceived)
+    session, subscription = open_request(ID)
+    assert receive(session, "EOSE", subscription) == StoredEventsSent(subscription=subscription)
+    assert isinstance(receive(session, "EVENT", subscription, {"id": ID.hex()}), EventReceived)
     assert session.unsubscribe(subscription) is not None
 
 
 def test_closed_ends_the_subscription() -> None:
-    session, subscription = asking(ID)
+    session, subscription = open_request(ID)
     expected = RequestClosed(subscription=subscription, reason="auth-required: who?")
-    assert heard(session, "CLOSED", subscription, "auth-required: who?") == expected
-    assert heard(session, "EVENT", subscription, {"id": ID.hex()}) is None
+    assert receive(session, "CLOSED", subscription, "auth-required: who?") == expected
+    assert receive(session, "EVENT", subscription, {"id": ID.hex()}) is None
     assert session.unsubscribe(subscription) is None
 
 
 def test_closed_after_eose_is_passed_on() -> None:
-    session, subscription = asking(ID)
-    heard(session, "EOSE", subscription)
-    assert heard(session, "CLOSED", subscription, "") == RequestClosed(subscription=subscription, reason="")
-    assert heard(session, "CLOSED", subscription, "") is None
+    session, subscription = open_request(ID)
+    receive(session, "EOSE", subscription)
+    assert receive(session, "CLOSED", subscription, "") == RequestClosed(subscription=subscription, reason="")
+    assert receive(session, "CLOSED", subscription, "") is None
     assert session.unsubscribe(subscription) is None
 
 
 @pytest.mark.parametrize("kind", ["EOSE", "CLOSED"])
 def test_end_of_unknown_subscription_is_ignored(kind: str) -> None:
-    session, _ = asking(ID)
-    assert heard(session, kind, "r99") is None
+    session, _ = open_request(ID)
+    assert receive(session, kind, "r99") is None
 
 
 def test_late_messages_after_unsubscribe_are_ignored() -> None:
-    session, subscription = asking(ID)
+    session, subscription = open_request(ID)
     session.unsubscribe(subscription)
     assert session.unsubscribe(subscription) is None
-    assert heard(session, "EVENT", subscription, {"id": ID.hex()}) is None
-    assert heard(session, "EOSE", subscription) is None
-    assert heard(session, "CLOSED", subscription, "bye") is None
+    assert receive(session, "EVENT", subscription, {"id": ID.hex()}) is None
+    assert receive(session, "EOSE", subscription) is None
+    assert receive(session, "CLOSED", subscription, "bye") is None
 
 
 # --- authentication
@@ -263,7 +263,7 @@ def test_challenge_is_answered_with_signed_event() -> None:
     session = Session()
     with pytest.raises(CallerError):
         session.authenticate(KEY, url="wss://a", now=7)
-    assert heard(session, "AUTH", "prove it") == AuthRequested()
+    assert receive(session, "AUTH", "prove it") == AuthRequested()
     assert session.auth_challenge
     kind, raw_event = orjson.loads(session.authenticate(KEY, url="wss://a", now=7))
     event = Event.parse(raw_event)
@@ -277,7 +277,7 @@ def test_challenge_is_answered_with_signed_event() -> None:
 @pytest.mark.parametrize(("text", "refusal"), [("restricted: no", "restricted: no"), ("", "no reason given")])
 def test_relay_may_refuse_authentication(text: str, refusal: str) -> None:
     session = Session()
-    heard(session, "AUTH", "prove it")
+    receive(session, "AUTH", "prove it")
     event = Event.parse(orjson.loads(session.authenticate(KEY, url="wss://a", now=7))[1])
     assert ok(session, event, accepted=False, text=text) == AuthAnswered(refusal=refusal)
     assert not session.authenticated
@@ -286,7 +286,7 @@ def test_relay_may_refuse_authentication(text: str, refusal: str) -> None:
 def test_auth_event_is_not_counted_as_sent() -> None:
     session, event = Session(), next(events())
     session.publish(event)
-    heard(session, "AUTH", "prove it")
+    receive(session, "AUTH", "prove it")
     session.authenticate(KEY, url="wss://a", now=7)
     assert session.unacknowledged == 1
     assert isinstance(ok(session, event), Acknowledged)
@@ -295,9 +295,9 @@ def test_auth_event_is_not_counted_as_sent() -> None:
 
 def test_new_challenge_needs_new_answer() -> None:
     session = Session()
-    heard(session, "AUTH", "one")
+    receive(session, "AUTH", "one")
     ok(session, Event.parse(orjson.loads(session.authenticate(KEY, url="wss://a", now=7))[1]))
-    heard(session, "AUTH", "two")
+    receive(session, "AUTH", "two")
     assert not session.authenticated
     event = Event.parse(orjson.loads(session.authenticate(KEY, url="wss://a", now=7))[1])
     assert event.tag_values("challenge") == ["two"]
@@ -307,11 +307,11 @@ def test_new_challenge_needs_new_answer() -> None:
 
 
 def test_notice_is_passed_on() -> None:
-    assert heard(Session(), "NOTICE", "slow down") == NoticeReceived(text="slow down")
+    assert receive(Session(), "NOTICE", "slow down") == NoticeReceived(text="slow down")
 
 
 def test_unknown_type_is_ignored() -> None:
-    assert heard(Session(), "COUNT", "r1", {"count": 3}) is None
+    assert receive(Session(), "COUNT", "r1", {"count": 3}) is None
 
 
 @pytest.mark.parametrize("frame", [b"", b"[]", b'["EVENT"]', b'["OK","x",true]'])
@@ -333,37 +333,37 @@ def test_malformed_frame_is_an_error(frame: bytes) -> None:
     ids=["unknown subscription", "other id", "unexpected OK", "unknown type", "unknown EOSE", "unknown CLOSED"],
 )
 def test_flood_of_unsolicited_messages_is_an_error(parts: tuple[object, ...]) -> None:
-    session, _ = asking(ID)
+    session, _ = open_request(ID)
     for _ in range(1_000):
-        assert heard(session, *parts) is None
+        assert receive(session, *parts) is None
     with pytest.raises(InvalidMessage, match="unsolicited"):
-        heard(session, *parts)
+        receive(session, *parts)
 
 
 @pytest.mark.parametrize("parts", [("NOTICE", "hello"), ("AUTH", "prove it")], ids=lambda parts: parts[0])
 def test_flood_of_notices_or_challenges_is_an_error(parts: tuple[str, str]) -> None:
     session = Session()
     for _ in range(1_000):
-        assert heard(session, *parts) is not None
+        assert receive(session, *parts) is not None
     with pytest.raises(InvalidMessage, match="unsolicited"):
-        heard(session, *parts)
+        receive(session, *parts)
 
 
 def test_repeated_eose_counts_as_flood() -> None:
-    session, subscription = asking(ID)
-    assert heard(session, "EOSE", subscription) is not None
+    session, subscription = open_request(ID)
+    assert receive(session, "EOSE", subscription) is not None
     for _ in range(1_000):
-        assert heard(session, "EOSE", subscription) is None
+        assert receive(session, "EOSE", subscription) is None
     with pytest.raises(InvalidMessage, match="unsolicited"):
-        heard(session, "EOSE", subscription)
+        receive(session, "EOSE", subscription)
 
 
 def test_events_beyond_the_limit_count_as_flood() -> None:
-    session, subscription = asking(ID, limit=1)
-    delivered = [heard(session, "EVENT", subscription, {"id": ID.hex()}) for _ in range(1_001)]
+    session, subscription = open_request(ID, limit=1)
+    delivered = [receive(session, "EVENT", subscription, {"id": ID.hex()}) for _ in range(1_001)]
     assert sum(outcome is not None for outcome in delivered) == 1
     with pytest.raises(InvalidMessage, match="unsolicited"):
-        heard(session, "EVENT", subscription, {"id": ID.hex()})
+        receive(session, "EVENT", subscription, {"id": ID.hex()})
 
 
 def test_long_honest_session_is_no_flood() -> None:
@@ -373,10 +373,10 @@ def test_long_honest_session_is_no_flood() -> None:
         session.publish(event)
         assert ok(session, event) is not None
         subscription, _ = session.subscribe(Filter(ids=(ID,), limit=1))
-        assert heard(session, "EVENT", subscription, {"id": ID.hex()}) is not None
-        assert heard(session, "EOSE", subscription) is not None
+        assert receive(session, "EVENT", subscription, {"id": ID.hex()}) is not None
+        assert receive(session, "EOSE", subscription) is not None
         session.unsubscribe(subscription)
-        heard(session, "CLOSED", subscription, "")
+        receive(session, "CLOSED", subscription, "")
 
 
 def test_events_crossing_our_close_are_no_flood() -> None:
@@ -385,5 +385,5 @@ def test_events_crossing_our_close_are_no_flood() -> None:
         subscription, _ = session.subscribe(Filter(limit=50))
         session.unsubscribe(subscription)
         for _ in range(50):
-            assert heard(session, "EVENT", subscription, {"id": ID.hex()}) is None
-        assert heard(session, "EOSE", subscription) is None
+            assert receive(session, "EVENT", subscription, {"id": ID.hex()}) is None
+        assert receive(session, "EOSE", subscription) is None

@@ -208,6 +208,7 @@ async def test_subscription_authenticates_in_either_order(key: SecretKey, *, cha
         messages = [("AUTH", "prove it"), ("CLOSED", "r1", "auth-required: members only")]
         for message in messages if challenge_first else messages[::-1]:
             await say(peer, *message)
+            await asyncio.sleep(0.02)  # the client has handled it by now
         answer = orjson.loads(await peer.recv())[1]
         await say(peer, "OK", answer["id"], True, "")
         subscription = orjson.loads(await peer.recv())[1]
