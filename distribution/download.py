@@ -163,7 +163,7 @@ class _ChunkWriter:
     def _offer_copy(self, url: str, raw_event: Mapping[str, object]) -> bool:
         try:
             data, places = self._assembler.offer_copy(raw_event)
-        except (InvalidEvent, InvalidChunk):  # the fault of whoever made the copy, not of the relay or the author
+        except (InvalidEvent, InvalidChunk):  # the fault of the copy's signer, not of the relay or the author
             self._counts.rejected += 1
             return False
         self._write(url, data, places)

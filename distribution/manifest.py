@@ -73,7 +73,7 @@ def find_set_fault(files: Sequence[tuple[str, str]]) -> str | None:
     if len({path for path, _ in files}) != len(files):
         return "two files have one path"
     roles = Counter(role for _, role in files)
-    return next((f"there is not exactly one file with role {role}" for role in ROLES if roles[role] != 1), None)
+    return next((f"a release needs exactly one file with role {role}" for role in ROLES if roles[role] != 1), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What is missing of a release's files, and which events fill a gap."""
+"""Reassembly of files from chunk events."""
 
 import dataclasses
 import hashlib
@@ -32,7 +32,7 @@ def chunk_event(data: bytes, created_at: int = NOW) -> Event:
 
 
 def file_of(path: str, *parts: bytes) -> tuple[FileEntry, list[Event]]:
-    """A file of these segments, and the events of its chunks."""
+    """Return a file of these segments, and the events of its chunks."""
     data = b"".join(parts)
     events = [chunk_event(data[offset : offset + size]) for offset, size in spans([len(part) for part in parts], CHUNK)]
     role, names = ("other", ["data"]) if len(parts) == 1 else ("checkpoint", ["weights", "optimizer"])
@@ -51,7 +51,7 @@ def file_of(path: str, *parts: bytes) -> tuple[FileEntry, list[Event]]:
 
 
 def assemble(files: Sequence[FileEntry], raw_events: Sequence[RawEvent]) -> tuple[Assembler, dict[str, bytes]]:
-    """Offers everything and writes what is taken where it belongs."""
+    """Offer all events, and write accepted bytes where they belong."""
     assembler = Assembler(files, CHUNK)
     written = {file.path: bytearray(file.size) for file in files}
     for raw_event in raw_events:
@@ -94,7 +94,7 @@ def test_repeated_chunk_is_ignored() -> None:
 
 @pytest.mark.parametrize("foreign", [OTHER_EVENTS[0], chunk_event(bytes(range(10)), NOW + 1)])
 def test_unrelated_chunk_is_ignored(foreign: Event) -> None:
-    # Not even the same bytes under another id: the manifest names events.
+    # Not even the same bytes under another id: the manifest names ids.
     assembler = Assembler([FILE], CHUNK)
     assert assembler.offer(foreign.to_dict()) == (b"", [])
     assert len(assembler.missing) == 5
@@ -156,7 +156,7 @@ def test_chunk_named_by_the_manifest_needs_no_signature() -> None:
 
 
 def naming(event: Event, data: bytes) -> FileEntry:
-    """A manifest's file of one chunk with this content, that names this event for it."""
+    """Return a file of one chunk with this content, which names this event for it."""
     digest = hashlib.sha256(data).digest()
     return FileEntry(
         path="a",
@@ -238,13 +238,13 @@ def test_any_event_is_accepted_whole_or_refused(changes: dict[str, object]) -> N
 
 
 def copy_of(data: bytes, **changes: object) -> RawEvent:
-    """Somebody else's event with these bytes, its tags and content changed before it was signed."""
+    """Return another author's event with these bytes, its tags and content changed before signing."""
     made = chunk_draft(data, sha256=hashlib.sha256(data).digest(), created_at=NOW + 5)
     return dataclasses.replace(made, **changes).sign(STRANGER).to_dict()  # type: ignore[arg-type]
 
 
 def json_of(event: RawEvent) -> RawEvent:
-    """As it comes from a relay: lists, not tuples."""
+    """Return the event as a relay sends it: with lists, not tuples."""
     return dict(orjson.loads(orjson.dumps(event)))
 
 

@@ -40,25 +40,25 @@ Tamper = Callable[[RawEvent], RawEvent | None]
 
 
 def flipped(content: str) -> str:
-    """base64 text with one bit of its bytes flipped."""
+    """Return base64 with one bit of its bytes flipped."""
     data = bytearray(base64.b64decode(content))
     data[len(data) // 2] ^= 1
     return base64.b64encode(bytes(data)).decode()
 
 
 def rehashed(event: RawEvent) -> RawEvent:
-    """The event with the id that its fields have; its signature does not hold any more."""
+    """Return the event with a matching id and an invalid signature."""
     fields = [0, event["pubkey"], event["created_at"], event["kind"], event["tags"], event["content"]]
     return event | {"id": hashlib.sha256(orjson.dumps(fields)).hexdigest()}
 
 
 def tampered(kind: int, change: Tamper) -> Tamper:
-    """Changes events of one kind, passes the others on."""
+    """Return a delivery that changes events of one kind."""
     return lambda event: change(event) if event["kind"] == kind else event
 
 
 def first_only(change: Tamper) -> Tamper:
-    """Changes the first event of a kind only, the same one each time."""
+    """Return a delivery that changes only the first event of a kind, the same one each time."""
     chosen: list[str] = []
 
     def deliver(event: RawEvent) -> RawEvent | None:
@@ -71,7 +71,7 @@ def first_only(change: Tamper) -> Tamper:
 
 
 def resigned(event: RawEvent, key: SecretKey, **changes: Any) -> RawEvent:  # noqa: ANN401 (fields of an event)
-    """The same event, changed, by another author, with an id and a signature that hold."""
+    """Return the event, changed and validly signed by another author."""
     from relay_client.event import EventDraft  # noqa: PLC0415
 
     fields = event | changes
@@ -96,7 +96,7 @@ def chunk_of_another_file(events: dict[str, RawEvent]) -> Tamper:
 
 
 def tamperings() -> dict[str, Tamper]:
-    """Lies by name, told for the first time: some of them remember to whom."""
+    """Return fresh lies by name; some of them keep state."""
     return {
         "release: content": tampered(RELEASE_KIND, lambda event: event | {"content": '{"a":1}'}),
         "release: content, id made to fit": tampered(RELEASE_KIND, lambda e: rehashed(e | {"content": '{"a":1}'})),
@@ -270,7 +270,7 @@ async def test_untrusted_author_is_refused_before_any_chunk(
 
 
 def announce(scripted: ScriptedRelay, key: SecretKey, manifest: bytes, **changes: Any) -> Event:  # noqa: ANN401
-    """A release by a malicious author: a manifest of their own making, properly signed."""
+    """Publish a release with any manifest, properly signed, as a malicious author can."""
     now = clock()
     chunk = chunk_draft(manifest, sha256=hashlib.sha256(manifest).digest(), created_at=now).sign(key)
     facts: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""How bytes are cut and written as text."""
+"""Cutting of bytes into chunks, and their base64."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""Chunks whose events are gone, found again as copies that somebody else signed."""
+"""Chunks whose events are lost, found as copies signed by another key."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from relay_client.pool import Pool
 
 
 def chunks(published: Published) -> list[tuple[bytes, bytes]]:
-    """(event id, sha256) of every chunk of the files."""
+    """Return (event id, SHA-256) of every chunk of the files."""
     return [(chunk.event_id, chunk.sha256) for file in published.manifest.files for chunk in file.chunks(46_080)]
 
 
@@ -25,7 +25,7 @@ def put(scripted: ScriptedRelay, event: Event) -> None:
 
 
 def copy(raw_event: RawEvent, signer: SecretKey, *, created_at: int = 1, content: str | None = None) -> Event:
-    """The same bytes, or others under the same hash, by another author."""
+    """Return a chunk event by another author, with the same bytes or with others under the same hash."""
     tags = (("alt", "a copy"), ("x", next(tag[1] for tag in raw_event["tags"] if tag[0] == "x")))
     content = raw_event["content"] if content is None else content
     return EventDraft(kind=CHUNK_KIND, created_at=created_at, tags=tags, content=content).sign(signer)

@@ -1,4 +1,4 @@
-"""What is kept of a release's events."""
+"""The archive of a release's events."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Releases, heads and chunks as events: what is written, and what is taken for one."""
+"""Release, head and chunk events: drafting and parsing."""
 
 import contextlib
 import dataclasses
@@ -52,12 +52,12 @@ RELEASE = Release.parse(draft().sign(KEY), now=NOW)
 
 
 def resigned(made: EventDraft, **changes: object) -> Event:
-    """The draft with fields changed, signed properly."""
+    """Return the draft with fields changed, properly signed."""
     return dataclasses.replace(made, **changes).sign(KEY)  # type: ignore[arg-type]
 
 
 def tagged(made: EventDraft, change: Callable[[Tags], object]) -> Event:
-    """The draft with its tags changed, signed properly."""
+    """Return the draft with its tags changed, properly signed."""
     tags = [list(tag) for tag in made.tags]
     change(tags)
     return resigned(made, tags=tuple(map(tuple, tags)))

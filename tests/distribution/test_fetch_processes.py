@@ -1,4 +1,4 @@
-"""Fetches in processes of their own: killed and run again, two at once, and what the command says and prints."""
+"""Fetches in separate processes: killed and rerun, concurrent, and the output of the command."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from randygpt.errors import CallerError
 from relay_client.keys import SecretKey
 
 GIVE_UP_S = 120  # a test that waits this long has failed
-COUNT = 150  # chunks of the checkpoint; with the two files beside it, 152
+COUNT = 150  # chunks of the checkpoint; 152 with the two other files
 DATA = random.Random(1).randbytes(COUNT * 46_080)  # noqa: S311 (no secret)
 IN_FLIGHT = 2 * 50  # requests that are open at a time, events of each
 
@@ -56,7 +56,7 @@ async def start(home: Path, *words: object, stderr: int = asyncio.subprocess.PIP
 
 
 async def finish(process: asyncio.subprocess.Process) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr)"""
+    """Return (exit code, stdout, stderr)."""
     async with asyncio.timeout(GIVE_UP_S):
         out, errors = await process.communicate()
     assert process.returncode is not None
@@ -68,7 +68,7 @@ async def run(home: Path, *words: object) -> tuple[int, str, str]:
 
 
 def checkpoint(result: dict[str, Any]) -> bytes:
-    """The bytes of the checkpoint that a fetch installed."""
+    """Return the bytes of the checkpoint that a fetch installed."""
     return Path(result["files"][0]["local"]).read_bytes()
 
 
@@ -77,7 +77,7 @@ def is_chunk(published: Published, event: RawEvent) -> bool:
 
 
 def noting(published: Published, given: list[str]) -> Callable[[RawEvent], RawEvent]:
-    """A delivery that notes the ids of the chunks."""
+    """Return a delivery that records the ids of the chunks."""
 
     def deliver(event: RawEvent) -> RawEvent:
         if is_chunk(published, event):

@@ -1,4 +1,4 @@
-"""What goes from the store, what stays whatever happens, and the quota."""
+"""Garbage collection: what is removed, what is always kept, and the quota."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What this machine has begun to publish."""
+"""The journal of publishes."""
 
 import concurrent.futures
 import contextlib
@@ -31,7 +31,7 @@ def journal(path: Path) -> Iterator[Journal]:
 
 @contextlib.contextmanager
 def database(path: Path) -> Iterator[sqlite3.Connection]:
-    """The journal's file, from outside."""
+    """Open the file of the journal with another connection."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as opened:
         yield opened
 
@@ -188,7 +188,7 @@ def test_folder_instead_of_a_journal_is_reported(path: Path) -> None:
         Journal(path)
 
 
-# --- what makes contents the same
+# --- digest of contents
 
 
 def test_order_of_files_does_not_matter() -> None:
@@ -212,5 +212,5 @@ def test_different_files_have_different_digests(files: list[tuple[str, bytes]]) 
 
 
 def test_digest_of_contents_is_stable() -> None:
-    # Entries of an older program must be found again.
+    # Records of older programs must be found.
     assert contents_digest([("b", TWO), ("a", ONE)]) == hashlib.sha256(b"a\0" + ONE + b"b\0" + TWO).digest()

@@ -1,4 +1,4 @@
-"""The manifest: what goes in comes out, and each rule is broken once."""
+"""The manifest: round trip, and each rule broken once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +29,7 @@ def raw_file(path: str, role: str, *segments: tuple[str, int]) -> Raw:
 
 
 def raw_manifest() -> Raw:
-    """A manifest without fault: two chunks of weights, one of moments, and one of each other file."""
+    """Return a valid manifest: two chunks of weights, one of optimizer state, one of each other file."""
     return {
         "v": 1,
         "chunk_size": CHUNK_SIZE,
@@ -50,7 +50,7 @@ def more_files(raw: Raw, count_in_all: int) -> None:
     raw["files"] += [raw_file(f"extra{number}.txt", "other", ("data", 1)) for number in range(added)]
 
 
-# --- what is right
+# --- valid
 
 
 def test_decoded_manifest_has_the_files() -> None:
@@ -137,7 +137,7 @@ def test_any_manifest_round_trips(manifest: Manifest) -> None:
     assert Manifest.decode(manifest.encode()) == manifest
 
 
-# --- what is wrong
+# --- invalid
 
 
 def path(text: object) -> Break:
@@ -153,7 +153,7 @@ def segment(position: int, value: object, index: int = 0) -> Break:
 
 
 def resized(first: int, second: int, chunks: int) -> Break:
-    """A checkpoint with segments of other sizes that is right in every other way."""
+    """Return a change to segments of other sizes, valid in every other way."""
 
     def change(raw: Raw) -> None:
         file = raw["files"][0]
@@ -168,7 +168,7 @@ def without(key: str) -> Break:
 
 
 def sizes(file: int, size: int) -> Break:
-    """A file of another size that is right in every other way."""
+    """Return a change to a file of another size, valid in every other way."""
 
     def change(raw: Raw) -> None:
         old = raw["files"][file]
@@ -209,7 +209,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "path with a slash": (path("a/b"), "path"),
     "absolute path": (path("/etc/passwd"), "path"),
     "path upwards": (path(".."), "path"),
-    "path upwards and on": (path("../x"), "path"),
+    "path upwards and down": (path("../x"), "path"),
     "path with a backslash": (path("a\\b"), "path"),
     "path in upper case": (path("Vocab.json"), "path"),
     "path with NUL": (path("vocab\0.json"), "path"),
@@ -252,7 +252,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "segment renamed": (segment(0, "data"), "segments"),
     "segments in the wrong order": (lambda raw: raw["files"][0]["segments"].reverse(), "segments"),
     "weights in a side file": (lambda raw: raw["files"][1]["segments"][0].__setitem__(0, "weights"), "segments"),
-    "moments alone": (lambda raw: raw["files"][0]["segments"].pop(0), "segments"),
+    "optimizer only": (lambda raw: raw["files"][0]["segments"].pop(0), "segments"),
     "a third segment": (lambda raw: raw["files"][0]["segments"].append(["data", 1, bytes(32)]), "segments"),
     "segment name as bytes": (segment(0, b"weights"), "segments"),
     "segment of 0 bytes": (resized(50_000, 0, 2), "segments is malformed"),
@@ -291,7 +291,7 @@ NO_MANIFESTS = {
     "nothing": b"",
     "text": b"hello",
     "cut short": msgpack.packb(raw_manifest())[:-1],
-    "something behind it": msgpack.packb(raw_manifest()) + b"\0",
+    "trailing byte": msgpack.packb(raw_manifest()) + b"\0",
     "a list": msgpack.packb([raw_manifest()]),
     "nil": b"\xc0",
     "a map with a number for a key": msgpack.packb({1: 2}),

@@ -1,4 +1,4 @@
-"""The same contract on every relay: published, fetched, followed, taken back, sent again, found as copies."""
+"""One contract on every relay: publish, fetch, follow, revoke, reseed, find copies."""
 
 import asyncio
 import contextlib

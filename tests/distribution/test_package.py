@@ -21,8 +21,8 @@ def test_public_name_exists(name: str) -> None:
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'Courier'"):
-        distribution.Courier  # type: ignore[attr-defined] # noqa: B018 (the access is the test)
+    with pytest.raises(AttributeError, match="no attribute 'Unknown'"):
+        distribution.Unknown  # type: ignore[attr-defined] # noqa: B018 (the access is the test)
 
 
 def test_import_loads_no_submodule() -> None:

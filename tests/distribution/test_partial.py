@@ -1,4 +1,4 @@
-"""Files being fetched: they survive a crash, and become blobs only whole."""
+"""Part files: they survive a crash, and become blobs only when complete."""
 
 import os
 import stat

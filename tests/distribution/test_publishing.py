@@ -1,4 +1,4 @@
-"""Publishing to several relays: copies, shares that move, receipts, reruns, demands, expiry."""
+"""Publishing to several relays: copies, moved shares, receipts, reruns, demands, expiry."""
 
 import asyncio
 import contextlib
@@ -40,13 +40,13 @@ async def third() -> AsyncIterator[ScriptedRelay]:
 
 
 def chunks(relay: ScriptedRelay) -> set[str]:
-    """Ids of the chunks of files on a relay: all of kind 1064 but the manifest, which came last of them."""
+    """Return the ids of file chunks on a relay: all of kind 1064 but the last, which is the manifest."""
     ids = [event_id for event_id, event in relay.events.items() if event["kind"] == CHUNK_KIND]
     return {event_id for event_id in ids if relay.events[event_id]["tags"] != manifest_tags(relay)}
 
 
 def manifest_tags(relay: ScriptedRelay) -> list[list[str]]:
-    """The tags of a release's only manifest chunk."""
+    """Return the tags of a release's only manifest chunk."""
     (release,) = (event for event in relay.events.values() if event["kind"] == RELEASE_KIND)
     return [["x", next(tag[1] for tag in release["tags"] if tag[0] == "x")]]
 
@@ -234,7 +234,7 @@ async def test_receipts_of_another_release_do_not_count(
     assert len(receipts) == 2
 
 
-# --- what relays say
+# --- relay limits
 
 
 async def test_relay_with_small_limit_is_skipped(
@@ -338,7 +338,7 @@ def test_journal_without_expiry_column_is_upgraded(tmp_path: Path) -> None:
         assert (begun.version, begun.expires) == (4, 9)
 
 
-# --- words
+# --- cards
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which relay took which event: what is recorded, and what a damaged record is worth."""
+"""Receipts of relays, and incomplete ones."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Releases taken back: by their author it counts, by anybody else it does not."""
+"""Revocations count if the author signed them, and only then."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ async def three_versions(relay: ScriptedRelay, tmp_path: Path, key: SecretKey) -
 
 
 def take_back(relay: ScriptedRelay, release: Release, signer: SecretKey, *, created_at: int | None = None) -> str:
-    """Put a revocation on the relay; returns its id."""
+    """Put a revocation on the relay, and return its id."""
     event = revocation_draft(release, reason="broken", created_at=created_at or clock()).sign(signer)
     relay.events[event.id.hex()] = orjson.loads(event.to_json())
     return event.id.hex()
@@ -42,7 +42,7 @@ async def test_version_before_a_revoked_one_is_the_latest(
     withdrawn = take_back(scripted, third, key)
     assert (await fetch([scripted.url], home, address)).release.id == second.id
     assert Store(home).current() == second.id
-    del scripted.events[withdrawn]  # what was taken back once stays so
+    del scripted.events[withdrawn]  # revoked for good
     assert (await fetch([scripted.url], home, address)).release.id == second.id
 
 

@@ -1,4 +1,4 @@
-"""Taking a release back, on a relay that deletes what is taken back and on one that does not."""
+"""Revoking a release, on a relay that deletes revoked events and on one that does not."""
 
 import asyncio
 import json
@@ -118,24 +118,37 @@ async def test_relay_hiding_revocations_is_reported(
     assert (await fetch([scripted.url, relay], home, address)).release.version == 1
 
 
-async def test_the_command(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+async def command(home: Path, url: str, *words: str) -> tuple[int, str, str]:
+    done = await asyncio.to_thread(randygpt, home, "revoke", *words, "--relay", url)
+    return done.returncode, done.stdout, done.stderr
+
+
+def write_key(home: Path, key: SecretKey) -> str:
+    path = home / "key"
+    path.write_text(key.reveal_nsec())
+    path.chmod(0o600)
+    return str(path)
+
+
+async def test_revoke_command(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     home = tmp_path / "author"
     first, second = await versions(scripted.url, tmp_path, key, 2)
-
-    async def command(*words: str) -> tuple[int, str, str]:
-        done = await asyncio.to_thread(randygpt, home, "revoke", *words, "--relay", scripted.url)
-        return done.returncode, done.stdout, done.stderr
-
-    code, out, err = await command(second.id.hex())
+    code, out, err = await command(home, scripted.url, second.id.hex())
     assert (code, out) == (2, "")
     assert "randygpt keys new" in only_line(err)
-    (home / "key").write_text(key.reveal_nsec())
-    (home / "key").chmod(0o600)
-    code, out, err = await command(second.id.hex(), "--key-file", str(home / "key"), "--json")
+    key_file = write_key(home, key)
+    code, out, err = await command(home, scripted.url, second.id.hex(), "--key-file", key_file, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["latest"] == {"release": first.id.hex(), "version": 1}
     assert json.loads(out)["relays"] == {scripted.url: {"reason": "", "shows_it": True}}
+
+
+@pytest.mark.full
+async def test_revoke_command_names_hiding_relay(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+    home = tmp_path / "author"
+    (first,) = await versions(scripted.url, tmp_path, key, 1)
     scripted.deliver = lambda event: None if event["kind"] == REVOCATION_KIND else event
-    code, out, err = await command(first.id.hex(), "--key-file", str(home / "key"), "--json")
+    key_file = write_key(home, key)
+    code, out, err = await command(home, scripted.url, first.id.hex(), "--key-file", key_file, "--json")
     assert (code, json.loads(out)["relays"][scripted.url]["shows_it"]) == (0, False)
     assert "does not serve it" in only_line(err)

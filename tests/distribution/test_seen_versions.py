@@ -1,4 +1,4 @@
-"""The memory of versions: what was met, what was taken back, and what was decided."""
+"""Seen versions: what was seen, revoked and acknowledged."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def release(version: int = 1, *, name: str = "demo", manifest: bytes = b"") -> R
     return Release.parse(draft.sign(KEY), now=NOW)
 
 
-def met(made: Release) -> SeenVersion:
+def seen_version(made: Release) -> SeenVersion:
     return SeenVersion(release_id=made.id, manifest_sha256=made.manifest_sha256)
 
 
@@ -40,7 +40,7 @@ async def test_all_seen_versions_are_remembered(versions: SeenVersions, tmp_path
     for each in made.values():
         await versions.record(each)
     seen = SeenVersions(tmp_path).seen(KEY.pubkey, "demo")
-    assert seen.versions == {version: met(each) for version, each in made.items()}
+    assert seen.versions == {version: seen_version(each) for version, each in made.items()}
     assert seen.highest == 6
     assert seen.versions[5].manifest_sha256 == sha256(b"5").digest()
 
@@ -60,7 +60,7 @@ async def test_first_content_of_a_version_stays(versions: SeenVersions) -> None:
     first = release(5, manifest=b"first")
     await versions.record(first)
     await versions.record(release(5, manifest=b"second"))
-    assert versions.seen(KEY.pubkey, "demo").versions == {5: met(first)}
+    assert versions.seen(KEY.pubkey, "demo").versions == {5: seen_version(first)}
 
 
 async def test_revoked_version_can_be_published_again(versions: SeenVersions, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ async def test_revoked_version_can_be_published_again(versions: SeenVersions, tm
     seen = SeenVersions(tmp_path).seen(KEY.pubkey, "demo")
     assert (seen.highest, seen.revoked, seen.acknowledged) == (4, frozenset({bad.id}), 4)
     await versions.record(good)
-    assert versions.seen(KEY.pubkey, "demo").versions[5] == met(good)
+    assert versions.seen(KEY.pubkey, "demo").versions[5] == seen_version(good)
     assert versions.seen(KEY.pubkey, "demo").revoked == {bad.id}
 
 
@@ -140,7 +140,7 @@ def broken_entry(change: Callable[[dict[str, Any]], object]) -> bytes:
     ],
 )
 async def test_damaged_file_is_reported_and_kept(versions: SeenVersions, tmp_path: Path, text: bytes) -> None:
-    # To start afresh would let an old version in.
+    # An empty file would let an old version in.
     await versions.record(release())
     path = tmp_path / "state" / "seen.json"
     path.write_bytes(text)

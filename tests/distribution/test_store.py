@@ -249,7 +249,7 @@ def test_damaged_record_is_reported(store: Store, installed: InstalledRelease, r
         store.release(RELEASE.id)
 
 
-# --- room, and one at a time
+# --- disk space and locks
 
 
 def test_disk_space_is_checked_first(store: Store) -> None:

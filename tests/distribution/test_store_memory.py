@@ -1,4 +1,4 @@
-"""What the store remembers: which release is current, and which the user wants kept."""
+"""Refs and pins of the store."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def store(home: Path) -> Store:
     return Store(home)
 
 
-# --- which one is current
+# --- refs
 
 
 def ref(home: Path, name: str) -> bytes | None:

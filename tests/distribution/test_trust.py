@@ -1,4 +1,4 @@
-"""Whose models, and which version of them."""
+"""Trust decisions: authors and versions."""
 
 import itertools
 from dataclasses import replace
@@ -28,7 +28,7 @@ def head(*, version: int = 1, created_at: int = 100, id_byte: int = 1, x: bytes 
 
 
 def release(version: int) -> tuple[Release, bytes]:
-    """A release and its manifest's hash."""
+    """Return a release and the hash of its manifest."""
     draft = release_draft(
         b"", [A], name="demo", version=version, format="x", size=1, card={}, hint="", created_at=100
     ).sign(KEY)
@@ -36,7 +36,7 @@ def release(version: int) -> tuple[Release, bytes]:
     return made, made.manifest_sha256
 
 
-# --- the list
+# --- policy
 
 
 def test_explicit_policy_trusts_any_author() -> None:
@@ -57,7 +57,7 @@ def test_empty_allowlist_trusts_no_author() -> None:
         TrustPolicy(mode="allowlist").check(KEY.pubkey)
 
 
-# --- the latest
+# --- latest
 
 
 def test_latest_of_no_heads_is_none() -> None:
@@ -103,7 +103,7 @@ def test_revoked_content_is_not_equivocation() -> None:
     assert latest(two, {A}) == two[0]
 
 
-# --- what was seen before
+# --- seen versions
 
 
 @pytest.mark.parametrize("asked_by_id", [True, False])
@@ -140,7 +140,7 @@ def test_versions_after_version_5_was_seen(
             check_version(made, seen, asked_by_id=asked_by_id)
 
 
-def met(*versions: int, revoked: tuple[int, ...] = (), x: bytes = B) -> Seen:
+def seen_of(*versions: int, revoked: tuple[int, ...] = (), x: bytes = B) -> Seen:
     ids = {version: bytes([version]) * 32 for version in versions}
     known = {version: SeenVersion(release_id=ids[version], manifest_sha256=x) for version in versions}
     return Seen(versions=known, revoked=frozenset(ids[version] for version in revoked))
@@ -149,13 +149,13 @@ def met(*versions: int, revoked: tuple[int, ...] = (), x: bytes = B) -> Seen:
 def test_lower_version_is_accepted_if_higher_are_revoked() -> None:
     older = release(3)[0]
     with pytest.raises(Rollback, match="older than 5"):
-        check_version(older, met(1, 4, 5, revoked=(4,)), asked_by_id=False)
+        check_version(older, seen_of(1, 4, 5, revoked=(4,)), asked_by_id=False)
     with pytest.raises(Rollback, match="older than 4"):
-        check_version(older, met(1, 4, 5, revoked=(5,)), asked_by_id=False)
-    check_version(older, met(1, 4, 5, revoked=(4, 5)), asked_by_id=False)
+        check_version(older, seen_of(1, 4, 5, revoked=(5,)), asked_by_id=False)
+    check_version(older, seen_of(1, 4, 5, revoked=(4, 5)), asked_by_id=False)
 
 
 def test_revoked_version_can_be_replaced() -> None:
-    check_version(release(5)[0], met(5, revoked=(5,)), asked_by_id=False)
+    check_version(release(5)[0], seen_of(5, revoked=(5,)), asked_by_id=False)
     with pytest.raises(Equivocation):
-        check_version(release(5)[0], met(5), asked_by_id=False)
+        check_version(release(5)[0], seen_of(5), asked_by_id=False)

@@ -1,4 +1,4 @@
-"""The weights of a full release alone: fewer bytes, a checkpoint of its own, and completed later from where it is."""
+"""Fetching the weights only: fewer bytes, a valid checkpoint, completed by a later fetch."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ async def published(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> 
 
 
 def chunks_asked(scripted: ScriptedRelay, published: Published) -> set[str]:
-    """Ids of file chunks that somebody asked for."""
+    """Return the ids of requested file chunks."""
     chunks = {chunk.event_id.hex() for file in published.manifest.files for chunk in file.chunks(46_080)}
     return chunks & {event_id for wanted in scripted.requests for event_id in wanted.get("ids", [])}
 
