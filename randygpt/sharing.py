@@ -54,9 +54,8 @@ class Publication:
         if not self.relays:
             raise CallerError("no relay to publish to")
         if self.copies and self.copies > len(self.relays):
-            raise CallerError(
-                f"--copies {self.copies} needs as many relays, but {len(self.relays)} are given (--relay)"
-            )
+            needed = f"--copies {self.copies} needs at least {self.copies} relays"
+            raise CallerError(f"{needed}, and only {len(self.relays)} are configured (--relay)")
 
     async def dry_run(self) -> DryRun:
         """Return what `publish` would send; connects to no relay, and records nothing."""

@@ -150,7 +150,7 @@ def parse_reference(raw_text: str) -> EventReference | AddressReference:
     try:
         if "/" in text:
             raw_key, name = text.split("/", 1)
-            return AddressReference(author=decode_pubkey(raw_key), name=name)
+            return AddressReference(author=_decode_author(raw_key), name=name)
         if event_id := parse_hex(text.lower(), 32):
             return EventReference(id=event_id)
         match text.lower().split("1", 1)[0]:
@@ -164,6 +164,13 @@ def parse_reference(raw_text: str) -> EventReference | AddressReference:
                 raise InvalidReference(f"not an event id, note, nevent, naddr or npub…/name: {raw_text[:80]!r}")
     except InvalidKey as error:
         raise InvalidReference(str(error)) from None
+
+
+def _decode_author(raw_key: str) -> bytes:
+    try:
+        return decode_pubkey(raw_key)
+    except InvalidKey:
+        raise InvalidReference(f"not a valid npub: {raw_key[:80]!r} (a model is named npub…/name)") from None
 
 
 def _decode_with_fields(prefix: str, text: str) -> EventReference | AddressReference:
@@ -182,8 +189,8 @@ def _decode_with_fields(prefix: str, text: str) -> EventReference | AddressRefer
             kind=coordinate.kind().as_u16(),
             relays=tuple(str(url) for url in address.relays()),
         )
-    except nostr_sdk.NostrSdkError as error:
-        raise InvalidReference(f"not a valid {prefix}: {error}") from None
+    except nostr_sdk.NostrSdkError:
+        raise InvalidReference(f"not a valid {prefix}: {text[:80]!r}") from None
 
 
 def _has_key_size(value: object) -> bool:

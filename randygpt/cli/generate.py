@@ -24,14 +24,17 @@ def generate(
     checkpoint: Prefix = Path("checkpoint"),
     preset: ModelPreset = None,
     vocab: ModelVocab = None,
-    max_tokens: Annotated[int, typer.Option(metavar="N", help="Maximum number of tokens to generate.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of tokens to generate.")] = 256,
     temperature: Annotated[
-        float, typer.Option(metavar="X", help="Sampling temperature; 0 always takes the likeliest token.")
+        float,
+        typer.Option(min=0, max=100, metavar="X", help="Sampling temperature; 0 always takes the likeliest token."),
     ] = 0.7,
     top_p: Annotated[
-        float, typer.Option(metavar="X", help="Sample from the likeliest tokens of total probability X.")
+        float, typer.Option(min=0, max=1, metavar="X", help="Sample from the likeliest tokens of total probability X.")
     ] = 1.0,
-    top_k: Annotated[int, typer.Option(metavar="N", help="Sample from the N likeliest tokens; 0: all of them.")] = 0,
+    top_k: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Sample from the N likeliest tokens; 0: all of them.")
+    ] = 0,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Random seed; same seed, same text.")] = None,
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text would appear; repeat for more.")
