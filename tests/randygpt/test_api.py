@@ -157,7 +157,7 @@ MISTAKES: dict[str, tuple[type[RandyGPTError], str, Callable[[Path], object]]] =
     "no checkpoint": (CallerError, "none.bin: No such file", lambda _: aio.publish("none.bin", name="demo")),
     "not a checkpoint": (
         CallerError,
-        "not a checkpoint",
+        "RGPT",
         lambda home: aio.publish(home / "keys" / "nsec", name="demo"),
     ),
     "folder": (CallerError, "Is a directory", lambda home: aio.publish(home, name="demo")),
