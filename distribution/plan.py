@@ -12,7 +12,7 @@ from distribution.chunking import spans
 from distribution.errors import CallerError
 from distribution.events import MAX_MANIFEST_CHUNKS, chunk_draft, release_draft
 from distribution.journal import PublishRecord
-from distribution.manifest import Manifest, is_digest
+from distribution.manifest import FileEntry, Manifest, is_digest
 from distribution.release_spec import ReleaseSpec
 from distribution.source import HashedSource, SourceFile
 from relay_client.allocation import Allocation
@@ -114,18 +114,8 @@ def make_plan(spec: ReleaseSpec, hashed: Sequence[HashedSource], record: Publish
         events.setdefault(event_id, PlannedEvent(draft=draft, id=event_id, size=made.signed_size))
         return event_id
 
-    entries = []
-    for source, facts in zip(spec.files, hashed, strict=True):
-        references, whole = bytearray(), hashlib.sha256()
-        for offset, size in spans([length for _, length in source.segments]):
-            data = source.read(offset, size)
-            whole.update(data)
-            references += plan(functools.partial(_draft_chunk, source, offset, size, record))
-            references += hashlib.sha256(data).digest()
-        if whole.digest() != facts.sha256:
-            raise CallerError(f"{source.path} changed while it was being published")
-        entries.append(facts.entry(bytes(references)))
-    chunks, manifest = len(events), Manifest(files=tuple(entries))
+    files = tuple(_plan_file(*pair, record, plan) for pair in zip(spec.files, hashed, strict=True))
+    chunks, manifest = len(events), Manifest(files=files)
     encoded = manifest.encode()
     manifest_ids = [
         plan(functools.partial(_draft_data, encoded[offset : offset + size], record))
@@ -151,6 +141,20 @@ def make_plan(spec: ReleaseSpec, hashed: Sequence[HashedSource], record: Publish
     if events[release_id].size > MAX_EVENT_SIZE:
         raise CallerError(f"the card is too long: with it the release event exceeds {MAX_EVENT_SIZE:,} bytes")
     return Plan(manifest=manifest, events=list(events.values()), chunks=chunks)
+
+
+def _plan_file(
+    source: SourceFile, hashed: HashedSource, record: PublishRecord, plan: Callable[[Callable[[], EventDraft]], bytes]
+) -> FileEntry:
+    references, whole = bytearray(), hashlib.sha256()
+    for offset, size in spans([length for _, length in source.segments]):
+        data = source.read(offset, size)
+        whole.update(data)
+        references += plan(functools.partial(_draft_chunk, source, offset, size, record))
+        references += hashlib.sha256(data).digest()
+    if whole.digest() != hashed.sha256:
+        raise CallerError(f"{source.path} changed while it was being published")
+    return hashed.entry(bytes(references))
 
 
 def _draft_chunk(source: SourceFile, offset: int, size: int, record: PublishRecord) -> EventDraft:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.command import randygpt
-from support.releases import checkpoint_bytes, clock, fetch, publish, tiny_sources, visible
+from support.releases import WEIGHTS_ONLY, checkpoint_bytes, clock, fetch, publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay, scripted_relay
 
 from distribution.errors import CallerError, ChunksMissing, NotPublished, StoreError
@@ -150,15 +150,9 @@ async def test_weights_only_release_is_reseeded_in_part(
 ) -> None:
     released = (await publish([scripted.url], tmp_path / "author", key, tiny_sources())).release
     home = tmp_path / "friend"
-    home.mkdir()
-
-    async def command(*words: str) -> tuple[int, str]:
-        done = await asyncio.to_thread(randygpt, home, *words)
-        return done.returncode, done.stdout + done.stderr
-
-    assert (await command("fetch", released.id.hex(), "--weights-only", "--relay", scripted.url))[0] == 0
-    code, said = await command("reseed", "demo", "--relay", target.url)
-    assert (code, "2 of 7 events cannot be sent" in said) == (4, True)
+    installed = (await fetch([scripted.url], home, released.id, weights=WEIGHTS_ONLY)).release
+    done = await asyncio.to_thread(randygpt, home, "reseed", "demo", "--relay", target.url)
+    assert (done.returncode, "2 of 7 events cannot be sent" in done.stdout + done.stderr) == (4, True)
     with pytest.raises(ChunksMissing):
         await fetch([target.url], tmp_path / "newcomer", released.id)
-    assert (await command("verify", "demo"))[0] == 0
+    assert Store(home).is_intact(installed)
