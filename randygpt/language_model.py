@@ -106,7 +106,7 @@ def load(path: str | PathLike[str], *, preset: str | None = None, vocab: Path | 
     with translate_os_errors():
         info = inspect_checkpoint(find_checkpoint(Path(path)), preset=preset, vocab=vocab)
         if info.tokenizer is None:
-            raise InvalidModelFile(f"{info.path}: no vocabulary beside it (a .json of its name, or vocab.json)")
+            raise InvalidModelFile(f"{info.path} has no vocabulary: put vocab.json or its sidecar .json next to it")
         return from_weights(info.path, info.config, info.tokenizer)
 
 

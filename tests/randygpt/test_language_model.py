@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from randygpt.errors import CallerError, InvalidCheckpoint, InvalidModelFile
 from randygpt.language_model import LanguageModel
 from randygpt.model.gpt import GPT
 from randygpt.model.sampling import Sampling, generate
+from randygpt.model.tokenizer import CharTokenizer
 
 BLOCK = CONFIG.block_size
 
@@ -57,10 +59,15 @@ def test_folder_needs_exactly_one_checkpoint(tmp_path: Path, names: list[str]) -
         randygpt.load(tmp_path)
 
 
+def test_model_and_vocabulary_must_have_equal_sizes(model: LanguageModel) -> None:
+    with pytest.raises(InvalidModelFile, match="the model has 31 tokens, the vocabulary 2"):
+        replace(model, tokenizer=CharTokenizer("ab"))
+
+
 def test_model_without_vocabulary_is_refused(tmp_path: Path) -> None:
     folder = put_release(tmp_path / "release")
     (folder / "vocab.json").unlink()
-    with pytest.raises(InvalidModelFile, match=r"checkpoint\.bin: no vocabulary beside it"):
+    with pytest.raises(InvalidModelFile, match=r"checkpoint\.bin has no vocabulary"):
         randygpt.load(folder)
 
 

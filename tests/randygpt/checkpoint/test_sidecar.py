@@ -81,6 +81,30 @@ def test_sidecar_matches_its_header(*, iteration: int, losses: dict[str, float |
     assert replace(sidecar, iteration=7).matches(unmeasured) == (losses.get("best_val") is None)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": 7},
+        {"iteration": -1},
+        {"iteration": True},
+        {"losses": {"val": math.nan}},
+        {"losses": []},
+        {"training": None},
+    ],
+    ids=str,
+)
+def test_invalid_sidecar_cannot_be_constructed(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidModelFile, match=next(iter(changes)).removesuffix("es")):
+        replace(Sidecar(config=CONFIG, tokenizer=TOKENIZER), **changes)
+
+
+@pytest.mark.parametrize("changes", [{"size": 1000}, {"tokenizer": CharTokenizer("ab")}], ids=["size", "vocabulary"])
+def test_invalid_checkpoint_info_cannot_be_constructed(tmp_path: Path, changes: dict[str, Any]) -> None:
+    found = inspect_checkpoint(write_tiny(tmp_path / "m.bin"))
+    with pytest.raises(InvalidModelFile):
+        replace(found, **changes)
+
+
 def test_sidecar_path(tmp_path: Path) -> None:
     assert sidecar_path(tmp_path / "run.v2_best.bin") == tmp_path / "run.v2_best.json"
     assert read_sidecar(tmp_path / "m.bin") is None

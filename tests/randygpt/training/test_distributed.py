@@ -18,6 +18,7 @@ from torch import Tensor
 
 from randygpt.checkpoint.rgpt import read_weights
 from randygpt.checkpoint.sidecar import inspect_checkpoint
+from randygpt.errors import CallerError
 from randygpt.training.distributed import World, process_group
 from randygpt.training.options import TrainOptions
 from randygpt.training.trainer import Trainer
@@ -124,6 +125,12 @@ def test_shards_partition_the_batch(count: int, size: int) -> None:
     shards = [World(rank=rank, size=size).shard(count) for rank in range(size)]
     assert [piece for shard in shards for piece in shard] == list(range(count))
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+@pytest.mark.parametrize(("rank", "size"), [(0, 0), (1, 1), (-1, 2)])
+def test_rank_must_be_below_the_world_size(rank: int, size: int) -> None:
+    with pytest.raises(CallerError, match=f"rank {rank} is not below the number of processes, {size}"):
+        World(rank=rank, size=size)
 
 
 def test_world_size_without_an_address_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

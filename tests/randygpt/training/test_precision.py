@@ -51,9 +51,9 @@ def test_bf16_run_resumes_exactly(tmp_path: Path) -> None:
     trained(tmp_path / "parts", "bf16")
     for name in ("m.bin", "m_best.bin"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    beside = read_sidecar(tmp_path / "parts/m.bin")
-    assert beside is not None
-    assert beside.training["precision"] == "bf16"
+    sidecar = read_sidecar(tmp_path / "parts/m.bin")
+    assert sidecar is not None
+    assert sidecar.training["precision"] == "bf16"
 
 
 @pytest.mark.parametrize(
