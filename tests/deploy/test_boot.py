@@ -128,7 +128,7 @@ def installation(machine: Box, page: Page, friend: Friend, release: str) -> None
     machine.until(f"systemctl is-active {FOLLOW}", lambda said: said == "active")
     answering(machine, release)
     assert_well(machine, SERVE, FOLLOW, "randygpt.target", "randygpt-serve.socket")
-    assert state(machine, SERVE, "StatusText") == ["tiny version 1 answers"]
+    assert state(machine, SERVE, "StatusText") == ["serving tiny version 1"]
     assert state(machine, FOLLOW, "StatusText") == ["following tiny: version 1, 1 of 1 relays"]
     assert (
         machine.run("systemd-analyze verify --man=no /etc/systemd/system/randygpt*.{service,socket,path,target}") == ""
@@ -169,7 +169,7 @@ def secrets_and_walls(machine: Box) -> None:
 
 
 def assert_hidden(machine: Box, file: str, *units: str) -> None:
-    """Whoever these services run as cannot read a file."""
+    """Assert that the users of these services cannot read a file."""
     for unit in units:
         who = machine.run(f"stat -c --reuid=%u /proc/{state(machine, unit, 'MainPID')[0]}")
         said = machine.run(f"setpriv {who} --clear-groups cat {file} 2>&1", check=False)
@@ -224,7 +224,7 @@ def publishing(machine: Box, page: Page, friend: Friend) -> str:
     secret = machine.run("cat /etc/randygpt/nsec")
     assert secret.startswith("nsec1")
     assert machine.run("stat -c '%a %U' /etc/randygpt/nsec") == "600 root"
-    with friend.away():  # nobody is told to try again, and nothing is given up
+    with friend.away():  # the service retries by itself, and does not fail
         for seed in (6, 7):
             last = better(seed)
         hurry(machine)

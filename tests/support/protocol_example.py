@@ -1,6 +1,6 @@
 """The examples of docs/protocol.md: a release small enough to print, made by the code that makes real ones.
 
-Run `python tests/support/protocol_example.py docs/protocol.md` to write them into the page anew. In the page, a block
+Run `python tests/support/protocol_example.py docs/protocol.md` to update the page. In the page, a block
 of code is an example if a comment `<!-- example: NAME -->` stands above it.
 """
 
