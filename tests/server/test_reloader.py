@@ -212,7 +212,7 @@ BROKEN: dict[str, tuple[Callable[[Shelf], InstalledRelease], str]] = {
     "no shape": (lambda shelf: shelf.install(config=b"{"), "config.json: not JSON"),
     "a short vocabulary": (
         lambda shelf: shelf.install(vocab=as_json({"chars": TOKENIZER.chars[:-1]})),
-        "the vocabulary has 30 tokens, but the model 31",
+        "the model has 31 tokens, the vocabulary 30",
     ),
     "no vocabulary": (lambda shelf: shelf.install(vocab=b"[]"), "vocab.json: "),
     "a missing file": (without_checkpoint, "No such file"),
