@@ -1,4 +1,4 @@
-"""One relay over a websocket: the network edge of `session`. Does network I/O; every wait has a time limit."""
+"""Connection to one relay: the network edge of `session`. Does network I/O; waits for answers have time limits."""
 
 import asyncio
 import contextlib

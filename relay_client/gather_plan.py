@@ -1,4 +1,4 @@
-"""Request scheduler of `gather`: which relay is asked for which wanted keys. No I/O, no clock.
+"""Request scheduler for `gather`: which relay is asked for which wanted events. No I/O, no clock.
 
 A wanted key (an event id or a hash, in hex) is unassigned, in flight at some relays, or received. A relay that answered
 without a key is not asked for it again. A misbehaving relay is asked last: only for keys that no other relay has left.

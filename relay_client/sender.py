@@ -1,4 +1,4 @@
-"""Send one relay its share of an allocation, as fast as it accepts events. Does network I/O.
+"""Publish worker that sends one relay its share of an allocation, as fast as it accepts. Does network I/O.
 
 Unanswered events are sent again: after a wait if the relay limits the rate, after authentication if it insists on that,
 and over a new connection if the old one broke. A relay that never limits the rate gets a second connection for half of

@@ -1,4 +1,4 @@
-"""Open websockets to relays, within size and time limits and, for hints, to public addresses only. Does network I/O."""
+"""Opening of websockets to relays, with size and time limits; for hints, to public hosts only. Does network I/O."""
 
 import asyncio
 from socket import SOCK_STREAM
