@@ -99,8 +99,8 @@ async def test_what_is_too_large_is_not_fetched_and_the_server_goes_on(
     ("words", "code", "said"),
     [
         (["--follow", "{npub}/demo", "--relay", "ws://127.0.0.1:1"], 3, "not trusted"),
-        (["--follow", "{npub}/demo", "--model", "m.bin"], 2, "--follow serves what it fetches"),
-        (["--follow", "{npub}/demo", "--checkpoint", "m"], 2, "--follow serves what it fetches"),
+        (["--follow", "{npub}/demo", "--model", "m.bin"], 2, "--follow cannot be combined"),
+        (["--follow", "{npub}/demo", "--checkpoint", "m"], 2, "--follow cannot be combined"),
         (["--follow", "{npub}/demo"], 2, "no relay"),
         (["--follow", "{npub}", "--relay", "ws://127.0.0.1:1"], 2, "npub…/name"),
         (["--follow", "{npub}/demo", "--max-size", "much"], 2, "not a size in bytes"),

@@ -101,7 +101,7 @@ def test_a_server_is_ready_once_a_model_answers_and_says_which(manager: Manager,
         early += manager.hear_until("WATCHDOG=1")
         assert "READY=1" not in early
         shelf.store.activate(shelf.install().id)
-        assert "READY=1" in manager.hear_until("STATUS=tiny version 1 answers")
+        assert "READY=1" in manager.hear_until("STATUS=serving tiny version 1")
         shelf.store.activate(shelf.install(checkpoint=b"nonsense").id)
         while not (line := next((line for line in manager.hear() if line.startswith("STATUS=")), "")):
             pass
@@ -228,7 +228,7 @@ def is_open(given: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [("2", "one socket can be served"), ("1", "something else than a TCP port")]
+    ("count", "said"), [("2", "the socket unit opens several sockets"), ("1", "must open a TCP port")]
 )
 def test_other_sockets_are_refused_in_one_line(tmp_path: Path, count: str, said: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:

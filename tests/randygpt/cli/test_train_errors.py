@@ -153,7 +153,7 @@ def test_a_bare_resume_where_only_the_best_is_names_it(capsys: pytest.CaptureFix
 def test_a_resume_that_asks_for_another_vocabulary_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*TINY, "--iters", "1", "--bpe", "40") == 0
     assert run(["train", "--resume", "--iters", "2", "--bpe", "50"]) == 0
-    assert "stays that of checkpoint.bin: 40 entries" in capsys.readouterr().err
+    assert "--bpe 50 ignored: checkpoint.bin has a vocabulary of 40 tokens" in capsys.readouterr().err
 
 
 def test_the_batch_of_a_deep_model_is_that_of_its_shape(capsys: pytest.CaptureFixture[str]) -> None:
