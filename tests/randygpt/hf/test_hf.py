@@ -121,7 +121,7 @@ def test_hf_context_overflow_is_refused(loaded: Loaded) -> None:
     assert 253 < loaded.answers["to the last position"] <= 256
     assert loaded.answers["too long"] == "257 tokens exceed the context length of 256"
     assert loaded.answers["too long, uncached"] == "257 tokens exceed the context length of 256"
-    assert "static cache is not supported" in loaded.answers["static"]
+    assert "static caches are not supported" in loaded.answers["static"]
 
 
 @pytest.mark.full
