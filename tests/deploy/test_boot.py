@@ -64,7 +64,7 @@ def assert_well(machine: Box, *units: str) -> None:
 
 
 @pytest.mark.skipif(WHY_NOT != "" and "MUST_BOOT" not in os.environ, reason=f"NO MACHINE BOOTS HERE: {WHY_NOT}")
-def test_a_machine_installed_by_the_page_serves_a_friends_model(tmp_path: Path) -> None:
+def test_machine_set_up_from_the_page_serves(tmp_path: Path) -> None:
     assert WHY_NOT == ""
     page, repository = Page(), Repository(tmp_path / "repository")
     carried = tmp_path / "carried"  # what is made for a machine without a network

@@ -47,7 +47,7 @@ def mounts(service: str) -> dict[str, list[str]]:
     return {place: rest for _, place, *rest in (each.split(":") for each in COMPOSE["services"][service]["volumes"])}
 
 
-def test_what_is_copied_exists_and_is_all_of_the_program() -> None:
+def test_image_copies_the_whole_program() -> None:
     assert all((ROOT / source).exists() for source in SOURCES)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) <= set(SOURCES)
@@ -55,7 +55,7 @@ def test_what_is_copied_exists_and_is_all_of_the_program() -> None:
     assert {line[1:] for line in lines if line.startswith("!")} == set(SOURCES)
 
 
-def test_the_image_starts_the_program_where_its_data_is() -> None:
+def test_image_runs_in_its_data_folder() -> None:
     [entry], [words] = steps("ENTRYPOINT"), steps("CMD")
     assert json.loads(entry) == ["randygpt"]
     assert parsed(json.loads(words))["host"] == "0.0.0.0"  # noqa: S104 (inside a container)
@@ -69,7 +69,7 @@ def test_the_image_starts_the_program_where_its_data_is() -> None:
 
 
 @pytest.mark.parametrize("service", COMPOSE["services"])
-def test_a_service_has_a_right_command_and_few_rights(service: str) -> None:
+def test_service_commands_are_valid_and_confined(service: str) -> None:
     facts = COMPOSE["services"][service]
     assert facts["command"][0] == service
     parsed(facts["command"])
@@ -80,7 +80,7 @@ def test_a_service_has_a_right_command_and_few_rights(service: str) -> None:
     assert set(facts.get("secrets", ())) <= set(COMPOSE["secrets"])
 
 
-def test_the_services_fit_together() -> None:
+def test_services_fit_together() -> None:
     services = COMPOSE["services"]
     relay, follow, serve = (parsed(services[name]["command"]) for name in ("relay", "follow", "serve"))
     assert follow["relay"] == [f"ws://127.0.0.1:{relay['port']}"]
@@ -94,7 +94,7 @@ def test_the_services_fit_together() -> None:
 
 
 @pytest.mark.full
-def test_what_is_copied_is_enough_for_a_wheel(tmp_path: Path) -> None:
+def test_copied_files_build_a_wheel(tmp_path: Path) -> None:
     for source in SOURCES:
         target = tmp_path / "source" / Path(source).name
         target.parent.mkdir(exist_ok=True)

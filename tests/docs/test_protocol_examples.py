@@ -80,30 +80,30 @@ def versions_met(by: Reader) -> list[int]:
 # --- the examples
 
 
-def test_the_examples_are_what_the_code_makes() -> None:
+def test_examples_match_the_code() -> None:
     assert updated(PAGE) == PAGE
     assert len(EVENTS) == 14
 
 
 @pytest.mark.parametrize("name", EVENTS)
-def test_every_event_on_the_page_verifies(name: str) -> None:
+def test_example_events_verify(name: str) -> None:
     assert Event.parse(EVENTS[name]).id.hex() == EVENTS[name]["id"]
     events.checked(EVENTS[name], EVENTS[name]["kind"])
 
 
-def test_ids_are_the_hashes_of_the_serialisations_on_the_page() -> None:
+def test_ids_hash_the_serialised_examples() -> None:
     assert hashlib.sha256(EXAMPLES["release-serialised"].encode()).hexdigest() == EVENTS["release"]["id"]
     escapes = bytes.fromhex(EXAMPLES["escapes-serialised"].replace("\n", ""))
     assert hashlib.sha256(escapes).hexdigest() == EVENTS["escapes"]["id"]
     assert events.serialised(EVENTS["escapes"]) == escapes
 
 
-def test_the_bytes_of_the_manifest_are_those_its_event_carries_and_the_release_names() -> None:
+def test_manifest_bytes_match_event_and_release() -> None:
     assert events.chunk_bytes(EVENTS["manifest-chunk"]) == MANIFEST
     assert ["x", hashlib.sha256(MANIFEST).hexdigest()] in EVENTS["release"]["tags"]
 
 
-async def test_randygpt_fetches_the_example(relay: str, tmp_path: Path) -> None:
+async def test_fetcher_reads_the_example(relay: str, tmp_path: Path) -> None:
     async with Pool([relay]) as pool:
         await pool.publish([(Event.parse(event), [relay]) for event in FIRST.values()])
     fetched = await fetch([relay], tmp_path, AddressReference(author=KEY.pubkey, name=NAME))
@@ -115,14 +115,12 @@ async def test_randygpt_fetches_the_example(relay: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reference", [BY_NAME, EVENTS["release"]["id"], EVENTS["release-2"]["id"]])
-def test_the_example_is_read(reference: str) -> None:
+def test_independent_reader_reads_the_example(reference: str) -> None:
     assert reader(SECOND.values()).read(reference) == FILES
     assert reader(SECOND.values()).read(reference, weights_only=True) == WEIGHTS_ONLY
 
 
-async def test_a_published_release_is_read_with_the_standard_library_alone(
-    relay: str, tmp_path: Path, key: SecretKey
-) -> None:
+async def test_standard_library_reads_a_published_release(relay: str, tmp_path: Path, key: SecretKey) -> None:
     await publish([relay], tmp_path / "a", key, tiny_sources())
     published = side_files() | {"checkpoint_best.bin": checkpoint_bytes()}
     for number, options in enumerate([[], ["--weights-only"]]):
@@ -142,12 +140,12 @@ async def test_a_published_release_is_read_with_the_standard_library_alone(
             assert found == published
 
 
-def test_a_copy_signed_by_somebody_else_stands_in(stranger: SecretKey) -> None:
+def test_copy_by_another_key_is_accepted(stranger: SecretKey) -> None:
     stored = FIRST | {"chunk-3": resigned(EVENTS["chunk-3"], stranger, created_at=1)}
     assert reader(stored.values()).read(BY_NAME) == FILES
 
 
-def test_a_revoked_version_is_left_out_and_stays_so() -> None:
+def test_revoked_version_stays_out() -> None:
     met = reader(SECOND.values())
     assert versions_met(met) == [2]
     met._ask = asking([*SECOND.values(), EVENTS["revocation"]])
@@ -157,11 +155,11 @@ def test_a_revoked_version_is_left_out_and_stays_so() -> None:
     assert versions_met(met) == [2, 1]
 
 
-def test_a_strangers_revocation_does_not_count(stranger: SecretKey) -> None:
+def test_revocation_by_another_key_is_ignored(stranger: SecretKey) -> None:
     assert versions_met(reader([*SECOND.values(), resigned(EVENTS["revocation"], stranger)])) == [2]
 
 
-def test_an_older_head_is_refused_once_a_newer_one_was_met() -> None:
+def test_older_head_is_a_rollback() -> None:
     met = reader(SECOND.values())
     met.read(BY_NAME)
     met._ask = asking(FIRST.values())
@@ -170,21 +168,21 @@ def test_an_older_head_is_refused_once_a_newer_one_was_met() -> None:
     assert met.read(EVENTS["release"]["id"]) == FILES
 
 
-def test_one_version_with_two_contents_is_refused() -> None:
+def test_two_contents_are_equivocation() -> None:
     other = [[name, "ab" * 32 if name == "x" else value, *rest] for name, value, *rest in EVENTS["head"]["tags"]]
     with pytest.raises(Refused, match="equivocation"):
         reader([*FIRST.values(), resigned(EVENTS["head"], tags=other)]).read(BY_NAME)
 
 
 @pytest.mark.parametrize("name", FIRST)
-def test_without_any_one_event_nothing_is_read(name: str) -> None:
+def test_missing_event_is_refused(name: str) -> None:
     with pytest.raises(Refused):
         reader(event for other, event in FIRST.items() if other != name).read(BY_NAME)
 
 
 @pytest.mark.parametrize("name", FIRST)
 @pytest.mark.parametrize("field", ["content", "sig", "pubkey", "created_at"])
-def test_no_field_of_an_event_may_be_changed(name: str, field: str) -> None:
+def test_changed_event_field_is_refused(name: str, field: str) -> None:
     value = FIRST[name][field]
     changed = value + 1 if isinstance(value, int) else "0" * 128 if field == "sig" else value[::-1] or "x"
     stored = FIRST | {name: FIRST[name] | {field: changed}}

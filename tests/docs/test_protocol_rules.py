@@ -104,14 +104,14 @@ MANIFESTS = {
 
 
 @pytest.mark.parametrize("kind", MANIFESTS)
-def test_the_page_and_the_code_take_the_same_manifests(kind: str) -> None:
+def test_reader_and_code_accept_the_same_manifests(kind: str) -> None:
     taken = [raw for raw in MANIFESTS[kind] if agree(decode, check_manifest, raw)]
     assert len(taken) < len(MANIFESTS[kind])
     assert bool(taken) == (kind != "missing")
 
 
 @pytest.mark.parametrize("name", ["release", "head"])
-def test_the_page_and_the_code_take_the_same_events(name: str) -> None:
+def test_reader_and_code_accept_the_same_events(name: str) -> None:
     event, tags = EVENTS[name], EVENTS[name]["tags"]
     changes: list[dict[str, Any]] = [
         *({"created_at": CREATED_AT + later_s} for later_s in (900, 901)),
@@ -136,7 +136,7 @@ def test_the_page_and_the_code_take_the_same_events(name: str) -> None:
 
 
 @pytest.mark.parametrize("field", EVENTS["release"])
-def test_the_page_and_the_code_take_the_same_fields(field: str) -> None:
+def test_reader_and_code_accept_the_same_fields(field: str) -> None:
     odd = [*ODD_VALUES, "ab" * 32, "AB" * 32, "ab" * 64, [[]], [["a", 1]], [[1]], "\ud800", 65_535, 65_536]
     for value in odd:
         event = EVENTS["release"] | {field: value}

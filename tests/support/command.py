@@ -12,7 +12,7 @@ from unittest import mock
 from randygpt.cli.main import run
 from support.process import restored_handlers
 
-TIMEOUT_S = 600  # seconds until a command counts as hanging, on a slow and busy machine
+TIMEOUT_S = 180  # seconds until a command counts as hanging, on a slow and busy machine
 
 
 def environment(home: Path) -> dict[str, str]:

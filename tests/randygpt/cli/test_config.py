@@ -35,7 +35,7 @@ def generated(capsys: Capture, *words: str) -> list[str]:
     return [each["text"] for each in json.loads(capsys.readouterr().out)["completions"]]
 
 
-def test_a_flag_outweighs_a_variable_and_a_variable_the_file(
+def test_flag_overrides_variable_and_variable_overrides_file(
     settings: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_tiny(settings.with_name("m.bin"))
@@ -64,7 +64,7 @@ def test_arguments_lists_and_flags_can_be_set(settings: Path, capsys: Capture) -
     assert generated(capsys, "fox")[0] == both[1]["text"][: both[1]["text"].index(both[1]["text"][3])]
 
 
-def test_a_flag_in_a_file_can_be_put_off_by_its_variable(
+def test_variable_turns_off_a_flag_in_the_file(
     settings: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.write_text("[list]\njson = true\n", encoding="utf-8")
@@ -75,13 +75,13 @@ def test_a_flag_in_a_file_can_be_put_off_by_its_variable(
     assert capsys.readouterr().out == ""
 
 
-def test_the_rust_spelling_has_the_settings_of_the_command_it_means(settings: Path, capsys: Capture) -> None:
+def test_rust_flags_use_their_commands_settings(settings: Path, capsys: Capture) -> None:
     settings.write_text('[train]\npreset = "xs"\ntrain-file = "gone.txt"\n', encoding="utf-8")
     assert run(["--iters", "1"]) == 2
     assert "gone.txt" in only_line(capsys.readouterr().err)
 
 
-def test_a_flag_outweighs_a_setting_that_does_not_go_with_it(settings: Path, capsys: Capture) -> None:
+def test_flag_overrides_conflicting_setting(settings: Path, capsys: Capture) -> None:
     settings.write_text('[serve]\nfollow = "npub1/x"\n[generate]\nmodel = "set.bin"\n', encoding="utf-8")
     assert run(["serve", "--model", "typed.bin"]) == 2
     assert "typed.bin" in only_line(capsys.readouterr().err)
@@ -107,7 +107,7 @@ def test_a_server_listens_where_the_file_says(tmp_path: Path, free_port: int, mo
             assert reply.status == 200
 
 
-def test_home_and_relays_are_set_by_file_and_by_environment(
+def test_home_and_relays_from_file_and_environment(
     settings: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = settings.with_name("elsewhere")
@@ -177,7 +177,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("text", MISTAKES)
-def test_a_mistake_has_its_file_line_and_key_also_for_a_command(settings: Path, capsys: Capture, text: str) -> None:
+def test_mistake_names_file_line_and_key(settings: Path, capsys: Capture, text: str) -> None:
     line, key, says = MISTAKES[text]
     settings.write_text(text, encoding="utf-8")
     place = f"{settings}:{line}: {key}{': ' if key else ''}"
@@ -213,7 +213,7 @@ def test_all_mistakes_are_named_in_all_files(settings: Path, capsys: Capture, mo
     assert wrong.startswith("RANDYGPT_TRAIN_ITERS: 0 is less than 1")
 
 
-def test_a_file_can_be_checked_that_is_not_in_use(settings: Path, capsys: Capture) -> None:
+def test_config_check_takes_another_file(settings: Path, capsys: Capture) -> None:
     settings.write_text("nonsense", encoding="utf-8")
     other = settings.with_name("other.toml")
     other.write_text("[serve]\n", encoding="utf-8")
@@ -236,7 +236,7 @@ def test_a_shell_that_completes_shows_no_mistake(settings: Path) -> None:
     assert installed.complete("") == []
 
 
-def test_a_prompt_that_looks_like_a_flag_is_no_call_for_help(settings: Path, capsys: Capture) -> None:
+def test_prompt_that_looks_like_help_is_a_prompt(settings: Path, capsys: Capture) -> None:
     settings.write_text("nonsense", encoding="utf-8")
     assert run(["generate", "--", "--help"]) == 2
     assert "not TOML" in only_line(capsys.readouterr().err)
@@ -257,7 +257,7 @@ def test_a_wrong_variable_is_named(
     assert says in shown
 
 
-def test_variables_that_a_command_of_follow_has_set_nothing(
+def test_variables_of_the_follow_hook_are_not_settings(
     settings: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("RELEASE", "NAME", "VERSION", "AUTHOR", "CHECKPOINT", "FOLDER", "GOLDEN", "HELP"):
@@ -272,7 +272,7 @@ def shown(capsys: Capture, *words: str) -> dict[str, tuple[object, str]]:
     return {each["key"]: (each["value"], each["from"]) for each in json.loads(capsys.readouterr().out)["settings"]}
 
 
-def test_what_is_set_is_shown_with_its_source(settings: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_show_names_each_source(settings: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.write_text('relays = ["wss://a.example"]\n[serve]\nport = 1\nhost = "b"\n', encoding="utf-8")
     monkeypatch.setenv("RANDYGPT_SERVE_PORT", "2")
     monkeypatch.setenv("RANDYGPT_SERVE_API_KEY", "hunter2")
@@ -292,7 +292,7 @@ def test_what_is_set_is_shown_with_its_source(settings: Path, capsys: Capture, m
     assert f'serve.host     "b"  ({settings}:4)\n' in capsys.readouterr().out
 
 
-def test_the_example_has_everything_and_all_of_it_will_do(settings: Path, capsys: Capture) -> None:
+def test_config_example_is_complete_and_valid(settings: Path, capsys: Capture) -> None:
     assert run(["config", "example"]) == 0
     text = capsys.readouterr().out
     assert tomllib.loads(text) == {table: {} for table in tomllib.loads(text)}
@@ -320,7 +320,7 @@ def test_the_pages_examples_are_true(settings: Path, capsys: Capture) -> None:
     assert f"```text\n{shown}```" in page
 
 
-def test_every_setting_and_every_variable_is_one_parameter() -> None:
+def test_settings_and_variables_match_parameters() -> None:
     program = typer.main.get_command(app)
     assert isinstance(program, typer.core.TyperGroup)
     known = parameters(program)
@@ -331,7 +331,7 @@ def test_every_setting_and_every_variable_is_one_parameter() -> None:
     assert {("follow", "name"), ("follow", "exec"), ("publish", "file"), ("publish", "license")} <= known.keys()
 
 
-def test_the_demo_and_settings_of_the_user_do_not_meet(tmp_path: Path) -> None:
+def test_demo_ignores_the_users_settings(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from randygpt.cli.demo import _Stage; import json;"
         f"print(json.dumps(_Stage(Path({str(tmp_path)!r}))._environment('author')))"
@@ -348,7 +348,7 @@ def test_the_demo_and_settings_of_the_user_do_not_meet(tmp_path: Path) -> None:
     assert ours == {"RANDYGPT_HOME": str(tmp_path / "author"), "RANDYGPT_CONFIG": os.devnull}
 
 
-def test_a_process_of_its_own_reads_the_users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_reads_the_users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANDYGPT_CONFIG")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command import TIMEOUT_S, environment, only_line, randygpt
+from support.command import TIMEOUT_S, environment, invoke, only_line
 from support.releases import publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay
 
 from distribution.events import HEAD_KIND
+from distribution.trust_list import TrustStore
 from randygpt.cli.post_install import PostInstallHook
 from relay_client.keys import SecretKey, encode_npub
 
@@ -28,8 +29,8 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
-async def once(home: Path, npub: str, url: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return await asyncio.to_thread(randygpt, home, "follow", f"{npub}/demo", "--once", "--relay", url, *words)
+def once(home: Path, npub: str, url: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return invoke(home, "follow", f"{npub}/demo", "--once", "--relay", url, *words)
 
 
 @contextlib.asynccontextmanager
@@ -67,11 +68,14 @@ async def installed(process: asyncio.subprocess.Process) -> dict[str, Any]:
             return dict(event)
 
 
-async def test_catching_up_once(scripted: ScriptedRelay, tmp_path: Path, home: Path, key: SecretKey) -> None:
+def test_follow_once_installs_the_latest_version(
+    threaded_relay: ScriptedRelay, tmp_path: Path, home: Path, key: SecretKey
+) -> None:
     npub, author = encode_npub(key.pubkey), tmp_path / "author"
-    releases = [(await publish([scripted.url], author, key, tiny_sources(seed=seed))).release for seed in (1, 2)]
+    relay = threaded_relay
+    releases = [asyncio.run(publish([relay.url], author, key, tiny_sources(seed=seed))).release for seed in (1, 2)]
     kept = tmp_path / "kept"
-    done = await once(home, npub, scripted.url, "--json", "--exec", f"env | grep ^RANDYGPT_ | sort > {kept}; exit 3")
+    done = once(home, npub, relay.url, "--json", "--exec", f"env | grep ^RANDYGPT_ | sort > {kept}; exit 3")
     assert done.returncode == 0
     assert done.stderr == "--exec: command failed with exit code 3\n"
     assert json.loads(done.stdout)["release"] == releases[1].id.hex()
@@ -87,19 +91,19 @@ async def test_catching_up_once(scripted: ScriptedRelay, tmp_path: Path, home: P
         "RANDYGPT_FOLDER": str(folder),
     }
     assert {name: variables.get(name) for name in expected} == expected
-    again = await once(home, npub, scripted.url)
+    again = once(home, npub, relay.url)
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "no new version\n")
     before = visible(home)
-    scripted.deliver = lambda e: None if e["kind"] == HEAD_KIND and ["version", "2"] in e["tags"] else e
-    rolled_back = await once(home, npub, scripted.url)
-    unreachable = await once(home, npub, "ws://127.0.0.1:1")
+    relay.deliver = lambda e: None if e["kind"] == HEAD_KIND and ["version", "2"] in e["tags"] else e
+    rolled_back = once(home, npub, relay.url)
+    unreachable = once(home, npub, "ws://127.0.0.1:1")
     assert (rolled_back.returncode, unreachable.returncode) == (3, 4)
     assert "older than 2" in only_line(rolled_back.stderr)
     assert visible(home) == before
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-async def test_a_command_that_hangs_stops_nothing_and_a_signal_ends_all(
+async def test_hanging_hook_blocks_nothing_and_ends_on_signal(
     relay: str, tmp_path: Path, home: Path, key: SecretKey, number: int, code: int
 ) -> None:
     npub, author, pids = encode_npub(key.pubkey), tmp_path / "author", tmp_path / "pids"
@@ -123,9 +127,9 @@ async def test_a_command_that_hangs_stops_nothing_and_a_signal_ends_all(
     assert (status["running"], status["last_install"]["version"]) == (False, 2)
 
 
-async def test_news_is_told_without_installing(relay: str, tmp_path: Path, home: Path, key: SecretKey) -> None:
+async def test_notify_only_installs_nothing(relay: str, tmp_path: Path, home: Path, key: SecretKey) -> None:
     npub = encode_npub(key.pubkey)
-    assert randygpt(home, "trust", "add", npub, "alice").returncode == 0
+    await TrustStore(home).add(key.pubkey, "alice")
     async with following(home, "alice/demo", "--relay", relay, "--notify-only") as process:
         assert await line(process.stderr) == f"following demo by alice ({npub}) on {relay}\n"
         await publish([relay], tmp_path / "author", key, tiny_sources())
@@ -135,12 +139,10 @@ async def test_news_is_told_without_installing(relay: str, tmp_path: Path, home:
     assert {path.split("/")[0] for path in visible(home)} == {"state"}
 
 
-async def test_under_an_allowlist_only_the_listed_are_followed(
-    scripted: ScriptedRelay, home: Path, key: SecretKey
-) -> None:
-    assert randygpt(home, "trust", "policy", "allowlist").returncode == 0
-    done = await once(home, encode_npub(key.pubkey), scripted.url)
-    assert (done.returncode, done.stdout, scripted.requests) == (3, "", [])
+def test_allowlist_limits_who_is_followed(threaded_relay: ScriptedRelay, home: Path, key: SecretKey) -> None:
+    assert invoke(home, "trust", "policy", "allowlist").returncode == 0
+    done = once(home, encode_npub(key.pubkey), threaded_relay.url)
+    assert (done.returncode, done.stdout, threaded_relay.requests) == (3, "", [])
     assert "not trusted" in only_line(done.stderr)
 
 
@@ -148,8 +150,8 @@ async def test_under_an_allowlist_only_the_listed_are_followed(
     ("name", "says"),
     [("0" * 64, "follow a name"), ("{npub}/Bad Name", "not the name of a model"), ("{npub}", "npub…/name")],
 )
-def test_what_cannot_be_followed(home: Path, key: SecretKey, name: str, says: str) -> None:
-    done = randygpt(home, "follow", name.format(npub=encode_npub(key.pubkey)), "--relay", "ws://127.0.0.1:1")
+def test_reference_that_cannot_be_followed(home: Path, key: SecretKey, name: str, says: str) -> None:
+    done = invoke(home, "follow", name.format(npub=encode_npub(key.pubkey)), "--relay", "ws://127.0.0.1:1")
     assert (done.returncode, done.stdout) == (2, "")
     assert says in only_line(done.stderr)
     assert list(home.iterdir()) == []
@@ -158,9 +160,7 @@ def test_what_cannot_be_followed(home: Path, key: SecretKey, name: str, says: st
 # --- the user's command
 
 
-async def test_commands_run_in_order_and_one_that_hangs_is_ended(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+async def test_hooks_run_in_order_with_a_deadline(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     hook = PostInstallHook(f"echo $N >> {out}; test $N = 2 && sleep 1000", deadline_s=4)
     for number in "123":
@@ -176,7 +176,7 @@ async def test_commands_run_in_order_and_one_that_hangs_is_ended(
     ]
 
 
-async def test_a_command_that_does_not_exist_and_one_that_talks(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_hook_output_and_missing_command(capfd: pytest.CaptureFixture[str]) -> None:
     for command in ("no-such-command-here", "echo hello"):
         hook = PostInstallHook(command)
         hook.start({})

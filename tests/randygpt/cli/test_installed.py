@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command import loads_torch, only_line, randygpt
+from support.command import invoke, loads_torch, only_line
 from support.releases import fetch, publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay, scripted_relay
 
@@ -59,7 +59,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 # --- list, use, pin
 
 
-def test_the_list_marks_what_is_current_previous_and_pinned(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_marks_current_previous_and_pinned(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["trust", "add", encode_npub(friend.author.pubkey), "alice"]) == 0
     assert run(["pin", "other"]) == 0
     capsys.readouterr()
@@ -76,14 +76,14 @@ def test_the_list_marks_what_is_current_previous_and_pinned(friend: Friend, caps
     assert f"demo version 1 by alice ({encode_npub(friend.author.pubkey)})" in "\n".join(lines)
 
 
-def test_using_the_previous_goes_back_and_forth(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+def test_use_previous_toggles(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "use", "previous")["release"] == friend.theirs.id.hex()
     assert said(capsys, "use", "previous")["release"] == friend.second.id.hex()
     assert said(capsys, "use", friend.first.id.hex()[:8])["version"] == 1
     assert said(capsys, "show", "current")["release"] == friend.first.id.hex()
 
 
-def test_use_needs_neither_torch_nor_a_network_library(friend: Friend) -> None:
+def test_use_imports_no_torch_or_network(friend: Friend) -> None:
     code = (
         "import sys; from randygpt.cli.main import run; assert run(['use', 'previous']) == 0\n"
         "assert not {'torch', 'nostr_sdk', 'websockets', 'numpy', 'aiohttp'} & set(sys.modules)"
@@ -95,7 +95,7 @@ def test_use_needs_neither_torch_nor_a_network_library(friend: Friend) -> None:
     assert not loads_torch("list", folder=friend.home)
 
 
-def test_a_pin_is_set_and_taken_away(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pin_and_unpin(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "pin")["release"] == friend.second.id.hex()
     assert said(capsys, "show", "current")["pinned"] is True
     assert said(capsys, "pin", "demo", "--remove")["pinned"] is False
@@ -105,7 +105,7 @@ def test_a_pin_is_set_and_taken_away(friend: Friend, capsys: pytest.CaptureFixtu
 # --- which one is meant
 
 
-def test_every_way_to_name_a_release(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+def test_release_references(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
     npub = encode_npub(friend.author.pubkey)
     assert run(["trust", "add", npub, "alice"]) == 0
     capsys.readouterr()
@@ -115,16 +115,14 @@ def test_every_way_to_name_a_release(friend: Friend, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("which", ["nothing", "0000", "ff" * 32, "alice/demo", "a/b/c"])
-def test_what_is_not_here_is_said_and_changes_nothing(
-    friend: Friend, capsys: pytest.CaptureFixture[str], which: str
-) -> None:
+def test_unknown_release_changes_nothing(friend: Friend, capsys: pytest.CaptureFixture[str], which: str) -> None:
     before = visible(friend.home)
     for command in ("show", "verify", "use", "pin"):
         assert "no file and no installed release" in refused(capsys, command, which)
     assert visible(friend.home) == before
 
 
-def test_a_name_of_two_authors_has_to_be_said_in_full(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ambiguous_name_needs_its_author(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
     async def fetch_another() -> None:
         async with scripted_relay() as relay:
             published = await publish([relay.url], friend.home / "authors" / "c", friend.stranger, tiny_sources(seed=9))
@@ -135,7 +133,7 @@ def test_a_name_of_two_authors_has_to_be_said_in_full(friend: Friend, capsys: py
     assert said(capsys, "use", f"{encode_npub(friend.author.pubkey)}/demo")["release"] == friend.second.id.hex()
 
 
-def test_before_anything_is_installed(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_without_any_release(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "list") == {"releases": []}
     assert "no previous release yet" in refused(capsys, "use", "previous")
     assert run(["verify"]) == 0
@@ -145,7 +143,7 @@ def test_before_anything_is_installed(at_home: Path, capsys: pytest.CaptureFixtu
 # --- show and verify
 
 
-def test_show_says_who_signed(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_names_the_signer(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["trust", "add", encode_npub(friend.author.pubkey), "alice"]) == 0
     assert run(["show", "current"]) == 0
     text = capsys.readouterr().out
@@ -155,7 +153,7 @@ def test_show_says_who_signed(friend: Friend, capsys: pytest.CaptureFixture[str]
     assert "shape       custom: 2 layers" in text
 
 
-def test_verify_names_each_damaged_file(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_names_damaged_files(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "verify")["releases"][0]["intact"] is True
     store = friend.home / "store" / "releases"
     damaged = [store / friend.first.id.hex() / "checkpoint_best.bin", store / friend.second.id.hex() / "config.json"]
@@ -172,7 +170,7 @@ def test_verify_names_each_damaged_file(friend: Friend, capsys: pytest.CaptureFi
     assert str(damaged[0]) in capsys.readouterr().err
 
 
-def test_verify_a_file_says_which_release_it_is(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_file_finds_its_release(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
     path = friend.home / "store/releases" / friend.first.id.hex() / "checkpoint_best.bin"
     result = said(capsys, "verify", str(path))
     assert (result["intact"], [entry["release"] for entry in result["releases"]]) == (True, [friend.first.id.hex()])
@@ -185,7 +183,7 @@ def test_verify_a_file_says_which_release_it_is(friend: Friend, capsys: pytest.C
 # --- trust
 
 
-def test_the_trust_list(at_home: Path, capsys: pytest.CaptureFixture[str], key: SecretKey) -> None:
+def test_trust_list(at_home: Path, capsys: pytest.CaptureFixture[str], key: SecretKey) -> None:
     npub = encode_npub(key.pubkey)
     assert said(capsys, "trust", "list") == {"policy": "explicit", "authors": []}
     assert said(capsys, "trust", "add", npub, "alice") == {"npub": npub, "name": "alice"}
@@ -198,27 +196,26 @@ def test_the_trust_list(at_home: Path, capsys: pytest.CaptureFixture[str], key: 
     assert (at_home / "state" / "trust.json").is_file()
 
 
-async def test_the_allowlist_refuses_the_rest_before_a_chunk_is_asked_for(
-    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
+def test_allowlist_refuses_before_requesting_chunks(
+    threaded_relay: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
-    published = await publish([scripted.url], tmp_path / "author", key, tiny_sources())
+    relay = threaded_relay
+    published = asyncio.run(publish([relay.url], tmp_path / "author", key, tiny_sources()))
     home, npub = tmp_path / "home", encode_npub(key.pubkey)
     home.mkdir()
 
-    async def command(*words: str) -> tuple[int, str]:
-        done = await asyncio.to_thread(randygpt, home, *words, "--relay", scripted.url)
+    def command(*words: str) -> tuple[int, str]:
+        done = invoke(home, *words, "--relay", relay.url)
         return done.returncode, done.stdout + done.stderr
 
-    assert randygpt(home, "trust", "policy", "allowlist").returncode == 0
+    assert invoke(home, "trust", "policy", "allowlist").returncode == 0
     before = visible(home)
-    scripted.requests.clear()
+    relay.requests.clear()
     for which in (published.release.id.hex(), f"{npub}/demo"):
-        code, text = await command("fetch", which)
+        code, text = command("fetch", which)
         assert (code, "not trusted" in text) == (3, True)
-    assert {event_id for wanted in scripted.requests for event_id in wanted.get("ids", [])} == {
-        published.release.id.hex()
-    }
+    assert {event_id for wanted in relay.requests for event_id in wanted.get("ids", [])} == {published.release.id.hex()}
     assert visible(home) == before
-    assert randygpt(home, "trust", "add", npub, "alice").returncode == 0
-    code, text = await command("fetch", f"{npub}/demo")
+    assert invoke(home, "trust", "add", npub, "alice").returncode == 0
+    code, text = command("fetch", f"{npub}/demo")
     assert (code, f"alice ({npub})" in text) == (0, True)

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from support.command import only_line, randygpt
+from support.command import invoke, only_line, randygpt
 from support.terminal import typed
 
 from randygpt.cli.main import run
@@ -50,7 +50,7 @@ def test_two_new_keys_differ(home: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize("form", ["nsec", "ncryptsec"])
-def test_a_key_is_taken_in_from_a_file(home: Path, capsys: Capture, key: SecretKey, form: str) -> None:
+def test_import_key_from_file(home: Path, capsys: Capture, key: SecretKey, form: str) -> None:
     secret = key.reveal_nsec() if form == "nsec" else key.reveal_ncryptsec(OPENS)
     file, password = secret_file(home / "old", secret), secret_file(home / "pw", OPENS)
     assert shown(capsys, "import", str(file), "--password-file", str(password)) == encode_npub(key.pubkey)
@@ -60,9 +60,7 @@ def test_a_key_is_taken_in_from_a_file(home: Path, capsys: Capture, key: SecretK
     assert "a key exists already" in refused(capsys, "import", str(file), "--password-file", str(password))
 
 
-def test_a_key_is_taken_in_from_another_program(
-    home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, key: SecretKey
-) -> None:
+def test_import_key_from_stdin(home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, key: SecretKey) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{key.reveal_nsec()}\n"))
     assert json.loads(shown(capsys, "import", "--json")) == {
         "npub": encode_npub(key.pubkey),
@@ -72,7 +70,7 @@ def test_a_key_is_taken_in_from_another_program(
 
 
 @pytest.mark.parametrize("text", ["", "hunter2", "npub1hunter2"])
-def test_what_is_no_key_is_not_taken_in_and_not_repeated(
+def test_invalid_key_is_refused_without_echo(
     home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{text}\n"))
@@ -80,7 +78,7 @@ def test_what_is_no_key_is_not_taken_in_and_not_repeated(
     assert not (home / "keys").exists()
 
 
-def test_a_key_or_a_password_that_others_may_read_is_not_taken_in(home: Path, capsys: Capture, key: SecretKey) -> None:
+def test_secret_file_readable_by_others_is_refused(home: Path, capsys: Capture, key: SecretKey) -> None:
     file = secret_file(home / "old", key.reveal_nsec(), mode=0o640)
     assert f"chmod 600 {file}" in refused(capsys, "import", str(file))
     password = secret_file(home / "pw", OPENS, mode=0o644)
@@ -88,7 +86,7 @@ def test_a_key_or_a_password_that_others_may_read_is_not_taken_in(home: Path, ca
     assert not (home / "keys").exists()
 
 
-def test_a_key_in_the_arguments_is_refused_and_not_repeated(home: Path, capsys: Capture, key: SecretKey) -> None:
+def test_key_in_arguments_is_refused_without_echo(home: Path, capsys: Capture, key: SecretKey) -> None:
     nsec = key.reveal_nsec()
     for words in (["import", nsec], ["show", f"--key-file={nsec.upper()}"], ["new", nsec]):
         line = refused(capsys, *words)
@@ -99,7 +97,7 @@ def test_a_key_in_the_arguments_is_refused_and_not_repeated(home: Path, capsys: 
     assert list(home.iterdir()) == []
 
 
-def test_a_key_that_is_given_out_comes_back_the_same(home: Path, capsys: Capture) -> None:
+def test_exported_key_can_be_imported(home: Path, capsys: Capture) -> None:
     npub = shown(capsys, "new")
     assert shown(capsys, "export", "plain") == "plain"
     password = secret_file(home / "pw", OPENS)
@@ -113,7 +111,7 @@ def test_a_key_that_is_given_out_comes_back_the_same(home: Path, capsys: Capture
     assert (home / "locked").read_text().startswith("ncryptsec1")
 
 
-def test_a_secret_is_printed_only_if_that_is_said(home: Path, capsys: Capture) -> None:
+def test_export_prints_only_with_stdout_flag(home: Path, capsys: Capture) -> None:
     shown(capsys, "new")
     secret = (home / "keys/nsec").read_text().strip()
     assert "pass --stdout" in refused(capsys, "export")
@@ -124,7 +122,7 @@ def test_a_secret_is_printed_only_if_that_is_said(home: Path, capsys: Capture) -
     assert secret not in shown(capsys, "export", "file", "--json")
 
 
-def test_nothing_is_written_over(home: Path, capsys: Capture) -> None:
+def test_export_overwrites_nothing(home: Path, capsys: Capture) -> None:
     shown(capsys, "new")
     (home / "mine").write_text("mine")
     assert "the file already exists: mine" in refused(capsys, "export", "mine")
@@ -136,13 +134,13 @@ def test_nothing_is_written_over(home: Path, capsys: Capture) -> None:
     ("text", "says"),
     [("", "the file has no password"), ("\n", "the file has no password"), ("wrong", "wrong password for")],
 )
-def test_a_wrong_password_file(home: Path, capsys: Capture, key: SecretKey, text: str, says: str) -> None:
+def test_wrong_password_file(home: Path, capsys: Capture, key: SecretKey, text: str, says: str) -> None:
     (home / "keys").mkdir()
     secret_file(home / "keys/nsec", key.reveal_ncryptsec(OPENS))
     assert says in refused(capsys, "show", "--password-file", str(secret_file(home / "pw", text)))
 
 
-def test_at_a_terminal_passwords_are_asked_for_and_not_shown(home: Path) -> None:
+def test_terminal_asks_for_passwords_without_echo(home: Path) -> None:
     asked = {"New password: ": OPENS, "Repeat the password: ": OPENS}
     code, screen = typed(home, "keys", "new", "--encrypt", answers=asked)
     assert code == 0
@@ -154,30 +152,30 @@ def test_at_a_terminal_passwords_are_asked_for_and_not_shown(home: Path) -> None
     assert OPENS not in screen + again
 
 
-def test_two_different_passwords_make_no_key(home: Path) -> None:
+def test_password_mismatch_makes_no_key(home: Path) -> None:
     asked = {"New password: ": OPENS, "Repeat the password: ": OPENS + "3"}
     code, screen = typed(home, "keys", "new", "--encrypt", answers=asked)
     assert (code, "passwords do not match" in screen) == (2, True)
     assert not (home / "keys").exists()
 
 
-def test_at_a_terminal_a_key_is_asked_for_and_not_shown(home: Path, key: SecretKey) -> None:
+def test_terminal_asks_for_key_without_echo(home: Path, key: SecretKey) -> None:
     code, screen = typed(home, "keys", "import", answers={"Secret key (nsec or ncryptsec): ": key.reveal_nsec()})
     assert (code, encode_npub(key.pubkey) in screen, key.reveal_nsec() in screen) == (0, True, False)
     assert (home / "keys/nsec").read_text().strip() == key.reveal_nsec()
 
 
 @pytest.mark.parametrize("answer", ["", "\x04"], ids=["nothing", "end of file"])
-def test_without_an_answer_there_is_no_key(home: Path, answer: str) -> None:
+def test_empty_answer_makes_no_key(home: Path, answer: str) -> None:
     code, screen = typed(home, "keys", "import", answers={"Secret key (nsec or ncryptsec): ": answer})
     assert (code, "nothing was entered" in screen) == (2, True)
 
 
-def test_without_a_terminal_a_locked_key_needs_a_file_with_its_password(home: Path, key: SecretKey) -> None:
+def test_encrypted_key_without_terminal_needs_password_file(home: Path, key: SecretKey) -> None:
     (home / "keys").mkdir()
     secret_file(home / "keys/nsec", key.reveal_ncryptsec(OPENS))
     done = randygpt(home, "keys", "show", start_new_session=True)
     assert done.returncode == 2
     assert "no terminal to ask for a password" in only_line(done.stderr)
     password = secret_file(home / "pw", OPENS)
-    assert randygpt(home, "keys", "show", "--password-file", password).stdout.strip() == encode_npub(key.pubkey)
+    assert invoke(home, "keys", "show", "--password-file", password).stdout.strip() == encode_npub(key.pubkey)

@@ -75,7 +75,7 @@ def test_all_commands_exist() -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_every_command_has_json_quiet_and_help_with_an_example(
+def test_every_command_has_json_quiet_and_example(
     at_home: Path, capsys: pytest.CaptureFixture[str], path: tuple[str, ...]
 ) -> None:
     assert run([*path, "--help"]) == 0
@@ -275,9 +275,7 @@ def test_relay_list_keeps_order_without_duplicates(friend: Path) -> None:
     assert invoke(friend, "relays", "list").stdout == "wss://a.example\n"
 
 
-def test_exit_code_is_4_for_a_gap_and_3_for_a_forgery(
-    threaded_relay: ScriptedRelay, author: Path, friend: Path
-) -> None:
+def test_exit_codes_of_gap_and_forgery(threaded_relay: ScriptedRelay, author: Path, friend: Path) -> None:
     relay = threaded_relay
     published = json.loads(invoke(author, "publish", "checkpoint_best.bin", "--relay", relay.url, "--json").stdout)
     first = relay.received[0]

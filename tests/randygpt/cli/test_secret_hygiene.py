@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from support.command import TIMEOUT_S, background, environment, randygpt
+from support.command import TIMEOUT_S, background, environment, invoke
 from support.models import write_tiny
 
 from relay_client.keys import SecretKey
@@ -57,12 +57,12 @@ def secret_file(path: Path, text: str) -> Path:
     return path
 
 
-def test_the_secret_is_found_where_it_is(home: Path) -> None:
+def test_search_finds_the_planted_secret(home: Path) -> None:
     assert [path for path in files(home) if shows_the_secret(path.read_bytes())] == [home / "keys/nsec"]
     assert all(shows_the_secret(b"x" + form + b"y") for form in FORMS)
 
 
-def test_what_is_printed_sent_and_written_has_no_secret(home: Path, tmp_path: Path, free_port: int) -> None:
+def test_output_traffic_and_files_have_no_secret(home: Path, tmp_path: Path, free_port: int) -> None:
     data = tmp_path / "relay-data"
     with background(tmp_path, "relay", "--port", free_port, "--data", data) as (_, url):
         lines = [
@@ -73,10 +73,10 @@ def test_what_is_printed_sent_and_written_has_no_secret(home: Path, tmp_path: Pa
             ("keys", "new"),
             ("config", "show", "--all"),
         ]
-        done = [randygpt(home, *line) for line in lines]
+        done = [invoke(home, *line) for line in lines]
         assert [each.returncode for each in done] == [0, 0, 0, 2, 2, 0]
         npub = done[0].stdout.split('"')[3]
-        done.append(randygpt(home, "revoke", f"{npub}/demo", "--relay", url))
+        done.append(invoke(home, "revoke", f"{npub}/demo", "--relay", url))
         assert done[-1].returncode == 0, done[-1].stderr
     assert (home / "state/journal.sqlite").is_file()
     assert sum(path.stat().st_size for path in files(data)) > 10_000
@@ -96,9 +96,20 @@ def way_of(source: str, home: Path) -> tuple[list[str], dict[str, str]]:
     return [], {}
 
 
-@pytest.mark.parametrize("source", ["home", "credential", "key file", "locked"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGABRT])
-def test_a_process_that_holds_a_key_shows_it_to_nobody(home: Path, source: str, number: int) -> None:
+@pytest.mark.parametrize(
+    ("source", "number"),
+    [
+        ("home", signal.SIGTERM),
+        ("key file", signal.SIGTERM),
+        ("credential", signal.SIGABRT),
+        ("locked", signal.SIGABRT),
+        pytest.param("home", signal.SIGABRT, marks=pytest.mark.full),
+        pytest.param("key file", signal.SIGABRT, marks=pytest.mark.full),
+        pytest.param("credential", signal.SIGTERM, marks=pytest.mark.full),
+        pytest.param("locked", signal.SIGTERM, marks=pytest.mark.full),
+    ],
+)
+def test_process_with_key_does_not_expose_it(home: Path, source: str, number: int) -> None:
     """A relay that never answers keeps it waiting, with the key in its memory; then it ends, or crashes."""
     words, variables = way_of(source, home)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -143,7 +154,7 @@ sys.exit(run(sys.argv[1:]))
 """
 
 
-def test_a_traceback_with_all_its_values_has_no_secret(home: Path) -> None:
+def test_traceback_with_locals_has_no_secret(home: Path) -> None:
     words = ["publish", "checkpoint_best.bin", "--relay", "ws://127.0.0.1:1"]
     done = subprocess.run(
         [sys.executable, "-c", CRASHING, *words],
@@ -160,7 +171,7 @@ def test_a_traceback_with_all_its_values_has_no_secret(home: Path) -> None:
     assert not shows_the_secret(done.stdout, done.stderr)
 
 
-def test_a_key_in_the_environment_is_warned_of_and_not_handed_on(home: Path) -> None:
+def test_key_in_environment_warns_and_is_not_inherited(home: Path) -> None:
     (home / "keys/nsec").unlink()
     code = (
         "import subprocess, sys; from randygpt.cli.main import run; code = run(['keys', 'show']);"

@@ -54,7 +54,7 @@ def serves(facts: dict[str, Any], *, version: int) -> bool:
     return (facts["release"] or {}).get("version") == version
 
 
-async def test_each_version_answers_as_it_is_published_and_without_relays_the_last_one_goes_on(
+async def test_serve_follow_swaps_and_survives_relay_outage(
     tmp_path: Path, home: Path, key: SecretKey, free_port: int
 ) -> None:
     author, url = tmp_path / "author", f"ws://127.0.0.1:{free_port}"
@@ -79,9 +79,7 @@ async def test_each_version_answers_as_it_is_published_and_without_relays_the_la
     assert (status["running"], status["version"], status["last_install"]["version"]) == (False, 2, 2)
 
 
-async def test_what_is_too_large_is_not_fetched_and_the_server_goes_on(
-    relay: str, tmp_path: Path, home: Path, key: SecretKey
-) -> None:
+async def test_serve_follow_skips_oversized_release(relay: str, tmp_path: Path, home: Path, key: SecretKey) -> None:
     await publish([relay], tmp_path / "author", key, tiny_sources())
     words = ("--follow", f"{encode_npub(key.pubkey)}/demo", "--relay", relay, "--port", "0", "--max-size", "1000")
     with background(home, "serve", *words) as (_, address):

@@ -147,7 +147,7 @@ def read_up_to(terminal: int, word: bytes | None) -> bytes:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_resume_after_kill_gives_the_bytes_of_an_unbroken_run(folder: Path, number: int) -> None:
+def test_resume_after_kill_matches_unbroken_run(folder: Path, number: int) -> None:
     command = (*TINY, "--iters", "200")
     assert run([*command]) == 0
     expected = {name: Path(name).read_bytes() for name in FILES}

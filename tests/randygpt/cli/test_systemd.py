@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.command import TIMEOUT_S, environment, only_line
+from support.command import TIMEOUT_S, environment, invoke, only_line
 from support.gates import gate
 from support.models import TEXT, Gated, endless, write_tiny
 from support.releases import publish, tiny_sources
@@ -95,7 +95,7 @@ def shelf(tmp_path: Path, key: SecretKey) -> Shelf:
     return Shelf(home=tmp_path / "home", key=key)
 
 
-def test_a_server_is_ready_once_a_model_answers_and_says_which(manager: Manager, shelf: Shelf) -> None:
+def test_serve_notifies_ready_with_a_model(manager: Manager, shelf: Shelf) -> None:
     with service(shelf.home, "serve", "--port", "0", NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="100000"):
         early = manager.hear_until("STATUS=waiting for a first model")
         early += manager.hear_until("WATCHDOG=1")
@@ -109,7 +109,7 @@ def test_a_server_is_ready_once_a_model_answers_and_says_which(manager: Manager,
     manager.hear_until("STOPPING=1")
 
 
-def test_a_follower_is_ready_once_it_is_subscribed(manager: Manager, tmp_path: Path, key: SecretKey) -> None:
+def test_follow_without_relay_is_not_ready(manager: Manager, tmp_path: Path, key: SecretKey) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and does not listen
         url = f"ws://127.0.0.1:{nobody.getsockname()[1]}"
@@ -119,7 +119,7 @@ def test_a_follower_is_ready_once_it_is_subscribed(manager: Manager, tmp_path: P
     manager.hear_until("STOPPING=1")
 
 
-async def test_a_follower_says_which_version_it_has_met(
+async def test_follow_notifies_ready_when_subscribed(
     manager: Manager, tmp_path: Path, key: SecretKey, relay: str
 ) -> None:
     await publish([relay], tmp_path / "author", key, tiny_sources())
@@ -130,7 +130,7 @@ async def test_a_follower_says_which_version_it_has_met(
         await asyncio.to_thread(manager.hear_until, "WATCHDOG=1")
 
 
-def test_a_relay_is_ready_once_it_takes_connections(manager: Manager, tmp_path: Path, free_port: int) -> None:
+def test_relay_notifies_ready_when_listening(manager: Manager, tmp_path: Path, free_port: int) -> None:
     words = ("relay", "--port", str(free_port))
     with service(tmp_path, *words, NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="100000"):
         assert "READY=1" in manager.hear()
@@ -139,7 +139,7 @@ def test_a_relay_is_ready_once_it_takes_connections(manager: Manager, tmp_path: 
         manager.hear_until("WATCHDOG=1")
 
 
-def test_a_trainer_is_ready_once_a_step_is_done_or_if_there_is_none_to_do(manager: Manager, tmp_path: Path) -> None:
+def test_train_notifies_ready_after_first_step(manager: Manager, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     checkpoint = ("--train-file", str(tmp_path / "text.txt"), "--checkpoint", str(tmp_path / "tiny"))
     shape = ("--dim", "16", "--heads", "2", "--layers", "1", "--block", "32", "--batch", "2")
@@ -147,20 +147,14 @@ def test_a_trainer_is_ready_once_a_step_is_done_or_if_there_is_none_to_do(manage
         first = manager.hear()
         assert first[0].startswith("STATUS=iteration 1 of 1000000, loss ")
         assert first[1:] == ["READY=1", "WATCHDOG=1"]
-    subprocess.run(
-        [sys.executable, "-m", "randygpt", "train", "--resume", "--iters", "1", *checkpoint],
-        env=environment(tmp_path) | {"NOTIFY_SOCKET": str(manager.path)},
-        check=True,
-        timeout=TIMEOUT_S,
-    )
+    resumed = invoke(tmp_path, "train", "--resume", "--iters", "1", *checkpoint, NOTIFY_SOCKET=str(manager.path))
+    assert resumed.returncode == 0
     while not (last := manager.hear())[0].startswith("STATUS=nothing to do"):
         assert last[0].startswith("STATUS=iteration ")
     assert last[1:] == ["READY=1"]
 
 
-async def test_a_decoding_thread_that_hangs_does_not_feed_the_watchdog(
-    manager: Manager, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_hanging_decode_worker_stops_the_watchdog(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
     monkeypatch.setenv("WATCHDOG_USEC", "3000")
     model = endless()
@@ -203,7 +197,7 @@ def ask(address: str) -> str:
         return str(json.load(reply)["text"])
 
 
-async def test_a_beat_comes_back_from_an_idle_engine() -> None:
+async def test_idle_engine_has_a_heartbeat() -> None:
     engine = Engine(threads=1)
     try:
         async with asyncio.timeout(TIMEOUT_S):
@@ -213,7 +207,7 @@ async def test_a_beat_comes_back_from_an_idle_engine() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
-def test_a_server_answers_on_the_port_it_is_handed(tmp_path: Path, host: str) -> None:
+def test_serve_uses_the_inherited_socket(tmp_path: Path, host: str) -> None:
     write_tiny(tmp_path / "m.bin")
     with socket.create_server((host, 0)) as given:
         with service(tmp_path, "serve", "--model", str(tmp_path / "m.bin"), given=given):
@@ -230,7 +224,7 @@ def is_open(given: socket.socket) -> bool:
 @pytest.mark.parametrize(
     ("count", "said"), [("2", "the socket unit opens several sockets"), ("1", "must open a TCP port")]
 )
-def test_other_sockets_are_refused_in_one_line(tmp_path: Path, count: str, said: str) -> None:
+def test_unusable_inherited_socket_is_one_line(tmp_path: Path, count: str, said: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         done = subprocess.run(
             ["/bin/sh", "-c", _HAND_OVER, "sh", count, sys.executable, "-m", "randygpt", "serve"],
@@ -245,7 +239,7 @@ def test_other_sockets_are_refused_in_one_line(tmp_path: Path, count: str, said:
     assert said in only_line(done.stderr)
 
 
-def test_without_a_service_manager_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_notify_socket_nothing_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     systemd.notify(status="well", ready=True)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))

@@ -46,13 +46,13 @@ def test_any_shape() -> None:
 
 
 @pytest.mark.usefixtures("at_work")
-def test_a_shape_that_is_impossible(capsys: pytest.CaptureFixture[str]) -> None:
+def test_impossible_shape(capsys: pytest.CaptureFixture[str]) -> None:
     assert train("--dim", "10", "--heads", "3") == 2
     assert "--heads 3 does not divide --dim 10" in only_line(capsys.readouterr().err)
 
 
 @pytest.mark.usefixtures("at_work")
-def test_a_custom_shape_without_its_json_is_named_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_custom_shape_without_json_needs_flags(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*TINY, "--iters", "2") == 0
     Path("checkpoint.json").unlink()
     capsys.readouterr()
@@ -63,7 +63,7 @@ def test_a_custom_shape_without_its_json_is_named_again(capsys: pytest.CaptureFi
 
 
 @pytest.mark.usefixtures("at_work")
-def test_a_resume_in_another_shape_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_with_other_shape_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*TINY, "--iters", "1") == 0
     capsys.readouterr()
     assert train("--resume", "--iters", "3", "--dim", "32") == 2
@@ -72,7 +72,7 @@ def test_a_resume_in_another_shape_is_refused(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.usefixtures("at_work")
-def test_a_recipe_is_remembered() -> None:
+def test_recipe_is_remembered() -> None:
     assert train(*TINY, "--iters", "2") == 0
     assert training()["recipe"] == "classic"
     assert train("--dim", "16", "--heads", "2", "--layers", "1", "--recipe", "fast", "--iters", "2") == 0
@@ -86,7 +86,7 @@ def test_a_recipe_is_remembered() -> None:
 
 @pytest.mark.usefixtures("at_work")
 @pytest.mark.parametrize("words", [("--recipe", "slow"), ("--accumulate", "3", "--batch", "2"), ("--precision", "fp8")])
-def test_what_there_is_not(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+def test_unsupported_option_value(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
     assert train("--iters", "1", *words) == 2
     only_line(capsys.readouterr().err)
     assert not Path("checkpoint.bin").exists()
@@ -94,7 +94,7 @@ def test_what_there_is_not(capsys: pytest.CaptureFixture[str], words: tuple[str,
 
 @pytest.mark.usefixtures("at_work")
 @pytest.mark.parametrize("words", [("--resume", "base.bin", "--fine-tune"), ("--fine-tune", "--resume", "base.bin")])
-def test_fine_tuning_keeps_the_weights_and_nothing_else(words: tuple[str, ...]) -> None:
+def test_fine_tune_keeps_only_the_weights(words: tuple[str, ...]) -> None:
     assert train(*TINY, "--iters", "30", "--seed", "5", "--checkpoint", "base") == 0
     before = Path("base.bin").read_bytes()
     Path("other.txt").write_text(TEXT[::-1], encoding="utf-8")
@@ -121,21 +121,21 @@ def test_fine_tuning_keeps_the_weights_and_nothing_else(words: tuple[str, ...]) 
 
 
 @pytest.mark.usefixtures("at_work")
-def test_fine_tuning_alone_takes_the_newest_state() -> None:
+def test_fine_tune_defaults_to_newest_checkpoint() -> None:
     assert train(*TINY, "--iters", "3") == 0
     assert train("--fine-tune", "--iters", "2", "--batch", "2") == 0
     assert found().header.iteration == 1
 
 
 @pytest.mark.usefixtures("at_work")
-def test_fine_tuning_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_fine_tune_without_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     assert train("--fine-tune", "--iters", "2") == 2
     assert "checkpoint.bin: No such file" in only_line(capsys.readouterr().err)
 
 
 @pytest.mark.usefixtures("at_work")
 @pytest.mark.parametrize("iters", ["2", "1"])
-def test_at_the_target_or_past_it_there_is_nothing_to_do(capsys: pytest.CaptureFixture[str], iters: str) -> None:
+def test_resume_at_target_has_nothing_to_do(capsys: pytest.CaptureFixture[str], iters: str) -> None:
     assert train(*TINY, "--iters", "2") == 0
     before = Path("checkpoint.bin").read_bytes()
     capsys.readouterr()
@@ -156,7 +156,7 @@ def test_at_the_target_or_past_it_there_is_nothing_to_do(capsys: pytest.CaptureF
         ("--iters", "3", "--train-file", "train.txt"),
     ],
 )
-def test_the_rust_programs_command_lines(words: tuple[str, ...]) -> None:
+def test_rust_command_lines(words: tuple[str, ...]) -> None:
     assert run([*words, *TINY, "--quiet"]) == 0
     prefix = "my_run" if "my_run" in words else "checkpoint"
     more = ["--checkpoint", prefix] if prefix == "my_run" else []

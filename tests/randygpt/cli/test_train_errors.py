@@ -55,7 +55,7 @@ def change_training(name: str, **changes: Any) -> None:  # noqa: ANN401 (JSON)
 
 
 @pytest.mark.parametrize("words", [("--train-file", "my.json"), ("--train-file", "my.bin"), ("--vocab", "my.json")])
-def test_what_is_read_is_not_written_over(capsys: pytest.CaptureFixture[str], words: tuple[str, str]) -> None:
+def test_inputs_are_not_overwritten(capsys: pytest.CaptureFixture[str], words: tuple[str, str]) -> None:
     assert train(*TINY, "--iters", "1", "--checkpoint", "other") == 0
     text = TEXT if words[0] == "--train-file" else json.dumps(json.loads(Path("other.json").read_bytes())["tokenizer"])
     Path(words[1]).write_text(text, encoding="utf-8")
@@ -65,7 +65,7 @@ def test_what_is_read_is_not_written_over(capsys: pytest.CaptureFixture[str], wo
     assert Path(words[1]).read_text(encoding="utf-8") == text
 
 
-def test_the_best_file_of_a_resume_under_another_name_is_of_that_run() -> None:
+def test_best_checkpoint_belongs_to_the_resumed_run() -> None:
     """As `--resume my_run.bin` is typed, with the best of another run under the default name."""
     assert train(*TINY, "--iters", "30", "--lr", "1e-2", "--dim", "32") == 0
     assert train(*TINY, "--iters", "3", "--checkpoint", "my_run") == 0
@@ -74,7 +74,7 @@ def test_the_best_file_of_a_resume_under_another_name_is_of_that_run() -> None:
     assert inspect_checkpoint(Path("checkpoint_best.bin")).config.n_embd == 16
 
 
-def test_a_checkpoint_for_which_there_is_no_room_leaves_both_files_as_they_were(
+def test_full_disk_keeps_the_old_checkpoint(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert train(*TINY, "--iters", "10") == 0
@@ -88,7 +88,7 @@ def test_a_checkpoint_for_which_there_is_no_room_leaves_both_files_as_they_were(
     assert train("--resume", "--iters", "20") == 0
 
 
-def test_metrics_for_which_there_is_no_room_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_names_the_metrics_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*TINY, "--iters", "10") == 0
     metrics = Path("checkpoint.metrics.jsonl")
     metrics.write_bytes(b'{"iter": 0}\n' * 50_000)
@@ -100,7 +100,7 @@ def test_metrics_for_which_there_is_no_room_are_named(capsys: pytest.CaptureFixt
     assert train("--resume", "--iters", "20") == 0
 
 
-def test_a_run_that_diverges_spares_the_older_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_diverged_run_keeps_older_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*TINY, "--iters", "10") == 0
     before = {path: path.read_bytes() for path in Path().glob("checkpoint*")}
     capsys.readouterr()
@@ -110,7 +110,7 @@ def test_a_run_that_diverges_spares_the_older_run(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit of memory is kept on Linux only")
-def test_a_batch_for_which_there_is_no_memory_spares_the_older_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_of_memory_keeps_older_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*TINY, "--iters", "2") == 0
     before = {path: path.read_bytes() for path in Path().glob("checkpoint*")}
     capsys.readouterr()
@@ -120,7 +120,7 @@ def test_a_batch_for_which_there_is_no_memory_spares_the_older_run(capsys: pytes
     assert {path: path.read_bytes() for path in Path().glob("checkpoint*")} == before
 
 
-def test_a_run_says_that_it_replaces_an_older_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_warns_about_replaced_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*TINY, "--iters", "1") == 0
     assert run(["train", *TINY, "--iters", "2"]) == 0
     assert "checkpoint.bin already exists" in capsys.readouterr().err
@@ -128,13 +128,13 @@ def test_a_run_says_that_it_replaces_an_older_one(capsys: pytest.CaptureFixture[
     assert "already exists" not in capsys.readouterr().err
 
 
-def test_a_directory_in_the_way_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_directory_in_the_way_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     Path("checkpoint.metrics.jsonl").mkdir()
     assert train(*TINY, "--iters", "1") == 2
     assert "checkpoint.metrics.jsonl: " in only_line(capsys.readouterr().err)
 
 
-def test_a_folder_that_takes_no_file_is_known_before_the_first_iteration(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unwritable_folder_fails_before_training(capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path("/proc")  # takes none from root either
     if not folder.is_dir():
         pytest.skip("no /proc here")
@@ -142,7 +142,7 @@ def test_a_folder_that_takes_no_file_is_known_before_the_first_iteration(capsys:
     assert "/proc: cannot create files there" in only_line(capsys.readouterr().err)
 
 
-def test_a_bare_resume_where_only_the_best_is_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bare_resume_suggests_the_best_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*TINY, "--iters", "1") == 0
     Path("checkpoint.bin").unlink()
     capsys.readouterr()
@@ -150,13 +150,13 @@ def test_a_bare_resume_where_only_the_best_is_names_it(capsys: pytest.CaptureFix
     assert "--resume checkpoint_best.bin" in only_line(capsys.readouterr().err)
 
 
-def test_a_resume_that_asks_for_another_vocabulary_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_with_other_vocabulary_size_warns(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*TINY, "--iters", "1", "--bpe", "40") == 0
     assert run(["train", "--resume", "--iters", "2", "--bpe", "50"]) == 0
     assert "--bpe 50 ignored: checkpoint.bin has a vocabulary of 40 tokens" in capsys.readouterr().err
 
 
-def test_the_batch_of_a_deep_model_is_that_of_its_shape(capsys: pytest.CaptureFixture[str]) -> None:
+def test_default_batch_of_a_deep_model(capsys: pytest.CaptureFixture[str]) -> None:
     deep = ModelConfig.from_preset("deep", vocab_size=TOKENIZER.vocab_size)
     header = CheckpointHeader(magic="RGPT0002", vocab_size=TOKENIZER.vocab_size, iteration=0, step=0, best_loss=1.0)
     zeros = np.zeros(deep.parameter_count, dtype=np.float32)
@@ -165,9 +165,7 @@ def test_the_batch_of_a_deep_model_is_that_of_its_shape(capsys: pytest.CaptureFi
     assert "--accumulate must be from 1 to the batch size, 16" in only_line(capsys.readouterr().err)
 
 
-def test_a_number_of_processes_that_is_none(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_world_size(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "x")
     assert train(*TINY, "--iters", "1") == 2
     assert "WORLD_SIZE" in only_line(capsys.readouterr().err)
@@ -196,7 +194,7 @@ def test_a_number_of_processes_that_is_none(
     ],
     ids=lambda changes: str(changes)[:30],
 )
-def test_damaged_facts_of_a_run(capsys: pytest.CaptureFixture[str], changes: dict[str, object]) -> None:
+def test_invalid_training_state_is_refused(capsys: pytest.CaptureFixture[str], changes: dict[str, object]) -> None:
     assert train(*TINY, "--iters", "2") == 0
     change_training("checkpoint.json", **changes)
     before = Path("checkpoint.bin").read_bytes()
@@ -206,7 +204,7 @@ def test_damaged_facts_of_a_run(capsys: pytest.CaptureFixture[str], changes: dic
     assert Path("checkpoint.bin").read_bytes() == before
 
 
-def test_an_iteration_in_the_json_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_iteration_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*TINY, "--iters", "2") == 0
     path = Path("checkpoint.json")
     for value in (True, -1, 1.5):
@@ -217,7 +215,7 @@ def test_an_iteration_in_the_json_that_is_none(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("field", ["iteration", "step"])
-def test_counters_at_their_end(capsys: pytest.CaptureFixture[str], field: str) -> None:
+def test_counters_at_their_maximum(capsys: pytest.CaptureFixture[str], field: str) -> None:
     """What goes on from there could not be written."""
     assert train(*TINY, "--iters", "2") == 0
     path = Path("checkpoint.bin")
@@ -234,7 +232,7 @@ def test_counters_at_their_end(capsys: pytest.CaptureFixture[str], field: str) -
     assert Path("checkpoint.json").read_bytes() == before
 
 
-def test_a_second_moment_under_zero(capsys: pytest.CaptureFixture[str]) -> None:
+def test_negative_second_moment_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """The root of it is no number."""
     assert train(*TINY, "--iters", "2") == 0
     path = Path("checkpoint.bin")
@@ -249,7 +247,7 @@ def test_a_second_moment_under_zero(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("line", [b'{"iter": 1%s}' % (b"0" * 400), b"[" * 100_000], ids=["huge", "deep"])
-def test_a_damaged_line_of_metrics_is_taken_out(line: bytes) -> None:
+def test_damaged_metrics_line_is_dropped(line: bytes) -> None:
     assert train(*TINY, "--iters", "2") == 0
     path = Path("checkpoint.metrics.jsonl")
     path.write_bytes(line + b"\n" + path.read_bytes())
@@ -258,7 +256,7 @@ def test_a_damaged_line_of_metrics_is_taken_out(line: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "hello"])
-def test_a_text_too_short_is_named(capsys: pytest.CaptureFixture[str], text: str) -> None:
+def test_short_text_is_named(capsys: pytest.CaptureFixture[str], text: str) -> None:
     Path("short.txt").write_text(text, encoding="utf-8")
     assert train(*TINY, "--train-file", "short.txt") == 2
     assert "short.txt has " in only_line(capsys.readouterr().err)
@@ -278,20 +276,20 @@ def test_a_text_too_short_is_named(capsys: pytest.CaptureFixture[str], text: str
         ("import", "folder", "."),
     ],
 )
-def test_a_name_that_is_none(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+def test_invalid_file_names(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
     tiny = (*TINY, "--iters", "1") if words[0] == "train" else ()
     assert run([*words, *tiny]) == 2
     only_line(capsys.readouterr().err)
 
 
-def test_nothing_to_do_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_to_do_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*TINY, "--iters", "2") == 0
     capsys.readouterr()
     assert run(["train", "--resume", "--iters", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["iteration"] == 1
 
 
-def test_nothing_to_do_is_said_before_anything_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_to_do_comes_before_other_checks(capsys: pytest.CaptureFixture[str]) -> None:
     """Neither does the text have to be there, nor would anything be replaced."""
     assert train(*TINY, "--iters", "2", "--checkpoint", "my_run") == 0
     assert train(*TINY, "--iters", "1") == 0
@@ -300,18 +298,18 @@ def test_nothing_to_do_is_said_before_anything_else(capsys: pytest.CaptureFixtur
     assert "nothing to do: my_run.bin" in only_line(capsys.readouterr().err)
 
 
-def test_a_vocabulary_too_small_for_a_text_names_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_small_vocabulary_names_the_text(capsys: pytest.CaptureFixture[str]) -> None:
     Path("my.txt").write_text(TEXT, encoding="utf-8")
     assert train(*TINY, "--train-file", "my.txt", "--bpe", "20") == 2
     assert "my.txt: --bpe 20 is too small" in only_line(capsys.readouterr().err)
 
 
-def test_a_prefix_behind_an_equals_sign_is_served() -> None:
+def test_rust_checkpoint_flag_with_equals_sign() -> None:
     words = normalise(["--serve", "--checkpoint=my_run"])
     assert "checkpoint" not in words
 
 
-def test_a_prompt_that_is_not_text_is_json(tmp_path: Path) -> None:
+def test_undecodable_prompt_as_json(tmp_path: Path) -> None:
     write_tiny(tmp_path / "m.bin")
     done = subprocess.run(
         [sys.executable, "-m", "randygpt", "generate", b"a\xff", "--model", "m.bin", "--max-tokens", "2", "--json"],
@@ -335,7 +333,7 @@ def exported(change: Callable[[dict[str, str]], object] = lambda _: None) -> Non
     save_file(load_file(path), path, metadata)
 
 
-def test_an_import_that_does_not_fit_can_be_done_again() -> None:
+def test_import_can_be_repeated_after_full_disk() -> None:
     exported()
     with room_for(Path("m.bin").stat().st_size - 1):
         assert run(["import", "folder", "back"]) == 5
@@ -343,7 +341,7 @@ def test_an_import_that_does_not_fit_can_be_done_again() -> None:
     assert run(["import", "folder", "back"]) == 0
 
 
-def test_an_import_with_a_loss_that_no_header_holds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_with_oversized_loss_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     exported(lambda metadata: metadata.update(best_loss="1e39"))
     capsys.readouterr()
     assert run(["import", "folder", "back"]) == 2
