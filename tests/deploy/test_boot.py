@@ -1,7 +1,7 @@
 """A Debian boots, is installed on as docs/deploy.md says, and meets what machines meet: crashes, outages, updates.
 
 Every command of the page is run as it stands there. Substituted are addresses: of the repository, of the package index
-and of the relay, all of which are on this machine, and the friend's name. apt has no sources: it finds its packages
+and of the relay, all of which are on this machine, and the author's name. apt has no sources: it finds its packages
 installed.
 """
 
@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 from support.box import GIVE_UP_S, Box, box, why_not
+from support.box_author import BoxAuthor
 from support.deploy_page import Page, Repository, index, shell
-from support.friend import Friend
 from support.models import TEXT, write_tiny
 
 from randygpt.training.device import fastest_precision
@@ -76,17 +76,17 @@ def test_machine_set_up_from_the_page_serves(tmp_path: Path) -> None:
         Path(torch.__file__).parents[1]: PACKAGES,
     }
     with box(tmp_path, shown) as machine:
-        friend = Friend(machine, tmp_path / "friend")
-        with friend.relay():
-            first = friend.publish(1)
+        author = BoxAuthor(machine, tmp_path / "author")
+        with author.relay():
+            first = author.publish(1)
             with machine.booted():
-                installation(machine, page, friend, first)
+                installation(machine, page, author, first)
                 secrets_and_walls(machine)
                 crash(machine)
-                second = friend.publish(2)
+                second = author.publish(2)
                 assert answering(machine, second) != ""
-                npub = publishing(machine, page, friend)
-                training(machine, page, friend, npub)
+                npub = publishing(machine, page, author)
+                training(machine, page, author, npub)
                 mistakes(machine, page, second)
                 everyday(machine, page)
                 bad_update(machine, page, repository, second)
@@ -98,27 +98,27 @@ def test_machine_set_up_from_the_page_serves(tmp_path: Path) -> None:
             removal(machine, page)
             shutil.rmtree(f"{machine.root}/root/randygpt")
             shutil.copytree(carried, f"{machine.root}/root/randygpt")
-            machine.run(substituted(page.block(FROM_NOTHING, 2), friend))
+            machine.run(substituted(page.block(FROM_NOTHING, 2), author))
             answering(machine, second)
     assert page.left() == set()
 
 
-def substituted(block: str, friend: Friend) -> str:
+def substituted(block: str, author: BoxAuthor) -> str:
     for written, meant in (
         ("YOUR-COPY-OF-THIS-REPOSITORY", REPOSITORY),
-        ("npub1…/tiny", f"{friend.npub}/tiny"),
-        ("wss://relay.example", friend.url),
+        ("npub1…/tiny", f"{author.npub}/tiny"),
+        ("wss://relay.example", author.url),
     ):
         block = block.replace(written, meant)
     return block
 
 
-def installation(machine: Box, page: Page, friend: Friend, release: str) -> None:
+def installation(machine: Box, page: Page, author: BoxAuthor, release: str) -> None:
     machine.run(f"""
         rm -rf /etc/apt/sources.list* /var/lib/apt/lists/*
         printf '[global]\\nindex-url = file://{INDEX}\\n' >/etc/pip.conf
     """)
-    *preparation, install = substituted(page.block(FROM_NOTHING), friend).splitlines()
+    *preparation, install = substituted(page.block(FROM_NOTHING), author).splitlines()
     machine.run("\n".join(preparation))
     assert "+ systemctl enable" in machine.run(f"{install} --dry-run")
     assert machine.run("ls /opt") == ""
@@ -200,11 +200,11 @@ def hurry(machine: Box) -> None:
     machine.run(f"kill $(pgrep -x sleep -P $(systemctl show -P MainPID {PUBLISHER}))", check=False)
 
 
-def publishing(machine: Box, page: Page, friend: Friend) -> str:
+def publishing(machine: Box, page: Page, author: BoxAuthor) -> str:
     """Publish from the machine, each time the checkpoint is replaced, with a key of its own; its public half."""
 
     def better(seed: int) -> Path:
-        path = write_tiny(friend.home / "tiny_best.bin", seed=seed, name="mine")
+        path = write_tiny(author.home / "tiny_best.bin", seed=seed, name="mine")
         for each in (path, path.with_suffix(".json")):
             shutil.copy(each, f"{machine.root}/root/{each.name}")
         machine.run(page.block(PUBLISH, 1))
@@ -212,7 +212,7 @@ def publishing(machine: Box, page: Page, friend: Friend) -> str:
 
     def is_published(path: Path) -> bool:
         hurry(machine)
-        return friend.published(f"{npub}/mine") == sha256(path)
+        return author.published(f"{npub}/mine") == sha256(path)
 
     machine.run("systemctl enable --now randygpt-publish.path")
     first = better(5)  # and the key is forgotten
@@ -224,7 +224,7 @@ def publishing(machine: Box, page: Page, friend: Friend) -> str:
     secret = machine.run("cat /etc/randygpt/nsec")
     assert secret.startswith("nsec1")
     assert machine.run("stat -c '%a %U' /etc/randygpt/nsec") == "600 root"
-    with friend.away():  # the service retries by itself, and does not fail
+    with author.away():  # the service retries by itself, and does not fail
         for seed in (6, 7):
             last = better(seed)
         hurry(machine)
@@ -266,7 +266,7 @@ def override(machine: Box, page: Page, heading: str, unit: str) -> None:
     machine.run("systemctl daemon-reload")
 
 
-def training(machine: Box, page: Page, friend: Friend, npub: str) -> None:
+def training(machine: Box, page: Page, author: BoxAuthor, npub: str) -> None:
     """Training as a service: it goes on after a crash, saves when it is told to stop, and its best is published."""
     unit, place = "randygpt-train.service", "/var/lib/randygpt-train"
     Path(f"{machine.root}/root/my.txt").write_text(TEXT)
@@ -303,7 +303,7 @@ def training(machine: Box, page: Page, friend: Friend, npub: str) -> None:
 
     def is_published() -> bool:
         hurry(machine)
-        return bool(friend.published(f"{npub}/randygpt-train") == best)
+        return bool(author.published(f"{npub}/randygpt-train") == best)
 
     eventually(is_published)
 

@@ -35,7 +35,7 @@ _STORAGE = {
 
 
 def find_free_port() -> int:
-    """A port that nobody listens on, and that the kernel gives to nobody in the meantime: it is below those."""
+    """Return a free port below the range from which the kernel assigns ports."""
     while True:
         port = 10_000 + secrets.randbelow(20_000)
         with contextlib.suppress(OSError), socket.socket() as probe:

@@ -149,7 +149,7 @@ def test_many_events_to_public_relays_need_yes(
         assert run(words) == 2
         assert "wss://relay.invalid: 8 events" in (line := only_line(capsys.readouterr().err))
         assert "--yes" in line
-        assert run([*words, "--yes"]) == 4  # it goes on, and finds nobody
+        assert run([*words, "--yes"]) == 4  # it continues, and reaches no relay
         assert "no relay can be reached" in capsys.readouterr().err
         assert run(["publish", "checkpoint_best.bin", "--relay", "ws://127.0.0.1:1"]) == 4  # a relay of one's own
     finally:

@@ -148,7 +148,7 @@ def with_values(kind, error, trace):
     sys.stderr.write("".join(report.format()))
 
 sys.excepthook = with_values
-distribution.journal.Journal = None  # a bug that nobody foresaw, in the middle of a publish
+distribution.journal.Journal = None  # a bug in the middle of a publish
 from randygpt.cli.main import run
 sys.exit(run(sys.argv[1:]))
 """

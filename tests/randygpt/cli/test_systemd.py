@@ -110,9 +110,9 @@ def test_serve_notifies_ready_with_a_model(manager: Manager, shelf: Shelf) -> No
 
 
 def test_follow_without_relay_is_not_ready(manager: Manager, tmp_path: Path, key: SecretKey) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and does not listen
-        url = f"ws://127.0.0.1:{nobody.getsockname()[1]}"
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"ws://127.0.0.1:{closed.getsockname()[1]}"
         words = ("follow", f"{encode_npub(key.pubkey)}/demo", "--relay", url)
         with service(tmp_path, *words, NOTIFY_SOCKET=str(manager.path)):
             assert manager.hear() == ["STATUS=following demo: no version seen yet, 0 of 1 relays"]
@@ -242,7 +242,7 @@ def test_unusable_inherited_socket_is_one_line(tmp_path: Path, count: str, said:
 def test_without_notify_socket_nothing_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     systemd.notify(status="well", ready=True)
-    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "missing"))
     systemd.notify(status="well", ready=True)
     monkeypatch.setenv("LISTEN_PID", str(os.getppid()))
     assert systemd.activation_socket() is None

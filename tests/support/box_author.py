@@ -1,4 +1,4 @@
-"""Whoever publishes what a machine follows, with a relay on the network that is all the machine has."""
+"""The author whose model a machine follows, with the only relay on the machine's network."""
 
 import contextlib
 import json
@@ -13,8 +13,8 @@ from support.box import GIVE_UP_S, Box
 from support.models import write_tiny
 
 
-class Friend:
-    """A friend with a key in `home`."""
+class BoxAuthor:
+    """An author with a key in `home`."""
 
     def __init__(self, machine: Box, home: Path) -> None:
         self._machine = machine
