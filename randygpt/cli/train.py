@@ -20,7 +20,7 @@ from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.model.config import DEFAULT_PRESET, ModelConfig
 
 if TYPE_CHECKING:
-    from randygpt.checkpoint.sidecar import CheckpointInfo
+    from randygpt.checkpoint.sidecar import CheckpointInfo, Sidecar
     from randygpt.training.checkpointing import Step
     from randygpt.training.distributed import World
     from randygpt.training.options import TrainFlags, TrainOptions
@@ -31,8 +31,9 @@ EXAMPLE = "Example: randygpt train --preset xs --iters 200 --train-file shakespe
 
 def train(
     iters: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Total iterations, including those before --resume.")
-    ] = 1000,
+        int | None,
+        typer.Option(min=1, metavar="N", help="Total iterations (1000), including those before --resume."),
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -70,8 +71,8 @@ def train(
         int | None, typer.Option(min=1, metavar="N", help="Batch size (64; preset deep 16; recipe fast 8).")
     ] = None,
     accumulate: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Split each batch into N parts to save memory.")
-    ] = 1,
+        int | None, typer.Option(min=1, metavar="N", help="Split each batch into N parts to save memory.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Random seed; same seed, same model.")] = None,
     lr: Annotated[float | None, typer.Option(metavar="X", help="Maximum learning rate (1e-4; fast 0.03).")] = None,
     min_lr: Annotated[
@@ -111,12 +112,21 @@ def train(
     start = None if resume is None else _resume_path(resume, checkpoint)
     found = inspect_checkpoint(start, preset=preset, shape=shape, vocab=vocab) if start else None
     model = _ModelRequest(found=found, fine_tune=fine_tune, preset=preset, shape=shape, bpe=bpe, vocab=vocab)
-    flags = TrainFlags(recipe=recipe, batch_size=batch, seed=seed, max_lr=lr, min_lr=min_lr, precision=precision)
-    options = _resolve_options(model, flags, iterations=iters, accumulate=accumulate, device=place, prefix=checkpoint)
+    flags = TrainFlags(
+        iterations=iters,
+        recipe=recipe,
+        batch_size=batch,
+        accumulate=accumulate,
+        seed=seed,
+        max_lr=lr,
+        min_lr=min_lr,
+        precision=precision,
+    )
+    options = _resolve_options(model, flags, device=place, prefix=checkpoint)
     _refuse_overwrite([train_file or DEFAULT_TEXT, vocab], options)
     with process_group(place) as world:
         first = world.rank == 0
-        if found and not fine_tune and found.header.iteration + 1 >= iters:
+        if found and not fine_tune and found.header.iteration + 1 >= options.iterations:
             if first:
                 _report_nothing_to_do(found, options, as_json=as_json)
             return
@@ -137,6 +147,11 @@ class _ModelRequest:
     shape: Mapping[str, int]  # overrides the preset
     bpe: int | None
     vocab: Path | None
+
+    @property
+    def resumed(self) -> "Sidecar | None":
+        """Sidecar of the run to continue; None for a new run."""
+        return self.found.sidecar if self.found and not self.fine_tune else None
 
 
 def _resume_path(named_file: str, prefix: Path) -> Path:
@@ -173,7 +188,7 @@ def _resolve_options(model: _ModelRequest, flags: "TrainFlags", **others: Any) -
 
     return resolve_options(
         flags,
-        resumed=model.found.sidecar if model.found and not model.fine_tune else None,
+        resumed=model.resumed,
         preset=model.found.config.preset if model.found else model.preset or DEFAULT_PRESET,
         precision=fastest_precision(others["device"]),
         **others,
@@ -185,6 +200,7 @@ def _trainer(
 ) -> "Trainer":
     from randygpt.checkpoint.sidecar import read_tokenizer
     from randygpt.model.tokenizer import BpeTokenizer
+    from randygpt.training.options import describe_changes
     from randygpt.training.text import Text
     from randygpt.training.trainer import Trainer
 
@@ -212,6 +228,8 @@ def _trainer(
             return ModelConfig.from_preset(model.preset or DEFAULT_PRESET, vocab_size=vocab_size, **model.shape)
 
         trainer = Trainer.start(options, text, config, tokenizer=given, name=name, world=world, warn=warn)
+    if model.resumed and (changes := describe_changes(options, model.resumed)):
+        warn(changes)
     older = [path for path in (options.latest, options.best) if path.is_file()]
     if older and not trainer.same_run:
         warn(f"{older[0]} already exists: the first save overwrites it (use another --checkpoint to keep it)")

@@ -1,7 +1,7 @@
 """Options of a training run, and the rule that fills in what no flag gives. No I/O."""
 
 import math
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,57 @@ from randygpt.training.recipe import CLASSIC, RECIPES, find_recipe
 
 PRECISIONS = ("float32", "bf16")
 DEFAULT_SEED = 1337
+DEFAULT_ITERATIONS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Interval:
+    """The numbers from `low` to below `high`."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int | float) and self.low <= value < self.high
+
+
+_RATES = _Interval(math.ulp(0.0), math.inf)
 LIMITS = {"iterations": range(1, MAX_COUNT + 1), "batch_size": range(1, 1 << 24), "seed": range(1 << 31)}
-_FLAGS = {"iterations": "--iters", "batch_size": "--batch", "seed": "--seed"}
+_ALLOWED: Mapping[str, Container[Any]] = {
+    **LIMITS,
+    "recipe": RECIPES,
+    "accumulate": LIMITS["batch_size"],
+    "max_lr": _RATES,
+    "min_lr": _RATES,
+    "dropout": _Interval(0.0, 1.0),
+    "precision": PRECISIONS,
+}
+_FLAGS = {  # options that a sidecar records, as the user knows them
+    "recipe": "--recipe",
+    "iterations": "--iters",
+    "batch_size": "--batch",
+    "accumulate": "--accumulate",
+    "seed": "--seed",
+    "max_lr": "--lr",
+    "min_lr": "--min-lr",
+    "dropout": "dropout",
+    "precision": "--precision",
+}
+_OF_RECIPE = ("max_lr", "min_lr", "dropout")  # values of one recipe do not suit another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainFlags:
     """The options for which a resumed run or a recipe has a default; None where no flag is given."""
 
+    iterations: int | None = None
     recipe: str | None = None
     batch_size: int | None = None
+    accumulate: int | None = None
     seed: int | None = None
     max_lr: float | None = None
     min_lr: float | None = None
+    dropout: float | None = None
     precision: str | None = None
 
 
@@ -47,23 +85,28 @@ class TrainOptions:
     prefix: Path = Path("checkpoint")
 
     def __post_init__(self) -> None:
-        for name, flag in _FLAGS.items():
-            value, allowed = getattr(self, name), LIMITS[name]
+        for name, allowed in LIMITS.items():
+            value = getattr(self, name)
             if type(value) is not int or value not in allowed:
-                raise CallerError(f"{flag} must be from {allowed.start} to {allowed.stop - 1}, not {value!r}")
+                raise CallerError(f"{_FLAGS[name]} must be from {allowed.start} to {allowed.stop - 1}, not {value!r}")
         if type(self.accumulate) is not int or not 1 <= self.accumulate <= self.batch_size:
             raise CallerError(
                 f"--accumulate must be from 1 to the batch size, {self.batch_size}, not {self.accumulate!r}"
             )
-        if not 0 < self.max_lr < math.inf:
+        if self.max_lr not in _ALLOWED["max_lr"]:
             raise CallerError(f"--lr must be a finite number above 0, not {self.max_lr}")
         if not 0 < self.min_lr <= self.max_lr:
             raise CallerError(f"--min-lr must be above 0 and at most --lr ({self.max_lr:g}), not {self.min_lr:g}")
-        if not 0 <= self.dropout < 1:
+        if self.dropout not in _ALLOWED["dropout"]:
             raise CallerError(f"dropout must be at least 0 and below 1, not {self.dropout}")
         if self.precision not in PRECISIONS:
             raise CallerError(f"--precision must be {' or '.join(PRECISIONS)}, not {self.precision}")
         find_recipe(self.recipe)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the options that a sidecar records, for `--resume`."""
+        values = {name: getattr(self, name) for name in _FLAGS}
+        return values | {name: float(values[name]) for name in _OF_RECIPE}
 
     @property
     def latest(self) -> Path:
@@ -102,24 +145,49 @@ def resolve_options(
         CallerError: A flag is out of range.
         InvalidModelFile: The sidecar has a value that is out of range.
     """
-
-    def choose(name: str, default: Any, allowed: Container[Any]) -> Any:  # noqa: ANN401 (int or str)
-        flag = getattr(flags, name)
-        if flag is not None or resumed is None:
-            return default if flag is None else flag
-        return resumed.training_value(name, default, allowed)
-
-    recipe = choose("recipe", CLASSIC, RECIPES)
+    recipe = _choose("recipe", CLASSIC, flags, resumed)
     defaults = find_recipe(recipe)
-    batch_size = defaults.batch_size or default_batch_size(preset)
-    max_lr = defaults.max_lr if flags.max_lr is None else flags.max_lr
+    batch_size = _choose("batch_size", defaults.batch_size or default_batch_size(preset), flags, resumed)
+    accumulate = _choose("accumulate", 1, flags, resumed)
+    same = resumed if resumed and resumed.training.get("recipe", CLASSIC) == recipe else None
+    max_lr = _choose("max_lr", defaults.max_lr, flags, same)
+    min_lr = _choose("min_lr", defaults.min_lr, flags, same)
     return TrainOptions(
+        iterations=_choose("iterations", DEFAULT_ITERATIONS, flags, resumed),
         recipe=recipe,
-        batch_size=choose("batch_size", batch_size, LIMITS["batch_size"]),
-        seed=choose("seed", DEFAULT_SEED, LIMITS["seed"]),
+        batch_size=batch_size,
+        accumulate=min(accumulate, batch_size) if flags.accumulate is None else accumulate,
+        seed=_choose("seed", DEFAULT_SEED, flags, resumed),
         max_lr=max_lr,
-        min_lr=min(defaults.min_lr, max_lr) if flags.min_lr is None else flags.min_lr,
-        dropout=defaults.dropout,
-        precision=choose("precision", precision, PRECISIONS),
+        min_lr=min(min_lr, max_lr) if flags.min_lr is None else min_lr,
+        dropout=_choose("dropout", defaults.dropout, flags, same),
+        precision=_choose("precision", precision, flags, resumed),
         **others,
     )
+
+
+def _choose(name: str, default: Any, flags: TrainFlags, resumed: Sidecar | None) -> Any:  # noqa: ANN401 (of any type)
+    """Return a flag's value, else the resumed run's, else the default."""
+    flag = getattr(flags, name)
+    if flag is not None or resumed is None:
+        return default if flag is None else flag
+    return resumed.training_value(name, default, _ALLOWED[name])
+
+
+def describe_changes(options: TrainOptions, resumed: Sidecar) -> str:
+    """Return one line that names the options that differ from the resumed run's; empty if none does."""
+    recorded = resumed.training
+    other_recipe = recorded.get("recipe", CLASSIC) != options.recipe
+    changed = []
+    for name, value in options.to_json().items():
+        if name in recorded and recorded[name] != value:
+            before = recorded[name]
+            is_valid = type(before) is type(value) and before in _ALLOWED[name]
+            changed.append(f"{_FLAGS[name]} {_shown(value)} (was {_shown(before) if is_valid else 'invalid'})")
+        elif name not in recorded and other_recipe and name in _OF_RECIPE:
+            changed.append(f"{_FLAGS[name]} {_shown(value)}")
+    return f"changed since the checkpoint was saved: {', '.join(changed)}" if changed else ""
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -304,12 +304,8 @@ class Trainer:
             name=self._name,
             iteration=header.iteration,
             losses={"train": state.train_loss, "val": state.val_loss, "best_val": best},
-            training={
-                "recipe": self.options.recipe,
-                "seed": self.options.seed,
-                "batch_size": self.options.batch_size,
-                "iterations": self.options.iterations,
-                "precision": self.options.precision,
+            training=self.options.to_json()
+            | {
                 "tokens": self._corpus.identity,
                 "tokens_seen": state.tokens,
                 "plateau_waited": state.plateau.waited,

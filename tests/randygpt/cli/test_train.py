@@ -85,6 +85,26 @@ def test_recipe_is_remembered() -> None:
 
 
 @pytest.mark.usefixtures("at_work")
+def test_resume_remembers_learning_rates_and_target(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(*TINY, "--iters", "4", "--lr", "0.5", "--min-lr", "0.25", "--accumulate", "2") == 0
+    started = training()
+    assert train("--resume", "--iters", "6") == 0
+    assert training() | {"iterations": 4, "tokens_seen": started["tokens_seen"]} == started
+    capsys.readouterr()
+    assert run(["train", "--resume", "--iters", "7", "--lr", "0.125"]) == 0
+    changes = "--iters 7 (was 6), --lr 0.125 (was 0.5), --min-lr 0.125 (was 0.25)"
+    assert f"changed since the checkpoint was saved: {changes}" in capsys.readouterr().err.splitlines()
+    assert train("--resume") == 0
+    assert "nothing to do: checkpoint.bin is at iteration 7" in only_line(capsys.readouterr().err)
+    assert run(["train", "--resume", "--iters", "8", "--recipe", "fast"]) == 0
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("changed"))
+    assert line.endswith(
+        "--recipe fast (was classic), --iters 8 (was 7), --lr 0.03 (was 0.125), --min-lr 0.0015 (was 0.125), "
+        "dropout 0 (was 0.1)"
+    )
+
+
+@pytest.mark.usefixtures("at_work")
 @pytest.mark.parametrize("words", [("--recipe", "slow"), ("--accumulate", "3", "--batch", "2"), ("--precision", "fp8")])
 def test_unsupported_option_value(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
     assert train("--iters", "1", *words) == 2

@@ -87,6 +87,10 @@ def test_run_leaves_exactly_its_files(tmp_path: Path) -> None:
             "seed": 1,
             "batch_size": 2,
             "iterations": 6,
+            "accumulate": 1,
+            "max_lr": trainer.options.max_lr,
+            "min_lr": trainer.options.min_lr,
+            "dropout": trainer.options.dropout,
             "plateau_waited": 0,
             "plateau_cuts": 0,
         }
