@@ -86,6 +86,7 @@ class Strings:
     max_items: int
     min_items: int = 1
     min_length: int = 0  # characters of each string
+    max_total: int = 0  # characters of all strings together; 0: no limit but the body's
     default: tuple[str, ...] | None = None
 
     def read(self, name: str, raw: Any) -> tuple[str, ...]:  # noqa: ANN401 (JSON)
@@ -99,11 +100,15 @@ class Strings:
             raise InvalidRequest(
                 f"{name} must contain only strings of at least {self.min_length} characters", field=name
             )
+        if self.max_total and (total := sum(map(len, found))) > self.max_total:
+            raise InvalidRequest(f"{name} has {total} characters, but at most {self.max_total} are allowed", field=name)
         return tuple(found)
 
     def schema(self) -> Schema:
         """Return the JSON Schema."""
-        text = {"type": "string", "minLength": self.min_length}
+        text: Schema = {"type": "string", "minLength": self.min_length}
+        if self.max_total:
+            text["maxLength"] = self.max_total
         items = {"type": "array", "items": text, "minItems": self.min_items, "maxItems": self.max_items}
         return {"anyOf": [text, items]}
 

@@ -13,6 +13,7 @@ MAX_TOKENS = 4096
 MAX_CHOICES = 16  # per request: prompts times n
 MAX_TOP_LOGPROBS = 20
 _MAX_STOPS = 16
+_MAX_STOP_CHARACTERS = 1024  # of all stop sequences together
 _INT64 = 1 << 63
 
 PLAIN: Mapping[str, Field] = {
@@ -49,7 +50,12 @@ _COMMON: Mapping[str, Field] = {
         is_integer=True, minimum=1, maximum=MAX_CHOICES, default=1, description="Number of choices per prompt."
     ),
     "stop": Strings(
-        max_items=_MAX_STOPS, min_items=0, min_length=1, default=(), description="End the text before any of these."
+        max_items=_MAX_STOPS,
+        min_items=0,
+        min_length=1,
+        max_total=_MAX_STOP_CHARACTERS,
+        default=(),
+        description="End the text before any of these, which have at most 1,024 characters together.",
     ),
     "ignore_eos": Flag(description="Continue after the end token."),
     "stream": Flag(description="Send tokens as they are generated, as server-sent events."),

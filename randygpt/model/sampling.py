@@ -8,6 +8,7 @@ on its seed and the number of its tokens, never on the batch it is in (decision 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -59,7 +60,7 @@ class Continuation:
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling, block_size: int) -> None:
         self.sampling = sampling
-        self.context = list(prompt)[-block_size:] or [BOS_ID]
+        self.context = list(prompt[-block_size:]) or [BOS_ID]
         self.new_ids = self.context
         self.finish: Finish | None = None
         self._block_size = block_size
@@ -97,32 +98,73 @@ def generate(decoder: Decoder, prompt: Sequence[int], sampling: Sampling) -> Ite
 
 
 class StopFilter:
-    """Filter that passes streamed text on until a stop sequence begins; holds back a possible beginning of one."""
+    """Filter that passes streamed text on until a stop sequence ends; holds back a possible beginning of one.
+
+    Of two stop sequences the one that ends first counts. The cost of a character does not grow with their lengths.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         """Raise CallerError for an empty stop sequence."""
         if not all(stops):
             raise CallerError("a stop sequence must not be empty")
         self.stopped = False  # a stop sequence was found: no more text follows
-        self._stops = stops
-        self._held = ""
+        self._matchers = [_StopMatcher(stop) for stop in stops]
+        self._held = ("", 0)  # the text held back: a stop sequence, and how much of it
 
     def push(self, piece: str) -> str:
         """Add a piece of text and return what can be passed on."""
-        held = self._held + piece
-        ends = [held.find(stop) for stop in self._stops if stop in held]
-        if ends:
-            self.stopped, self._held = True, ""
-            return held[: min(ends)]
-        begun = (size for stop in self._stops for size in range(len(stop)) if held.endswith(stop[:size]))
-        ready = len(held) - max(begun, default=0)
-        self._held = held[ready:]
-        return held[:ready]
+        if not self._matchers:
+            return piece
+        for end, char in enumerate(piece, start=self._held[1] + 1):
+            found = [len(matcher.stop) for matcher in self._matchers if matcher.push(char)]
+            if found:
+                self.stopped = True
+                ready = self._take(end - max(found), piece)
+                self._held = ("", 0)
+                return ready
+        longest = max(self._matchers, key=lambda matcher: matcher.size)
+        ready = self._take(self._held[1] + len(piece) - longest.size, piece)
+        self._held = (longest.stop, longest.size)
+        return ready
 
     def flush(self) -> str:
         """Return the text held back; call when no more text follows."""
-        rest, self._held = self._held, ""
-        return rest
+        (stop, size), self._held = self._held, ("", 0)
+        return stop[:size]
+
+    def _take(self, count: int, piece: str) -> str:
+        """Return the first characters of the text held back and `piece`, without copying more."""
+        stop, size = self._held
+        return stop[: min(count, size)] + piece[: max(0, count - size)]
+
+
+class _StopMatcher:
+    """Length of the longest prefix of a stop sequence that a streamed text ends with (Knuth, Morris and Pratt)."""
+
+    __slots__ = ("_borders", "size", "stop")
+
+    def __init__(self, stop: str) -> None:
+        self.stop, self.size, self._borders = stop, 0, _borders(stop)
+
+    def push(self, char: str) -> bool:
+        """Add a character and return True if the text now ends with the stop sequence."""
+        stop, size = self.stop, self.size
+        while size and stop[size] != char:
+            size = self._borders[size - 1]
+        self.size = size = size + (stop[size] == char)
+        return size == len(stop)
+
+
+@lru_cache(maxsize=64)  # the choices of a request have the same stop sequences
+def _borders(stop: str) -> Sequence[int]:
+    """Return for each prefix of a text the length of its longest proper prefix that it also ends with."""
+    borders, size = [0], 0
+    for char in stop[1:]:
+        while size and stop[size] != char:
+            size = borders[size - 1]
+        size += stop[size] == char
+        borders.append(size)
+    return borders
 
 
 def until_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:

@@ -272,3 +272,10 @@ async def test_text_matches_the_python_api(client: openai.AsyncOpenAI, loaded: L
     expected = model.generate("the", max_tokens=300, seed=5, temperature=1.1, top_p=0.8, top_k=9)
     assert done.choices[0].text == expected
     assert len(expected) > CONFIG.block_size
+
+
+@pytest.mark.parametrize("stop", ["x" * 1025, ["x" * 65] * 16, ["x" * 600] * 2])
+async def test_stop_sequences_too_long_are_refused(session: aiohttp.ClientSession, address: str, stop: object) -> None:
+    async with session.post(f"{address}/v1/completions", json={"prompt": "x", "stop": stop}) as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["param"] == "stop"

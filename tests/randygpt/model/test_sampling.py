@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support.cpu import cpu_limit
 from support.models import CONFIG, decoder_of
 
 from randygpt.errors import CallerError
@@ -188,10 +191,28 @@ def test_tokens_are_streamed() -> None:
         (["ab"], ["abc"], "ab"),  # the text ends first
         (["ab"], ["ab"], ""),
         ([], ["ab"], ""),
+        (["aabaabaac"], ["aabaac"], "aab"),  # the match begins within a failed one
+        (["a", "b", "cx"], ["abcd", "bc"], "a"),  # the first to end counts
+        (["abcd"], ["abcd", "bc"], "a"),
+        (["xabc"], ["bc", "abc"], "x"),  # of those that end together, the longest
     ],
 )
 def test_stop_sequences(pieces: list[str], stops: list[str], expected: str) -> None:
     assert "".join(until_stop(pieces, stops)) == expected
+
+
+@given(st.lists(st.text("ab", max_size=4), max_size=12), st.lists(st.text("ab", min_size=1, max_size=5), max_size=4))
+def test_stop_is_found_however_the_text_is_cut(pieces: list[str], stops: list[str]) -> None:
+    text = "".join(pieces)
+    ends = [end for end in range(len(text) + 1) if text[:end].endswith(tuple(stops))]
+    longest = max((len(stop) for stop in stops if ends and text[: ends[0]].endswith(stop)), default=0)
+    assert "".join(until_stop(pieces, stops)) == (text[: ends[0] - longest] if ends else text)
+
+
+def test_cost_of_a_stop_does_not_grow_with_its_length() -> None:
+    text = "a" * 50_000
+    with cpu_limit(5):  # seconds; it takes a fraction of one
+        assert "".join(until_stop(text, ["a" * 40_000 + "b"] * 2)) == text
 
 
 def test_text_that_cannot_start_a_stop_is_passed_on_immediately() -> None:
