@@ -25,6 +25,7 @@ from server.openapi import document
 from server.page import Page
 from server.provenance import Provenance
 from server.reloader import Reloader
+from server.request_factory import send_continue
 from server.responses import OpenAIFormat, models_body, openai_error_body, plain_body, usage
 from server.schema import MAX_BODY, CompletionRequest, parse_chat, parse_completion, parse_plain
 
@@ -214,6 +215,7 @@ class Application:
             raise web.HTTPRequestEntityTooLarge(max_size=MAX_BODY, actual_size=length)
         try:
             async with asyncio.timeout(timeout_s):
+                await send_continue(request)
                 return await request.read()
         except TimeoutError:
             raise web.HTTPRequestTimeout(text=f"the body did not arrive within {timeout_s:g} s") from None

@@ -1,8 +1,18 @@
 """Checks on a request's headers: bearer token, Host and Origin. No I/O."""
 
 import hmac
+import ipaddress
+import re
 from collections.abc import Collection, Sequence
-from urllib.parse import urlsplit
+
+from yarl import URL
+
+from relay_client.errors import CallerError
+
+_LABEL = "[A-Za-z0-9_-]+"
+_HOST = re.compile(rf"(?:\[(?P<ip>[0-9A-Fa-f:.]+)\]|(?P<name>{_LABEL}(?:\.{_LABEL})*)\.?)(?P<port>:[0-9]{{0,5}})?")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_MAX_QUOTED = 200  # characters
 
 
 def find_key(api_keys: Sequence[str], raw_authorization: str | None) -> int | None:
@@ -16,11 +26,14 @@ def find_key(api_keys: Sequence[str], raw_authorization: str | None) -> int | No
 
 
 def is_host_allowed(hosts: Collection[str], raw_host: str | None) -> bool:
-    """Return True if a Host header names one of `hosts`, on any port; without hosts, always.
+    """Return True if a Host header is well-formed and names one of `hosts`, on any port; without hosts, any name.
 
     This stops DNS rebinding: a web page that reaches this server through a name of its own.
     """
-    return not hosts or _hostname(f"//{raw_host or ''}") in hosts
+    if not raw_host:
+        return not hosts
+    found = _split_host(raw_host)
+    return found is not None and (not hosts or found[0] in hosts)
 
 
 def is_origin_allowed(origins: Collection[str], raw_origin: str | None, raw_host: str | None) -> bool:
@@ -30,11 +43,57 @@ def is_origin_allowed(origins: Collection[str], raw_origin: str | None, raw_host
     return raw_origin.partition("://")[2] == raw_host
 
 
-def _hostname(url: str) -> str | None:
+def canonical_host(raw_name: str) -> str:
+    """Return a host name or IP address in the form that Host headers are compared in; raises CallerError.
+
+    Names in lower case, international ones in Punycode; IP addresses in their shortest form, without brackets and zone.
+    """
+    name = raw_name.strip()
     try:
-        return urlsplit(url).hostname
+        if ":" in name:
+            return ipaddress.IPv6Address(name.removeprefix("[").removesuffix("]")).compressed.partition("%")[0]
+        found = _split_host(name if name.isascii() else URL.build(scheme="http", host=name).raw_host or "")
+    except ValueError:
+        found = None
+    if found:
+        return found[0]
+    nearby = _split_host(name.partition("://")[2].partition("/")[0] or name)
+    hint = f"; did you mean {nearby[0][:_MAX_QUOTED]}?" if nearby else ""
+    raise CallerError(f"--allow-host {raw_name[:_MAX_QUOTED]!r}: expected a host name or IP address, no port{hint}")
+
+
+def canonical_origin(raw_origin: str) -> str:
+    """Return an origin as browsers send it; raises CallerError.
+
+    Scheme and host in lower case, without the scheme's default port and without a slash. `*` and `null` stay.
+    """
+    text = raw_origin.strip()
+    if text in {"*", "null"}:
+        return text
+    try:
+        url = URL(text)
+        host = url.raw_host or ""
+        found = _split_host(f"[{host}]" if ":" in host else host)
+        if found and url.scheme and url == url.origin():
+            port = f":{url.port}" if url.port and url.port != _DEFAULT_PORTS.get(url.scheme) else ""
+            return f"{url.scheme}://{f'[{found[0]}]' if ':' in found[0] else found[0]}{port}"
+    except ValueError:
+        pass
+    raise CallerError(
+        f"--allow-origin {raw_origin[:_MAX_QUOTED]!r}: expected an origin such as https://app.example, or *"
+    )
+
+
+def _split_host(raw_host: str) -> tuple[str, str] | None:
+    """Return the canonical host and the port (with its colon) of a Host header; None if it is malformed."""
+    found = _HOST.fullmatch(raw_host)
+    if found is None:
+        return None
+    try:
+        host = ipaddress.IPv6Address(found["ip"]).compressed if found["ip"] else found["name"].lower()
     except ValueError:
         return None
+    return host, found["port"] or ""
 
 
 def _encoded(text: str) -> bytes:

@@ -10,6 +10,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from server.config import ServerConfig
 from server.errors import CannotListen
+from server.request_factory import canonical_requests
 from server.responses import error_body
 
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -31,6 +32,7 @@ async def listen(runner: web.AppRunner, config: ServerConfig, listen_socket: soc
     server, loop, limits = runner.server, asyncio.get_running_loop(), config.limits
     if server is None:
         raise RuntimeError("the runner was not set up")
+    server.request_factory = canonical_requests(server.request_factory)
 
     def connect() -> asyncio.Protocol:
         if len(server.connections) >= limits.max_connections:

@@ -16,6 +16,7 @@ from server.auth import find_key, is_host_allowed, is_origin_allowed
 from server.config import ServerConfig
 from server.errors import Busy, InvalidRequest
 from server.metrics import Metrics
+from server.request_factory import check_expectation
 from server.responses import error_body, openai_error_body
 
 PUBLIC_ROUTES = frozenset({"/", "/page.css", "/page.js", "/openapi.json", "/health", "/ready", "/metrics"})
@@ -25,6 +26,8 @@ NOT_MODIFIED = 304
 REQUEST_ID = web.RequestKey("request_id", str)
 STREAM = web.RequestKey("stream", web.StreamResponse)  # a response whose headers were sent by the handler
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_USUAL_HEADERS = "Authorization, Content-Type, X-Request-Id"
+_HEADER_NAMES = re.compile(r"(?=.{1,2000}\Z)[A-Za-z0-9_-]+(?:, ?[A-Za-z0-9_-]+)*")
 _KEPT_HEADERS = {"Allow", "Connection", "Retry-After", "WWW-Authenticate"}
 
 log = logging.getLogger(__name__)
@@ -79,7 +82,7 @@ class Middleware:
         try:
             self._check_headers(request)
             if _is_preflight(request):
-                return _preflight_response()
+                return _preflight_response(request)
             with self._authorize(request):
                 async with asyncio.timeout(self._config.limits.request_timeout_s):
                     return await handler(request)
@@ -99,6 +102,7 @@ class Middleware:
             raise web.HTTPForbidden(text="the Host header is not a name of this server; --allow-host adds one")
         if not is_origin_allowed(self._config.origins, origin, host):
             raise web.HTTPForbidden(text="pages of this origin may not send requests; --allow-origin allows one")
+        check_expectation(request)
 
     @contextmanager
     def _authorize(self, request: web.Request) -> Iterator[None]:
@@ -189,10 +193,12 @@ def _is_preflight(request: web.Request) -> bool:
     return request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
 
 
-def _preflight_response() -> web.Response:
+def _preflight_response(request: web.Request) -> web.Response:
+    """Allow a page whose origin was accepted to send what it asks to: no header gives it more rights than others."""
+    raw_names = request.headers.get("Access-Control-Request-Headers", "")
     headers = {
         "Access-Control-Allow-Methods": "GET, POST",
-        "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Request-Id",
+        "Access-Control-Allow-Headers": raw_names if _HEADER_NAMES.fullmatch(raw_names) else _USUAL_HEADERS,
         "Access-Control-Max-Age": "600",
     }
     return web.Response(status=204, headers=headers)

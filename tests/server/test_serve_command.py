@@ -41,6 +41,9 @@ def get(address: str, path: str = "/", body: object = None, key: str | None = No
         (["--api-key", " "], "an API key must not be empty"),
         (["--api-key-file", "keys"], "keys: no API keys in it"),
         (["--api-key-file", "none"], "none"),
+        (["--allow-host", "*.example"], "--allow-host '*.example': expected a host name or IP address"),
+        (["--allow-host", "x" * 9000 + ":80"], "xxxx"),
+        (["--allow-origin", "mine.example"], "--allow-origin 'mine.example': expected an origin"),
         (["--log", "xml"], "'xml' is not one of 'console', 'json'"),
     ],
 )
