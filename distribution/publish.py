@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from distribution.confirm import ChunkCheck
 from distribution.dry_run import DryRun, estimate_relays
 from distribution.errors import CallerError, NotPublished
 from distribution.events import MAX_VERSION, Head, Release, head_draft, heads_filter, read_heads
@@ -218,12 +219,20 @@ class Publisher:
             done = max(done, sent)  # an event that moves to another relay is pending again
             self.on_progress(done, plan.size)
 
+        check = ChunkCheck(
+            [event.id for event in plan.events[: plan.chunks]],
+            whole=self.check,
+            confirmed=held if self.check else {},
+            on_lost=receipts.forget,
+        )
         while True:
             await self.pool.send(allocation, signed, accepted)
             if unplaced := len(allocation.unplaced):
                 reasons = self.pool.failures()
                 raise NotPublished(f"no relay accepted {unplaced:,} of {len(plan.events):,} events: {reasons}")
             self._check_reached("no relay accepted the whole release")
+            if not await check.run(self.pool, allocation):
+                continue
             release = await self._read_back(plan)
             if set(allocation.relays) == set(self.pool.urls):  # otherwise the share of a dropped relay has to move
                 return release

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from distribution.chunking import decode
+from distribution.confirm import ChunkCheck
 from distribution.errors import CallerError, InvalidChunk, InvalidRelease, NotPublished, StoreError
 from distribution.events import CHUNK_KIND, Release, chunk_draft, heads_filter
 from distribution.installed import InstalledFile, InstalledRelease
@@ -118,7 +119,7 @@ class Reseeder:
         return Availability(total=len(ids), held=found, nowhere=len(set(ids).difference(*held.values())))
 
     async def reseed(self) -> Reseeded:
-        """Send each relay the events that it lacks, the release event last.
+        """Send each relay the events that it lacks, the release event last, and read back a sample of the chunks.
 
         Raises:
             NotPublished: No relay accepted all of it.
@@ -154,9 +155,13 @@ class Reseeder:
             left.pop(number, None)
             self._on_progress(total - sum(left.values()), total)
 
-        await self._pool.send(
-            Allocation(list(have), [len(have)] * len(parts), stored=have, barrier=len(sizes)), event, taken
-        )
+        allocation = Allocation(list(have), [len(have)] * len(parts), stored=have, barrier=len(sizes))
+        chunks = [part for part in parts if isinstance(part, _LocalChunk)]
+        check = ChunkCheck(await asyncio.to_thread(self._sent_ids, chunks), confirmed=have)
+        while True:
+            await self._pool.send(allocation, event, taken)
+            if await check.run(self._pool, allocation) or not self._pool.urls:
+                return
 
     def _chunks(self) -> Iterator[tuple[InstalledFile | None, Chunk]]:
         """Yield every chunk of the manifest, and the installed file that it belongs to."""
@@ -183,6 +188,10 @@ class Reseeder:
                 local = replace(local, sig=None)
             chunks[chunk.event_id] = local
         return list(chunks.values()), len(missing - chunks.keys())
+
+    def _sent_ids(self, chunks: Sequence[_LocalChunk]) -> list[bytes]:
+        """Return the ids of the events by which chunks are sent."""
+        return [local.id if local.sig else self._event(local).id for local in chunks]
 
     def _event(self, local: _LocalChunk) -> Event:
         """Return the event of a chunk; raises InvalidEvent if it is not the one that the manifest names."""

@@ -90,6 +90,16 @@ class Allocation:
         self._shares[relay].stored.add(number)
         self._open_below_barrier -= number < self._barrier
 
+    def stored_by(self, relay: str) -> set[int]:
+        """Return the events that a relay stored, as far as it said so."""
+        return set(self._shares[relay].stored)
+
+    def mark_lost(self, relay: str, number: int) -> None:
+        """Record that a relay does not have an event that it stored; the event waits to be sent to it again."""
+        self._shares[relay].stored.remove(number)
+        self._open_below_barrier += number < self._barrier
+        self.requeue(relay, number)
+
     def requeue(self, relay: str, number: int) -> None:
         """Return an event that was in flight to the queue of the same relay."""
         heapq.heappush(self._shares[relay].waiting, number)

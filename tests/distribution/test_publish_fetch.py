@@ -129,7 +129,7 @@ async def test_no_head_if_a_chunk_was_refused(scripted: ScriptedRelay, tmp_path:
 
 async def test_no_head_if_the_relay_forgets(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     scripted.keep = False
-    with pytest.raises(NotPublished, match="accepted the release but does not return it"):
+    with pytest.raises(NotPublished, match="accepted 5 chunks twice and does not return 5 of them"):
         await publish([scripted.url], tmp_path, key, tiny_sources(), timeouts=Timeouts(readable_first_s=0.001))
     assert len(scripted.received) == 3 + 2 + 1 + 1
 

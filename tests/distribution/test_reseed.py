@@ -16,13 +16,14 @@ from distribution.reseed import Reseeded, Reseeder
 from distribution.store import Store
 from relay_client.keys import AddressReference, SecretKey
 from relay_client.pool import Pool
+from relay_client.timeouts import Timeouts
 
 
 async def reseed(urls: Sequence[str], home: Path, release: Release) -> Reseeded:
     store = Store(home)
     installed = store.release(release.id)
     assert installed is not None
-    async with Pool(urls) as pool:
+    async with Pool(urls, timeouts=Timeouts(readable_first_s=0.001)) as pool:
         return await Reseeder(pool, store, installed, now=clock()).reseed()
 
 
@@ -61,6 +62,14 @@ async def test_second_reseed_sends_only_missing_events(target: ScriptedRelay, fe
     done = await reseed([target.url], tmp_path / "friend", fetched)
     assert target.received == [lost]
     assert done.relays[target.url].accepted == 1
+
+
+async def test_relay_that_loses_chunks_is_skipped(target: ScriptedRelay, fetched: Release, tmp_path: Path) -> None:
+    target.deliver = lambda event: None if event["id"] == target.received[0] else event
+    with pytest.raises(NotPublished, match="chunks twice and does not return 1 of them"):
+        await reseed([target.url], tmp_path / "friend", fetched)
+    assert target.received.count(target.received[0]) == 2
+    assert HEAD_KIND not in {event["kind"] for event in target.events.values()}
 
 
 async def test_reseeded_release_is_fetched_from_a_real_relay(relay: str, fetched: Release, tmp_path: Path) -> None:
