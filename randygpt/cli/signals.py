@@ -2,12 +2,14 @@
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 from randygpt.cli.output import print_stderr
 
+SAME_WISH_S = 1.0  # torchrun passes Ctrl-C on as SIGTERM within milliseconds
 _terminations: list[int] = []  # every SIGTERM received so far
 
 
@@ -27,18 +29,25 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[list[int]]:
-    """Collect both signals, so that the caller can finish and save its current step; a second one ends the process.
+    """Collect both signals, so that the caller can finish and save its current step; a later one ends the process.
+
+    Signals within a second of the first do not count.
 
     Yields the signals received. An earlier SIGTERM is included: Python drops an exception raised in some places, such
     as the callback of a weak reference, and imports run many of them.
     """
     received = [*_terminations]
+    first_at = time.monotonic()
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if received:  # restore and raise again
-            signal.signal(number, before[number])
-            signal.raise_signal(number)
+        nonlocal first_at
+        if received:
+            if time.monotonic() - first_at >= SAME_WISH_S:  # restore and raise again
+                signal.signal(number, before[number])
+                signal.raise_signal(number)
+            return
         received.append(number)
+        first_at = time.monotonic()
         print_stderr("finishing this step, then saving; press Ctrl-C again to quit now")
 
     before: dict[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -17,6 +17,7 @@ from support.command import TIMEOUT_S, background, environment
 from support.models import TEXT
 
 from randygpt.checkpoint.sidecar import inspect_checkpoint
+from randygpt.cli import signals
 from randygpt.cli.main import run
 from randygpt.training import device
 
@@ -32,15 +33,16 @@ def folder(at_home: Path) -> Path:
 
 
 @contextmanager
-def signalled(number: int, condition: Callable[[], bool]) -> Iterator[None]:
-    """Send this process a signal once the condition holds, and no later than the end of the block."""
+def signalled(numbers: tuple[int, ...], condition: Callable[[], bool]) -> Iterator[None]:
+    """Send this process signals once the condition holds, and no later than the end of the block."""
     ended = threading.Event()
 
     def send() -> None:
         while not condition():
             if ended.wait(0.005):
                 return
-        os.kill(os.getpid(), number)
+        for number in numbers:
+            os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -79,7 +81,7 @@ def test_relay_started_by_a_script_can_be_terminated(tmp_path: Path, free_port: 
 @pytest.mark.usefixtures("folder")
 def test_signal_ends_training_with_both_files_saved(number: int, code: int) -> None:
     metrics = Path("checkpoint.metrics.jsonl")
-    with signalled(number, lambda: metrics.is_file() and metrics.stat().st_size > 0):
+    with signalled((number,), lambda: metrics.is_file() and metrics.stat().st_size > 0):
         assert run([*TINY, "--iters", "100000"]) == code
     assert Path("checkpoint.bin").stat().st_size == Path("checkpoint_best.bin").stat().st_size > 0
     iterations = len(metrics.read_text().splitlines())
@@ -109,6 +111,17 @@ def test_training_ends_after_signal_in_weakref_callback(monkeypatch: pytest.Monk
     assert inspect_checkpoint(Path("checkpoint.bin")).header.iteration == 0
 
 
+@pytest.mark.usefixtures("folder")
+def test_signals_within_a_second_are_one_wish(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C reaches the whole process group, and torchrun then sends SIGTERM."""
+    metrics = Path("checkpoint.metrics.jsonl")
+    both = (signal.SIGINT, signal.SIGTERM)
+    with signalled(both, lambda: metrics.is_file() and metrics.stat().st_size > 0):
+        assert run([*TINY, "--iters", "100000"]) == 130
+    assert inspect_checkpoint(Path("checkpoint.bin")).header.iteration > 0
+    assert capsys.readouterr().err.count("finishing this step") == 1
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full)]
 )
@@ -127,6 +140,7 @@ def test_second_signal_ends_training_at_once(tmp_path: Path, number: int, code: 
         read_up_to(ours, b"0/1")
         process.send_signal(number)
         read_up_to(ours, b"again")
+        time.sleep(signals.SAME_WISH_S)
         process.send_signal(number)
         assert b"Traceback" not in read_up_to(ours, None)
     assert process.returncode == code
@@ -155,7 +169,7 @@ def test_resume_after_kill_matches_unbroken_run(folder: Path, number: int) -> No
         path.unlink()
     best = Path("checkpoint_best.bin")
     if number == signal.SIGTERM:
-        with signalled(number, best.is_file):
+        with signalled((number,), best.is_file):
             assert run([*command]) == 143
     else:
         kill_once(best.is_file, folder, *command)
