@@ -8,7 +8,7 @@ from distribution.chunking import decode_exactly
 from distribution.errors import InvalidChunk
 from distribution.events import CHUNK_KIND
 from distribution.manifest import Chunk, FileEntry
-from relay_client.event import HashedEvent, decode_hex, raw_tag
+from relay_client.event import HashedEvent, decode_hex, first_tag_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ class Assembler:
         Any author may sign such a copy, since the verified manifest names the hash of the bytes. Returns and raises
         what `offer` does.
         """
-        claimed = raw_tag(raw_event, "x")
+        claimed = first_tag_value(raw_event, "x")
         wanted = [event_id for event_id in self._places if self._chunks[event_id].sha256.hex() == claimed]
         if not wanted:
             return b"", []

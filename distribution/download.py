@@ -145,7 +145,7 @@ class _ChunkWriter:
         for event_id in self._assembler.missing:
             if refusal := self._refusals.get(event_id.hex()):
                 raise InvalidChunk(f"{count} are missing or did not verify: {refusal}")
-        reasons = f" ({pool.failures()})" if pool.failures() else ""
+        reasons = f" ({pool.failure_summary()})" if pool.failure_summary() else ""
         raise ChunksMissing(f"{count} missing on {', '.join(pool.reports)}; run it again later{reasons}")
 
     def _offer(self, url: str, raw_event: Mapping[str, object]) -> bool:

@@ -181,7 +181,7 @@ class Fetcher:
         found: dict[bytes, Event] = {}
         rejected: dict[str, str] = {}  # claimed event id in hex -> why the last answer was rejected
 
-        def offer(url: str, raw_event: Mapping[str, object]) -> bool:
+        def accept(url: str, raw_event: Mapping[str, object]) -> bool:
             try:
                 event = Event.parse(raw_event)
             except InvalidEvent as error:
@@ -190,7 +190,7 @@ class Fetcher:
             found[event.id] = event
             return True
 
-        missing = await self.pool.gather(ids, offer)
+        missing = await self.pool.gather(ids, accept)
         for event_id in missing:
             if reason := rejected.get(event_id.hex()):
                 raise InvalidRelease(f"the {what} does not verify: {reason}")
@@ -258,5 +258,5 @@ class Fetcher:
             )
 
     def _failures(self) -> str:
-        reasons = self.pool.failures()
+        reasons = self.pool.failure_summary()
         return f" ({reasons})" if reasons else ""

@@ -228,7 +228,7 @@ class Publisher:
         while True:
             await self.pool.send(allocation, signed, accepted)
             if unplaced := len(allocation.unplaced):
-                reasons = self.pool.failures()
+                reasons = self.pool.failure_summary()
                 raise NotPublished(f"no relay accepted {unplaced:,} of {len(plan.events):,} events: {reasons}")
             self._check_reached("no relay accepted the whole release")
             if not await check.run(self.pool, allocation):
@@ -300,7 +300,7 @@ class Publisher:
 
     def _check_reached(self, failure: str) -> None:
         if not self.pool.urls:
-            raise NotPublished(f"{failure}: {self.pool.failures()}")
+            raise NotPublished(f"{failure}: {self.pool.failure_summary()}")
 
 
 def _hash(spec: ReleaseSpec) -> list[HashedSource]:

@@ -137,7 +137,7 @@ class Reseeder:
             self._pool.note_duplicates(url, len(numbers))
         await self._deliver(parts, have)
         if not self._pool.urls:
-            raise NotPublished(f"no relay accepted the whole release: {self._pool.failures()}")
+            raise NotPublished(f"no relay accepted the whole release: {self._pool.failure_summary()}")
         head = await self._send_head()
         return Reseeded(
             total=len(parts) + missing, copies=len(copied), missing=missing, relays=self._pool.reports, head=head

@@ -129,4 +129,4 @@ class Revoker:
     async def _send(self, event: Event) -> None:
         await self.pool.publish([(event, self.pool.urls)])
         if not self.pool.urls:
-            raise NotPublished(f"no relay accepted it: {self.pool.failures()}")
+            raise NotPublished(f"no relay accepted it: {self.pool.failure_summary()}")

@@ -17,11 +17,11 @@ from relay_client.filter import Filter
 from relay_client.messages import reason_prefix
 from relay_client.rate_control import MAX_QUERY_RETRIES, RateControl
 from relay_client.session import (
-    Acknowledged,
     AuthAnswered,
     AuthRequested,
     EventReceived,
     NoticeReceived,
+    OkReceived,
     RequestClosed,
     Session,
     StoredEventsSent,
@@ -55,7 +55,7 @@ class Connection:
         self._signer = signer
         self._timeouts = timeouts
         self._session = Session()
-        self._answers: deque[Acknowledged | NoticeReceived] = deque()  # bounded by the session's limits
+        self._answers: deque[OkReceived | NoticeReceived] = deque()  # bounded by the session's limits
         self._auth_answers: list[AuthAnswered] = []  # to the last `authenticate`: at most one
         self._auth_lock = asyncio.Lock()
         self._requests: dict[str, _Request] = {}
@@ -118,7 +118,7 @@ class Connection:
         self._check_alive()
         await self._write(self._session.publish(event))
 
-    async def answers(self) -> list[Acknowledged | NoticeReceived]:
+    async def answers(self) -> list[OkReceived | NoticeReceived]:
         """Wait for at least one answer to sent events, and return all since the last call; raises as `send` does.
 
         An event that is unanswered when its connection fails is never answered.
@@ -197,19 +197,19 @@ class Connection:
     async def _request_once(self, wanted: Filter, on_event: OnEvent, on_stored: Callable[[], None] | None) -> str:
         """Open one request and wait until it ends; returns the reason if the relay closed it."""
         self._check_alive()
-        subscription, frame = self._session.subscribe(wanted, live=on_stored is not None)
+        subscription_id, frame = self._session.subscribe(wanted, live=on_stored is not None)
         request = _Request(on_event, on_stored, asyncio.get_running_loop().create_future())
-        self._requests[subscription] = request
+        self._requests[subscription_id] = request
         try:
             await self._write(frame)
             while not request.closed.done():
                 await self._wait_for_frame(limited=request.owes_answer)
             return request.closed.result()
         finally:
-            del self._requests[subscription]
+            del self._requests[subscription_id]
             if request.closed.done():
                 request.closed.exception()  # retrieved, even if the caller was cancelled first
-            close = self._session.unsubscribe(subscription)
+            close = self._session.unsubscribe(subscription_id)
             if close and not self._failure:
                 with contextlib.suppress(TransportError):
                     await self._write(close)
@@ -258,14 +258,14 @@ class Connection:
 
     def _handle(self, frame: bytes) -> None:
         match self._session.receive(frame):
-            case Acknowledged() as answer:
+            case OkReceived() as answer:
                 self._answers.append(answer)
-            case EventReceived(subscription=subscription, raw_event=raw_event):
-                self._pass_event(self._requests[subscription], raw_event)
-            case StoredEventsSent(subscription=subscription):
-                self._end_stored(self._requests[subscription])
-            case RequestClosed(subscription=subscription, reason=reason):
-                request = self._requests.get(subscription)
+            case EventReceived(subscription_id=subscription_id, raw_event=raw_event):
+                self._pass_event(self._requests[subscription_id], raw_event)
+            case StoredEventsSent(subscription_id=subscription_id):
+                self._end_stored(self._requests[subscription_id])
+            case RequestClosed(subscription_id=subscription_id, reason=reason):
+                request = self._requests.get(subscription_id)
                 if request and not request.closed.done():
                     request.closed.set_result(reason)
             case AuthAnswered() as answer:

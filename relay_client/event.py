@@ -41,7 +41,7 @@ def decode_hex(raw_text: object, size: int) -> bytes:
     return data
 
 
-def raw_tag(raw_event: Mapping[str, object], name: str) -> str | None:
+def first_tag_value(raw_event: Mapping[str, object], name: str) -> str | None:
     """Return the second element of the first tag called `name` in an unchecked event, or None."""
     raw_tags = raw_event.get("tags")
     for raw_item in raw_tags if isinstance(raw_tags, list) else []:

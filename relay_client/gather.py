@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from relay_client.connection import Connection
 from relay_client.errors import PeerError, RelayRefused, TransportError
-from relay_client.event import raw_tag
+from relay_client.event import first_tag_value
 from relay_client.filter import Filter
 from relay_client.gather_plan import GatherPlan
 
@@ -21,12 +21,12 @@ REQUESTS_PER_RELAY = 2  # with one, a relay idles for a round trip between reque
 _MAX_EVENTS_BY_HASH = 100  # per request: the smallest result limit seen on a relay
 
 # Gets the relay's address and an unverified event; returns whether the event is a wanted one, verified and kept.
-Offer = Callable[[str, Mapping[str, object]], bool]
+AcceptEvent = Callable[[str, Mapping[str, object]], bool]
 OnFailure = Callable[[str, TransportError | PeerError], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lookup:
+class KeyLookup:
     """Mapping of wanted keys (in hex) to a filter, and of an unverified event to the key it claims."""
 
     filter: Callable[[Sequence[str]], Filter]
@@ -34,18 +34,18 @@ class Lookup:
     relay_can_verify: bool  # so an invalid event counts against the relay that sent it
 
 
-BY_ID = Lookup(
+BY_ID = KeyLookup(
     filter=lambda keys: Filter(ids=tuple(map(bytes.fromhex, keys)), limit=len(keys)),
     key=lambda raw_event: str(raw_event.get("id")),
     relay_can_verify=True,  # the id is the hash of the event
 )
 
 
-def by_hash(kind: int) -> Lookup:
+def by_hash(kind: int) -> KeyLookup:
     """Look up events of a kind by the hash in their tag `x`, from any author; relays cannot verify that hash."""
-    return Lookup(
+    return KeyLookup(
         filter=lambda keys: Filter(kinds=(kind,), tags={"x": tuple(keys)}, limit=_MAX_EVENTS_BY_HASH),
-        key=lambda raw_event: raw_tag(raw_event, "x"),
+        key=lambda raw_event: first_tag_value(raw_event, "x"),
         relay_can_verify=False,
     )
 
@@ -53,9 +53,9 @@ def by_hash(kind: int) -> Lookup:
 async def gather_events(
     connections: Sequence[Connection],
     keys: Sequence[str],
-    offer: Offer,
+    accept: AcceptEvent,
     *,
-    lookup: Lookup = BY_ID,
+    lookup: KeyLookup = BY_ID,
     misbehaving: set[str],
     on_failure: OnFailure,
     endgame_s: float,
@@ -65,7 +65,7 @@ async def gather_events(
     Args:
         connections: Open connections, one per relay.
         keys: Wanted keys in hex: event ids, or hashes (see `lookup`).
-        offer: Called for each unverified event; returns whether it is a wanted one, verified and kept.
+        accept: Called for each unverified event; returns whether it is a wanted one, verified and kept.
         lookup: How the keys are turned into filters, and events back into keys.
         misbehaving: Relays that are asked last; a relay that sends an invalid event is added.
         on_failure: Called with the address of a relay that failed, and the error.
@@ -75,10 +75,10 @@ async def gather_events(
         The keys that did not arrive.
 
     Raises:
-        Exception: Whatever `offer` raises.
+        Exception: Whatever `accept` raises.
     """
     plan = GatherPlan(keys, [connection.url for connection in connections], misbehaving)
-    workers = _Workers(plan, offer, lookup, misbehaving, endgame_s)
+    workers = _Workers(plan, accept, lookup, misbehaving, endgame_s)
 
     async def work(connection: Connection) -> None:
         try:
@@ -93,7 +93,7 @@ async def gather_events(
         async with asyncio.TaskGroup() as group:
             for _ in range(REQUESTS_PER_RELAY):
                 workers.tasks += [group.create_task(work(connection)) for connection in connections]
-    except BaseExceptionGroup as group_error:  # unwrap what `offer` raised
+    except BaseExceptionGroup as group_error:  # unwrap what `accept` raised
         raise group_error.exceptions[0] from None
     return plan.wanted
 
@@ -101,11 +101,13 @@ async def gather_events(
 class _Workers:
     """State shared by the workers of one gathering; each worker has one request open at one relay."""
 
-    def __init__(self, plan: GatherPlan, offer: Offer, lookup: Lookup, misbehaving: set[str], endgame_s: float) -> None:
+    def __init__(
+        self, plan: GatherPlan, accept: AcceptEvent, lookup: KeyLookup, misbehaving: set[str], endgame_s: float
+    ) -> None:
         self.tasks: list[asyncio.Task[None]] = []
         self.open_requests: Counter[str] = Counter()  # by relay
         self._plan = plan
-        self._offer = offer
+        self._accept = accept
         self._lookup = lookup
         self._misbehaving = misbehaving
         self._endgame_s = endgame_s if len(plan.wanted) > 1 else 0  # a single event is requested from every relay
@@ -161,7 +163,7 @@ class _Workers:
 
     def _take(self, url: str, key: str, raw_event: Mapping[str, object]) -> bool:
         """Offer an event and return whether it was kept; the last one ends all workers."""
-        if not self._offer(url, raw_event):
+        if not self._accept(url, raw_event):
             return False
         self._plan.mark_received(key)
         if self._plan.complete:

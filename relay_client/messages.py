@@ -18,7 +18,7 @@ _PREFIX = re.compile("[a-z-]+(?=:|$)")
 class EventMessage:
     """An event for a subscription; nothing in it is checked yet."""
 
-    subscription: str
+    subscription_id: str
     raw_event: Mapping[str, object]
 
 
@@ -35,14 +35,14 @@ class OkMessage:
 class EoseMessage:
     """All stored events of a subscription have been sent."""
 
-    subscription: str
+    subscription_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClosedMessage:
     """The relay closed a subscription."""
 
-    subscription: str
+    subscription_id: str
     text: str
 
 
@@ -73,14 +73,14 @@ def encode_auth(event: HashedEvent) -> bytes:
     return orjson.dumps(["AUTH", event.to_dict()])
 
 
-def encode_req(subscription: str, wanted: Filter) -> bytes:
+def encode_req(subscription_id: str, wanted: Filter) -> bytes:
     """Encode `["REQ", …]`, which requests stored events and subscribes to new ones."""
-    return orjson.dumps(["REQ", subscription, wanted.to_dict()])
+    return orjson.dumps(["REQ", subscription_id, wanted.to_dict()])
 
 
-def encode_close(subscription: str) -> bytes:
+def encode_close(subscription_id: str) -> bytes:
     """Encode `["CLOSE", …]`, which ends a subscription."""
-    return orjson.dumps(["CLOSE", subscription])
+    return orjson.dumps(["CLOSE", subscription_id])
 
 
 def parse_relay_message(raw_message: str | bytes) -> RelayMessage | None:
@@ -91,14 +91,14 @@ def parse_relay_message(raw_message: str | bytes) -> RelayMessage | None:
         raise InvalidMessage(f"not JSON: {error}") from None
     message: RelayMessage | None = None
     match parts:
-        case ["EVENT", str(subscription), dict(raw_event)]:
-            message = EventMessage(subscription=subscription, raw_event=raw_event)
+        case ["EVENT", str(subscription_id), dict(raw_event)]:
+            message = EventMessage(subscription_id=subscription_id, raw_event=raw_event)
         case ["OK", raw_id, bool(accepted), *rest]:
             message = OkMessage(event_id=_event_id(raw_id), accepted=accepted, text=_text(rest))
-        case ["EOSE", str(subscription), *_]:
-            message = EoseMessage(subscription=subscription)
-        case ["CLOSED", str(subscription), *rest]:
-            message = ClosedMessage(subscription=subscription, text=_text(rest))
+        case ["EOSE", str(subscription_id), *_]:
+            message = EoseMessage(subscription_id=subscription_id)
+        case ["CLOSED", str(subscription_id), *rest]:
+            message = ClosedMessage(subscription_id=subscription_id, text=_text(rest))
         case ["NOTICE", *rest]:
             message = NoticeMessage(text=_text(rest))
         case ["AUTH", str(challenge)] if len(challenge) <= _MAX_CHALLENGE:
@@ -118,13 +118,13 @@ def reason_prefix(reason: str) -> str:
     return found[0] if found else ""
 
 
-def printable(text: str) -> str:
+def sanitize(text: str) -> str:
     """Make foreign text safe for a terminal: at most 200 characters on one line, without control characters."""
     return "".join(c if c.isprintable() else " " for c in text[:200])
 
 
 def _text(rest: list[object]) -> str:
-    return printable(rest[0]) if rest and isinstance(rest[0], str) else ""
+    return sanitize(rest[0]) if rest and isinstance(rest[0], str) else ""
 
 
 def _event_id(raw_id: object) -> bytes:

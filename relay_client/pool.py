@@ -13,7 +13,7 @@ from relay_client.connection import Connection, OnEvent
 from relay_client.errors import InvalidEvent, PeerError, RelayRefused, RelayTimeout, TransportError
 from relay_client.event import Event, HashedEvent, Signer
 from relay_client.filter import Filter
-from relay_client.gather import BY_ID, Lookup, Offer, gather_events
+from relay_client.gather import BY_ID, AcceptEvent, KeyLookup, gather_events
 from relay_client.gather_plan import IDS_PER_REQUEST
 from relay_client.hints import MAX_HINTS, usable_hints
 from relay_client.rate_control import RateControl
@@ -92,7 +92,7 @@ class Pool:
             await self._close()
             raise
         if not self.urls:
-            raise TransportError(f"no relay can be reached: {self.failures() or 'none is named'}")
+            raise TransportError(f"no relay can be reached: {self.failure_summary() or 'none is named'}")
         return self
 
     async def __aexit__(
@@ -110,7 +110,7 @@ class Pool:
         """Result at each relay so far, by address."""
         return {url: relay.report() for url, relay in self._relays.items()}
 
-    def failures(self) -> str:
+    def failure_summary(self) -> str:
         """Return in one line why relays are not in use; empty if all are."""
         return "; ".join(relay.reason for relay in self._relays.values() if relay.reason)
 
@@ -231,7 +231,7 @@ class Pool:
         readable = await find_readable()
         return set(self.urls) - readable
 
-    async def gather(self, keys: Iterable[bytes], offer: Offer, lookup: Lookup = BY_ID) -> list[bytes]:
+    async def gather(self, keys: Iterable[bytes], accept: AcceptEvent, lookup: KeyLookup = BY_ID) -> list[bytes]:
         """Request events from all relays at once until each arrived somewhere.
 
         Relays whose connection broke are reconnected, and hints followed, only if the others lack something. A relay
@@ -239,27 +239,27 @@ class Pool:
 
         Args:
             keys: Wanted keys of 32 bytes each: event ids, or hashes (see `lookup`).
-            offer: Called for each unverified event; returns whether it is a wanted one, verified and kept.
+            accept: Called for each unverified event; returns whether it is a wanted one, verified and kept.
             lookup: How the keys are turned into filters, and events back into keys.
 
         Returns:
             The keys that did not arrive.
 
         Raises:
-            Exception: Whatever `offer` raises.
+            Exception: Whatever `accept` raises.
         """
-        missing = await self._gather(self.urls, [key.hex() for key in keys], offer, lookup)
+        missing = await self._gather(self.urls, [key.hex() for key in keys], accept, lookup)
         attempts, backoff = _RECONNECTS, Backoff(self.timeouts)
         while missing and attempts and self._disconnected():
             await asyncio.sleep(backoff.next())
             before, attempts = len(missing), attempts - 1
-            missing = await self._gather(await self._reconnect_lost(), missing, offer, lookup)
+            missing = await self._gather(await self._reconnect_lost(), missing, accept, lookup)
             if len(missing) < before:
                 attempts, backoff = _RECONNECTS, Backoff(self.timeouts)
         for relay in self._disconnected():
             relay.status = RelayStatus.DROPPED
         if missing and (joined := await self.connect_hints()):
-            missing = await self._gather(joined, missing, offer, lookup)
+            missing = await self._gather(joined, missing, accept, lookup)
         return [bytes.fromhex(key) for key in missing]
 
     def add_hints(self, raw_urls: Iterable[str]) -> None:
@@ -343,7 +343,9 @@ class Pool:
         except (TransportError, PeerError) as error:
             relay.fail(RelayStatus.DROPPED, error)
 
-    async def _gather(self, urls: Sequence[str], keys: Sequence[str], offer: Offer, lookup: Lookup) -> list[str]:
+    async def _gather(
+        self, urls: Sequence[str], keys: Sequence[str], accept: AcceptEvent, lookup: KeyLookup
+    ) -> list[str]:
         def fail(url: str, error: TransportError | PeerError) -> None:
             broke = isinstance(error, TransportError) and not isinstance(error, RelayRefused | RelayTimeout)
             self._relays[url].fail(RelayStatus.DISCONNECTED if broke else RelayStatus.DROPPED, error)
@@ -351,7 +353,7 @@ class Pool:
         return await gather_events(
             [self._connection(url) for url in urls],
             keys,
-            offer,
+            accept,
             lookup=lookup,
             misbehaving=self.misbehaving,
             on_failure=fail,

@@ -18,7 +18,7 @@ from relay_client.errors import PeerError, RelayRefused, TransportError
 from relay_client.event import Event
 from relay_client.rate_control import RateControl, mentions_rate_limit
 from relay_client.relay_status import SendCounts
-from relay_client.session import Acknowledged, NoticeReceived, Verdict
+from relay_client.session import NoticeReceived, OkReceived, Verdict
 from relay_client.timeouts import Timeouts
 
 MIN_FOR_SECOND = 64  # waiting events that are worth a second connection
@@ -146,11 +146,11 @@ class RelaySender:
             self._in_flight[event.id] = _Sent(number=number, at=_now(), authenticated=self.connection.authenticated)
             await self.connection.send(event)
 
-    async def _handle_answers(self, answers: list[Acknowledged | NoticeReceived]) -> None:
+    async def _handle_answers(self, answers: list[OkReceived | NoticeReceived]) -> None:
         """Record answers, back off and authenticate as they demand; raises RelayRefused."""
         refusal = auth_reason = ""
         for answer in answers:
-            if isinstance(answer, Acknowledged):
+            if isinstance(answer, OkReceived):
                 if self._record(answer):
                     refusal = refusal or f"{self.url}: refused an event: {answer.reason or 'no reason given'}"
                 elif answer.verdict is Verdict.AUTH_REQUIRED:
@@ -162,7 +162,7 @@ class RelaySender:
         if auth_reason and not self.connection.authenticated:
             await self.connection.authenticate(auth_reason)
 
-    def _record(self, answer: Acknowledged) -> bool:
+    def _record(self, answer: OkReceived) -> bool:
         """Record the answer to one event; returns True if the event was refused for good."""
         sent = self._in_flight.pop(answer.event_id)
         if answer.verdict in {Verdict.ACCEPTED, Verdict.DUPLICATE}:

@@ -56,7 +56,7 @@ _VERDICTS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Acknowledged:
+class OkReceived:
     """The relay answered an event that we sent."""
 
     event_id: bytes
@@ -68,7 +68,7 @@ class Acknowledged:
 class EventReceived:
     """An event arrived for a request. Its claimed id is one that was requested; nothing else is checked."""
 
-    subscription: str
+    subscription_id: str
     raw_event: Mapping[str, object]
 
 
@@ -76,14 +76,14 @@ class EventReceived:
 class StoredEventsSent:
     """The relay sent everything it stores for a request (EOSE)."""
 
-    subscription: str
+    subscription_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestClosed:
     """The relay closed a request, for a reason that may be empty."""
 
-    subscription: str
+    subscription_id: str
     reason: str
 
 
@@ -106,9 +106,7 @@ class AuthAnswered:
     refusal: str
 
 
-Outcome = (
-    Acknowledged | EventReceived | StoredEventsSent | RequestClosed | NoticeReceived | AuthRequested | AuthAnswered
-)
+Outcome = OkReceived | EventReceived | StoredEventsSent | RequestClosed | NoticeReceived | AuthRequested | AuthAnswered
 
 
 @dataclass(slots=True)
@@ -191,20 +189,20 @@ class Session:
             A subscription id never used before on this connection, and the frame that opens it.
         """
         self._opened += 1
-        subscription = f"r{self._opened}"
+        subscription_id = f"r{self._opened}"
         ids = frozenset(event_id.hex() for event_id in wanted.ids)
-        self._requests[subscription] = _Request(ids, wanted.limit, live)
-        return subscription, encode_req(subscription, wanted)
+        self._requests[subscription_id] = _Request(ids, wanted.limit, live)
+        return subscription_id, encode_req(subscription_id, wanted)
 
-    def unsubscribe(self, subscription: str) -> bytes | None:
+    def unsubscribe(self, subscription_id: str) -> bytes | None:
         """Return the frame that closes a request; None if the relay has closed it already."""
-        closed = self._requests.pop(subscription, None)
+        closed = self._requests.pop(subscription_id, None)
         if closed is None:
             return None
-        self._closed[subscription] = closed
+        self._closed[subscription_id] = closed
         if len(self._closed) > _CLOSED_REMEMBERED:
             self._closed.popitem(last=False)
-        return encode_close(subscription)
+        return encode_close(subscription_id)
 
     def receive(self, raw_message: str | bytes) -> Outcome | None:
         """Interpret one frame; None if it needs no action.
@@ -219,9 +217,9 @@ class Session:
             case EventMessage() as message:
                 outcome = self._receive_event(message)
             case OkMessage() as message:
-                outcome = self._acknowledge(message)
-            case EoseMessage(subscription=subscription):
-                outcome = self._end_stored(subscription)
+                outcome = self._receive_ok(message)
+            case EoseMessage(subscription_id=subscription_id):
+                outcome = self._end_stored(subscription_id)
             case ClosedMessage() as message:
                 outcome = self._close(message)
             case NoticeMessage(text=text):
@@ -243,17 +241,17 @@ class Session:
 
     def _crosses_close(self, message: EventMessage | EoseMessage | ClosedMessage) -> bool:
         """Return whether a message was in flight when we closed its request."""
-        closed = self._closed.get(message.subscription)
+        closed = self._closed.get(message.subscription_id)
         if closed is None:
             return False
         if isinstance(message, EventMessage) and closed.allowance:
             closed.allowance -= 1
         else:
-            del self._closed[message.subscription]
+            del self._closed[message.subscription_id]
         return True
 
     def _receive_event(self, message: EventMessage) -> EventReceived | None:
-        request = self._requests.get(message.subscription)
+        request = self._requests.get(message.subscription_id)
         if request is None:
             return None
         raw_id = message.raw_event.get("id")
@@ -267,21 +265,21 @@ class Session:
             return None
         else:
             request.allowance -= 1
-        return EventReceived(subscription=message.subscription, raw_event=message.raw_event)
+        return EventReceived(subscription_id=message.subscription_id, raw_event=message.raw_event)
 
-    def _end_stored(self, subscription: str) -> StoredEventsSent | None:
-        request = self._requests.get(subscription)
+    def _end_stored(self, subscription_id: str) -> StoredEventsSent | None:
+        request = self._requests.get(subscription_id)
         if request is None or request.stored_sent:
             return None
         request.stored_sent = True
-        return StoredEventsSent(subscription=subscription)
+        return StoredEventsSent(subscription_id=subscription_id)
 
     def _close(self, message: ClosedMessage) -> RequestClosed | None:
-        if self._requests.pop(message.subscription, None) is None:
+        if self._requests.pop(message.subscription_id, None) is None:
             return None
-        return RequestClosed(subscription=message.subscription, reason=message.text)
+        return RequestClosed(subscription_id=message.subscription_id, reason=message.text)
 
-    def _acknowledge(self, message: OkMessage) -> Acknowledged | AuthAnswered | None:
+    def _receive_ok(self, message: OkMessage) -> OkReceived | AuthAnswered | None:
         if message.event_id == self._auth_id:
             self._auth_id, self.authenticated = None, message.accepted
             return AuthAnswered(refusal="" if message.accepted else message.text or "no reason given")
@@ -292,4 +290,4 @@ class Session:
         verdict = _VERDICTS.get(reason_prefix(message.text), Verdict.REFUSED)
         if message.accepted and verdict is not Verdict.DUPLICATE:
             verdict = Verdict.ACCEPTED
-        return Acknowledged(event_id=message.event_id, verdict=verdict, reason=message.text)
+        return OkReceived(event_id=message.event_id, verdict=verdict, reason=message.text)

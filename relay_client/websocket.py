@@ -12,7 +12,7 @@ from websockets.uri import parse_uri
 
 from relay_client.errors import TransportError
 from relay_client.hints import is_public
-from relay_client.messages import printable
+from relay_client.messages import sanitize
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from relay_client.url import is_loopback
 
@@ -46,7 +46,7 @@ def describe_error(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return printable(str(error)) or type(error).__name__
+    return sanitize(str(error)) or type(error).__name__
 
 
 async def _public_address(url: str, timeouts: Timeouts) -> str:

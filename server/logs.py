@@ -19,7 +19,7 @@ def set_up(style: Style, *, level: int = logging.INFO, stream: TextIO | None = N
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
-def printable(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Escape control characters, so that text cannot forge another line."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
@@ -29,7 +29,7 @@ class _Lines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
         facts = "".join(f" {name}={value}" for name, value in _facts(record).items())
-        return printable(super().formatMessage(record) + facts)
+        return escape_controls(super().formatMessage(record) + facts)
 
 
 class _JsonLines(logging.Formatter):

@@ -21,7 +21,7 @@ from randygpt.model.config import ModelConfig
 from randygpt.model.decoder import KVCache
 from randygpt.model.tokenizer import BOS_ID
 from server.errors import UnfitModel, Unreadable
-from server.logs import printable
+from server.logs import escape_controls
 
 MAX_SLOTS = 32  # sequences that a model decodes at once
 _MAX_CACHE = 1 << 30  # bytes of KV cache; fewer slots where that is not enough
@@ -138,7 +138,9 @@ def load_file(path: Path, *, preset: str | None = None, vocab: Path | None = Non
     language_model = load(path, preset=preset, vocab=vocab)
     with find_checkpoint(path).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    loaded = LoadedModel(language_model=language_model, release_id=None, label=printable(str(path)), sha256=sha256)
+    loaded = LoadedModel(
+        language_model=language_model, release_id=None, label=escape_controls(str(path)), sha256=sha256
+    )
     try:
         _self_test(loaded)
     except UnfitModel as error:

@@ -17,7 +17,7 @@ from distribution.errors import StoreError
 from distribution.store import Store
 from server.errors import UnfitModel, Unreadable
 from server.limits import ReloadTiming
-from server.logs import printable
+from server.logs import escape_controls
 from server.models import ActiveModel, LoadedModel, load_release
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Reloader:
 
     def _fail(self, reason: str) -> None:
         self._retry_at = math.inf
-        self._active.failure = printable(reason)
+        self._active.failure = escape_controls(reason)
         self._active.failures += 1
         log.error("model swap failed: %s", reason)
 

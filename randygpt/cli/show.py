@@ -66,9 +66,9 @@ def _release(which: str) -> tuple[Path, dict[str, object], dict[str, object]]:
 
 def _printable(text: object) -> str:
     """Return an author's text without characters that could control the terminal."""
-    from relay_client.messages import printable
+    from relay_client.messages import sanitize
 
-    return printable(text) if isinstance(text, str) else ""
+    return sanitize(text) if isinstance(text, str) else ""
 
 
 def _facts(found: "CheckpointInfo") -> dict[str, object]:

@@ -68,7 +68,7 @@ async def test_copies_are_found_on_a_real_relay(
     replace_by_copies(scripted, published, stranger)
     async with Pool([relay]) as pool:
         await pool.publish([(Event.parse(event), [relay]) for event in scripted.events.values()])
-        assert pool.failures() == ""
+        assert pool.failure_summary() == ""
     fetched = await fetch([relay], tmp_path / "b", published.release.id)
     assert fetched.release.file("checkpoint").local_path.read_bytes() == checkpoint_bytes()
 

@@ -17,7 +17,7 @@ from relay_client.errors import CallerError, InvalidMessage, PeerError, RelayRef
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
-from relay_client.session import Acknowledged, Verdict
+from relay_client.session import OkReceived, Verdict
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from relay_client.url import normalize_url
 
@@ -132,8 +132,8 @@ async def test_sent_event_is_answered(scripted: ScriptedRelay) -> None:
         (first,) = await connection.answers()
         await connection.send(EVENT)
         (second,) = await connection.answers()
-    assert first == Acknowledged(event_id=EVENT.id, verdict=Verdict.ACCEPTED, reason="")
-    assert second == Acknowledged(event_id=EVENT.id, verdict=Verdict.DUPLICATE, reason="duplicate: have it")
+    assert first == OkReceived(event_id=EVENT.id, verdict=Verdict.ACCEPTED, reason="")
+    assert second == OkReceived(event_id=EVENT.id, verdict=Verdict.DUPLICATE, reason="duplicate: have it")
     assert scripted.events == {EVENT.id.hex(): orjson.loads(EVENT.to_json())}
 
 
@@ -252,11 +252,11 @@ async def test_real_relay_accepts_events_after_auth(nip42_relay: str) -> None:
     async with opened(nip42_relay, KEY) as connection:
         await connection.send(EVENT)
         (refused,) = await connection.answers()
-        assert isinstance(refused, Acknowledged)
+        assert isinstance(refused, OkReceived)
         assert refused.verdict is Verdict.AUTH_REQUIRED
         await connection.authenticate(refused.reason)
         await connection.send(EVENT)
-        assert await connection.answers() == [Acknowledged(event_id=EVENT.id, verdict=Verdict.ACCEPTED, reason="")]
+        assert await connection.answers() == [OkReceived(event_id=EVENT.id, verdict=Verdict.ACCEPTED, reason="")]
 
 
 async def test_refused_key_is_reported() -> None:

@@ -46,7 +46,7 @@ def test_req_and_close_messages() -> None:
 
 @pytest.mark.parametrize("raw_event", [{}, {"id": ID}, {"id": []}])
 def test_event_is_parsed(raw_event: dict[str, object]) -> None:
-    assert parse("EVENT", "r1", raw_event) == EventMessage(subscription="r1", raw_event=raw_event)
+    assert parse("EVENT", "r1", raw_event) == EventMessage(subscription_id="r1", raw_event=raw_event)
 
 
 @pytest.mark.parametrize("accepted", [True, False])
@@ -62,12 +62,12 @@ def test_ok_without_reason_is_parsed(rest: tuple[object, ...]) -> None:
 
 @pytest.mark.parametrize("rest", [(), ("more",)])
 def test_eose_is_parsed(rest: tuple[object, ...]) -> None:
-    assert parse("EOSE", "r1", *rest) == EoseMessage(subscription="r1")
+    assert parse("EOSE", "r1", *rest) == EoseMessage(subscription_id="r1")
 
 
 @pytest.mark.parametrize(("rest", "text"), [((), ""), ((None,), ""), (("auth-required: who?",), "auth-required: who?")])
 def test_closed_is_parsed(rest: tuple[object, ...], text: str) -> None:
-    assert parse("CLOSED", "r1", *rest) == ClosedMessage(subscription="r1", text=text)
+    assert parse("CLOSED", "r1", *rest) == ClosedMessage(subscription_id="r1", text=text)
 
 
 @pytest.mark.parametrize(("rest", "text"), [((), ""), ((1,), ""), (("slow down",), "slow down")])

@@ -121,7 +121,7 @@ async def test_relay_with_small_frames_is_dropped_before_sending(
         assert pool.urls == [scripted.url]
         pool.apply_limits({scripted.url: RelayInfo(max_message_length=998)}, frame_size=999)
         assert pool.urls == []
-        assert pool.failures() == f"{scripted.url}: takes messages of up to 998 bytes, and one of these has 999"
+        assert pool.failure_summary() == f"{scripted.url}: takes messages of up to 998 bytes, and one of these has 999"
     assert scripted.received == []
 
 

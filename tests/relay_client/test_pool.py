@@ -71,7 +71,7 @@ async def test_unreachable_relay_does_not_stop_others(scripted: ScriptedRelay, u
     async with asyncio.timeout(GIVE_UP_S), Pool([bad, scripted.url]) as pool:
         assert pool.urls == [scripted.url]
         assert pool.reports[bad].reason
-        assert pool.failures() == pool.reports[bad].reason
+        assert pool.failure_summary() == pool.reports[bad].reason
         await pool.publish(to([bad, scripted.url], made(3)))
         assert pool.reports[scripted.url].accepted == 3
         assert pool.reports[bad].accepted == 0
@@ -163,7 +163,7 @@ async def test_publishing_ends_when_no_relay_is_left(scripted: ScriptedRelay) ->
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
         await pool.publish(to([scripted.url], made(1_000)))
         assert pool.urls == []
-        assert pool.failures() == f"{scripted.url}: refused an event: no reason given"
+        assert pool.failure_summary() == f"{scripted.url}: refused an event: no reason given"
     assert len(scripted.received) <= 8
 
 
@@ -172,7 +172,7 @@ async def test_silent_relay_does_not_block_others(scripted: ScriptedRelay, secon
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url], timeouts=IMPATIENT) as pool:
         await pool.publish(to([scripted.url, second.url], made(30)))
         assert pool.urls == [second.url]
-        assert "no answer" in pool.failures()
+        assert "no answer" in pool.failure_summary()
         assert pool.reports[second.url].accepted == 30
 
 
@@ -283,5 +283,5 @@ async def test_hinted_relay_is_never_reconnected_privately(scripted: ScriptedRel
             await pool._connection(url).close()
         await pool.query(Filter(kinds=(1064,), limit=1))
         assert pool.urls == [scripted.url]
-        assert pool.failures() == f"{second.url}: not a public address"
+        assert pool.failure_summary() == f"{second.url}: not a public address"
     assert (scripted.connections, second.connections) == (2, 1)

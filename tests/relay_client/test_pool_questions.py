@@ -227,7 +227,7 @@ async def test_silent_relay_is_not_reconnected(scripted: ScriptedRelay) -> None:
     scripted.silent = True
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url], timeouts=Timeouts(answer_s=0.05)) as pool:
         assert await pool.gather(ids(made(3)), Taker()) == ids(made(3))
-        assert "no answer" in pool.failures()
+        assert "no answer" in pool.failure_summary()
     assert scripted.connections == 1
 
 
@@ -281,7 +281,7 @@ async def test_gather_can_be_cancelled(scripted: ScriptedRelay) -> None:
                 await pool.gather(ids(made(1)), Taker())
         scripted.silent = False
         assert await pool.query(Filter(limit=1)) == []
-        assert pool.failures() == ""
+        assert pool.failure_summary() == ""
 
 
 async def test_real_relay_returns_200_events(relay: str) -> None:

@@ -116,7 +116,7 @@ async def test_slow_relay_does_not_slow_others(scripted: ScriptedRelay, second: 
     scripted.accept = accept
     async with pool_of(scripted, second) as pool:
         await send(pool, taken=taken)
-        assert pool.failures() == ""
+        assert pool.failure_summary() == ""
     assert sorted(scripted.events) == sorted(second.events) == sorted(IDS)
 
 
@@ -169,7 +169,7 @@ async def test_event_source_may_fail(scripted: ScriptedRelay, second: ScriptedRe
     async with pool_of(scripted, second) as pool:
         with pytest.raises(OSError, match="the disk failed"):
             await pool.send(Allocation(pool.urls, [2] * len(EVENTS)), fail)
-        assert pool.failures() == ""
+        assert pool.failure_summary() == ""
     assert asyncio.all_tasks() == before
     assert IDS[20] not in {*scripted.events, *second.events}
 

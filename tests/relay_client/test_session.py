@@ -10,11 +10,11 @@ from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
 from relay_client.session import (
-    Acknowledged,
     AuthAnswered,
     AuthRequested,
     EventReceived,
     NoticeReceived,
+    OkReceived,
     Outcome,
     RequestClosed,
     Session,
@@ -44,8 +44,8 @@ def ok(session: Session, event: Event, *, accepted: bool = True, text: str = "")
 
 def open_request(*ids: bytes, limit: int = 2) -> tuple[Session, str]:
     session = Session()
-    subscription, _ = session.subscribe(Filter(ids=ids, limit=limit))
-    return session, subscription
+    subscription_id, _ = session.subscribe(Filter(ids=ids, limit=limit))
+    return session, subscription_id
 
 
 # --- sending events
@@ -131,7 +131,7 @@ def test_event_in_flight_is_not_sent_again() -> None:
 def test_ok_maps_to_a_verdict(*, said: bool, text: str, verdict: Verdict) -> None:
     session, event = Session(), next(events())
     session.publish(event)
-    assert ok(session, event, accepted=said, text=text) == Acknowledged(event_id=event.id, verdict=verdict, reason=text)
+    assert ok(session, event, accepted=said, text=text) == OkReceived(event_id=event.id, verdict=verdict, reason=text)
     assert session.unacknowledged == 0
 
 
@@ -151,63 +151,63 @@ def test_unexpected_ok_is_ignored() -> None:
 
 def test_subscribe_and_unsubscribe_frames() -> None:
     session = Session()
-    subscription, frame = session.subscribe(Filter(kinds=(1,), limit=2))
-    assert orjson.loads(frame) == ["REQ", subscription, {"kinds": [1], "limit": 2}]
-    assert orjson.loads(session.unsubscribe(subscription) or b"") == ["CLOSE", subscription]
+    subscription_id, frame = session.subscribe(Filter(kinds=(1,), limit=2))
+    assert orjson.loads(frame) == ["REQ", subscription_id, {"kinds": [1], "limit": 2}]
+    assert orjson.loads(session.unsubscribe(subscription_id) or b"") == ["CLOSE", subscription_id]
 
 
 def test_subscription_ids_are_unique() -> None:
     session, used = Session(), set()
     for _ in range(50):
-        subscription, _ = session.subscribe(Filter(limit=1))
-        used.add(subscription)
-        session.unsubscribe(subscription)
+        subscription_id, _ = session.subscribe(Filter(limit=1))
+        used.add(subscription_id)
+        session.unsubscribe(subscription_id)
     assert len(used) == 50
-    assert all(0 < len(subscription) <= 64 for subscription in used)  # NIP-01's limit
+    assert all(0 < len(subscription_id) <= 64 for subscription_id in used)  # NIP-01's limit
 
 
 def test_requested_event_is_passed_on_unchecked() -> None:
-    session, subscription = open_request(ID)
+    session, subscription_id = open_request(ID)
     raw_event = {"id": ID.hex(), "kind": "nonsense"}
-    assert receive(session, "EVENT", subscription, raw_event) == EventReceived(
-        subscription=subscription, raw_event=raw_event
+    assert receive(session, "EVENT", subscription_id, raw_event) == EventReceived(
+        subscription_id=subscription_id, raw_event=raw_event
     )
 
 
 @pytest.mark.parametrize("raw_id", [OTHER_ID.hex(), ID.hex().upper(), "", None, 1, [], {}, [ID.hex()]], ids=repr)
 def test_event_with_other_id_is_dropped(raw_id: object) -> None:
-    session, subscription = open_request(ID)
-    assert receive(session, "EVENT", subscription, {"id": raw_id}) is None
+    session, subscription_id = open_request(ID)
+    assert receive(session, "EVENT", subscription_id, {"id": raw_id}) is None
 
 
 def test_event_without_id_is_dropped() -> None:
-    session, subscription = open_request(ID)
-    assert receive(session, "EVENT", subscription, {}) is None
+    session, subscription_id = open_request(ID)
+    assert receive(session, "EVENT", subscription_id, {}) is None
 
 
 def test_request_without_ids_accepts_any_event() -> None:
-    session, subscription = open_request()
-    assert isinstance(receive(session, "EVENT", subscription, {"id": OTHER_ID.hex()}), EventReceived)
+    session, subscription_id = open_request()
+    assert isinstance(receive(session, "EVENT", subscription_id, {"id": OTHER_ID.hex()}), EventReceived)
 
 
 @pytest.mark.parametrize("stranger", ["r2", "", "R1"])
 def test_event_for_other_subscription_is_dropped(stranger: str) -> None:
-    session, subscription = open_request(ID)
-    assert stranger != subscription
+    session, subscription_id = open_request(ID)
+    assert stranger != subscription_id
     assert receive(session, "EVENT", stranger, {"id": ID.hex()}) is None
 
 
 def test_events_beyond_the_limit_are_dropped() -> None:
-    session, subscription = open_request(ID, OTHER_ID, limit=2)
+    session, subscription_id = open_request(ID, OTHER_ID, limit=2)
     for _ in range(2):
-        assert isinstance(receive(session, "EVENT", subscription, {"id": ID.hex()}), EventReceived)
-    assert receive(session, "EVENT", subscription, {"id": OTHER_ID.hex()}) is None
+        assert isinstance(receive(session, "EVENT", subscription_id, {"id": ID.hex()}), EventReceived)
+    assert receive(session, "EVENT", subscription_id, {"id": OTHER_ID.hex()}) is None
 
 
 def test_dropped_event_does_not_count_towards_limit() -> None:
-    session, subscription = open_request(ID, limit=1)
-    assert receive(session, "EVENT", subscription, {"id": OTHER_ID.hex()}) is None
-    assert isinstance(receive(session, "EVENT", subscription, {"id": ID.hex()}), EventReceived)
+    session, subscription_id = open_request(ID, limit=1)
+    assert receive(session, "EVENT", subscription_id, {"id": OTHER_ID.hex()}) is None
+    assert isinstance(receive(session, "EVENT", subscription_id, {"id": ID.hex()}), EventReceived)
 
 
 def test_limits_and_ids_are_per_subscription() -> None:
@@ -219,26 +219,26 @@ def test_limits_and_ids_are_per_subscription() -> None:
 
 
 def test_eose_leaves_the_subscription_open() -> None:
-    session, subscription = open_request(ID)
-    assert receive(session, "EOSE", subscription) == StoredEventsSent(subscription=subscription)
-    assert isinstance(receive(session, "EVENT", subscription, {"id": ID.hex()}), EventReceived)
-    assert session.unsubscribe(subscription) is not None
+    session, subscription_id = open_request(ID)
+    assert receive(session, "EOSE", subscription_id) == StoredEventsSent(subscription_id=subscription_id)
+    assert isinstance(receive(session, "EVENT", subscription_id, {"id": ID.hex()}), EventReceived)
+    assert session.unsubscribe(subscription_id) is not None
 
 
 def test_closed_ends_the_subscription() -> None:
-    session, subscription = open_request(ID)
-    expected = RequestClosed(subscription=subscription, reason="auth-required: who?")
-    assert receive(session, "CLOSED", subscription, "auth-required: who?") == expected
-    assert receive(session, "EVENT", subscription, {"id": ID.hex()}) is None
-    assert session.unsubscribe(subscription) is None
+    session, subscription_id = open_request(ID)
+    expected = RequestClosed(subscription_id=subscription_id, reason="auth-required: who?")
+    assert receive(session, "CLOSED", subscription_id, "auth-required: who?") == expected
+    assert receive(session, "EVENT", subscription_id, {"id": ID.hex()}) is None
+    assert session.unsubscribe(subscription_id) is None
 
 
 def test_closed_after_eose_is_passed_on() -> None:
-    session, subscription = open_request(ID)
-    receive(session, "EOSE", subscription)
-    assert receive(session, "CLOSED", subscription, "") == RequestClosed(subscription=subscription, reason="")
-    assert receive(session, "CLOSED", subscription, "") is None
-    assert session.unsubscribe(subscription) is None
+    session, subscription_id = open_request(ID)
+    receive(session, "EOSE", subscription_id)
+    assert receive(session, "CLOSED", subscription_id, "") == RequestClosed(subscription_id=subscription_id, reason="")
+    assert receive(session, "CLOSED", subscription_id, "") is None
+    assert session.unsubscribe(subscription_id) is None
 
 
 @pytest.mark.parametrize("kind", ["EOSE", "CLOSED"])
@@ -248,12 +248,12 @@ def test_end_of_unknown_subscription_is_ignored(kind: str) -> None:
 
 
 def test_late_messages_after_unsubscribe_are_ignored() -> None:
-    session, subscription = open_request(ID)
-    session.unsubscribe(subscription)
-    assert session.unsubscribe(subscription) is None
-    assert receive(session, "EVENT", subscription, {"id": ID.hex()}) is None
-    assert receive(session, "EOSE", subscription) is None
-    assert receive(session, "CLOSED", subscription, "bye") is None
+    session, subscription_id = open_request(ID)
+    session.unsubscribe(subscription_id)
+    assert session.unsubscribe(subscription_id) is None
+    assert receive(session, "EVENT", subscription_id, {"id": ID.hex()}) is None
+    assert receive(session, "EOSE", subscription_id) is None
+    assert receive(session, "CLOSED", subscription_id, "bye") is None
 
 
 # --- authentication
@@ -289,7 +289,7 @@ def test_auth_event_is_not_counted_as_sent() -> None:
     receive(session, "AUTH", "prove it")
     session.authenticate(KEY, url="wss://a", now=7)
     assert session.unacknowledged == 1
-    assert isinstance(ok(session, event), Acknowledged)
+    assert isinstance(ok(session, event), OkReceived)
     assert not session.authenticated
 
 
@@ -350,20 +350,20 @@ def test_flood_of_notices_or_challenges_is_an_error(parts: tuple[str, str]) -> N
 
 
 def test_repeated_eose_counts_as_flood() -> None:
-    session, subscription = open_request(ID)
-    assert receive(session, "EOSE", subscription) is not None
+    session, subscription_id = open_request(ID)
+    assert receive(session, "EOSE", subscription_id) is not None
     for _ in range(1_000):
-        assert receive(session, "EOSE", subscription) is None
+        assert receive(session, "EOSE", subscription_id) is None
     with pytest.raises(InvalidMessage, match="unsolicited"):
-        receive(session, "EOSE", subscription)
+        receive(session, "EOSE", subscription_id)
 
 
 def test_events_beyond_the_limit_count_as_flood() -> None:
-    session, subscription = open_request(ID, limit=1)
-    delivered = [receive(session, "EVENT", subscription, {"id": ID.hex()}) for _ in range(1_001)]
+    session, subscription_id = open_request(ID, limit=1)
+    delivered = [receive(session, "EVENT", subscription_id, {"id": ID.hex()}) for _ in range(1_001)]
     assert sum(outcome is not None for outcome in delivered) == 1
     with pytest.raises(InvalidMessage, match="unsolicited"):
-        receive(session, "EVENT", subscription, {"id": ID.hex()})
+        receive(session, "EVENT", subscription_id, {"id": ID.hex()})
 
 
 def test_long_honest_session_is_no_flood() -> None:
@@ -372,18 +372,18 @@ def test_long_honest_session_is_no_flood() -> None:
         event = next(source)
         session.publish(event)
         assert ok(session, event) is not None
-        subscription, _ = session.subscribe(Filter(ids=(ID,), limit=1))
-        assert receive(session, "EVENT", subscription, {"id": ID.hex()}) is not None
-        assert receive(session, "EOSE", subscription) is not None
-        session.unsubscribe(subscription)
-        receive(session, "CLOSED", subscription, "")
+        subscription_id, _ = session.subscribe(Filter(ids=(ID,), limit=1))
+        assert receive(session, "EVENT", subscription_id, {"id": ID.hex()}) is not None
+        assert receive(session, "EOSE", subscription_id) is not None
+        session.unsubscribe(subscription_id)
+        receive(session, "CLOSED", subscription_id, "")
 
 
 def test_events_crossing_our_close_are_no_flood() -> None:
     session = Session()
     for _ in range(50):
-        subscription, _ = session.subscribe(Filter(limit=50))
-        session.unsubscribe(subscription)
+        subscription_id, _ = session.subscribe(Filter(limit=50))
+        session.unsubscribe(subscription_id)
         for _ in range(50):
-            assert receive(session, "EVENT", subscription, {"id": ID.hex()}) is None
-        assert receive(session, "EOSE", subscription) is None
+            assert receive(session, "EVENT", subscription_id, {"id": ID.hex()}) is None
+        assert receive(session, "EOSE", subscription_id) is None
