@@ -25,6 +25,8 @@ RESERVED = "release.json"  # the store's own file in a release's folder
 _NAME = re.compile("[a-z0-9][a-z0-9._-]{0,63}")
 _DIGEST = 32  # bytes: event id, SHA-256
 _REFERENCE = 2 * _DIGEST  # bytes: event id ‖ SHA-256
+_MAX_ITEMS = 64  # entries of one map or array in msgpack
+_MAX_CONTAINERS = 1024  # maps and arrays in msgpack, which take far more memory than bytes
 _QUOTED = 80  # characters of a foreign text that an error repeats
 
 
@@ -208,7 +210,7 @@ class Manifest:
             InvalidManifest: The bytes are not msgpack, or break the protocol; the message names the key.
         """
         try:
-            raw = msgpack.unpackb(raw_manifest)
+            raw = _unpack(raw_manifest)
         except (ValueError, msgpack.UnpackException) as error:
             raise InvalidManifest(f"manifest: not msgpack: {error or type(error).__name__}") from None
         if not isinstance(raw, dict) or type(raw.get("v")) is not int or raw["v"] != VERSION:
@@ -218,6 +220,26 @@ class Manifest:
             raise InvalidManifest("manifest: files is missing or malformed")
         _check(len(raw_files) <= MAX_FILES, f"{len(raw_files)} files, at most {MAX_FILES} are allowed")
         return cls(files=tuple(map(_decode_file, raw_files)), chunk_size=_value(raw, "chunk_size"))
+
+
+def _unpack(raw_manifest: bytes) -> Any:  # noqa: ANN401 (decoded msgpack)
+    """Decode msgpack of few objects; raise ValueError."""
+    left = _MAX_CONTAINERS
+
+    def count_container(container: Any) -> Any:  # noqa: ANN401 (decoded msgpack)
+        nonlocal left
+        left -= 1
+        if not left:
+            raise ValueError(f"more than {_MAX_CONTAINERS} maps and arrays")
+        return container
+
+    return msgpack.unpackb(
+        raw_manifest,
+        object_hook=count_container,
+        list_hook=count_container,
+        max_array_len=_MAX_ITEMS,
+        max_map_len=_MAX_ITEMS,
+    )
 
 
 def _decode_file(raw_file: Any) -> FileEntry:  # noqa: ANN401 (decoded msgpack; FileEntry checks each value)

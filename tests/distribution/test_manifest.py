@@ -1,5 +1,6 @@
 """The manifest: round trip, and each rule broken once."""
 
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -369,3 +370,25 @@ def test_valid_names(text: str) -> None:
 )
 def test_invalid_names(text: str) -> None:
     assert not is_name(text)
+
+
+def _nested(depth: int) -> object:
+    return [_nested(depth - 1)] * 64 if depth else {}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x81\xa5files\xdd\x00\x2a\x00\x00" + b"\x80" * 0x2A0000,
+        msgpack.packb({"x": _nested(3)}),
+        msgpack.packb({"files": [{"path": _nested(3)}]}),
+    ],
+    ids=["array of maps", "unknown key", "known key"],
+)
+def test_many_objects_take_little_memory(raw: bytes) -> None:
+    tracemalloc.start()
+    with pytest.raises(InvalidManifest):
+        Manifest.decode(raw)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 << 20
