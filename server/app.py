@@ -26,8 +26,9 @@ from server.page import Page
 from server.provenance import Provenance
 from server.reloader import Reloader
 from server.request_factory import send_continue
-from server.responses import OpenAIFormat, models_body, openai_error_body, plain_body, usage
+from server.responses import OpenAIFormat, WholeChoice, models_body, openai_error_body, plain_body, usage
 from server.schema import MAX_BODY, CompletionRequest, parse_chat, parse_completion, parse_plain
+from server.turns import LoopTurns
 
 Watchdog: TypeAlias = Callable[[Callable[[], Awaitable[None]]], contextlib.AbstractAsyncContextManager[None]]
 
@@ -51,6 +52,7 @@ class Application:
         self._engine = engine
         self._config = config
         self._metrics = metrics
+        self._turns = LoopTurns()
         self._page = Page(active, provenance)
         middleware = Middleware(config, metrics)
         self.web = web.Application(client_max_size=MAX_BODY, middlewares=[middleware.handle])
@@ -74,11 +76,9 @@ class Application:
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         params = parse_plain(await self._body(request))
-        with self._active.lease() as loaded, Completion(self._engine, _required(loaded), params) as completion:
-            self._metrics.prompt_tokens.inc(completion.prompt_tokens)
-            [choice] = await completion.collect()
+        async with self._completion(params) as completion:
             body = plain_body(
-                text=choice.text,
+                text=await completion.text(),
                 model=completion.model.name,
                 prompt_tokens=completion.prompt_tokens,
                 completion_tokens=completion.completion_tokens,
@@ -95,8 +95,7 @@ class Application:
         self, request: web.Request, parse: Callable[[bytes], CompletionRequest], *, is_chat: bool
     ) -> web.StreamResponse:
         params = parse(await self._body(request))
-        with self._active.lease() as loaded, Completion(self._engine, _required(loaded), params) as completion:
-            self._metrics.prompt_tokens.inc(completion.prompt_tokens)
+        async with self._completion(params) as completion:
             model = completion.model
             form = OpenAIFormat(
                 is_chat=is_chat,
@@ -109,9 +108,19 @@ class Application:
             )
             if params.stream:
                 return await self._stream(request, completion, form, include_usage=params.include_usage)
-            choices = await completion.collect()
+            choices = [WholeChoice() for _ in range(params.choices)]
+            async for part in completion:
+                choices[part.index].add(part, form.logprobs_of(part))
             counts = usage(completion.prompt_tokens, completion.completion_tokens)
             return json_response(200, form.body(choices, counts), _release_header(model))
+
+    @contextlib.asynccontextmanager
+    async def _completion(self, params: CompletionRequest) -> AsyncIterator[Completion]:
+        """Submit a request to the active model."""
+        with self._active.lease() as loaded:
+            async with Completion(self._engine, self._turns, _required(loaded), params) as completion:
+                self._metrics.prompt_tokens.inc(completion.prompt_tokens)
+                yield completion
 
     async def _stream(
         self, request: web.Request, completion: Completion, form: OpenAIFormat, *, include_usage: bool
@@ -128,11 +137,10 @@ class Application:
         await response.prepare(request)
         begun: set[int] = set()
         try:
-            async for choices in completion:
-                for choice in choices:
-                    chunk = form.chunk(choice, first=choice.index not in begun)
-                    begun.add(choice.index)
-                    await self._send_event(response, orjson.dumps(chunk))
+            async for choice in completion:
+                chunk = form.chunk(choice, first=choice.index not in begun)
+                begun.add(choice.index)
+                await self._send_event(response, orjson.dumps(chunk))
             if include_usage:
                 counts = usage(completion.prompt_tokens, completion.completion_tokens)
                 await self._send_event(response, orjson.dumps(form.usage_chunk(counts)))

@@ -145,5 +145,7 @@ class Batch:
 
 def _with_logprobs(token: int, logits: Array, count: int) -> Token:
     values = log_softmax(logits)
-    top = np.argsort(-values, kind="stable")[:count] if count else ()
+    some = 0 < count < len(values)
+    top = np.argpartition(values, -count)[-count:] if some else np.arange(len(values) if count else 0)
+    top = top[np.lexsort((top, -values[top]))]  # likeliest first; of equal ones the lowest id
     return Token(token, float(values[token]), tuple((int(other), float(values[other])) for other in top))

@@ -1,6 +1,7 @@
 """Completion of a request: the engine's tokens become text that ends at a stop sequence. No I/O."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -9,11 +10,16 @@ from server.engine import Engine
 from server.models import LoadedModel
 from server.schema import CompletionRequest
 from server.sequence import Request, SequenceOutput, Token
+from server.turns import LoopTurns
+
+_TOKENIZED_ON_LOOP = 1024  # characters; a thread tokenizes longer prompts
+_SLICE = 64  # tokens that are processed before other work on the event loop has its turn
+_NO_TURN = 4  # new tokens of a sequence that are processed without waiting for a turn
 
 
 @dataclass(slots=True, kw_only=True)
 class Choice:
-    """One of the texts of a completion, or the latest part of it."""
+    """A part of one of the texts of a completion."""
 
     index: int
     text: str = ""
@@ -21,57 +27,62 @@ class Choice:
     tokens: list[Token] = field(default_factory=list)
     finish: Finish | None = None
 
-    def extend(self, more: "Choice") -> None:
-        """Append a later part."""
-        self.text += more.text
-        self.tokens += more.tokens
-        self.finish = more.finish
-
 
 class Completion:
     """The choices of a request, as they are generated.
 
-    Enter it to submit the request (which raises Busy); leaving cancels what still runs. Iterate for the parts as they
-    come, or `collect` all. Choices are numbered prompt by prompt.
+    Enter it to tokenize and submit the request (which raises Busy); leaving cancels what still runs. Iterate for the
+    parts of the choices as they come; each has at most 64 tokens. Choices are numbered prompt by prompt.
 
     Attributes:
         prompt_tokens: Number of tokens in all prompts.
         completion_tokens: Number of tokens generated so far.
     """
 
-    def __init__(self, engine: Engine, model: LoadedModel, request: CompletionRequest) -> None:
+    def __init__(self, engine: Engine, turns: LoopTurns, model: LoadedModel, request: CompletionRequest) -> None:
         self.model = model
+        self.prompt_tokens = 0
         self.completion_tokens = 0
         self._engine = engine
+        self._turns = turns
         self._params = request
         self._tokenizer = model.language_model.tokenizer
-        prompts = [self._tokenizer.encode(prompt).tolist() for prompt in request.prompts]
-        self.prompt_tokens = sum(map(len, prompts))
-        self._prompts = [(prompt, sampling) for prompt in prompts for sampling in request.samplings]
-        self._stop_filters = [StopFilter(request.stops) for _ in self._prompts]
-        self._offsets = [0] * len(self._prompts)
-        self._echoes = [prompt if request.echo else "" for prompt in request.prompts for _ in request.samplings]
+        self._stop_filters = [StopFilter(request.stops) for _ in range(request.choices)]
+        self._offsets = [0] * request.choices
+        self._echoes = [prompt if request.echo else "" for prompt in request.prompts for _ in range(request.n)]
         self._request: Request
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
+        if sum(map(len, self._params.prompts)) <= _TOKENIZED_ON_LOOP:
+            prompts = self._tokenize()
+        else:
+            prompts = await asyncio.to_thread(self._tokenize)
+        self.prompt_tokens = sum(map(len, prompts))
+        pairs = [(prompt, sampling) for prompt in prompts for sampling in self._params.samplings]
         stream = self._params.stream or bool(self._params.stops)
-        self._request = self._engine.submit(self.model, self._prompts, logprobs=self._params.logprobs, stream=stream)
+        self._request = self._engine.submit(self.model, pairs, logprobs=self._params.logprobs, stream=stream)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._request.close()
 
-    async def __aiter__(self) -> AsyncIterator[list[Choice]]:
+    async def __aiter__(self) -> AsyncIterator[Choice]:
         while not self._request.finished:
-            yield [self._read(output) for output in await self._request.next_outputs()]
+            for output in await self._request.next_outputs():
+                for part in _slices(output):
+                    if len(output.tokens) > _NO_TURN:
+                        await self._turns.next()
+                    choice = self._read(part)
+                    yield choice
+                    if choice.finish:
+                        break
 
-    async def collect(self) -> list[Choice]:
-        """Wait for the end and return all choices."""
-        choices = [Choice(index=index) for index in range(len(self._prompts))]
-        async for parts in self:
-            for part in parts:
-                choices[part.index].extend(part)
-        return choices
+    async def text(self) -> str:
+        """Wait for the end and return the text of the only choice."""
+        return "".join([part.text async for part in self])
+
+    def _tokenize(self) -> list[list[int]]:
+        return [self._tokenizer.encode(prompt).tolist() for prompt in self._params.prompts]
 
     def _read(self, output: SequenceOutput) -> Choice:
         index, finish = output.sequence_index, output.finish
@@ -90,3 +101,11 @@ class Completion:
             text += stop_filter.flush()
         self.completion_tokens += count
         return Choice(index=index, text=text, offset=offset, tokens=output.tokens[:count], finish=finish)
+
+
+def _slices(output: SequenceOutput) -> Iterator[SequenceOutput]:
+    """Cut an output into parts of few tokens; the last one ends the sequence."""
+    tokens = output.tokens
+    for start in range(0, max(1, len(tokens)), _SLICE):
+        is_last = start + _SLICE >= len(tokens)
+        yield SequenceOutput(output.sequence_index, tokens[start : start + _SLICE], output.finish if is_last else None)

@@ -1,10 +1,13 @@
 """Response bodies as JSON: the Rust program's for `POST /`, OpenAI's below /v1. No I/O."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+import orjson
+
+from randygpt.model.sampling import Finish
 from randygpt.model.tokenizer import BOS_ID, EOS_ID
 from server.completion import Choice
 from server.sequence import Token
@@ -57,10 +60,17 @@ class OpenAIFormat:
     vocab: Sequence[str]  # token texts by id
     logprobs: bool
 
-    def body(self, choices: Sequence[Choice], counts: Json) -> Json:
+    def body(self, choices: Sequence["WholeChoice"], counts: Json) -> Json:
         """Return the body of a response that is not streamed."""
         kind = "chat.completion" if self.is_chat else "text_completion"
-        return self._head(kind) | {"choices": [self._whole(choice) for choice in choices], "usage": counts}
+        bodies = [self._whole(index, choice) for index, choice in enumerate(choices)]
+        return self._head(kind) | {"choices": bodies, "usage": counts}
+
+    def logprobs_of(self, choice: Choice) -> Json | None:
+        """Return the log probabilities of a part, if they were requested."""
+        if not self.logprobs:
+            return None
+        return self._chat_logprobs(choice.tokens) if self.is_chat else self._logprobs(choice)
 
     def chunk(self, choice: Choice, *, first: bool) -> Json:
         """Return a chunk of a stream; `first` marks the first one of the choice."""
@@ -84,23 +94,18 @@ class OpenAIFormat:
             "system_fingerprint": self.fingerprint,
         }
 
-    def _whole(self, choice: Choice) -> Json:
-        if not self.is_chat:
-            return self._part(choice)
-        message = {"role": "assistant", "content": choice.text, "refusal": None}
-        return self._common(choice) | {"message": message}
+    def _whole(self, index: int, choice: "WholeChoice") -> Json:
+        text = "".join(choice.texts)
+        content = {"message": {"role": "assistant", "content": text, "refusal": None}}
+        common = {"index": index, "logprobs": choice.joined_logprobs, "finish_reason": choice.finish}
+        return common | (content if self.is_chat else {"text": text})
 
     def _part(self, choice: Choice, *, first: bool = False) -> Json:
+        common = {"index": choice.index, "logprobs": self.logprobs_of(choice), "finish_reason": choice.finish}
         if not self.is_chat:
-            return self._common(choice) | {"text": choice.text}
+            return common | {"text": choice.text}
         role = {"role": "assistant"} if first else {}
-        return self._common(choice) | {"delta": role | ({"content": choice.text} if choice.text or first else {})}
-
-    def _common(self, choice: Choice) -> Json:
-        logprobs = None
-        if self.logprobs:
-            logprobs = self._chat_logprobs(choice.tokens) if self.is_chat else self._logprobs(choice)
-        return {"index": choice.index, "logprobs": logprobs, "finish_reason": choice.finish}
+        return common | {"delta": role | ({"content": choice.text} if choice.text or first else {})}
 
     def _logprobs(self, choice: Choice) -> Json:
         tokens = choice.tokens
@@ -123,3 +128,31 @@ class OpenAIFormat:
     def _entry(self, token: int, logprob: float) -> Json:
         text = self.vocab[token]
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+
+@dataclass(slots=True)
+class WholeChoice:
+    """A choice whose parts are collected: as JSON, so that none of the steps to the response takes long."""
+
+    texts: list[str] = field(default_factory=list)
+    finish: Finish | None = None
+    _logprobs: dict[str, list[bytes] | None] = field(default_factory=dict)  # JSON of the parts' lists
+
+    def add(self, part: Choice, logprobs: Json | None) -> None:
+        """Append a part with its log probabilities."""
+        self.texts.append(part.text)
+        self.finish = part.finish
+        for name, values in (logprobs or {}).items():
+            parts = self._logprobs.setdefault(name, None if values is None else [])
+            if values and parts is not None:
+                parts.append(orjson.dumps(values)[1:-1])  # without the brackets
+
+    @property
+    def joined_logprobs(self) -> Json | None:
+        """Log probabilities of all parts, for orjson."""
+        if not self._logprobs:
+            return None
+        return {
+            name: None if parts is None else orjson.Fragment(b"[%b]" % b",".join(parts))
+            for name, parts in self._logprobs.items()
+        }

@@ -12,6 +12,7 @@ MAX_BODY = 64 << 10  # bytes
 MAX_TOKENS = 4096
 MAX_CHOICES = 16  # per request: prompts times n
 MAX_TOP_LOGPROBS = 20
+MAX_LOGPROBS = 1 << 17  # log probabilities in a response: choices, times tokens, times one and the most likely ones
 _MAX_STOPS = 16
 _MAX_STOP_CHARACTERS = 1024  # of all stop sequences together
 _INT64 = 1 << 63
@@ -108,6 +109,11 @@ class CompletionRequest:
     include_usage: bool = False
 
     @property
+    def choices(self) -> int:
+        """Number of choices of all prompts."""
+        return len(self.prompts) * self.n
+
+    @property
     def samplings(self) -> list[Sampling]:
         """Sampling parameters of each choice of a prompt."""
         seed = self.sampling.seed
@@ -135,7 +141,7 @@ def parse_completion(raw_body: bytes) -> CompletionRequest:
     if values["echo"] and values["logprobs"] is not None:
         raise InvalidRequest("echo cannot be combined with logprobs", field="echo")
     request = _request(values, prompts=values["prompt"], stops=values["stop"])
-    return replace(request, logprobs=values["logprobs"], echo=values["echo"])
+    return _with_logprobs(replace(request, echo=values["echo"]), values["logprobs"])
 
 
 def parse_chat(raw_body: bytes) -> CompletionRequest:
@@ -145,7 +151,7 @@ def parse_chat(raw_body: bytes) -> CompletionRequest:
     prompt = chat_prompt(raw.get("messages"))
     values["max_tokens"] = values["max_completion_tokens"] or values["max_tokens"]
     request = _request(values, prompts=(prompt,), stops=(*values["stop"], CHAT_STOP))
-    return replace(request, logprobs=(values["top_logprobs"] or 0) if values["logprobs"] else None)
+    return _with_logprobs(request, (values["top_logprobs"] or 0) if values["logprobs"] else None)
 
 
 def chat_prompt(raw_messages: object) -> str:
@@ -166,6 +172,20 @@ def _content(raw: object) -> str:
     if isinstance(raw, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in raw):
         return "".join(part["text"] for part in raw)
     raise InvalidRequest("the content of a message must be a string, or a list of text parts", field="messages")
+
+
+def _with_logprobs(request: CompletionRequest, count: int | None) -> CompletionRequest:
+    """Return a request for log probabilities with `count` most likely tokens; raises InvalidRequest for too many."""
+    if count is None:
+        return request
+    total = request.choices * request.sampling.max_tokens * (1 + count)
+    if total > MAX_LOGPROBS:
+        raise InvalidRequest(
+            f"logprobs for {request.choices} choices of {request.sampling.max_tokens} tokens are {total} log "
+            f"probabilities, but at most {MAX_LOGPROBS} are allowed",
+            field="logprobs",
+        )
+    return replace(request, logprobs=count)
 
 
 def _request(values: dict[str, Any], *, prompts: Sequence[str], stops: Sequence[str]) -> CompletionRequest:

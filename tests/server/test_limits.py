@@ -165,11 +165,11 @@ async def test_connection_beyond_the_limit_gets_503(session: aiohttp.ClientSessi
 
 async def test_unread_stream_ends_with_its_connection(session: aiohttp.ClientSession) -> None:
     loaded = LoadedModel(language_model=endless(), release_id=None, label="endless")
-    body = b'{"max_tokens": 4096, "stream": true, "n": 16, "temperature": 0, "logprobs": 20}'
+    body = b'{"max_tokens": 4096, "stream": true, "temperature": 0, "logprobs": 20}'
     request = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     with small_buffers() as listening:
         async with (
-            serving(loaded, write_timeout_s=0.05, max_sequences=16, listen_socket=listening) as address,
+            serving(loaded, write_timeout_s=0.05, max_sequences=1, listen_socket=listening) as address,
             unread_request(address, request),
             asyncio.timeout(WAIT_S),
         ):
