@@ -5,7 +5,6 @@ the path before anything that Python has not loaded by itself is imported, and t
 were installed together with this one.
 """
 
-import io
 import os
 import sys
 from importlib.util import find_spec
@@ -20,9 +19,9 @@ def main() -> None:
     # Products with one row are too small to share, and OpenBLAS's threads wait for work in a loop. It reads this as it
     # is loaded.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a file's name need not be text, nor a terminal know all letters
-            stream.reconfigure(errors="backslashreplace")
+    from randygpt.terminal import prepare_streams  # noqa: PLC0415 (after the current folder is off the path)
+
+    prepare_streams()
     if problem := _foreign_package():
         sys.stderr.write(f"randygpt: {problem}\n")
         sys.exit(_USAGE_ERROR)

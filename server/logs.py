@@ -6,7 +6,9 @@ Nothing in this package logs a prompt, generated text or a key.
 import json
 import logging
 import sys
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
+
+from randygpt import terminal
 
 Style = Literal["console", "json"]
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -20,8 +22,8 @@ def set_up(style: Style, *, level: int = logging.INFO, stream: TextIO | None = N
 
 
 def escape_controls(text: str) -> str:
-    """Escape control characters, so that text cannot forge another line."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    """Escape control characters and newlines, so that text cannot forge another line."""
+    return terminal.escape_controls(text, kept="")
 
 
 class _Lines(logging.Formatter):
@@ -30,6 +32,9 @@ class _Lines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
         facts = "".join(f" {name}={value}" for name, value in _facts(record).items())
         return escape_controls(super().formatMessage(record) + facts)
+
+    def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802 (logging's name and type)
+        return terminal.escape_controls(super().formatException(ei))
 
 
 class _JsonLines(logging.Formatter):

@@ -11,6 +11,7 @@ import typer
 from randygpt.cli.flags import Json, Quiet, check_file_path
 from randygpt.cli.output import emit, print_stderr
 from randygpt.errors import CallerError
+from randygpt.terminal import escape_controls
 from randygpt.user import signing_key as key_sources
 from randygpt.user.home import Home
 from relay_client.keys import SecretKey, encode_npub
@@ -167,7 +168,7 @@ def _ask(prompt: str) -> str:
     """Ask for a secret on the terminal without echo; raises CallerError if there is no terminal or no answer."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-        answer = getpass.getpass(prompt)
+        answer = getpass.getpass(escape_controls(prompt))
     except OSError:
         raise CallerError(
             "no terminal to ask for a password; use --password-file, or --new-password-file for a new one"

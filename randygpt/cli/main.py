@@ -5,7 +5,6 @@ Exit codes: 0 success · 1 bug · 2 usage error or invalid local input · 3 not 
 """
 
 import re
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -32,7 +31,7 @@ from randygpt.cli import (
     trust,
     verify,
 )
-from randygpt.cli.output import print_stderr
+from randygpt.cli.output import print_stderr, write
 from randygpt.cli.rust_compat import normalise
 from randygpt.cli.settings import default_map, parameters
 from randygpt.cli.signals import handle_termination
@@ -78,7 +77,7 @@ for group in (app, keys.app, relays.app, trust.app, config.app):
 
 def _show_version(shown: bool) -> None:  # noqa: FBT001 (typer calls it)
     if shown:
-        sys.stdout.write(f"randygpt {randygpt.__version__}\n")
+        write(f"randygpt {randygpt.__version__}\n")
         raise typer.Exit
 
 

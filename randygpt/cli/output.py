@@ -5,6 +5,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from randygpt.terminal import discard_output, escape_controls
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def emit(as_json: bool, result: Mapping[str, object], text: str) -> None:  # noqa: FBT001 (passed on from the flag)
@@ -18,15 +24,30 @@ def write(text: str) -> bool:
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        discard_output(sys.stdout.fileno())  # else Python reports the same error again at the end
+        if not isinstance(error, BrokenPipeError):
+            raise
         return False
     return True
 
 
-def print_stderr(text: str) -> None:
-    """Print a line on stderr: a note or an error, not part of the result."""
-    sys.stderr.write(text + "\n")
+def print_stderr(text: str, *, end: str = "\n") -> None:
+    """Print a line on stderr: a note or an error, not part of the result. Discard it if stderr cannot be written."""
+    if os.isatty(2):  # a progress bar puts its own stream in place of sys.stderr
+        text = escape_controls(text)
+    try:
+        sys.stderr.write(f"{text}{end}")
+        sys.stderr.flush()
+    except OSError:
+        discard_output(sys.stderr.fileno())
+
+
+def progress_console() -> "Console":
+    """Return the console for a progress bar, whose control sequences must reach the terminal."""
+    from rich.console import Console
+
+    return Console(file=sys.__stderr__)
 
 
 def format_size(count: float) -> str:
@@ -52,10 +73,9 @@ def byte_progress(label: str, *, shown: bool) -> Iterator[Callable[[int, int], N
     if not shown or not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=None)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=progress_console(), transient=True) as progress:
+        task = progress.add_task(escape_controls(label, kept=""), total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

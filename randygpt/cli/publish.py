@@ -138,8 +138,7 @@ def _ask_before_many(publication: "Publication") -> None:
     summary = "; ".join(f"{url}: {share.events:,} events, {format_size(share.bytes)}" for url, share in many.items())
     if not sys.stdin.isatty():
         raise CallerError(f"about to send many events to public relays ({summary}); pass --yes to confirm")
-    sys.stderr.write(f"{summary}\nSend them? [y/N] ")
-    sys.stderr.flush()
+    print_stderr(f"{summary}\nSend them? [y/N] ", end="")
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         raise CallerError("cancelled: nothing was sent")
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: randygpt show shakespeare_best.bin"
 
+_MAX_TEXT = 200  # characters
 _KINDS = {"char": "characters", "bpe": "BPE tokens"}
 
 
@@ -54,21 +55,19 @@ def _release(which: str) -> tuple[Path, dict[str, object], dict[str, object]]:
     marks = ", ".join(name for name, is_set in flags.items() if is_set)
     date = time.strftime("%Y-%m-%d %H:%M", time.localtime(release.created_at))
     extra = installed.release_json(release, trusted) | {"created_at": release.created_at, "card": release.card} | flags
-    lines = {
+    lines: dict[str, object] = {
         "release": release.id.hex(),
         "name": f"{release.name} version {release.version}{f' ({marks})' if marks else ''}",
         "signed by": f"{trusted.display_name(release.author)}, {date}",
-        "license": release.card.get("license"),
-        "about": release.card.get("about"),
+        "license": _one_line(release.card.get("license")),
+        "about": _one_line(release.card.get("about")),
     }
-    return release.folder, extra, {name: _printable(text) for name, text in lines.items()}
+    return release.folder, extra, lines
 
 
-def _printable(text: object) -> str:
-    """Return an author's text without characters that could control the terminal."""
-    from relay_client.messages import sanitize
-
-    return sanitize(text) if isinstance(text, str) else ""
+def _one_line(text: object) -> str:
+    """Return a stranger's text on one line, so that it cannot look like another field."""
+    return " ".join(text.split())[:_MAX_TEXT] if isinstance(text, str) else ""
 
 
 def _facts(found: "CheckpointInfo") -> dict[str, object]:
@@ -108,7 +107,7 @@ def _text(found: "CheckpointInfo", facts: Mapping[str, object], first: Mapping[s
     lines = {
         **first,
         "file": f"{found.path} ({format_size(found.size)}, {found.size:,} bytes)",
-        **({} if first else {"name": facts["name"]}),
+        **({} if first else {"name": _one_line(facts["name"])}),
         "format": f"{header.magic}, {contents}",
         "shape": f"{config.preset}: {config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, "
         f"context length {config.block_size}",

@@ -14,7 +14,7 @@ import typer
 
 from randygpt.cli import systemd
 from randygpt.cli.flags import Json, Quiet, check_file_path, validate_preset
-from randygpt.cli.output import emit, print_stderr
+from randygpt.cli.output import emit, print_stderr, progress_console
 from randygpt.cli.signals import deferred_signals
 from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.model.config import DEFAULT_PRESET, ModelConfig
@@ -298,11 +298,10 @@ def _bar(trainer: "Trainer", *, shown: bool) -> "Iterator[Callable[[Step], None]
     if not shown or not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=progress_console()) as progress:
         task = progress.add_task("", total=trainer.options.iterations, completed=trainer.next_iteration)
         perplexity = "-"
 
