@@ -2,7 +2,7 @@
 
 The format `safetensors` keeps randyGPT's tensor names and the optimizer state in a file of its own, so that a
 checkpoint round-trips byte for byte. The format `hf` is what transformers loads: it has other tensor names and no
-optimizer state.
+optimizer state. The Rust project's export_hf.py writes a third form, which is only read.
 """
 
 import json
@@ -21,7 +21,7 @@ from randygpt.checkpoint.save import save_checkpoint
 from randygpt.checkpoint.sidecar import CheckpointInfo, Sidecar, read_json, read_tokenizer, sidecar_path
 from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.hf.files import files as transformers_files
-from randygpt.hf.files import read_tokenizer_json, tensor_names
+from randygpt.hf.files import read_tokenizer_json, rust_tensor_names, tensor_names
 from randygpt.model.config import ModelConfig
 from randygpt.model.layout import tensor_shapes
 from randygpt.model.tokenizer import Tokenizer
@@ -100,6 +100,7 @@ def read_export(folder: Path) -> tuple[Checkpoint, Sidecar]:
         )
         state = (exp_avg, exp_avg_sq)
     try:
+        facts = _config_facts(raw) | facts
         header = _header(config, facts)
         sidecar = _sidecar(config, tokenizer, header, facts)
     except (InvalidModelFile, ValueError, RecursionError) as error:
@@ -175,9 +176,9 @@ def _read_arrays(
 
 
 def _file_names(present: set[str], config: ModelConfig) -> dict[str, str]:
-    """Return the file's name of each tensor: transformers' names if the file has them, else randyGPT's."""
-    hf_names = tensor_names(config)
-    return hf_names if hf_names["wte"] in present else {name: name for name in hf_names}
+    """Return the file's name of each tensor, in the one of three conventions that most of its names follow."""
+    conventions = ({name: name for name in tensor_shapes(config)}, tensor_names(config), rust_tensor_names(config))
+    return max(conventions, key=lambda names: len(present.intersection(names.values())))
 
 
 def _check_names(present: set[str], expected: set[str]) -> None:
@@ -195,6 +196,12 @@ def _check_shapes(file: safe_open, config: ModelConfig, prefixes: Sequence[str],
                 raise InvalidModelFile(f"{prefix}{names[name]} has shape {tuple(found.get_shape())}, not {shape}")
             if found.get_dtype() not in _DTYPES:
                 raise InvalidModelFile(f"{prefix}{names[name]} has type {found.get_dtype()}, which is not supported")
+
+
+def _config_facts(raw: object) -> dict[str, str]:
+    """Return the header facts that randyGPT export_hf.py writes to config.json."""
+    names = {"iteration": "trained_iters", "best_loss": "best_val_loss"}
+    return {fact: repr(raw[name]) for fact, name in names.items() if isinstance(raw, Mapping) and name in raw}
 
 
 def _header(config: ModelConfig, facts: Mapping[str, str]) -> CheckpointHeader:

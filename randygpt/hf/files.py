@@ -7,7 +7,7 @@ has a later duplicate gets a mark as suffix, which decoding removes.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 
 import tokenizers
@@ -16,7 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from randygpt.errors import InvalidModelFile
 from randygpt.model.config import ModelConfig
 from randygpt.model.layout import tensor_shapes
-from randygpt.model.tokenizer import BOS_ID, EOS_ID, BpeTokenizer, CharTokenizer, Tokenizer
+from randygpt.model.tokenizer import BOS_ID, EOS_ID, BpeTokenizer, CharTokenizer, Tokenizer, tokenizer_from_json
 
 _PRIVATE_USE = range(0xF0000, 0x10FFFE)  # private use characters; the mark is one that the vocabulary lacks
 _CODE = ("configuration_randygpt", "modeling_randygpt")
@@ -62,8 +62,25 @@ def tensor_names(config: ModelConfig) -> dict[str, str]:
     return {name: f"{name.replace('layer', 'layers.', 1)}.weight" for name in tensor_shapes(config)}
 
 
+def rust_tensor_names(config: ModelConfig) -> dict[str, str]:
+    """Return the name that randyGPT export_hf.py gives to each tensor in `tensor_shapes`."""
+    names = {}
+    for name in tensor_shapes(config):
+        layer, _, part = name.rpartition(".")
+        group = "mlp" if part.startswith("fc") else "attn"
+        names[name] = f"{layer.replace('layer', 'layers.', 1)}.{group}.{part}.weight" if layer else f"{name}.weight"
+    return names
+
+
 def read_tokenizer_json(raw: object, kind: object) -> Tokenizer:
-    """Parse a decoded tokenizer.json that `files` wrote; raise InvalidModelFile if it is another."""
+    """Parse a decoded tokenizer.json; raise InvalidModelFile if it is neither form.
+
+    Args:
+        raw: The library's form that `files` writes, or the map of vocab.json that randyGPT export_hf.py writes.
+        kind: `tokenizer` in config.json.
+    """
+    if isinstance(raw, Mapping) and "model" not in raw and {"chars", "vocab"} & {*raw}:
+        return tokenizer_from_json(raw)
     try:
         ids, merges = raw["model"]["vocab"], raw["model"]["merges"]  # type: ignore[index]
         raw_decoders = raw["decoder"]["decoders"]  # type: ignore[index]

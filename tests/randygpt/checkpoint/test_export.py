@@ -1,5 +1,6 @@
 """Export and import: byte-for-byte round trips, and errors that name the file."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,10 +17,11 @@ from support.models import CONFIG, TOKENIZER, side_files, tiny_checkpoint, write
 
 from randygpt.checkpoint.export import Format, export_model, import_model, read_export
 from randygpt.checkpoint.header import CheckpointHeader
-from randygpt.checkpoint.rgpt import read_checkpoint, write_checkpoint
-from randygpt.checkpoint.sidecar import Sidecar, inspect_checkpoint
+from randygpt.checkpoint.rgpt import read_checkpoint, read_weights, write_checkpoint
+from randygpt.checkpoint.sidecar import Sidecar, inspect_checkpoint, read_tokenizer
 from randygpt.cli.main import run
 from randygpt.errors import CallerError, InvalidModelFile
+from randygpt.hf.files import rust_tensor_names, tensor_names
 from randygpt.model.layout import tensor_shapes
 
 LOSSES = {"train": 1.5, "val": None, "best_val": 1.625}
@@ -80,6 +82,34 @@ def test_rust_checkpoint_round_trips(golden: Path, tmp_path: Path) -> None:
     export_model(inspect_checkpoint(path, vocab=vocab), tmp_path / "export", "safetensors")
     import_model(tmp_path / "export", tmp_path / "back.bin")
     assert (tmp_path / "back.bin").read_bytes() == path.read_bytes()
+
+
+def test_folder_of_the_rust_projects_exporter_is_imported(golden: Path, tmp_path: Path) -> None:
+    import_model(golden / "hf_export_xs", tmp_path / "m.bin")
+    found = inspect_checkpoint(tmp_path / "m.bin")
+    weights = read_weights(found.path, found.config)
+    assert weights.size == 978_112
+    digest = "685d1841cc206e3e25acda34c7aa0d4112bb5216e4bc1f5404d2eb169653c67a"
+    assert hashlib.sha256(weights.astype("<f4").tobytes()).hexdigest() == digest
+    assert found.tokenizer is not None
+    assert found.tokenizer.to_json() == read_tokenizer(golden / "bpe2000_vocab.json").to_json()
+
+
+def test_rust_form_of_tokenizer_and_tensor_names(tmp_path: Path) -> None:
+    folder = export(tmp_path, "hf", with_optimizer=False)
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER.to_json()), encoding="utf-8")
+    config = json.loads((folder / "config.json").read_bytes())
+    (folder / "config.json").write_text(json.dumps(config | {"trained_iters": 8, "best_val_loss": 1.5}))
+    ours, theirs = tensor_names(CONFIG), rust_tensor_names(CONFIG)
+    arrays = load_file(folder / WEIGHTS)
+    save_file({theirs[name]: arrays[ours[name]] for name in ours}, folder / WEIGHTS)
+    checkpoint, sidecar = read_export(folder)
+    assert np.array_equal(checkpoint.weights, tiny_checkpoint(seed=5).weights)
+    assert (checkpoint.header.iteration, checkpoint.header.best_loss, sidecar.iteration) == (8, 1.5, 8)
+    assert sidecar.tokenizer.to_json() == TOKENIZER.to_json()
+    (folder / "config.json").write_text(json.dumps(config | {"trained_iters": [8]}))
+    with pytest.raises(InvalidModelFile, match="metadata: "):
+        read_export(folder)
 
 
 def test_export_has_tensors_and_header_facts(tmp_path: Path) -> None:
