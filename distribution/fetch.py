@@ -5,9 +5,10 @@ network I/O through a pool and disk I/O through the store.
 """
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from distribution import trust
 from distribution.chunking import decode
@@ -18,6 +19,8 @@ from distribution.errors import (
     InvalidManifest,
     InvalidRelease,
     NotFound,
+    PeerError,
+    TransportError,
 )
 from distribution.events import (
     CHUNK_KIND,
@@ -30,14 +33,13 @@ from distribution.events import (
 from distribution.installed import InstalledRelease
 from distribution.manifest import Manifest, is_name
 from distribution.partial import HeaderRewrite
-from distribution.revocation import query_revoked
+from distribution.revocation import query_revoked, read_revoked
 from distribution.store import Store
 from distribution.trust import TrustPolicy
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event
-from relay_client.filter import Filter
 from relay_client.keys import AddressReference, EventReference, encode_npub
-from relay_client.pool import Pool
+from relay_client.pool import Answer, Pool
 
 MAX_SIZE = 1 << 30  # bytes of a release, by default
 
@@ -84,6 +86,7 @@ class Fetcher:
     now: Callable[[], int]
     max_size: int = MAX_SIZE
     on_progress: OnProgress = lambda _done, _total: None
+    _late: list[Answer] = field(default_factory=list, init=False)  # arrived when the latest version was decided
 
     def __post_init__(self) -> None:
         if self.max_size <= 0:
@@ -124,6 +127,7 @@ class Fetcher:
             await self.store.seen_versions.record(release)
             if activate:
                 await self.store.use(release.id)
+        await self._record_late(release)
         return Fetched(release=installed, chunks=chunks, misbehaving=sorted(self.pool.misbehaving), activated=activate)
 
     async def find(self, reference: EventReference | AddressReference) -> Release:
@@ -147,10 +151,11 @@ class Fetcher:
         check_address(reference)
         self.policy.check(reference.author)
         who = f"{reference.name!r} by {encode_npub(reference.author)}"
-        answers = await self._query(heads_filter(reference.author, reference.name))
+        answers = await self._query_heads(reference)
         found, errors = read_heads(answers, reference.author, reference.name, now=self.now())
         own, signed = [each.head for each in found], {each.event.id: each.event for each in found}
-        revoked = await query_revoked(self.pool, self.store.seen_versions, reference, own, now=self.now())
+        versions = self.store.seen_versions
+        revoked = await query_revoked(self.pool, versions, reference, own, now=self.now(), late=self._late)
         latest = trust.latest(own, revoked)
         if latest is None:
             if errors:
@@ -165,12 +170,35 @@ class Fetcher:
         self.store.event_archive.keep_head(release.id, signed[latest.id])
         return release
 
-    async def _query(self, wanted: Filter) -> list[tuple[str, Mapping[str, object]]]:
-        """Query the relays, and those that were hinted at if the others have nothing."""
-        answers = await self.pool.query(wanted)
-        if not answers and await self.pool.connect_hints():
-            answers = await self.pool.query(wanted)
+    async def _query_heads(self, address: AddressReference) -> list[Answer]:
+        """Query the relays, and those that were hinted at if the others have no head; late answers are kept."""
+        wanted, has_hints = heads_filter(address.author, address.name), self.pool.has_hints
+
+        def has_head(answers: Sequence[Answer]) -> bool:
+            return bool(read_heads(answers, address.author, address.name, now=self.now())[0])
+
+        answers = await self.pool.query_soon(wanted, enough=lambda found: has_hints or has_head(found), late=self._late)
+        if has_hints and not has_head(answers):
+            await self.pool.connect_hints()
+            answers += await self.pool.query_soon(wanted, enough=has_head, late=self._late)
         return answers
+
+    async def _record_late(self, release: Release) -> None:
+        """Record newer versions and revocations that arrived late, so that they count the next time."""
+        author, name, versions = release.author, release.name, self.store.seen_versions
+        found, _ = read_heads(self._late, author, name, now=self.now())
+        heads = [each.head for each in found if each.head.version > release.version]
+        seen = versions.seen(author, name)
+        known = {release.id, *(head.release_id for head in heads), *(one.release_id for one in seen.versions.values())}
+        revoked = read_revoked(self._late, author, known, now=self.now())
+        await versions.revoke(author, name, revoked)
+        with contextlib.suppress(PeerError, TransportError, TimeoutError):
+            newer = trust.latest(heads, seen.revoked | revoked)
+            if newer:
+                async with asyncio.timeout(self.pool.timeouts.settle_s):
+                    named = await self._by_id(newer.release_id)
+                if newer.names(named):
+                    await versions.record(named)
 
     async def _by_id(self, release_id: bytes) -> Release:
         event = (await self._events([release_id], "release"))[release_id]

@@ -4,7 +4,7 @@ Only `query_revoked` does I/O: on the network through a pool, and on disk to rem
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -18,7 +18,7 @@ from relay_client.filter import Filter
 from relay_client.gather_plan import IDS_PER_REQUEST
 from relay_client.hexadecimal import parse_hex
 from relay_client.keys import AddressReference
-from relay_client.pool import Pool
+from relay_client.pool import Answer, Pool
 
 REVOCATION_KIND = 5
 
@@ -55,8 +55,25 @@ def revocation_draft(release: Release, *, reason: str, created_at: int) -> Event
     return EventDraft(kind=REVOCATION_KIND, created_at=created_at, tags=tags, content=reason)
 
 
+def read_revoked(answers: Iterable[Answer], author: bytes, known: Collection[bytes], *, now: int) -> set[bytes]:
+    """Return which of the `known` release ids an author revoked, by those of the answers that are valid."""
+    revoked: set[bytes] = set()
+    for _, raw_event in answers:
+        with contextlib.suppress(InvalidEvent, InvalidRelease):  # not a revocation
+            revocation = Revocation.parse(Event.parse(raw_event), now=now)
+            if revocation.author == author:
+                revoked |= revocation.event_ids & set(known)
+    return revoked
+
+
 async def query_revoked(
-    pool: Pool, versions: SeenVersions, address: AddressReference, heads: Iterable[Head], *, now: int
+    pool: Pool,
+    versions: SeenVersions,
+    address: AddressReference,
+    heads: Iterable[Head],
+    *,
+    now: int,
+    late: list[Answer] | None = None,
 ) -> frozenset[bytes]:
     """Return the ids of the revoked releases of a name, as far as relays and this machine know, and remember them.
 
@@ -66,6 +83,7 @@ async def query_revoked(
         address: Author and name.
         heads: Heads of the name; the query covers the releases they name and those seen before.
         now: Seconds since 1970.
+        late: Gets the answers of relays that were not waited for (see `Pool.query_soon`).
 
     Raises:
         StoreError: The file of seen versions is damaged.
@@ -74,13 +92,11 @@ async def query_revoked(
     known = {version.release_id for version in seen.versions.values()} | {head.release_id for head in heads}
     candidates = sorted(known - seen.revoked)
     revoked: set[bytes] = set()
+    late = [] if late is None else late
     for start in range(0, len(candidates), IDS_PER_REQUEST):
         ids = tuple(release_id.hex() for release_id in candidates[start : start + IDS_PER_REQUEST])
         wanted = Filter(authors=(address.author,), kinds=(REVOCATION_KIND,), tags={"e": ids}, limit=2 * len(ids))
-        for _, raw_event in await pool.query(wanted):
-            with contextlib.suppress(InvalidEvent, InvalidRelease):  # not a revocation
-                revocation = Revocation.parse(Event.parse(raw_event), now=now)
-                if revocation.author == address.author:
-                    revoked |= revocation.event_ids & known
+        answers = await pool.query_soon(wanted, enough=lambda _: True, late=late)
+        revoked |= read_revoked(answers, address.author, known, now=now)
     await versions.revoke(address.author, address.name, revoked)
     return seen.revoked | revoked

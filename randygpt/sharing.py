@@ -3,6 +3,7 @@
 The command line and the public functions of `randygpt` are thin callers of this module. Does network and disk I/O.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from relay_client.filter import Filter
 from relay_client.hints import usable_hints
 from relay_client.keys import AddressReference, SecretKey, encode_nevent
 from relay_client.nip65 import RELAY_LIST_KIND, write_relays
-from relay_client.pool import Pool
+from relay_client.pool import Answer, Pool
 
 _NEVENT_RELAYS = 3
 
@@ -93,14 +94,17 @@ async def nip65_relays(relays: Sequence[str], key: SecretKey) -> list[str]:
     Raises:
         NotFound: no relay has a list of this key that names a write relay.
     """
-    lists = []
-    async with Pool(relays, signer=key) as pool:
-        for _, raw_event in await pool.query(Filter(authors=(key.pubkey,), kinds=(RELAY_LIST_KIND,), limit=1)):
-            try:
+
+    def listed(answers: Sequence[Answer]) -> list[str]:
+        lists = []
+        for _, raw_event in answers:
+            with contextlib.suppress(InvalidEvent):
                 lists.append(Event.parse(raw_event))
-            except InvalidEvent:
-                continue
-    found = write_relays(lists, author=key.pubkey)
+        return write_relays(lists, author=key.pubkey)
+
+    wanted = Filter(authors=(key.pubkey,), kinds=(RELAY_LIST_KIND,), limit=1)
+    async with Pool(relays, signer=key, wait_for_all=False) as pool:
+        found = listed(await pool.query_soon(wanted, enough=lambda answers: bool(listed(answers)), late=[]))
     if not found:
         raise NotFound("your relays have no NIP-65 list of this key that names a relay to write to")
     return found
@@ -136,7 +140,7 @@ async def fetch_release(
     has_own_hints = not relays and not home.relays() and usable_hints(parsed.relays, known=())
     urls = [] if has_own_hints else home.resolve_relays(relays, hints=parsed.relays)
     rewrite = HeaderRewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC) if weights_only else None
-    async with Pool(urls, signer=signing_key.signer(home), hints=parsed.relays) as pool:
+    async with Pool(urls, signer=signing_key.signer(home), hints=parsed.relays, wait_for_all=False) as pool:
         fetcher = Fetcher(
             pool=pool,
             store=Store(home.folder),

@@ -32,6 +32,8 @@ from relay_client.websocket import describe_error, open_websocket
 OnEvent = Callable[[Mapping[str, object]], bool | None]  # gets an unverified event; True ends the query
 OnLiveEvent = Callable[[Mapping[str, object]], bool]  # gets an unverified event; False if it was not wanted
 
+_MAX_AUTH = 3  # authentications per request; a relay may renew its challenge at any time
+
 
 @dataclass(slots=True)
 class _Request:
@@ -148,7 +150,8 @@ class Connection:
     async def query(self, wanted: Filter, on_event: OnEvent) -> None:
         """Request stored events; returns when the relay has sent them all.
 
-        A rate-limited query is repeated after a wait, each longer than the last, for about a minute.
+        A rate-limited query is repeated after a wait, each longer than the last, for about a minute. The whole query
+        has a deadline that nothing the relay sends puts off.
 
         Args:
             wanted: Filter of the request.
@@ -160,7 +163,16 @@ class Connection:
             TransportError: The connection failed, or the relay does not answer.
             PeerError: The relay broke the protocol.
         """
-        await self._request(wanted, on_event, None)
+        large = len(wanted.ids) + sum(map(len, wanted.tags.values()))
+        limit_s = self._timeouts.request_s + large * self._timeouts.event_s
+        deadline = asyncio.timeout(limit_s)
+        try:
+            async with deadline:
+                await self._request(wanted, on_event, None)
+        except TimeoutError:
+            if not deadline.expired():  # `on_event` raised it
+                raise
+            raise RelayTimeout(f"{self.url}: no complete answer for {limit_s:.0f} s{self._quote()}") from None
 
     async def subscribe(self, wanted: Filter, on_event: OnLiveEvent, *, on_stored: Callable[[], None]) -> NoReturn:
         """Receive stored events and then new ones, until the relay ends it; raises as `query` does, and always.
@@ -176,6 +188,7 @@ class Connection:
 
     async def _request(self, wanted: Filter, on_event: OnEvent, on_stored: Callable[[], None] | None) -> None:
         """Open a request until it ends without a reason; repeat it after rate limits and authentication."""
+        may_authenticate = _MAX_AUTH
         while True:
             await asyncio.sleep(self._rate_control.wait_s(_now()))
             asked_at, known = _now(), self.authenticated
@@ -187,7 +200,13 @@ class Connection:
                 self._rate_control.on_rate_limited(sent_at=asked_at, now=_now())
                 if not self._rate_control.exhausted:
                     continue
-            elif reason_prefix(reason) == "auth-required" and self._signer and not (known and self.authenticated):
+            elif (
+                reason_prefix(reason) == "auth-required"
+                and self._signer
+                and may_authenticate
+                and not (known and self.authenticated)
+            ):
+                may_authenticate -= 1
                 await self.authenticate(reason)
                 continue
             raise RelayRefused(
@@ -271,12 +290,13 @@ class Connection:
             case AuthAnswered() as answer:
                 self._auth_answers.append(answer)
             case AuthRequested():
-                pass
+                self._received.set()
+                return  # neither this nor a NOTICE resets the answer timeout
             case NoticeReceived() as notice:
                 self._notice = notice.text
                 self._answers.append(notice)
                 self._received.set()
-                return  # a NOTICE does not reset the answer timeout
+                return
             case None:
                 return
         self._active_at = _now()

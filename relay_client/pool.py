@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -19,10 +19,13 @@ from relay_client.hints import MAX_HINTS, usable_hints
 from relay_client.rate_control import RateControl
 from relay_client.relay_status import RelayReport, RelayStatus, SendCounts
 from relay_client.sender import OnAccepted, RelaySender
+from relay_client.settle import settle
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 if TYPE_CHECKING:  # it imports an HTTP client, which fetching does not need
     from relay_client.nip11 import RelayInfo
+
+Answer = tuple[str, Mapping[str, object]]  # relay, unverified event
 
 _RECONNECTS = 3  # attempts without progress to gather the rest from relays whose connection broke
 _READ_RETRIES = 6  # of reading what a relay accepted
@@ -32,6 +35,7 @@ _READ_RETRIES = 6  # of reading what a relay accepted
 class _Relay:
     url: str
     rate_control: RateControl
+    is_late: bool = False  # owed something when a question settled; not waited for again
     is_hint: bool  # named by an event, not by the user: only ever on the open internet, and never authenticated to
     status: RelayStatus = RelayStatus.CONNECTING
     reason: str = ""
@@ -65,6 +69,8 @@ class Pool:
         urls: Addresses of the relays.
         signer: Authenticates (NIP-42) at relays that insist on it, except those known from hints.
         hints: Untrusted addresses, used only if the relays above lack something.
+        wait_for_all: If false, entering waits only a short time for the other relays once one is connected (they are
+            used when they are), and `query_soon` does so once it has enough.
         timeouts: How long to wait for relays, and between attempts.
     """
 
@@ -74,6 +80,7 @@ class Pool:
         *,
         signer: Signer | None = None,
         hints: Sequence[str] = (),
+        wait_for_all: bool = True,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self.timeouts = timeouts
@@ -81,11 +88,13 @@ class Pool:
         self._signer = signer
         self._relays: dict[str, _Relay] = {}
         self._hints = list(hints)
+        self._wait_for_all = wait_for_all
+        self._tasks: set[asyncio.Task[None]] = set()  # questions, and attempts to connect, that may outlive a call
         self._add(urls, are_hints=False)
 
     async def __aenter__(self) -> Self:
         try:
-            await asyncio.gather(*(self._open(url) for url in self._relays))
+            await self._open_all(list(self._relays))
             if not self.urls:
                 await self.connect_hints()
         except BaseException:
@@ -109,6 +118,11 @@ class Pool:
     def reports(self) -> Mapping[str, RelayReport]:
         """Result at each relay so far, by address."""
         return {url: relay.report() for url, relay in self._relays.items()}
+
+    @property
+    def has_hints(self) -> bool:
+        """True if hints are left that were not followed yet."""
+        return bool(self._hints)
 
     def failure_summary(self) -> str:
         """Return in one line why relays are not in use; empty if all are."""
@@ -184,14 +198,48 @@ class Pool:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    async def query(self, wanted: Filter) -> list[tuple[str, Mapping[str, object]]]:
+    async def query(self, wanted: Filter) -> list[Answer]:
         """Return what all relays store for a filter, as (relay, unverified event), with repeats."""
-        answers: list[tuple[str, Mapping[str, object]]] = []
+        answers: list[Answer] = []
 
         async def ask(url: str) -> None:
             await self._query(url, wanted, lambda raw_event: answers.append((url, raw_event)))
 
         await asyncio.gather(*(ask(url) for url in self.urls))
+        return answers
+
+    async def query_soon(
+        self, wanted: Filter, *, enough: Callable[[Sequence[Answer]], bool], late: list[Answer]
+    ) -> list[Answer]:
+        """Return what relays store for a filter, without waiting for the slowest unless the pool waits for all.
+
+        Args:
+            wanted: Filter of the request.
+            enough: Called when a relay has answered, with all events so far; returns whether the caller could do
+                without the other relays. They get a short time more then, or none if they were late before.
+            late: Gets the events that arrive after that, while the pool is open.
+        """
+        answers: list[Answer] = []
+        current, sufficient = answers, False
+
+        async def ask(url: str) -> None:
+            await self._query(
+                url, wanted, lambda raw_event: current.append((url, raw_event)), is_late=lambda: current is late
+            )
+
+        def is_enough() -> bool:
+            nonlocal sufficient
+            sufficient = sufficient or (not self._wait_for_all and enough(answers))
+            return sufficient
+
+        asked = {url: self._start(ask(url), f"ask {url}") for url in self.urls}
+        prompt = [task for url, task in asked.items() if not self._relays[url].is_late]
+        await settle(prompt, enough=is_enough, settle_s=self.timeouts.settle_s)
+        if not is_enough():
+            await settle(asked.values(), enough=is_enough, settle_s=self.timeouts.settle_s)
+        for url, task in asked.items():
+            self._relays[url].is_late = not task.done()
+        current = late
         return answers
 
     async def stored_ids(self, ids: Sequence[bytes] | Mapping[str, Sequence[bytes]]) -> dict[str, set[bytes]]:
@@ -272,8 +320,8 @@ class Pool:
         urls = usable_hints(self._hints, known=self._relays)[:room]
         self._hints.clear()
         self._add(urls, are_hints=True)
-        reached = await asyncio.gather(*(self._open(url) for url in urls))
-        return [url for url, is_open in zip(urls, reached, strict=True) if is_open]
+        await self._open_all(urls)
+        return [url for url in urls if self._relays[url].status is RelayStatus.CONNECTED]
 
     def _add(self, urls: Iterable[str], *, are_hints: bool) -> None:
         for url in urls:
@@ -286,16 +334,34 @@ class Pool:
             url, None if is_hint else self._signer, only_public=is_hint, timeouts=self.timeouts
         )
 
-    async def _open(self, url: str) -> bool:
-        """Connect to a relay for use by the pool; returns False if it cannot be reached."""
+    def _start(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        """Run something that may outlive the call that started it, but not the pool."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _open_all(self, urls: Iterable[str]) -> None:
+        """Connect to relays, all at once."""
+        opening = {url: self._start(self._open(url), f"connect to {url}") for url in urls}
+        await settle(
+            opening.values(),
+            enough=lambda: not self._wait_for_all and bool(self.urls),
+            settle_s=self.timeouts.settle_s,
+        )
+        for url, task in opening.items():
+            if not task.done():
+                self._relays[url].is_late, self._relays[url].reason = True, f"{url}: not connected yet"
+
+    async def _open(self, url: str) -> None:
+        """Connect to a relay for use by the pool, unless it cannot be reached."""
         relay = self._relays[url]
         try:
             relay.connection = await self._connect(url)
         except TransportError as error:
             relay.fail(RelayStatus.DROPPED, error)
-            return False
-        relay.status, relay.reason = RelayStatus.CONNECTED, ""
-        return True
+        else:
+            relay.status, relay.reason = RelayStatus.CONNECTED, ""
 
     async def _reopen(self, url: str) -> Connection:
         relay = self._relays[url]
@@ -309,6 +375,10 @@ class Pool:
         return connection
 
     async def _close(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         connections = [relay.connection for relay in self._relays.values() if relay.connection]
         await asyncio.gather(*(connection.close() for connection in connections))
 
@@ -328,20 +398,28 @@ class Pool:
             timeouts=self.timeouts,
         )
 
-    async def _query(self, url: str, wanted: Filter, on_event: OnEvent) -> None:
-        """Query one relay, a second time if its connection broke; drop it if that fails."""
+    async def _query(
+        self, url: str, wanted: Filter, on_event: OnEvent, *, is_late: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Query one relay, a second time if its connection broke; drop it if that fails.
+
+        Once `is_late`, others may use the connection too, and find out by themselves that it failed.
+        """
         relay = self._relays[url]
         if relay.status is not RelayStatus.CONNECTED:
             return
         try:
             try:
                 await self._connection(url).query(wanted, on_event)
-            except RelayRefused:
+            except (RelayRefused, RelayTimeout):
                 raise
             except TransportError:
+                if is_late():
+                    return
                 await (await self._reopen(url)).query(wanted, on_event)
         except (TransportError, PeerError) as error:
-            relay.fail(RelayStatus.DROPPED, error)
+            if not is_late():
+                relay.fail(RelayStatus.DROPPED, error)
 
     async def _gather(
         self, urls: Sequence[str], keys: Sequence[str], accept: AcceptEvent, lookup: KeyLookup

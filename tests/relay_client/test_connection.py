@@ -13,7 +13,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from relay_client.connection import Connection
-from relay_client.errors import CallerError, InvalidMessage, PeerError, RelayRefused, TransportError
+from relay_client.errors import CallerError, InvalidMessage, PeerError, RelayRefused, RelayTimeout, TransportError
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
@@ -184,7 +184,50 @@ async def test_notices_do_not_extend_the_timeout() -> None:
             await connection.query(WANTED, ignore)
 
 
+async def test_challenges_do_not_extend_the_timeout() -> None:
+    async def handler(peer: ServerConnection) -> None:
+        await peer.recv()
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await peer.send('["AUTH","who?"]')
+                await asyncio.sleep(IMPATIENT.answer_s / 10)
+
+    async with relay_that(handler) as url, opened(url, timeouts=IMPATIENT) as connection:
+        with pytest.raises(RelayTimeout, match="no answer"):
+            await connection.query(WANTED, ignore)
+
+
+async def test_events_do_not_extend_the_deadline() -> None:
+    timeouts = Timeouts(request_s=0.2, event_s=0)
+
+    async def handler(peer: ServerConnection) -> None:
+        await peer.recv()
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await peer.send(orjson.dumps(["EVENT", "r1", EVENT.to_dict()]), text=True)
+                await asyncio.sleep(0.01)
+
+    async with relay_that(handler) as url, opened(url, timeouts=timeouts) as connection:
+        with pytest.raises(RelayTimeout, match="no complete answer"):
+            await connection.query(Filter(limit=1_000_000), ignore)
+
+
 # --- authentication
+
+
+async def test_endless_demand_for_authentication_is_an_error() -> None:
+    async def handler(peer: ServerConnection) -> None:
+        async for frame in peer:
+            kind, *rest = orjson.loads(frame)
+            if kind == "AUTH":
+                await peer.send(orjson.dumps(["OK", rest[0]["id"], True, ""]), text=True)
+            elif kind == "REQ":
+                await peer.send('["AUTH","once more"]')
+                await peer.send(orjson.dumps(["CLOSED", rest[0], "auth-required: who?"]), text=True)
+
+    async with relay_that(handler) as url, opened(url, KEY) as connection:
+        with pytest.raises(RelayRefused, match="auth-required"):
+            await connection.query(WANTED, ignore)
 
 
 async def test_query_authenticates_on_demand() -> None:

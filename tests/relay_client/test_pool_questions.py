@@ -231,6 +231,14 @@ async def test_silent_relay_is_not_reconnected(scripted: ScriptedRelay) -> None:
     assert scripted.connections == 1
 
 
+async def test_silent_relay_is_queried_once(scripted: ScriptedRelay) -> None:
+    scripted.silent = True
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url], timeouts=Timeouts(answer_s=0.05)) as pool:
+        assert await pool.query(Filter(limit=1)) == []
+        assert "no answer" in pool.failure_summary()
+    assert scripted.connections == 1
+
+
 async def test_gather_of_nothing_asks_nothing(scripted: ScriptedRelay) -> None:
     async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url]) as pool:
         await pool.gather([], Taker())

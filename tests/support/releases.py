@@ -101,7 +101,7 @@ async def fetch(
 ) -> Fetched:
     if isinstance(reference, bytes):
         reference = EventReference(id=reference)
-    async with Pool(urls, timeouts=timeouts) as pool:
+    async with Pool(urls, timeouts=timeouts, wait_for_all=False) as pool:
         fetcher = Fetcher(
             pool=pool,
             store=Store(home),
