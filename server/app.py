@@ -15,7 +15,7 @@ from aiohttp import web
 from server.completion import Completion
 from server.config import ServerConfig
 from server.engine import Engine
-from server.errors import Busy, InvalidRequest, UnfitModel
+from server.errors import Busy, InvalidRequest, ModelLoadError
 from server.fields import parse_object
 from server.listen import listen
 from server.metrics import CONTENT_TYPE, Metrics, Snapshot
@@ -205,7 +205,7 @@ class Application:
             raise InvalidRequest("release must be an event id, 64 hex digits", field="release") from None
         try:
             await reloader.use(release_id)
-        except UnfitModel as error:
+        except ModelLoadError as error:
             raise web.HTTPConflict(text=str(error)) from None
         return await self._health(request)
 
@@ -232,7 +232,7 @@ class Application:
 
 
 @contextlib.asynccontextmanager
-async def running(
+async def run_server(
     active: ActiveModel,
     reloader: Reloader | None,
     config: ServerConfig,

@@ -4,7 +4,7 @@ Sequences join and leave between steps. Those in the first slots are prefilled a
 are prefilled in chunks, first come first served, so that a long prompt does not stall the decoding of the rest.
 """
 
-from collections.abc import Sequence as Ids
+from collections import abc
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from randygpt.model.decoder import PREFILL_CHUNK, Array, Decoder, KVCache
 from randygpt.model.sampling import log_softmax, sample_batch
 from server.sequence import Sequence, Token
 
-Chunks = list[tuple[int, Ids[int]]]  # slot, ids
+Chunks = list[tuple[int, abc.Sequence[int]]]  # slot, ids
 
 
 class Batch:
@@ -39,7 +39,7 @@ class Batch:
         self._decoding = 0  # number of prefilled sequences; they have the first slots
 
     @property
-    def sequences(self) -> Ids[Sequence]:
+    def sequences(self) -> abc.Sequence[Sequence]:
         """The sequences, by slot."""
         return self._slots
 
@@ -107,7 +107,7 @@ class Batch:
         slots = [*range(self._decoding), *ended]
         return slots, logits[: len(slots)]
 
-    def _sample(self, slots: Ids[int], logits: Array) -> list[tuple[int, Token]]:
+    def _sample(self, slots: abc.Sequence[int], logits: Array) -> list[tuple[int, Token]]:
         """Sample a token for each slot from its logits (n, V)."""
         if not slots:
             return []

@@ -7,8 +7,8 @@ sequence. A `DecodeWorker` runs its sequences on its own thread, step by step, a
 import asyncio
 import threading
 import time
+from collections import abc
 from collections.abc import Callable, Iterable
-from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -43,9 +43,9 @@ class Engine:
         count, metrics = min(threads, _MAX_WORKERS), metrics or Metrics()
         self._workers = [
             DecodeWorker(
-                rank=rank, world_size=count, scheduler=self._scheduler, metrics=metrics, call_on_loop=self._call_on_loop
+                index=index, count=count, scheduler=self._scheduler, metrics=metrics, call_on_loop=self._call_on_loop
             )
-            for rank in range(count)
+            for index in range(count)
         ]
         self._scheduler.workers.extend(self._workers)
         self._threads = [threading.Thread(target=worker.run, name="decode", daemon=True) for worker in self._workers]
@@ -69,7 +69,7 @@ class Engine:
             return [worker.load for worker in self._workers]
 
     def submit(
-        self, model: LoadedModel, prompts: Ids[Prompt], *, logprobs: int | None = None, stream: bool = True
+        self, model: LoadedModel, prompts: abc.Sequence[Prompt], *, logprobs: int | None = None, stream: bool = True
     ) -> Request:
         """Queue a request, which the caller enters as a context and reads outputs from.
 
@@ -178,8 +178,8 @@ class _Scheduler:
 class DecodeWorker:
     """A thread's loop over decode steps, with one batch per model."""
 
-    rank: int
-    world_size: int  # number of workers; each has its share of a model's slots
+    index: int
+    count: int  # number of workers; each has its share of a model's slots
     scheduler: _Scheduler
     metrics: Metrics
     call_on_loop: Callable[[Callable[[], None]], None]
@@ -198,7 +198,7 @@ class DecodeWorker:
         count = sum(sequence.request.model is model for sequence in self.incoming)
         if model in self._batches:
             count += len(self._batches[model].sequences)
-        return count < len(model.cache.partition(self.rank, self.world_size).lengths)
+        return count < len(model.cache.partition(self.index, self.count).lengths)
 
     def migrate(self, other: "DecodeWorker") -> bool:
         """Move one sequence and its KV entries to `other` if it has a free slot. Hold the lock, between steps."""
@@ -234,7 +234,7 @@ class DecodeWorker:
             for sequence in incoming:
                 model = sequence.request.model
                 if model not in self._batches:
-                    cache = model.cache.partition(self.rank, self.world_size)
+                    cache = model.cache.partition(self.index, self.count)
                     self._batches[model] = Batch(model.language_model.decoder, cache)
                 self._batches[model].add(sequence)
             return True
@@ -285,7 +285,7 @@ def _imbalance(worker: DecodeWorker, other: DecodeWorker) -> int:
     """Return the number of sequences to migrate from `worker` to `other`."""
     mine, theirs = worker.load, other.load
     if mine + theirs <= _MERGE_UP_TO:  # all to the worker with more
-        return mine if (mine, worker.rank) < (theirs, other.rank) else 0
+        return mine if (mine, worker.index) < (theirs, other.index) else 0
     if theirs or mine >= _BALANCE_FROM:
         return (mine - theirs) // 2
     return 0

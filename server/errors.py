@@ -3,8 +3,9 @@
 CallerError
 ├── InvalidRequest     the client's request is wrong (HTTP 400)
 ├── CannotListen       the address is in use, or not one of this machine
-└── UnfitModel         the model is damaged, or failed its self-test
-    └── Unreadable         it could not be read this time, for lack of memory or a disk error
+└── ModelLoadError     the model cannot be loaded
+    ├── InvalidModel       it is damaged, or failed its self-test
+    └── ModelUnavailable   it could not be read this time, for lack of memory or a disk error
 TransportError
 └── Busy               too many sequences are running or waiting (HTTP 503)
 """
@@ -24,12 +25,16 @@ class CannotListen(CallerError):
     """The address is in use, or not one of this machine."""
 
 
-class UnfitModel(CallerError):
+class ModelLoadError(CallerError):
+    """The model cannot be loaded."""
+
+
+class InvalidModel(ModelLoadError):
     """The model is damaged, or failed its self-test."""
 
 
-class Unreadable(UnfitModel):
-    """The model could not be read this time, for lack of memory or a disk error."""
+class ModelUnavailable(ModelLoadError):
+    """The model could not be read this time, for lack of memory or a disk error; a retry may succeed."""
 
 
 class Busy(TransportError):

@@ -6,7 +6,7 @@ from relay_client.errors import CallerError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Positive:
+class PositiveFields:
     """Base of dataclasses whose values must all be positive; CallerError names one that is not."""
 
     def __post_init__(self) -> None:
@@ -17,7 +17,7 @@ class _Positive:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits(_Positive):
+class Limits(PositiveFields):
     """Limits on a server's clients; timeouts in seconds."""
 
     max_sequences: int = 128  # running or waiting
@@ -29,12 +29,3 @@ class Limits(_Positive):
     write_timeout_s: float = 20  # for a client to read what is sent
     linger_s: float = 2  # for a client to read an error before its connection is closed
     shutdown_timeout_s: float = 30  # for running requests
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReloadTiming(_Positive):
-    """Timing of a reloader, in seconds."""
-
-    poll_s: float = 0.2  # each poll is a stat of two files
-    retry_s: float = 1.0  # before the first retry of what could not be read; doubles with each
-    max_retry_s: float = 60.0

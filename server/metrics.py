@@ -44,9 +44,9 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._inter_token_latency = Histogram(
-            "randygpt_inter_token_latency_seconds",
-            "Time between two tokens of a sequence, once per decode step",
+        self._decode_step_interval = Histogram(
+            "randygpt_decode_step_interval_seconds",
+            "Time between the ends of two decode steps that gave tokens",
             buckets=_SECONDS,
             registry=self._registry,
         )
@@ -61,7 +61,7 @@ class Metrics:
         """Count a decode step that gave `batch_size` sequences a token, `seconds` after the one before."""
         self._completion_tokens.inc(batch_size)
         self._batch_size.observe(batch_size)
-        self._inter_token_latency.observe(seconds)
+        self._decode_step_interval.observe(seconds)
 
     def observe_first_token(self, seconds: float) -> None:
         """Count the first token of a sequence, `seconds` after its request arrived."""

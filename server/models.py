@@ -20,7 +20,7 @@ from randygpt.language_model import LanguageModel, from_weights, load
 from randygpt.model.config import ModelConfig
 from randygpt.model.decoder import KVCache
 from randygpt.model.tokenizer import BOS_ID
-from server.errors import UnfitModel, Unreadable
+from server.errors import InvalidModel, ModelUnavailable
 from server.logs import escape_controls
 
 MAX_SLOTS = 32  # sequences that a model decodes at once
@@ -100,8 +100,8 @@ def load_release(release: InstalledRelease) -> LoadedModel:
     """Load and test the model of an installed release.
 
     Raises:
-        UnfitModel: It is damaged, or failed its self-test.
-        Unreadable: A disk error, or lack of memory.
+        InvalidModel: It is damaged, or failed its self-test.
+        ModelUnavailable: A disk error, or lack of memory.
     """
     label = f"{release.name} version {release.version}"
     try:
@@ -111,11 +111,11 @@ def load_release(release: InstalledRelease) -> LoadedModel:
         loaded = LoadedModel(language_model=language_model, release_id=release.id.hex(), label=label)
         _self_test(loaded)
     except MemoryError:
-        raise Unreadable(f"{label}: not enough memory") from None
+        raise ModelUnavailable(f"{label}: not enough memory") from None
     except OSError as error:
-        raise Unreadable(f"{label}: {error}") from None
+        raise ModelUnavailable(f"{label}: {error}") from None
     except (RandyGPTError, StopIteration, RuntimeError) as error:
-        raise UnfitModel(f"{label}: {error}") from None
+        raise InvalidModel(f"{label}: {error}") from None
     finally:
         _trim_heap()
     return loaded
@@ -130,7 +130,7 @@ def load_file(path: Path, *, preset: str | None = None, vocab: Path | None = Non
         vocab: Its vocabulary, instead of the file next to it.
 
     Raises:
-        UnfitModel: It failed its self-test.
+        InvalidModel: It failed its self-test.
         InvalidModelFile: The file is damaged.
         CallerError: There is no such file.
         StorageError: It could not be read.
@@ -143,8 +143,8 @@ def load_file(path: Path, *, preset: str | None = None, vocab: Path | None = Non
     )
     try:
         _self_test(loaded)
-    except UnfitModel as error:
-        raise UnfitModel(f"{path}: {error}") from None
+    except InvalidModel as error:
+        raise InvalidModel(f"{path}: {error}") from None
     return loaded
 
 
@@ -156,7 +156,7 @@ def _trim_heap() -> None:
 
 
 def _self_test(loaded: LoadedModel) -> None:
-    """Compute logits over a full context, all of them if memory allows; raises UnfitModel if one is not finite."""
+    """Compute logits over a full context, all of them if memory allows; raises InvalidModel if one is not finite."""
     language_model = loaded.language_model
     config, tokenizer = language_model.config, language_model.tokenizer
     tokenizer.encode("")  # builds its tables here, not in the first request
@@ -165,4 +165,4 @@ def _self_test(loaded: LoadedModel) -> None:
     with np.errstate(all="ignore"):
         logits = decoder.logits(ids) if is_small else decoder.next_logits(ids, loaded.cache)
     if not np.isfinite(logits).all():
-        raise UnfitModel("self-test failed: its logits are not finite")
+        raise InvalidModel("self-test failed: its logits are not finite")

@@ -11,16 +11,26 @@ import logging
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from distribution.errors import StoreError
 from distribution.store import Store
-from server.errors import UnfitModel, Unreadable
-from server.limits import ReloadTiming
+from server.errors import ModelLoadError, ModelUnavailable
+from server.limits import PositiveFields
 from server.logs import escape_controls
 from server.models import ActiveModel, LoadedModel, load_release
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadTiming(PositiveFields):
+    """Timing of a reloader, in seconds."""
+
+    poll_s: float = 0.2  # each poll is a stat of two files
+    retry_s: float = 1.0  # before the first retry of a model that could not be read; doubles with each
+    max_retry_s: float = 60.0
 
 
 class Reloader:
@@ -58,23 +68,23 @@ class Reloader:
             wait_s = 0.0 if force or changed else self._wait_s
             try:
                 await self._swap(self._load_current)
-            except (Unreadable, OSError) as error:
+            except (ModelUnavailable, OSError) as error:
                 self._fail(str(error))
                 self._retry_after(min(2 * wait_s or self._timing.retry_s, self._timing.max_retry_s))
-            except (UnfitModel, StoreError) as error:
+            except (ModelLoadError, StoreError) as error:
                 self._fail(str(error))
             except Exception as error:  # a bug must not end the polling
                 self._fail(repr(error))
                 log.exception("loading a model failed")
 
     async def use(self, release_id: bytes) -> None:
-        """Make another release of the store active until the current one changes; raises UnfitModel."""
+        """Make another release of the store active until the current one changes; raises ModelLoadError."""
         async with self._lock:
             await self._active.wait_until_drained()
             try:
                 await self._swap(lambda: self._load(release_id, f"release {release_id.hex()}"))
             except (StoreError, OSError) as error:
-                raise UnfitModel(str(error)) from None
+                raise ModelLoadError(str(error)) from None
 
     async def _swap(self, load: Callable[[], LoadedModel | None]) -> None:
         loaded = await asyncio.get_running_loop().run_in_executor(self._loader, load)
@@ -120,7 +130,7 @@ class Reloader:
             return None
         release = self._store.release(release_id)
         if release is None:
-            raise UnfitModel(f"{name} is not installed")
+            raise ModelLoadError(f"{name} is not installed")
         return load_release(release)
 
 

@@ -6,8 +6,8 @@ from one to the other in `deliver`, which runs on the event loop.
 
 import asyncio
 import time
+from collections import abc
 from collections.abc import Callable, Iterable
-from collections.abc import Sequence as Ids
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 from randygpt.model.sampling import Continuation, Finish, Sampling
@@ -16,7 +16,7 @@ from server.models import LoadedModel
 if TYPE_CHECKING:
     from randygpt.model.decoder import Array
 
-Prompt: TypeAlias = tuple[Ids[int], Sampling]
+Prompt: TypeAlias = tuple[abc.Sequence[int], Sampling]
 
 
 class Token(NamedTuple):
@@ -46,14 +46,14 @@ class Sequence(Continuation):
         migrated_kv: Saved KV entries, while the sequence moves to another worker.
     """
 
-    def __init__(self, request: "Request", index: int, prompt: Ids[int], sampling: Sampling) -> None:
+    def __init__(self, request: "Request", index: int, prompt: abc.Sequence[int], sampling: Sampling) -> None:
         super().__init__(prompt, sampling, request.model.language_model.config.block_size)
         self.request = request
         self.index = index
         self.cancelled = False
         self.started = False
         self.pending_tokens: list[Token] = []
-        self.uncomputed_ids: Ids[int] = self.new_ids
+        self.uncomputed_ids: abc.Sequence[int] = self.new_ids
         self.migrated_kv: tuple[Array, Array] | None = None
 
     def append_token(self, token: Token) -> None:

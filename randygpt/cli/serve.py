@@ -86,7 +86,7 @@ def serve(
     from distribution.store import Store
     from relay_client.url import is_loopback_host
     from server import logs
-    from server.app import running
+    from server.app import run_server
     from server.config import ServerConfig
     from server.limits import Limits
     from server.models import ActiveModel, load_file
@@ -130,7 +130,7 @@ def serve(
         reloader, provenance = Reloader(store, active), Provenance(store, home.follow_path, release_describer(home))
         follower = _follower(home, store, follow, relay, parse_size(max_size)) if follow else None
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    server = running(active, reloader, config, provenance, listen_socket=listen_socket, watchdog=systemd.watchdog)
+    server = run_server(active, reloader, config, provenance, listen_socket=listen_socket, watchdog=systemd.watchdog)
     raise typer.Exit(asyncio.run(_serve(active, server, follower, as_json=as_json)))
 
 

@@ -8,7 +8,7 @@ import pytest
 from support.serving import config
 from support.shelf import Shelf, without_checkpoint
 
-from server.app import running
+from server.app import run_server
 from server.models import ActiveModel
 from server.reloader import Reloader
 
@@ -34,7 +34,7 @@ async def admin(shelf: Shelf) -> AsyncIterator[Admin]:
     shelf.store.activate(shelf.install().id)
     active = ActiveModel()
     async with (
-        running(active, Reloader(shelf.store, active), config(api_keys=["s3cret"])) as address,
+        run_server(active, Reloader(shelf.store, active), config(api_keys=["s3cret"])) as address,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
     ):
         yield Admin(address=address, session=session)

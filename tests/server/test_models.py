@@ -9,7 +9,7 @@ from support.models import CONFIG, TOKENIZER, has_weights, tiny_checkpoint, writ
 
 from randygpt.checkpoint.rgpt import Checkpoint, write_checkpoint
 from randygpt.errors import CallerError, InvalidCheckpoint, InvalidModelFile
-from server.errors import UnfitModel
+from server.errors import InvalidModel
 from server.models import load_file
 
 
@@ -46,7 +46,7 @@ def test_overflowing_weights_fail_the_self_test(tmp_path: Path, scale: float) ->
     write_checkpoint(
         path, Checkpoint(header=healthy.header, config=CONFIG, weights=weights, optimizer_state=healthy.optimizer_state)
     )
-    with pytest.raises(UnfitModel, match="its logits are not finite"):
+    with pytest.raises(InvalidModel, match="its logits are not finite"):
         load_file(path)
 
 
@@ -57,7 +57,7 @@ def test_self_test_covers_the_last_position(tmp_path: Path) -> None:
     healthy.weights[head : head + CONFIG.n_embd] = 1
     path = write_tiny(tmp_path / "m.bin")
     write_checkpoint(path, healthy)
-    with pytest.raises(UnfitModel, match="not finite"):
+    with pytest.raises(InvalidModel, match="not finite"):
         load_file(path)
 
 

@@ -13,7 +13,7 @@ from support.scrape import scrape
 from support.serving import config, serving
 
 from server import logs
-from server.app import running
+from server.app import run_server
 from server.models import ActiveModel, LoadedModel, load_file
 
 SECRET = "a private prompt"  # noqa: S105 (of a test)
@@ -28,7 +28,7 @@ async def test_metrics(session: aiohttp.ClientSession, address: str) -> None:
     assert found["randygpt_prompt_tokens_total"] == 7
     assert found["randygpt_completion_tokens_total"] == 9
     assert found["randygpt_time_to_first_token_seconds_count"] == 1
-    assert found["randygpt_inter_token_latency_seconds_count"] == found["randygpt_batch_size_sum"] == 9
+    assert found["randygpt_decode_step_interval_seconds_count"] == found["randygpt_batch_size_sum"] == 9
     assert found["randygpt_sequences_waiting"] == 0
     assert (
         found["randygpt_sequences_running"]
@@ -52,7 +52,7 @@ async def test_undecodable_file_name_is_escaped(session: aiohttp.ClientSession, 
 
 async def test_not_ready_before_the_first_model(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
     active = ActiveModel()
-    async with running(active, None, config()) as address:
+    async with run_server(active, None, config()) as address:
         assert "randygpt_model_age_seconds" not in await scrape(address)
         async with session.get(f"{address}/ready") as response:
             assert (response.status, await response.json()) == (503, {"ready": False})

@@ -19,10 +19,9 @@ from support.shelf import Shelf, checkpoint, weights, without_checkpoint
 
 from distribution.installed import InstalledRelease
 from randygpt.checkpoint.header import CheckpointHeader
-from server.app import running
-from server.limits import ReloadTiming
+from server.app import run_server
 from server.models import ActiveModel, LoadedModel, load_release
-from server.reloader import Reloader
+from server.reloader import Reloader, ReloadTiming
 
 WAIT_S = 60
 AT_ONCE = pytest.mark.parametrize("timing", [ReloadTiming(retry_s=1e-9)], ids=["retry at once"])
@@ -60,7 +59,7 @@ def timing() -> ReloadTiming:
 async def server(shelf: Shelf, timing: ReloadTiming) -> AsyncIterator[Server]:
     active = ActiveModel()
     async with (
-        running(active, None, config()) as address,
+        run_server(active, None, config()) as address,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
     ):
         reloader = Reloader(shelf.store, active, timing)
@@ -366,7 +365,7 @@ async def test_removed_ref_leaves_the_model(shelf: Shelf, server: Server) -> Non
 async def test_server_polls_the_store(shelf: Shelf) -> None:
     active = ActiveModel()
     reloader = Reloader(shelf.store, active, ReloadTiming(poll_s=0.001))
-    async with running(active, reloader, config()):
+    async with run_server(active, reloader, config()):
         first = shelf.install()
         shelf.store.activate(first.id)
         await until(lambda: active.current is not None)
@@ -383,6 +382,6 @@ async def test_current_release_is_loaded_before_listening(shelf: Shelf) -> None:
     first = shelf.install()
     shelf.store.activate(first.id)
     active = ActiveModel()
-    async with running(active, Reloader(shelf.store, active), config()):
+    async with run_server(active, Reloader(shelf.store, active), config()):
         assert active.current is not None
         assert active.current.release_id == first.id.hex()

@@ -12,10 +12,9 @@ import randygpt
 from distribution.store import Store
 from randygpt.model.sampling import Sampling
 from relay_client.keys import SecretKey
-from server.app import running
-from server.limits import ReloadTiming
+from server.app import run_server
 from server.models import ActiveModel
-from server.reloader import Reloader
+from server.reloader import Reloader, ReloadTiming
 
 FIELDS = {"prompt": "the", "max_tokens": 120, "temperature": 0, "ignore_eos": True, "stream": True}
 CLIENTS = 6
@@ -41,7 +40,7 @@ async def test_streams_survive_published_releases(relay: str, tmp_path: Path, ke
     answers: list[tuple[str, str]] = []
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
-        running(active, Reloader(store, active, ReloadTiming(poll_s=0.01)), config(threads=2)) as address,
+        run_server(active, Reloader(store, active, ReloadTiming(poll_s=0.01)), config(threads=2)) as address,
     ):
 
         async def keep_asking() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from randygpt.cli.installed import release_describer
 from randygpt.user.home import Home
-from server.app import running
+from server.app import run_server
 from server.config import ServerConfig
 from server.limits import Limits
 from server.models import ActiveModel, LoadedModel
@@ -36,7 +36,7 @@ async def serving(
 ) -> AsyncIterator[str]:
     """Serve a model; gives the server's address."""
     active = ActiveModel(current=model, failure=failure)
-    async with running(active, None, config(**values), listen_socket=listen_socket) as address:
+    async with run_server(active, None, config(**values), listen_socket=listen_socket) as address:
         yield address
 
 
@@ -71,5 +71,5 @@ async def serving_shelf(
     active, home = ActiveModel(), Home(shelf.home)
     reloader = Reloader(shelf.store, active)
     provenance = Provenance(shelf.store, home.follow_path, release_describer(home), max_releases=max_releases)
-    async with running(active, reloader, config(**values), provenance) as address:
+    async with run_server(active, reloader, config(**values), provenance) as address:
         yield address

@@ -23,7 +23,7 @@ from support.shelf import Shelf
 
 from randygpt.cli import systemd
 from relay_client.keys import SecretKey, encode_npub
-from server.app import running
+from server.app import run_server
 from server.config import ServerConfig
 from server.engine import Engine
 from server.models import ActiveModel, LoadedModel
@@ -169,7 +169,7 @@ async def test_hanging_decode_worker_stops_the_watchdog(manager: Manager, monkey
         slow = LoadedModel(
             language_model=replace(model, decoder=Noticed(model.decoder, opened)), release_id=None, label="slow"
         )
-        async with running(ActiveModel(current=slow), None, ServerConfig(), watchdog=systemd.watchdog) as address:
+        async with run_server(ActiveModel(current=slow), None, ServerConfig(), watchdog=systemd.watchdog) as address:
             await asyncio.to_thread(manager.hear_until, "WATCHDOG=1")
             request = asyncio.create_task(asyncio.to_thread(ask, address))
             await asyncio.to_thread(entered.wait)
