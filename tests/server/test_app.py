@@ -121,7 +121,7 @@ async def test_request_with_the_key_is_answered(session: aiohttp.ClientSession, 
             await is_error(response, 400)
 
 
-@pytest.mark.parametrize("path", ["/v2/completions", "/health/", "/%00", "/../etc/passwd"])
+@pytest.mark.parametrize("path", ["/v2/completions", "/healthy", "/%00", "/../etc/passwd"])
 async def test_unknown_path_is_not_found(session: aiohttp.ClientSession, address: str, path: str) -> None:
     async with session.post(f"{address}{path}", json={"prompt": "x"}) as response:
         assert await is_error(response, 404) == "Not Found"
