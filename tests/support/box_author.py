@@ -11,6 +11,7 @@ from pathlib import Path
 
 from support.box import GIVE_UP_S, Box
 from support.models import write_tiny
+from support.output import read_line
 
 
 class BoxAuthor:
@@ -76,7 +77,7 @@ class BoxAuthor:
             start_new_session=True,
         )
         assert self._relay.stdout is not None
-        assert self._relay.stdout.readline().strip() == self.url.encode()
+        assert read_line(self._relay.stdout.fileno()) == self.url
 
     def _stop(self) -> None:
         """All of its processes, of which the first is not the relay."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 from randygpt.cli.main import run
+from support.output import killed_on_error, read_line
 from support.process import restored_handlers
 
 TIMEOUT_S = 180  # seconds until a command counts as hanging, on a slow and busy machine
@@ -52,21 +53,20 @@ def randygpt(
 @contextlib.contextmanager
 def background(home: Path, *words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start a command that keeps running; yield its process and first line of output, and terminate it in the end."""
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "randygpt", *map(str, words)],
         cwd=home,
         env=environment(home),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-    ) as process:
+    )
+    with killed_on_error(process):
         assert process.stdout is not None
-        try:
-            yield process, process.stdout.readline().strip()
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait(timeout=TIMEOUT_S)
+        yield process, read_line(process.stdout.fileno())
+        if process.poll() is None:
+            process.terminate()
+            process.wait(timeout=TIMEOUT_S)
 
 
 def only_line(text: str) -> str:

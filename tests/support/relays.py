@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from support.output import read_line
+
 ROOT = Path(__file__).parents[2]
 PYTHON_RELAY = ROOT / ".venv-relays" / "bin" / "nostr-relay"
 NPM_RELAY = ROOT / "tests" / "relays" / "relay.cjs"
@@ -63,7 +65,7 @@ def npm_relay(folder: Path) -> Iterator[str]:
     """npm `@nostr-relay/core` with sqlite in memory; gives its address."""
     with _process(["node", str(NPM_RELAY), "0"], folder, subprocess.PIPE) as process:
         assert process.stdout is not None
-        address = process.stdout.readline().decode().strip()
+        address = read_line(process.stdout.fileno(), timeout_s=START_S)
         assert address.startswith("ws://"), "the relay did not start"
         yield address
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from support.command import TIMEOUT_S, background, environment
 from support.models import TEXT
+from support.output import killed_on_error, read_until
 
 from randygpt.checkpoint.sidecar import inspect_checkpoint
 from randygpt.cli import signals
@@ -130,34 +131,23 @@ def test_second_signal_ends_training_at_once(tmp_path: Path, number: int, code: 
     (tmp_path / "train.txt").write_text(TEXT, encoding="utf-8")
     words = ("train", "--preset", "xs", "--batch", "40000", "--accumulate", "10000", "--iters", "1")
     ours, theirs = os.openpty()
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "randygpt", *words],
         cwd=tmp_path,
         env=environment(tmp_path) | {"TERM": "xterm"},
         stderr=theirs,
-    ) as process:
+    )
+    with killed_on_error(process):
         os.close(theirs)
-        read_up_to(ours, b"0/1")
+        read_until(ours, b"0/1")
         process.send_signal(number)
-        read_up_to(ours, b"again")
+        read_until(ours, b"again")
         time.sleep(signals.SAME_WISH_S)
         process.send_signal(number)
-        assert b"Traceback" not in read_up_to(ours, None)
+        assert b"Traceback" not in read_until(ours, None)
+    os.close(ours)
     assert process.returncode == code
     assert not list(tmp_path.glob("*.bin"))
-
-
-def read_up_to(terminal: int, word: bytes | None) -> bytes:
-    """Return what a terminal shows up to a word; for None, until the program has ended and closed it."""
-    shown = b""
-    while word is None or word not in shown:
-        try:
-            shown += os.read(terminal, 1 << 16)
-        except OSError:
-            assert word is None, shown
-            os.close(terminal)
-            break
-    return shown
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -181,9 +171,12 @@ def test_resume_after_kill_matches_unbroken_run(folder: Path, number: int) -> No
 
 def kill_once(condition: Callable[[], bool], folder: Path, *words: str) -> None:
     command = [sys.executable, "-m", "randygpt", *words]
-    with subprocess.Popen(command, cwd=folder, env=environment(folder)) as process:
+    deadline = time.monotonic() + TIMEOUT_S
+    process = subprocess.Popen(command, cwd=folder, env=environment(folder))
+    with killed_on_error(process):
         while not condition():
             assert process.poll() is None
+            assert time.monotonic() < deadline
             time.sleep(0.005)
         process.kill()
         assert process.wait(timeout=TIMEOUT_S) == -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""What a service manager is told, over the socket it listens on; and the port it may hand over. No systemd needed."""
+"""Notification of a service manager (sd_notify) and socket activation, without systemd."""
 
 import asyncio
 import contextlib
@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,54 +31,55 @@ from server.models import ActiveModel, LoadedModel
 
 
 class Manager:
-    """A service manager's ear. It listens all the time: who has told it ten things that it has not read yet waits."""
+    """Notification socket of a service manager. A thread reads it: its queue is short, and a full one blocks."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "notify"
-        self._ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._ear.bind(str(self.path))
-        self._heard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self.path))
+        self._messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._listen)
         self._thread.start()
 
     def _listen(self) -> None:
-        while message := self._ear.recv(4096):
-            self._heard.put(message)
+        while message := self._socket.recv(4096):
+            self._messages.put(message)
 
-    def hear(self, wait_s: float = TIMEOUT_S) -> list[str]:
-        """The lines of one message; raises queue.Empty if there is none."""
-        return self._heard.get(timeout=wait_s).decode().split("\n")
+    def receive(self, timeout_s: float = TIMEOUT_S) -> list[str]:
+        """Return the lines of one message; raises queue.Empty if none comes."""
+        return self._messages.get(timeout=timeout_s).decode().split("\n")
 
-    def hear_until(self, line: str) -> list[str]:
-        """All lines up to one, which is among them."""
-        heard = []
-        while line not in heard:
-            heard += self.hear()
-        return heard
+    def receive_until(self, prefix: str) -> list[str]:
+        """Return all lines received up to the first that begins with `prefix`, and the rest of its message."""
+        deadline = time.monotonic() + TIMEOUT_S
+        received: list[str] = []
+        while not any(line.startswith(prefix) for line in received):
+            assert time.monotonic() < deadline, received
+            received += self.receive()
+        return received
 
     def close(self) -> None:
-        with self._ear, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+        with self._socket, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
             last.sendto(b"", str(self.path))
             self._thread.join()
 
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[Manager]:
-    ear = Manager(tmp_path)
-    with contextlib.closing(ear):
-        yield ear
+    with contextlib.closing(Manager(tmp_path)) as listening:
+        yield listening
 
 
-# A socket comes as descriptor 3, and the variables name the process; a shell puts both right, and becomes it.
-_HAND_OVER = 'LISTEN_FDS=$1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID; shift; exec 3<&0; exec "$@"'
+# Socket activation: the socket is descriptor 3, and LISTEN_PID is the id of the process itself.
+_ACTIVATE = 'LISTEN_FDS=$1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID; shift; exec 3<&0; exec "$@"'
 
 
 @contextlib.contextmanager
 def service(home: Path, *words: str, given: socket.socket | None = None, **variables: str) -> Iterator[int]:
-    """A command as a service manager starts it; gives its process id."""
+    """Start a command as a service manager does, and yield its process id; terminate it in the end."""
     command = [sys.executable, "-m", "randygpt", *words]
     with subprocess.Popen(
-        ["/bin/sh", "-c", _HAND_OVER, "sh", "1", *command] if given else command,
+        ["/bin/sh", "-c", _ACTIVATE, "sh", "1", *command] if given else command,
         env=environment(home) | variables,
         stdin=given.fileno() if given else subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -97,16 +99,14 @@ def shelf(tmp_path: Path, key: SecretKey) -> Shelf:
 
 def test_serve_notifies_ready_with_a_model(manager: Manager, shelf: Shelf) -> None:
     with service(shelf.home, "serve", "--port", "0", NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="100000"):
-        early = manager.hear_until("STATUS=waiting for a first model")
-        early += manager.hear_until("WATCHDOG=1")
+        early = manager.receive_until("STATUS=waiting for a first model")
+        early += manager.receive_until("WATCHDOG=1")
         assert "READY=1" not in early
         shelf.store.activate(shelf.install().id)
-        assert "READY=1" in manager.hear_until("STATUS=serving tiny version 1")
+        assert "READY=1" in manager.receive_until("STATUS=serving tiny version 1")
         shelf.store.activate(shelf.install(checkpoint=b"nonsense").id)
-        while not (line := next((line for line in manager.hear() if line.startswith("STATUS=")), "")):
-            pass
-        assert line.startswith("STATUS=serving tiny version 1; not swapped: tiny version 2")
-    manager.hear_until("STOPPING=1")
+        manager.receive_until("STATUS=serving tiny version 1; not swapped: tiny version 2")
+    manager.receive_until("STOPPING=1")
 
 
 def test_follow_without_relay_is_not_ready(manager: Manager, tmp_path: Path, key: SecretKey) -> None:
@@ -115,8 +115,8 @@ def test_follow_without_relay_is_not_ready(manager: Manager, tmp_path: Path, key
         url = f"ws://127.0.0.1:{closed.getsockname()[1]}"
         words = ("follow", f"{encode_npub(key.pubkey)}/demo", "--relay", url)
         with service(tmp_path, *words, NOTIFY_SOCKET=str(manager.path)):
-            assert manager.hear() == ["STATUS=following demo: no version seen yet, 0 of 1 relays"]
-    manager.hear_until("STOPPING=1")
+            assert manager.receive() == ["STATUS=following demo: no version seen yet, 0 of 1 relays"]
+    manager.receive_until("STOPPING=1")
 
 
 async def test_follow_notifies_ready_when_subscribed(
@@ -125,18 +125,18 @@ async def test_follow_notifies_ready_when_subscribed(
     await publish([relay], tmp_path / "author", key, tiny_sources())
     home, words = tmp_path / "home", ("follow", f"{encode_npub(key.pubkey)}/demo", "--relay", relay)
     with service(home, *words, NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="100000"):
-        heard = await asyncio.to_thread(manager.hear_until, "STATUS=following demo: version 1, 1 of 1 relays")
-        assert "READY=1" in heard
-        await asyncio.to_thread(manager.hear_until, "WATCHDOG=1")
+        received = await asyncio.to_thread(manager.receive_until, "STATUS=following demo: version 1, 1 of 1 relays")
+        assert "READY=1" in received
+        await asyncio.to_thread(manager.receive_until, "WATCHDOG=1")
 
 
 def test_relay_notifies_ready_when_listening(manager: Manager, tmp_path: Path, free_port: int) -> None:
     words = ("relay", "--port", str(free_port))
     with service(tmp_path, *words, NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="100000"):
-        assert "READY=1" in manager.hear()
+        assert "READY=1" in manager.receive()
         with socket.socket() as client:
             assert client.connect_ex(("127.0.0.1", free_port)) == 0
-        manager.hear_until("WATCHDOG=1")
+        manager.receive_until("WATCHDOG=1")
 
 
 def test_train_notifies_ready_after_first_step(manager: Manager, tmp_path: Path) -> None:
@@ -144,14 +144,14 @@ def test_train_notifies_ready_after_first_step(manager: Manager, tmp_path: Path)
     checkpoint = ("--train-file", str(tmp_path / "text.txt"), "--checkpoint", str(tmp_path / "tiny"))
     shape = ("--dim", "16", "--heads", "2", "--layers", "1", "--block", "32", "--batch", "2")
     with service(tmp_path, "train", "--iters", "1000000", *shape, *checkpoint, NOTIFY_SOCKET=str(manager.path)):
-        first = manager.hear()
+        first = manager.receive()
         assert first[0].startswith("STATUS=iteration 1 of 1000000, loss ")
         assert first[1:] == ["READY=1", "WATCHDOG=1"]
     resumed = invoke(tmp_path, "train", "--resume", "--iters", "1", *checkpoint, NOTIFY_SOCKET=str(manager.path))
     assert resumed.returncode == 0
-    while not (last := manager.hear())[0].startswith("STATUS=nothing to do"):
-        assert last[0].startswith("STATUS=iteration ")
-    assert last[1:] == ["READY=1"]
+    *earlier, status, ready = manager.receive_until("STATUS=nothing to do")
+    assert all(line.startswith("STATUS=iteration ") for line in earlier if line.startswith("STATUS="))
+    assert (status.startswith("STATUS=nothing to do"), ready) == (True, "READY=1")
 
 
 async def test_hanging_decode_worker_stops_the_watchdog(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,21 +170,21 @@ async def test_hanging_decode_worker_stops_the_watchdog(manager: Manager, monkey
             language_model=replace(model, decoder=Noticed(model.decoder, opened)), release_id=None, label="slow"
         )
         async with run_server(ActiveModel(current=slow), None, ServerConfig(), watchdog=systemd.watchdog) as address:
-            await asyncio.to_thread(manager.hear_until, "WATCHDOG=1")
+            await asyncio.to_thread(manager.receive_until, "WATCHDOG=1")
             request = asyncio.create_task(asyncio.to_thread(ask, address))
             await asyncio.to_thread(entered.wait)
-            earlier = 0  # what was said before it hung; a healthy one has more to say all the time
-            while earlier < 10_000 and await asyncio.to_thread(heard_at_once, manager):
+            earlier = 0  # messages sent before it hung; a healthy engine never stops sending
+            while earlier < 10_000 and await asyncio.to_thread(receives_at_once, manager):
                 earlier += 1
             opened.set()
             assert earlier < 10_000
-            await asyncio.to_thread(manager.hear_until, "WATCHDOG=1")
+            await asyncio.to_thread(manager.receive_until, "WATCHDOG=1")
             await request
 
 
-def heard_at_once(manager: Manager) -> bool:
+def receives_at_once(manager: Manager) -> bool:
     try:
-        manager.hear(wait_s=0.05)
+        manager.receive(timeout_s=0.05)
     except queue.Empty:
         return False
     return True
@@ -211,7 +211,7 @@ def test_serve_uses_the_inherited_socket(tmp_path: Path, host: str) -> None:
     write_tiny(tmp_path / "m.bin")
     with socket.create_server((host, 0)) as given:
         with service(tmp_path, "serve", "--model", str(tmp_path / "m.bin"), given=given):
-            # It waits in the port's queue until the server is there.
+            # The connection waits in the backlog until the server accepts it.
             assert ask(f"http://{host}:{given.getsockname()[1]}")
         assert is_open(given)
 
@@ -227,7 +227,7 @@ def is_open(given: socket.socket) -> bool:
 def test_unusable_inherited_socket_is_one_line(tmp_path: Path, count: str, said: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         done = subprocess.run(
-            ["/bin/sh", "-c", _HAND_OVER, "sh", count, sys.executable, "-m", "randygpt", "serve"],
+            ["/bin/sh", "-c", _ACTIVATE, "sh", count, sys.executable, "-m", "randygpt", "serve"],
             env=environment(tmp_path),
             stdin=other.fileno(),
             capture_output=True,
@@ -248,11 +248,11 @@ def test_without_notify_socket_nothing_is_sent(monkeypatch: pytest.MonkeyPatch, 
     assert systemd.activation_socket() is None
 
 
-def test_the_abstract_namespace_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notifies_in_the_abstract_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"randygpt-{os.getpid()}"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
-        ear.bind(f"\0{name}")
-        ear.settimeout(TIMEOUT_S)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(f"\0{name}")
+        listening.settimeout(TIMEOUT_S)
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
         systemd.notify(status="two\nlines", alive=True)
-        assert ear.recv(99) == b"STATUS=two lines\nWATCHDOG=1"
+        assert listening.recv(99) == b"STATUS=two lines\nWATCHDOG=1"

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from support import world_probe
 from support.command import TIMEOUT_S, environment, randygpt
 from support.models import CONFIG, TEXT
+from support.output import killed_on_error, read_until
 from torch import Tensor
 
 from randygpt.checkpoint.rgpt import read_weights
@@ -79,12 +81,15 @@ def test_two_processes_match_one(tmp_path: Path) -> None:
 def test_stopped_run_on_two_processes_saves(tmp_path: Path) -> None:
     folder = put_text(tmp_path / "two")
     words = (*SHAPE, "--batch", "6", "--iters", "1000000", "--precision", "float32")
-    with torchrun(folder, *TRAIN, *words) as process:
+    process = torchrun(folder, *TRAIN, *words)
+    with killed_on_error(process):
         assert process.stderr is not None
-        while "parameters" not in process.stderr.readline():
-            assert process.poll() is None
+        read_until(process.stderr.fileno(), b"parameters")
+        deadline = time.monotonic() + TIMEOUT_S
         while not (folder / "checkpoint_best.bin").exists():
             assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         os.kill(process.pid, signal.SIGTERM)
         process.communicate(timeout=TIMEOUT_S)
     header = inspect_checkpoint(folder / "checkpoint.bin").header
