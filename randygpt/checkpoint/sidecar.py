@@ -1,7 +1,7 @@
 """Sidecar: the JSON file of a checkpoint, with its shape, tokenizer and training state. Disk I/O; no torch.
 
-`X.bin` has the sidecar `X.json`. In the folder of a fetched release `config.json` and `vocab.json` take its place. The
-.bin file alone does not contain the vocabulary and does not always determine the shape.
+`X.bin` has the sidecar `X.json`. In the folder of a fetched release, the files with the roles of configuration and
+tokenizer take its place. The .bin file alone does not contain the vocabulary and does not always determine the shape.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from randygpt.checkpoint.header import HEADER_SIZE, CheckpointHeader
+from randygpt.checkpoint.release_folder import ReleaseFolder, release_of
 from randygpt.errors import InvalidModelFile
 from randygpt.model.config import DEFAULT_PRESET, ModelConfig
 from randygpt.model.tokenizer import Tokenizer, tokenizer_from_json
@@ -156,8 +157,9 @@ def inspect_checkpoint(
 ) -> CheckpointInfo:
     """Return what is known about a checkpoint from its header, its exact size and the files next to it.
 
-    The shape comes from the sidecar, else from config.json in the same folder, else from `preset` and `shape`, else
-    from the size. Reads 24 bytes of the checkpoint.
+    In the folder of a fetched release, shape and vocabulary come from the files with these roles in `release.json`.
+    Elsewhere, the shape comes from the sidecar, else from config.json in the same folder, else from `preset` and
+    `shape`, else from the size. Reads 24 bytes of the checkpoint.
 
     Args:
         checkpoint: The checkpoint file.
@@ -171,8 +173,10 @@ def inspect_checkpoint(
     """
     header = _read_header(checkpoint)
     size = checkpoint.stat().st_size
-    sidecar = _read_pending(checkpoint, header) or read_sidecar(checkpoint)
-    source = sidecar_path(checkpoint) if sidecar else checkpoint.with_name("config.json")
+    release = release_of(checkpoint)
+    sidecar = None if release else _read_pending(checkpoint, header) or read_sidecar(checkpoint)
+    config_path = release.config if release else checkpoint.with_name("config.json")
+    source = sidecar_path(checkpoint) if sidecar else config_path
     recorded = sidecar.config if sidecar else _read_config(source)
     with _errors_name(checkpoint):
         requested = None
@@ -182,7 +186,8 @@ def inspect_checkpoint(
             raise InvalidModelFile(f"{source.name} says {recorded.shape}, but the flags say {requested.shape}")
         config = recorded or requested or header.infer_config(size)
         header.optimizer_layout(config, size)
-    tokenizer = _find_tokenizer(checkpoint, sidecar, vocab)
+    vocab_path = release.tokenizer if release else checkpoint.with_name("vocab.json")
+    tokenizer = _find_tokenizer(vocab_path, sidecar, vocab)
     with _errors_name(checkpoint):
         return CheckpointInfo(
             path=checkpoint, size=size, header=header, config=config, tokenizer=tokenizer, sidecar=sidecar
@@ -206,9 +211,11 @@ def _errors_name(path: Path) -> Iterator[None]:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the file that a path names: itself, or the only .bin file of a folder; raise InvalidModelFile."""
+    """Return the file that a path names: itself, or the checkpoint of a folder; raise InvalidModelFile and OSError."""
     if not path.is_dir():
         return path
+    if release := ReleaseFolder.read(path):
+        return release.checkpoint
     found = sorted(path.glob("*.bin"))
     if len(found) != 1:
         raise InvalidModelFile(f"{path} contains {len(found)} checkpoints: name the file")
@@ -240,10 +247,9 @@ def _read_config(path: Path) -> ModelConfig | None:
         return ModelConfig.from_json(raw)
 
 
-def _find_tokenizer(checkpoint: Path, sidecar: Sidecar | None, vocab: Path | None) -> Tokenizer | None:
+def _find_tokenizer(in_folder: Path, sidecar: Sidecar | None, vocab: Path | None) -> Tokenizer | None:
     if vocab:
         return read_tokenizer(vocab)
     if sidecar:
         return sidecar.tokenizer
-    in_folder = checkpoint.with_name("vocab.json")
     return read_tokenizer(in_folder) if in_folder.is_file() else None

@@ -51,13 +51,18 @@ class Shelf:
         return Store(self.home)
 
     def install(
-        self, *, name: str = "tiny", card: Mapping[str, object] = MappingProxyType({}), **changed: bytes
+        self,
+        *,
+        name: str = "tiny",
+        card: Mapping[str, object] = MappingProxyType({}),
+        extra: Mapping[str, bytes] = MappingProxyType({}),
+        **changed: bytes,
     ) -> InstalledRelease:
-        """The next version, with some of its files changed (`checkpoint`, `vocab`, `config`)."""
+        """The next version, with some of its files changed (`checkpoint`, `vocab`, `config`), and others of no role."""
         self.version += 1
         files = {"checkpoint.bin": checkpoint(weights(self.version)), **side_files()}
         files |= {path: changed[path.split(".")[0]] for path in files if path.split(".")[0] in changed}
-        manifest = Manifest(files=tuple(self._keep(path, data) for path, data in files.items()))
+        manifest = Manifest(files=tuple(self._keep(path, data) for path, data in {**files, **extra}.items()))
         draft = release_draft(
             manifest.encode(),
             [bytes(32)],
@@ -73,10 +78,10 @@ class Shelf:
 
     def _keep(self, path: str, data: bytes) -> FileEntry:
         digest = hashlib.sha256(data).digest()
-        name = "weights" if ROLES[path] == "checkpoint" else "data"
+        name = "weights" if ROLES.get(path) == "checkpoint" else "data"
         entry = FileEntry(
             path=path,
-            role=ROLES[path],
+            role=ROLES.get(path, "other"),
             size=len(data),
             sha256=digest,
             segments=(Segment(name=name, size=len(data), sha256=digest),),
