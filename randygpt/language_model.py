@@ -87,7 +87,7 @@ class LanguageModel:
 
     def stream(self, prompt: str, sampling: Sampling, stop: "Sequence[str]" = ()) -> "Iterator[str]":
         """Yield the text that continues a prompt, in pieces as they are generated; raise CallerError."""
-        tokens = generate(self.decoder, self.tokenizer.encode(prompt).tolist(), sampling)
+        tokens = generate(self.decoder, self.tokenizer.encode(prompt).tolist(), sampling, self.tokenizer.end_ids)
         return until_stop((self.tokenizer.decode([token]) for token in tokens), stop)
 
 

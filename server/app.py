@@ -104,6 +104,7 @@ class Application:
                 model=model.name,
                 fingerprint=model.fingerprint,
                 vocab=model.language_model.tokenizer.vocab,
+                special_ids=model.language_model.tokenizer.special_ids,
                 logprobs=params.logprobs is not None,
             )
             if params.stream:

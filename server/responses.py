@@ -8,7 +8,6 @@ from typing import Any
 import orjson
 
 from randygpt.model.sampling import Finish
-from randygpt.model.tokenizer import BOS_ID, EOS_ID
 from server.completion import Choice
 from server.sequence import Token
 
@@ -58,6 +57,7 @@ class OpenAIFormat:
     model: str
     fingerprint: str
     vocab: Sequence[str]  # token texts by id
+    special_ids: frozenset[int]  # tokens without text
     logprobs: bool
 
     def body(self, choices: Sequence["WholeChoice"], counts: Json) -> Json:
@@ -109,7 +109,7 @@ class OpenAIFormat:
 
     def _logprobs(self, choice: Choice) -> Json:
         tokens = choice.tokens
-        lengths = [0 if token.id in {BOS_ID, EOS_ID} else len(self.vocab[token.id]) for token in tokens]
+        lengths = [0 if token.id in self.special_ids else len(self.vocab[token.id]) for token in tokens]
         return {
             "tokens": [self.vocab[token.id] for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],

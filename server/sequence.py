@@ -47,7 +47,8 @@ class Sequence(Continuation):
     """
 
     def __init__(self, request: "Request", index: int, prompt: abc.Sequence[int], sampling: Sampling) -> None:
-        super().__init__(prompt, sampling, request.model.language_model.config.block_size)
+        model = request.model.language_model
+        super().__init__(prompt, sampling, model.config.block_size, model.tokenizer.end_ids)
         self.request = request
         self.index = index
         self.cancelled = False

@@ -27,6 +27,7 @@ def files(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, bytes]:
     backend, texts = _backend(tokenizer)
     special = {"bos_token": texts[BOS_ID], "eos_token": texts[EOS_ID], "pad_token": texts[EOS_ID]}
     ids = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": EOS_ID}
+    ends = {"eos_token_id": sorted(tokenizer.end_ids)} if len(tokenizer.end_ids) > 1 else {}
     contents = {
         "config.json": {
             "architectures": ["RandyGPTForCausalLM"],
@@ -41,7 +42,7 @@ def files(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, bytes]:
             "tie_word_embeddings": False,
             "use_cache": True,
         },
-        "generation_config.json": {**ids, "do_sample": True, "temperature": 0.7},
+        "generation_config.json": {**ids, **ends, "do_sample": True, "temperature": 0.7},
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": config.block_size,

@@ -6,7 +6,7 @@ on its seed and the number of its tokens, never on the batch it is in (decision 
 """
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -19,6 +19,7 @@ from randygpt.model.decoder import Array, Decoder, KVCache
 from randygpt.model.tokenizer import BOS_ID, EOS_ID
 
 _MAX_TEMPERATURE = 100
+_END_IDS = frozenset({EOS_ID})
 _UINT64 = (1 << 64) - 1
 
 Doubles = npt.NDArray[np.float64]
@@ -58,12 +59,14 @@ class Continuation:
         finish: Why generation ended; None while it has not.
     """
 
-    def __init__(self, prompt: Sequence[int], sampling: Sampling, block_size: int) -> None:
+    def __init__(
+        self, prompt: Sequence[int], sampling: Sampling, block_size: int, end_ids: Container[int] = _END_IDS
+    ) -> None:
         self.sampling = sampling
         self.context = list(prompt[-block_size:]) or [BOS_ID]
         self.new_ids = self.context
         self.finish: Finish | None = None
-        self._block_size = block_size
+        self._block_size, self._end_ids = block_size, end_ids
         self._count = 0
         self._seed = _mix(secrets.randbits(64) if sampling.seed is None else int(sampling.seed))
 
@@ -73,7 +76,7 @@ class Continuation:
 
     def append(self, token: int) -> bool:
         """Append a sampled token id and return True if it belongs to the text; an end token only ends it."""
-        if token == EOS_ID and not self.sampling.ignore_eos:
+        if token in self._end_ids and not self.sampling.ignore_eos:
             self.finish = "stop"
             return False
         self._count += 1
@@ -86,9 +89,11 @@ class Continuation:
         return True
 
 
-def generate(decoder: Decoder, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
-    """Yield token ids that continue a prompt, until `max_tokens` or the end token; equal seeds give equal ids."""
-    text, cache = Continuation(prompt, sampling, decoder.config.block_size), KVCache(decoder.config)
+def generate(
+    decoder: Decoder, prompt: Sequence[int], sampling: Sampling, end_ids: Container[int] = _END_IDS
+) -> Iterator[int]:
+    """Yield token ids that continue a prompt, until `max_tokens` or an end token; equal seeds give equal ids."""
+    text, cache = Continuation(prompt, sampling, decoder.config.block_size, end_ids), KVCache(decoder.config)
     while text.finish is None:
         if text.new_ids is text.context:
             cache.lengths[0] = 0

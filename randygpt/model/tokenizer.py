@@ -6,12 +6,13 @@ Two kinds, as in the Rust program:
 - BPE: `<|bos|>`, `<|eos|>`, the characters, sorted, then one entry per merge. Merges never cross a newline.
 
 Both drop a character that the vocabulary lacks. A prompt is plain text. In a training text for BPE, `<|eos|>` ends a
-document: it is encoded as id 1 and no merges are learned from it.
+document: it is encoded as the end token and no merges are learned from it. A vocabulary of the Rust program may have
+the begin and end tokens again, as results of merges: of the ids of an entry, the last is used, and all are special.
 """
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
@@ -48,6 +49,14 @@ class Tokenizer(Protocol):
     def vocab(self) -> Sequence[str]:
         """The vocabulary's entries, by id."""
 
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Ids of the end token; `encode_corpus` uses the last one."""
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the begin and end tokens, which have no text."""
+
     def encode(self, text: str) -> npt.NDArray[np.int32]:
         """Return the ids (T,) of a text, dropping characters that the vocabulary lacks."""
 
@@ -72,6 +81,8 @@ class CharTokenizer:
     """Character tokenizer; entries that are not single characters raise InvalidModelFile."""
 
     kind: Literal["char", "bpe"] = "char"
+    end_ids = frozenset({EOS_ID})
+    special_ids = frozenset({BOS_ID, EOS_ID})
 
     def __init__(self, chars: Sequence[object]) -> None:
         if not EOS_ID < len(chars) <= MAX_VOCAB:
@@ -123,7 +134,7 @@ class CharTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of some ids; the begin and end tokens have none."""
-        return "".join(self.chars[token] for token in ids if token not in {BOS_ID, EOS_ID})
+        return "".join(self.chars[token] for token in ids if token not in self.special_ids)
 
 
 class BpeTokenizer:
@@ -143,6 +154,8 @@ class BpeTokenizer:
             if left not in ids or right not in ids or left + right not in ids:
                 raise InvalidModelFile(f"the merge of {left!r:.100} and {right!r:.100} does not fit the vocabulary")
         self._ids = ids
+        self.end_ids = _ids_of({text_blocks.EOS}, vocab) | {EOS_ID}
+        self.special_ids = _ids_of(_SPECIAL_TOKENS, vocab) | {BOS_ID, EOS_ID}
 
     @classmethod
     def train(
@@ -213,7 +226,7 @@ class BpeTokenizer:
         return self._encode([text])
 
     def encode_corpus(self, text: Iterable[str]) -> Iterator[npt.NDArray[np.int32]]:
-        """Yield the ids of a training text in pieces (T,); `<|eos|>` becomes id 1.
+        """Yield the ids of a training text in pieces (T,); `<|eos|>` becomes the last end token.
 
         The ids do not depend on how the text is cut into blocks, unless 8 million consecutive characters have no place
         that no merge can span.
@@ -255,12 +268,12 @@ class BpeTokenizer:
         ids: list[npt.NDArray[np.int32]] = []
         for document_parts in parts:
             ids += [np.asarray(next(encoded).ids, dtype=np.int32) for _ in document_parts]
-            ids.append(np.array([EOS_ID], dtype=np.int32))
+            ids.append(np.array([max(self.end_ids)], dtype=np.int32))
         return np.concatenate(ids[:-1])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of some ids; the begin and end tokens have none."""
-        return "".join(self.vocab[token] for token in ids if token not in {BOS_ID, EOS_ID})
+        return "".join(self.vocab[token] for token in ids if token not in self.special_ids)
 
     def merges_by_priority(self) -> list[tuple[str, str]]:
         """Return the merges in the order in which they apply: by the id of their result."""
@@ -273,6 +286,11 @@ class BpeTokenizer:
         encoder = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=self._ids, merges=self.merges_by_priority()))
         encoder.pre_tokenizer = tokenizers.pre_tokenizers.Split("\n", "isolated")
         return encoder
+
+
+def _ids_of(entries: Container[str], vocab: Sequence[str]) -> frozenset[int]:
+    """Return all ids of some entries. The Rust program's vocabularies may have the special tokens twice."""
+    return frozenset(token for token, entry in enumerate(vocab) if entry in entries)
 
 
 def _is_pair(raw: object) -> bool:

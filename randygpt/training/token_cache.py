@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
-from randygpt.model.tokenizer import EOS_ID, Tokenizer
+from randygpt.model.tokenizer import Tokenizer
 from randygpt.training.text import Text
 from relay_client import durable
 
@@ -130,12 +130,12 @@ class _Tally:
         self.digest = hashlib.sha256()
         self.count = 0
         self.ends = [np.zeros(0, np.int64)]
-        self._has_ends = tokenizer.kind == "bpe"
+        self._end_ids = sorted(tokenizer.end_ids) if tokenizer.kind == "bpe" else []
 
     def add(self, ids: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.unsignedinteger[Any]]:
         """Record some ids and return them."""
-        if self._has_ends:
-            self.ends.append(np.flatnonzero(ids == EOS_ID) + self.count)
+        if self._end_ids:
+            self.ends.append(np.flatnonzero(np.isin(ids, self._end_ids)) + self.count)
         self.digest.update(ids.data)
         self.count += len(ids)
         return ids

@@ -27,6 +27,31 @@ def test_ids_and_text_match_the_rust_program(golden: Path) -> None:
         assert tokenizer.decode(case["ids"]) == case["decoded"]
 
 
+def twice() -> BpeTokenizer:
+    """A vocabulary with both special tokens again at the end, as the Rust program learns it from a text with them."""
+    special = ("<|bos|>", "<|eos|>")
+    vocab, merges = [*special, *"<|beos>ha"], []
+    for word in special:
+        for end in range(2, len(word) + 1):
+            merges.append((word[: end - 1], word[end - 1]))
+            if word[:end] not in vocab[2:]:
+                vocab.append(word[:end])
+    return BpeTokenizer(vocab, [*dict.fromkeys(merges)])
+
+
+def test_special_tokens_twice_in_a_rust_vocabulary() -> None:
+    tokenizer = twice()
+    again = [tokenizer.vocab.index(word, 2) for word in ("<|bos|>", "<|eos|>")]
+    assert tokenizer.special_ids == {0, 1, *again}
+    assert tokenizer.end_ids == {1, again[1]}
+    h, a = tokenizer.vocab.index("h"), tokenizer.vocab.index("a")
+    assert tokenizer.decode([0, h, again[0], a, 1, again[1]]) == "ha"
+    assert np.concatenate([*tokenizer.encode_corpus("h<|eos|>a")]).tolist() == [h, again[1], a]
+    assert tokenizer.encode("h<|eos|>a<|bos|>").tolist() == [h, again[1], a, again[0]]  # as there
+    assert SMALL.end_ids == {1}
+    assert SMALL.special_ids == {0, 1}
+
+
 def test_vocabulary_json_round_trip(golden: Path) -> None:
     raw = json.loads((golden / "bpe2000_vocab.json").read_bytes())
     assert tokenizer_from_json(raw).to_json() == {"vocab": raw["vocab"], "merges": raw["merges"]}

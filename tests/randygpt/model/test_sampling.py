@@ -128,6 +128,14 @@ def test_end_token_stops_generation_and_is_not_yielded() -> None:
     assert tokens(model, [2, 3], WARM) == []
 
 
+def test_every_end_token_stops_generation() -> None:
+    model = talkative()
+    with torch.no_grad():
+        model.lm_head[7, 0] = 20
+    assert list(generate(decoder_of(model), [2, 3], WARM, frozenset({EOS_ID, 7}))) == []
+    assert len(tokens(model, [2, 3], WARM)) == WARM.max_tokens
+
+
 def test_end_token_can_be_ignored() -> None:
     model = talkative()
     with torch.no_grad():

@@ -97,6 +97,12 @@ def test_document_ends_are_cached(path: Path) -> None:
     assert len(load(path, CharTokenizer(["<", ">", *sorted(set(TEXT))])).ends) == 0  # there id 1 is the character >
 
 
+def test_every_end_token_ends_a_document() -> None:
+    vocab = ["<|bos|>", "<|eos|>", "a", "b", "<|eos|>"]
+    tokens = tokenize(Text.of("ab<|eos|>ba"), BpeTokenizer(vocab, []), pytest.fail)
+    assert (tokens.ids.tolist(), tokens.ends.tolist()) == ([2, 3, 4, 3, 2], [2])
+
+
 def test_other_text_or_vocabulary_invalidates_the_cache(path: Path, counting: Counting) -> None:
     one = load(path, counting)
     other = load(path, SMALL)
