@@ -7,7 +7,7 @@ network I/O through a pool and disk I/O through the store.
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from distribution import trust
@@ -30,13 +30,13 @@ from distribution.events import (
     heads_filter,
     read_heads,
 )
+from distribution.heads import check_heads, gather_signed
 from distribution.installed import InstalledRelease
 from distribution.manifest import Manifest, is_name
 from distribution.partial import HeaderRewrite
 from distribution.revocation import query_revoked, read_revoked
 from distribution.store import Store
 from distribution.trust import TrustPolicy
-from relay_client.errors import InvalidEvent
 from relay_client.event import Event
 from relay_client.keys import AddressReference, EventReference, encode_npub
 from relay_client.pool import Answer, Pool
@@ -75,6 +75,7 @@ class Fetcher:
         now: Clock, in seconds since 1970.
         max_size: Largest release to fetch, in bytes.
         on_progress: Called with the verified bytes so far and the total.
+        on_warning: Called with each head that does not count, in words.
 
     Raises:
         CallerError: `max_size` is not above 0.
@@ -86,6 +87,7 @@ class Fetcher:
     now: Callable[[], int]
     max_size: int = MAX_SIZE
     on_progress: OnProgress = lambda _done, _total: None
+    on_warning: Callable[[str], None] = lambda _text: None
     _late: list[Answer] = field(default_factory=list, init=False)  # arrived when the latest version was decided
 
     def __post_init__(self) -> None:
@@ -147,7 +149,7 @@ class Fetcher:
         return release
 
     async def _by_address(self, reference: AddressReference) -> Release:
-        """Return the release that the author's latest head names."""
+        """Return the release that the author's latest head names; a head without a valid release does not count."""
         check_address(reference)
         self.policy.check(reference.author)
         who = f"{reference.name!r} by {encode_npub(reference.author)}"
@@ -156,17 +158,21 @@ class Fetcher:
         own, signed = [each.head for each in found], {each.event.id: each.event for each in found}
         versions = self.store.seen_versions
         revoked = await query_revoked(self.pool, versions, reference, own, now=self.now(), late=self._late)
-        latest = trust.latest(own, revoked)
+        left = [head for head in own if head.release_id not in revoked]
+        checked = await check_heads(self.pool, left, now=self.now())
+        latest = trust.latest([head for head in left if head.id in checked.releases])
         if latest is None:
+            if checked.refused:
+                raise next(iter(checked.refused.values()))
             if errors:
                 raise InvalidRelease(f"no relay has a valid head of {who}: {errors[0]}")
             if own:
                 raise NotFound(f"the author revoked every version of {who} that the relays have")
             raise NotFound(f"no relay has a model {who}{self._failures()}")
-        self.pool.add_hints(latest.hints)
-        release = await self._by_id(latest.release_id)
-        if not latest.names(release):
-            raise InvalidRelease(f"the latest head of {who} does not match the release that it names")
+        for head in left:
+            if error := checked.refused.get(head.id):
+                self.on_warning(f"ignored version {head.version} of {head.name}, announced without a release: {error}")
+        release = checked.releases[latest.id]
         self.store.event_archive.keep_head(release.id, signed[latest.id])
         return release
 
@@ -193,12 +199,11 @@ class Fetcher:
         revoked = read_revoked(self._late, author, known, now=self.now())
         await versions.revoke(author, name, revoked)
         with contextlib.suppress(PeerError, TransportError, TimeoutError):
-            newer = trust.latest(heads, seen.revoked | revoked)
-            if newer:
-                async with asyncio.timeout(self.pool.timeouts.settle_s):
-                    named = await self._by_id(newer.release_id)
-                if newer.names(named):
-                    await versions.record(named)
+            left = [head for head in heads if head.release_id not in seen.revoked | revoked]
+            async with asyncio.timeout(self.pool.timeouts.settle_s):
+                checked = await check_heads(self.pool, left, now=self.now())
+            for newer in checked.releases.values():
+                await versions.record(newer)
 
     async def _by_id(self, release_id: bytes) -> Release:
         event = (await self._events([release_id], "release"))[release_id]
@@ -206,21 +211,10 @@ class Fetcher:
 
     async def _events(self, ids: Sequence[bytes], what: str) -> dict[bytes, Event]:
         """Gather events by id and verify them; raises NotFound, or InvalidRelease if only invalid ones came."""
-        found: dict[bytes, Event] = {}
-        rejected: dict[str, str] = {}  # claimed event id in hex -> why the last answer was rejected
-
-        def accept(url: str, raw_event: Mapping[str, object]) -> bool:
-            try:
-                event = Event.parse(raw_event)
-            except InvalidEvent as error:
-                rejected[str(raw_event["id"])] = f"{url}: {error}"
-                return False
-            found[event.id] = event
-            return True
-
-        missing = await self.pool.gather(ids, accept)
+        found, rejected = await gather_signed(self.pool, ids)
+        missing = [event_id for event_id in ids if event_id not in found]
         for event_id in missing:
-            if reason := rejected.get(event_id.hex()):
+            if reason := rejected.get(event_id):
                 raise InvalidRelease(f"the {what} does not verify: {reason}")
         if missing:
             raise NotFound(f"no relay has the {what}: {missing[0].hex()}{self._failures()}")

@@ -12,7 +12,7 @@ from distribution.download import OnProgress
 from distribution.dry_run import DryRun
 from distribution.events import RELEASE_KIND
 from distribution.fetch import MAX_SIZE, Fetched, Fetcher
-from distribution.follow import Follower, FollowStatus, FollowTarget, Update
+from distribution.follow import Failed, Follower, FollowStatus, FollowTarget, Update
 from distribution.journal import Journal
 from distribution.partial import HeaderRewrite
 from distribution.publish import Published, Publisher
@@ -23,7 +23,7 @@ from distribution.store import Store
 from distribution.trust import TrustPolicy
 from distribution.trust_list import TrustStore
 from randygpt.checkpoint.header import WEIGHTS_MAGIC
-from randygpt.errors import CallerError, InvalidEvent, NotFound
+from randygpt.errors import CallerError, InvalidEvent, InvalidRelease, NotFound
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 from relay_client.event import Event
@@ -119,6 +119,7 @@ async def fetch_release(
     weights_only: bool = False,
     activate: bool = True,
     on_progress: OnProgress = _no_progress,
+    on_warning: Callable[[str], None] = lambda _text: None,
 ) -> Fetched:
     """Fetch, verify and install the release that `reference` names.
 
@@ -130,6 +131,7 @@ async def fetch_release(
         weights_only: Leave the optimizer state out. The installed checkpoint is then an RGPT0002 file.
         activate: Make it the current release.
         on_progress: Called with the bytes fetched so far and the bytes of the whole.
+        on_warning: Called with each announcement that does not count, in words.
 
     Raises:
         CallerError: `reference` names nothing, or no relay is given.
@@ -148,6 +150,7 @@ async def fetch_release(
             now=_now,
             max_size=max_size,
             on_progress=on_progress,
+            on_warning=on_warning,
         )
         return await fetcher.fetch(parsed, activate=activate, weights=rewrite)
 
@@ -183,8 +186,23 @@ def make_follower(
     """Return a follower that installs releases of the target's author, of at most `max_size` bytes."""
     policy = TrustPolicy(mode="allowlist", authors=frozenset({target.address.author}))
 
+    warned: set[str] = set()
+
+    def warn(text: str) -> None:
+        if text not in warned:
+            warned.add(text)
+            on_update(Failed(error=InvalidRelease(text)))
+
     def fetcher(pool: Pool) -> Fetcher:
-        return Fetcher(pool=pool, store=store, policy=policy, now=_now, max_size=max_size, on_progress=on_progress)
+        return Fetcher(
+            pool=pool,
+            store=store,
+            policy=policy,
+            now=_now,
+            max_size=max_size,
+            on_progress=on_progress,
+            on_warning=warn,
+        )
 
     return Follower(
         target,

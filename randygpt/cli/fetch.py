@@ -47,6 +47,7 @@ def fetch(
                 weights_only=weights_only,
                 activate=activate,
                 on_progress=on_progress,
+                on_warning=(lambda _text: None) if quiet else print_stderr,
             )
         )
     trusted = TrustStore(home.folder).read()

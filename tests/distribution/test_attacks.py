@@ -25,6 +25,7 @@ from distribution.errors import (
 from distribution.events import (
     CHUNK_KIND,
     HEAD_KIND,
+    MAX_VERSION,
     RELEASE_KIND,
     Release,
     chunk_draft,
@@ -33,7 +34,7 @@ from distribution.events import (
 )
 from distribution.manifest import Manifest
 from distribution.trust import TrustPolicy
-from relay_client.event import Event
+from relay_client.event import Event, EventDraft
 from relay_client.keys import AddressReference, SecretKey
 
 Tamper = Callable[[RawEvent], RawEvent | None]
@@ -72,8 +73,6 @@ def first_only(change: Tamper) -> Tamper:
 
 def resigned(event: RawEvent, key: SecretKey, **changes: Any) -> RawEvent:  # noqa: ANN401 (fields of an event)
     """Return the event, changed and validly signed by another author."""
-    from relay_client.event import EventDraft  # noqa: PLC0415
-
     fields = event | changes
     tags = tuple(tuple(tag) for tag in fields["tags"])
     draft = EventDraft(kind=fields["kind"], created_at=fields["created_at"], tags=tags, content=fields["content"])
@@ -191,11 +190,10 @@ async def test_head_naming_a_strangers_release_is_refused(
 
 
 @pytest.mark.parametrize(("tag", "value"), [("version", "7"), ("x", "ab" * 32)])
-async def test_head_contradicting_its_release_is_refused(
+async def test_head_contradicting_its_release_does_not_count(
     scripted: ScriptedRelay, victim: tuple[Path, AddressReference], key: SecretKey, tag: str, value: str
 ) -> None:
     home, address = victim
-    before = visible(home)
 
     def change(event: RawEvent) -> RawEvent:
         if ["version", "2"] not in event["tags"]:
@@ -204,9 +202,25 @@ async def test_head_contradicting_its_release_is_refused(
         return resigned(event, key, tags=tags)
 
     scripted.deliver = tampered(HEAD_KIND, change)
-    with pytest.raises(InvalidRelease):
+    assert (await fetch([scripted.url], home, address)).release.version == 1
+    del scripted.events[next(each for each, event in scripted.events.items() if event["kind"] == HEAD_KIND)]
+    with pytest.raises(InvalidRelease, match="does not match the release"):
         await fetch([scripted.url], home, address)
-    assert visible(home) == before
+
+
+async def test_head_naming_nothing_does_not_take_the_name(
+    scripted: ScriptedRelay, victim: tuple[Path, AddressReference], key: SecretKey
+) -> None:
+    home, address = victim
+    last = await fetch([scripted.url], home, address)
+    tags = (("d", "demo"), ("e", "ab" * 32), ("version", str(MAX_VERSION)), ("x", "cd" * 32))
+    head = EventDraft(kind=HEAD_KIND, created_at=clock(), tags=tags).sign(key)
+    scripted.events[head.id.hex()] = dict(head.to_dict())
+    warnings: list[str] = []
+    again = await fetch([scripted.url], home, address, on_warning=warnings.append)
+    assert again.release.id == last.release.id
+    (warning,) = warnings
+    assert warning.startswith(f"ignored version {MAX_VERSION} of demo, announced without a release: no relay has")
 
 
 async def test_older_head_is_refused_after_a_newer_one(

@@ -71,6 +71,12 @@ def reader(stored: Iterable[RawEvent]) -> Reader:
     return Reader(asking(stored), CREATED_AT + 86_400)
 
 
+def retagged(name: str, **values: str) -> RawEvent:
+    """An example event with other values of some tags, signed."""
+    tags = [[tag, values.get(tag, value), *rest] for tag, value, *rest in EVENTS[name]["tags"]]
+    return resigned(EVENTS[name], tags=tags)
+
+
 def versions_met(by: Reader) -> list[int]:
     """What it has met once it has read the latest."""
     by.read(BY_NAME)
@@ -169,9 +175,17 @@ def test_older_head_is_a_rollback() -> None:
 
 
 def test_two_contents_are_equivocation() -> None:
-    other = [[name, "ab" * 32 if name == "x" else value, *rest] for name, value, *rest in EVENTS["head"]["tags"]]
+    release = retagged("release", x="ab" * 32)
+    head = retagged("head", x="ab" * 32, e=release["id"])
     with pytest.raises(Refused, match="equivocation"):
-        reader([*FIRST.values(), resigned(EVENTS["head"], tags=other)]).read(BY_NAME)
+        reader([*FIRST.values(), release, head]).read(BY_NAME)
+
+
+def test_head_naming_nothing_does_not_count() -> None:
+    stray = [retagged("head", e="ab" * 32, version="2147483647"), retagged("head", x="ab" * 32, version="7")]
+    assert reader([*stray, *FIRST.values()]).read(BY_NAME) == FILES
+    with pytest.raises(Refused, match="no head counts"):
+        reader([*stray, *(event for name, event in FIRST.items() if name != "head")]).read(BY_NAME)
 
 
 @pytest.mark.parametrize("name", FIRST)

@@ -88,7 +88,7 @@ async def publish(  # noqa: PLR0913 (whatever a test may want to vary)
             return await publisher.publish(spec)
 
 
-async def fetch(
+async def fetch(  # noqa: PLR0913 (whatever a test may want to vary)
     urls: Sequence[str],
     home: Path,
     reference: EventReference | AddressReference | bytes,
@@ -97,6 +97,7 @@ async def fetch(
     max_size: int = 1 << 30,
     weights: HeaderRewrite | None = None,
     on_progress: OnProgress = lambda _done, _total: None,
+    on_warning: Callable[[str], None] = lambda _text: None,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> Fetched:
     if isinstance(reference, bytes):
@@ -109,6 +110,7 @@ async def fetch(
             now=clock,
             max_size=max_size,
             on_progress=on_progress,
+            on_warning=on_warning,
         )
         return await fetcher.fetch(reference, weights=weights)
 

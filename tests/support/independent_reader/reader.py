@@ -86,14 +86,22 @@ class Reader:
         self._ask_revoked(author, [*named, *(release["id"] for release in self._met(author, name).values())])
         heads = [head for head in heads if once(head, "e", HEX32) not in self.revoked]
         need(heads, "no head came that holds")
-        highest = max(map(version_of, heads))
-        heads = [head for head in heads if version_of(head) == highest]
-        need(len({once(head, "x", HEX32) for head in heads}) == 1, "equivocation")
-        head = min(heads, key=lambda head: (-head["created_at"], head["id"]))
-        release = self._release(once(head, "e", HEX32))
+        for version in sorted(set(map(version_of, heads)), reverse=True):
+            counting = [(head, self._named(head)) for head in heads if version_of(head) == version]
+            found = [(head, release) for head, release in counting if release]
+            if found:
+                need(len({once(head, "x", HEX32) for head, _ in found}) == 1, "equivocation")
+                return min(found, key=lambda pair: (-pair[0]["created_at"], pair[0]["id"]))[1]
+        raise Refused("no head counts")
+
+    def _named(self, head: Event) -> Event | None:
+        """The release that a head names, None if it does not come, does not hold, or differs from the head."""
+        release_id = once(head, "e", HEX32)
+        release = self._by_ids([release_id], lambda event: check_release(event, self._now)).get(release_id)
+        if release is None:
+            return None
         told = release["pubkey"], *(once(release, tag, ANY) for tag in ("name", "version", "x"))
-        need(told == (author, *(once(head, tag, ANY) for tag in ("d", "version", "x"))), "head and release differ")
-        return release
+        return release if told == (head["pubkey"], *(once(head, tag, ANY) for tag in ("d", "version", "x"))) else None
 
     def _ask_revoked(self, author: str, ids: Iterable[str]) -> None:
         """Note which of these releases their author took back."""

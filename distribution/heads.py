@@ -1,0 +1,83 @@
+"""Heads that count: a relay returns the release that they name, it verifies, and both agree.
+
+Does network I/O through a pool.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from distribution.errors import InvalidRelease, NotFound, RandyGPTError
+from distribution.events import Head, Release
+from relay_client.errors import InvalidEvent
+from relay_client.event import Event
+from relay_client.pool import Pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedHeads:
+    """Result of checking the heads of a name, from the highest version down to the first that counts."""
+
+    releases: Mapping[bytes, Release]  # by id of the head: the heads that count
+    refused: Mapping[bytes, RandyGPTError]  # by id of the head: why it does not count
+
+
+async def check_heads(pool: Pool, heads: Collection[Head], *, now: int) -> CheckedHeads:
+    """Return which of the highest heads count.
+
+    Args:
+        pool: Open pool of relays to ask for the releases.
+        heads: Heads of one author and name.
+        now: Seconds since 1970; releases from the future do not verify.
+    """
+    releases: dict[bytes, Release] = {}
+    refused: dict[bytes, RandyGPTError] = {}
+    for version in sorted({head.version for head in heads}, reverse=True):
+        same = [head for head in heads if head.version == version]
+        for head in same:
+            pool.add_hints(head.hints)
+        events, rejected = await gather_signed(pool, {head.release_id for head in same})
+        for head in same:
+            try:
+                releases[head.id] = _named_release(pool, head, events, rejected, now)
+            except (InvalidRelease, NotFound) as error:
+                refused[head.id] = error
+        if releases:
+            break
+    return CheckedHeads(releases=releases, refused=refused)
+
+
+async def gather_signed(pool: Pool, ids: Iterable[bytes]) -> tuple[dict[bytes, Event], dict[bytes, str]]:
+    """Gather events by id, and verify them with their signatures.
+
+    Returns:
+        The events by id, and for ids of which only invalid events came, why the last of them was rejected.
+    """
+    found: dict[bytes, Event] = {}
+    rejected: dict[str, str] = {}  # claimed event id in hex -> reason
+
+    def offer(url: str, raw_event: Mapping[str, object]) -> bool:
+        try:
+            event = Event.parse(raw_event)
+        except InvalidEvent as error:
+            rejected[str(raw_event["id"])] = f"{url}: {error}"
+            return False
+        found[event.id] = event
+        return True
+
+    missing = await pool.gather(ids, offer)
+    return found, {event_id: rejected[event_id.hex()] for event_id in missing if event_id.hex() in rejected}
+
+
+def _named_release(
+    pool: Pool, head: Head, events: Mapping[bytes, Event], rejected: Mapping[bytes, str], now: int
+) -> Release:
+    """Return the release that a head names; raises InvalidRelease or NotFound if the head does not count."""
+    if reason := rejected.get(head.release_id):
+        raise InvalidRelease(f"the release does not verify: {reason}")
+    if head.release_id not in events:
+        reasons = f" ({pool.failure_summary()})" if pool.failure_summary() else ""
+        raise NotFound(f"no relay has the release: {head.release_id.hex()}{reasons}")
+    release = Release.parse(events[head.release_id], now=now)
+    if not head.names(release):
+        raise InvalidRelease(f"the head of {head.name!r} does not match the release that it names")
+    return release
