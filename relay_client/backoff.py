@@ -7,7 +7,7 @@ from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 
 class Backoff:
-    """Random waits between attempts at one thing, each up to a bound that doubles.
+    """Retry delays drawn uniformly from 0 to a bound that doubles.
 
     Full jitter spreads the reconnects of many clients that lost one relay at the same moment.
     """

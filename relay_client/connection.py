@@ -1,4 +1,4 @@
-"""Connection to one relay: the network edge of `session`. Does network I/O; waits for answers have time limits."""
+"""Connection to one relay: drives `session` over a websocket. Does network I/O; waits for answers have time limits."""
 
 import asyncio
 import contextlib
@@ -81,8 +81,8 @@ class Connection:
 
         Args:
             url: The relay's address.
-            signer: Authenticates (NIP-42) if the relay insists on it.
-            only_public: Refuse addresses that are not on the open internet.
+            signer: Authenticates (NIP-42) if the relay requires it.
+            only_public: Refuse addresses that are not publicly routable.
             timeouts: How long to wait for the relay.
 
         Raises:
@@ -121,7 +121,7 @@ class Connection:
         await self._write(self._session.publish(event))
 
     async def answers(self) -> list[OkReceived | NoticeReceived]:
-        """Wait for at least one answer to sent events, and return all since the last call; raises as `send` does.
+        """Wait for OK messages or a NOTICE, and return all since the last call; raises as `send` does.
 
         An event that is unanswered when its connection fails is never answered.
         """
@@ -175,7 +175,9 @@ class Connection:
             raise RelayTimeout(f"{self.url}: no complete answer for {limit_s:.0f} s{self._quote()}") from None
 
     async def subscribe(self, wanted: Filter, on_event: OnLiveEvent, *, on_stored: Callable[[], None]) -> NoReturn:
-        """Receive stored events and then new ones, until the relay ends it; raises as `query` does, and always.
+        """Stream stored events, then new ones.
+
+        Never returns: raises as `query` does when the subscription ends.
 
         Args:
             wanted: Filter of the request.

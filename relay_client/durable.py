@@ -23,7 +23,7 @@ _TEMPORARY = ".tmp-"
 
 @contextlib.contextmanager
 def atomic_file(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
-    """Open a temporary file that replaces `path` on leaving; after an error nothing changes. Raises OSError.
+    """Open a temporary file that replaces `path` on exit; after an error nothing changes. Raises OSError.
 
     The file can be read, written and mapped. After a kill it stays until `remove_leftovers`.
     """
@@ -59,7 +59,7 @@ def _create_locked(path: Path, mode: int) -> tuple[Path, int]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary files that killed processes left of writes to `path`; a file being written is locked and stays.
+    """Remove temporary files left behind by killed writers of `path`; a file being written is locked and stays.
 
     Not for a path that `create` makes: it links its temporary file after unlocking it.
     """
@@ -80,7 +80,7 @@ def write(path: Path, data: bytes, *, mode: int = PUBLIC) -> None:
 
 
 def pending_path(path: Path) -> Path:
-    """Return where a side file waits until the file it belongs to is in place."""
+    """Return the staging path of a sidecar file, used until its main file is replaced."""
     return path.with_name(f"{path.name}.next")
 
 
@@ -97,7 +97,7 @@ def create(path: Path, data: bytes, *, mode: int) -> None:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Make a temporary directory that moves to `path` on leaving; after an error it is removed. Raises OSError.
+    """Make a temporary directory that moves to `path` on exit; after an error it is removed. Raises OSError.
 
     Files inside must be written durably. Only an empty directory is replaced.
     """

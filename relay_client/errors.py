@@ -1,7 +1,7 @@
 """Root and categories of every error that the four packages raise on purpose, and those of this package. No I/O.
 
 The tree has one root, and each category one exit code. The other packages subclass the categories, so that
-`except PeerError` catches whatever a peer did wrong, in whichever package it was found.
+`except PeerError` catches everything a peer did wrong, in any package.
 
 RandyGPTError
 ├── CallerError        an argument, a setting or a local file is wrong (exit code 2)
@@ -10,8 +10,8 @@ RandyGPTError
 ├── PeerError          what a relay or an author sent is wrong, or not trusted (exit code 3)
 │   ├── InvalidEvent       not a NIP-01 event, or its id or signature does not verify
 │   └── InvalidMessage     not a NIP-01 message, or not an answer to anything that was asked
-├── TransportError     a peer cannot be reached, or did not send or accept everything (exit code 4)
-│   ├── RelayRefused       the relay refuses the request; asking it again is of no use
+├── TransportError     a peer cannot be reached, is overloaded, or lacks the data (exit code 4)
+│   ├── RelayRefused       the relay refuses the request
 │   └── RelayTimeout       the relay does not answer, although its connection is open
 └── StorageError       the local disk or store fails (exit code 5)
 """
@@ -30,7 +30,7 @@ class PeerError(RandyGPTError):
 
 
 class TransportError(RandyGPTError):
-    """A peer cannot be reached, or did not send or accept everything; a later try may succeed."""
+    """A peer cannot be reached, or is overloaded, or lacks the data; trying again, or another relay, may succeed."""
 
 
 class StorageError(RandyGPTError):
@@ -54,8 +54,8 @@ class InvalidMessage(PeerError):
 
 
 class RelayRefused(TransportError):
-    """The relay refuses the request; asking it again is of no use."""
+    """The relay refuses the request; do not retry at this relay."""
 
 
 class RelayTimeout(TransportError):
-    """The relay does not answer, although its connection is open; asking again would take as long."""
+    """The relay does not answer, although its connection is open; a retry would take as long."""

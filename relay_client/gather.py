@@ -1,4 +1,4 @@
-"""Parallel fetch of wanted events from several relays: the network edge of `gather_plan`. Does network I/O.
+"""Parallel fetch of wanted events from several relays: executes a `gather_plan`. Does network I/O.
 
 Each relay has two requests open, so it never waits for us between them, and gets its next batch when one is answered:
 faster relays carry more. Once no key is unassigned, an idle relay duplicates requests of a slow one (endgame).

@@ -58,7 +58,7 @@ class GatherPlan:
         return key in self._in_flight or key in self._unassigned
 
     def may_need(self, url: str) -> bool:
-        """Return whether a relay may still be asked for something that it is not asked for now."""
+        """Return whether some wanted key could still be requested from this relay."""
         lacking = self._lacking.get(url)
         if lacking is None:
             return False
@@ -74,12 +74,12 @@ class GatherPlan:
         return self._assign(url, islice((key for key in self._unassigned if self._may_ask(url, key)), size))
 
     def endgame_batch(self, url: str) -> list[str]:
-        """Assign keys in flight at other relays to a relay too, those requested from the fewest first."""
+        """Assign keys in flight at other relays to this relay too, least-requested first."""
         owed = [key for key, relays in self._in_flight.items() if url not in relays and self._may_ask(url, key)]
         return self._assign(url, sorted(owed, key=lambda key: len(self._in_flight[key]))[: self._max_batch[url]])
 
     def shrink_batch(self, url: str, size: int) -> bool:
-        """Halve a relay's batches after `size` keys brought only junk; returns False if they are of one key already."""
+        """Halve a relay's batches after `size` keys brought only junk; returns False if the batch was a single key."""
         self._max_batch[url] = min(self._max_batch[url], max(1, size // 2))
         return size > 1
 
@@ -111,7 +111,7 @@ class GatherPlan:
         return first
 
     def remove_relay(self, url: str) -> None:
-        """Stop planning with a relay."""
+        """Stop assigning keys to a relay."""
         self._lacking.pop(url, None)
 
     @property

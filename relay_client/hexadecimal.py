@@ -6,7 +6,7 @@ _HEX = re.compile("[0-9a-f]*")
 
 
 def parse_hex(raw_text: object, size: int) -> bytes | None:
-    """Return the `size` bytes that a lower-case hex string spells, or None if it is anything else."""
+    """Decode `size` bytes of lower-case hex; None for anything else."""
     if not isinstance(raw_text, str) or len(raw_text) != 2 * size or not _HEX.fullmatch(raw_text):
         return None
     return bytes.fromhex(raw_text)

@@ -27,7 +27,7 @@ def usable_hints(raw_hints: Iterable[str], known: Container[str]) -> list[str]:
 
 
 def is_public(raw_address: str) -> bool:
-    """Return whether a text is an IP address on the open internet."""
+    """Return whether a text is a publicly routable IP address."""
     try:
         address = ipaddress.ip_address(raw_address)
     except ValueError:

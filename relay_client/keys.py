@@ -159,7 +159,7 @@ def parse_reference(raw_text: str) -> EventReference | AddressReference:
             case "nevent" | "naddr" as prefix:
                 return _decode_with_fields(prefix, text)
             case "npub":
-                raise InvalidReference("an npub names an author; a release is npub…/name")
+                raise InvalidReference("an npub alone names an author; expected npub…/name")
             case _:
                 raise InvalidReference(f"not an event id, note, nevent, naddr or npub…/name: {raw_text[:80]!r}")
     except InvalidKey as error:
@@ -170,7 +170,7 @@ def _decode_author(raw_key: str) -> bytes:
     try:
         return decode_pubkey(raw_key)
     except InvalidKey:
-        raise InvalidReference(f"not a valid npub: {raw_key[:80]!r} (a model is named npub…/name)") from None
+        raise InvalidReference(f"not a valid npub: {raw_key[:80]!r} (expected npub…/name)") from None
 
 
 def _decode_with_fields(prefix: str, text: str) -> EventReference | AddressReference:

@@ -48,7 +48,7 @@ class ClosedMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeMessage:
-    """A message for a person."""
+    """Human-readable NOTICE from the relay."""
 
     text: str
 
@@ -119,7 +119,7 @@ def reason_prefix(reason: str) -> str:
 
 
 def sanitize(text: str) -> str:
-    """Make foreign text safe for a terminal: at most 200 characters on one line, without control characters."""
+    """Return untrusted text safe for a terminal: at most 200 characters, with spaces for control characters."""
     return "".join(c if c.isprintable() else " " for c in text[:200])
 
 

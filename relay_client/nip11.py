@@ -1,6 +1,6 @@
 """Relay information documents (NIP-11): limits and requirements that a relay publishes. Does network I/O.
 
-Many relays publish none, or a wrong one. So limits are only ever lowered by it, and no failure is an error.
+Many relays publish none, or a wrong one. It can only lower our limits, and failures are ignored.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ class RelayInfo:
 
     max_message_length: int | None = None  # bytes per frame
     max_limit: int | None = None  # events per request
-    requirements: tuple[str, ...] = ()  # in words, for a person
+    requirements: tuple[str, ...] = ()  # in words, for the user
 
     @classmethod
     def parse(cls, raw_info: bytes) -> Self:

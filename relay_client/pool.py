@@ -36,7 +36,9 @@ class _Relay:
     url: str
     rate_control: RateControl
     is_late: bool = False  # owed something when a question settled; not waited for again
-    is_hint: bool  # named by an event, not by the user: only ever on the open internet, and never authenticated to
+    is_hint: (
+        bool  # named by an event, not by the user: connected to only if publicly routable, and never authenticated to
+    )
     status: RelayStatus = RelayStatus.CONNECTING
     reason: str = ""
     connection: Connection | None = None
@@ -67,7 +69,7 @@ class Pool:
 
     Args:
         urls: Addresses of the relays.
-        signer: Authenticates (NIP-42) at relays that insist on it, except those known from hints.
+        signer: Authenticates (NIP-42) at relays that require it, except those known from hints.
         hints: Untrusted addresses, used only if the relays above lack something.
         wait_for_all: If false, entering waits only a short time for the other relays once one is connected (they are
             used when they are), and `query_soon` does so once it has enough.
@@ -199,7 +201,7 @@ class Pool:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def query(self, wanted: Filter) -> list[Answer]:
-        """Return what all relays store for a filter, as (relay, unverified event), with repeats."""
+        """Query all relays; return (relay, unverified event) pairs, duplicates included."""
         answers: list[Answer] = []
 
         async def ask(url: str) -> None:
@@ -243,7 +245,7 @@ class Pool:
         return answers
 
     async def stored_ids(self, ids: Sequence[bytes] | Mapping[str, Sequence[bytes]]) -> dict[str, set[bytes]]:
-        """Return which of these events each relay returns, by their recomputed ids. `ids` may differ per relay."""
+        """Return the ids, recomputed, of the events each relay serves. `ids` may differ per relay."""
         stored: dict[str, set[bytes]] = {url: set() for url in self.urls}
 
         async def ask(url: str) -> None:
@@ -264,7 +266,7 @@ class Pool:
         """Wait until every relay returns what it accepted; some accept an event before it can be read, or lose it.
 
         Args:
-            find_readable: Asks the relays, and returns the addresses of those that return it.
+            find_readable: Asks relays for the events; returns the addresses of those that have them.
 
         Returns:
             The relays that never did (unconfirmed).
@@ -280,7 +282,7 @@ class Pool:
         return set(self.urls) - readable
 
     async def gather(self, keys: Iterable[bytes], accept: AcceptEvent, lookup: KeyLookup = BY_ID) -> list[bytes]:
-        """Request events from all relays at once until each arrived somewhere.
+        """Fetch events by key from all relays at once, until each arrived somewhere.
 
         Relays whose connection broke are reconnected, and hints followed, only if the others lack something. A relay
         that sends an invalid event is asked last from then on (`misbehaving`).

@@ -11,7 +11,7 @@ from relay_client.session import MAX_UNACKED_EVENTS
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 MAX_RETRIES = 10  # waits in a row without an accepted event: about 20 minutes
-MAX_QUERY_RETRIES = 5  # the same for queries, which a person waits for: about a minute
+MAX_QUERY_RETRIES = 5  # the same for queries, which the user waits for: about a minute
 _FIRST_WINDOW = 2
 _ACCEPTED_PER_STEP = 16  # accepted events that widen the window by one, once the relay has limited us
 _ACCEPTED_UNTIL_STEADY = 64
@@ -73,7 +73,7 @@ class RateControl:
             self._next_wait_s = max(self._first_wait_s, self._next_wait_s / 2)
 
     def on_rate_limited(self, *, sent_at: float, now: float) -> None:
-        """Back off after a rate-limit reply; ignored if the event was sent before the last back-off."""
+        """Back off after a rate-limit or error reply; ignored if the event was sent before the last back-off."""
         if sent_at <= self._limited_at:
             return
         self._limited_at = now

@@ -1,6 +1,6 @@
 """Publish worker that sends one relay its share of an allocation, as fast as it accepts. Does network I/O.
 
-Unanswered events are sent again: after a wait if the relay limits the rate, after authentication if it insists on that,
+Unanswered events are sent again: after a wait if the relay limits the rate, after authentication if it requires that,
 and over a new connection if the old one broke. A relay that never limits the rate gets a second connection for half of
 the events in flight, so that it can verify one event while it stores another.
 """

@@ -1,4 +1,4 @@
-"""State machine of one relay conversation (NIP-01, NIP-42): frames in, outcomes out. No I/O.
+"""Sans-I/O state machine of one relay conversation (NIP-01, NIP-42): frames in, outcomes out. No I/O.
 
 Tracks events sent and not yet acknowledged, open requests (queries and live subscriptions) and how many events each
 may still receive, and authentication. Frames that answer nothing are dropped and counted; too many of them are an
@@ -57,7 +57,7 @@ _VERDICTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OkReceived:
-    """The relay answered an event that we sent."""
+    """The relay accepted or refused an event that we sent (OK)."""
 
     event_id: bytes
     verdict: Verdict
@@ -66,7 +66,7 @@ class OkReceived:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventReceived:
-    """An event arrived for a request. Its claimed id is one that was requested; nothing else is checked."""
+    """An event arrived for a request. If the filter has ids, the claimed id is one of them; nothing else is checked."""
 
     subscription_id: str
     raw_event: Mapping[str, object]
@@ -89,7 +89,7 @@ class RequestClosed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeReceived:
-    """The relay sent a message for a person."""
+    """Human-readable NOTICE from the relay."""
 
     text: str
 

@@ -37,7 +37,7 @@ class Subscription:
         on_event: Called with the relay's address and each unverified event; the same event may come from several
             relays, and again after a reconnect. A relay that sends too many events for which it returns False is
             disconnected.
-        signer: Authenticates (NIP-42) at relays that insist on it.
+        signer: Authenticates (NIP-42) at relays that require it.
         on_change: Called with each changed status.
         timeouts: How long to wait for relays, and between reconnects.
     """

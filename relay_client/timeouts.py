@@ -1,4 +1,4 @@
-"""Time limits and waits of relay connections, in one value that is passed down from the pool. No I/O."""
+"""Timeouts and retry delays of relay connections. No I/O."""
 
 from dataclasses import dataclass, fields
 
@@ -7,7 +7,7 @@ from relay_client.errors import CallerError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Time limits of relay operations, and waits between attempts, in seconds."""
+    """Timeouts and retry delays of relay connections, in seconds; one immutable value passed down from the pool."""
 
     connect_s: float = 10.0  # DNS, TCP, TLS and websocket handshake
     answer_s: float = 30.0  # without a single answer while some are owed

@@ -13,8 +13,8 @@ def normalize_url(raw_url: str) -> str:
         _ = parts.port  # raises for a port out of range
     except ValueError as error:
         raise CallerError(f"not a relay's address: {raw_url!r} ({error})") from None
-    foreign = "@" in parts.netloc or parts.query or parts.fragment or not parts.geturl().isprintable()
-    if parts.scheme not in {"ws", "wss"} or not parts.hostname or foreign:
+    is_invalid = "@" in parts.netloc or parts.query or parts.fragment or not parts.geturl().isprintable()
+    if parts.scheme not in {"ws", "wss"} or not parts.hostname or is_invalid:
         raise CallerError(f"not a relay's address: {raw_url!r} (expected wss://relay.example)")
     return parts._replace(netloc=parts.netloc.lower()).geturl().rstrip("/")
 

@@ -41,7 +41,7 @@ async def open_websocket(
 
 
 def describe_error(error: Exception) -> str:
-    """Describe a foreign error in a few words, without its class name."""
+    """Describe an error of the operating system or a library in a few words, without its class name."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError) and error.strerror:
@@ -50,7 +50,7 @@ def describe_error(error: Exception) -> str:
 
 
 async def _public_address(url: str, timeouts: Timeouts) -> str:
-    """Resolve the host of a `wss` address; raises TransportError unless every result is on the open internet."""
+    """Resolve the host of a `wss` address; raises TransportError unless every result is publicly routable."""
     if get_proxy(parse_uri(url)):
         raise TransportError(f"{url}: not connected through a proxy, which hides the relay's real address")
     parts = urlsplit(url)

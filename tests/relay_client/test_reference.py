@@ -1,4 +1,4 @@
-"""References to events as a person types them (NIP-19)."""
+"""References to events as the user types them (NIP-19)."""
 
 import nostr_sdk
 import pytest
