@@ -42,7 +42,10 @@ def config_paths() -> list[Path]:
     chosen = os.environ.get("RANDYGPT_CONFIG")
     if chosen:
         return [Path(name) for name in chosen.split(os.pathsep) if name]
-    return [_MACHINE, platformdirs.user_config_path("randygpt") / _NAME]
+    try:
+        return [_MACHINE, platformdirs.user_config_path("randygpt") / _NAME]
+    except RuntimeError:  # no $HOME, and no entry in the password database
+        return [_MACHINE]
 
 
 def existing_paths() -> list[Path]:

@@ -33,13 +33,15 @@ class Home:
         The relays are those in the settings files, in addition to the user's list; `$RANDYGPT_RELAYS` replaces both.
 
         Raises:
-            CallerError: A settings file is wrong.
+            CallerError: A settings file is wrong, or this user has no home folder.
             OSError: A settings file cannot be read.
         """
         settings = load_settings()
         said, relays = convert_setting(settings, HOME, _folder), convert_setting(settings, RELAYS, _relays)
         chosen, instead = os.environ.get(environment_name(HOME)), os.environ.get(environment_name(RELAYS), "").split()
-        folder = expand_user(Path(chosen)).absolute() if chosen else said or platformdirs.user_data_path("randygpt")
+        folder = expand_user(Path(chosen)).absolute() if chosen else said or _default_folder()
+        if folder is None:
+            raise CallerError("this user has no home folder: set RANDYGPT_HOME to the folder for keys and models")
         return cls(folder, tuple(instead or relays or ()), overrides_list=bool(instead))
 
     @property
@@ -117,6 +119,14 @@ def environment_name(key: Key) -> str:
     return "_".join(["RANDYGPT", *key]).upper().replace("-", "_")
 
 
+def _default_folder() -> Path | None:
+    """Return the platform's data folder, None without `$HOME` and an entry in the password database."""
+    try:
+        return platformdirs.user_data_path("randygpt").absolute()
+    except RuntimeError:
+        return None
+
+
 def _folder(value: object) -> Path:
     path = expand_user(Path(value)) if isinstance(value, str) else None
     if not path or not path.is_absolute():
@@ -130,10 +140,11 @@ def _relays(value: object) -> list[str]:
     return [normalize_url(url) for url in value]
 
 
+_EXAMPLE = "/var/lib/randygpt"  # where the platform has no default
 HOME: Key = ("home",)
 RELAYS: Key = ("relays",)
 GLOBAL_SETTINGS = {
-    HOME: GlobalSetting("Folder of keys, store and state.", _folder, str(platformdirs.user_data_path("randygpt"))),
+    HOME: GlobalSetting("Folder of keys, store and state.", _folder, str(_default_folder() or _EXAMPLE)),
     RELAYS: GlobalSetting(
         "Relays to publish to and fetch from, in addition to those of `randygpt relays add`.", _relays, []
     ),
