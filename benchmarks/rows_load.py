@@ -17,9 +17,7 @@ from typing import Any
 import numpy as np
 from measure import SCRIPTS, Bench, Measured, Raw, Row
 from rows_server import CHARACTERS, CONFIG, HEADER, TOKENS, running, weights
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for support.shelf
-from support.shelf import Shelf
+from support.release_store import ReleaseStore
 
 from randygpt.model.decoder import Array, Decoder, KVCache
 from relay_client.keys import SecretKey
@@ -37,7 +35,7 @@ class Releases:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self._shelf = Shelf(home=home, key=SecretKey.generate())
+        self._store = ReleaseStore(home=home, key=SecretKey.generate())
         self.good: dict[str, int] = {}  # release id to the seed of its weights
         self.corrupt: list[str] = []
 
@@ -64,7 +62,7 @@ class Releases:
 
     def activate(self, release: str) -> None:
         """Make a release current, as `randygpt fetch` does."""
-        self._shelf.store.activate(bytes.fromhex(release))
+        self._store.store.activate(bytes.fromhex(release))
 
     def _add(self, values: Array, **changed: bytes) -> str:
         files: dict[str, Any] = {
@@ -72,7 +70,7 @@ class Releases:
             "vocab": json.dumps(CHARACTERS.to_json()).encode(),
             "config": json.dumps(CONFIG.to_json("char")).encode(),
         }
-        return self._shelf.install(**files | changed).id.hex()
+        return self._store.install(**files | changed).id.hex()
 
 
 @functools.cache  # shared by two rows

@@ -17,8 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from measure import ROUNDS, Bench, Measured, Row, ratio
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for the other relays
 from support.relays import NPM_MODULES, PYTHON_RELAY, find_free_port, npm_relay, python_relay
 
 from distribution.chunking import CHUNK_SIZE

@@ -2,7 +2,7 @@
 
 `RANDYGPT_BASELINE` names a plain PyTorch program that prints {"ms_per_iter"} for `train` and {"tokens_per_s"} for
 `decode`; `RANDYGPT_TEXT` names the training text, otherwise the built-in sample is used. Rows that need a missing one
-are left out. `--only` measures the rows whose name contains a text; git ignores its report, `local-…`.
+are left out. `make bench ONLY=…` measures the rows whose name contains a text; git ignores its report, `local-…`.
 """
 
 import argparse

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from support.shelf import Shelf
+from support.release_store import ReleaseStore
 
 from distribution.errors import NewerState, StoreError
 from distribution.gc import Quota
@@ -100,29 +100,29 @@ def rewrite(path: Path, **changed: object) -> bytes:
 
 
 def test_newer_release_record_is_refused(tmp_path: Path) -> None:
-    shelf = Shelf(home=tmp_path, key=KEY)
-    release = shelf.install()
-    path = shelf.store.record_path(release.id)
+    releases = ReleaseStore(home=tmp_path, key=KEY)
+    release = releases.install()
+    path = releases.store.record_path(release.id)
     assert "schema_version" not in orjson.loads(path.read_bytes())
     rewrite(path, schema_version=1)
-    assert shelf.store.release(release.id) == release
+    assert releases.store.release(release.id) == release
     newer = rewrite(path, schema_version=2)
-    for read in (lambda: shelf.store.release(release.id), shelf.store.releases):
+    for read in (lambda: releases.store.release(release.id), releases.store.releases):
         with pytest.raises(NewerState, match=r"release\.json: written by a newer version"):
             read()
     assert path.read_bytes() == newer
 
 
 def test_newer_ref_is_not_replaced(tmp_path: Path) -> None:
-    shelf = Shelf(home=tmp_path, key=KEY)
-    first, second = shelf.install(), shelf.install()
-    shelf.store.activate(first.id)
-    newer = rewrite(shelf.store.current_path, schema_version=2)
+    releases = ReleaseStore(home=tmp_path, key=KEY)
+    first, second = releases.install(), releases.install()
+    releases.store.activate(first.id)
+    newer = rewrite(releases.store.current_path, schema_version=2)
     with pytest.raises(NewerState):
-        shelf.store.current()
+        releases.store.current()
     with pytest.raises(NewerState):
-        shelf.store.activate(second.id)
-    assert shelf.store.current_path.read_bytes() == newer
+        releases.store.activate(second.id)
+    assert releases.store.current_path.read_bytes() == newer
 
 
 def user_version(path: Path, version: int | None = None) -> int:

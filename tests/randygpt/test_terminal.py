@@ -13,7 +13,7 @@ import pytest
 from support.command import TIMEOUT_S, environment, only_line, randygpt
 from support.models import tiny_checkpoint, write_tiny
 from support.relays import find_free_port
-from support.shelf import Shelf
+from support.release_store import ReleaseStore
 from support.terminal import typed
 
 from randygpt.checkpoint.rgpt import write_checkpoint
@@ -76,7 +76,7 @@ def test_name_with_newline_cannot_forge_a_field(tmp_path: Path) -> None:
 
 
 def test_hostile_card_is_escaped(tmp_path: Path) -> None:
-    Shelf(home=tmp_path, key=SecretKey.generate()).install(card={"about": HOSTILE, "license": HOSTILE})
+    ReleaseStore(home=tmp_path, key=SecretKey.generate()).install(card={"about": HOSTILE, "license": HOSTILE})
     for flags in ((), ("--json",)):
         code, screen = typed(tmp_path, "show", "tiny", *flags, answers={})
         assert code == 0

@@ -12,9 +12,9 @@ import torch
 from support.browser import Tab, chromium, tab
 from support.gates import gate as closed_gate
 from support.models import CONFIG, TOKENIZER, decoder_of
+from support.release_store import ReleaseStore
 from support.sequences import WAIT_S
 from support.serving import serving
-from support.shelf import Shelf
 
 from randygpt.language_model import LanguageModel
 from randygpt.model.gpt import GPT
@@ -65,8 +65,8 @@ def logged() -> Iterator[io.StringIO]:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, key: SecretKey) -> Shelf:
-    return Shelf(home=tmp_path, key=key)
+def releases(tmp_path: Path, key: SecretKey) -> ReleaseStore:
+    return ReleaseStore(home=tmp_path, key=key)
 
 
 @pytest.fixture(scope="session")

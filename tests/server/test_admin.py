@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import aiohttp
 import pytest
+from support.release_store import ReleaseStore, without_checkpoint
 from support.serving import config
-from support.shelf import Shelf, without_checkpoint
 
 from server.app import run_server
 from server.models import ActiveModel
@@ -17,7 +17,7 @@ KEY = {"Authorization": "Bearer s3cret"}
 
 @dataclass(slots=True, kw_only=True)
 class Admin:
-    """A server of the shelf's releases, called with its API key."""
+    """A server of the installed releases, called with its API key."""
 
     address: str
     session: aiohttp.ClientSession
@@ -30,34 +30,34 @@ class Admin:
 
 
 @pytest.fixture
-async def admin(shelf: Shelf) -> AsyncIterator[Admin]:
-    shelf.store.activate(shelf.install().id)
+async def admin(releases: ReleaseStore) -> AsyncIterator[Admin]:
+    releases.store.activate(releases.install().id)
     active = ActiveModel()
     async with (
-        run_server(active, Reloader(shelf.store, active), config(api_keys=["s3cret"])) as address,
+        run_server(active, Reloader(releases.store, active), config(api_keys=["s3cret"])) as address,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
     ):
         yield Admin(address=address, session=session)
 
 
-async def test_reload_checks_the_current_release(shelf: Shelf, admin: Admin) -> None:
-    second = shelf.install()
-    shelf.store.activate(second.id)
+async def test_reload_checks_the_current_release(releases: ReleaseStore, admin: Admin) -> None:
+    second = releases.install()
+    releases.store.activate(second.id)
     status, health = await admin.post("reload")
     assert (status, health["release"], health["failure"]) == (200, second.id.hex(), None)
-    shelf.store.activate(without_checkpoint(shelf).id)
+    releases.store.activate(without_checkpoint(releases).id)
     status, health = await admin.post("reload")
     assert (status, health["release"]) == (200, second.id.hex())
     assert "No such file" in (health["failure"] or "")
 
 
-async def test_use_swaps_without_changing_the_store(shelf: Shelf, admin: Admin) -> None:
-    first, second = shelf.store.current(), shelf.install()
+async def test_use_swaps_without_changing_the_store(releases: ReleaseStore, admin: Admin) -> None:
+    first, second = releases.store.current(), releases.install()
     assert first is not None
-    before = shelf.store.current_path.read_bytes()
+    before = releases.store.current_path.read_bytes()
     status, health = await admin.post("use", {"release": second.id.hex()})
     assert (status, health["release"]) == (200, second.id.hex())
-    assert shelf.store.current_path.read_bytes() == before
+    assert releases.store.current_path.read_bytes() == before
     assert (await admin.post("reload"))[1]["release"] == first.hex()
 
 
@@ -72,27 +72,27 @@ async def test_use_swaps_without_changing_the_store(shelf: Shelf, admin: Admin) 
     ],
 )
 async def test_use_refuses_a_release_that_is_not_installed(
-    shelf: Shelf, admin: Admin, body: object, status: int, words: str
+    releases: ReleaseStore, admin: Admin, body: object, status: int, words: str
 ) -> None:
     found, reply = await admin.post("use", body)
     assert found == status
     assert words in (reply["error"] or "")
     async with admin.session.get(f"{admin.address}/health") as response:
         health = await response.json()
-    assert (health["release"], health["failure"]) == ((shelf.store.current() or b"").hex(), None)
+    assert (health["release"], health["failure"]) == ((releases.store.current() or b"").hex(), None)
 
 
-async def test_use_refuses_a_damaged_release(shelf: Shelf, admin: Admin) -> None:
-    release = shelf.install()
+async def test_use_refuses_a_damaged_release(releases: ReleaseStore, admin: Admin) -> None:
+    release = releases.install()
     (release.folder / "release.json").write_bytes(b"{}")
     status, reply = await admin.post("use", {"release": release.id.hex()})
     assert status == 409
     assert "release.json: damaged" in (reply["error"] or "")
 
 
-async def test_admin_routes_need_the_key(shelf: Shelf, admin: Admin) -> None:
-    second = shelf.install()
-    shelf.store.activate(second.id)
+async def test_admin_routes_need_the_key(releases: ReleaseStore, admin: Admin) -> None:
+    second = releases.install()
+    releases.store.activate(second.id)
     assert (await admin.post("reload", headers={"X": "y"}))[0] == 401
     assert (await admin.post("use", {"release": second.id.hex()}, headers={"X": "y"}))[0] == 401
     async with admin.session.get(f"{admin.address}/health") as response:

@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
-from support.serving import serving_shelf
-from support.shelf import Shelf, without_checkpoint
+from support.release_store import ReleaseStore, without_checkpoint
+from support.serving import serving_releases
 
 from distribution.trust_list import TrustStore
 from randygpt.user.home import Home
@@ -31,8 +31,8 @@ async def get_facts(
         return response.status, await response.json()
 
 
-def write_follow_status(shelf: Shelf, content: object) -> Path:
-    path = Home(shelf.home).follow_path
+def write_follow_status(releases: ReleaseStore, content: object) -> Path:
+    path = Home(releases.home).follow_path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else orjson.dumps(content))
     return path
@@ -78,8 +78,8 @@ async def test_page_loads_only_its_own_files(session: aiohttp.ClientSession, add
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(|innerHTML|insertAdjacentHTML", text)
 
 
-async def test_page_needs_an_allowed_host(shelf: Shelf, session: aiohttp.ClientSession) -> None:
-    async with serving_shelf(shelf, hosts={"127.0.0.1"}) as address:
+async def test_page_needs_an_allowed_host(releases: ReleaseStore, session: aiohttp.ClientSession) -> None:
+    async with serving_releases(releases, hosts={"127.0.0.1"}) as address:
         for path in [*FILES, "/provenance"]:
             async with session.get(address + path, headers={"Host": "evil.example"}) as response:
                 assert response.status == 403
@@ -88,8 +88,8 @@ async def test_page_needs_an_allowed_host(shelf: Shelf, session: aiohttp.ClientS
 # --- facts
 
 
-async def test_facts_before_the_first_release(shelf: Shelf, session: aiohttp.ClientSession) -> None:
-    async with serving_shelf(shelf) as address:
+async def test_facts_before_the_first_release(releases: ReleaseStore, session: aiohttp.ClientSession) -> None:
+    async with serving_releases(releases) as address:
         assert await get_facts(session, address) == (
             200,
             {"model": None, "failure": None, "release": None, "releases": [], "followed": [], "unread": None},
@@ -101,11 +101,11 @@ async def test_facts_of_a_model_file(session: aiohttp.ClientSession, address: st
     assert (status, facts["model"]["label"], facts["release"], facts["releases"]) == (200, "tiny version 1", None, [])
 
 
-async def test_facts_of_a_release(shelf: Shelf, key: SecretKey, session: aiohttp.ClientSession) -> None:
-    first, second = shelf.install(), shelf.install(card=CARD)
-    shelf.store.activate(second.id)
-    await TrustStore(shelf.home).add(key.pubkey, "alice")
-    async with serving_shelf(shelf) as address:
+async def test_facts_of_a_release(releases: ReleaseStore, key: SecretKey, session: aiohttp.ClientSession) -> None:
+    first, second = releases.install(), releases.install(card=CARD)
+    releases.store.activate(second.id)
+    await TrustStore(releases.home).add(key.pubkey, "alice")
+    async with serving_releases(releases) as address:
         _, facts = await get_facts(session, address)
     npub = encode_npub(key.pubkey)
     release = facts["release"]
@@ -120,31 +120,33 @@ async def test_facts_of_a_release(shelf: Shelf, key: SecretKey, session: aiohttp
     assert facts["releases"][1]["release"] == first.id.hex()
 
 
-async def test_unchanged_facts_give_304(shelf: Shelf, session: aiohttp.ClientSession) -> None:
-    shelf.store.activate(shelf.install().id)
-    async with serving_shelf(shelf) as address:
+async def test_unchanged_facts_give_304(releases: ReleaseStore, session: aiohttp.ClientSession) -> None:
+    releases.store.activate(releases.install().id)
+    async with serving_releases(releases) as address:
         async with session.get(f"{address}/provenance") as response:
             known = {"If-None-Match": response.headers["ETag"]}
         async with session.get(f"{address}/provenance", headers=known) as response:
             assert (response.status, await response.read()) == (304, b"")
-        shelf.install()
+        releases.install()
         async with session.get(f"{address}/provenance", headers=known) as response:
             assert (response.status, len((await response.json())["releases"])) == (200, 2)
 
 
-async def test_list_has_the_latest_releases_and_the_active_one(shelf: Shelf, session: aiohttp.ClientSession) -> None:
-    first = shelf.install()
-    shelf.store.activate(first.id)
+async def test_list_has_the_latest_releases_and_the_active_one(
+    releases: ReleaseStore, session: aiohttp.ClientSession
+) -> None:
+    first = releases.install()
+    releases.store.activate(first.id)
     for _ in range(4):
-        shelf.install()
-    async with serving_shelf(shelf, max_releases=3) as address:
+        releases.install()
+    async with serving_releases(releases, max_releases=3) as address:
         _, facts = await get_facts(session, address)
     assert [(each["version"], each["serving"]) for each in facts["releases"]] == [(5, False), (4, False), (1, True)]
 
 
-async def test_facts_need_the_key(shelf: Shelf, session: aiohttp.ClientSession) -> None:
-    shelf.store.activate(shelf.install().id)
-    async with serving_shelf(shelf, api_keys=["s3cret"]) as address:
+async def test_facts_need_the_key(releases: ReleaseStore, session: aiohttp.ClientSession) -> None:
+    releases.store.activate(releases.install().id)
+    async with serving_releases(releases, api_keys=["s3cret"]) as address:
         assert await get_facts(session, address) == (401, {"error": "a valid API key is required"})
         assert (await get_facts(session, address, {"Authorization": "Bearer s3cret"}))[1]["release"]["version"] == 1
         for path in FILES:
@@ -152,20 +154,22 @@ async def test_facts_need_the_key(shelf: Shelf, session: aiohttp.ClientSession) 
                 assert response.status == 200
 
 
-async def test_facts_have_the_swap_failure(shelf: Shelf, session: aiohttp.ClientSession) -> None:
-    shelf.store.activate(without_checkpoint(shelf).id)
-    async with serving_shelf(shelf) as address:
+async def test_facts_have_the_swap_failure(releases: ReleaseStore, session: aiohttp.ClientSession) -> None:
+    releases.store.activate(without_checkpoint(releases).id)
+    async with serving_releases(releases) as address:
         _, facts = await get_facts(session, address)
     assert (facts["model"], facts["release"]) == (None, None)
     assert "No such file" in facts["failure"]
 
 
 @pytest.mark.parametrize("damaged", ["store/refs/current", "state/trust.json", "state/follow.json"])
-async def test_damaged_file_is_reported_as_unread(shelf: Shelf, session: aiohttp.ClientSession, damaged: str) -> None:
-    shelf.store.activate(shelf.install().id)
-    write_follow_status(shelf, {})
-    async with serving_shelf(shelf) as address:
-        (shelf.home / damaged).write_bytes(b"{")
+async def test_damaged_file_is_reported_as_unread(
+    releases: ReleaseStore, session: aiohttp.ClientSession, damaged: str
+) -> None:
+    releases.store.activate(releases.install().id)
+    write_follow_status(releases, {})
+    async with serving_releases(releases) as address:
+        (releases.home / damaged).write_bytes(b"{")
         status, facts = await get_facts(session, address)
     assert (status, facts["model"] is not None) == (200, True)
     assert damaged in facts["unread"]
@@ -175,13 +179,13 @@ async def test_damaged_file_is_reported_as_unread(shelf: Shelf, session: aiohttp
 # --- follow status
 
 
-async def test_follow_status(shelf: Shelf, session: aiohttp.ClientSession) -> None:
+async def test_follow_status(releases: ReleaseStore, session: aiohttp.ClientSession) -> None:
     now = int(time.time())
     links = {"ws://a": {"connected": True, "reason": ""}, "ws://b": {"connected": False, "reason": "refused"}}
     entry = {"running": True, "process": 1, "relays": links, "version": 2, "last_install": None, "updated_at": now}
     stale, ended = entry | {"updated_at": now - STALE_S}, entry | {"running": False}
-    write_follow_status(shelf, {"ab/tiny": entry, "ab/stale": stale, "ab/ended": ended})
-    async with serving_shelf(shelf) as address:
+    write_follow_status(releases, {"ab/tiny": entry, "ab/stale": stale, "ab/ended": ended})
+    async with serving_releases(releases) as address:
         _, facts = await get_facts(session, address)
     assert facts["followed"][0] == {
         "name": "tiny",
@@ -221,11 +225,11 @@ async def test_follow_status(shelf: Shelf, session: aiohttp.ClientSession) -> No
     ],
 )
 async def test_malformed_follow_status_is_tolerated(
-    shelf: Shelf, session: aiohttp.ClientSession, content: object, followed: list[object]
+    releases: ReleaseStore, session: aiohttp.ClientSession, content: object, followed: list[object]
 ) -> None:
-    shelf.store.activate(shelf.install().id)
-    write_follow_status(shelf, content)
-    async with serving_shelf(shelf) as address:
+    releases.store.activate(releases.install().id)
+    write_follow_status(releases, content)
+    async with serving_releases(releases) as address:
         status, facts = await get_facts(session, address)
     assert (status, facts["followed"], facts["release"]["version"]) == (200, followed, 1)
 

@@ -5,16 +5,16 @@ import re
 import pytest
 from support.browser import SHIFT, Tab
 from support.page import CARD, shows_version
-from support.serving import serving_shelf
-from support.shelf import Shelf, without_checkpoint
+from support.release_store import ReleaseStore, without_checkpoint
+from support.serving import serving_releases
 
 pytestmark = pytest.mark.full
 
 
-async def test_page_works_with_a_keyboard(page: Tab, shelf: Shelf) -> None:
-    shelf.store.activate(shelf.install(card=CARD).id)
-    shelf.install()
-    async with serving_shelf(shelf) as address:
+async def test_page_works_with_a_keyboard(page: Tab, releases: ReleaseStore) -> None:
+    releases.store.activate(releases.install(card=CARD).id)
+    releases.install()
+    async with serving_releases(releases) as address:
         await page.go(address)
         await shows_version(page, 1)
         order = []
@@ -38,10 +38,10 @@ async def test_page_works_with_a_keyboard(page: Tab, shelf: Shelf) -> None:
     assert page.console == []
 
 
-async def test_page_works_with_a_screen_reader(page: Tab, shelf: Shelf) -> None:
-    shelf.store.activate(shelf.install(card=CARD).id)
-    shelf.install()
-    async with serving_shelf(shelf) as address:
+async def test_page_works_with_a_screen_reader(page: Tab, releases: ReleaseStore) -> None:
+    releases.store.activate(releases.install(card=CARD).id)
+    releases.install()
+    async with serving_releases(releases) as address:
         await page.go(address)
         await shows_version(page, 1)
         await page.run("document.querySelectorAll('details').forEach((each) => { each.open = true })")
@@ -84,12 +84,12 @@ CONTRASTS = """
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_page_is_readable_in_both_schemes_and_small(page: Tab, shelf: Shelf, scheme: str) -> None:
-    shelf.store.activate(shelf.install(card=CARD).id)
-    shelf.store.activate(without_checkpoint(shelf).id)
+async def test_page_is_readable_in_both_schemes_and_small(page: Tab, releases: ReleaseStore, scheme: str) -> None:
+    releases.store.activate(releases.install(card=CARD).id)
+    releases.store.activate(without_checkpoint(releases).id)
     await page.scheme(scheme)
     await page.size(360, 740)
-    async with serving_shelf(shelf) as address:
+    async with serving_releases(releases) as address:
         await page.go(address)
         await page.until("document.querySelector('#failure').innerText")
         await page.run("document.querySelectorAll('details').forEach((each) => { each.open = true })")

@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 from support.browser import Tab
 from support.page import facts, shows_version
-from support.serving import serving_shelf
-from support.shelf import Shelf
+from support.release_store import ReleaseStore
+from support.serving import serving_releases
 
 from distribution.trust_list import TrustStore
 from randygpt.user.home import Home
@@ -25,7 +25,7 @@ ACTIVE_ELEMENTS = "[...document.querySelectorAll('script, img, iframe, [onerror]
 STOPPED = ["require-trusted-types-for", "connect-src", "img-src", "frame-src", "style-src-elem", "style-src-attr"]
 
 
-async def test_content_security_policy_blocks_injections(page: Tab, shelf: Shelf) -> None:
+async def test_content_security_policy_blocks_injections(page: Tab, releases: ReleaseStore) -> None:
     asked = []
 
     async def anything(request: web.Request) -> web.Response:
@@ -33,7 +33,7 @@ async def test_content_security_policy_blocks_injections(page: Tab, shelf: Shelf
         headers = {"Access-Control-Allow-Origin": "*"}
         return web.Response(text="window.harmed = 1", content_type="text/javascript", headers=headers)
 
-    async with serving_shelf(shelf) as address, elsewhere(anything) as foreign:
+    async with serving_releases(releases) as address, elsewhere(anything) as foreign:
         await page.go(address)
         assert page.console == []
         await page.run(
@@ -76,14 +76,14 @@ async def elsewhere(handler: Any) -> AsyncIterator[str]:  # noqa: ANN401 (aiohtt
         await runner.cleanup()
 
 
-async def test_foreign_pages_cannot_frame_or_read_it(page: Tab, shelf: Shelf) -> None:
-    shelf.store.activate(shelf.install().id)
+async def test_foreign_pages_cannot_frame_or_read_it(page: Tab, releases: ReleaseStore) -> None:
+    releases.store.activate(releases.install().id)
 
     async def framing(request: web.Request) -> web.Response:
         frame = f'<iframe src="{request.query["of"]}" width=600></iframe>'
         return web.Response(text=f"<!doctype html><link rel=icon href=data:,>{frame}", content_type="text/html")
 
-    async with serving_shelf(shelf) as address, elsewhere(framing) as foreign:
+    async with serving_releases(releases) as address, elsewhere(framing) as foreign:
         await page.go(f"{foreign}/f?of={address}")
         await page.until("document.querySelector('iframe') !== null")
         with pytest.raises(AssertionError):
@@ -94,7 +94,7 @@ async def test_foreign_pages_cannot_frame_or_read_it(page: Tab, shelf: Shelf) ->
 HOSTILE = "<img src=x onerror='window.harmed=1'><script>harmed=1</script>\u202egnp.exe\u2066\u0007\u001b[31m\ufeff"
 
 
-async def test_hostile_release_is_shown_as_text(page: Tab, shelf: Shelf, key: SecretKey) -> None:
+async def test_hostile_release_is_shown_as_text(page: Tab, releases: ReleaseStore, key: SecretKey) -> None:
     nested: object = "deep"
     for _ in range(60):
         nested = {"deeper": [nested]} if isinstance(nested, str) else [nested]
@@ -116,11 +116,11 @@ async def test_hostile_release_is_shown_as_text(page: Tab, shelf: Shelf, key: Se
             ],
         },
     }
-    shelf.store.activate(shelf.install(card=card).id)
-    await TrustStore(shelf.home).add(key.pubkey, "<b onclick='harmed=1'>eve</b>")
+    releases.store.activate(releases.install(card=card).id)
+    await TrustStore(releases.home).add(key.pubkey, "<b onclick='harmed=1'>eve</b>")
     status = {"running": True, "updated_at": 10**18, "relays": {HOSTILE: {"connected": "yes", "reason": HOSTILE}}}
-    Home(shelf.home).follow_path.write_bytes(orjson.dumps({f"ab/{HOSTILE}": status, "ab/x": {"updated_at": -1}}))
-    async with serving_shelf(shelf) as address:
+    Home(releases.home).follow_path.write_bytes(orjson.dumps({f"ab/{HOSTILE}": status, "ab/x": {"updated_at": -1}}))
+    async with serving_releases(releases) as address:
         await page.size(360, 740)
         await page.go(address)
         before = await page.run(ACTIVE_ELEMENTS)

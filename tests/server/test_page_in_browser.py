@@ -15,9 +15,9 @@ from support.browser import CTRL, GIVE_UP_S, Tab, tab
 from support.following import Follow
 from support.models import CONFIG, endless, write_tiny
 from support.page import CARD, facts, shows_version
+from support.release_store import ReleaseStore, without_checkpoint
 from support.scrape import sequence_count
-from support.serving import serving, serving_shelf
-from support.shelf import Shelf, without_checkpoint
+from support.serving import serving, serving_releases
 
 from distribution.trust_list import TrustStore
 from randygpt.model.decoder import Array, Decoder
@@ -83,11 +83,11 @@ async def test_page_streams_and_stop_frees_the_slot(page: Tab, paced: tuple[Pace
     assert page.console == []
 
 
-async def test_page_sends_the_sampling_controls(page: Tab, shelf: Shelf) -> None:
-    release = shelf.install()
-    shelf.store.activate(release.id)
+async def test_page_sends_the_sampling_controls(page: Tab, releases: ReleaseStore) -> None:
+    release = releases.install()
+    releases.store.activate(release.id)
     asked = {"temperature": 1.3, "top_p": 0.95, "top_k": 12, "max_tokens": 300, "seed": -5}
-    async with serving_shelf(shelf) as address, aiohttp.ClientSession() as session:
+    async with serving_releases(releases) as address, aiohttp.ClientSession() as session:
         async with session.post(f"{address}/v1/completions", json={"prompt": "the", **asked}) as response:
             expected = (await response.json())["choices"][0]["text"]
         await page.go(address)
@@ -114,9 +114,11 @@ async def test_page_sends_the_sampling_controls(page: Tab, shelf: Shelf) -> None
         ("top_p", "0", "top_p must be greater than 0 and at most 1"),
     ],
 )
-async def test_invalid_control_is_reported(page: Tab, shelf: Shelf, field: str, value: str, message: str) -> None:
-    shelf.store.activate(shelf.install().id)
-    async with serving_shelf(shelf) as address:
+async def test_invalid_control_is_reported(
+    page: Tab, releases: ReleaseStore, field: str, value: str, message: str
+) -> None:
+    releases.store.activate(releases.install().id)
+    async with serving_releases(releases) as address:
         await page.go(address)
         await page.run("document.querySelector('#output').textContent = 'what was there'")
         await page.run("document.querySelector('#sampling').open = true")
@@ -137,8 +139,8 @@ async def test_invalid_control_is_reported(page: Tab, shelf: Shelf, field: str, 
     assert any(request["method"] == "POST" for request in page.requests) is not is_wrong
 
 
-async def test_page_survives_a_server_restart(page: Tab, shelf: Shelf, free_port: int) -> None:
-    shelf.store.activate(shelf.install().id)
+async def test_page_survives_a_server_restart(page: Tab, releases: ReleaseStore, free_port: int) -> None:
+    releases.store.activate(releases.install().id)
     model = endless()
     decoder = Paced(model.decoder)
     loaded = LoadedModel(language_model=replace(model, decoder=decoder), release_id=None, label="paced")
@@ -152,7 +154,7 @@ async def test_page_survives_a_server_restart(page: Tab, shelf: Shelf, free_port
     await page.until("document.querySelector('#error').innerText.startsWith('the connection was lost before')")
     assert (await page.text("#status")).startswith("interrupted after 1 tokens")
     await page.until("document.querySelector('#headline').innerText === 'the server does not respond'")
-    async with serving_shelf(shelf, port=free_port):
+    async with serving_releases(releases, port=free_port):
         await shows_version(page, 1)
         assert await page.run("window.marker") == 1
 
@@ -160,14 +162,14 @@ async def test_page_survives_a_server_restart(page: Tab, shelf: Shelf, free_port
 # --- provenance
 
 
-async def test_page_shows_the_active_release(page: Tab, shelf: Shelf, key: SecretKey) -> None:
-    release = shelf.install(card=CARD)
-    shelf.store.activate(release.id)
-    async with serving_shelf(shelf) as address:
+async def test_page_shows_the_active_release(page: Tab, releases: ReleaseStore, key: SecretKey) -> None:
+    release = releases.install(card=CARD)
+    releases.store.activate(release.id)
+    async with serving_releases(releases) as address:
         await page.go(address)
         await shows_version(page, 1)
         first = await facts(page)
-        await TrustStore(shelf.home).add(key.pubkey, "alice")
+        await TrustStore(releases.home).add(key.pubkey, "alice")
         await page.until("document.querySelector('#facts').innerText.includes('alice')")
         assert await page.run("document.title") == "tiny, version 1 · randygpt"
         found, card = await facts(page), await facts(page, "#card")
@@ -190,30 +192,30 @@ async def test_page_shows_the_active_release(page: Tab, shelf: Shelf, key: Secre
     assert page.console == []
 
 
-async def test_page_follows_a_swap(page: Tab, shelf: Shelf) -> None:
-    shelf.store.activate(shelf.install(card=CARD).id)
-    async with serving_shelf(shelf) as address:
+async def test_page_follows_a_swap(page: Tab, releases: ReleaseStore) -> None:
+    releases.store.activate(releases.install(card=CARD).id)
+    async with serving_releases(releases) as address:
         await page.go(address)
         await shows_version(page, 1)
         await page.run("window.marker = 1")
         assert not await page.run("document.querySelector('#training').hidden")
-        second = shelf.install()
-        shelf.store.activate(second.id)
+        second = releases.install()
+        releases.store.activate(second.id)
         await shows_version(page, 2)
         assert (await facts(page))["Release"].startswith(second.id.hex())
         assert await page.run("document.querySelector('#training').hidden")
-        shelf.store.activate(without_checkpoint(shelf).id)
+        releases.store.activate(without_checkpoint(releases).id)
         await page.until("document.querySelector('#failure').innerText.includes('No such file')")
         assert await page.text("#headline") == "tiny, version 2"
         assert await page.run("window.marker") == 1
     assert page.console == []
 
 
-async def test_page_switches_to_an_earlier_release(page: Tab, shelf: Shelf) -> None:
-    first, second = shelf.install(), shelf.install()
-    shelf.store.activate(second.id)
-    ref = shelf.store.current_path.read_bytes()
-    async with serving_shelf(shelf, api_keys=[KEY]) as address:
+async def test_page_switches_to_an_earlier_release(page: Tab, releases: ReleaseStore) -> None:
+    first, second = releases.install(), releases.install()
+    releases.store.activate(second.id)
+    ref = releases.store.current_path.read_bytes()
+    async with serving_releases(releases, api_keys=[KEY]) as address:
         await page.go(address)
         await page.until("document.querySelector('#headline').innerText === 'an API key is required'")
         assert await page.run("document.querySelector('#access').open")
@@ -226,9 +228,9 @@ async def test_page_switches_to_an_earlier_release(page: Tab, shelf: Shelf) -> N
         assert await page.focused() == "use tiny 1"
         await page.press("Enter")
         await shows_version(page, 1)
-        assert [line.split("\n")[-1] for line in await shelf_lines(page)] == ["use", "active"]
+        assert [line.split("\n")[-1] for line in await release_lines(page)] == ["use", "active"]
         assert await page.run("document.activeElement.id") == "releases"
-        assert shelf.store.current_path.read_bytes() == ref
+        assert releases.store.current_path.read_bytes() == ref
         await page.click("#generate")
         await page.until(f"document.querySelector('#status').innerText.includes('release {first.id.hex()[:12]}')")
         await page.fill("#key", "wrong")
@@ -244,13 +246,13 @@ def poll_count(page: Tab) -> int:
     return sum(request["url"].endswith("/provenance") for request in page.requests)
 
 
-async def shelf_lines(page: Tab) -> list[str]:
+async def release_lines(page: Tab) -> list[str]:
     return list(await page.run("[...document.querySelectorAll('#releases li')].map((line) => line.innerText)"))
 
 
-async def test_key_is_kept_for_the_tab_only(page: Tab, browser: str, shelf: Shelf) -> None:
-    shelf.store.activate(shelf.install().id)
-    async with serving_shelf(shelf, api_keys=[KEY]) as address, tab(browser) as other:
+async def test_key_is_kept_for_the_tab_only(page: Tab, browser: str, releases: ReleaseStore) -> None:
+    releases.store.activate(releases.install().id)
+    async with serving_releases(releases, api_keys=[KEY]) as address, tab(browser) as other:
         await page.go(address)
         await page.run("document.querySelector('#access').open = true")
         await page.fill("#key", KEY)
@@ -262,10 +264,10 @@ async def test_key_is_kept_for_the_tab_only(page: Tab, browser: str, shelf: Shel
         await other.until("document.querySelector('#headline').innerText === 'an API key is required'")
 
 
-async def test_switching_without_keys_explains_how(page: Tab, shelf: Shelf) -> None:
-    shelf.store.activate(shelf.install().id)
-    shelf.install()
-    async with serving_shelf(shelf) as address:
+async def test_switching_without_keys_explains_how(page: Tab, releases: ReleaseStore) -> None:
+    releases.store.activate(releases.install().id)
+    releases.install()
+    async with serving_releases(releases) as address:
         await page.go(address)
         await shows_version(page, 1)
         await page.click("#releases button")
@@ -274,15 +276,15 @@ async def test_switching_without_keys_explains_how(page: Tab, shelf: Shelf) -> N
         assert await page.text("#headline") == "tiny, version 1"
 
 
-async def test_page_shows_relay_status(page: Tab, shelf: Shelf, relay: str, key: SecretKey) -> None:
-    shelf.store.activate(shelf.install().id)
+async def test_page_shows_relay_status(page: Tab, releases: ReleaseStore, relay: str, key: SecretKey) -> None:
+    releases.store.activate(releases.install().id)
     away = "ws://127.0.0.1:1"
-    async with serving_shelf(shelf) as address:
+    async with serving_releases(releases) as address:
         await page.go(address)
         await shows_version(page, 1)
         assert await page.run("document.querySelector('#relays').hidden")
         await page.run("document.querySelector('#facts button').focus()")
-        async with Follow([relay, away], shelf.home, key.pubkey).running():
+        async with Follow([relay, away], releases.home, key.pubkey).running():
             await page.until("document.querySelectorAll('#relay-list .good').length === 1")
             await page.until(
                 "document.querySelectorAll('#relay-list small').length === 2"
@@ -301,8 +303,8 @@ async def test_page_shows_relay_status(page: Tab, shelf: Shelf, relay: str, key:
 # --- missing models
 
 
-async def test_page_waits_for_the_first_release(page: Tab, shelf: Shelf) -> None:
-    async with serving_shelf(shelf) as address:
+async def test_page_waits_for_the_first_release(page: Tab, releases: ReleaseStore) -> None:
+    async with serving_releases(releases) as address:
         await page.go(address)
         await page.until("document.querySelector('#headline').innerText.startsWith('no model yet')")
         await page.click("#generate")
@@ -311,7 +313,7 @@ async def test_page_waits_for_the_first_release(page: Tab, shelf: Shelf) -> None
             *(True, True),
             *(True, True),
         ]
-        shelf.store.activate(shelf.install().id)
+        releases.store.activate(releases.install().id)
         await shows_version(page, 1)
         await page.click("#generate")
         await page.until("document.querySelector('#status').innerText.includes('token limit reached')")

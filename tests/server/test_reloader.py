@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from support.memory import memory_for
 from support.models import CONFIG, TOKENIZER, Gated, has_weights
+from support.release_store import ReleaseStore, checkpoint, weights, without_checkpoint
 from support.scrape import scrape, until_sequences
 from support.serving import config
-from support.shelf import Shelf, checkpoint, weights, without_checkpoint
 
 from distribution.installed import InstalledRelease
 from randygpt.checkpoint.header import CheckpointHeader
@@ -56,13 +56,13 @@ def timing() -> ReloadTiming:
 
 
 @pytest.fixture
-async def server(shelf: Shelf, timing: ReloadTiming) -> AsyncIterator[Server]:
+async def server(releases: ReleaseStore, timing: ReloadTiming) -> AsyncIterator[Server]:
     active = ActiveModel()
     async with (
         run_server(active, None, config()) as address,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
     ):
-        reloader = Reloader(shelf.store, active, timing)
+        reloader = Reloader(releases.store, active, timing)
         yield Server(address=address, session=session, reloader=reloader, active=active)
 
 
@@ -72,19 +72,19 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def swap(shelf: Shelf, server: Server, release: InstalledRelease) -> None:
-    shelf.store.activate(release.id)
+async def swap(releases: ReleaseStore, server: Server, release: InstalledRelease) -> None:
+    releases.store.activate(release.id)
     await server.reloader.check()
 
 
-async def test_first_release_becomes_active(shelf: Shelf, server: Server) -> None:
+async def test_first_release_becomes_active(releases: ReleaseStore, server: Server) -> None:
     await server.reloader.check()
     assert (await server.health())["status"] == "waiting for a first model"
-    first = shelf.install()
+    first = releases.install()
     await server.reloader.check()
     active = server.active.current
     assert active is None
-    await swap(shelf, server, first)
+    await swap(releases, server, first)
     assert await server.health() == {
         "status": "ok",
         "model": CONFIG.name,
@@ -97,9 +97,11 @@ async def test_first_release_becomes_active(shelf: Shelf, server: Server) -> Non
     assert has_weights(server.active.current.language_model.decoder, weights(1))
 
 
-async def test_running_requests_finish_on_their_model(shelf: Shelf, server: Server, gate: threading.Event) -> None:
-    first, second = shelf.install(), shelf.install()
-    await swap(shelf, server, first)
+async def test_running_requests_finish_on_their_model(
+    releases: ReleaseStore, server: Server, gate: threading.Event
+) -> None:
+    first, second = releases.install(), releases.install()
+    await swap(releases, server, first)
     expected = await server.ask(max_tokens=600)
     assert server.active.current is not None
     language_model = server.active.current.language_model
@@ -107,7 +109,7 @@ async def test_running_requests_finish_on_their_model(shelf: Shelf, server: Serv
     server.active.current = LoadedModel(language_model=slow, release_id=first.id.hex(), label="gated")
     early = [asyncio.create_task(server.ask(max_tokens=600)) for _ in range(3)]
     await until_sequences(server.address, 3)
-    await swap(shelf, server, second)
+    await swap(releases, server, second)
     assert (await server.health())["release"] == second.id.hex()
     late = [asyncio.create_task(server.ask(max_tokens=600)) for _ in range(3)]
     await until_sequences(server.address, 6)
@@ -119,18 +121,18 @@ async def test_running_requests_finish_on_their_model(shelf: Shelf, server: Serv
     assert expected[1] not in {text for _, text in others}
 
 
-async def test_no_request_fails_or_mixes_models_during_swaps(shelf: Shelf, server: Server) -> None:
-    releases = [shelf.install(), shelf.install()]
+async def test_no_request_fails_or_mixes_models_during_swaps(releases: ReleaseStore, server: Server) -> None:
+    pair = [releases.install(), releases.install()]
     texts = {}
-    for release in releases:
-        await swap(shelf, server, release)
+    for release in pair:
+        await swap(releases, server, release)
         texts[release.id.hex()] = (await server.ask(max_tokens=60))[1]
     assert len(set(texts.values())) == 2
     tasks = []
     for turn in range(12):
         tasks += [asyncio.create_task(server.ask(max_tokens=60)) for _ in range(4)]
         await until_submitted(server, 2 + 4 * turn + 1)
-        await swap(shelf, server, releases[turn % 2])
+        await swap(releases, server, pair[turn % 2])
     replies = await asyncio.gather(*tasks)
     assert {release for release, _ in replies} == set(texts)
     assert all(text == texts[release] for release, text in replies)
@@ -143,13 +145,13 @@ async def until_submitted(server: Server, count: int) -> None:
             pass
 
 
-async def test_third_model_waits_for_the_first_to_drain(shelf: Shelf, server: Server) -> None:
-    await swap(shelf, server, shelf.install())
+async def test_third_model_waits_for_the_first_to_drain(releases: ReleaseStore, server: Server) -> None:
+    await swap(releases, server, releases.install())
     with server.active.lease() as oldest:
-        await swap(shelf, server, shelf.install())
+        await swap(releases, server, releases.install())
         second = server.active.current
         assert second is not oldest
-        shelf.store.activate(shelf.install().id)
+        releases.store.activate(releases.install().id)
         third = asyncio.create_task(server.reloader.check())
         await asyncio.wait([third], timeout=0.3)  # long enough for a load that does not wait
         assert not third.done()
@@ -158,11 +160,11 @@ async def test_third_model_waits_for_the_first_to_drain(shelf: Shelf, server: Se
     assert (await server.health())["serving"] == "tiny version 3"
 
 
-async def test_active_release_is_not_loaded_again(shelf: Shelf, server: Server) -> None:
-    first = shelf.install()
-    await swap(shelf, server, first)
+async def test_active_release_is_not_loaded_again(releases: ReleaseStore, server: Server) -> None:
+    first = releases.install()
+    await swap(releases, server, first)
     loaded = server.active.current
-    signal = shelf.store.current_path
+    signal = releases.store.current_path
     signal.write_bytes(signal.read_bytes() + b" ")
     await server.reloader.check()
     assert server.active.current is loaded
@@ -170,10 +172,10 @@ async def test_active_release_is_not_loaded_again(shelf: Shelf, server: Server) 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a thread reads is counted on Linux only")
-def test_optimizer_state_is_not_read(shelf: Shelf) -> None:
+def test_optimizer_state_is_not_read(releases: ReleaseStore) -> None:
     moments = np.full(2 * CONFIG.parameter_count, np.nan, np.float32)
     header = CheckpointHeader(magic="RGPT0003", vocab_size=CONFIG.vocab_size, iteration=0, step=1, best_loss=1.0)
-    release = shelf.install(checkpoint=header.encode() + weights(1).tobytes() + moments.tobytes())
+    release = releases.install(checkpoint=header.encode() + weights(1).tobytes() + moments.tobytes())
     before = bytes_read()
     loaded = load_release(release)
     assert moments.nbytes > bytes_read() - before > weights(1).nbytes
@@ -185,8 +187,8 @@ def bytes_read() -> int:
     return int(Path("/proc/thread-self/io").read_text(encoding="ascii").split()[1])
 
 
-def with_a_damaged_record(shelf: Shelf) -> InstalledRelease:
-    release = shelf.install()
+def with_a_damaged_record(releases: ReleaseStore) -> InstalledRelease:
+    release = releases.install()
     (release.folder / "release.json").write_bytes(b"{}")
     return release
 
@@ -198,62 +200,67 @@ def as_json(value: object) -> bytes:
 SHAPE = CONFIG.to_json("char")
 WITH_NAN = np.where(np.arange(CONFIG.parameter_count) == 5, np.float32("nan"), weights(9))
 HUGE = weights(9) * np.float32(1e37)
-BROKEN: dict[str, tuple[Callable[[Shelf], InstalledRelease], str]] = {
-    "a NaN": (lambda shelf: shelf.install(checkpoint=checkpoint(WITH_NAN)), "NaN or infinity in wte"),
-    "infinite logits": (lambda shelf: shelf.install(checkpoint=checkpoint(HUGE)), "its logits are not finite"),
+BROKEN: dict[str, tuple[Callable[[ReleaseStore], InstalledRelease], str]] = {
+    "a NaN": (lambda releases: releases.install(checkpoint=checkpoint(WITH_NAN)), "NaN or infinity in wte"),
+    "infinite logits": (lambda releases: releases.install(checkpoint=checkpoint(HUGE)), "its logits are not finite"),
     "an extra byte": (
-        lambda shelf: shelf.install(checkpoint=checkpoint(weights(9)) + b"!"),
+        lambda releases: releases.install(checkpoint=checkpoint(weights(9)) + b"!"),
         "44953 bytes, but RGPT0002",
     ),
-    "no checkpoint": (lambda shelf: shelf.install(checkpoint=b"GGUF"), "truncated"),
-    "another shape": (lambda shelf: shelf.install(config=as_json(SHAPE | {"n_layer": 3})), "shape randygpt-3L"),
-    "an impossible shape": (lambda shelf: shelf.install(config=as_json(SHAPE | {"n_head": 3})), "does not divide"),
-    "no shape": (lambda shelf: shelf.install(config=b"{"), "config.json: not JSON"),
+    "no checkpoint": (lambda releases: releases.install(checkpoint=b"GGUF"), "truncated"),
+    "another shape": (lambda releases: releases.install(config=as_json(SHAPE | {"n_layer": 3})), "shape randygpt-3L"),
+    "an impossible shape": (
+        lambda releases: releases.install(config=as_json(SHAPE | {"n_head": 3})),
+        "does not divide",
+    ),
+    "no shape": (lambda releases: releases.install(config=b"{"), "config.json: not JSON"),
     "a short vocabulary": (
-        lambda shelf: shelf.install(vocab=as_json({"chars": TOKENIZER.chars[:-1]})),
+        lambda releases: releases.install(vocab=as_json({"chars": TOKENIZER.chars[:-1]})),
         "the model has 31 tokens, the vocabulary 30",
     ),
-    "no vocabulary": (lambda shelf: shelf.install(vocab=b"[]"), "vocab.json: "),
+    "no vocabulary": (lambda releases: releases.install(vocab=b"[]"), "vocab.json: "),
     "a missing file": (without_checkpoint, "No such file"),
     "a damaged record": (with_a_damaged_record, "release.json: damaged"),
 }
 
 
 @pytest.mark.parametrize("how", BROKEN)
-async def test_broken_release_leaves_the_old_one_active(shelf: Shelf, server: Server, how: str) -> None:
+async def test_broken_release_leaves_the_old_one_active(releases: ReleaseStore, server: Server, how: str) -> None:
     make, words = BROKEN[how]
-    await swap(shelf, server, shelf.install())
+    await swap(releases, server, releases.install())
     before, healthy = await server.ask(), await server.health()
-    await swap(shelf, server, make(shelf))
+    await swap(releases, server, make(releases))
     found = await server.health()
     assert words in (found["failure"] or "")
     assert found | {"failure": None} == healthy
     assert await server.ask() == before
-    later = shelf.install()
-    await swap(shelf, server, later)
+    later = releases.install()
+    await swap(releases, server, later)
     found = await server.health()
     assert (found["release"], found["failure"]) == (later.id.hex(), None)
 
 
 @AT_ONCE
-async def test_broken_release_is_tried_once(shelf: Shelf, server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    await swap(shelf, server, shelf.install(checkpoint=checkpoint(WITH_NAN)))
+async def test_broken_release_is_tried_once(
+    releases: ReleaseStore, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    await swap(releases, server, releases.install(checkpoint=checkpoint(WITH_NAN)))
     await server.reloader.check()
     assert caplog.text.count("model swap failed: tiny version 1") == 1
 
 
 @AT_ONCE
-async def test_unreadable_release_is_retried(shelf: Shelf, server: Server) -> None:
-    first, second = shelf.install(), shelf.install()
-    await swap(shelf, server, first)
+async def test_unreadable_release_is_retried(releases: ReleaseStore, server: Server) -> None:
+    first, second = releases.install(), releases.install()
+    await swap(releases, server, first)
     path = second.file("checkpoint").local_path
-    path.rename(shelf.home / "aside")
-    await swap(shelf, server, second)
+    path.rename(releases.home / "aside")
+    await swap(releases, server, second)
     for failures in (2, 3):
         await server.reloader.check()
         assert server.active.failures == failures
         assert "No such file" in ((await server.health())["failure"] or "")
-    (shelf.home / "aside").rename(path)
+    (releases.home / "aside").rename(path)
     await server.reloader.check()
     found = await server.health()
     assert (found["release"], found["failure"], server.active.failures) == (second.id.hex(), None, 3)
@@ -261,29 +268,31 @@ async def test_unreadable_release_is_retried(shelf: Shelf, server: Server) -> No
     assert server.active.swaps == 2
 
 
-async def test_repaired_release_is_loaded(shelf: Shelf, server: Server) -> None:
-    await swap(shelf, server, shelf.install())
-    release = shelf.install()
+async def test_repaired_release_is_loaded(releases: ReleaseStore, server: Server) -> None:
+    await swap(releases, server, releases.install())
+    release = releases.install()
     path = release.file("checkpoint").local_path
     whole = path.read_bytes()
     path.unlink()
     path.write_bytes(whole[:-1])
-    await swap(shelf, server, release)
+    await swap(releases, server, release)
     await server.reloader.check()
     assert "44951 bytes" in (server.active.failure or "")
     assert server.active.failures == 1
-    shelf.version -= 1
-    assert shelf.install().id == release.id
+    releases.version -= 1
+    assert releases.install().id == release.id
     await server.reloader.check()
     assert ((await server.health())["release"], server.active.failure) == (release.id.hex(), None)
 
 
-async def test_retry_waits_double_up_to_a_limit(shelf: Shelf, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retry_waits_double_up_to_a_limit(
+    releases: ReleaseStore, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = asyncio.get_running_loop()
     now = float(int(clock.time()))  # an integer, so that sums are exact
     monkeypatch.setattr(clock, "time", lambda: now)
     waits = []
-    await swap(shelf, server, without_checkpoint(shelf))
+    await swap(releases, server, without_checkpoint(releases))
     for _ in range(9):
         before, failures = now, server.active.failures
         while server.active.failures == failures:
@@ -294,25 +303,25 @@ async def test_retry_waits_double_up_to_a_limit(shelf: Shelf, server: Server, mo
 
 
 @AT_ONCE
-async def test_chosen_release_survives_a_retry(shelf: Shelf, server: Server) -> None:
-    chosen, broken = shelf.install(), without_checkpoint(shelf)
-    await swap(shelf, server, broken)
+async def test_chosen_release_survives_a_retry(releases: ReleaseStore, server: Server) -> None:
+    chosen, broken = releases.install(), without_checkpoint(releases)
+    await swap(releases, server, broken)
     await server.reloader.use(chosen.id)
     await server.reloader.check()
     assert ((await server.health())["release"], server.active.failures) == (chosen.id.hex(), 1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit of memory is kept on Linux only")
-async def test_model_too_large_for_memory_leaves_the_old_one(shelf: Shelf, server: Server) -> None:
-    await swap(shelf, server, shelf.install())
+async def test_model_too_large_for_memory_leaves_the_old_one(releases: ReleaseStore, server: Server) -> None:
+    await swap(releases, server, releases.install())
     before = await server.ask()
     config = replace(CONFIG, n_embd=32, n_layer=256, block_size=4096)  # 13 MB of weights, 268 MB of KV cache
-    large = shelf.install(
+    large = releases.install(
         checkpoint=checkpoint(np.zeros(config.parameter_count, dtype="<f4"), config),
         config=as_json(config.to_json("char")),
     )
     with memory_for(128 << 20):
-        await swap(shelf, server, large)
+        await swap(releases, server, large)
     failure = (await server.health())["failure"] or ""
     assert failure.startswith("tiny version 2: ")
     assert "memory" in failure
@@ -330,58 +339,60 @@ async def test_model_too_large_for_memory_leaves_the_old_one(shelf: Shelf, serve
         (b'{"release": "' + b"ab" * 32 + b'"}', f"release {'ab' * 32} is not installed"),
     ],
 )
-async def test_damaged_ref_leaves_the_old_model(shelf: Shelf, server: Server, contents: bytes, words: str) -> None:
-    first = shelf.install()
-    await swap(shelf, server, first)
-    shelf.store.current_path.write_bytes(contents)
+async def test_damaged_ref_leaves_the_old_model(
+    releases: ReleaseStore, server: Server, contents: bytes, words: str
+) -> None:
+    first = releases.install()
+    await swap(releases, server, first)
+    releases.store.current_path.write_bytes(contents)
     await server.reloader.check()
     assert words in ((await server.health())["failure"] or "")
     assert (await server.ask())[0] == first.id.hex()
-    shelf.store.current_path.unlink()
-    await swap(shelf, server, first)
+    releases.store.current_path.unlink()
+    await swap(releases, server, first)
     assert (await server.health())["failure"] is None
 
 
 @pytest.mark.parametrize("place", ["refs/current", "refs"])
-async def test_damaged_store_leaves_the_old_model(shelf: Shelf, server: Server, place: str) -> None:
-    first = shelf.install()
-    await swap(shelf, server, first)
-    path = shelf.home / "store" / place
-    path.rename(shelf.home / "aside")
+async def test_damaged_store_leaves_the_old_model(releases: ReleaseStore, server: Server, place: str) -> None:
+    first = releases.install()
+    await swap(releases, server, first)
+    path = releases.home / "store" / place
+    path.rename(releases.home / "aside")
     path.mkdir() if place == "refs/current" else path.write_bytes(b"")
     await server.reloader.check()
     assert (await server.health())["failure"]
     assert (await server.ask())[0] == first.id.hex()
 
 
-async def test_removed_ref_leaves_the_model(shelf: Shelf, server: Server) -> None:
-    first = shelf.install()
-    await swap(shelf, server, first)
-    shelf.store.current_path.unlink()
+async def test_removed_ref_leaves_the_model(releases: ReleaseStore, server: Server) -> None:
+    first = releases.install()
+    await swap(releases, server, first)
+    releases.store.current_path.unlink()
     await server.reloader.check()
     assert (await server.ask())[0] == first.id.hex()
 
 
-async def test_server_polls_the_store(shelf: Shelf) -> None:
+async def test_server_polls_the_store(releases: ReleaseStore) -> None:
     active = ActiveModel()
-    reloader = Reloader(shelf.store, active, ReloadTiming(poll_s=0.001))
+    reloader = Reloader(releases.store, active, ReloadTiming(poll_s=0.001))
     async with run_server(active, reloader, config()):
-        first = shelf.install()
-        shelf.store.activate(first.id)
+        first = releases.install()
+        releases.store.activate(first.id)
         await until(lambda: active.current is not None)
-        shelf.store.activate(without_checkpoint(shelf).id)
+        releases.store.activate(without_checkpoint(releases).id)
         await until(lambda: active.failure is not None)
-        third = shelf.install()
-        shelf.store.activate(third.id)
+        third = releases.install()
+        releases.store.activate(third.id)
         await until(lambda: active.failure is None)
         assert active.current is not None
         assert active.current.release_id == third.id.hex()
 
 
-async def test_current_release_is_loaded_before_listening(shelf: Shelf) -> None:
-    first = shelf.install()
-    shelf.store.activate(first.id)
+async def test_current_release_is_loaded_before_listening(releases: ReleaseStore) -> None:
+    first = releases.install()
+    releases.store.activate(first.id)
     active = ActiveModel()
-    async with run_server(active, Reloader(shelf.store, active), config()):
+    async with run_server(active, Reloader(releases.store, active), config()):
         assert active.current is not None
         assert active.current.release_id == first.id.hex()

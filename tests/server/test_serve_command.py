@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from support.command import background, only_line
 from support.models import TOKENIZER, write_tiny
-from support.shelf import Shelf, checkpoint
+from support.release_store import ReleaseStore, checkpoint
 
 from randygpt.cli.main import run
 from randygpt.model.config import ModelConfig
@@ -82,7 +82,7 @@ def test_sigterm_finishes_a_running_stream(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's memory is read from /proc")
-def test_swap_frees_the_old_model_at_once(shelf: Shelf) -> None:
+def test_swap_frees_the_old_model_at_once(releases: ReleaseStore) -> None:
     config = ModelConfig(n_embd=64, n_head=1, n_layer=16, vocab_size=TOKENIZER.vocab_size, block_size=1024)
     cache = MAX_SLOTS * KVCache.slot_bytes(
         config
@@ -91,12 +91,12 @@ def test_swap_frees_the_old_model_at_once(shelf: Shelf) -> None:
         "checkpoint": checkpoint(np.zeros(config.parameter_count, "<f4"), config),
         "config": json.dumps(config.to_json("char")).encode(),
     }
-    pair = [shelf.install(**files).id for _ in range(2)]
-    shelf.store.activate(pair[0])
-    with background(shelf.home, "serve", "--port", "0", "--api-key", "key") as (process, address):
+    pair = [releases.install(**files).id for _ in range(2)]
+    releases.store.activate(pair[0])
+    with background(releases.home, "serve", "--port", "0", "--api-key", "key") as (process, address):
         before = 0
         for turn in range(6):
-            shelf.store.activate(pair[turn % 2])
+            releases.store.activate(pair[turn % 2])
             status, health = get(address, "/admin/reload", {}, "key")
             assert (status, json.loads(health)["release"]) == (200, pair[turn % 2].hex())
             assert get(address, "/", {"prompt": "the", "max_tokens": 2}, "key")[0] == 200

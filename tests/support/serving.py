@@ -1,4 +1,4 @@
-"""Servers of the tests, run in process on a free port."""
+"""Servers that run in the test's process, on a free port."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from server.limits import Limits
 from server.models import ActiveModel, LoadedModel
 from server.provenance import Provenance
 from server.reloader import Reloader
-from support.shelf import Shelf
+from support.release_store import ReleaseStore
 
 _LIMITS = {*Limits.__dataclass_fields__}
 
@@ -34,7 +34,7 @@ async def serving(
     listen_socket: socket.socket | None = None,
     **values: Any,  # noqa: ANN401 (fields)
 ) -> AsyncIterator[str]:
-    """Serve a model; gives the server's address."""
+    """Serve a model; yield the server's address."""
     active = ActiveModel(current=model, failure=failure)
     async with run_server(active, None, config(**values), listen_socket=listen_socket) as address:
         yield address
@@ -42,7 +42,7 @@ async def serving(
 
 @contextlib.contextmanager
 def small_buffers() -> Iterator[socket.socket]:
-    """Give a listening socket whose connections hold little that the client does not read."""
+    """Yield a listening socket whose connections buffer little that the client does not read."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         yield listening
@@ -61,15 +61,15 @@ async def unread_request(address: str, request: bytes) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def serving_shelf(
-    shelf: Shelf,
+async def serving_releases(
+    releases: ReleaseStore,
     *,
     max_releases: int = 100,
     **values: Any,  # noqa: ANN401 (fields)
 ) -> AsyncIterator[str]:
-    """Serve a shelf's current release, as `randygpt serve` does; gives the server's address."""
-    active, home = ActiveModel(), Home(shelf.home)
-    reloader = Reloader(shelf.store, active)
-    provenance = Provenance(shelf.store, home.follow_path, release_describer(home), max_releases=max_releases)
+    """Serve the current release, as `randygpt serve` does; yield the server's address."""
+    active, home = ActiveModel(), Home(releases.home)
+    reloader = Reloader(releases.store, active)
+    provenance = Provenance(releases.store, home.follow_path, release_describer(home), max_releases=max_releases)
     async with run_server(active, reloader, config(**values), provenance) as address:
         yield address

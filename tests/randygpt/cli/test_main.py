@@ -14,9 +14,9 @@ import pytest
 import typer
 from support.command import TIMEOUT_S, background, environment, invoke, loads_torch, only_line
 from support.models import write_tiny
+from support.release_store import ReleaseStore
 from support.releases import visible
 from support.scripted_relay import ScriptedRelay
-from support.shelf import Shelf
 
 from randygpt.cli.main import app, run
 from relay_client.keys import SecretKey, encode_npub
@@ -128,7 +128,7 @@ def test_quiet_command_prints_only_json(at_home: Path, capsys: pytest.CaptureFix
     ],
 )
 def test_commands_options_and_releases_are_completed(tmp_path: Path, key: SecretKey, typed: str, offered: str) -> None:
-    release_id = Shelf(home=tmp_path, key=key).install().id.hex()
+    release_id = ReleaseStore(home=tmp_path, key=key).install().id.hex()
     assert invoke(tmp_path, "trust", "add", encode_npub(key.pubkey), "alice").returncode == 0
     typed, offered = (text.replace("{id}", release_id[:12]) for text in (typed, offered))
     words = ["randygpt", *typed.split()]

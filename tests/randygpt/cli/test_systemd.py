@@ -19,8 +19,8 @@ import pytest
 from support.command import TIMEOUT_S, environment, invoke, only_line
 from support.gates import gate
 from support.models import TEXT, Gated, endless, write_tiny
+from support.release_store import ReleaseStore
 from support.releases import publish, tiny_sources
-from support.shelf import Shelf
 
 from randygpt.cli import systemd
 from relay_client.keys import SecretKey, encode_npub
@@ -93,18 +93,18 @@ def service(home: Path, *words: str, given: socket.socket | None = None, **varia
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, key: SecretKey) -> Shelf:
-    return Shelf(home=tmp_path / "home", key=key)
+def releases(tmp_path: Path, key: SecretKey) -> ReleaseStore:
+    return ReleaseStore(home=tmp_path / "home", key=key)
 
 
-def test_serve_notifies_ready_with_a_model(manager: Manager, shelf: Shelf) -> None:
-    with service(shelf.home, "serve", "--port", "0", NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="100000"):
+def test_serve_notifies_ready_with_a_model(manager: Manager, releases: ReleaseStore) -> None:
+    with service(releases.home, "serve", "--port", "0", NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="100000"):
         early = manager.receive_until("STATUS=waiting for a first model")
         early += manager.receive_until("WATCHDOG=1")
         assert "READY=1" not in early
-        shelf.store.activate(shelf.install().id)
+        releases.store.activate(releases.install().id)
         assert "READY=1" in manager.receive_until("STATUS=serving tiny version 1")
-        shelf.store.activate(shelf.install(checkpoint=b"nonsense").id)
+        releases.store.activate(releases.install(checkpoint=b"nonsense").id)
         manager.receive_until("STATUS=serving tiny version 1; not swapped: tiny version 2")
     manager.receive_until("STOPPING=1")
 

@@ -1,4 +1,4 @@
-"""A store with releases of the tiny model, made without relays."""
+"""A store of releases of the tiny model, installed without relays."""
 
 import hashlib
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ NOW = 1_790_000_000  # seconds since 1970
 
 
 def weights(seed: int) -> np.ndarray:
-    """Weights of a model with lively output that never says the end token at temperature 0, and hardly ever at 0.7."""
+    """Return weights of a model that never draws the end token at temperature 0, and hardly ever at 0.7."""
     flat = np.random.default_rng(seed).normal(scale=0.3, size=CONFIG.parameter_count).astype("<f4")
     head = flat[(CONFIG.vocab_size + CONFIG.block_size) * CONFIG.n_embd :][: CONFIG.vocab_size * CONFIG.n_embd]
     rows = head.reshape(CONFIG.vocab_size, CONFIG.n_embd)
     rows[1] = 0
-    rows[3] = -rows[2]  # one of the two is over 0
-    rows *= 4  # and far over it
+    rows[3] = -rows[2]  # one of the two logits is positive
+    rows *= 4  # and large
     return flat
 
 
@@ -39,8 +39,8 @@ def checkpoint(values: np.ndarray, config: ModelConfig = CONFIG) -> bytes:
 
 
 @dataclass(slots=True, kw_only=True)
-class Shelf:
-    """A store, and the means to put releases in it."""
+class ReleaseStore:
+    """A store, and the key that signs the releases installed in it."""
 
     home: Path
     key: SecretKey
@@ -58,7 +58,7 @@ class Shelf:
         extra: Mapping[str, bytes] = MappingProxyType({}),
         **changed: bytes,
     ) -> InstalledRelease:
-        """The next version, with some of its files changed (`checkpoint`, `vocab`, `config`), and others of no role."""
+        """Install the next version; `changed` replaces files (`checkpoint`, `vocab`, `config`), `extra` adds some."""
         self.version += 1
         files = {"checkpoint.bin": checkpoint(weights(self.version)), **side_files()}
         files |= {path: changed[path.split(".")[0]] for path in files if path.split(".")[0] in changed}
@@ -93,7 +93,7 @@ class Shelf:
         return entry
 
 
-def without_checkpoint(shelf: Shelf) -> InstalledRelease:
-    release = shelf.install()
+def without_checkpoint(releases: ReleaseStore) -> InstalledRelease:
+    release = releases.install()
     release.file("checkpoint").local_path.unlink()
     return release
