@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.command import invoke, only_line
 from support.models import CONFIG, TOKENIZER
-from support.shelf import Shelf
+from support.release_store import ReleaseStore
 
 from randygpt.checkpoint.release_folder import ReleaseFolder
 from randygpt.checkpoint.sidecar import Sidecar
@@ -19,8 +19,8 @@ FLAGS = ("--seed", "1", "--max-tokens", "30")
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    return Shelf(home=tmp_path, key=SecretKey.generate())
+def releases(tmp_path: Path) -> ReleaseStore:
+    return ReleaseStore(home=tmp_path, key=SecretKey.generate())
 
 
 def misleading_files() -> dict[str, bytes]:
@@ -32,8 +32,8 @@ def misleading_files() -> dict[str, bytes]:
     }
 
 
-def test_generate_and_serve_read_a_release_by_roles(tmp_path: Path, shelf: Shelf) -> None:
-    release = shelf.install(extra=misleading_files())
+def test_generate_and_serve_read_a_release_by_roles(tmp_path: Path, releases: ReleaseStore) -> None:
+    release = releases.install(extra=misleading_files())
     served = load_release(release).language_model
     expected = served.generate("the", max_tokens=30, seed=1)
     for path in (release.folder, release.file("checkpoint").local_path):
@@ -41,8 +41,8 @@ def test_generate_and_serve_read_a_release_by_roles(tmp_path: Path, shelf: Shelf
         assert (done.returncode, done.stdout) == (0, f"{expected}\n"), done.stderr
 
 
-def test_show_and_export_read_a_release_by_roles(tmp_path: Path, shelf: Shelf) -> None:
-    release = shelf.install(extra=misleading_files())
+def test_show_and_export_read_a_release_by_roles(tmp_path: Path, releases: ReleaseStore) -> None:
+    release = releases.install(extra=misleading_files())
     for name in ("tiny", release.folder):
         shown = json.loads(invoke(tmp_path, "show", name, "--json").stdout)
         assert Path(shown["file"]).name == "checkpoint.bin"
