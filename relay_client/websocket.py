@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
@@ -16,7 +16,19 @@ from relay_client.messages import sanitize
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from relay_client.url import is_loopback
 
+_REDIRECTS = range(300, 400)
+
 MAX_FRAME = 256 << 10  # bytes; four times the largest event that we send
+
+
+class _Connect(connect):
+    """Opening of a websocket that follows no redirect: where it leads was not chosen by the user."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        if isinstance(exc, InvalidStatus) and exc.response.status_code in _REDIRECTS:
+            target = sanitize(exc.response.headers.get("Location", ""))
+            return OSError(f"redirects to {target!r}, which is not followed; name that address instead")
+        return exc
 
 
 async def open_websocket(
@@ -26,9 +38,9 @@ async def open_websocket(
     local = is_loopback(url)
     try:
         address: dict[str, Any] = {"host": await _public_address(url, timeouts)} if only_public else {}
-        return await connect(
+        return await _Connect(
             url,
-            **address,  # a checked address is not resolved again, and not left for a redirect
+            **address,  # a checked address is not resolved again
             max_size=MAX_FRAME,
             max_queue=16,
             open_timeout=timeouts.connect_s,

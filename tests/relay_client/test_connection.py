@@ -108,6 +108,19 @@ async def test_server_that_is_no_relay_is_an_error(answer: bytes) -> None:
             await Connection.open(url)
 
 
+@pytest.mark.parametrize(
+    "status", [b"301 Moved Permanently", b"302 Found", b"307 Temporary Redirect", b"308 Permanent"]
+)
+@pytest.mark.parametrize("path", ["", "/inbox"], ids=["other origin", "same origin"])
+async def test_redirect_is_not_followed(scripted: ScriptedRelay, status: bytes, path: str) -> None:
+    target = path or scripted.url
+    answer = b"HTTP/1.1 " + status + b"\r\nLocation: " + target.encode() + b"\r\nContent-Length: 0\r\n\r\n"
+    async with server_that_answers(answer) as url:
+        with pytest.raises(TransportError, match=f"^{url}: redirects to '{target}', which is not followed"):
+            await Connection.open(url)
+    assert scripted.connections == 0
+
+
 async def test_endless_handshake_times_out() -> None:
     async with server_that_answers(None) as url:
         with pytest.raises(TransportError, match=f"^{url}: no answer in time"):
