@@ -13,6 +13,18 @@ from relay_client.url import normalize_url
 
 MAX_HINTS = 3
 
+_UNICAST = ipaddress.IPv6Network("2000::/3")  # all of IPv6 that is assigned to the open internet
+_NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "2001::/23",  # protocol assignments, Teredo among them
+            "2001:db8::/32",  # documentation
+            "3fff::/20",  # documentation
+            "192.88.99.0/24",  # anycast relays from 6to4
+        ),
+    )
+)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".onion")
 
@@ -33,12 +45,12 @@ def is_public(raw_address: str) -> bool:
     except ValueError:
         return False
     if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None,))[0]
+        inner = address.ipv4_mapped or address.sixtofour
         if inner or address in _NAT64:
             return is_public(str(inner or ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)))
-        if address.is_site_local:
+        if address not in _UNICAST:
             return False
-    return address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and not any(address in network for network in _NOT_PUBLIC)
 
 
 def _checked(raw_hint: str) -> str | None:

@@ -67,9 +67,44 @@ def test_private_hint_is_not_followed(raw_hint: str) -> None:
     assert usable_hints([raw_hint, GOOD], known=[]) == [GOOD]
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+@pytest.mark.parametrize(
+    "address",
+    ["8.8.8.8", "2606:4700:4700::1111", "2a00:1450::1", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"],
+)
 def test_public_ip_addresses(address: str) -> None:
     assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "64:ff9b:1::808:808",
+        "64:ff9b:1:7f00:0:100::",
+        "64:ff9b::a00:1",
+        "::7f00:1",
+        "::8.8.8.8",
+        "::ffff:0:127.0.0.1",
+        "::ffff:0:8.8.8.8",
+        "5f00::1",
+        "3fff::1",
+        "3fff:fff:ffff::1",
+        "2001:db8::1",
+        "2001::1",
+        "2001:0:808:808::1",
+        "2001:20::1",
+        "2002:a00:1::1",
+        "100::1",
+        "4000::1",
+        "fd00::1",
+        "192.88.99.1",
+        "192.0.2.1",
+        "198.18.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+    ],
+)
+def test_special_addresses_are_not_public(address: str) -> None:
+    assert not is_public(address)
 
 
 def test_host_name_is_no_ip_address() -> None:
