@@ -242,7 +242,7 @@ async def run_server(
     listen_socket: socket.socket | None = None,
     watchdog: Watchdog = lambda _heartbeat: contextlib.nullcontext(),
 ) -> AsyncIterator[str]:
-    """Run a server and yield its address; on leaving, it accepts no more requests and finishes the running ones.
+    """Run a server and yield its address; on exit, it accepts no more requests and finishes the running ones.
 
     Args:
         active: The model that answers.

@@ -65,7 +65,10 @@ class Batch:
         return self._slots.pop()
 
     def step(self) -> list[Sequence]:
-        """Advance all sequences and return those that got a token or ended."""
+        """Run one step.
+
+        Decode one token per prefilled sequence, prefill others within the token budget; return those that got a token.
+        """
         for slot in reversed(range(len(self._slots))):
             if self._slots[slot].cancelled:
                 self._remove(slot)
@@ -119,7 +122,7 @@ class Batch:
         ]
 
     def _restart(self, slot: int) -> None:
-        """Queue a sequence for prefill of its shortened context. It keeps a slot throughout."""
+        """Context shift: queue a sequence for prefill of its shortened context. It keeps a slot throughout."""
         self._move_to_end(slot)
         self._cache.lengths[len(self._slots) - 1] = 0
 

@@ -1,4 +1,4 @@
-"""Completion of a request: the engine's tokens become text that ends at a stop sequence. No I/O."""
+"""Completions: detokenizes engine outputs and cuts them at stop sequences. No I/O."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -31,7 +31,7 @@ class Choice:
 class Completion:
     """The choices of a request, as they are generated.
 
-    Enter it to tokenize and submit the request (which raises Busy); leaving cancels what still runs. Iterate for the
+    Enter it to tokenize and submit the request (which raises Busy); exit cancels what still runs. Iterate for the
     parts of the choices as they come; each has at most 64 tokens. Choices are numbered prompt by prompt.
 
     Attributes:

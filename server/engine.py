@@ -1,4 +1,4 @@
-"""Continuous-batching engine: decode worker threads, driven from the event loop. No I/O.
+"""Continuous-batching engine: decode worker threads, driven from the event loop. No network or disk I/O.
 
 `Engine` is the event loop's side. `_Scheduler` has the waiting queue and the lock that guards which worker has which
 sequence. A `DecodeWorker` runs its sequences on its own thread, step by step, and takes the lock only between steps.
@@ -71,7 +71,7 @@ class Engine:
     def submit(
         self, model: LoadedModel, prompts: abc.Sequence[Prompt], *, logprobs: int | None = None, stream: bool = True
     ) -> Request:
-        """Queue a request, which the caller enters as a context and reads outputs from.
+        """Queue a request and return it: a context manager that yields outputs.
 
         Args:
             model: The model that generates.
@@ -132,7 +132,7 @@ class _Scheduler:
             self._dispatch()
 
     def add_heartbeats(self) -> list[asyncio.Event]:
-        """Return an event for each worker, set when it next comes round."""
+        """Return an event for each worker, set at its next loop iteration."""
         events = [asyncio.Event() for _ in self.workers]
         with self.changed:
             for worker, event in zip(self.workers, events, strict=True):

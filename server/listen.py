@@ -1,4 +1,4 @@
-"""Listening socket and connections: their limit, and errors that come before HTTP. Does network I/O."""
+"""Listening socket: accepts connections up to a limit and answers invalid HTTP. Does network I/O."""
 
 import asyncio
 import logging

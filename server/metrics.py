@@ -1,4 +1,4 @@
-"""Metrics in Prometheus' text format. No I/O."""
+"""Metrics in Prometheus' text format. No network or disk I/O."""
 
 import time
 from collections.abc import Callable, Iterator

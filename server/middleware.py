@@ -1,4 +1,4 @@
-"""Middleware around every request: id, authorization, errors as JSON, log line, metrics. Does network I/O."""
+"""Middleware around every request: id, authorization, CORS, errors as JSON, log line, metrics. Does network I/O."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Middleware:
-    """The one middleware of a server.
+    """Authorizes, limits, logs and counts every request.
 
     Every route needs an API key where the server has any, except to GET one of PUBLIC_ROUTES.
     """
@@ -48,7 +48,7 @@ class Middleware:
 
     @web.middleware
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer a request, whatever happens, then log and count it."""
+        """Answer a request, turning every error into a response; then log and count it."""
         began, client_id = time.perf_counter(), request.headers.get("X-Request-Id", "")
         request[REQUEST_ID] = client_id if _CLIENT_ID.fullmatch(client_id) else uuid.uuid4().hex
         status = CLIENT_CLOSED_REQUEST
@@ -152,7 +152,7 @@ def json_response(status: int, body: object, headers: dict[str, str] | None = No
 def error_response(
     request: web.Request, status: int, message: str, headers: dict[str, str] | None = None, *, field: str | None = None
 ) -> web.Response:
-    """Return an error response; below /v1 in OpenAI's form."""
+    """Return an error response; below /v1 in OpenAI's format."""
     is_openai = request.path.startswith("/v1/")
     body = openai_error_body(message, status=status, field=field) if is_openai else error_body(message)
     return json_response(status, body, headers)

@@ -126,7 +126,7 @@ def load_file(path: Path, *, preset: str | None = None, vocab: Path | None = Non
 
     Args:
         path: The checkpoint.
-        preset: Its shape, where no file next to it tells.
+        preset: Its shape, if no file next to it gives one.
         vocab: Its vocabulary, instead of the file next to it.
 
     Raises:

@@ -34,18 +34,18 @@ def document() -> Schema:
         "paths": {
             "/": {
                 "get": _operation("The web page", kind="text/html"),
-                "post": _operation("A completion, in the Rust program's form", plain),
+                "post": _operation("A completion, in randyGPT's (the Rust program's) format", plain),
             },
             "/provenance": {"get": _operation("The active release and its author, other releases, relay status")},
             "/v1/completions": {
-                "post": _operation("Completions, in OpenAI's form", object_schema(COMPLETION), streams=True)
+                "post": _operation("Completions, in OpenAI's format", object_schema(COMPLETION), streams=True)
             },
             "/v1/chat/completions": {
-                "post": _operation("The next message of a chat, in OpenAI's form", chat, streams=True)
+                "post": _operation("The next message of a chat, in OpenAI's format", chat, streams=True)
             },
             "/v1/models": {"get": _operation("The active model")},
             "/openapi.json": {"get": _operation("This document")},
-            "/health": {"get": _operation("The active model, and why the newest release is not")},
+            "/health": {"get": _operation("The active model, and why the newest release is not active")},
             "/ready": {"get": _operation("200 if a model is loaded, else 503")},
             "/metrics": {"get": _operation("Metrics for Prometheus", kind="text/plain")},
             "/admin/reload": {"post": _operation("Check the store's current release now") | {"security": key}},

@@ -1,4 +1,4 @@
-"""The web page: its static files, and the facts that it polls. Reads files."""
+"""The web page: its static files, and the release metadata that it polls. Reads files."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""Facts for the page: the active model's release and author, other releases, relay status. Reads files."""
+"""Release metadata for the page: the active release and its author, other releases, relay status. Reads files."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ Describe = Callable[[Sequence[InstalledRelease]], Sequence[Mapping[str, object]]
 
 
 class Provenance:
-    """Reader of the facts about a store's releases.
+    """Reader of the metadata of a store's releases.
 
     Args:
         store: Has the releases.
@@ -81,10 +81,10 @@ class Provenance:
 
 
 def page_facts(loaded: LoadedModel | None, failure: str | None, provenance: Provenance | None) -> Facts:
-    """Return the facts that the page shows.
+    """Return the JSON of `GET /provenance`.
 
     Args:
-        loaded: The active model, if there is one.
+        loaded: The active model; None before the first.
         failure: Why the newest release could not be loaded.
         provenance: Reads the store; None for a model file.
     """

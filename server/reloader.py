@@ -3,7 +3,7 @@
 A swap is due when `refs/current`, or the record of the release that it names, was replaced. The new model is loaded
 next to the old one and tested, then becomes active in one assignment. Running requests finish on the model they started
 with. A model that fails its test leaves the old one active. A model that could not be read, because of a disk error or
-lack of memory, is retried with growing waits.
+lack of memory, is retried with back-off.
 """
 
 import asyncio
@@ -55,9 +55,12 @@ class Reloader:
             await asyncio.sleep(self._timing.poll_s)
 
     async def check(self, *, force: bool = False) -> None:
-        """Swap if the current release changed or a retry is due; with `force` in any case.
+        """Swap if the current release changed or a retry is due.
 
         Never raises for a bad release: `ActiveModel.failure` has the reason.
+
+        Args:
+            force: Skips the change and retry checks; a release that is already active is not loaded again.
         """
         async with self._lock:
             changed, now = self._read_signal() != self._loaded_signal, asyncio.get_running_loop().time()

@@ -1,4 +1,4 @@
-"""Response bodies as JSON: the Rust program's for `POST /`, OpenAI's below /v1. No I/O."""
+"""Response bodies as JSON: randyGPT's (the Rust program's) format for `POST /`, OpenAI's below /v1. No I/O."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ def error_body(message: str) -> Json:
 
 
 def openai_error_body(message: str, *, status: int, field: str | None = None) -> Json:
-    """Return the body of an error in OpenAI's form; `field` is its `param`."""
+    """Return the body of an error in OpenAI's format; `field` is its `param`."""
     default = "server_error" if status >= 500 else "invalid_request_error"  # noqa: PLR2004 (HTTP)
     return {"error": {"message": message, "type": _ERROR_TYPES.get(status, default), "param": field, "code": None}}
 
@@ -49,7 +49,7 @@ def usage(prompt_tokens: int, completion_tokens: int) -> Json:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAIFormat:
-    """The form of a completion or chat completion, whole or in chunks, and the fields that all chunks share."""
+    """The format of a completion or chat completion, whole or in chunks, and the fields that all chunks share."""
 
     is_chat: bool
     request_id: str

@@ -1,4 +1,4 @@
-"""Parsing of request bodies: the Rust program's for `POST /`, OpenAI's for completions and chats. No I/O."""
+"""Parsing of request bodies: randyGPT's (the Rust program's) format for `POST /`, OpenAI's below /v1. No I/O."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -97,7 +97,7 @@ CHAT_STOP = "\nUser:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionRequest:
-    """Prompts, sampling parameters and form of a completion."""
+    """Prompts, sampling parameters and format of a completion."""
 
     prompts: Sequence[str]
     sampling: Sampling
@@ -155,7 +155,7 @@ def parse_chat(raw_body: bytes) -> CompletionRequest:
 
 
 def chat_prompt(raw_messages: object) -> str:
-    """Return the prompt of a chat: a line `Role: content` per message, then `Assistant:`; raises InvalidRequest."""
+    """Apply the chat template: a line `Role: content` per message, then `Assistant:`; raises InvalidRequest."""
     if not isinstance(raw_messages, list) or not raw_messages:
         raise InvalidRequest("messages must be a list of at least one message", field="messages")
     lines = []

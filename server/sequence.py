@@ -1,4 +1,4 @@
-"""Requests and their sequences: what is to be generated, and what has been received of it. No I/O.
+"""Engine requests and sequences, and delivery of their outputs to the event loop. No network or disk I/O.
 
 A `Sequence` belongs to the decode worker that runs it, a `Request` to the event loop. The outputs of a decode step pass
 from one to the other in `deliver`, which runs on the event loop.
@@ -72,7 +72,7 @@ class Request:
         prompts: Token ids and sampling parameters of each sequence.
         logprobs: Number of most likely tokens to report with each token; None reports no log probabilities.
         stream: Deliver tokens as they are generated, not all at the end of the sequence.
-        on_close: Called once, when the context is left.
+        on_close: Called once, on exit.
     """
 
     def __init__(
