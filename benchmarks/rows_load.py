@@ -21,7 +21,7 @@ from support.release_store import ReleaseStore
 
 from randygpt.model.decoder import Array, Decoder, KVCache
 from relay_client.keys import SecretKey
-from server.models import MAX_SLOTS
+from server.memory import MAX_SLOTS
 
 CLIENTS, SECONDS = 32, 60
 SWAPS, MODELS = 20, 4

@@ -5,7 +5,8 @@ CallerError
 ├── CannotListen       the address is in use, or not one of this machine
 └── ModelLoadError     the model cannot be loaded
     ├── InvalidModel       it is damaged, or failed its self-test
-    └── ModelUnavailable   it could not be read this time, for lack of memory or a disk error
+    ├── ModelUnavailable   it could not be read this time, for lack of memory or a disk error
+    └── Superseded         another release became current while it was loaded
 TransportError
 └── Busy               too many sequences are running or waiting (HTTP 503)
 """
@@ -35,6 +36,10 @@ class InvalidModel(ModelLoadError):
 
 class ModelUnavailable(ModelLoadError):
     """The model could not be read this time, for lack of memory or a disk error; a retry may succeed."""
+
+
+class Superseded(ModelLoadError):
+    """Another release became current while the model was loaded."""
 
 
 class Busy(TransportError):

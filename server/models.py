@@ -4,9 +4,10 @@ import asyncio
 import ctypes
 import hashlib
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,18 +15,19 @@ from pathlib import Path
 import numpy as np
 
 from distribution.installed import InstalledRelease
-from randygpt.checkpoint.sidecar import find_checkpoint, read_json, read_tokenizer
-from randygpt.errors import RandyGPTError
-from randygpt.language_model import LanguageModel, from_weights, load
+from randygpt.checkpoint.rgpt import read_matrices
+from randygpt.checkpoint.sidecar import find_checkpoint, inspect_checkpoint, read_json, read_tokenizer
+from randygpt.errors import RandyGPTError, translate_os_errors
+from randygpt.language_model import LanguageModel, load
 from randygpt.model.config import ModelConfig
-from randygpt.model.decoder import KVCache
+from randygpt.model.decoder import PREFILL_CHUNK, Array, Decoder, KVCache
 from randygpt.model.tokenizer import BOS_ID
-from server.errors import InvalidModel, ModelUnavailable
+from server.errors import InvalidModel, ModelUnavailable, Superseded
 from server.logs import escape_controls
+from server.memory import DEFAULT_MAX_MEMORY, MAX_SLOTS, check_memory, slot_count
 
-MAX_SLOTS = 32  # sequences that a model decodes at once
-_MAX_CACHE = 1 << 30  # bytes of KV cache; fewer slots where that is not enough
-_MAX_TEST_LOGITS = 1 << 28  # logits that the self-test computes at once
+_MAX_CONFIG = 1 << 20  # bytes of a config.json
+_TEST_PIECES = 4  # of PREFILL_CHUNK positions each: all of a usual context, some of a longer one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,8 +44,7 @@ class LoadedModel:
 
     def __post_init__(self) -> None:
         config = self.language_model.config
-        slots = max(1, min(self.max_slots, _MAX_CACHE // KVCache.slot_bytes(config)))
-        object.__setattr__(self, "cache", KVCache(config, slots))
+        object.__setattr__(self, "cache", KVCache(config, slot_count(config, self.max_slots)))
 
     @property
     def name(self) -> str:
@@ -96,20 +97,33 @@ class ActiveModel:
             await self._returned.wait()
 
 
-def load_release(release: InstalledRelease) -> LoadedModel:
+def load_release(
+    release: InstalledRelease, *, max_memory: int = DEFAULT_MAX_MEMORY, superseded: threading.Event | None = None
+) -> LoadedModel:
     """Load and test the model of an installed release.
 
+    Args:
+        release: The release.
+        max_memory: Bytes of memory that the model may take.
+        superseded: Ends the load soon after it is set.
+
     Raises:
-        InvalidModel: It is damaged, or failed its self-test.
+        InvalidModel: It is damaged, takes too much memory, or failed its self-test.
         ModelUnavailable: A disk error, or lack of memory.
+        Superseded: The load was ended.
     """
-    label = f"{release.name} version {release.version}"
+    label, superseded = f"{release.name} version {release.version}", superseded or threading.Event()
+    vocabulary, weights = release.file("tokenizer"), release.file("checkpoint").local_path
     try:
-        config = ModelConfig.from_json(read_json(release.file("config").local_path))
-        tokenizer = read_tokenizer(release.file("tokenizer").local_path)
-        language_model = from_weights(release.file("checkpoint").local_path, config, tokenizer)
+        config = ModelConfig.from_json(read_json(release.file("config").local_path, max_size=_MAX_CONFIG))
+        check_memory(config, vocabulary.size, max_memory)
+        tokenizer = read_tokenizer(vocabulary.local_path)
+        decoder = Decoder(config, _until(superseded, read_matrices(weights, config)))
+        language_model = LanguageModel(decoder=decoder, tokenizer=tokenizer)
         loaded = LoadedModel(language_model=language_model, release_id=release.id.hex(), label=label)
-        _self_test(loaded)
+        _self_test(loaded, superseded)
+    except Superseded:
+        raise
     except MemoryError:
         raise ModelUnavailable(f"{label}: not enough memory") from None
     except OSError as error:
@@ -121,31 +135,49 @@ def load_release(release: InstalledRelease) -> LoadedModel:
     return loaded
 
 
-def load_file(path: Path, *, preset: str | None = None, vocab: Path | None = None) -> LoadedModel:
+def load_file(
+    path: Path, *, preset: str | None = None, vocab: Path | None = None, max_memory: int = DEFAULT_MAX_MEMORY
+) -> LoadedModel:
     """Load and test the model of a checkpoint file.
 
     Args:
         path: The checkpoint.
         preset: Its shape, if no file next to it gives one.
         vocab: Its vocabulary, instead of the file next to it.
+        max_memory: Bytes of memory that the model may take.
 
     Raises:
-        InvalidModel: It failed its self-test.
+        InvalidModel: It takes too much memory, or failed its self-test.
         InvalidModelFile: The file is damaged.
         CallerError: There is no such file.
         StorageError: It could not be read.
     """
-    language_model = load(path, preset=preset, vocab=vocab)
-    with find_checkpoint(path).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    loaded = LoadedModel(
-        language_model=language_model, release_id=None, label=escape_controls(str(path)), sha256=sha256
-    )
+    with translate_os_errors():
+        info = inspect_checkpoint(find_checkpoint(path), preset=preset, vocab=vocab)
     try:
-        _self_test(loaded)
+        check_memory(info.config, 0, max_memory)
+        language_model = load(path, preset=preset, vocab=vocab)
+        with info.path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        loaded = LoadedModel(
+            language_model=language_model, release_id=None, label=escape_controls(str(path)), sha256=sha256
+        )
+        _self_test(loaded, threading.Event())
     except InvalidModel as error:
         raise InvalidModel(f"{path}: {error}") from None
     return loaded
+
+
+def _until(superseded: threading.Event, matrices: Iterable[Array]) -> Iterator[Array]:
+    """Yield the matrices; raise Superseded once the event is set."""
+    for matrix in matrices:
+        _check_wanted(superseded)
+        yield matrix
+
+
+def _check_wanted(superseded: threading.Event) -> None:
+    if superseded.is_set():
+        raise Superseded("another release became current while this one was loaded")
 
 
 def _trim_heap() -> None:
@@ -155,14 +187,20 @@ def _trim_heap() -> None:
         trim(0)
 
 
-def _self_test(loaded: LoadedModel) -> None:
-    """Compute logits over a full context, all of them if memory allows; raises InvalidModel if one is not finite."""
-    language_model = loaded.language_model
-    config, tokenizer = language_model.config, language_model.tokenizer
-    tokenizer.encode("")  # builds its tables here, not in the first request
-    ids, decoder = [BOS_ID] * config.block_size, language_model.decoder
-    is_small = config.block_size * config.vocab_size <= _MAX_TEST_LOGITS
-    with np.errstate(all="ignore"):
-        logits = decoder.logits(ids) if is_small else decoder.next_logits(ids, loaded.cache)
-    if not np.isfinite(logits).all():
-        raise InvalidModel("self-test failed: its logits are not finite")
+def _self_test(loaded: LoadedModel, superseded: threading.Event) -> None:
+    """Compute logits at positions from the first to the last; raise InvalidModel if one is not finite, and Superseded.
+
+    Time and memory are bounded whatever sizes are declared: a long context is tested in part.
+    """
+    language_model, cache = loaded.language_model, loaded.cache
+    block_size = language_model.config.block_size
+    language_model.tokenizer.encode("")  # builds its tables here, not in the first request
+    starts = np.linspace(0, max(0, block_size - PREFILL_CHUNK), _TEST_PIECES, dtype=int)
+    for start in sorted({*starts.tolist()}):
+        cache.lengths[0] = start
+        with np.errstate(all="ignore"):
+            for logits in language_model.decoder.iter_logits([BOS_ID] * min(PREFILL_CHUNK, block_size), cache):
+                _check_wanted(superseded)
+                if not np.isfinite(logits).all():
+                    raise InvalidModel("self-test failed: its logits are not finite")
+    cache.lengths[0] = 0

@@ -2,13 +2,14 @@
 
 A swap is due when `refs/current`, or the record of the release that it names, was replaced. The new model is loaded
 next to the old one and tested, then becomes active in one assignment. Running requests finish on the model they started
-with. A model that fails its test leaves the old one active. A model that could not be read, because of a disk error or
-lack of memory, is retried with back-off.
+with. A load ends early if another release becomes current. A model that fails its test leaves the old one active. A
+model that could not be read, because of a disk error or lack of memory, is retried with back-off.
 """
 
 import asyncio
 import logging
 import math
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ from pathlib import Path
 
 from distribution.errors import StoreError
 from distribution.store import Store
-from server.errors import ModelLoadError, ModelUnavailable
+from server.errors import ModelLoadError, ModelUnavailable, Superseded
 from server.limits import PositiveFields
 from server.logs import escape_controls
+from server.memory import DEFAULT_MAX_MEMORY
 from server.models import ActiveModel, LoadedModel, load_release
 
 log = logging.getLogger(__name__)
@@ -34,12 +36,27 @@ class ReloadTiming(PositiveFields):
 
 
 class Reloader:
-    """Poller that keeps the active model on the store's current release."""
+    """Poller that keeps the active model on the store's current release.
 
-    def __init__(self, store: Store, active: ActiveModel, timing: ReloadTiming | None = None) -> None:
+    Args:
+        store: Has the releases.
+        active: The model to replace.
+        timing: When to poll and to retry.
+        max_memory: Bytes of memory that a model may take.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        active: ActiveModel,
+        timing: ReloadTiming | None = None,
+        *,
+        max_memory: int = DEFAULT_MAX_MEMORY,
+    ) -> None:
         self._store = store
         self._active = active
         self._timing = timing or ReloadTiming()
+        self._max_memory = max_memory
         self._lock = asyncio.Lock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")  # one thread, so that its heap is reused
         self._loaded_signal: object = None  # the signal at the last load
@@ -70,7 +87,8 @@ class Reloader:
             self._loaded_signal = self._read_signal()
             wait_s = 0.0 if force or changed else self._wait_s
             try:
-                await self._swap(self._load_current)
+                while not await self._swap_unless_superseded():
+                    self._loaded_signal = self._read_signal()
             except (ModelUnavailable, OSError) as error:
                 self._fail(str(error))
                 self._retry_after(min(2 * wait_s or self._timing.retry_s, self._timing.max_retry_s))
@@ -85,12 +103,34 @@ class Reloader:
         async with self._lock:
             await self._active.wait_until_drained()
             try:
-                await self._swap(lambda: self._load(release_id, f"release {release_id.hex()}"))
+                await self._swap(lambda superseded: self._load(release_id, f"release {release_id.hex()}", superseded))
             except (StoreError, OSError) as error:
                 raise ModelLoadError(str(error)) from None
 
-    async def _swap(self, load: Callable[[], LoadedModel | None]) -> None:
-        loaded = await asyncio.get_running_loop().run_in_executor(self._loader, load)
+    async def _swap_unless_superseded(self) -> bool:
+        try:
+            await self._swap(self._load_current)
+        except Superseded as error:
+            log.info("model swap ended early: %s", error)
+            return False
+        return True
+
+    async def _swap(self, load: Callable[[threading.Event], LoadedModel | None]) -> None:
+        """Load a model and make it active; ends early if the store's current release changes meanwhile, or on cancel.
+
+        Raises:
+            Superseded: The store's current release changed.
+        """
+        superseded, signal = threading.Event(), self._read_signal()
+        loading = asyncio.get_running_loop().run_in_executor(self._loader, load, superseded)
+        try:
+            while not (await asyncio.wait([loading], timeout=self._timing.poll_s))[0]:
+                if self._read_signal() != signal:
+                    superseded.set()
+        finally:
+            superseded.set()
+            loading.cancel()
+        loaded = loading.result()
         self._retry_at = math.inf
         self._active.failure = None
         if loaded is not None:
@@ -122,11 +162,13 @@ class Reloader:
             return None
         return None if release_id is None else self._store.record_path(release_id)
 
-    def _load_current(self) -> LoadedModel | None:
+    def _load_current(self, superseded: threading.Event) -> LoadedModel | None:
         release_id = self._store.current()
-        return None if release_id is None else self._load(release_id, f"the current release {release_id.hex()}")
+        if release_id is None:
+            return None
+        return self._load(release_id, f"the current release {release_id.hex()}", superseded)
 
-    def _load(self, release_id: bytes, name: str) -> LoadedModel | None:
+    def _load(self, release_id: bytes, name: str, superseded: threading.Event) -> LoadedModel | None:
         """Load a release; return None if it is active already."""
         current = self._active.current
         if current and current.release_id == release_id.hex():
@@ -134,7 +176,7 @@ class Reloader:
         release = self._store.release(release_id)
         if release is None:
             raise ModelLoadError(f"{name} is not installed")
-        return load_release(release)
+        return load_release(release, max_memory=self._max_memory, superseded=superseded)
 
 
 def _identity(path: Path) -> object:

@@ -222,10 +222,10 @@ def find_checkpoint(path: Path) -> Path:
     return found[0]
 
 
-def read_json(path: Path) -> object:
-    """Return the decoded JSON of a file; raise InvalidModelFile, naming it, and OSError."""
-    if path.stat().st_size > _MAX_JSON:
-        raise InvalidModelFile(f"{path}: larger than {_MAX_JSON >> 20} MiB")
+def read_json(path: Path, *, max_size: int = _MAX_JSON) -> object:
+    """Return the decoded JSON of a file of at most `max_size` bytes; raise InvalidModelFile, naming it, and OSError."""
+    if path.stat().st_size > max_size:
+        raise InvalidModelFile(f"{path}: larger than {max_size >> 20} MiB")
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from randygpt.cli import systemd
-from randygpt.cli.flags import Json, MaxSize, ModelPreset, ModelVocab, Quiet, Relays, is_flag_given, parse_size
+from randygpt.cli.flags import (
+    Json,
+    MaxSize,
+    ModelPreset,
+    ModelVocab,
+    Quiet,
+    Relays,
+    is_flag_given,
+    parse_size,
+    validator,
+)
 from randygpt.cli.generate import trained_checkpoint
 from randygpt.cli.installed import open_store, release_describer, release_title
 from randygpt.cli.output import emit
@@ -73,6 +83,14 @@ def serve(
         int, typer.Option(min=1, metavar="N", help="Concurrent requests per key; more get status 429.")
     ] = 64,
     max_connections: Annotated[int, typer.Option(min=1, metavar="N", help="Open connections at once.")] = 512,
+    max_memory: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE",
+            help="Refuse a model that would take more memory, such as 500M or 2G.",
+            callback=validator(parse_size),
+        ),
+    ] = "2G",
     log: Annotated[
         Literal["console", "json"], typer.Option(metavar="FORMAT", help="Log format: console or json.")
     ] = "console",
@@ -123,11 +141,12 @@ def serve(
     path = model or (trained_checkpoint(checkpoint) if checkpoint else None)
     active, reloader, provenance, follower = ActiveModel(), None, None, None
     if path:
-        active.current = load_file(path, preset=preset, vocab=vocab)
+        active.current = load_file(path, preset=preset, vocab=vocab, max_memory=parse_size(max_memory))
     else:
         home = Home.from_environment()
         store = Store(home.folder)
-        reloader, provenance = Reloader(store, active), Provenance(store, home.follow_path, release_describer(home))
+        reloader = Reloader(store, active, max_memory=parse_size(max_memory))
+        provenance = Provenance(store, home.follow_path, release_describer(home))
         follower = _follower(home, store, follow, relay, parse_size(max_size)) if follow else None
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     server = run_server(active, reloader, config, provenance, listen_socket=listen_socket, watchdog=systemd.watchdog)

@@ -7,7 +7,7 @@ reads sequentially (decisions 0015 and 0029).
 Shapes: B sequences, T tokens, D = n_embd, H = n_head, L = n_layer, V = vocab_size; N is the number of rows of a step.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from itertools import islice
 from typing import Self
@@ -20,6 +20,7 @@ from randygpt.model.layout import tensor_shapes
 
 Array = npt.NDArray[np.float32]
 PREFILL_CHUNK = 64  # prompt tokens per step: more would delay the other sequences without finishing sooner
+_MAX_LOGITS = 1 << 22  # logits of several positions that are computed at once
 _EPS = np.float32(NORM_EPS)
 _BLOCK_COLUMNS, _BLOCK_SIZE = 64, 1 << 15  # columns and entries of a weight block, at most
 _MAX_PRODUCT = 10**6  # multiplications up to which OpenBLAS does not copy the matrix first
@@ -92,10 +93,24 @@ class Decoder:
 
     def logits(self, ids: Sequence[int]) -> Array:
         """Return the logits (T, V) of a whole sequence (T,); raise ValueError if it exceeds the context length."""
-        cache = KVCache(self.config)
-        self._check_fits(ids, cache, 0)
-        chunks = (ids[start : start + PREFILL_CHUNK] for start in range(0, len(ids), PREFILL_CHUNK))
-        return np.concatenate([self._lm_head(self._run_layers(cache, (), [(0, chunk)])) for chunk in chunks])
+        logits, end = np.empty((len(ids), self.config.vocab_size), np.float32), 0
+        for part in self.iter_logits(ids, KVCache(self.config)):
+            start, end = end, end + len(part)
+            logits[start:end] = part
+        return logits
+
+    def iter_logits(self, ids: Sequence[int], cache: KVCache, slot: int = 0) -> Iterator[Array]:
+        """Append ids (t,) to a slot and yield the logits (n, V) after each, in parts of bounded size.
+
+        Raises:
+            ValueError: The sequence exceeds the context length.
+        """
+        self._check_fits(ids, cache, slot)
+        rows = max(1, _MAX_LOGITS // self.config.vocab_size)
+        for start in range(0, len(ids), PREFILL_CHUNK):
+            x = self._run_layers(cache, (), [(slot, ids[start : start + PREFILL_CHUNK])])  # (N, D)
+            for row in range(0, len(x), rows):
+                yield self._lm_head(x[row : row + rows])
 
     def next_logits(self, ids: Sequence[int], cache: KVCache, slot: int = 0) -> Array:
         """Append ids (t,) to a slot and return the logits (V,) after the last of them.

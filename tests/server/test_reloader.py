@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 import sys
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +21,9 @@ from support.serving import config
 
 from distribution.installed import InstalledRelease
 from randygpt.checkpoint.header import CheckpointHeader
+from randygpt.model.config import ModelConfig
 from server.app import run_server
+from server.errors import Superseded
 from server.models import ActiveModel, LoadedModel, load_release
 from server.reloader import Reloader, ReloadTiming
 
@@ -396,3 +400,62 @@ async def test_current_release_is_loaded_before_listening(releases: ReleaseStore
     async with run_server(active, Reloader(releases.store, active), config()):
         assert active.current is not None
         assert active.current.release_id == first.id.hex()
+
+
+def _zero_release(releases: ReleaseStore, config: ModelConfig) -> InstalledRelease:
+    """Install a valid release of any shape whose weights are zeros."""
+    vocab = {"chars": [chr(0x10000 + char) for char in range(config.vocab_size)]}
+    return releases.install(
+        checkpoint=checkpoint(np.zeros(config.parameter_count, "<f4"), config),
+        vocab=json.dumps(vocab, ensure_ascii=False).encode(),
+        config=json.dumps(config.to_json("char")).encode(),
+    )
+
+
+async def test_small_release_with_many_logits_takes_little_memory(releases: ReleaseStore, server: Server) -> None:
+    wide = ModelConfig(n_embd=1, n_head=1, n_layer=1, vocab_size=1 << 16, block_size=1 << 12)  # 1 GiB of logits
+    release = _zero_release(releases, wide)
+    tracemalloc.start()
+    await swap(releases, server, release)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert server.active.current is not None
+    assert peak < 128 << 20
+
+
+async def test_newer_release_interrupts_a_load(
+    releases: ReleaseStore, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = _zero_release(releases, ModelConfig(n_embd=32, n_head=32, n_layer=64, vocab_size=4, block_size=1 << 12))
+    mended = releases.install()
+    server.reloader = Reloader(releases.store, server.active, ReloadTiming(poll_s=0.001))
+    caplog.set_level("INFO")
+    releases.store.activate(slow.id)
+    loading = asyncio.create_task(server.reloader.check())
+    await asyncio.sleep(0.01)
+    await swap(releases, server, mended)
+    await loading
+    assert (await server.health())["release"] == mended.id.hex()
+    assert (server.active.swaps, server.active.failures) == (1, 0)
+    assert "model swap ended early" in caplog.text
+
+
+def test_superseded_load_ends(releases: ReleaseStore) -> None:
+    superseded = threading.Event()
+    superseded.set()
+    with pytest.raises(Superseded):
+        load_release(releases.install(), superseded=superseded)
+
+
+async def test_model_over_the_memory_limit_is_refused(releases: ReleaseStore, server: Server) -> None:
+    release = releases.install()
+    server.reloader = Reloader(releases.store, server.active, max_memory=1 << 20)
+    await swap(releases, server, release)
+    failure = (await server.health())["failure"]
+    assert failure is not None
+    assert re.fullmatch(r"tiny version 1: a model of this shape takes about .* raise it with --max-memory", failure)
+
+
+async def test_large_configuration_is_refused(releases: ReleaseStore, server: Server) -> None:
+    await swap(releases, server, releases.install(config=b"[" + b"{}," * 400_000 + b"{}]"))
+    assert str((await server.health())["failure"]).endswith("config.json: larger than 1 MiB")

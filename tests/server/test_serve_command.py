@@ -18,7 +18,7 @@ from support.release_store import ReleaseStore, checkpoint
 from randygpt.cli.main import run
 from randygpt.model.config import ModelConfig
 from randygpt.model.decoder import KVCache
-from server.models import MAX_SLOTS
+from server.memory import MAX_SLOTS
 
 
 def get(address: str, path: str = "/", body: object = None, key: str | None = None) -> tuple[int, str]:

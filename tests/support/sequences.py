@@ -7,7 +7,8 @@ import numpy as np
 from randygpt.language_model import LanguageModel
 from randygpt.model.sampling import Sampling, generate
 from server.engine import Engine
-from server.models import MAX_SLOTS, LoadedModel
+from server.memory import MAX_SLOTS
+from server.models import LoadedModel
 from server.sequence import Request, SequenceOutput
 from support.models import CONFIG, Gated, endless
 
