@@ -82,6 +82,7 @@ class Application:
                 model=completion.model.name,
                 prompt_tokens=completion.prompt_tokens,
                 completion_tokens=completion.completion_tokens,
+                dropped_characters=completion.dropped_characters,
             )
             return json_response(200, body, _release_header(completion.model))
 
@@ -112,7 +113,7 @@ class Application:
             choices = [WholeChoice() for _ in range(params.choices)]
             async for part in completion:
                 choices[part.index].add(part, form.logprobs_of(part))
-            counts = usage(completion.prompt_tokens, completion.completion_tokens)
+            counts = _usage(completion)
             return json_response(200, form.body(choices, counts), _release_header(model))
 
     @contextlib.asynccontextmanager
@@ -143,7 +144,7 @@ class Application:
                 begun.add(choice.index)
                 await self._send_event(response, orjson.dumps(chunk))
             if include_usage:
-                counts = usage(completion.prompt_tokens, completion.completion_tokens)
+                counts = _usage(completion)
                 await self._send_event(response, orjson.dumps(form.usage_chunk(counts)))
         except (TimeoutError, ConnectionError):
             raise
@@ -293,6 +294,10 @@ async def _listening(
         if listener is not None:
             listener.close()
         await runner.cleanup()
+
+
+def _usage(completion: Completion) -> dict[str, int]:
+    return usage(completion.prompt_tokens, completion.completion_tokens, completion.dropped_characters)
 
 
 def _snapshot(active: ActiveModel, engine: Engine) -> Snapshot:

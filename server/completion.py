@@ -36,12 +36,14 @@ class Completion:
 
     Attributes:
         prompt_tokens: Number of tokens in all prompts.
+        dropped_characters: Number of characters in all prompts that the vocabulary lacks.
         completion_tokens: Number of tokens generated so far.
     """
 
     def __init__(self, engine: Engine, turns: LoopTurns, model: LoadedModel, request: CompletionRequest) -> None:
         self.model = model
         self.prompt_tokens = 0
+        self.dropped_characters = 0
         self.completion_tokens = 0
         self._engine = engine
         self._turns = turns
@@ -82,6 +84,7 @@ class Completion:
         return "".join([part.text async for part in self])
 
     def _tokenize(self) -> list[list[int]]:
+        self.dropped_characters = sum(map(self._tokenizer.count_unknown, self._params.prompts))
         return [self._tokenizer.encode(prompt).tolist() for prompt in self._params.prompts]
 
     def _read(self, output: SequenceOutput) -> Choice:

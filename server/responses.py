@@ -15,10 +15,12 @@ Json = dict[str, Any]
 _ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-def plain_body(*, text: str, model: str, prompt_tokens: int, completion_tokens: int) -> Json:
+def plain_body(
+    *, text: str, model: str, prompt_tokens: int, completion_tokens: int, dropped_characters: int = 0
+) -> Json:
     """Return the body for `POST /`; `text` is without the prompt."""
     counts = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
-    return {"text": text, "model": model, "usage": counts}
+    return {"text": text, "model": model, "usage": counts | _dropped(dropped_characters)}
 
 
 def error_body(message: str) -> Json:
@@ -38,13 +40,17 @@ def models_body(models: Mapping[str, int]) -> Json:
     return {"object": "list", "data": data}
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> Json:
-    """Return OpenAI's token counts."""
+def usage(prompt_tokens: int, completion_tokens: int, dropped_characters: int = 0) -> dict[str, int]:
+    """Return OpenAI's token counts, and the number of prompt characters that the vocabulary lacks, if any."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
-    }
+    } | _dropped(dropped_characters)
+
+
+def _dropped(characters: int) -> dict[str, int]:
+    return {"dropped_characters": characters} if characters else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

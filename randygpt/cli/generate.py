@@ -1,13 +1,16 @@
 """`randygpt generate`: print text from a checkpoint while it is generated."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from randygpt.cli.flags import Json, ModelPreset, ModelVocab, Quiet, check_file_path, is_flag_given
-from randygpt.cli.output import emit, write
+from randygpt.cli.output import emit, print_stderr, write
 from randygpt.errors import CallerError
+
+if TYPE_CHECKING:
+    from randygpt.model.tokenizer import Tokenizer
 
 EXAMPLE = 'Example: randygpt generate "Once upon a time" --model shakespeare_best.bin --seed 1'
 
@@ -40,7 +43,7 @@ def generate(
         list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text would appear; repeat for more.")
     ] = None,
     as_json: Json = False,
-    _quiet: Quiet = False,
+    quiet: Quiet = False,
 ) -> None:
     """Generate text from one or more prompts.
 
@@ -53,6 +56,8 @@ def generate(
     if is_flag_given(context, "checkpoint") and not is_flag_given(context, "model"):
         model = None  # a flag overrides a setting that excludes it
     language_model = load(model or trained_checkpoint(checkpoint), preset=preset, vocab=vocab)
+    if not quiet:
+        _warn_of_unknown(language_model.tokenizer, prompts or [])
     completions = []
     for prompt in prompts or [""]:
         parts = []
@@ -65,6 +70,13 @@ def generate(
         completions.append({"prompt": prompt, "text": "".join(parts)})
     if as_json:
         emit(as_json, {"completions": completions}, "")
+
+
+def _warn_of_unknown(tokenizer: "Tokenizer", prompts: list[str]) -> None:
+    """Report how many characters of the prompts the vocabulary lacks, in one line."""
+    if dropped := sum(map(tokenizer.count_unknown, prompts)):
+        total = sum(map(len, prompts))
+        print_stderr(f"{dropped} of {total} characters of the prompt are not in the vocabulary and are dropped")
 
 
 def trained_checkpoint(prefix: Path) -> Path:

@@ -29,6 +29,13 @@ def code_points(text: str) -> npt.NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
+def known_points(chars: Iterable[str]) -> npt.NDArray[np.bool_]:
+    """Return a table over all code points that is True for some characters."""
+    known = np.zeros(_CODE_POINTS, dtype=np.bool_)
+    known[[ord(char) for char in chars]] = True
+    return known
+
+
 def as_blocks(text: Iterable[str]) -> Iterable[str]:
     """Return a str as one block, and blocks as they are."""
     return [text] if isinstance(text, str) else text

@@ -60,6 +60,9 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> npt.NDArray[np.int32]:
         """Return the ids (T,) of a text, dropping characters that the vocabulary lacks."""
 
+    def count_unknown(self, text: str) -> int:
+        """Return the number of characters that `encode` drops."""
+
     def encode_corpus(self, text: Iterable[str]) -> Iterator[npt.NDArray[np.int32]]:
         """Yield the ids of a training text in pieces (T,); they do not depend on how it is cut into blocks."""
 
@@ -127,6 +130,10 @@ class CharTokenizer:
         """Return the ids (T,) of a text, dropping characters that the vocabulary lacks."""
         ids: npt.NDArray[np.int32] = self._ids[text_blocks.code_points(text)]
         return ids[ids >= 0]
+
+    def count_unknown(self, text: str) -> int:
+        """Return the number of characters that `encode` drops."""
+        return int(np.count_nonzero(self._ids[text_blocks.code_points(text)] < 0))
 
     def encode_corpus(self, text: Iterable[str]) -> Iterator[npt.NDArray[np.int32]]:
         """Yield the ids of a training text in pieces (T,)."""
@@ -225,6 +232,10 @@ class BpeTokenizer:
         """Return the ids (T,) of a text, dropping characters that the vocabulary lacks."""
         return self._encode([text])
 
+    def count_unknown(self, text: str) -> int:
+        """Return the number of characters that `encode` drops."""
+        return int(np.count_nonzero(~self._known[text_blocks.code_points(text)]))
+
     def encode_corpus(self, text: Iterable[str]) -> Iterator[npt.NDArray[np.int32]]:
         """Yield the ids of a training text in pieces (T,); `<|eos|>` becomes the last end token.
 
@@ -278,6 +289,10 @@ class BpeTokenizer:
     def merges_by_priority(self) -> list[tuple[str, str]]:
         """Return the merges in the order in which they apply: by the id of their result."""
         return sorted(self.merges, key=lambda pair: self._ids["".join(pair)])
+
+    @cached_property
+    def _known(self) -> npt.NDArray[np.bool_]:
+        return text_blocks.known_points(entry for entry in self.vocab if len(entry) == 1)
 
     @cached_property
     def _encoder(self) -> "tokenizers.Tokenizer":

@@ -12,13 +12,38 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from randygpt.errors import InvalidModelFile
+from randygpt.errors import CallerError, InvalidModelFile
+from randygpt.model import text_blocks
 from randygpt.model.tokenizer import Tokenizer
 from randygpt.training.text import Text
 from randygpt.training.token_cache import tokenize
 
 _TRAINING_SHARE = 0.9  # of the text; the rest is for validation
+_MAX_UNKNOWN = 0.2  # share of the characters that may be dropped without consent
 _MIN_EXCLUDED = 0.01  # share of the positions that document boundaries must exclude to matter
+
+
+def check_vocabulary(
+    text: Text | str, tokenizer: Tokenizer, *, drop_unknown: bool, warn: Callable[[str], None]
+) -> None:
+    """Count the characters of a text that a vocabulary lacks, and report how much of the text is dropped.
+
+    Raises:
+        CallerError: More than a fifth of the text would be dropped, without `drop_unknown`.
+        InvalidModelFile: The text is not UTF-8.
+        OSError: The text cannot be read.
+    """
+    text = Text.of(text) if isinstance(text, str) else text
+    dropped = total = 0
+    for block in text_blocks.strip_eos(text) if tokenizer.kind == "bpe" else text:
+        dropped += tokenizer.count_unknown(block)
+        total += len(block)
+    if not dropped:
+        return
+    reason = f"{dropped:,} of {total:,} characters ({dropped / total:.1%}) are not in the vocabulary"
+    if dropped > total * _MAX_UNKNOWN and not drop_unknown:
+        raise CallerError(f"{text.source}: {reason}; to train on the rest, pass --drop-unknown")
+    warn(f"{text.source}: {reason} and are dropped")
 
 
 class Corpus:

@@ -38,6 +38,7 @@ _ALLOWED: Mapping[str, Container[Any]] = {
     "min_lr": _RATES,
     "dropout": _Interval(0.0, 1.0),
     "precision": PRECISIONS,
+    "drop_unknown": (False, True),
 }
 _FLAGS = {  # options that a sidecar records, as the user knows them
     "recipe": "--recipe",
@@ -49,6 +50,7 @@ _FLAGS = {  # options that a sidecar records, as the user knows them
     "min_lr": "--min-lr",
     "dropout": "dropout",
     "precision": "--precision",
+    "drop_unknown": "--drop-unknown",
 }
 _OF_RECIPE = ("max_lr", "min_lr", "dropout")  # values of one recipe do not suit another
 
@@ -66,6 +68,7 @@ class TrainFlags:
     min_lr: float | None = None
     dropout: float | None = None
     precision: str | None = None
+    drop_unknown: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,7 @@ class TrainOptions:
     dropout: float = RECIPES[CLASSIC].dropout
     device: str = "cpu"
     precision: str = "float32"  # of the layers in training steps: float32 or bf16
+    drop_unknown: bool = False  # train even if the vocabulary lacks more than a fifth of the text's characters
     prefix: Path = Path("checkpoint")
 
     def __post_init__(self) -> None:
@@ -162,6 +166,7 @@ def resolve_options(
         min_lr=min(min_lr, max_lr) if flags.min_lr is None else min_lr,
         dropout=_choose("dropout", defaults.dropout, flags, same),
         precision=_choose("precision", precision, flags, resumed),
+        drop_unknown=_choose("drop_unknown", False, flags, resumed),
         **others,
     )
 

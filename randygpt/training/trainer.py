@@ -23,7 +23,7 @@ from randygpt.model.config import ModelConfig
 from randygpt.model.gpt import GPT, gradient_views
 from randygpt.model.tokenizer import CharTokenizer, Tokenizer
 from randygpt.training.checkpointing import CheckpointWriter, Metrics, Step
-from randygpt.training.data import Corpus
+from randygpt.training.data import Corpus, check_vocabulary
 from randygpt.training.distributed import World
 from randygpt.training.optim import Optimizer, Plateau
 from randygpt.training.options import TrainOptions
@@ -92,9 +92,12 @@ class Trainer:
             warn: Receives messages for the user.
 
         Raises:
+            CallerError: The vocabulary lacks too many of the text's characters.
             InvalidModelFile: The text is too short or not UTF-8, or the shape is impossible.
             OSError: The text cannot be read.
         """
+        if tokenizer:
+            check_vocabulary(text, tokenizer, drop_unknown=options.drop_unknown, warn=warn)
         tokenizer = tokenizer or CharTokenizer.from_text(text)
         shape = config(tokenizer.vocab_size)
         model = GPT.initialize(shape, seed=options.seed, dropout=options.dropout)
@@ -130,10 +133,13 @@ class Trainer:
 
         Raises:
             InvalidModelFile: The checkpoint or the text is wrong.
-            CallerError: The vocabulary is missing and does not follow from the text.
+            CallerError: The vocabulary lacks too many of the text's characters, or it is missing and does not follow
+                from the text.
             OSError: A file cannot be read.
         """
         path = found.path
+        if found.tokenizer:
+            check_vocabulary(text, found.tokenizer, drop_unknown=options.drop_unknown, warn=warn)
         tokenizer = found.tokenizer or CharTokenizer.from_text(text)
         if tokenizer.vocab_size != found.header.vocab_size:
             needed, size = tokenizer.vocab_size, found.header.vocab_size

@@ -77,7 +77,8 @@ function disconnected(error) {
 
 /** Return the request that the form describes; null, after reporting it, if a field is invalid. */
 function readForm() {
-  const body = { prompt: $("prompt").value, stream: true, logprobs: 0 }; // log probabilities, so that tokens can be counted
+  const body = { prompt: $("prompt").value, stream: true, stream_options: { include_usage: true } };
+  body.logprobs = 0; // log probabilities, so that tokens can be counted
   for (const name of ["temperature", "top_p", "top_k", "max_tokens", "seed"]) {
     const field = $(name);
     field.setAttribute("aria-invalid", !field.checkValidity());
@@ -98,6 +99,7 @@ async function generate() {
   controller = new AbortController();
   const began = performance.now();
   let tokens = 0;
+  let dropped = 0;
   const rate = () => `${tokens} tokens, ${Math.round(tokens / ((performance.now() - began) / 1000))} tokens/s`;
   setBusy(true);
   announce("error", "");
@@ -109,6 +111,8 @@ async function generate() {
     let finishReason = "";
     for await (const event of events(response)) {
       if (event.error) throw new Error(event.error.message);
+      dropped = event.usage?.dropped_characters ?? dropped;
+      if (!event.choices.length) continue;
       const [choice] = event.choices;
       tokens += choice.logprobs.tokens.length;
       finishReason = choice.finish_reason ?? finishReason;
@@ -116,7 +120,8 @@ async function generate() {
       $("status").textContent = rate();
     }
     const reason = finishReason === "length" ? "token limit reached" : "end of text";
-    finish(`${rate()}: ${reason}${release ? `; release ${release.slice(0, 12)}` : ""}`);
+    const unknown = dropped ? `; ${dropped} characters of the prompt are not in the model's vocabulary and were dropped` : "";
+    finish(`${rate()}: ${reason}${release ? `; release ${release.slice(0, 12)}` : ""}${unknown}`);
   } catch (error) {
     if (error.name === "AbortError") finish(`stopped after ${rate()}`);
     else {

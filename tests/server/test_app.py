@@ -45,13 +45,16 @@ async def test_text_does_not_repeat_the_prompt(session: aiohttp.ClientSession, a
 
 
 @pytest.mark.parametrize(
-    ("prompt", "count"), [("", 0), ("fox", 3), ("F0X!", 0), ("f€o\U0001f600x", 3), ("x" * 600, 600)]
+    ("prompt", "count", "dropped"),
+    [("", 0, 0), ("fox", 3, 0), ("F0X!", 0, 4), ("f€o\U0001f600x", 3, 2), ("x" * 600, 600, 0)],
 )
-async def test_usage_counts_known_characters(
-    session: aiohttp.ClientSession, address: str, prompt: str, count: int
+async def test_usage_counts_known_and_dropped_characters(
+    session: aiohttp.ClientSession, address: str, prompt: str, count: int, dropped: int
 ) -> None:
     async with session.post(address, json={"prompt": prompt, "max_tokens": 3}) as response:
-        assert (await response.json())["usage"] == {"prompt_tokens": count, "completion_tokens": 3}
+        counts = (await response.json())["usage"]
+    assert counts.pop("dropped_characters", 0) == dropped
+    assert counts == {"prompt_tokens": count, "completion_tokens": 3}
 
 
 async def test_default_sampling(session: aiohttp.ClientSession, address: str) -> None:

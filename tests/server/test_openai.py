@@ -79,6 +79,15 @@ async def test_incomplete_stop_sequence_is_kept(client: openai.AsyncOpenAI, load
     assert (done.choices[0].text, done.choices[0].finish_reason) == (whole, "length")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_usage_has_dropped_characters(session: aiohttp.ClientSession, address: str, *, stream: bool) -> None:
+    fields = {"prompt": ["f€x", "λό"], "max_tokens": 1, "stream": stream, "stream_options": {"include_usage": True}}
+    async with session.post(f"{address}/v1/completions", json=fields) as response:
+        text = (await response.text()).removesuffix("data: [DONE]\n\n")
+    counts = json.loads(text.rpartition("data: ")[2])["usage"]
+    assert (counts["prompt_tokens"], counts["dropped_characters"]) == (2, 3)
+
+
 async def test_stream_has_the_same_text_and_usage(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
     stream = await client.completions.create(
         model=NAME, prompt="fox", max_tokens=30, seed=3, stream=True, stream_options={"include_usage": True}

@@ -83,6 +83,16 @@ async def test_page_streams_and_stop_frees_the_slot(page: Tab, paced: tuple[Pace
     assert page.console == []
 
 
+async def test_page_says_that_characters_were_dropped(page: Tab, releases: ReleaseStore) -> None:
+    releases.store.activate(releases.install().id)
+    async with serving_releases(releases) as address:
+        await page.go(address)
+        await page.fill("#prompt", "the λόγος")
+        await page.click("#generate")
+        await page.until("/: (end of text|token limit)/.test(document.querySelector('#status').innerText)")
+        assert "; 5 characters of the prompt are not in the model's vocabulary" in await page.text("#status")
+
+
 async def test_page_sends_the_sampling_controls(page: Tab, releases: ReleaseStore) -> None:
     release = releases.install()
     releases.store.activate(release.id)

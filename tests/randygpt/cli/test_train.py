@@ -105,6 +105,28 @@ def test_resume_remembers_learning_rates_and_target(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("at_work")
+def test_text_that_the_vocabulary_lacks_needs_consent(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(*TINY, "--iters", "1") == 0
+    Path("greek.txt").write_text("the λόγος " * 800, encoding="utf-8")
+    again = ("train", "--resume", "--train-file", "greek.txt")
+    capsys.readouterr()
+    assert run([*again, "--iters", "2"]) == 2
+    line = only_line(capsys.readouterr().err)
+    assert "greek.txt: 4,000 of 8,000 characters (50.0%) are not in the vocabulary; " in line
+    assert "pass --drop-unknown" in line
+    assert found().header.iteration == 0
+    assert run([*again, "--iters", "2", "--drop-unknown"]) == 0
+    assert "4,000 of 8,000 characters (50.0%) are not in the vocabulary and are dropped" in capsys.readouterr().err
+    assert run([*again, "--iters", "3"]) == 0  # remembered
+    capsys.readouterr()
+    assert run(["generate", "the λ", "λ", "--model", "checkpoint.bin", "--max-tokens", "2"]) == 0
+    line = only_line(capsys.readouterr().err)
+    assert line == "2 of 6 characters of the prompt are not in the vocabulary and are dropped"
+    assert run(["generate", "the", "--model", "checkpoint.bin", "--max-tokens", "2"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("at_work")
 @pytest.mark.parametrize("words", [("--recipe", "slow"), ("--accumulate", "3", "--batch", "2"), ("--precision", "fp8")])
 def test_unsupported_option_value(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
     assert train("--iters", "1", *words) == 2

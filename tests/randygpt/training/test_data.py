@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
-from randygpt.errors import InvalidModelFile
+from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.model.tokenizer import BpeTokenizer, CharTokenizer
-from randygpt.training.data import Corpus
+from randygpt.training.data import Corpus, check_vocabulary
 
 FIRST_CHARACTER = 0x4E00
 BLOCK = 8
@@ -131,6 +131,26 @@ def test_document_rule_is_dropped_when_useless(lengths: tuple[int, ...]) -> None
     corpus = documents(*lengths)
     assert any(1 in sequence[:-1] for sequence in drawn(corpus, 100))
     assert len(both(*corpus.validation(5))) == 5
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_dropped_characters_are_reported_or_refused(kind: str) -> None:
+    known = CharTokenizer.from_text("ab\n") if kind == "char" else BpeTokenizer(["<|bos|>", "<|eos|>", *"ab\n"], [])
+    said: list[str] = []
+    check_vocabulary("ab\n" * 50, known, drop_unknown=False, warn=pytest.fail)
+    check_vocabulary("aébb" * 50 + "a", known, drop_unknown=True, warn=said.append)
+    check_vocabulary("aébbb" * 50, known, drop_unknown=False, warn=said.append)
+    assert said == [
+        "text: 50 of 201 characters (24.9%) are not in the vocabulary and are dropped",
+        "text: 50 of 250 characters (20.0%) are not in the vocabulary and are dropped",
+    ]
+    with pytest.raises(CallerError, match=r"text: 50 of 201 .* to train on the rest, pass --drop-unknown"):
+        check_vocabulary("aébb" * 50 + "a", known, drop_unknown=False, warn=pytest.fail)
+
+
+def test_document_ends_do_not_count_as_dropped() -> None:
+    known = BpeTokenizer(["<|bos|>", "<|eos|>", "a"], [])
+    check_vocabulary("aaaa<|eos|>aaaa", known, drop_unknown=False, warn=pytest.fail)
 
 
 def test_minimum_length_counts_tokens() -> None:

@@ -23,6 +23,7 @@ EVERY_FLAG = TrainFlags(
     max_lr=0.5,
     min_lr=0.25,
     precision="float32",
+    drop_unknown=True,
 )
 
 
@@ -56,6 +57,7 @@ def test_a_resumed_run_keeps_its_options() -> None:
         "min_lr": 0.25,
         "dropout": 0.125,
         "precision": "float32",
+        "drop_unknown": True,
     }
     assert resolve(TrainFlags(), resumed(**started.to_json())) == started
     assert describe_changes(started, resumed(**started.to_json())) == ""

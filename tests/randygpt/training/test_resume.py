@@ -220,7 +220,9 @@ def test_resume_with_another_text_warns(tmp_path: Path, text: str, count: int) -
     start(options(tmp_path), stop_after=1)
     warnings: list[str] = []
     Trainer.resume(options(tmp_path), text, inspect_checkpoint(tmp_path / "m.bin"), warn=warnings.append)
-    assert warnings == [f"{tmp_path / 'm.bin'} was trained on another text"] * count
+    assert [each for each in warnings if "vocabulary" not in each] == [
+        f"{tmp_path / 'm.bin'} was trained on another text"
+    ] * count
 
 
 def test_resume_without_recorded_text_does_not_warn(tmp_path: Path) -> None:

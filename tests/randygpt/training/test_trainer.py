@@ -88,6 +88,7 @@ def test_run_leaves_exactly_its_files(tmp_path: Path) -> None:
             "batch_size": 2,
             "iterations": 6,
             "accumulate": 1,
+            "drop_unknown": False,
             "max_lr": trainer.options.max_lr,
             "min_lr": trainer.options.min_lr,
             "dropout": trainer.options.dropout,
