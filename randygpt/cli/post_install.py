@@ -48,7 +48,7 @@ class PostInstallHook:
             if code:
                 print_stderr(f"--exec: command failed with exit code {code}")
         except TimeoutError:
-            print_stderr(f"--exec: command killed after {self._deadline_s:.0f} s")
+            print_stderr(f"--exec: command killed after {self._deadline_s:g} s")
         finally:
             with contextlib.suppress(ProcessLookupError):  # also ends its children
                 os.killpg(process.pid, signal.SIGKILL)

@@ -36,6 +36,7 @@ from distribution.manifest import Manifest
 from distribution.trust import TrustPolicy
 from relay_client.event import Event, EventDraft
 from relay_client.keys import AddressReference, SecretKey
+from relay_client.session import MAX_UNSOLICITED
 
 Tamper = Callable[[RawEvent], RawEvent | None]
 
@@ -374,7 +375,7 @@ async def test_release_from_the_future_is_refused(scripted: ScriptedRelay, tmp_p
 async def test_flood_of_junk_is_cut_off(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
     junk = orjson.loads(chunk_draft(b"x", sha256=bytes(32), created_at=1).sign(key).to_json())
-    scripted.junk = [junk | {"id": f"{number:064x}"} for number in range(3000)]
+    scripted.junk = [junk | {"id": f"{number:064x}"} for number in range(MAX_UNSOLICITED + 1)]
     with pytest.raises(TransportError, match="unsolicited"):
         await fetch([scripted.url], tmp_path / "b", published.release.id)
     assert visible(tmp_path / "b") == {}

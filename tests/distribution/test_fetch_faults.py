@@ -18,6 +18,7 @@ from distribution.events import CHUNK_KIND
 from distribution.fetch import Fetched
 from distribution.publish import Published
 from relay_client.keys import SecretKey
+from relay_client.session import MAX_UNSOLICITED
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 GIVE_UP_S = 60  # a test that waits this long has failed
@@ -233,7 +234,7 @@ async def test_flood_of_unrequested_events_drops_the_relay(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published
 ) -> None:
     junk = next(event for event in relays[0].events.values() if is_chunk(published, event)) | {"content": "x"}
-    relays[0].junk = [junk | {"id": f"{number:064x}"} for number in range(1_500)]
+    relays[0].junk = [junk | {"id": f"{number:064x}"} for number in range(MAX_UNSOLICITED + 1)]
     with pytest.raises(TransportError, match="unsolicited"):
         await fetch([relays[0].url], tmp_path, published.release.id)
     assert visible(tmp_path) == {}

@@ -30,12 +30,12 @@ def documented() -> dict[str, str]:
 LINES = documented()
 
 
-def test_there_are_some() -> None:
+def test_pages_have_command_lines() -> None:
     assert {"README.md", "training.md"} <= set(LINES.values())
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_documented_command_exists_with_its_flags(line: str) -> None:
+def test_documented_command_exists_with_its_flags(line: str) -> None:
     words = normalise(shlex.split(re.split(r"\s[|&>]", line)[0], comments=True)[1:])
     command: Any = COMMAND
     while words and words[0] in getattr(command, "commands", {}):

@@ -91,7 +91,7 @@ def test_flag_overrides_conflicting_setting(settings: Path, capsys: Capture) -> 
     assert "--follow cannot be combined with --model or --checkpoint" in only_line(capsys.readouterr().err)
 
 
-def test_a_server_listens_where_the_file_says(tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_uses_the_port_in_the_file(tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tiny(tmp_path / "m.bin")
     (tmp_path / "keys.txt").write_text("hunter2\n", encoding="utf-8")
     path = tmp_path / "c.toml"
@@ -226,17 +226,17 @@ def test_config_check_takes_another_file(settings: Path, capsys: Capture) -> Non
 @pytest.mark.parametrize(
     "words", [["--help"], ["serve", "--help"], ["serve", "-h"], ["--version"], ["config", "example"]]
 )
-def test_help_is_given_whatever_is_set(settings: Path, words: list[str]) -> None:
+def test_help_works_with_invalid_settings(settings: Path, words: list[str]) -> None:
     settings.write_text("nonsense", encoding="utf-8")
     assert run(words) == 0
 
 
-def test_a_shell_that_completes_shows_no_mistake(settings: Path) -> None:
+def test_completion_works_with_invalid_settings(settings: Path) -> None:
     settings.write_text("nonsense", encoding="utf-8")
     assert installed.complete("") == []
 
 
-def test_prompt_that_looks_like_help_is_a_prompt(settings: Path, capsys: Capture) -> None:
+def test_prompt_may_look_like_a_flag(settings: Path, capsys: Capture) -> None:
     settings.write_text("nonsense", encoding="utf-8")
     assert run(["generate", "--", "--help"]) == 2
     assert "not TOML" in only_line(capsys.readouterr().err)
@@ -246,7 +246,7 @@ def test_prompt_that_looks_like_help_is_a_prompt(settings: Path, capsys: Capture
     ("name", "value", "says"),
     [("RANDYGPT_SERVE_PORT", "x", "'--port'"), ("RANDYGPT_SERVE_MAX_SIZE", "much", "not a size in bytes")],
 )
-def test_a_wrong_variable_is_named(
+def test_invalid_variable_is_named(
     settings: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
 ) -> None:
     settings.write_text("[serve]\nport = 1\n", encoding="utf-8")
@@ -309,7 +309,7 @@ def test_config_example_is_complete_and_valid(settings: Path, capsys: Capture) -
     assert "# Port to listen on; 0 for any free port.  [default: 8080; 0<=x<=65535]" in text
 
 
-def test_the_pages_examples_are_true(settings: Path, capsys: Capture) -> None:
+def test_documented_settings_are_valid(settings: Path, capsys: Capture) -> None:
     page = (Path(__file__).parents[3] / "docs/settings.md").read_text(encoding="utf-8")
     (toml,) = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     settings.write_text(toml, encoding="utf-8")

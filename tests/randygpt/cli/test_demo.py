@@ -1,4 +1,4 @@
-"""The demo, as `make demo` runs it: twice in a row, and it leaves nothing behind."""
+"""The demo, as `make demo` runs it."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.full
 
 
-def test_the_demo_succeeds_twice_and_leaves_nothing(tmp_path: Path) -> None:
+def test_demo_leaves_nothing_and_can_be_repeated(tmp_path: Path) -> None:
     for _ in range(2):
         done = subprocess.run(
             [sys.executable, "-m", "randygpt", "demo"],

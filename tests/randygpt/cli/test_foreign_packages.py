@@ -1,4 +1,4 @@
-"""Files of the current folder that are named like our packages: never imported, and named if they are in the way."""
+"""Modules of the current folder named like our packages are not imported; a foreign package on the path is named."""
 
 import shutil
 import subprocess
@@ -23,7 +23,7 @@ WAYS = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with modules named like ours, and like some that ours import; each leaves a mark if it is run."""
+    """A folder with modules named like ours, and like some that ours import; each writes to `ran` when imported."""
     for name in (*NAMES, "torch", "typing"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})\n")
     return tmp_path
@@ -41,7 +41,14 @@ def run(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProc
     )
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [
+        "python -m",
+        "command",
+        *(pytest.param(way, marks=pytest.mark.full) for way in ("torchrun -m", "torchrun --no-python")),
+    ],
+)
 def test_modules_of_the_current_folder_are_not_imported(folder: Path, way: str) -> None:
     done = run(folder, *WAYS[way], "list", "--json")
     assert (done.returncode, done.stdout.strip()) == (0, '{"releases": []}'), done.stderr
@@ -50,7 +57,7 @@ def test_modules_of_the_current_folder_are_not_imported(folder: Path, way: str) 
 
 @pytest.mark.parametrize("way", ["python -m", "command"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_foreign_package_on_the_path_is_named(tmp_path: Path, name: str, way: str) -> None:
+def test_foreign_package_on_the_path_is_named(tmp_path: Path, name: str, way: str) -> None:
     foreign = tmp_path / "path" / name / "__init__.py"
     foreign.parent.mkdir(parents=True)
     foreign.write_text(f"open({str(tmp_path / 'ran')!r}, 'a')\n")
@@ -61,7 +68,7 @@ def test_a_foreign_package_on_the_path_is_named(tmp_path: Path, name: str, way: 
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_copy_runs_from_its_own_folder(tmp_path: Path) -> None:
+def test_copy_runs_from_its_own_folder(tmp_path: Path) -> None:
     for name in ("randygpt", *NAMES):
         shutil.copytree(Path(__file__).parents[3] / name, tmp_path / name)
     done = run(tmp_path, *WAYS["python -m"], "list", "--json")

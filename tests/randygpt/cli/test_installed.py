@@ -1,4 +1,4 @@
-"""Installed releases on the command line: listed, shown, verified, chosen, pinned; and whose are taken at all."""
+"""Commands on installed releases (list, show, verify, use, pin) and on the trust list."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from relay_client.keys import SecretKey, encode_npub
 
 @dataclass(frozen=True)
 class Friend:
-    """A home with two versions of one author's model, and one of another's, the newest of the first current."""
+    """A home with two versions of one author's model and one of another's; the newest of the first is current."""
 
     home: Path
     author: SecretKey
@@ -102,10 +102,10 @@ def test_pin_and_unpin(friend: Friend, capsys: pytest.CaptureFixture[str]) -> No
     assert said(capsys, "show", "current")["pinned"] is False
 
 
-# --- which one is meant
+# --- references
 
 
-def test_release_references(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_kind_of_reference_names_a_release(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
     npub = encode_npub(friend.author.pubkey)
     assert run(["trust", "add", npub, "alice"]) == 0
     capsys.readouterr()
@@ -183,7 +183,7 @@ def test_verify_file_finds_its_release(friend: Friend, capsys: pytest.CaptureFix
 # --- trust
 
 
-def test_trust_list(at_home: Path, capsys: pytest.CaptureFixture[str], key: SecretKey) -> None:
+def test_trust_list_is_edited_by_commands(at_home: Path, capsys: pytest.CaptureFixture[str], key: SecretKey) -> None:
     npub = encode_npub(key.pubkey)
     assert said(capsys, "trust", "list") == {"policy": "explicit", "authors": []}
     assert said(capsys, "trust", "add", npub, "alice") == {"npub": npub, "name": "alice"}

@@ -134,7 +134,7 @@ def test_export_overwrites_nothing(home: Path, capsys: Capture) -> None:
     ("text", "says"),
     [("", "the file has no password"), ("\n", "the file has no password"), ("wrong", "wrong password for")],
 )
-def test_wrong_password_file(home: Path, capsys: Capture, key: SecretKey, text: str, says: str) -> None:
+def test_wrong_password_file_is_refused(home: Path, capsys: Capture, key: SecretKey, text: str, says: str) -> None:
     (home / "keys").mkdir()
     secret_file(home / "keys/nsec", key.reveal_ncryptsec(OPENS))
     assert says in refused(capsys, "show", "--password-file", str(secret_file(home / "pw", text)))

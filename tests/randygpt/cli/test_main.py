@@ -61,7 +61,7 @@ def test_publish_and_fetch_do_not_import_torch(author: Path, relay: str) -> None
 
 
 def commands(command: object, *path: str) -> list[tuple[str, ...]]:
-    """The words of every command and of every group of them."""
+    """Return the words of every command and group of commands."""
     inner = [commands(each, *path, name) for name, each in getattr(command, "commands", {}).items()]
     return [*([path] if path else []), *itertools.chain.from_iterable(inner)]
 
@@ -333,7 +333,7 @@ def test_generate_continues_each_prompt(at_home: Path, capsys: pytest.CaptureFix
 def test_rust_flags_serve_a_file(friend: Path) -> None:
     write_tiny(friend / "checkpoint_best.bin")
     with background(friend, "--bpe", "--serve", "127.0.0.1:0") as (_, address):
-        asked = b'{"prompt": "the", "max_tokens": 3, "temperature": 0}'  # drawn, it might end sooner
+        asked = b'{"prompt": "the", "max_tokens": 3, "temperature": 0}'  # greedy: no early end
         with urllib.request.urlopen(address, asked, timeout=TIMEOUT_S) as reply:
             body = json.loads(reply.read())
             assert "X-Release" not in reply.headers

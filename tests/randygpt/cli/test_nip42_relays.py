@@ -1,4 +1,4 @@
-"""Every command with a relay that wants to know who is there (NIP-42): a real one, for reading and for writing."""
+"""Commands with a real relay that requires authentication (NIP-42) for reading and writing."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The Rust program's spelling of the command line, as ours."""
+"""Translation of the Rust program's command lines into ours."""
 
 import pytest
 
@@ -60,7 +60,7 @@ from randygpt.cli.rust_compat import normalise
     ],
     ids=lambda words: " ".join(words) or "nothing",
 )
-def test_spelling(typed: list[str], meant: list[str]) -> None:
+def test_rust_command_line_is_translated(typed: list[str], meant: list[str]) -> None:
     given = list(typed)
     assert normalise(given) == meant
     assert given == typed

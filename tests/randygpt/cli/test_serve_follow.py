@@ -1,4 +1,4 @@
-"""`randygpt serve --follow` as it is typed: one process that fetches each new version and answers with it."""
+"""`randygpt serve --follow`: one process that fetches each new version and serves it."""
 
 import asyncio
 import json
@@ -29,19 +29,19 @@ def home(tmp_path: Path) -> Path:
 
 
 class Client:
-    """Asks a server, until it says what it should."""
+    """A client of one server."""
 
     def __init__(self, session: aiohttp.ClientSession, address: str) -> None:
         self._session = session
         self._address = address
 
     async def complete(self) -> tuple[int, str | None]:
-        """Status, and which release answers."""
+        """Return the status and the release that answered."""
         async with self._session.post(self._address, json={"prompt": "the", "max_tokens": 3}) as response:
             return response.status, response.headers.get("X-Release")
 
     async def until(self, condition: Callable[[dict[str, Any]], object]) -> None:
-        """Wait until what it tells of its model is as it should be."""
+        """Wait until the server's facts satisfy a condition."""
         async with asyncio.timeout(TIMEOUT_S):
             while True:
                 async with self._session.get(f"{self._address}/provenance") as response:
@@ -105,7 +105,7 @@ async def test_serve_follow_skips_oversized_release(relay: str, tmp_path: Path, 
         (["--relay", "ws://127.0.0.1:1"], 2, "--relay requires --follow"),
     ],
 )
-def test_what_is_refused_before_anything_starts(
+def test_invalid_follow_is_refused_before_serving(
     at_home: Path, capsys: pytest.CaptureFixture[str], key: SecretKey, words: list[str], code: int, said: str
 ) -> None:
     write_tiny(at_home / "m.bin")

@@ -33,7 +33,7 @@ def as_json(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object
     return result
 
 
-def test_everything_that_is_known(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_all_facts_of_a_checkpoint(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_tiny(at_home / "m.bin", seed=7)
     sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, name="tiny", iteration=7, losses=LOSSES)
     (at_home / "m.json").write_bytes(sidecar.encode())
@@ -75,14 +75,14 @@ def test_everything_that_is_known(at_home: Path, capsys: pytest.CaptureFixture[s
     ]
 
 
-def test_losses_of_another_moment_are_not_shown(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_losses_of_another_save_are_not_shown(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tiny(at_home / "m.bin", seed=7)
     (at_home / "m.json").write_bytes(Sidecar(config=CONFIG, tokenizer=TOKENIZER, iteration=8, losses=LOSSES).encode())
     shown = as_json(capsys, "m.bin")
     assert (shown["train_loss"], shown["val_loss"], shown["best_loss"]) == (None, None, 2.5)
 
 
-def test_the_folder_of_a_release(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_takes_the_folder_of_a_release(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (at_home / "release").mkdir()
     write_checkpoint(at_home / "release" / "story.bin", tiny_checkpoint(with_optimizer=False))
     for name, data in side_files().items():
@@ -92,7 +92,7 @@ def test_the_folder_of_a_release(at_home: Path, capsys: pytest.CaptureFixture[st
     assert (shown["name"], shown["tokenizer"], shown["train_loss"]) == (None, "char", None)
 
 
-def test_what_nothing_says_is_asked_for(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_without_sidecar_asks_for_the_shape(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hollow(at_home / "m.bin", "deep", 6016, "RGPT0002", 1)  # as long as s with moments
     assert run(["show", "m.bin"]) == 2
     assert "choose one with --preset" in only_line(capsys.readouterr().err)
@@ -124,7 +124,7 @@ def test_show_names_bpe_tokens(at_home: Path, capsys: pytest.CaptureFixture[str]
         ("text.bin", "text.bin: not a randyGPT checkpoint"),
     ],
 )
-def test_what_is_no_checkpoint(at_home: Path, capsys: pytest.CaptureFixture[str], file: str, says: str) -> None:
+def test_show_refuses_other_files(at_home: Path, capsys: pytest.CaptureFixture[str], file: str, says: str) -> None:
     (at_home / "empty").mkdir()
     (at_home / "text.bin").write_text("GGUF" * 100, encoding="utf-8")
     assert run(["show", file]) == 2
@@ -132,6 +132,6 @@ def test_what_is_no_checkpoint(at_home: Path, capsys: pytest.CaptureFixture[str]
     assert (out, says in only_line(err)) == ("", True)
 
 
-def test_torch_is_not_imported(tmp_path: Path) -> None:
+def test_show_does_not_import_torch(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.bin")
     assert not loads_torch(f"show {path}", f"show --json {path}")

@@ -36,7 +36,7 @@ def training(name: str = "checkpoint.bin") -> dict[str, object]:
 
 
 @pytest.mark.usefixtures("at_work")
-def test_any_shape() -> None:
+def test_any_shape_can_be_trained() -> None:
     assert train(*TINY, "--block", "64", "--iters", "2") == 0
     config = found().config
     assert (config.n_embd, config.n_head, config.n_layer, config.block_size) == (16, 2, 1, 64)
@@ -46,7 +46,7 @@ def test_any_shape() -> None:
 
 
 @pytest.mark.usefixtures("at_work")
-def test_impossible_shape(capsys: pytest.CaptureFixture[str]) -> None:
+def test_impossible_shape_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert train("--dim", "10", "--heads", "3") == 2
     assert "--heads 3 does not divide --dim 10" in only_line(capsys.readouterr().err)
 
@@ -128,7 +128,7 @@ def test_text_that_the_vocabulary_lacks_needs_consent(capsys: pytest.CaptureFixt
 
 @pytest.mark.usefixtures("at_work")
 @pytest.mark.parametrize("words", [("--recipe", "slow"), ("--accumulate", "3", "--batch", "2"), ("--precision", "fp8")])
-def test_unsupported_option_value(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+def test_unsupported_option_value_is_refused(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
     assert train("--iters", "1", *words) == 2
     only_line(capsys.readouterr().err)
     assert not Path("checkpoint.bin").exists()
@@ -170,7 +170,7 @@ def test_fine_tune_defaults_to_newest_checkpoint() -> None:
 
 
 @pytest.mark.usefixtures("at_work")
-def test_fine_tune_without_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+def test_fine_tune_without_checkpoint_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert train("--fine-tune", "--iters", "2") == 2
     assert "checkpoint.bin: No such file" in only_line(capsys.readouterr().err)
 

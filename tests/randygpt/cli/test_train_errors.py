@@ -1,4 +1,4 @@
-"""What goes wrong around a run: files of somebody else under its names, damaged files, names that are none."""
+"""Errors of training: files of another run under its names, damaged files, invalid names."""
 
 import contextlib
 import json
@@ -165,7 +165,7 @@ def test_default_batch_of_a_deep_model(capsys: pytest.CaptureFixture[str]) -> No
     assert "--accumulate must be from 1 to the batch size, 16" in only_line(capsys.readouterr().err)
 
 
-def test_invalid_world_size(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_world_size_is_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "x")
     assert train(*TINY, "--iters", "1") == 2
     assert "WORLD_SIZE" in only_line(capsys.readouterr().err)
@@ -215,8 +215,8 @@ def test_invalid_iteration_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("field", ["iteration", "step"])
-def test_counters_at_their_maximum(capsys: pytest.CaptureFixture[str], field: str) -> None:
-    """What goes on from there could not be written."""
+def test_run_beyond_the_range_of_counters_is_refused(capsys: pytest.CaptureFixture[str], field: str) -> None:
+    """The file format has 32-bit counters."""
     assert train(*TINY, "--iters", "2") == 0
     path = Path("checkpoint.bin")
     data = path.read_bytes()
@@ -276,7 +276,7 @@ def test_short_text_is_named(capsys: pytest.CaptureFixture[str], text: str) -> N
         ("import", "folder", "."),
     ],
 )
-def test_invalid_file_names(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+def test_invalid_file_names_are_refused(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
     tiny = (*TINY, "--iters", "1") if words[0] == "train" else ()
     assert run([*words, *tiny]) == 2
     only_line(capsys.readouterr().err)

@@ -182,7 +182,7 @@ def test_missing_matplotlib_names_the_extra(tmp_path: Path) -> None:
     assert "pip install 'randygpt[plot]'" in only_line(done.stderr)
 
 
-def test_torch_is_not_imported(tmp_path: Path) -> None:
+def test_plot_does_not_import_torch(tmp_path: Path) -> None:
     path = put_run(tmp_path, "run", 3)
     assert not loads_torch(f"plot {path}")
     assert (tmp_path / "run.png").is_file()
