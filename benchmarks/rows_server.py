@@ -3,19 +3,23 @@
 import contextlib
 import functools
 import os
+import re
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from measure import BASELINE, ROUNDS, Bench, Measured, Row, ratio
+from measure import BASELINE, ROUNDS, SCRIPTS, Bench, Measured, Row, ratio
 
 from randygpt.checkpoint.header import CheckpointHeader
 from randygpt.checkpoint.rgpt import Array, Checkpoint, write_checkpoint
 from randygpt.checkpoint.sidecar import Sidecar
 from randygpt.model.config import ModelConfig
 from randygpt.model.tokenizer import CharTokenizer
+from server.memory import MAX_SLOTS
 
 VOCAB = 2000
 TOKENS = 200
@@ -47,13 +51,13 @@ def running(*arguments: str, home: Path) -> Iterator[tuple[int, str]]:
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[str]:
+def serving(folder: Path, *arguments: str) -> Iterator[str]:
     """Run a server with random weights; yield its address."""
     path = folder / "served.bin"
     checkpoint = Checkpoint(header=HEADER, config=CONFIG, weights=weights(0), optimizer_state=None)
     sidecar = Sidecar(config=CONFIG, tokenizer=CHARACTERS)
     write_checkpoint(path, checkpoint, (path.with_suffix(".json"), sidecar.encode()))
-    with running("--model", str(path), home=folder) as (_, address):
+    with running("--model", str(path), *arguments, home=folder) as (_, address):
         yield address
 
 
@@ -83,6 +87,41 @@ def first_token(bench: Bench) -> Measured:
     return Measured(value=measured.value, raw=measured.raw | figures)
 
 
+def first_token_under_flood(bench: Bench) -> Measured:
+    """Compare time to first token of a key while another key requests all it can with that of an idle server, in ms."""
+    keys, pairs = bench.folder / "keys.txt", []
+    keys.write_text("calm\nflood\n", encoding="utf-8")
+    with serving(bench.folder, "--api-key-file", str(keys)) as address:
+        for _ in range(ROUNDS):
+            idle_ms = bench.run_script("first_token.py", str(PROMPT), address, "calm")["first_ms"]
+            with flooding(address, "flood"):
+                busy_ms = bench.run_script("first_token.py", str(PROMPT), address, "calm")["first_ms"]
+            pairs.append((idle_ms, busy_ms))
+    return ratio(pairs, inverse=True)
+
+
+@contextlib.contextmanager
+def flooding(address: str, key: str) -> Iterator[None]:
+    """Have a process request all that a key can get; begins once the server is busy."""
+    command = [sys.executable, str(SCRIPTS / "flood.py"), address, key]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        try:
+            while sequences_running(address) < MAX_SLOTS:
+                time.sleep(0.05)
+            yield
+        finally:
+            process.communicate()
+    while sequences_running(address):
+        time.sleep(0.05)
+
+
+def sequences_running(address: str) -> int:
+    """Return the number of sequences that the server decodes."""
+    with urllib.request.urlopen(f"{address}/metrics", timeout=60) as response:  # noqa: S310 (our own)
+        found = re.search(rb"^randygpt_sequences_running (.*)$", response.read(), re.MULTILINE)
+    return int(float(found[1])) if found else 0
+
+
 ROWS = (
     *(
         Row(
@@ -100,5 +139,10 @@ ROWS = (
         goal=1,
         at_most=True,
         measure=first_token,
+    ),
+    Row(
+        name="time to first token while another key requests all it can, relative to an idle server",
+        unit="x",
+        measure=first_token_under_flood,
     ),
 )

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import orjson
 from aiohttp import web
 
+from server.admission import Admission
 from server.completion import Completion
 from server.config import ServerConfig
 from server.engine import Engine
@@ -19,7 +20,7 @@ from server.errors import Busy, InvalidRequest, ModelLoadError
 from server.fields import parse_object
 from server.listen import listen
 from server.metrics import CONTENT_TYPE, Metrics, Snapshot
-from server.middleware import REQUEST_ID, RETRY_AFTER_S, STREAM, Middleware, error_response, json_response
+from server.middleware import API_KEY, REQUEST_ID, RETRY_AFTER_S, STREAM, Middleware, error_response, json_response
 from server.models import ActiveModel, LoadedModel
 from server.openapi import document
 from server.page import Page
@@ -53,6 +54,7 @@ class Application:
         self._config = config
         self._metrics = metrics
         self._turns = LoopTurns()
+        self._admission = Admission(config.limits)
         self._page = Page(active, provenance)
         middleware = Middleware(config, metrics)
         self.web = web.Application(client_max_size=MAX_BODY, middlewares=[middleware.handle])
@@ -76,7 +78,7 @@ class Application:
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         params = parse_plain(await self._body(request))
-        async with self._completion(params) as completion:
+        async with self._completion(request, params) as completion:
             body = plain_body(
                 text=await completion.text(),
                 model=completion.model.name,
@@ -96,7 +98,7 @@ class Application:
         self, request: web.Request, parse: Callable[[bytes], CompletionRequest], *, is_chat: bool
     ) -> web.StreamResponse:
         params = parse(await self._body(request))
-        async with self._completion(params) as completion:
+        async with self._completion(request, params) as completion:
             model = completion.model
             form = OpenAIFormat(
                 is_chat=is_chat,
@@ -117,12 +119,16 @@ class Application:
             return json_response(200, form.body(choices, counts), _release_header(model))
 
     @contextlib.asynccontextmanager
-    async def _completion(self, params: CompletionRequest) -> AsyncIterator[Completion]:
-        """Submit a request to the active model."""
-        with self._active.lease() as loaded:
-            async with Completion(self._engine, self._turns, _required(loaded), params) as completion:
-                self._metrics.prompt_tokens.inc(completion.prompt_tokens)
-                yield completion
+    async def _completion(self, request: web.Request, params: CompletionRequest) -> AsyncIterator[Completion]:
+        """Submit a request to the active model; raises Busy and KeyLimitReached."""
+        with self._active.lease() as found:
+            loaded, key = _required(found), request.get(API_KEY)
+            tokens = params.most_tokens(loaded.language_model.config.block_size)
+            with self._admission.admit(key, sequences=params.choices, tokens=tokens):
+                completion = Completion(self._engine, self._turns, loaded, params, key=key)
+                async with completion:
+                    self._metrics.prompt_tokens.inc(completion.prompt_tokens)
+                    yield completion
 
     async def _stream(
         self, request: web.Request, completion: Completion, form: OpenAIFormat, *, include_usage: bool
@@ -257,7 +263,7 @@ async def run_server(
         CannotListen: The address is in use, or not one of this machine.
     """
     metrics = Metrics()
-    engine = Engine(threads=config.threads, max_sequences=config.limits.max_sequences, metrics=metrics)
+    engine = Engine(threads=config.threads, metrics=metrics)
     metrics.add_gauges(partial(_snapshot, active, engine))
     application = Application(active, reloader, provenance, engine, config, metrics)
     try:

@@ -1,9 +1,11 @@
 """Continuous batching of one worker's sequences of one model: slots, chunked prefill, decode steps. No I/O.
 
 Sequences join and leave between steps. Those in the first slots are prefilled and get one token per step. The others
-are prefilled in chunks, first come first served, so that a long prompt does not stall the decoding of the rest.
+are prefilled in chunks, so that a long prompt does not stall the decoding of the rest. Keys take turns at the prefill,
+and the sequences of one key are prefilled in order of arrival.
 """
 
+import itertools
 from collections import abc
 
 import numpy as np
@@ -37,6 +39,8 @@ class Batch:
         self._prefill_tokens, self._idle_prefill_tokens = prefill_tokens, idle_prefill_tokens
         self._slots: list[Sequence] = []
         self._decoding = 0  # number of prefilled sequences; they have the first slots
+        self._prefilled: dict[int | None, int] = {}  # tokens by key, of keys with sequences in prefill
+        self._order = itertools.count()
 
     @property
     def sequences(self) -> abc.Sequence[Sequence]:
@@ -46,6 +50,7 @@ class Batch:
     def add(self, sequence: Sequence) -> None:
         """Put a sequence in the next slot, with the KV entries that migrated with it."""
         slot = len(self._slots)
+        sequence.prefill_order = next(self._order)
         if sequence.migrated_kv:
             self._cache.put(slot, *sequence.migrated_kv)
             sequence.migrated_kv = None
@@ -53,16 +58,17 @@ class Batch:
             self._cache.lengths[slot] = 0
         self._slots.append(sequence)
 
-    def detach(self) -> Sequence:
-        """Remove the last sequence, to be added to another batch with its KV entries.
+    def detach(self, slot: int | None = None) -> Sequence:
+        """Remove a sequence (default: the last), to be added to a batch with its KV entries.
 
         Raises:
             MemoryError: The KV entries could not be copied; the sequence stays.
         """
-        slot = len(self._slots) - 1
-        self._slots[slot].migrated_kv = self._cache.get(slot)
-        self._decoding = min(self._decoding, slot)
-        return self._slots.pop()
+        slot = len(self._slots) - 1 if slot is None else slot
+        sequence = self._slots[slot]
+        sequence.migrated_kv = self._cache.get(slot)
+        self._remove(slot)
+        return sequence
 
     def step(self) -> list[Sequence]:
         """Run one step.
@@ -77,9 +83,12 @@ class Batch:
         for slot, ids in chunks:
             sequence = self._slots[slot]
             sequence.uncomputed_ids = sequence.uncomputed_ids[len(ids) :]
-            self._decoding += not sequence.uncomputed_ids
+        ended = sorted(slot for slot, _ in chunks if not self._slots[slot].uncomputed_ids)
         for slot, token in sampled:
             self._slots[slot].append_token(token)
+        for slot in ended:
+            self._swap(slot, self._decoding)
+            self._decoding += 1
         advanced = self._slots[: self._decoding]
         for slot in reversed(range(self._decoding)):
             sequence = self._slots[slot]
@@ -90,15 +99,24 @@ class Batch:
         return advanced
 
     def _next_chunks(self) -> Chunks:
+        """Return the chunks to prefill, of the key with fewest prefilled tokens first."""
         chunks: Chunks = []
         budget = self._prefill_tokens if self._decoding else self._idle_prefill_tokens
-        for slot in range(self._decoding, len(self._slots)):
-            ids = self._slots[slot].uncomputed_ids[:budget]
-            if not ids:
-                break
+        waiting = dict(enumerate(self._slots[self._decoding :], start=self._decoding))
+        known = [self._prefilled[key] for each in waiting.values() if (key := each.request.key) in self._prefilled]
+        start = min(known, default=0)  # of a key that had nothing to prefill until now
+        self._prefilled = {each.request.key: self._prefilled.get(each.request.key, start) for each in waiting.values()}
+        while waiting and budget:
+            slot = min(waiting, key=lambda each: self._turn(waiting[each]))
+            sequence = waiting.pop(slot)
+            ids = sequence.uncomputed_ids[:budget]
             chunks.append((slot, ids))
             budget -= len(ids)
+            self._prefilled[sequence.request.key] += len(ids)
         return chunks
+
+    def _turn(self, sequence: Sequence) -> tuple[int, int]:
+        return self._prefilled[sequence.request.key], sequence.prefill_order
 
     def _compute(self, chunks: Chunks) -> tuple[list[int], Array]:
         """Return the slots that get a token, and its logits (n, V): decoding ones, and those whose prefill ends."""
@@ -124,6 +142,7 @@ class Batch:
     def _restart(self, slot: int) -> None:
         """Context shift: queue a sequence for prefill of its shortened context. It keeps a slot throughout."""
         self._move_to_end(slot)
+        self._slots[-1].prefill_order = next(self._order)
         self._cache.lengths[len(self._slots) - 1] = 0
 
     def _remove(self, slot: int) -> None:
@@ -139,6 +158,13 @@ class Batch:
             slot = self._decoding
         self._move(last, slot)
         self._slots[last] = sequence
+
+    def _swap(self, slot: int, other: int) -> None:
+        if slot != other:
+            entries = self._cache.get(slot)
+            self._cache.move(other, slot)
+            self._cache.put(other, *entries)
+            self._slots[slot], self._slots[other] = self._slots[other], self._slots[slot]
 
     def _move(self, source: int, target: int) -> None:
         if source != target:

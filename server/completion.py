@@ -40,7 +40,15 @@ class Completion:
         completion_tokens: Number of tokens generated so far.
     """
 
-    def __init__(self, engine: Engine, turns: LoopTurns, model: LoadedModel, request: CompletionRequest) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        turns: LoopTurns,
+        model: LoadedModel,
+        request: CompletionRequest,
+        *,
+        key: int | None = None,
+    ) -> None:
         self.model = model
         self.prompt_tokens = 0
         self.dropped_characters = 0
@@ -48,6 +56,7 @@ class Completion:
         self._engine = engine
         self._turns = turns
         self._params = request
+        self._key = key
         self._tokenizer = model.language_model.tokenizer
         self._stop_filters = [StopFilter(request.stops) for _ in range(request.choices)]
         self._offsets = [0] * request.choices
@@ -62,7 +71,9 @@ class Completion:
         self.prompt_tokens = sum(map(len, prompts))
         pairs = [(prompt, sampling) for prompt in prompts for sampling in self._params.samplings]
         stream = self._params.stream or bool(self._params.stops)
-        self._request = self._engine.submit(self.model, pairs, logprobs=self._params.logprobs, stream=stream)
+        self._request = self._engine.submit(
+            self.model, pairs, key=self._key, logprobs=self._params.logprobs, stream=stream
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -7,7 +7,7 @@ sequence. A `DecodeWorker` runs its sequences on its own thread, step by step, a
 import asyncio
 import threading
 import time
-from collections import abc
+from collections import Counter, abc
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,17 +26,16 @@ _MAX_WORKERS = 2  # more would wait for the interpreter lock, which only numpy's
 class Engine:
     """A pool of decode workers. Use it from one event loop.
 
-    Small loads stay on one worker; from 8 sequences on the load is balanced. Sequences beyond capacity queue
-    first-in, first-out.
+    Small loads stay on one worker; from 8 sequences on the load is balanced. Sequences beyond capacity queue: keys take
+    turns, and the sequences of one key are served first-in, first-out. A key that waits gets slots of a key that has
+    more of them (preemption).
 
     Args:
         threads: Processors to use; the number of workers follows from it.
-        max_sequences: Limit on sequences running or waiting.
         metrics: Where decode steps are counted.
     """
 
-    def __init__(self, *, threads: int, max_sequences: int = 128, metrics: Metrics | None = None) -> None:
-        self._max_sequences = max_sequences
+    def __init__(self, *, threads: int, metrics: Metrics | None = None) -> None:
         self._count = 0  # sequences of open requests
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduler = _Scheduler()
@@ -69,24 +68,29 @@ class Engine:
             return [worker.load for worker in self._workers]
 
     def submit(
-        self, model: LoadedModel, prompts: abc.Sequence[Prompt], *, logprobs: int | None = None, stream: bool = True
+        self,
+        model: LoadedModel,
+        prompts: abc.Sequence[Prompt],
+        *,
+        key: int | None = None,
+        logprobs: int | None = None,
+        stream: bool = True,
     ) -> Request:
         """Queue a request and return it: a context manager that yields outputs.
 
         Args:
             model: The model that generates.
             prompts: Token ids and sampling parameters of each sequence.
+            key: Whose turn it takes: the index of an API key; None without keys.
             logprobs: Number of most likely tokens to report with each token; None reports no log probabilities.
             stream: Deliver tokens as they are generated, not all at the end of a sequence.
 
         Raises:
-            Busy: Too many sequences run or wait already, or the engine is shutting down.
+            Busy: The engine is shutting down.
         """
-        if self._count + len(prompts) > self._max_sequences:
-            raise Busy(f"{self._count} of at most {self._max_sequences} sequences are running or waiting; retry later")
         self._loop = asyncio.get_running_loop()
         request = Request(
-            model, prompts, logprobs=logprobs, stream=stream, on_close=partial(self._forget, len(prompts))
+            model, prompts, key=key, logprobs=logprobs, stream=stream, on_close=partial(self._forget, len(prompts))
         )
         self._scheduler.enqueue(request.sequences)
         self._count += len(prompts)
@@ -148,30 +152,54 @@ class _Scheduler:
             return self._queue
 
     def rebalance(self, worker: "DecodeWorker") -> None:
-        """Dispatch, and migrate sequences from `worker` to others. Hold the lock; call between its steps."""
+        """Dispatch, preempt, and migrate sequences from `worker` to others. Hold the lock; call between its steps."""
         self._dispatch()
+        self._preempt(worker)
         for other in self.workers:
             for _ in range(_imbalance(worker, other)):
                 if worker.migrate(other):
                     self.changed.notify_all()
 
     def _dispatch(self) -> None:
-        """Assign queued sequences to workers with a free slot. Hold the lock."""
-        waiting, self._queue = self._queue, []
-        full: set[LoadedModel] = set()
-        for sequence in waiting:
-            if sequence.cancelled:
-                continue
-            model = sequence.request.model
-            free = [] if model in full else [worker for worker in self.workers if worker.has_free_slot(model)]
-            if free:
-                loads = [worker.load for worker in self.workers]
-                stays_on_one = min(loads) == 0 and sum(loads) + 1 < _BALANCE_FROM
-                min(free, key=lambda worker: -worker.load if stays_on_one else worker.load).incoming.append(sequence)
-                self.changed.notify_all()
+        """Assign queued sequences to workers with a free slot, of the key with fewest slots first. Hold the lock."""
+        self._queue = [sequence for sequence in self._queue if not sequence.cancelled]
+        slots, full = self._slots_by_key(), set[LoadedModel]()
+        while candidates := [sequence for sequence in self._queue if sequence.request.model not in full]:
+            sequence = min(candidates, key=lambda each: slots[each.request.key])
+            worker = self._find_worker(sequence.request.model)
+            if worker:
+                self._assign(sequence, worker)
+                slots[sequence.request.key] += 1
             else:
-                full.add(model)
-                self._queue.append(sequence)
+                full.add(sequence.request.model)
+
+    def _preempt(self, worker: "DecodeWorker") -> None:
+        """Give a waiting sequence the slot of a key that has at least two more slots. Hold the lock.
+
+        One per step, so that the lock is not held for longer than it takes to copy the KV entries of one sequence.
+        """
+        if self._queue:
+            slots = self._slots_by_key()
+            sequence = min(self._queue, key=lambda each: slots[each.request.key])
+            preempted = worker.preempt(sequence.request.model, slots, at_least=slots[sequence.request.key] + 2)
+            if preempted:
+                self._queue.insert(0, preempted)
+                self._assign(sequence, worker)
+
+    def _slots_by_key(self) -> Counter[int | None]:
+        return Counter(sequence.request.key for worker in self.workers for sequence in worker.all_sequences())
+
+    def _find_worker(self, model: LoadedModel) -> "DecodeWorker | None":
+        """Return the worker that the next sequence of a model joins, or None if no slot is free."""
+        free = [worker for worker in self.workers if worker.has_free_slot(model)]
+        loads = [worker.load for worker in self.workers]
+        stays_on_one = min(loads) == 0 and sum(loads) + 1 < _BALANCE_FROM
+        return min(free, key=lambda worker: -worker.load if stays_on_one else worker.load, default=None)
+
+    def _assign(self, sequence: Sequence, worker: "DecodeWorker") -> None:
+        self._queue.remove(sequence)
+        worker.incoming.append(sequence)
+        self.changed.notify_all()
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -200,6 +228,25 @@ class DecodeWorker:
             count += len(self._batches[model].sequences)
         return count < len(model.cache.partition(self.index, self.count).lengths)
 
+    def all_sequences(self) -> list[Sequence]:
+        """Return the sequences that have a slot, or will have one before the next step. Hold the lock."""
+        return [*self.incoming, *(sequence for batch in self._batches.values() for sequence in batch.sequences)]
+
+    def preempt(self, model: LoadedModel, slots: Counter[int | None], *, at_least: int) -> Sequence | None:
+        """Detach a sequence of the key with most slots; None if it has fewer than `at_least`, or for lack of memory.
+
+        Hold the lock, between steps.
+        """
+        sequences = self._batches[model].sequences if model in self._batches else ()
+        counts = [(slots[sequence.request.key], slot) for slot, sequence in enumerate(sequences)]
+        count, slot = max(counts, default=(0, 0))  # of several the last, which has come least far
+        if count < at_least:
+            return None
+        try:
+            return self._batches[model].detach(slot)
+        except MemoryError:
+            return None
+
     def migrate(self, other: "DecodeWorker") -> bool:
         """Move one sequence and its KV entries to `other` if it has a free slot. Hold the lock, between steps."""
         for model, batch in self._batches.items():
@@ -215,8 +262,7 @@ class DecodeWorker:
         """Decode until the scheduler is closed, then fail what is left."""
         while self._admit():
             self._step_all()
-        left = [*self.incoming, *(sequence for batch in self._batches.values() for sequence in batch.sequences)]
-        self._deliver(_failed(left, _shutting_down()))
+        self._deliver(_failed(self.all_sequences(), _shutting_down()))
 
     def _admit(self) -> bool:
         """Wait for something to do and add incoming sequences; return False once the scheduler is closed."""

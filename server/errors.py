@@ -8,7 +8,8 @@ CallerError
     ├── ModelUnavailable   it could not be read this time, for lack of memory or a disk error
     └── Superseded         another release became current while it was loaded
 TransportError
-└── Busy               too many sequences are running or waiting (HTTP 503)
+├── Busy               too many sequences are running or waiting (HTTP 503)
+└── KeyLimitReached    too many of them have this API key (HTTP 429)
 """
 
 from relay_client.errors import CallerError, TransportError
@@ -44,3 +45,7 @@ class Superseded(ModelLoadError):
 
 class Busy(TransportError):
     """Too many sequences are running or waiting, or the server is shutting down."""
+
+
+class KeyLimitReached(TransportError):
+    """Too many sequences or tokens of one API key are running or waiting."""

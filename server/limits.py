@@ -20,8 +20,9 @@ class PositiveFields:
 class Limits(PositiveFields):
     """Limits on a server's clients; timeouts in seconds."""
 
-    max_sequences: int = 128  # running or waiting
-    max_per_key: int = 64  # concurrent requests with one API key
+    max_sequences: int = 128  # running or waiting; a key below its equal share of them may exceed it
+    max_per_key: int = 64  # sequences of one API key, running or waiting
+    max_tokens_per_key: int = 131_072  # prompt tokens and `max_tokens` of the open requests of one API key
     max_connections: int = 512
     header_timeout_s: float = 15  # for a request's headers, and between two requests of a connection
     body_timeout_s: float = 10

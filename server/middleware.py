@@ -5,16 +5,14 @@ import logging
 import re
 import time
 import uuid
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 
 import orjson
 from aiohttp import web
 
 from server.auth import find_key, is_host_allowed, is_origin_allowed
 from server.config import ServerConfig
-from server.errors import Busy, InvalidRequest
+from server.errors import Busy, InvalidRequest, KeyLimitReached
 from server.metrics import Metrics
 from server.request_factory import check_expectation
 from server.responses import error_body, openai_error_body
@@ -23,6 +21,7 @@ PUBLIC_ROUTES = frozenset({"/", "/page.css", "/page.js", "/openapi.json", "/heal
 RETRY_AFTER_S = 1
 CLIENT_CLOSED_REQUEST = 499
 NOT_MODIFIED = 304
+API_KEY = web.RequestKey("api_key", int)  # index of the key that was sent
 REQUEST_ID = web.RequestKey("request_id", str)
 STREAM = web.RequestKey("stream", web.StreamResponse)  # a response whose headers were sent by the handler
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -44,7 +43,6 @@ class Middleware:
     def __init__(self, config: ServerConfig, metrics: Metrics) -> None:
         self._config = config
         self._metrics = metrics
-        self._requests_per_key: Counter[int] = Counter()
 
     @web.middleware
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -83,12 +81,12 @@ class Middleware:
             self._check_headers(request)
             if _is_preflight(request):
                 return _preflight_response(request)
-            with self._authorize(request):
-                async with asyncio.timeout(self._config.limits.request_timeout_s):
-                    return await handler(request)
+            self._authorize(request)
+            async with asyncio.timeout(self._config.limits.request_timeout_s):
+                return await handler(request)
         except TimeoutError:
             return self._timeout_response(request)
-        except (InvalidRequest, Busy, web.HTTPException) as error:
+        except (InvalidRequest, Busy, KeyLimitReached, web.HTTPException) as error:
             return _expected_error(request, error)
         except ConnectionError:
             raise
@@ -104,25 +102,14 @@ class Middleware:
             raise web.HTTPForbidden(text="pages of this origin may not send requests; --allow-origin allows one")
         check_expectation(request)
 
-    @contextmanager
-    def _authorize(self, request: web.Request) -> Iterator[None]:
-        """Count a request with a valid key while it runs; raises HTTPUnauthorized and HTTPTooManyRequests."""
+    def _authorize(self, request: web.Request) -> None:
+        """Note the key of a request that needs one; raises HTTPUnauthorized."""
         if not self._config.api_keys or _is_public(request):
-            yield
             return
         key = find_key(self._config.api_keys, request.headers.get("Authorization"))
         if key is None:
             raise web.HTTPUnauthorized(text="a valid API key is required", headers={"WWW-Authenticate": "Bearer"})
-        if self._requests_per_key[key] >= self._config.limits.max_per_key:
-            raise web.HTTPTooManyRequests(
-                text=f"{self._requests_per_key[key]} requests with this key are running; retry later",
-                headers={"Retry-After": str(RETRY_AFTER_S)},
-            )
-        self._requests_per_key[key] += 1
-        try:
-            yield
-        finally:
-            self._requests_per_key[key] -= 1
+        request[API_KEY] = key
 
     async def _send(self, request: web.Request, response: web.StreamResponse) -> bool:
         """Send the rest of a response; return False if the client did not read it in time."""
@@ -158,10 +145,14 @@ def error_response(
     return json_response(status, body, headers)
 
 
-def _expected_error(request: web.Request, error: InvalidRequest | Busy | web.HTTPException) -> web.Response:
+def _expected_error(
+    request: web.Request, error: InvalidRequest | Busy | KeyLimitReached | web.HTTPException
+) -> web.Response:
     match error:
         case InvalidRequest():
             return error_response(request, 400, str(error), field=error.field)
+        case KeyLimitReached():
+            return error_response(request, 429, str(error), {"Retry-After": str(RETRY_AFTER_S)})
         case Busy():
             return error_response(request, 503, str(error), {"Retry-After": str(RETRY_AFTER_S)})
         case _:

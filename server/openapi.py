@@ -12,7 +12,7 @@ _ERRORS = {
     "403": "The Host or Origin header is not allowed, or the server has no API key for this route.",
     "408": "The body did not arrive in time.",
     "413": "The body is too large.",
-    "429": "Too many concurrent requests with this key.",
+    "429": "Too many sequences or tokens of this key.",
     "503": "Too many sequences, or no model is loaded yet; retry later.",
 }
 

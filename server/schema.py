@@ -113,6 +113,11 @@ class CompletionRequest:
         """Number of choices of all prompts."""
         return len(self.prompts) * self.n
 
+    def most_tokens(self, block_size: int) -> int:
+        """Return the number of tokens that it can need at most: a prompt has no more of them than characters."""
+        prompts = sum(min(len(prompt), block_size) for prompt in self.prompts)
+        return self.n * prompts + self.choices * self.sampling.max_tokens
+
     @property
     def samplings(self) -> list[Sampling]:
         """Sampling parameters of each choice of a prompt."""

@@ -43,7 +43,8 @@ class Sequence(Continuation):
         started: It has a first token.
         pending_tokens: Generated and not yet delivered.
         uncomputed_ids: Ids whose keys and values are not in the KV cache yet.
-        migrated_kv: Saved KV entries, while the sequence moves to another worker.
+        migrated_kv: Saved KV entries, while the sequence has no slot or moves to another worker.
+        prefill_order: Its place in its key's queue for prefill.
     """
 
     def __init__(self, request: "Request", index: int, prompt: abc.Sequence[int], sampling: Sampling) -> None:
@@ -56,6 +57,7 @@ class Sequence(Continuation):
         self.pending_tokens: list[Token] = []
         self.uncomputed_ids: abc.Sequence[int] = self.new_ids
         self.migrated_kv: tuple[Array, Array] | None = None
+        self.prefill_order = 0
 
     def append_token(self, token: Token) -> None:
         """Append a sampled token."""
@@ -70,6 +72,7 @@ class Request:
     Args:
         model: The model that generates, until the end of the request.
         prompts: Token ids and sampling parameters of each sequence.
+        key: Index of its API key; None without keys.
         logprobs: Number of most likely tokens to report with each token; None reports no log probabilities.
         stream: Deliver tokens as they are generated, not all at the end of the sequence.
         on_close: Called once, on exit.
@@ -80,11 +83,13 @@ class Request:
         model: LoadedModel,
         prompts: Iterable[Prompt],
         *,
+        key: int | None = None,
         logprobs: int | None = None,
         stream: bool = True,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
+        self.key = key
         self.logprobs = logprobs
         self.stream = stream
         self.arrived_at = time.perf_counter()

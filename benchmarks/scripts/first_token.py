@@ -1,7 +1,7 @@
 """Time to first token for a prompt of some length; medians, preset l with a vocabulary of 2,000.
 
-`first_token.py LENGTH` computes in this process and prints {"prefill_ms", "step_ms"}. `first_token.py LENGTH ADDRESS`
-requests a stream from a server and prints {"first_ms"}.
+`first_token.py LENGTH` computes in this process and prints {"prefill_ms", "step_ms"}. `first_token.py LENGTH ADDRESS
+[KEY]` requests a stream from a server and prints {"first_ms"}.
 """
 
 import asyncio
@@ -40,12 +40,12 @@ def compute(length: int) -> dict[str, float]:
     return {"prefill_ms": statistics.median(prefills) * 1e3, "step_ms": statistics.median(steps) * 1e3}
 
 
-async def ask(length: int, address: str) -> dict[str, float]:
+async def ask(length: int, address: str, key: str = "") -> dict[str, float]:
     """Measure the time to first token of a server."""
     prompt = "".join(chr(35 + index) for index in range(length))  # one token each
     request = {"prompt": prompt, "max_tokens": STEPS, "temperature": 0.8, "top_p": 0.9, "stream": True}
     times = []
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session:
         for _ in range(ROUNDS):
             start = time.perf_counter()
             async with session.post(f"{address}/v1/completions", json=request | {"ignore_eos": True}) as response:

@@ -80,8 +80,11 @@ def serve(
         int, typer.Option(min=1, metavar="N", help="Sequences running or queued; more get status 503.")
     ] = 128,
     max_per_key: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Concurrent requests per key; more get status 429.")
+        int, typer.Option(min=1, metavar="N", help="Sequences running or queued per key; more get status 429.")
     ] = 64,
+    max_tokens_per_key: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Tokens of a key's open requests; more get status 429.")
+    ] = 131_072,
     max_connections: Annotated[int, typer.Option(min=1, metavar="N", help="Open connections at once.")] = 512,
     max_memory: Annotated[
         str,
@@ -126,7 +129,12 @@ def serve(
         api_keys=keys,
         hosts={*(allow_host or ()), *((*_LOOPBACK, host) if loopback or allow_host else ())},
         origins=allow_origin or (),
-        limits=Limits(max_sequences=max_sequences, max_per_key=max_per_key, max_connections=max_connections),
+        limits=Limits(
+            max_sequences=max_sequences,
+            max_per_key=max_per_key,
+            max_tokens_per_key=max_tokens_per_key,
+            max_connections=max_connections,
+        ),
     )
     if typed := {name for name in ("model", "checkpoint", "follow") if is_flag_given(context, name)}:
         model, checkpoint, follow = (  # a flag overrides settings that exclude it

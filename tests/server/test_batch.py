@@ -17,8 +17,8 @@ def batch_of(model: LoadedModel) -> Batch:
     return Batch(decoder, model.cache, prefill_tokens=CHUNK, idle_prefill_tokens=CHUNK)
 
 
-def sequence_of(prompt: list[int], sampling: Sampling = GREEDY) -> Sequence:
-    return Request(endless_model(), [(prompt, sampling)]).sequences[0]
+def sequence_of(prompt: list[int], sampling: Sampling = GREEDY, *, key: int | None = None) -> Sequence:
+    return Request(endless_model(), [(prompt, sampling)], key=key).sequences[0]
 
 
 def generated(sequence: Sequence) -> list[int]:
@@ -69,3 +69,25 @@ def test_full_context_restarts_without_losing_its_slot() -> None:
         batch.step()
     for prompt, sequence in zip(prompts, sequences, strict=True):
         assert generated(sequence) == reference(endless_model(), prompt, sampling)
+
+
+def test_keys_take_turns_at_the_prefill() -> None:
+    batch = batch_of(endless_model())
+    flood = [sequence_of(random_ids(10 * CHUNK, seed=row), key=1) for row in range(3)]
+    for sequence in flood:
+        batch.add(sequence)
+    batch.step()
+    late = [sequence_of(random_ids(CHUNK, seed=9), key=2), sequence_of(random_ids(2 * CHUNK, seed=8), key=2)]
+    for sequence in late:
+        batch.add(sequence)
+    counts = []
+    for _ in range(8):
+        batch.step()
+        counts.append([len(sequence.pending_tokens) for sequence in (*flood, *late)])
+    assert [each[:3] for each in counts] == [[0, 0, 0]] * 8
+    assert [min(each[3], 1) for each in counts][2:] == [1] * 6  # within three steps
+    assert counts[-1][4]
+    while batch.sequences:
+        batch.step()
+    for sequence, seed, length in zip((*flood, *late), (0, 1, 2, 9, 8), (80, 80, 80, 8, 16), strict=True):
+        assert generated(sequence) == reference(endless_model(), random_ids(length, seed=seed), GREEDY)

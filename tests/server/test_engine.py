@@ -28,7 +28,6 @@ from randygpt.model.gpt import GPT
 from randygpt.model.sampling import Continuation, Sampling
 from randygpt.model.tokenizer import CharTokenizer
 from server.engine import Engine
-from server.errors import Busy
 from server.models import LoadedModel
 
 
@@ -139,21 +138,28 @@ async def test_logprobs_are_reported_only_where_requested(engine: Engine) -> Non
     assert bare[0].logprob == pytest.approx(tokens[0].logprob, abs=1e-6)  # the batch size shows in the last digit
 
 
-async def test_request_beyond_the_limit_is_refused(gate: threading.Event) -> None:
-    engine = Engine(threads=1, max_sequences=3)
-    model = gated_model(gate)
-    prompts = [[5], [6], [7]]
-    tasks = [asyncio.create_task(tokens_of(engine, model, prompt, GREEDY)) for prompt in prompts]
-    await asyncio.sleep(0)
-    with pytest.raises(Busy, match="3 of at most 3 sequences are running or waiting"):
-        await complete(engine, model, [8], GREEDY)
-    gate.set()
-    try:
-        assert await asyncio.gather(*tasks) == [reference(model, prompt, GREEDY) for prompt in prompts]
-        assert len(await tokens_of(engine, model, [8], GREEDY)) == 20
-        assert load(engine) == (0, 0)
-    finally:
-        engine.close()
+async def test_second_key_is_served_while_the_first_fills_the_queue(engine: Engine) -> None:
+    model, long = endless_model(max_slots=4), replace(GREEDY, max_tokens=ENDLESS)
+    with engine.submit(model, [([row + 2], long) for row in range(40)], key=1) as flood:
+        await flood.next_outputs()
+        async with asyncio.timeout(WAIT_S):
+            for prompt in range(2, 6):
+                with engine.submit(model, [([prompt], GREEDY)], key=2, stream=False) as request:
+                    [output] = await request.next_outputs()
+                assert [token.id for token in output.tokens] == reference(model, [prompt], GREEDY)
+    assert load(engine) == (0, 0)
+    await engine.heartbeat()  # so that no step outlives the event loop
+
+
+async def test_preempted_sequences_continue_exactly(engine: Engine) -> None:
+    model, sampling = endless_model(max_slots=4), replace(GREEDY, max_tokens=200)
+    prompts = [random_ids(3 * row, seed=row) for row in range(24)]  # each key has eight, the first takes all slots
+    found = await asyncio.gather(
+        *(complete(engine, model, prompt, sampling, key=row // 8) for row, prompt in enumerate(prompts))
+    )
+    assert [[token.id for token in output.tokens] for output in found] == [
+        reference(model, prompt, sampling) for prompt in prompts
+    ]
 
 
 async def test_sequences_beyond_the_slots_wait(engine: Engine) -> None:

@@ -161,7 +161,7 @@ async def test_shutdown_does_not_wait_longer_than_its_timeout(
 ) -> None:
     async with asyncio.timeout(WAIT_S):
         async with serving(loaded, shutdown_timeout_s=0.01) as address:
-            fields = {"max_tokens": 4096, "temperature": 0, "n": 16, "logprobs": 20}
+            fields = {"max_tokens": 4096, "temperature": 0, "n": 16}
             request = asyncio.create_task(session.post(f"{address}/v1/completions", json=fields))
             await until_sequences(address, 16)
         with pytest.raises(aiohttp.ClientError):

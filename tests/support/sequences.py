@@ -35,10 +35,16 @@ def reference(model: LoadedModel, prompt: list[int], sampling: Sampling) -> list
 
 
 async def complete(
-    engine: Engine, model: LoadedModel, prompt: list[int], sampling: Sampling, *, logprobs: int | None = None
+    engine: Engine,
+    model: LoadedModel,
+    prompt: list[int],
+    sampling: Sampling,
+    *,
+    key: int | None = None,
+    logprobs: int | None = None,
 ) -> SequenceOutput:
     """Return all output of one sequence."""
-    with engine.submit(model, [(prompt, sampling)], logprobs=logprobs, stream=False) as request:
+    with engine.submit(model, [(prompt, sampling)], key=key, logprobs=logprobs, stream=False) as request:
         [output] = await request.next_outputs()
     return output
 
