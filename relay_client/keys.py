@@ -1,7 +1,7 @@
 """Nostr keys (nsec; ncryptsec, NIP-49) and references to events (npub, note, nevent, naddr; NIP-19). No I/O.
 
-Plain NIP-19 goes through pynostr's bech32; its key classes accept any prefix, so the prefix is checked here. References
-with fields (nevent, naddr) and NIP-49 go through nostr-sdk, which is imported only when needed.
+NIP-19 goes through pynostr's bech32, which accepts any prefix and length, so these are checked here. NIP-49 goes
+through nostr-sdk, which is imported only when needed.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,16 @@ from typing import NoReturn, Self
 import coincurve
 from pynostr import bech32
 
-from relay_client.errors import InvalidKey, InvalidReference
+from relay_client.errors import CallerError, InvalidKey, InvalidReference
 from relay_client.event import MAX_KIND
 from relay_client.hexadecimal import parse_hex
+from relay_client.url import normalize_url
 
 _KEY_SIZE = 32  # bytes, secret or public
+_MAX_REFERENCE = 5_000  # characters of an nevent or naddr (NIP-19)
+_SPECIAL, _RELAY, _AUTHOR, _KIND = range(4)  # types of the fields in an nevent or naddr (NIP-19)
+_MAX_FIELD = 255  # bytes
+_KIND_SIZE = 4  # bytes, big-endian
 _LOG_ROUNDS = 16  # scrypt takes 64 MiB and about a second
 
 
@@ -118,16 +123,14 @@ def encode_npub(pubkey: bytes) -> str:
 
 def encode_nevent(event_id: bytes, *, author: bytes, kind: int, relays: Sequence[str]) -> str:
     """Encode an event id as `nevent1…` with author, kind and relay hints (NIP-19)."""
-    import nostr_sdk  # noqa: PLC0415 (a sixth of a second)
-
-    return str(
-        nostr_sdk.Nip19Event(
-            nostr_sdk.EventId.from_bytes(event_id),
-            nostr_sdk.PublicKey.from_bytes(author),
-            nostr_sdk.Kind(kind),
-            [nostr_sdk.RelayUrl.parse(url) for url in relays],
-        ).to_bech32()
-    )
+    fields = [
+        (_SPECIAL, event_id),
+        (_AUTHOR, author),
+        (_KIND, kind.to_bytes(_KIND_SIZE, "big")),
+        *((_RELAY, url.encode()) for url in relays),
+    ]
+    fitting = [(number, value) for number, value in fields if len(value) <= _MAX_FIELD]
+    return _encode_bech32("nevent", b"".join(bytes([number, len(value)]) + value for number, value in fitting))
 
 
 def decode_pubkey(raw_key: str) -> bytes:
@@ -174,23 +177,46 @@ def _decode_author(raw_key: str) -> bytes:
 
 
 def _decode_with_fields(prefix: str, text: str) -> EventReference | AddressReference:
-    import nostr_sdk  # noqa: PLC0415 (a sixth of a second)
-
+    """Decode an nevent or naddr (NIP-19, type-length-value)."""
+    if len(text) > _MAX_REFERENCE:
+        raise InvalidReference(f"an {prefix} has at most {_MAX_REFERENCE:,} characters, not {len(text):,}")
+    data = _decode_words(prefix, text)
+    fields = _parse_fields(data) if data is not None else None
+    if fields is None:
+        raise InvalidReference(f"not a valid {prefix}: {text[:80]!r}")
+    relays = tuple(url for raw_url in fields.get(_RELAY, ()) for url in _relay_hint(raw_url))
+    special, (author, *_), (kind, *_) = (fields.get(number, [b""]) for number in (_SPECIAL, _AUTHOR, _KIND))
+    if _SPECIAL not in fields:
+        raise InvalidReference(f"this {prefix} has no {'event id' if prefix == 'nevent' else 'name'}: {text[:80]!r}")
+    if prefix == "nevent":
+        return EventReference(id=special[0], relays=relays)
     try:
-        if prefix == "nevent":
-            event = nostr_sdk.Nip19Event.from_bech32(text)
-            relays = tuple(str(url) for url in event.relays())
-            return EventReference(id=event.event_id().as_bytes(), relays=relays)
-        address = nostr_sdk.Nip19Coordinate.from_bech32(text)
-        coordinate = address.coordinate()
-        return AddressReference(
-            author=bytes.fromhex(coordinate.public_key().to_hex()),
-            name=coordinate.identifier(),
-            kind=coordinate.kind().as_u16(),
-            relays=tuple(str(url) for url in address.relays()),
-        )
-    except nostr_sdk.NostrSdkError:
-        raise InvalidReference(f"not a valid {prefix}: {text[:80]!r}") from None
+        name = special[0].decode()
+    except UnicodeDecodeError:
+        raise InvalidReference(f"the name in this naddr is not UTF-8: {text[:80]!r}") from None
+    if len(kind) != _KIND_SIZE:
+        raise InvalidReference(f"this naddr has no kind: {text[:80]!r}")
+    return AddressReference(author=author, name=name, kind=int.from_bytes(kind, "big"), relays=relays)
+
+
+def _parse_fields(data: bytes) -> dict[int, list[bytes]] | None:
+    """Return the values of each type, in order; None if the last one is cut off."""
+    fields: dict[int, list[bytes]] = {}
+    while data:
+        end = 2 + data[1] if len(data) > 1 else len(data) + 1
+        if end > len(data):
+            return None
+        fields.setdefault(data[0], []).append(data[2:end])
+        data = data[end:]
+    return fields
+
+
+def _relay_hint(raw_url: bytes) -> list[str]:
+    """Return the relay in a reference; empty if it is not a relay's address, as it is only a hint."""
+    try:
+        return [normalize_url(raw_url.decode())]
+    except (UnicodeDecodeError, CallerError):
+        return []
 
 
 def _has_key_size(value: object) -> bool:
@@ -202,8 +228,16 @@ def _encode_bech32(prefix: str, data: bytes) -> str:
 
 
 def _decode_bech32(prefix: str, raw_text: str) -> bytes:
+    data = _decode_words(prefix, raw_text)
+    if data is None or len(data) != _KEY_SIZE:
+        raise InvalidKey(f"not a valid {prefix}")
+    return data
+
+
+def _decode_words(prefix: str, raw_text: str) -> bytes | None:
+    """Return the bytes of bech32 with a prefix, of any length; None if it is not valid."""
     found, words, encoding = bech32.bech32_decode(raw_text)
     data = bech32.convertbits(words, 5, 8, False) if words else None
-    if found != prefix or encoding is not bech32.Encoding.BECH32 or not data or len(data) != _KEY_SIZE:
-        raise InvalidKey(f"not a valid {prefix}")
+    if found != prefix or encoding is not bech32.Encoding.BECH32 or data is None:
+        return None
     return bytes(data)

@@ -44,6 +44,10 @@ class Sidecar:
         for name in ("losses", "training"):
             if not isinstance(getattr(self, name), Mapping):
                 raise InvalidModelFile(f"{name} is not a JSON object")
+        try:
+            json.dumps([self.name, *map(dict, (self.losses, self.training))], ensure_ascii=False).encode()
+        except (ValueError, TypeError, RecursionError):
+            raise InvalidModelFile("name, losses or training cannot be written as JSON in UTF-8") from None
         for name, value in self.losses.items():
             is_finite = type(value) in {int, float} and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
             if value is not None and not is_finite:

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import sys
 import tempfile
 import time
@@ -212,7 +213,8 @@ def _trainer(
     from randygpt.training.trainer import Trainer
 
     text = Text.find(train_file)
-    name = "" if options.prefix.name == "checkpoint" else options.prefix.name
+    prefix = os.fsencode(options.prefix.name).decode(errors="replace")  # a file name may not be text
+    name = "" if prefix == "checkpoint" else prefix
     if model.found:
         trainer = Trainer.resume(
             options, text, model.found, fine_tune=model.fine_tune, name=name, world=world, warn=warn

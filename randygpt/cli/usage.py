@@ -11,6 +11,8 @@ UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 _REASONS: Mapping[str, str] = {  # by pydantic's type of error; filled in with the value and the limit
     "int_parsing": "{value!r} is not an integer",
+    "int_parsing_size": "the number has too many digits",
+    "finite_number": "{value} is not a finite number",
     "int_type": "{value!r} is not an integer",
     "int_from_float": "{value!r} is not an integer",
     "float_parsing": "{value!r} is not a number",

@@ -198,6 +198,7 @@ def perplexity(loss: float) -> str:
 
 def _short(name: str, max_length: int) -> str:
     """Return a name cut for a legend; matplotlib hides labels that start with an underscore."""
+    name = name.encode(errors="replace").decode()  # a file name may not be text
     name = name if len(name) <= max_length else f"{name[: max_length - 1]}…"
     return f" {name}" if name.startswith("_") else name
 

@@ -26,6 +26,7 @@ Key = tuple[str, ...]  # table and key, as in ("serve", "port")
 
 _NAME = "config.toml"
 _MACHINE = Path("/etc/randygpt") / _NAME
+_MAX_INTEGER = 1 << 63  # TOML's integers have 64 bits
 _SECRET = re.compile(r"n(crypt)?sec1[02-9ac-hj-np-z]{20,}", re.IGNORECASE)
 
 
@@ -129,11 +130,25 @@ def parse(path: Path, text: str) -> dict[Key, object]:
         raise InvalidSetting(path, place, "", f"not TOML: {words}") from None
     except RecursionError:
         raise InvalidSetting(path, 1, "", "nested too deeply") from None
+    except ValueError:  # Python's limit on the digits of a number
+        place = next(n for n, line in enumerate(text.split("\n"), 1) if re.search(r"\d[\d_]{4000}", line))
+        raise InvalidSetting(path, place, "", "a number has too many digits") from None
     for key, value in values.items():
-        texts = value if isinstance(value, list) else [value]
-        if any("\0" in each for each in texts if isinstance(each, str)):
+        scalars = [*_scalars(value)]
+        if any("\0" in each for each in scalars if isinstance(each, str)):
             raise InvalidSetting(path, line_number(text, key), ".".join(key), "NUL characters are not allowed")
+        if any(isinstance(each, int) and abs(each) >= _MAX_INTEGER for each in scalars):
+            raise InvalidSetting(path, line_number(text, key), ".".join(key), "a number has at most 64 bits")
     return values
+
+
+def _scalars(value: object) -> Iterator[object]:
+    """Yield the values in nested arrays and tables."""
+    if isinstance(value, list | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _scalars(each)
+    else:
+        yield value
 
 
 def line_number(text: str, key: Key) -> int:

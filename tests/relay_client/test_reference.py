@@ -76,6 +76,37 @@ def test_npub_and_name_are_parsed(author: str, name: str) -> None:
     assert parse_reference(f"{author}/{name}") == AddressReference(author=KEY.pubkey, name=name)
 
 
+def tlv(*fields: tuple[int, bytes], prefix: str = "nevent") -> str:
+    return note(b"".join(bytes([kind, len(value)]) + value for kind, value in fields), prefix)
+
+
+def test_nevent_with_40_relays_is_parsed() -> None:
+    relays = tuple(f"wss://relay-{n}.example.com" for n in range(40))
+    text = encode_nevent(ID, author=KEY.pubkey, kind=4181, relays=relays)
+    assert len(text) > 1_500
+    assert parse_reference(text) == EventReference(id=ID, relays=relays)
+
+
+def test_invalid_hint_in_a_reference_is_skipped() -> None:
+    text = tlv((1, b"\xff"), (0, ID), (1, b""), (1, b"wss://relay.example"), (9, b"?"))
+    assert parse_reference(text) == EventReference(id=ID, relays=("wss://relay.example",))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (tlv((1, b"wss://relay.example")), "this nevent has no event id"),
+        (tlv((2, KEY.pubkey), (3, bytes(4)), prefix="naddr"), "this naddr has no name"),
+        (tlv((0, b"demo"), (2, KEY.pubkey), prefix="naddr"), "this naddr has no kind"),
+        (tlv((0, b"\xff"), (2, KEY.pubkey), (3, bytes(4)), prefix="naddr"), "not UTF-8"),
+        (tlv((0, ID), *[(1, b"wss://relay.example")] * 200), "at most 5,000 characters"),
+    ],
+)
+def test_incomplete_reference_is_described(text: str, message: str) -> None:
+    with pytest.raises(InvalidReference, match=message):
+        parse_reference(text)
+
+
 BAD = {
     "empty": "",
     "slash": "/",

@@ -272,6 +272,11 @@ def reshape(folder: Path) -> None:
         (set_metadata(beside="["), r"model\.safetensors: metadata: "),
         (set_metadata(beside="[]"), "metadata: beside is not a JSON object"),
         (set_metadata(beside='{"losses": {"val": "x"}}'), "metadata: the loss val"),
+        (set_metadata(beside=r'{"name": "\ud800"}'), "metadata: name, losses or training"),
+        (set_metadata(beside=r'{"training": {"a": ["\udc00"]}}'), "metadata: name, losses or training"),
+        (set_metadata(beside=r'{"losses": {"\udc00": 1}}'), "metadata: name, losses or training"),
+        (set_metadata(beside=f'{{"iteration": {"9" * 5_000}}}'), "metadata: Exceeds the limit"),
+        (set_metadata(step="9" * 5_000), "metadata: Exceeds the limit"),
     ],
 )
 def test_invalid_export_is_refused_and_nothing_written(

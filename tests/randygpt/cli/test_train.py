@@ -252,3 +252,11 @@ def test_long_text_is_tokenized_once(at_home: Path, capsys: pytest.CaptureFixtur
     assert run([*common, "--iters", "4", "--resume"]) == 0
     assert capsys.readouterr().err.count("my.txt.tokens is not a token cache") == 1
     assert tokens.read_bytes() == b"something of mine"
+
+
+def test_prefix_that_is_no_text_can_be_saved(at_work: Path) -> None:
+    assert train(*TINY, "--block", "64", "--iters", "1", "--checkpoint", "m\udcff") == 0
+    sidecar = read_sidecar(at_work / "m\udcff.bin")
+    assert sidecar is not None
+    assert sidecar.name == "m\ufffd"
+    assert run(["plot", "m\udcff", "--quiet"]) == 0

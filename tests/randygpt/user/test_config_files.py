@@ -96,6 +96,7 @@ def test_any_text_gives_an_error_or_lines_for_all_keys(text: str) -> None:
         ('a = 1\nb = """\n\n', 2, "not TOML: Unterminated string"),
         ("a = 1\na = 2\n", 2, "not TOML: Cannot overwrite a value"),
         ("a = " + "[" * 100_000, 1, "nested too deeply"),
+        (f"a = 1\nb = {'9' * 5_000}\n", 2, "a number has too many digits"),
     ],
 )
 def test_toml_error_has_a_line(text: str, line: int, says: str) -> None:
@@ -104,6 +105,12 @@ def test_toml_error_has_a_line(text: str, line: int, says: str) -> None:
     assert (caught.value.file, caught.value.key) == ("config.toml", "")
     assert caught.value.line >= line
     assert str(caught.value).startswith(f"config.toml:{caught.value.line}: ")
+
+
+@pytest.mark.parametrize("value", [f"0x{'9' * 5_000}", str(1 << 63), f"[[1], {{x = {1 << 64}}}]"])
+def test_number_over_64_bits_is_refused(value: str) -> None:
+    with pytest.raises(InvalidSetting, match=r"^config\.toml:2: b: a number has at most 64 bits$"):
+        parse(FILE, f"a = 1\nb = {value}\n")
 
 
 @pytest.mark.parametrize("where", ['key-file = "{}"', "# {}", "{} = 1", "[{}]"])
