@@ -81,7 +81,7 @@ class Release:
             raise InvalidRelease(f"kind {event.kind} is not a release ({RELEASE_KIND})")
         check_time(event, now)
         if _one(event, "v") != PROTOCOL:
-            raise InvalidRelease("unknown protocol version of a release")
+            raise InvalidRelease("unsupported protocol version of a release")
         return cls(
             id=event.id,
             author=event.pubkey,

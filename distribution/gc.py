@@ -62,7 +62,7 @@ class GarbageCollector:
     def collect(
         self, *, keep: int = 0, stale_s: float = STALE_S, enough: int | None = None, dry_run: bool = False
     ) -> list[Garbage]:
-        """Remove what is not used.
+        """Remove unused items.
 
         Args:
             keep: Number of releases, those installed last, to keep as well.
@@ -88,7 +88,7 @@ class GarbageCollector:
         return gone
 
     def _items(self, locks: ExitStack, keep: int, stale_s: float) -> Iterator[Garbage]:
-        """Yield what may be removed, in order of preference; lock each release that is not being fetched."""
+        """Yield removable items, in order of preference; lock each release that is not being fetched."""
         store, installed = self._store, self._store.releases()
         unfinished = [*store.folder.glob("partial/*.part"), *store.folder.glob("releases/.*-*")]
         here = {release.id for release in installed}

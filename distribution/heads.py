@@ -22,7 +22,7 @@ class CheckedHeads:
 
 
 async def check_heads(pool: Pool, heads: Collection[Head], *, now: int) -> CheckedHeads:
-    """Return which of the highest heads count.
+    """Check which of the highest heads count.
 
     Args:
         pool: Open pool of relays to ask for the releases.

@@ -27,7 +27,7 @@ _DIGEST = 32  # bytes: event id, SHA-256
 _REFERENCE = 2 * _DIGEST  # bytes: event id ‖ SHA-256
 _MAX_ITEMS = 64  # entries of one map or array in msgpack
 _MAX_CONTAINERS = 1024  # maps and arrays in msgpack, which take far more memory than bytes
-_QUOTED = 80  # characters of a foreign text that an error repeats
+_QUOTED = 80  # characters of an untrusted text that an error repeats
 
 
 def is_name(raw_text: object) -> bool:
@@ -46,7 +46,7 @@ def is_count(raw_value: object, maximum: int) -> bool:
 
 
 def find_file_fault(path: object, role: object, segments: Sequence[tuple[object, object]]) -> str | None:
-    """Return what the protocol forbids about one file, or None.
+    """Return the protocol violation of a file, or None.
 
     Args:
         path: Name of the file in the release.
@@ -69,7 +69,7 @@ def find_file_fault(path: object, role: object, segments: Sequence[tuple[object,
 
 
 def find_set_fault(files: Sequence[tuple[str, str]]) -> str | None:
-    """Return what the protocol forbids about the files of a release, given as (path, role), or None."""
+    """Return the protocol violation of a set of files, given as (path, role), or None."""
     if len(files) > MAX_FILES:
         return f"{len(files)} files, at most {MAX_FILES} are allowed"
     if len({path for path, _ in files}) != len(files):

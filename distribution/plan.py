@@ -81,7 +81,7 @@ class Plan:
     def allocation(
         self, relays: Sequence[str], *, copies: int | None = None, held: Mapping[str, Container[int]] | None = None
     ) -> Allocation:
-        """Return which relay gets which events: each chunk `copies` relays, the announcement all of them, and last.
+        """Allocate events to relays: each chunk to `copies` relays, the announcement to all of them, and last.
 
         Args:
             relays: URLs.

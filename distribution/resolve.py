@@ -1,4 +1,4 @@
-"""Resolution of what a person types: to a reference, or to an installed release. Reads the store."""
+"""Resolution of a name or reference typed by the user, to a reference or an installed release. Reads the store."""
 
 import re
 from collections.abc import Sequence

@@ -56,7 +56,7 @@ def revocation_draft(release: Release, *, reason: str, created_at: int) -> Event
 
 
 def read_revoked(answers: Iterable[Answer], author: bytes, known: Collection[bytes], *, now: int) -> set[bytes]:
-    """Return which of the `known` release ids an author revoked, by those of the answers that are valid."""
+    """Return the `known` release ids that an author revoked, according to the valid answers."""
     revoked: set[bytes] = set()
     for _, raw_event in answers:
         with contextlib.suppress(InvalidEvent, InvalidRelease):  # not a revocation

@@ -35,7 +35,7 @@ class SeenVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What this machine has seen of one author's name.
+    """Versions and revocations of one author's name that this machine has seen.
 
     Raises:
         ValueError: A version or id is not possible.
@@ -66,7 +66,7 @@ class SeenVersions:
         self._file = StateFile(home / "state" / "seen.json")
 
     def seen(self, author: bytes, name: str) -> Seen:
-        """Return what was seen of a name; raises StoreError."""
+        """Return the versions and revocations seen of a name; raises StoreError."""
         return self._decode(self._file.read()).get(_key(author, name), Seen())
 
     async def record(self, release: Release) -> None:

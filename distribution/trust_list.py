@@ -30,7 +30,7 @@ class TrustList:
         return TrustPolicy(mode=self.mode, authors=frozenset(self.names))
 
     def display_name(self, author: bytes) -> str:
-        """Return an author as a person reads it: the name on the list, if any, and always the npub."""
+        """Return an author for display: the name on the list, if any, and always the npub."""
         npub = encode_npub(author)
         return f"{self.names[author]} ({npub})" if author in self.names else npub
 
@@ -53,7 +53,9 @@ class TrustStore:
             StoreError: The file is damaged.
         """
         if not name.strip() or len(name) > _MAX_NAME or not name.isprintable():
-            raise CallerError(f"a name for an author has 1 to {_MAX_NAME} printable characters, not {name[:80]!r}")
+            raise CallerError(
+                f"a name for an author must have 1 to {_MAX_NAME} printable characters, not {name[:80]!r}"
+            )
         async with self._file.changing() as content:
             others = {key: known for key, known in self._decode(content).names.items() if key != author}
             if name in others.values():

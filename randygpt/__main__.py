@@ -22,7 +22,7 @@ def main() -> None:
     from randygpt.terminal import prepare_streams  # noqa: PLC0415 (after the current folder is off the path)
 
     prepare_streams()
-    if problem := _foreign_package():
+    if problem := _shadowed_package():
         sys.stderr.write(f"randygpt: {problem}\n")
         sys.exit(_USAGE_ERROR)
     from randygpt.cli.main import run  # noqa: PLC0415
@@ -40,8 +40,8 @@ def _drop_current_folder() -> None:
         del sys.path[0]
 
 
-def _foreign_package() -> str | None:
-    """Return what is wrong if a package of this name is found that does not belong to this installation."""
+def _shadowed_package() -> str | None:
+    """Return an error message if a package is shadowed by another of the same name."""
     for name in _PACKAGES:
         spec = find_spec(name)
         origin = spec and spec.origin and os.path.realpath(spec.origin)

@@ -240,7 +240,7 @@ def _home(folder: str | PathLike[str] | None) -> Home:
 
 def _urls(relays: Sequence[str] | None) -> Sequence[str] | None:
     if isinstance(relays, str):
-        raise CallerError(f"relays is a list of URLs: [{relays!r}]")
+        raise CallerError(f"relays must be a list of URLs: [{relays!r}]")
     return relays
 
 
@@ -248,7 +248,7 @@ def _key(home: Home, key: SecretKey | PathLike[str] | None) -> SecretKey:
     if isinstance(key, SecretKey):
         return key
     if isinstance(key, str):  # it may be the secret itself, which must not appear in an error
-        raise CallerError("key is a SecretKey (SecretKey.from_nsec) or the Path of a file, not a str")
+        raise CallerError("key must be a SecretKey (SecretKey.from_nsec) or the Path of a file, not a str")
     found = signing_key.find(home, None if key is None else Path(key), _refuse_password)
     for warning in found.warnings:
         warnings.warn(warning, stacklevel=3)

@@ -107,7 +107,7 @@ class InvalidSetting(CallerError):
 
 
 class Diverged(CallerError):
-    """Training left the finite numbers."""
+    """Training diverged: a loss or weight is NaN or infinite."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What of a checkpoint goes into a release: its files, its card and its name. Reads the run's metrics file."""
+"""Release of a checkpoint: its files, its card and its name. Reads the run's metrics file."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def checkpoint_spec(
         file: The open checkpoint. Its header and size count, not those of `info`: it may have been replaced since.
         info: Shape and vocabulary of the checkpoint.
         name: By default the name in the JSON file of the checkpoint, else that of its folder.
-        card: Further facts about the model; they override those from the files.
+        card: Additional metadata of the model; it overrides that from the files.
         weights_only: Leave the optimizer state out. The checkpoint in the release is then an RGPT0002 file.
         new_version: Publish the same files again, under a new version.
         expires_in_s: Seconds after which relays may delete it (NIP-40).
@@ -101,16 +101,16 @@ def _release_path(name: str) -> str:
 
 
 def _card(info: CheckpointInfo) -> dict[str, object]:
-    """Return what a release says about its model: shape, and how the training went."""
+    """Return the model card: shape and training metrics."""
     assert info.tokenizer is not None  # noqa: S101 (_files refuses a checkpoint without one)
-    facts: dict[str, object] = {"iteration": info.header.iteration, "step": info.header.step}
+    training: dict[str, object] = {"iteration": info.header.iteration, "step": info.header.step}
     if math.isfinite(info.header.best_loss):
-        facts["best_loss"] = info.header.best_loss
+        training["best_loss"] = info.header.best_loss
     if info.sidecar:
-        facts |= {f"{name}_loss": value for name, value in info.sidecar.losses.items() if value is not None}
+        training |= {f"{name}_loss": value for name, value in info.sidecar.losses.items() if value is not None}
     if history := _history(info):
-        facts["history"] = history
-    return {"config": info.config.to_json(info.tokenizer.kind), "training": facts}
+        training["history"] = history
+    return {"config": info.config.to_json(info.tokenizer.kind), "training": training}
 
 
 def _history(info: CheckpointInfo) -> list[list[float]]:

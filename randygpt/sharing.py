@@ -158,7 +158,7 @@ async def fetch_release(
 def follow_target(
     home: Home, name: str, *, relays: Sequence[str] | None = None, notify_only: bool = False
 ) -> FollowTarget:
-    """Return what to follow, by the name that a user gives: `npub…/name`, naddr or `alice/name`.
+    """Resolve a name to a follow target: `npub…/name`, naddr or `alice/name`.
 
     Raises:
         CallerError: `name` names no model, or no relay is given.

@@ -159,7 +159,7 @@ def inspect_checkpoint(
     shape: Mapping[str, int] | None = None,
     vocab: Path | None = None,
 ) -> CheckpointInfo:
-    """Return what is known about a checkpoint from its header, its exact size and the files next to it.
+    """Inspect a checkpoint: header, size, sidecar and vocabulary.
 
     In the folder of a fetched release, shape and vocabulary come from the files with these roles in `release.json`.
     Elsewhere, the shape comes from the sidecar, else from config.json in the same folder, else from `preset` and

@@ -54,7 +54,7 @@ def tokenize(text: Text, tokenizer: Tokenizer, warn: Callable[[str], None]) -> T
         return key.encode(io.BytesIO())
     path = text.path.with_name(f"{text.path.name}.tokens")
     try:
-        if _is_foreign(path):
+        if _is_taken(path):
             reason = "is not a token cache"
         else:
             tokens = key.read(path)
@@ -141,7 +141,7 @@ class _Tally:
         return ids
 
 
-def _is_foreign(path: Path) -> bool:
+def _is_taken(path: Path) -> bool:
     """Return whether the path is taken by a file that is not a token cache."""
     if not path.is_file():
         return path.exists()

@@ -267,7 +267,7 @@ def override(machine: Box, page: Page, heading: str, unit: str) -> None:
 
 
 def training(machine: Box, page: Page, author: BoxAuthor, npub: str) -> None:
-    """Training as a service: it goes on after a crash, saves when it is told to stop, and its best is published."""
+    """Training as a service: it resumes after a crash, saves on a stop signal, and its best is published."""
     unit, place = "randygpt-train.service", "/var/lib/randygpt-train"
     Path(f"{machine.root}/root/my.txt").write_text(TEXT)
     settings = ["[train]", "iters = 1000000", "dim = 16", "heads = 2", "layers = 1", "block = 32", "batch = 2"]

@@ -92,11 +92,11 @@ def test_repeated_chunk_is_ignored() -> None:
     assert len(assembler.missing) == 4
 
 
-@pytest.mark.parametrize("foreign", [OTHER_EVENTS[0], chunk_event(bytes(range(10)), NOW + 1)])
-def test_unrelated_chunk_is_ignored(foreign: Event) -> None:
+@pytest.mark.parametrize("unrelated", [OTHER_EVENTS[0], chunk_event(bytes(range(10)), NOW + 1)])
+def test_unrelated_chunk_is_ignored(unrelated: Event) -> None:
     # Not even the same bytes under another id: the manifest names ids.
     assembler = Assembler([FILE], CHUNK)
-    assert assembler.offer(foreign.to_dict()) == (b"", [])
+    assert assembler.offer(unrelated.to_dict()) == (b"", [])
     assert len(assembler.missing) == 5
 
 

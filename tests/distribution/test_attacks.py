@@ -182,8 +182,8 @@ async def test_head_naming_a_strangers_release_is_refused(
 ) -> None:
     home, address = victim
     before = visible(home)
-    foreign = await publish([scripted.url], tmp_path / "stranger", stranger, tiny_sources(seed=9))
-    draft = head_draft(foreign.release, hint="", created_at=clock())
+    stolen = await publish([scripted.url], tmp_path / "stranger", stranger, tiny_sources(seed=9))
+    draft = head_draft(stolen.release, hint="", created_at=clock())
     scripted.deliver = tampered(HEAD_KIND, lambda _: dict(draft.sign(key).to_dict()))
     with pytest.raises(InvalidRelease, match="does not match the release"):
         await fetch([scripted.url], home, address)

@@ -189,7 +189,7 @@ def test_frame_without_message_is_refused(frame: str | bytes) -> None:
     ],
     ids=["escapes", "newlines", "controls", "separators", "bidi", "harmless", "long"],
 )
-def test_foreign_text_is_safe_to_print(kind: str, said: str, shown: str) -> None:
+def test_untrusted_text_is_safe_to_print(kind: str, said: str, shown: str) -> None:
     parts = {"NOTICE": ("NOTICE",), "CLOSED": ("CLOSED", "r1"), "OK": ("OK", ID, False)}[kind]
     message = parse(*parts, said)
     assert isinstance(message, NoticeMessage | ClosedMessage | OkMessage)

@@ -53,7 +53,7 @@ async def test_host_header_must_name_the_server(
     ("origin", "expected"),
     [(None, 200), ("same", 200), ("https://mine.example", 200), ("https://evil.example", 403), ("null", 403)],
 )
-async def test_foreign_origin_must_be_allowed(
+async def test_third_party_origin_must_be_allowed(
     session: aiohttp.ClientSession, loaded: LoadedModel, origin: str | None, expected: int
 ) -> None:
     async with serving(loaded, origins=["https://mine.example"]) as address:
@@ -68,7 +68,7 @@ async def test_foreign_origin_must_be_allowed(
             assert ("Access-Control-Allow-Origin" in response.headers) == (origin == "https://mine.example")
 
 
-async def test_foreign_origins_are_refused_by_default(session: aiohttp.ClientSession, address: str) -> None:
+async def test_third_party_origins_are_refused_by_default(session: aiohttp.ClientSession, address: str) -> None:
     found, words = await status(session, address, Origin="https://mine.example")
     assert found == 403
     assert "--allow-origin" in words

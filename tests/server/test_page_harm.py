@@ -1,4 +1,4 @@
-"""Attacks on the page in Chromium: hostile releases, injections, foreign pages."""
+"""Attacks on the page in Chromium: hostile releases, injections, third-party pages."""
 
 import contextlib
 import re
@@ -33,7 +33,7 @@ async def test_content_security_policy_blocks_injections(page: Tab, releases: Re
         headers = {"Access-Control-Allow-Origin": "*"}
         return web.Response(text="window.harmed = 1", content_type="text/javascript", headers=headers)
 
-    async with serving_releases(releases) as address, elsewhere(anything) as foreign:
+    async with serving_releases(releases) as address, elsewhere(anything) as other_site:
         await page.go(address)
         assert page.console == []
         await page.run(
@@ -42,15 +42,15 @@ async def test_content_security_policy_blocks_injections(page: Tab, releases: Re
         )
         for code in (
             "document.body.innerHTML = '<img src=x onerror=\"window.harmed = 1\">'",
-            f"add('script').src = '{foreign}/s'",
-            f"fetch('{foreign}/f')",
+            f"add('script').src = '{other_site}/s'",
+            f"fetch('{other_site}/f')",
             "setTimeout('window.harmed = 1', 0)",
         ):
             with pytest.raises(AssertionError):
                 await page.run(code)
-        await page.run(f"navigator.sendBeacon('{foreign}/b')")
+        await page.run(f"navigator.sendBeacon('{other_site}/b')")
         for tag, name in (("img", "i"), ("iframe", "e")):
-            await page.run(f"add('{tag}').src = '{foreign}/{name}'")
+            await page.run(f"add('{tag}').src = '{other_site}/{name}'")
         await page.run("add('style').append('body { color: red }')")
         await page.run("document.body.setAttribute('style', 'color: red')")
         await page.run("add('script').append('window.harmed = 1')")
@@ -76,15 +76,15 @@ async def elsewhere(handler: Any) -> AsyncIterator[str]:  # noqa: ANN401 (aiohtt
         await runner.cleanup()
 
 
-async def test_foreign_pages_cannot_frame_or_read_it(page: Tab, releases: ReleaseStore) -> None:
+async def test_third_party_pages_cannot_frame_or_read_it(page: Tab, releases: ReleaseStore) -> None:
     releases.store.activate(releases.install().id)
 
     async def framing(request: web.Request) -> web.Response:
         frame = f'<iframe src="{request.query["of"]}" width=600></iframe>'
         return web.Response(text=f"<!doctype html><link rel=icon href=data:,>{frame}", content_type="text/html")
 
-    async with serving_releases(releases) as address, elsewhere(framing) as foreign:
-        await page.go(f"{foreign}/f?of={address}")
+    async with serving_releases(releases) as address, elsewhere(framing) as other_site:
+        await page.go(f"{other_site}/f?of={address}")
         await page.until("document.querySelector('iframe') !== null")
         with pytest.raises(AssertionError):
             await page.run(f"fetch('{address}/provenance')")

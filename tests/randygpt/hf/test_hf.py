@@ -218,6 +218,6 @@ def test_large_vocabulary() -> None:
         {"model": {"vocab": {"a": 0, "b": 1}, "merges": [["a", "c"]]}, "decoder": {"decoders": []}},
     ],
 )
-def test_foreign_tokenizer_is_refused(raw: object) -> None:
+def test_unsupported_tokenizer_is_refused(raw: object) -> None:
     with pytest.raises(InvalidModelFile):
         read_tokenizer_json(raw, "bpe")

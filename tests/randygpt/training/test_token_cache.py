@@ -150,7 +150,7 @@ def test_damaged_cache_is_rewritten(path: Path, counting: Counting, damage: Call
 
 
 @pytest.mark.parametrize("contents", [b"", b"my own notes", b"randygpt tokens 2\n" + bytes(600)], ids=len)
-def test_foreign_file_is_not_overwritten(path: Path, counting: Counting, contents: bytes) -> None:
+def test_other_file_is_not_overwritten(path: Path, counting: Counting, contents: bytes) -> None:
     kept(path).write_bytes(contents)
     warnings: list[str] = []
     assert np.array_equal(load(path, counting, warnings).ids, counting.encode(TEXT))
