@@ -29,7 +29,7 @@ class SignatureLog:
 
     def __init__(self, path: Path) -> None:
         size = path.stat().st_size if path.exists() else 0
-        self._file = path.open("ab")
+        self._file = durable.open_to_append(path)
         self._file.truncate(size - size % _RECORD)  # an incomplete record of a process that was killed
 
     def __enter__(self) -> Self:

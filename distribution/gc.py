@@ -20,6 +20,7 @@ from distribution.errors import StoreError
 from distribution.installed import InstalledRelease
 from distribution.state_file import StateFile
 from distribution.store import Store
+from relay_client import durable
 from relay_client.hexadecimal import parse_hex
 
 STALE_S = 86_400.0  # a fetch that was interrupted longer ago is not expected to resume
@@ -78,7 +79,7 @@ class GarbageCollector:
             OSError: The disk failed.
         """
         gone: list[Garbage] = []
-        with FileLock(self._store.collection_lock), ExitStack() as locks:
+        with FileLock(self._store.collection_lock, mode=durable.PUBLIC), ExitStack() as locks:
             for item in self._items(locks, keep, stale_s):
                 if enough is not None and sum(each.bytes for each in gone) >= enough:
                     break
@@ -185,7 +186,7 @@ def _release_of(path: Path) -> bytes:
 def _take(locks: ExitStack, path: Path) -> bool:
     """Return whether the lock was free; it is taken then."""
     try:
-        locks.enter_context(FileLock(path, timeout=0))
+        locks.enter_context(FileLock(path, timeout=0, mode=durable.PUBLIC))
     except Timeout:
         return False
     return True

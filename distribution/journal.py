@@ -7,6 +7,7 @@ same ids. Receipts of relays are separate, in state/receipts.
 
 import contextlib
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -71,6 +72,16 @@ def contents_digest(files: list[tuple[str, bytes]]) -> bytes:
     return hashlib.sha256(b"".join(path.encode() + b"\0" + sha256 for path, sha256 in sorted(files))).digest()
 
 
+def _create_private(path: Path) -> None:
+    """Create an empty file that only its owner can read, or make an existing one so; SQLite copies its mode."""
+    with contextlib.suppress(OSError):  # SQLite reports why it cannot be opened
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, durable.SECRET)
+        try:
+            os.fchmod(descriptor, durable.SECRET)
+        finally:
+            os.close(descriptor)
+
+
 class Journal:
     """An open journal; a context manager, for the thread that opened it.
 
@@ -82,6 +93,7 @@ class Journal:
         durable.make_directory(path.parent)
         self._path = path
         with self._translated():
+            _create_private(path)
             self._database = sqlite3.connect(path, timeout=10, isolation_level=None)
             try:
                 self._database.execute("PRAGMA synchronous = EXTRA")  # syncs the directory too

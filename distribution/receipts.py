@@ -44,7 +44,7 @@ class Receipts:
     def add(self, relay: str, event_id: bytes) -> None:
         """Record that a relay accepted an event."""
         if relay not in self._files:
-            self._files[relay] = self._stack.enter_context(self._path(relay).open("ab", buffering=0))
+            self._files[relay] = self._stack.enter_context(durable.open_to_append(self._path(relay), buffering=0))
         self._files[relay].write(event_id)
 
     def forget(self, relay: str) -> None:

@@ -80,7 +80,7 @@ class StateFile:
             OSError: The disk failed.
         """
         durable.make_directory(self.path.parent)
-        async with AsyncFileLock(self.path.with_suffix(".lock"), timeout=_LOCK_S):
+        async with AsyncFileLock(self.path.with_suffix(".lock"), timeout=_LOCK_S, mode=durable.PUBLIC):
             content = self.read()
             before = _encode(content)
             yield content

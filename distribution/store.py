@@ -107,8 +107,10 @@ class Store:
     @contextlib.asynccontextmanager
     async def lock(self, release_id: bytes) -> AsyncIterator[None]:
         """Hold the lock of a release, so that no other process fetches or removes it; it ends with its holder."""
-        async with AsyncFileLock(self.lock_path(release_id)):
-            async with AsyncFileLock(self.collection_lock):  # wait for a running garbage collection
+        async with AsyncFileLock(self.lock_path(release_id), mode=durable.PUBLIC):
+            async with AsyncFileLock(
+                self.collection_lock, mode=durable.PUBLIC
+            ):  # wait for a running garbage collection
                 pass
             yield
 
@@ -160,7 +162,7 @@ class Store:
         folder = self._releases / release.id.hex()
         building = self._releases / f".tmp-{release.id.hex()}"
         shutil.rmtree(building, ignore_errors=True)  # of a process that was killed; this one holds the lock
-        building.mkdir()
+        building.mkdir(durable.DIRECTORY)
         for file in manifest.files:
             _link(self._blob(file.sha256), building / file.path)
         record = orjson.dumps(

@@ -17,6 +17,7 @@ from typing import BinaryIO
 PUBLIC = 0o644
 READ_ONLY = 0o444
 SECRET = 0o600
+DIRECTORY = 0o755  # a looser umask widens no mode here
 
 _TEMPORARY = ".tmp-"
 
@@ -95,6 +96,12 @@ def create(path: Path, data: bytes, *, mode: int) -> None:
     sync_directory(path.parent)
 
 
+def open_to_append(path: Path, *, mode: int = PUBLIC, buffering: int = -1) -> BinaryIO:
+    """Open a file to append to, and create it if it is missing. Raises OSError; neither atomic nor durable."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
+    return open(descriptor, "ab", buffering=buffering)  # noqa: PTH123 (a descriptor has no path)
+
+
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Make a temporary directory that moves to `path` on exit; after an error it is removed. Raises OSError.
@@ -103,7 +110,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{path.name}"[:255])
     try:
-        temporary.mkdir()
+        temporary.mkdir(DIRECTORY)
         yield temporary
         temporary.rename(path)
     except BaseException as error:
@@ -129,7 +136,7 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def make_directory(path: Path, *, mode: int = 0o755) -> Path:
+def make_directory(path: Path, *, mode: int = DIRECTORY) -> Path:
     """Make a directory and its missing parents durably, and return it; raises OSError."""
     if not path.is_dir():
         make_directory(path.parent, mode=mode)

@@ -7,6 +7,7 @@ from typing import Self
 
 import nostr_sdk
 
+from relay_client import durable
 from relay_client.errors import CallerError
 from relay_client.websocket import open_websocket
 
@@ -44,7 +45,7 @@ class LocalRelay:
         limit = nostr_sdk.RateLimit(max_reqs=_MAX_REQUESTS, notes_per_minute=_EVENTS_PER_MINUTE)
         try:
             if self._folder is not None:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                durable.make_directory(self._folder)
                 builder = builder.database(await nostr_sdk.NostrLmdb.open(str(self._folder)))
             self._relay = builder.rate_limit(limit).build()
             await self._relay.run()
