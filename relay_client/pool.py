@@ -21,6 +21,7 @@ from relay_client.relay_status import RelayReport, RelayStatus, SendCounts
 from relay_client.sender import OnAccepted, RelaySender
 from relay_client.settle import settle
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
+from relay_client.url import normalize_url
 
 if TYPE_CHECKING:  # it imports an HTTP client, which fetching does not need
     from relay_client.nip11 import RelayInfo
@@ -64,11 +65,11 @@ class _Relay:
 class Pool:
     """Open connections to several relays; an async context manager.
 
-    Entering raises TransportError if no relay can be reached. A relay that fails later is dropped; `reports` has the
-    reason.
+    Raises CallerError if an address is wrong; entering raises TransportError if no relay can be reached. A relay that
+    fails later is dropped; `reports` has the reason.
 
     Args:
-        urls: Addresses of the relays.
+        urls: Addresses of the relays; two spellings of one count once.
         signer: Authenticates (NIP-42) at relays that require it, except those known from hints.
         hints: Untrusted addresses, used only if the relays above lack something.
         wait_for_all: If false, entering waits only a short time for the other relays once one is connected (they are
@@ -92,7 +93,7 @@ class Pool:
         self._hints = list(hints)
         self._wait_for_all = wait_for_all
         self._tasks: set[asyncio.Task[None]] = set()  # questions, and attempts to connect, that may outlive a call
-        self._add(urls, are_hints=False)
+        self._add(map(normalize_url, urls), are_hints=False)
 
     async def __aenter__(self) -> Self:
         try:

@@ -15,6 +15,7 @@ from relay_client.errors import PeerError, TransportError
 from relay_client.event import Signer
 from relay_client.filter import Filter
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
+from relay_client.url import normalize_url
 
 # Gets the relay's address and an unverified event; returns False if the event was not wanted.
 OnEvent = Callable[[str, Mapping[str, object]], bool]
@@ -52,7 +53,7 @@ class Subscription:
         on_change: Callable[[SubscriptionStatus], None] = lambda _status: None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
-        self.statuses = dict.fromkeys(urls, SubscriptionStatus())
+        self.statuses = dict.fromkeys(map(normalize_url, urls), SubscriptionStatus())
         self._wanted = wanted
         self._on_event = on_event
         self._signer = signer

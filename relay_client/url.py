@@ -1,27 +1,39 @@
-"""Addresses of relays (`ws://`, `wss://`) in one canonical form. No I/O."""
+"""Addresses of relays (`ws://`, `wss://`) in one canonical form, so that each relay counts once. No I/O."""
 
 import ipaddress
-from urllib.parse import urlsplit
+import re
+
+import idna
+from yarl import URL
 
 from relay_client.errors import CallerError
 
+_LONGEST_ADDRESS = 2_000  # characters
+_LONGEST_NAME = 253  # the same (RFC 1035)
+_BYTE = 0xFF
+_LONGEST_NUMBER = 16  # digits of a number in an IPv4 address
+_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # a last label that makes a host an IPv4 address (WHATWG URL)
+
 
 def normalize_url(raw_url: str) -> str:
-    """Return a relay's address in canonical form, without a trailing slash; raises CallerError."""
+    """Return a relay's address in canonical form (RFC 3986; hosts as in the WHATWG URL standard).
+
+    Lower-case scheme and host, names in ASCII (IDNA) and without a dot at the end, IP addresses in their short form, no
+    default port, and no slash if that is the whole path. Elsewhere a slash at the end of the path counts.
+
+    Raises:
+        CallerError: It is not the address of a relay.
+    """
     try:
-        parts = urlsplit(raw_url.strip())
-        _ = parts.port  # raises for a port out of range
-    except ValueError as error:
-        raise CallerError(f"not a relay's address: {raw_url!r} ({error})") from None
-    is_invalid = "@" in parts.netloc or parts.query or parts.fragment or not parts.geturl().isprintable()
-    if parts.scheme not in {"ws", "wss"} or not parts.hostname or is_invalid:
-        raise CallerError(f"not a relay's address: {raw_url!r} (expected wss://relay.example)")
-    return parts._replace(netloc=parts.netloc.lower()).geturl().rstrip("/")
+        return _normalize(raw_url.strip())
+    except ValueError:  # also of idna and yarl
+        raise CallerError(f"not a relay's address: {raw_url[:200]!r} (expected wss://relay.example)") from None
 
 
 def is_loopback(url: str) -> bool:
     """Return whether a relay's address names this machine."""
-    return is_loopback_host(urlsplit(url).hostname or "")
+    return is_loopback_host(URL(url).raw_host or "")
 
 
 def is_loopback_host(host: str) -> bool:
@@ -30,3 +42,51 @@ def is_loopback_host(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _normalize(text: str) -> str:
+    url = URL(text)
+    if url.scheme not in {"ws", "wss"} or not url.raw_host or url.port == 0:
+        raise ValueError("no relay")
+    if url.raw_user is not None or url.raw_password is not None or url.raw_fragment:
+        raise ValueError("user or fragment")
+    if len(text) > _LONGEST_ADDRESS or not text.isprintable():
+        raise ValueError("too long, or not printable")
+    host = _normalize_host(url.raw_host if ":" in url.raw_host else _typed_host(text))
+    port = "" if url.is_default_port() else f":{url.port}"
+    return f"{url.scheme}://{host}{port}{'' if url.raw_path_qs == '/' else url.raw_path_qs}"
+
+
+def _typed_host(text: str) -> str:
+    """Return the host of an address as it was typed; yarl encodes names by an older standard than idna."""
+    authority = re.split(r"[/?#]", text.partition("://")[2], maxsplit=1)[0]
+    return authority.rpartition(":")[0] if ":" in authority else authority
+
+
+def _normalize_host(raw_host: str) -> str:
+    if ":" in raw_host and "%" not in raw_host:  # a zone has a meaning on one machine only
+        return f"[{ipaddress.IPv6Address(raw_host)}]"
+    host = raw_host.lower() if raw_host.isascii() else idna.encode(raw_host, uts46=True).decode()
+    host = host.removesuffix(".")
+    if _NUMBER.fullmatch(host.rpartition(".")[2]):
+        return _normalize_ipv4(host)
+    if len(host) > _LONGEST_NAME or not _NAME.fullmatch(host):
+        raise ValueError("no host can have that name")
+    return host
+
+
+def _normalize_ipv4(host: str) -> str:
+    """Return an IPv4 address in dotted form: `127.1`, `0x7f000001` and `0177.0.0.1` are 127.0.0.1."""
+    *first, last = (_number(part) for part in host.split("."))
+    size = 4 - len(first)  # bytes that the last number stands for
+    if size < 1 or last >= 1 << 8 * size or any(number > _BYTE for number in first):
+        raise ValueError("not an IPv4 address")
+    return str(ipaddress.IPv4Address(bytes(first) + last.to_bytes(size, "big")))
+
+
+def _number(text: str) -> int:
+    base = 16 if text.startswith("0x") else 8 if text.startswith("0") else 10
+    digits = text.removeprefix("0x")
+    if not digits.isalnum() or len(digits) > _LONGEST_NUMBER:
+        raise ValueError("not a number")
+    return int(digits, base)

@@ -41,8 +41,9 @@ def remove(url: Url, as_json: Json = False, _quiet: Quiet = False) -> None:
     """Remove a relay from your list."""
     from relay_client.url import normalize_url
 
-    home, relay = Home.from_environment(), normalize_url(url)
+    home = Home.from_environment()
     added = home.added_relays()
+    relay = url if url in added else normalize_url(url)
     if relay not in added:
         if relay in home.configured_relays:
             raise CallerError(f"{relay} comes from a setting; remove it there (see `randygpt config show`)")

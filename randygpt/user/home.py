@@ -88,7 +88,10 @@ class Home:
         return urls
 
     def added_relays(self) -> list[str]:
-        """Return the relays in relays.json; raises CallerError if the file is damaged."""
+        """Return the relays in relays.json, each once; raises CallerError if the file is damaged.
+
+        An entry that is no relay's address, as an earlier version may have written it, stays as it is.
+        """
         try:
             relays = json.loads(self.relays_path.read_bytes())
         except FileNotFoundError:
@@ -97,7 +100,7 @@ class Home:
             raise CallerError(f"{self.relays_path}: not JSON ({error})") from None
         if not isinstance(relays, list) or not all(isinstance(url, str) for url in relays):
             raise CallerError(f"{self.relays_path}: not a list of relay URLs")
-        return relays
+        return list(dict.fromkeys(map(_normalize_listed, relays)))
 
     def write_relays(self, relays: list[str]) -> None:
         """Replace relays.json durably; raises OSError."""
@@ -132,6 +135,13 @@ def _folder(value: object) -> Path:
     if not path or not path.is_absolute():
         raise CallerError("expected an absolute path (a quoted string)")
     return path
+
+
+def _normalize_listed(url: str) -> str:
+    try:
+        return normalize_url(url)
+    except CallerError:
+        return url
 
 
 def _relays(value: object) -> list[str]:

@@ -358,3 +358,12 @@ def test_process_reads_the_users_file(tmp_path: Path, monkeypatch: pytest.Monkey
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text('relays = ["wss://users.example"]\n', encoding="utf-8")
     assert "wss://users.example" in randygpt(tmp_path, "relays", "list").stdout.split()
+
+
+def test_relay_of_an_earlier_list_can_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANDYGPT_HOME", str(tmp_path))
+    listed = tmp_path / "relays.json"
+    listed.write_text('["wss://re lay.example", "wss://a.example:443", "wss://b.example"]')
+    assert run(["relays", "remove", "wss://re lay.example"]) == 0
+    assert run(["relays", "remove", "wss://A.example."]) == 0
+    assert json.loads(listed.read_bytes()) == ["wss://b.example"]

@@ -43,8 +43,17 @@ def test_default_home_is_the_platforms(monkeypatch: pytest.MonkeyPatch, value: s
     assert Home.from_environment().folder == platformdirs.user_data_path("randygpt")
 
 
+def test_relays_listed_by_earlier_versions_are_read(home: Home) -> None:
+    listed = ["wss://a.example:443", "wss://a.example", "wss://b.example/né", "wss://re lay.example"]
+    home.write_relays(listed)
+    assert home.added_relays() == ["wss://a.example", "wss://b.example/n%C3%A9", "wss://re lay.example"]
+    with pytest.raises(CallerError, match="not a relay's address: 'wss://re lay"):
+        home.resolve_relays(None)
+    assert home.resolve_relays(["wss://A.example./", "wss://a.example"]) == ["wss://a.example"]
+
+
 def test_relays_round_trip(home: Home) -> None:
-    relays = ["wss://b.example", "ws://127.0.0.1:7777", "wss://a.example/né"]
+    relays = ["wss://b.example", "ws://127.0.0.1:7777", "wss://a.example/n%C3%A9"]
     assert home.added_relays() == []
     home.write_relays(relays)
     assert home.added_relays() == relays
