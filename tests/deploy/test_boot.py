@@ -40,7 +40,7 @@ SERVE, FOLLOW, PUBLISHER = "randygpt-serve.service", "randygpt-follow.service", 
 
 
 def answering(machine: Box, release: str) -> str:
-    """Wait until a release answers; what it says."""
+    """Wait until a release answers; return its text."""
     machine.until(f"curl -s {WEB}/health", lambda said: release in said)
     script = (
         f'curl -s --fail {WEB}/ -H "Authorization: Bearer $(cat /etc/randygpt/api-keys)" '
@@ -196,7 +196,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 def hurry(machine: Box) -> None:
-    """Have the pause between two tries of publishing be over."""
+    """End the pause between two attempts to publish."""
     machine.run(f"kill $(pgrep -x sleep -P $(systemctl show -P MainPID {PUBLISHER}))", check=False)
 
 
@@ -259,7 +259,7 @@ def locked_key(machine: Box, page: Page) -> None:
 
 
 def override(machine: Box, page: Page, heading: str, unit: str) -> None:
-    """What `systemctl edit` does with what the page says."""
+    """Write a drop-in file, as `systemctl edit` does."""
     folder = Path(f"{machine.root}/etc/systemd/system/{unit}.d")
     folder.mkdir()
     (folder / "override.conf").write_text(page.override(heading))
@@ -267,7 +267,7 @@ def override(machine: Box, page: Page, heading: str, unit: str) -> None:
 
 
 def training(machine: Box, page: Page, author: BoxAuthor, npub: str) -> None:
-    """Training as a service: it resumes after a crash, saves on a stop signal, and its best is published."""
+    """Check training as a service: it resumes after a crash, saves on stop, and its best checkpoint is published."""
     unit, place = "randygpt-train.service", "/var/lib/randygpt-train"
     Path(f"{machine.root}/root/my.txt").write_text(TEXT)
     settings = ["[train]", "iters = 1000000", "dim = 16", "heads = 2", "layers = 1", "block = 32", "batch = 2"]
@@ -309,7 +309,7 @@ def training(machine: Box, page: Page, author: BoxAuthor, npub: str) -> None:
 
 
 def run_for_a_while(machine: Box, times: int) -> None:
-    """Have the trainer run, for the first, second, … time, until it has done something then."""
+    """Start the trainer for the nth time and wait until it has trained."""
     machine.run("systemctl start randygpt-train.service")
     machine.until("journalctl --no-pager -u randygpt-train", lambda said: said.count("text: train.txt") == times)
     size = machine.run("wc -c /var/lib/randygpt-train/checkpoint.metrics.jsonl", check=False)
@@ -321,7 +321,7 @@ def iteration(machine: Box) -> int:
 
 
 def mistakes(machine: Box, page: Page, release: str) -> None:
-    """What keeps crashing is given up, what is set wrong is not tried again; the page says how to go on."""
+    """Check that crash loops and wrong settings end restarts, and that the page's advice recovers from both."""
     too_often = "Start request repeated too quickly"
     for unit in (SERVE, FOLLOW):
         machine.until(f"systemctl is-active crashes-of-{unit}", lambda said: said == "inactive")
@@ -345,7 +345,7 @@ def mistakes(machine: Box, page: Page, release: str) -> None:
 
 
 def everyday(machine: Box, page: Page) -> None:
-    """The rest of the page's commands, on a machine that is well."""
+    """Run the page's other commands on a healthy machine."""
     machine.run(page.block("Settings", 0))
     before = machine.run(f"curl -s {WEB}/health")
     for _ in range(2):  # there, and back
@@ -368,7 +368,7 @@ def everyday(machine: Box, page: Page) -> None:
 
 
 def bad_update(machine: Box, page: Page, repository: Repository, release: str) -> None:
-    """A version that does not start is taken back by itself."""
+    """Check that an update that does not start is rolled back."""
     program = machine.run("readlink -f /opt/randygpt/current")
     repository.change("randygpt/__init__.py", r'__version__ = ".*"', '__version__ = "98.0"')
     repository.change("randygpt/cli/serve.py", r"    keys = _keys\(", '    raise OSError("bad")\n    keys = _keys(')
@@ -381,7 +381,7 @@ def bad_update(machine: Box, page: Page, repository: Repository, release: str) -
 
 
 def without_a_network(machine: Box) -> None:
-    """What needs one waits for it, and everything that was enabled is there after a boot."""
+    """Check after a boot without a network: enabled units are active, and those that need a network wait."""
     machine.until(f"journalctl --boot --no-pager -u {PUBLISHER}", lambda said: "not published yet" in said)
     for unit in (FOLLOW, PUBLISHER):
         assert state(machine, unit, "ActiveState", "NRestarts") == ["activating", "0"]
@@ -391,7 +391,7 @@ def without_a_network(machine: Box) -> None:
 
 
 def good_update(machine: Box, page: Page, repository: Repository, release: str) -> None:
-    """One that starts is there, also in what waits, and can do what the one before could."""
+    """Check that an update reaches all services, also those that wait, and keeps torch."""
     waiting = state(machine, FOLLOW, "MainPID")
     repository.change("randygpt/__init__.py", r'__version__ = ".*"', '__version__ = "99.0"')
     repository.change("randygpt/cli/serve.py", r'    raise OSError\("bad"\)\n', "")

@@ -36,14 +36,14 @@ def environment() -> dict[str, str]:
 
 
 def parsed(words: list[str]) -> dict[str, Any]:
-    """What the command line makes of the words, each of which must be right."""
+    """Return the parameters that the command line parses from valid words."""
     filled = [re.sub(r"\$\{\w+:[?-](.*)\}", r"\1", word).replace("npub1…", f"{5:064x}") for word in words]
     command = COMMAND.commands[filled[0]]
     return dict(command.make_context(filled[0], filled[1:]).params)
 
 
 def mounts(service: str) -> dict[str, list[str]]:
-    """Places in a service's container, and how they are mounted."""
+    """Return the mount options of a service's container by path."""
     return {place: rest for _, place, *rest in (each.split(":") for each in COMPOSE["services"][service]["volumes"])}
 
 

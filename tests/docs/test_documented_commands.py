@@ -1,4 +1,4 @@
-"""Every command line in README.md and docs/ is one that the program takes: its words and its flags exist."""
+"""Command lines in README.md and docs/: their commands and flags exist."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ COMMAND = typer.main.get_command(app)
 
 
 def documented() -> dict[str, str]:
-    """Command lines in the pages' shell blocks, with where they stand."""
+    """Return the command lines in the pages' shell blocks, with the name of their page."""
     found = {}
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = page.read_text(encoding="utf-8")

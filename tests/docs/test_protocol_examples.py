@@ -54,7 +54,7 @@ WEIGHTS_ONLY = FILES | {"tiny.bin": bytes.fromhex(EXAMPLES["weights-only"].repla
 
 
 def asking(stored: Iterable[RawEvent]) -> Ask:
-    """A relay that has these events and forgets none."""
+    """Return the query function of a relay that stores these events."""
     kept = list(stored)
 
     def ask(wanted: dict[str, Any]) -> Iterator[RawEvent]:
@@ -72,13 +72,13 @@ def reader(stored: Iterable[RawEvent]) -> Reader:
 
 
 def retagged(name: str, **values: str) -> RawEvent:
-    """An example event with other values of some tags, signed."""
+    """Return an example event with some tag values replaced, signed."""
     tags = [[tag, values.get(tag, value), *rest] for tag, value, *rest in EVENTS[name]["tags"]]
     return resigned(EVENTS[name], tags=tags)
 
 
 def versions_met(by: Reader) -> list[int]:
-    """What it has met once it has read the latest."""
+    """Return the versions a reader has seen after reading the latest."""
     by.read(BY_NAME)
     return list(by.met[KEY.pubkey.hex(), NAME])
 

@@ -1,4 +1,4 @@
-"""The page and the code refuse the same: what one of them takes and the other does not is a gap in docs/protocol.md."""
+"""The reader written from docs/protocol.md and the code accept the same input; a difference is a gap in the page."""
 
 import functools
 import operator
@@ -52,7 +52,7 @@ SHAPES: list[Callable[[list[str]], list[list[str]]]] = [
 
 
 def places_in(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in nested maps and arrays."""
+    """Yield the path of every value in nested maps and arrays."""
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(len(value)):
             yield (*path, key)
@@ -60,7 +60,7 @@ def places_in(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, 
 
 
 def altered(path: tuple[Any, ...], *values: object) -> bytes:
-    """The manifest with another value in a place, or with nothing there."""
+    """Return the manifest with the value at a path replaced, or removed."""
     raw = msgpack.unpackb(MANIFEST)
     inner = functools.reduce(operator.getitem, path[:-1], raw)
     if values:
@@ -71,14 +71,14 @@ def altered(path: tuple[Any, ...], *values: object) -> bytes:
 
 
 def with_files(count: int) -> bytes:
-    """The manifest with so many files; the fourth and those behind it are like the second, with a role of their own."""
+    """Return a manifest of `count` files; from the fourth on, copies of the second with another role."""
     raw = msgpack.unpackb(MANIFEST)
     raw["files"] += [raw["files"][1] | {"path": f"{number}.txt", "role": "notes"} for number in range(3, count)]
     return bytes(msgpack.packb(raw | {"files": raw["files"][:count]}))
 
 
 def with_side_file(size: int) -> bytes:
-    """A manifest in chunks of 46,080 bytes, whose vocabulary has so many bytes and as many chunks as it needs."""
+    """Return a manifest with chunks of 46,080 bytes whose vocabulary has `size` bytes."""
     raw = msgpack.unpackb(MANIFEST)
     for at, file in enumerate(raw["files"]):
         if file["role"] == "tokenizer":
@@ -149,7 +149,7 @@ def decode(raw_manifest: bytes) -> None:
 
 
 def agree(ours: Callable[[Any], object], theirs: Callable[[Any], object], value: object) -> bool:
-    """Whether both take it; fails if only one does."""
+    """Return whether both accept a value; fail if only one does."""
     refusals = []
     for take in (ours, theirs):
         try:

@@ -1,4 +1,4 @@
-"""docs/threat-model.md names tests that exist, and the attacks that no other test shows are shown here."""
+"""docs/threat-model.md names tests that exist; tests of attacks that belong to no other module."""
 
 import ast
 import re

@@ -1,1 +1,1 @@
-"""What several test modules share: a tiny model, a scripted relay, ways to run the real command."""
+"""Shared by test modules: a tiny model, real and scripted relays, ways to run the command."""

@@ -1,7 +1,7 @@
-"""A Debian that boots: this machine's own system below a throw-away layer, run by systemd-nspawn.
+"""A Debian container that boots: this machine's system under a temporary overlay, run by systemd-nspawn.
 
-Everything happens in namespaces of one process: with it go the box, the layer and whatever was started beside the
-box. Needs root and Linux; nothing outside is changed. The network is a loopback device that box and test share.
+Everything happens in the namespaces of one process and ends with it: the container, the overlay, and the programs
+started next to it. Needs root and Linux; changes nothing outside. Container and test share a loopback device.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _MASKED = ("networkd", "resolved", "timesyncd", "udevd", "logind")  # what a box
 
 
 def why_not() -> str:
-    """Why no box can be had here, empty if one can."""
+    """Return why no container can boot here; empty if one can."""
     if os.geteuid() != 0:
         return "it needs root"
     missing = [tool for tool in _TOOLS if not shutil.which(tool)]
@@ -40,7 +40,7 @@ def why_not() -> str:
 
 
 class Box:
-    """A Debian tree, and the machine it is while it is booted."""
+    """A Debian file tree, and the machine it becomes while booted."""
 
     def __init__(self, folder: Path, keeper: int, shown: Mapping[Path, str]) -> None:
         self._folder = folder
@@ -50,11 +50,11 @@ class Box:
         self.root = Path(f"/proc/{keeper}/root{folder}/merged")  # its files, to put some there before a boot
 
     def beside(self, *command: str) -> list[str]:
-        """A command line that runs on the box's network, outside of it."""
+        """Return a command line that runs outside of the container, on its network."""
         return ["nsenter", f"--target={self._keeper}", "--net", "--pid", "--", *command]
 
     def run(self, script: str, *, check: bool = True) -> str:
-        """What a shell prints that starts in the home of the box's root; with `check`, it must succeed."""
+        """Run a script in the container, in root's home, and return its output; with `check`, it must succeed."""
         done = subprocess.run(
             [
                 "nsenter",
@@ -81,7 +81,7 @@ class Box:
         return done.stdout.strip()
 
     def until(self, script: str, expected: Callable[[str], bool]) -> str:
-        """What a shell prints once it is as expected."""
+        """Run a script until its output is as expected; return it."""
         deadline = time.monotonic() + GIVE_UP_S
         while not expected(said := self.run(script, check=False)):
             assert time.monotonic() < deadline, f"{script}\n{said}\n{self.run('journalctl -n 80 --no-pager')}"
@@ -90,7 +90,7 @@ class Box:
 
     @contextlib.contextmanager
     def booted(self, *, network: bool = True) -> Iterator[None]:
-        """From power on to power off."""
+        """Boot the container, and power it off at the end."""
         merged, console = self._folder / "merged", self._folder / "console"
         words = ["nsenter", f"--target={self._keeper}", "--mount", "--net", "--pid", "--"]
         words += ["systemd-nspawn", "--boot", f"--directory={merged}", "--machine=box", "--register=no", "--keep-unit"]
@@ -132,7 +132,7 @@ class Box:
 
 @contextlib.contextmanager
 def box(folder: Path, shown: Mapping[Path, str]) -> Iterator[Box]:
-    """A box that was never booted, with layers in `folder`; it sees some folders of this machine at other places."""
+    """Make a container with its layers in `folder`; `shown` maps this machine's folders to mount points in it."""
     with subprocess.Popen(
         ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "cat"],
         stdin=subprocess.PIPE,
@@ -152,7 +152,7 @@ def box(folder: Path, shown: Mapping[Path, str]) -> Iterator[Box]:
 
 
 def _lay(folder: Path, keeper: int) -> None:
-    """Put an empty layer over this machine's system: what is no part of a Debian is not to be seen through it."""
+    """Mount an overlay on this machine's system that hides what is not part of Debian."""
     layers = Path(f"/proc/{keeper}/root{folder}/layers")
 
     def inside(script: str) -> None:

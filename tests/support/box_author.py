@@ -1,4 +1,4 @@
-"""The author whose model a machine follows, with the only relay on the machine's network."""
+"""An author whose model a container follows, with the only relay on the container's network."""
 
 import contextlib
 import json
@@ -41,18 +41,18 @@ class BoxAuthor:
         return done.stdout
 
     def publish(self, seed: int) -> str:
-        """Another version; its id."""
+        """Publish another version; return its id."""
         write_tiny(self.home / "tiny.bin", seed=seed, name="tiny")
         return str(json.loads(self.run("publish", "tiny.bin", "--relay", self.url, "--json"))["release"])
 
     def published(self, name: str) -> str | None:
-        """The hash of the newest checkpoint under a name, if there is any."""
+        """Return the SHA-256 of the latest checkpoint of a name; None if it cannot be fetched."""
         done = self.try_run("fetch", name, "--relay", self.url, "--json")
         return json.loads(done.stdout)["files"][0]["sha256"] if done.returncode == 0 else None
 
     @contextlib.contextmanager
     def relay(self) -> Iterator[None]:
-        """Within: the relay is there."""
+        """Run the relay."""
         self._start()
         try:
             yield
@@ -61,7 +61,7 @@ class BoxAuthor:
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
-        """Within: the relay is not there; afterwards it has what it had before."""
+        """Stop the relay, and start it with the same data at the end."""
         self._stop()
         yield
         self._start()
@@ -80,7 +80,7 @@ class BoxAuthor:
         assert read_line(self._relay.stdout.fileno()) == self.url
 
     def _stop(self) -> None:
-        """All of its processes, of which the first is not the relay."""
+        """Stop the whole process group: its first process is nsenter."""
         with self._relay as process:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)

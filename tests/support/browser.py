@@ -1,4 +1,4 @@
-"""Chromium, driven over its DevTools protocol: a tab as a person has one, with keys, a window and a console."""
+"""Chromium, driven over its DevTools protocol: tabs with keyboard, window and console."""
 
 import asyncio
 import base64
@@ -25,7 +25,7 @@ CTRL, SHIFT = 2, 8
 
 @contextlib.contextmanager
 def chromium(folder: Path) -> Iterator[str]:
-    """A browser with a profile of its own; gives the address of its DevTools."""
+    """Start a browser with an empty profile; yield the address of its DevTools."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     assert program, "these tests need Chromium: apt-get install chromium"
     command = [program, *FLAGS, f"--user-data-dir={folder}", "about:blank"]
@@ -42,7 +42,7 @@ def chromium(folder: Path) -> Iterator[str]:
 
 
 class Tab:
-    """A page in a browser, and what its console said."""
+    """A page in a browser, and its console messages."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
@@ -54,7 +54,7 @@ class Tab:
         self.requests: list[dict[str, Any]] = []
 
     async def send(self, method: str, **params: object) -> dict[str, Any]:
-        """Call the browser; raises AssertionError if that fails."""
+        """Call a DevTools method and return its result; raises AssertionError if it fails."""
         number = next(self._numbers)
         waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
         await self._socket.send(json.dumps({"id": number, "method": method, "params": params} | self._session))
@@ -64,7 +64,7 @@ class Tab:
         return dict(reply["result"])
 
     async def listen(self) -> None:
-        """Take what the browser says, until it has gone."""
+        """Receive the browser's messages until it closes the connection."""
         async for message in self._socket:
             said = json.loads(message)
             if "id" in said:
@@ -84,7 +84,7 @@ class Tab:
                 self.requests.append(params["request"])
 
     async def open(self) -> None:
-        """Begin, in a context without cookies or storage."""
+        """Open the tab, in a context without cookies or storage."""
         self._context = (await self.send("Target.createBrowserContext"))["browserContextId"]
         target = await self.send("Target.createTarget", url="about:blank", browserContextId=self._context)
         attached = await self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)
@@ -94,17 +94,17 @@ class Tab:
         await self.size(1100, 800)
 
     async def allow(self, *permissions: str) -> None:
-        """Say yes to what the page would have to ask for, and no to the rest."""
+        """Grant permissions to the page, and deny all others."""
         await self.send("Browser.grantPermissions", browserContextId=self._context, permissions=permissions)
 
     async def size(self, width: int, height: int) -> None:
-        """How large its window is, in CSS pixels."""
+        """Set the size of the window in CSS pixels."""
         await self.send(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )
 
     async def scheme(self, name: str) -> None:
-        """light or dark."""
+        """Prefer a color scheme, light or dark."""
         await self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
 
     async def go(self, address: str) -> None:
@@ -113,7 +113,7 @@ class Tab:
         await self.until("document.readyState === 'complete'")
 
     async def run(self, code: str) -> Any:  # noqa: ANN401 (JSON)
-        """The value of an expression in the page, awaited; raises AssertionError if it throws."""
+        """Return the awaited value of an expression in the page; raises AssertionError if it throws."""
         reply = await self.send(
             "Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True, userGesture=True
         )
@@ -121,7 +121,7 @@ class Tab:
         return reply["result"].get("value")
 
     async def until(self, code: str) -> Any:  # noqa: ANN401 (JSON)
-        """Wait until an expression is true; gives its value."""
+        """Wait until an expression is true; return its value."""
         try:
             async with asyncio.timeout(GIVE_UP_S):
                 while not (value := await self.run(code)):  # noqa: ASYNC110 (another process changes it)
@@ -131,23 +131,23 @@ class Tab:
         return value
 
     async def complains(self, words: str) -> None:
-        """Wait until the console has said something with these words."""
+        """Wait for a console message with these words."""
         async with asyncio.timeout(GIVE_UP_S):
             while not any(words in line for line in self.console):  # noqa: ASYNC110 (another process says it)
                 await asyncio.sleep(0.02)
 
     async def text(self, selector: str) -> str:
-        """What an element shows."""
+        """Return the text of an element."""
         return str(await self.run(f"document.querySelector({json.dumps(selector)}).innerText"))
 
     async def fill(self, selector: str, value: str) -> None:
-        """Type into a field, instead of what is there."""
+        """Replace the text of a field."""
         found = f"document.querySelector({json.dumps(selector)})"
         await self.run(f"{found}.focus(), {found}.select()")
         await self.send("Input.insertText", text=value)
 
     async def click(self, selector: str) -> None:
-        """Press a button where it is on the screen."""
+        """Scroll an element into view and click it."""
         found = f"document.querySelector({json.dumps(selector)})"
         await self.run(f"{found}.scrollIntoView({{block: 'center'}})")
         box = await self.run(f"{found}.getBoundingClientRect().toJSON()")
@@ -156,7 +156,7 @@ class Tab:
             await self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     async def press(self, key: str, modifiers: int = 0) -> None:
-        """A key, where the focus is."""
+        """Press a key in the focused element."""
         code, text = KEYS[key]
         facts = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": code}
         down = facts | ({"text": text} if text and not modifiers else {})
@@ -164,11 +164,11 @@ class Tab:
         await self.send("Input.dispatchKeyEvent", type="keyUp", modifiers=modifiers, **facts)
 
     async def focused(self) -> str:
-        """Accessible name of what has the focus, as a screen reader says it."""
+        """Return the accessible name of the focused element."""
         return next((name for _, name, focused in await self._nodes() if focused), "")
 
     async def names(self, role: str) -> list[str]:
-        """Accessible names of all elements in a role."""
+        """Return the accessible names of all elements in a role."""
         return [name for found, name, _ in await self._nodes() if found == role]
 
     async def _nodes(self) -> list[tuple[str, str, bool]]:
@@ -184,14 +184,14 @@ class Tab:
         ]
 
     async def picture(self) -> bytes:
-        """The whole page as a PNG."""
+        """Return a screenshot of the whole page as a PNG."""
         shot = await self.send("Page.captureScreenshot", captureBeyondViewport=True)
         return base64.b64decode(shot["data"])
 
 
 @contextlib.asynccontextmanager
 async def tab(browser: str) -> AsyncIterator[Tab]:
-    """A new tab; nothing is left of it afterwards."""
+    """Open a tab; yield it and close it at the end."""
     async with connect(browser, max_size=None, proxy=None) as socket:
         made = Tab(socket)
         listening = asyncio.create_task(made.listen())

@@ -76,15 +76,18 @@ def only_line(text: str) -> str:
     return text.strip()
 
 
-def loads_torch(*lines: str, folder: Path | None = None) -> bool:
-    """Return whether any of these command lines, given in a folder, imports torch."""
+def loads_torch(*lines: str, folder: Path | None = None, home: Path | None = None) -> bool:
+    """Return whether any of these command lines, given in a folder, imports torch; run them in one process."""
     code = (
         "import sys; from randygpt.cli.main import run\n"
         "for line in sys.argv[1:]: run(line.split())\n"
         "sys.stderr.write('torch' if 'torch' in sys.modules else 'none')"
     )
     command = [sys.executable, "-c", code, *lines]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+    variables = environment(home) if home else None
+    done = subprocess.run(
+        command, cwd=folder, env=variables, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+    )
     return done.stderr.endswith("torch")
 
 

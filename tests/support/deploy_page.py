@@ -1,4 +1,4 @@
-"""docs/deploy.md for a test that does what it says, and what its commands take from the network."""
+"""docs/deploy.md for a test that runs its commands, and local sources of what they download."""
 
 import base64
 import hashlib
@@ -18,29 +18,29 @@ PATIENCE_S = 900
 
 
 class Page:
-    """What is on the page: blocks by their heading, and rows of tables."""
+    """Blocks of the page by heading, and rows of its tables."""
 
     def __init__(self) -> None:
         self._text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
         self._left = {block for blocks in self._sections("sh").values() for block in blocks}
 
     def block(self, heading: str, number: int = 0) -> str:
-        """Shell commands, to be run."""
+        """Return a block of shell commands, and count it as run."""
         block = self._sections("sh")[heading][number]
         self._left.discard(block)
         return block
 
     def override(self, heading: str) -> str:
-        """What `systemctl edit` is to be given."""
+        """Return the text to paste into `systemctl edit`."""
         return self._sections("ini")[heading][0]
 
     def advice(self, symptom: str) -> str:
-        """The commands in the last column of the row that shows a symptom."""
+        """Return the commands in the last column of a symptom's row."""
         [row] = [line for line in self._text.splitlines() if line.startswith("|") and symptom in line.split("|")[1]]
         return "\n".join(re.findall(r"`([^`]+)`", row.split("|")[3]))
 
     def left(self) -> set[str]:
-        """The shell commands that were not run."""
+        """Return the shell blocks that were not run."""
         return self._left
 
     def _sections(self, language: str) -> dict[str, list[str]]:
@@ -52,7 +52,7 @@ class Page:
 
 
 def shell(script: str, folder: Path) -> str:
-    """What a script prints that uses the Python of the tests."""
+    """Run a script with the Python of the tests first on PATH; return its output."""
     done = subprocess.run(
         ["/bin/bash", "-e", "-c", script],
         cwd=folder,
@@ -67,7 +67,7 @@ def shell(script: str, folder: Path) -> str:
 
 
 class Repository:
-    """A git repository with this checkout as it is, changes and all, as its only commit."""
+    """A git repository whose only commit is this checkout, with uncommitted changes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -80,7 +80,7 @@ class Repository:
         self._commit()
 
     def change(self, name: str, pattern: str, text: str) -> None:
-        """A commit in which what a pattern finds, once, in a file is replaced."""
+        """Commit a change: replace the only match of a pattern in a file."""
         path = self.folder / name
         changed, count = re.subn(pattern, text, path.read_text(encoding="utf-8"))
         assert count == 1
@@ -89,15 +89,15 @@ class Repository:
 
     def _commit(self) -> None:
         shell(
-            "git add --all; git -c user.name=friend -c user.email=friend@example.org commit --quiet --message=changed",
+            "git add --all; git -c user.name=author -c user.email=author@example.org commit --quiet --message=changed",
             self.folder,
         )
 
 
 def index(folder: Path, wheels: Path, packages: str) -> Path:
-    """A package index: what this program needs, also what builds it, and a torch.
+    """Make a package index of the program's runtime and build dependencies, and a torch.
 
-    That is no copy of torch, which is large: it makes `packages` visible, a folder in which it is installed.
+    Its torch is a small wheel that puts the folder `packages`, where torch is installed, on the import path.
     """
     folder.mkdir()
     for wheel in wheels.glob("*.whl"):

@@ -1,4 +1,4 @@
-"""A follower of the tiny model at work, and what it tells."""
+"""A running follower of the tiny model, and its updates."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ GIVE_UP_S = 180  # between two tries of a relay that was away may be a minute
 
 
 class Follow:
-    """A follower at work, and the updates it reported."""
+    """A running follower, and the updates it reported."""
 
     def __init__(
         self, urls: Sequence[str], home: Path, author: bytes, *, notify_only: bool = False, trusted: bytes | None = None
@@ -74,7 +74,7 @@ class Follow:
         return dict(entry)
 
     def live(self, *urls: str) -> Callable[[], bool]:
-        """Whether it is subscribed at exactly these relays."""
+        """Return a condition: the follower is connected to exactly these relays."""
 
         def connected() -> bool:
             relays = self.status().get("relays", {})

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def gate(wait_s: float) -> Iterator[threading.Event]:
-    """Give a closed gate; it opens at the end, or after `wait_s`, so that a wrong wait fails instead of hanging."""
+    """Yield a closed gate; it opens at the end, or after `wait_s`, so that a wrong wait fails instead of hanging."""
     opened = threading.Event()
     rescue = threading.Timer(wait_s, opened.set)
     rescue.start()

@@ -1,4 +1,4 @@
-"""A limit on what this process may have."""
+"""A limit on this process's memory."""
 
 import contextlib
 import resource
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def memory_for(more: int) -> Iterator[None]:
-    """Within: there is memory for so many bytes more than are mapped now, whatever ran before. On Linux."""
+    """Limit the address space to `more` bytes above what is mapped now. Linux only."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
     mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + more, limits[1]))

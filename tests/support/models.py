@@ -27,7 +27,7 @@ CONFIG = ModelConfig(n_embd=16, n_head=2, n_layer=2, vocab_size=TOKENIZER.vocab_
 
 
 def tiny_checkpoint(*, seed: int = 0, with_optimizer: bool = True) -> Checkpoint:
-    """Random weights of the tiny shape; moments are random too, to be told apart."""
+    """Return a checkpoint of the tiny shape with random weights and random optimizer state."""
     weights = GPT.initialize(CONFIG, seed=seed).flat.numpy()
     first, second = np.random.default_rng(seed).random((2, len(weights)), dtype=np.float32)
     header = CheckpointHeader(
@@ -43,28 +43,28 @@ def tiny_checkpoint(*, seed: int = 0, with_optimizer: bool = True) -> Checkpoint
 
 
 def decoder_of(model: GPT) -> Decoder:
-    """What generation and serving run, with a network's weights."""
+    """Return the decoder of generation and serving, with a network's weights."""
     return Decoder.from_flat(model.config, model.flat.detach().numpy())
 
 
 def has_weights(decoder: Decoder, weights: Array) -> bool:
-    """Whether it computes what these weights (P,) compute."""
+    """Return whether a decoder computes the logits of these weights (P,)."""
     ids = range(2, 20)
     return np.array_equal(decoder.logits(ids), Decoder.from_flat(CONFIG, weights).logits(ids))
 
 
 def evaluate_every(monkeypatch: pytest.MonkeyPatch, iterations: int) -> None:
-    """Have runs of the classic recipe evaluate more often than every 25 iterations."""
+    """Make runs of the classic recipe evaluate every so many iterations instead of 25."""
     changed = {**recipe.RECIPES, recipe.CLASSIC: replace(recipe.RECIPES[recipe.CLASSIC], eval_every=iterations)}
     monkeypatch.setattr(trainer, "RECIPES", changed)
 
 
 def endless() -> LanguageModel:
-    """A model that never says the end token at temperature 0."""
+    """Return a model that never draws the end token at temperature 0."""
     model = GPT(CONFIG, torch.randn(CONFIG.parameter_count, generator=torch.Generator().manual_seed(2)) * 0.3)
     with torch.no_grad():
         model.lm_head[1] = 0
-        model.lm_head[3] = -model.lm_head[2]  # one of the two is over 0
+        model.lm_head[3] = -model.lm_head[2]  # one of the two logits is positive
     return LanguageModel(decoder=decoder_of(model), tokenizer=TOKENIZER)
 
 
@@ -83,7 +83,7 @@ class Gated(Decoder):
 
 
 def write_tiny(path: Path, *, seed: int = 0, name: str = "", with_optimizer: bool = True) -> Path:
-    """A tiny checkpoint with its JSON beside it."""
+    """Write a tiny checkpoint and its sidecar; return its path."""
     sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, name=name, iteration=seed)
     checkpoint = tiny_checkpoint(seed=seed, with_optimizer=with_optimizer)
     save_checkpoint(path, checkpoint, sidecar)
@@ -91,7 +91,7 @@ def write_tiny(path: Path, *, seed: int = 0, name: str = "", with_optimizer: boo
 
 
 def side_files() -> dict[str, bytes]:
-    """config.json and vocab.json of the tiny model, as a release carries them."""
+    """Return config.json and vocab.json of the tiny model, as in a release."""
     return {
         "config.json": json.dumps(CONFIG.to_json("char")).encode(),
         "vocab.json": json.dumps(TOKENIZER.to_json()).encode(),

@@ -1,4 +1,4 @@
-"""What tests look at on the server's page."""
+"""The model card of page tests, and readers of the server's page."""
 
 from support.browser import Tab
 from support.models import CONFIG
@@ -15,7 +15,7 @@ CARD = {
 
 
 async def facts(page: Tab, lists: str = "#facts") -> dict[str, str]:
-    """What a list of terms says."""
+    """Return the terms of a description list with their descriptions."""
     pairs = f"[...document.querySelectorAll('{lists} dt')].map((term) => [term.innerText, term.nextSibling.innerText])"
     return dict(await page.run(pairs))
 

@@ -55,13 +55,13 @@ _BLOCK = re.compile(r"(<!-- example: ([a-z0-9-]+) -->\n```[a-z]+\n)(.*?)^(```)$"
 
 
 class ExampleKey:
-    """Signs with no randomness, so that the page can be made again; a real key must not be published like this."""
+    """Key that signs without randomness, so that the page is reproducible; never publish a real key like this."""
 
     _key = coincurve.PrivateKey(SECRET)
     pubkey = _key.public_key_xonly.format()
 
     def sign(self, digest: bytes) -> bytes:
-        """BIP-340 with auxiliary randomness of 32 zero bytes."""
+        """Sign by BIP-340 with auxiliary randomness of 32 zero bytes."""
         return self._key.sign_schnorr(digest, bytes(32))
 
 
@@ -78,7 +78,7 @@ class ExampleFile:
 
 
 class Example:
-    """The release: each of its parts is computed once, from the part before."""
+    """The example release; each part is computed once, from the previous one."""
 
     @cached_property
     def files(self) -> tuple[ExampleFile, ...]:
@@ -107,7 +107,7 @@ class Example:
         return _chunk(self.manifest)
 
     def release(self, version: int) -> Event:
-        """A release event; the two versions have the same files."""
+        """Return a release event; the two versions have the same files."""
         return release_draft(
             self.manifest,
             [self.manifest_chunk.id],
@@ -121,20 +121,20 @@ class Example:
         ).sign(KEY)
 
     def head(self, version: int, *, after_s: int) -> Event:
-        """A head event that names one of them."""
+        """Return a head event that names one version."""
         release = Release.parse(self.release(version), now=CREATED_AT + 3600)
         return head_draft(release, hint=HINT, created_at=CREATED_AT + after_s).sign(KEY)
 
     @cached_property
     def revocation(self) -> Event:
-        """The author takes version 2 back."""
+        """The author's revocation of version 2."""
         tags = (("e", self.release(2).id.hex()), ("k", str(RELEASE_KIND)))
         return EventDraft(kind=5, created_at=CREATED_AT + 7200, tags=tags, content="trained on the wrong text").sign(
             KEY
         )
 
     def events(self) -> dict[str, Event]:
-        """Every event of the page, by the name it has there."""
+        """Return the page's events by their names there."""
         chunks = {event.id: event for file in self.files for event in file.chunks}
         return {
             **{f"chunk-{number}": event for number, event in enumerate(chunks.values(), 1)},
@@ -149,7 +149,7 @@ class Example:
         }
 
     def blocks(self) -> dict[str, str]:
-        """Every example of the page, by its name."""
+        """Return the page's examples by name."""
         events = self.events()
         serialised = [_serialised(events[name]) for name in ("release", "escapes")]
         weights = self.files[0].entry.segments[0].size
@@ -165,7 +165,7 @@ class Example:
         }
 
     def _requests(self) -> Iterator[str]:
-        """One of each question that a reader asks."""
+        """Yield one of each kind of request that a reader sends."""
         author, release = KEY.pubkey.hex(), self.release(1).id.hex()
         chunk_sha256 = hashlib.sha256(self.files[0].data[:CHUNK_SIZE]).hexdigest()
         filters: list[dict[str, object]] = [
@@ -177,7 +177,7 @@ class Example:
         return (json.dumps(["REQ", name, wanted]) for name, wanted in zip("abcd", filters, strict=True))
 
     def _walk(self) -> Iterator[str]:
-        """The manifest's bytes, field by field."""
+        """Return the manifest's bytes in hex, field by field."""
         steps: list[tuple[bytes, str]] = [
             (b"\x83", "map of 3 entries"),
             _field("v", 1),
@@ -212,7 +212,7 @@ class Example:
 
 
 def resigned(event: Mapping[str, Any], key: Signer = KEY, **changes: object) -> dict[str, Any]:
-    """The event, as JSON has it, with fields changed, and an id and a signature that hold."""
+    """Return an event, as a JSON object, with changed fields and a valid id and signature."""
     fields: dict[str, Any] = {**event, **changes}
     tags = tuple(tuple(tag) for tag in fields["tags"])
     draft = EventDraft(kind=fields["kind"], created_at=fields["created_at"], tags=tags, content=fields["content"])
@@ -220,13 +220,13 @@ def resigned(event: Mapping[str, Any], key: Signer = KEY, **changes: object) -> 
 
 
 def updated(page: str) -> str:
-    """The page with every example as it should be; raises KeyError for a name that is none."""
+    """Return the page with all examples up to date; raises KeyError for an unknown name."""
     blocks = Example().blocks()
     return _BLOCK.sub(lambda match: f"{match[1]}{blocks[match[2]]}\n{match[4]}", page)
 
 
 def examples(page: str) -> dict[str, str]:
-    """Text of the examples in a page, by name."""
+    """Return the text of the examples in a page by name."""
     return {match[2]: match[3].rstrip("\n") for match in _BLOCK.finditer(page)}
 
 
@@ -255,7 +255,7 @@ def _file(path: str, role: str, data: bytes, lengths: list[tuple[str, int]]) -> 
 
 
 def _serialised(event: Event) -> bytes:
-    """What is hashed to get the id, written another way than the code does."""
+    """Return the bytes whose hash is the id, serialized independently of the code."""
     fields = [0, event.pubkey.hex(), event.created_at, event.kind, event.tags, event.content]
     serialised = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
     assert hashlib.sha256(serialised).digest() == event.id
@@ -263,7 +263,7 @@ def _serialised(event: Event) -> bytes:
 
 
 def _pretty(event: Event) -> str:
-    """An event as JSON, one field and one tag a line."""
+    """Return an event as JSON, with one field or tag per line."""
     lines = []
     for name, value in event.to_dict().items():
         text = _text(value)
@@ -274,7 +274,7 @@ def _pretty(event: Event) -> str:
 
 
 def _text(value: object) -> str:
-    """JSON in which what an editor would not show or keep is written as an escape."""
+    """Return JSON in which unprintable characters are escaped."""
     return "".join(
         char if char.isprintable() else f"\\u{ord(char):04x}" for char in json.dumps(value, ensure_ascii=False)
     )

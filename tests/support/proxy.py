@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a real relay, with the faults of real networks on the way from the relay to the client."""
+"""A TCP proxy in front of a real relay, with faults of real networks from relay to client."""
 
 import asyncio
 import contextlib
@@ -68,7 +68,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @contextlib.asynccontextmanager
 async def proxy_to(url: str) -> AsyncIterator[Proxy]:
-    """A proxy on a free port of the loopback address, in front of the relay at `url`."""
+    """Run a proxy to the relay at `url`, on a free port of the loopback address."""
     proxy, port = Proxy(), urlsplit(url).port
     assert port
     handlers: set[asyncio.Task[None]] = set()

@@ -1,4 +1,4 @@
-"""Real relays by other hands, as processes: PyPI `nostr-relay` (sqlite and LMDB) and npm `@nostr-relay/core`."""
+"""Relays of other projects, as processes: PyPI `nostr-relay` (sqlite and LMDB) and npm `@nostr-relay/core`."""
 
 import contextlib
 import secrets
@@ -47,7 +47,7 @@ def find_free_port() -> int:
 
 @contextlib.contextmanager
 def python_relay(folder: Path, port: int, storage: str) -> Iterator[str]:
-    """PyPI `nostr-relay` on a port, with its data in `folder`; gives its address."""
+    """Run PyPI's `nostr-relay` on a port, with its data in `folder`; yield its address."""
     config = folder / "relay.yaml"
     config.write_text(_CONFIG.format(port=port, storage=_STORAGE[storage].format(folder=folder)))
     command = [str(PYTHON_RELAY), "-c", str(config), "serve"]
@@ -62,7 +62,7 @@ def python_relay(folder: Path, port: int, storage: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def npm_relay(folder: Path) -> Iterator[str]:
-    """npm `@nostr-relay/core` with sqlite in memory; gives its address."""
+    """Run npm's `@nostr-relay/core` with sqlite in memory; yield its address."""
     with _process(["node", str(NPM_RELAY), "0"], folder, subprocess.PIPE) as process:
         assert process.stdout is not None
         address = read_line(process.stdout.fileno(), timeout_s=START_S)

@@ -1,4 +1,4 @@
-"""Publishing and fetching the tiny model through real sockets, and what a store looks like from outside."""
+"""Publishing and fetching the tiny model through real sockets, and the visible files of a home."""
 
 import io
 import time
@@ -31,7 +31,7 @@ def clock() -> int:
 
 
 def checkpoint_bytes(*, seed: int = 0) -> bytes:
-    """An RGPT0003 file of the tiny model: one chunk of weights, two of moments."""
+    """Return an RGPT0003 file of the tiny model: one chunk of weights, two of optimizer state."""
     checkpoint = tiny_checkpoint(seed=seed)
     assert checkpoint.optimizer_state is not None
     parts = (checkpoint.weights, *checkpoint.optimizer_state)
@@ -54,7 +54,7 @@ def tiny_sources(*, seed: int = 0) -> list[SourceFile]:
 
 
 def many_sources(chunks: int) -> list[SourceFile]:
-    """A release whose checkpoint has so many chunks, each of them another."""
+    """Return the sources of a release whose checkpoint has `chunks` different chunks."""
     data = b"".join((1 + number).to_bytes(4, "big") * (CHUNK_SIZE // 4) for number in range(chunks))
     return [source("checkpoint.bin", "checkpoint", data, [("weights", len(data))]), *tiny_sources()[1:]]
 
@@ -116,7 +116,7 @@ async def fetch(  # noqa: PLR0913 (whatever a test may want to vary)
 
 
 def visible(home: Path) -> dict[str, bytes]:
-    """Every file that anybody would take for real: releases, blobs, refs and the memory of versions."""
+    """Return the contents of installed releases, blobs, refs and state by path, without locks and partial files."""
     found = {}
     for folder in ("store/releases", "store/blobs", "store/refs", "state"):
         for path in sorted((home / folder).rglob("*")):

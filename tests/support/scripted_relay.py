@@ -28,17 +28,17 @@ class ScriptedRelay:
     events: dict[str, RawEvent] = field(default_factory=dict)  # by id
     deliver: Callable[[RawEvent], RawEvent | None] = lambda event: event
     accept: Callable[[RawEvent], tuple[bool, str]] = lambda _event: (True, "")  # (OK, reason)
-    refuse: Callable[[dict[str, Any]], str] = lambda _wanted: ""  # the reason why a request is refused, if it is
-    most: int = 1 << 20  # events in one answer, whatever was asked for
-    before_answer: Callable[[dict[str, Any]], Awaitable[None]] | None = None  # may hold an answer back
+    refuse: Callable[[dict[str, Any]], str] = lambda _wanted: ""  # reason of a CLOSED; empty: answered
+    most: int = 1 << 20  # maximum number of events in one answer
+    before_answer: Callable[[dict[str, Any]], Awaitable[None]] | None = None  # may delay an answer
     keep: bool = True  # False: answers OK and forgets
     silent: bool = False  # True: never answers anything
-    junk: list[RawEvent] = field(default_factory=list)  # sent before every answer, asked for or not
-    members: list[str] = field(default_factory=list)  # the only ones whose events are taken (NIP-42), if any are named
-    description: RawEvent = field(default_factory=dict)  # what it says about itself (NIP-11)
+    junk: list[RawEvent] = field(default_factory=list)  # sent before every answer, requested or not
+    members: list[str] = field(default_factory=list)  # the only public keys that may publish (NIP-42); empty: all
+    description: RawEvent = field(default_factory=dict)  # relay information document (NIP-11)
     received: list[str] = field(default_factory=list)  # ids in the order they came
     requests: list[dict[str, Any]] = field(default_factory=list)  # filters asked
-    identities: list[str] = field(default_factory=list)  # public keys of those who said who they are
+    identities: list[str] = field(default_factory=list)  # public keys of authenticated clients (NIP-42)
     connections: int = 0  # so far
 
     async def handle(self, socket: ServerConnection) -> None:
@@ -62,7 +62,7 @@ class ScriptedRelay:
                 await self._give(socket, message[1], message[2])
 
     def describe(self, connection: ServerConnection, request: Request) -> Response | None:
-        """The answer to a plain HTTP request, None for a websocket's."""
+        """Answer a plain HTTP request (NIP-11); return None for a websocket's."""
         if "Upgrade" in request.headers:
             return None
         return connection.respond(HTTPStatus.OK, orjson.dumps(self.description).decode())
@@ -108,7 +108,7 @@ def _matches(event: RawEvent, wanted: dict[str, Any]) -> bool:
 
 @contextlib.asynccontextmanager
 async def scripted_relay() -> AsyncIterator[ScriptedRelay]:
-    """A scripted relay on a free port of the loopback address."""
+    """Run a scripted relay on a free port of the loopback address."""
     relay = ScriptedRelay()
     async with serve(
         relay.handle, "127.0.0.1", 0, compression=None, max_size=1 << 20, process_request=relay.describe
@@ -121,7 +121,7 @@ async def scripted_relay() -> AsyncIterator[ScriptedRelay]:
 
 @contextlib.contextmanager
 def relay_on_thread() -> Iterator[ScriptedRelay]:
-    """A scripted relay on a thread of its own, for commands that run in the test's process and thread."""
+    """Run a scripted relay on its own thread, for commands that run in the test's thread."""
     started: queue.SimpleQueue[tuple[ScriptedRelay, asyncio.AbstractEventLoop, asyncio.Event]] = queue.SimpleQueue()
 
     async def run() -> None:

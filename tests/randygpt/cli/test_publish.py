@@ -30,7 +30,7 @@ IN_FLIGHT = 8  # events
 
 @pytest.fixture
 def author(tmp_path: Path, key: SecretKey) -> Path:
-    """A home with a key and a published-to-be checkpoint in it."""
+    """A home with a key and a checkpoint to publish."""
     home = tmp_path / "author"
     (home / "keys").mkdir(parents=True)
     (home / "keys" / "nsec").write_text(key.reveal_nsec())
@@ -40,7 +40,7 @@ def author(tmp_path: Path, key: SecretKey) -> Path:
 
 
 def write_larger(path: Path) -> Path:
-    """A checkpoint of some 60 chunks, no two of them equal."""
+    """Write a checkpoint of about 60 different chunks."""
     config = ModelConfig(n_embd=64, n_head=2, n_layer=4, vocab_size=TOKENIZER.vocab_size)
     header = CheckpointHeader(magic="RGPT0003", vocab_size=config.vocab_size, iteration=1, step=1, best_loss=2.0)
     weights, first, second = np.random.default_rng(1).random((3, config.parameter_count), dtype=np.float32)

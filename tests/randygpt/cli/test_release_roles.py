@@ -24,7 +24,7 @@ def releases(tmp_path: Path) -> ReleaseStore:
 
 
 def misleading_files() -> dict[str, bytes]:
-    """A sidecar with another vocabulary, and a second `.bin` file."""
+    """Return a sidecar with another vocabulary, and a second `.bin` file."""
     other = CharTokenizer([*TOKENIZER.chars[:2], *reversed(TOKENIZER.chars[2:])])
     return {
         "checkpoint.json": Sidecar(config=CONFIG, tokenizer=other, name="mallory").encode(),

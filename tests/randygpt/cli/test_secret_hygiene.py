@@ -110,7 +110,7 @@ def way_of(source: str, home: Path) -> tuple[list[str], dict[str, str]]:
     ],
 )
 def test_process_with_key_does_not_expose_it(home: Path, source: str, number: int) -> None:
-    """A relay that never answers keeps it waiting, with the key in its memory; then it ends, or crashes."""
+    """A silent relay keeps the process waiting with the key in memory until a signal ends or crashes it."""
     words, variables = way_of(source, home)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)

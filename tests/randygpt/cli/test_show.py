@@ -19,7 +19,7 @@ LOSSES = {"train": 1.5, "val": 1.75, "best_val": 1.625}
 
 
 def hollow(path: Path, preset: str, vocab_size: int, magic: str, numbers: int) -> None:
-    """A header, and the length of a whole file of a preset without its contents."""
+    """Write a header and a hole as long as the numbers of a preset's checkpoint."""
     header = CheckpointHeader(magic=magic, vocab_size=vocab_size, iteration=0, step=1, best_loss=float("inf"))
     config = ModelConfig.from_preset(preset, vocab_size=vocab_size)
     with path.open("wb") as file:

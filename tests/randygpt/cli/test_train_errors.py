@@ -233,7 +233,7 @@ def test_run_beyond_the_range_of_counters_is_refused(capsys: pytest.CaptureFixtu
 
 
 def test_negative_second_moment_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """The root of it is no number."""
+    """Its square root would be NaN."""
     assert train(*TINY, "--iters", "2") == 0
     path = Path("checkpoint.bin")
     data = bytearray(path.read_bytes())

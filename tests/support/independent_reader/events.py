@@ -22,7 +22,7 @@ Event = dict[str, Any]
 
 
 def checked(event: Event, kind: int, *, signed: bool = True) -> Event:
-    """The event, if its fields, its id, its kind and, where it is asked for, its signature are right."""
+    """Return the event if its fields, id and kind are valid, and its signature unless `signed` is False."""
     for name, length in (("id", 64), ("pubkey", 64), ("sig", 128)):
         need(is_text(event.get(name), f"[0-9a-f]{{{length}}}"), f"{name} is malformed")
     for name, maximum in (("created_at", 2**53 - 1), ("kind", 65_535)):
@@ -52,7 +52,7 @@ def values(event: Event, name: str) -> list[str]:
 
 
 def once(event: Event, name: str, pattern: str, maximum: int = 0) -> str:
-    """The value of a tag that comes exactly once; with a maximum, of a number."""
+    """Return the value of a tag that must occur exactly once; `maximum` limits a number."""
     found = values(event, name)
     need(len(found) == 1 and is_text(found[0], pattern), f"tag {name} is missing, twice or malformed")
     need(not maximum or int(found[0]) <= maximum, f"tag {name} is too large")
@@ -87,7 +87,7 @@ def check_release_tags(event: Event, now: int) -> None:
 
 
 def levels(value: object) -> int:
-    """How deep objects and lists are nested; 0 for anything else."""
+    """Return the nesting depth of objects and lists; 0 for anything else."""
     stack, deepest = [(value, 0)], 0
     while stack:
         item, depth = stack.pop()
@@ -128,7 +128,7 @@ def check_revocation(event: Event, now: int) -> None:
 
 
 def chunk_bytes(event: Event, size: int | None = None) -> bytes:
-    """What a chunk's content stands for; `size` where it is known."""
+    """Decode a chunk's content; check its `size` if it is known."""
     content = event["content"]
     need(len(content) <= 4 * MAX_CHUNK // 3, "a chunk is too large")
     need(size is None or len(content) == 4 * -(-size // 3), "a chunk has another length")

@@ -51,7 +51,7 @@ def is_hash(value: object) -> bool:
 
 
 def places(file: Mapping[str, Any], chunk_size: int) -> Iterator[tuple[str, int, str, str]]:
-    """(segment, length, event id, SHA-256) of each chunk of a file, in order."""
+    """Yield (segment, length, event id, SHA-256) of each chunk of a file, in order."""
     at = 0
     for name, length, _ in file["segments"]:
         for start in range(0, length, chunk_size):
@@ -61,7 +61,7 @@ def places(file: Mapping[str, Any], chunk_size: int) -> Iterator[tuple[str, int,
 
 
 def whole(file: dict[str, Any], chunk_size: int, chunks: Mapping[str, bytes], weights_only: bool) -> bytes:  # noqa: FBT001
-    """A file from its chunks; of a checkpoint, with `weights_only`, what remains of it in format RGPT0002."""
+    """Return a file joined from its chunks; with `weights_only`, a checkpoint becomes format RGPT0002."""
     part = weights_only and file["role"] == "checkpoint"
     names = {"weights"} if part else {segment[0] for segment in file["segments"]}
     data = b"".join(chunks[sha256] for name, _, _, sha256 in places(file, chunk_size) if name in names)

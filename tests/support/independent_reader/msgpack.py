@@ -18,7 +18,7 @@ _FORMS = {  # first byte -> what it begins, and the number behind it
 
 
 def unpack(raw: bytes) -> Any:  # noqa: ANN401 (whatever is packed)
-    """The one value in some bytes."""
+    """Decode exactly one value."""
     cursor = _Cursor(raw)
     found = cursor.value(0)
     need(cursor.at == len(raw), "bytes behind the value")

@@ -29,7 +29,7 @@ Ask = Callable[[dict[str, Any]], Iterable[Event]]  # a filter -> what a relay se
 
 
 class Reader:
-    """Reads releases through `ask`, and remembers the versions it met."""
+    """Reader of releases through `ask`; remembers the versions it has seen."""
 
     def __init__(self, ask: Ask, now: int) -> None:
         self._ask = ask
@@ -38,7 +38,7 @@ class Reader:
         self.revoked: set[str] = set()  # ids of releases
 
     def read(self, reference: str, *, weights_only: bool = False) -> dict[str, bytes]:
-        """The files of a release by path; `reference` is its id, or pubkey/name."""
+        """Return the files of a release by path; `reference` is its id or pubkey/name."""
         author, _, name = reference.rpartition("/")
         release = self._latest(author, name) if author else self._release(reference)
         self._check_version(release, by_name=bool(author))
@@ -50,7 +50,7 @@ class Reader:
         return files
 
     def _found(self, wanted: dict[str, Any], check: Callable[[Event], object]) -> list[Event]:
-        """Events for a filter that pass a check."""
+        """Return the events of a filter that pass a check."""
         found = []
         for event in self._ask(wanted):
             try:
@@ -61,7 +61,7 @@ class Reader:
         return found
 
     def _by_ids(self, ids: Iterable[str], check: Callable[[Event], object]) -> dict[str, Event]:
-        """Events by id, at most 50 at once; those that did not come, or do not pass, are not among them."""
+        """Return events by id, requested 50 at a time; missing and invalid ones are left out."""
         left, found = list(dict.fromkeys(ids)), {}
         while left:
             batch, left = left[:50], left[50:]
@@ -95,7 +95,7 @@ class Reader:
         raise Refused("no head counts")
 
     def _named(self, head: Event) -> Event | None:
-        """The release that a head names, None if it does not come, does not hold, or differs from the head."""
+        """Return the release that a head names; None if it is missing, invalid or differs from the head."""
         release_id = once(head, "e", HEX32)
         release = self._by_ids([release_id], lambda event: check_release(event, self._now)).get(release_id)
         if release is None:
@@ -104,7 +104,7 @@ class Reader:
         return release if told == (head["pubkey"], *(once(head, tag, ANY) for tag in ("d", "version", "x"))) else None
 
     def _ask_revoked(self, author: str, ids: Iterable[str]) -> None:
-        """Note which of these releases their author took back."""
+        """Record which of these releases their author revoked."""
         left = list(dict.fromkeys(ids))
         while left:
             batch, left = left[:50], left[50:]
@@ -142,7 +142,7 @@ class Reader:
         return check_manifest(raw)
 
     def _chunks(self, manifest: dict[str, Any], *, weights_only: bool) -> dict[str, bytes]:
-        """The bytes of the chunks by their SHA-256; copies by others where the events themselves do not come."""
+        """Return the chunks by SHA-256; copies by other keys replace missing events."""
         wanted = {
             event_id: (size, sha256)
             for file in manifest["files"]

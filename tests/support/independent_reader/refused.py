@@ -1,8 +1,8 @@
-"""What every rule on the page ends with where it is broken."""
+"""The error of a broken rule."""
 
 
 class Refused(Exception):
-    """What came is not what the page allows."""
+    """Input that breaks a rule of the page."""
 
 
 def need(holds: object, complaint: str) -> None:

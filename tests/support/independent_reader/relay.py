@@ -1,4 +1,4 @@
-"""Asking one relay."""
+"""Queries to one relay."""
 
 import base64
 import json
@@ -33,7 +33,7 @@ class Relay:
             pass
 
     def ask(self, wanted: dict[str, Any]) -> Iterator[Event]:
-        """The events that the relay stores for a filter, as it sends them."""
+        """Yield the stored events of a filter as the relay sends them."""
         self._requests += 1
         name = f"r{self._requests}"
         self._send(1, json.dumps(["REQ", name, wanted]).encode())
