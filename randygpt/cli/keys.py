@@ -80,6 +80,7 @@ def import_(
             if sys.stdin.isatty()
             else sys.stdin.readline(key_sources.MAX_SECRET)
         )
+    raw = raw.removeprefix("\ufeff")  # a byte order mark
     key = key_sources.decrypt(raw, str(file or "stdin"), _password_source(password_file))
     is_locked = key_sources.is_encrypted(raw)
     key_sources.store(home, raw.strip() if is_locked else _encode(key, new_password_file, encrypt=encrypt))

@@ -249,10 +249,13 @@ def _stop(stop: asyncio.Future[int], number: int) -> None:
 
 
 def _keys(api_key: str | None, file: Path | None) -> list[str]:
-    """Return the accepted API keys; raises CallerError for an empty key, or a file without keys."""
+    """Return the accepted API keys; raises CallerError for an empty key, or a file that is not UTF-8 or has no keys."""
     keys = [] if api_key is None else [api_key]
     if file:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        try:
+            lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+        except UnicodeDecodeError:
+            raise CallerError(f"{file}: not UTF-8 text (--api-key-file)") from None
         found = [line for line in lines if line and not line.startswith("#")]
         if not found:
             raise CallerError(f"{file}: no API keys in it")

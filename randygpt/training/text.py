@@ -15,7 +15,7 @@ _BLOCK = 1 << 20  # bytes
 
 
 class Text:
-    """UTF-8 text that can be iterated repeatedly, in blocks of about a million characters.
+    """UTF-8 text that can be iterated repeatedly, in blocks of about a million characters, without a byte order mark.
 
     A block ends after its last newline if it has one. Iterating raises OSError, and InvalidModelFile if the text is not
     UTF-8 or has changed since it was last read.
@@ -53,7 +53,7 @@ class Text:
         return self._sha256
 
     def __iter__(self) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")()
+        decoder = codecs.getincrementaldecoder("utf-8-sig")()  # without a byte order mark
         digest, position, rest = hashlib.sha256(), 0, ""
         with self._open() as file:
             while data := file.read(_BLOCK):

@@ -108,9 +108,9 @@ def read_text(path: Path) -> str:
             raise CallerError(f"{path}: other users may write this settings file; run chmod o-w or chown")
         data = file.read()
     try:
-        return data.decode()
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
+        line = error.object[: error.start].count(b"\n") + 1
         raise InvalidSetting(path, line, "", "not UTF-8 text") from None
 
 

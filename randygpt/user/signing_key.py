@@ -165,7 +165,7 @@ def read_secret(path: Path) -> str:
             raise CallerError(f"{path}: a file with a secret must be a regular file that you own")
         if facts.st_mode & forbidden:
             raise CallerError(f"{path} is accessible to other users: run chmod 600 {path}")
-        return os.read(descriptor, MAX_SECRET).decode("utf-8", "replace")
+        return os.read(descriptor, MAX_SECRET).decode("utf-8-sig", "replace")
     finally:
         os.close(descriptor)
 

@@ -41,6 +41,7 @@ def get(address: str, path: str = "/", body: object = None, key: str | None = No
         (["--api-key", " "], "an API key must not be empty"),
         (["--api-key-file", "keys"], "keys: no API keys in it"),
         (["--api-key-file", "none"], "none"),
+        (["--api-key-file", "m.bin"], "m.bin: not UTF-8 text"),
         (["--allow-host", "*.example"], "--allow-host '*.example': expected a host name or IP address"),
         (["--allow-host", "x" * 9000 + ":80"], "xxxx"),
         (["--allow-origin", "mine.example"], "--allow-origin 'mine.example': expected an origin"),
@@ -58,7 +59,7 @@ def test_bad_flags_are_refused_before_start(
 
 def test_key_file_and_json_output(tmp_path: Path) -> None:
     write_tiny(tmp_path / "m.bin")
-    (tmp_path / "keys").write_text("# ours\none\n\ntwo \n", encoding="utf-8")
+    (tmp_path / "keys").write_text("one\n# ours\n\ntwo \n", encoding="utf-8-sig")
     words = ("--model", "m.bin", "--port", "0", "--api-key-file", "keys", "--json", "--log", "json")
     with background(tmp_path, "serve", *words) as (_, line):
         address = json.loads(line)["address"]

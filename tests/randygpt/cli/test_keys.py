@@ -60,8 +60,11 @@ def test_import_key_from_file(home: Path, capsys: Capture, key: SecretKey, form:
     assert "a key exists already" in refused(capsys, "import", str(file), "--password-file", str(password))
 
 
-def test_import_key_from_stdin(home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, key: SecretKey) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{key.reveal_nsec()}\n"))
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte order mark"])
+def test_import_key_from_stdin(
+    home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, key: SecretKey, mark: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{mark}{key.reveal_nsec()}\n"))
     assert json.loads(shown(capsys, "import", "--json")) == {
         "npub": encode_npub(key.pubkey),
         "pubkey": key.pubkey.hex(),

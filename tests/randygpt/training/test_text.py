@@ -63,6 +63,12 @@ def test_blocks_join_to_the_text(contents: str, size: int) -> None:
         assert text.sha256 == hashlib.sha256(contents.encode()).digest()
 
 
+def test_byte_order_mark_is_not_part_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "story.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + "once\ufeff upon".encode())
+    assert "".join(Text.find(path)) == "once\ufeff upon"
+
+
 @pytest.mark.parametrize("before", [3, BLOCK - 2, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK - 1])
 @pytest.mark.parametrize(
     ("wrong", "where"), [(b"\xff", 0), (b"\xe2\x82x", 0), (b"\xf0\x9f\x98", 0), (b"n\xc3", 1), (b"\xe2\x82\xac\x80", 3)]

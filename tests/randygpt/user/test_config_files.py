@@ -121,6 +121,17 @@ def test_secret_key_is_refused_and_not_repeated(where: str, key: SecretKey) -> N
         assert secret not in str(caught.value)
 
 
+def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_bytes(b"\xef\xbb\xbfa = 1\r\nb = 2\r\n")
+    text = config_files.read_text(path)
+    assert parse(path, text) == {("a",): 1, ("b",): 2}
+    assert config_files.line_number(text, ("b",)) == 2
+    path.write_bytes(b"\xef\xbb\xbfa = 1\nb = '\xff'\n")
+    with pytest.raises(InvalidSetting, match=r"c\.toml:2: not UTF-8 text"):
+        config_files.read_text(path)
+
+
 def test_non_utf8_file_has_a_line(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_bytes(b"a = 1\nb = '\xff'\n")
     with pytest.raises(InvalidSetting, match=r"c\.toml:2: not UTF-8 text"):

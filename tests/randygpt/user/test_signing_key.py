@@ -101,6 +101,15 @@ def test_whitespace_around_the_key_is_ignored(home: Home, key: SecretKey) -> Non
     assert find(home).key.pubkey == key.pubkey
 
 
+@pytest.mark.parametrize("form", ["nsec", "ncryptsec"])
+def test_byte_order_mark_before_the_key_is_ignored(home: Home, tmp_path: Path, key: SecretKey, form: str) -> None:
+    secret = key.reveal_nsec() if form == "nsec" else key.reveal_ncryptsec("opens")
+    file = tmp_path / "key"
+    file.write_text(secret, encoding="utf-8-sig")
+    file.chmod(0o600)
+    assert signing_key.find(home, file, lambda _origin: "opens").key.pubkey == key.pubkey
+
+
 def test_missing_key_names_the_command(home: Home) -> None:
     with pytest.raises(CallerError, match=f"no key at {home.key_path}: create one with randygpt keys new"):
         find(home)
