@@ -37,6 +37,7 @@ from distribution.partial import HeaderRewrite
 from distribution.revocation import query_revoked, read_revoked
 from distribution.store import Store
 from distribution.trust import TrustPolicy
+from relay_client.errors import quote
 from relay_client.event import Event
 from relay_client.keys import AddressReference, EventReference, encode_npub
 from relay_client.pool import Answer, Pool
@@ -50,7 +51,7 @@ def check_address(address: AddressReference) -> None:
         raise CallerError(f"this naddr names an event of kind {address.kind}, not a model ({HEAD_KIND})")
     if not is_name(address.name):
         raise CallerError(
-            f"not the name of a model: {address.name[:80]!r} (a-z, 0-9, dot, dash, underscore; at most 64)"
+            f"not the name of a model: {quote(address.name)} (a-z, 0-9, dot, dash, underscore; at most 64)"
         )
 
 

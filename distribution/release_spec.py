@@ -10,6 +10,7 @@ from distribution.errors import CallerError
 from distribution.events import MAX_CARD_DEPTH, MAX_MANIFEST_CHUNKS, is_card, is_format
 from distribution.manifest import find_set_fault, is_name
 from distribution.source import SourceFile
+from relay_client.errors import quote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +30,13 @@ class ReleaseSpec:
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
-            raise CallerError(f"not a name for a model: {self.name!r} (a-z, 0-9, dot, dash, underscore; at most 64)")
+            raise CallerError(
+                f"not a name for a model: {quote(self.name)} (a-z, 0-9, dot, dash, underscore; at most 64)"
+            )
         if not is_format(self.format):
-            raise CallerError(f"not a format: {self.format!r} (letters, digits, dot, dash, underscore; at most 32)")
+            raise CallerError(
+                f"not a format: {quote(self.format)} (letters, digits, dot, dash, underscore; at most 32)"
+            )
         if fault := find_set_fault([(file.path, file.role) for file in self.files]):
             raise CallerError(f"not the files of a release: {fault}")
         if self.expires_in_s is not None and self.expires_in_s <= 0:

@@ -7,6 +7,7 @@ from distribution.errors import CallerError
 from distribution.installed import InstalledRelease
 from distribution.store import Store
 from distribution.trust_list import TrustList
+from relay_client.errors import quote
 from relay_client.keys import AddressReference, EventReference, encode_npub, parse_reference
 
 _ID_PREFIX = re.compile("[0-9a-f]{4,64}")
@@ -70,5 +71,5 @@ def _referred(
 
 def _newest(releases: Sequence[InstalledRelease], text: str) -> InstalledRelease:
     if not releases:
-        raise CallerError(f"no file and no installed release: {text[:100]!r}; see randygpt list")
+        raise CallerError(f"no file and no installed release: {quote(text)}; see randygpt list")
     return max(releases, key=lambda release: release.version)

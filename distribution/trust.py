@@ -8,6 +8,7 @@ from distribution.errors import CallerError, Equivocation, NotTrusted, Rollback
 from distribution.events import Head, Release
 from distribution.manifest import is_digest
 from distribution.seen_versions import Seen
+from relay_client.errors import quote
 from relay_client.keys import encode_npub
 
 Mode = Literal["explicit", "allowlist"]
@@ -29,7 +30,7 @@ class TrustPolicy:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise CallerError(f"not a trust policy: {self.mode!r} ({' or '.join(MODES)})")
+            raise CallerError(f"not a trust policy: {quote(self.mode)} ({' or '.join(MODES)})")
         if not all(map(is_digest, self.authors)):
             raise CallerError("a trusted author is not a public key of 32 bytes")
 

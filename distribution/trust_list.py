@@ -11,7 +11,7 @@ from typing import Any
 from distribution.errors import CallerError
 from distribution.state_file import StateFile
 from distribution.trust import MODES, Mode, TrustPolicy
-from relay_client.errors import InvalidKey
+from relay_client.errors import InvalidKey, quote
 from relay_client.keys import decode_pubkey, encode_npub
 
 _MAX_NAME = 64
@@ -54,7 +54,7 @@ class TrustStore:
         """
         if not name.strip() or len(name) > _MAX_NAME or not name.isprintable():
             raise CallerError(
-                f"a name for an author must have 1 to {_MAX_NAME} printable characters, not {name[:80]!r}"
+                f"a name for an author must have 1 to {_MAX_NAME} printable characters, not {quote(name)}"
             )
         async with self._file.changing() as content:
             others = {key: known for key, known in self._decode(content).names.items() if key != author}
@@ -68,7 +68,7 @@ class TrustStore:
             names = self._decode(content).names
             author = next((key for key, name in names.items() if name == who), None) or _pubkey(who)
             if author is None or author not in names:
-                raise CallerError(f"{who[:80]!r} is not on your trust list")
+                raise CallerError(f"{quote(who)} is not on your trust list")
             del content["authors"][author.hex()]
         return author
 

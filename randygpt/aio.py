@@ -29,6 +29,7 @@ from randygpt.release_files import checkpoint_spec
 from randygpt.sharing import Publication, fetch_release, follow_target, make_follower, published_nevent
 from randygpt.user import signing_key
 from randygpt.user.home import Home
+from relay_client.errors import quote
 from relay_client.keys import SecretKey, encode_npub
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ def _home(folder: str | PathLike[str] | None) -> Home:
 
 def _urls(relays: Sequence[str] | None) -> Sequence[str] | None:
     if isinstance(relays, str):
-        raise CallerError(f"relays must be a list of URLs: [{relays!r}]")
+        raise CallerError(f"relays must be a list of URLs: [{quote(relays)}]")
     return relays
 
 

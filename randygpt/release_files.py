@@ -15,6 +15,7 @@ from randygpt.checkpoint.header import HEADER_SIZE, WEIGHTS_MAGIC, CheckpointHea
 from randygpt.checkpoint.sidecar import CheckpointInfo
 from randygpt.errors import CallerError, InvalidCheckpoint, InvalidModelFile
 from randygpt.training.plot import metrics_path, read_run
+from relay_client.errors import quote
 
 _MAX_HISTORY = 100  # evaluations in a card
 _MAX_STEM = 60  # characters of a file's name
@@ -61,7 +62,7 @@ def _default_name(info: CheckpointInfo) -> str:
         return info.sidecar.name
     folder = info.path.absolute().parent.name
     if not is_name(folder):
-        raise CallerError(f"the folder's name {folder!r} cannot name a model: pass --name")
+        raise CallerError(f"the folder's name {quote(folder)} cannot name a model: pass --name")
     return folder
 
 

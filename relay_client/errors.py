@@ -16,6 +16,18 @@ RandyGPTError
 └── StorageError       the local disk or store fails (exit code 5)
 """
 
+_MAX_QUOTED = 200  # characters
+
+
+def quote(raw_value: object) -> str:
+    """Return at most 200 characters of foreign input, escaped and in quotes, for an error message."""
+    if isinstance(raw_value, str):
+        return repr(raw_value[:_MAX_QUOTED])
+    try:
+        return repr(raw_value)[:_MAX_QUOTED]
+    except ValueError:  # an integer of thousands of digits
+        return f"{type(raw_value).__name__} out of range"
+
 
 class RandyGPTError(Exception):
     """Root of every error that is raised on purpose."""

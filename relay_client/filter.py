@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from relay_client.errors import CallerError
+from relay_client.errors import CallerError, quote
 from relay_client.event import MAX_KIND
 
 MAX_LIMIT = 2**31 - 1  # some relays keep it in 32 bits
@@ -34,7 +34,7 @@ class Filter:
             raise CallerError(f"a filter's kinds must be from 0 to {MAX_KIND}, not {self.kinds}")
         for name, values in self.tags.items():
             if len(name) != 1 or name not in string.ascii_letters:
-                raise CallerError(f"a filter's tag name must be one letter, not {name!r}")
+                raise CallerError(f"a filter's tag name must be one letter, not {quote(name)}")
             if not all(map(_is_text, values)):
                 raise CallerError(f"a filter's values of tag {name} must be text")
         object.__setattr__(self, "tags", MappingProxyType(dict(self.tags)))  # so that it stays valid

@@ -11,7 +11,7 @@ from typing import NoReturn, Self
 import coincurve
 from pynostr import bech32
 
-from relay_client.errors import CallerError, InvalidKey, InvalidReference
+from relay_client.errors import CallerError, InvalidKey, InvalidReference, quote
 from relay_client.event import MAX_KIND
 from relay_client.hexadecimal import parse_hex
 from relay_client.url import normalize_url
@@ -164,7 +164,7 @@ def parse_reference(raw_text: str) -> EventReference | AddressReference:
             case "npub":
                 raise InvalidReference("an npub alone names an author; expected npub…/name")
             case _:
-                raise InvalidReference(f"not an event id, note, nevent, naddr or npub…/name: {raw_text[:80]!r}")
+                raise InvalidReference(f"not an event id, note, nevent, naddr or npub…/name: {quote(raw_text)}")
     except InvalidKey as error:
         raise InvalidReference(str(error)) from None
 
@@ -173,7 +173,7 @@ def _decode_author(raw_key: str) -> bytes:
     try:
         return decode_pubkey(raw_key)
     except InvalidKey:
-        raise InvalidReference(f"not a valid npub: {raw_key[:80]!r} (expected npub…/name)") from None
+        raise InvalidReference(f"not a valid npub: {quote(raw_key)} (expected npub…/name)") from None
 
 
 def _decode_with_fields(prefix: str, text: str) -> EventReference | AddressReference:
@@ -183,19 +183,19 @@ def _decode_with_fields(prefix: str, text: str) -> EventReference | AddressRefer
     data = _decode_words(prefix, text)
     fields = _parse_fields(data) if data is not None else None
     if fields is None:
-        raise InvalidReference(f"not a valid {prefix}: {text[:80]!r}")
+        raise InvalidReference(f"not a valid {prefix}: {quote(text)}")
     relays = tuple(url for raw_url in fields.get(_RELAY, ()) for url in _relay_hint(raw_url))
     special, (author, *_), (kind, *_) = (fields.get(number, [b""]) for number in (_SPECIAL, _AUTHOR, _KIND))
     if _SPECIAL not in fields:
-        raise InvalidReference(f"this {prefix} has no {'event id' if prefix == 'nevent' else 'name'}: {text[:80]!r}")
+        raise InvalidReference(f"this {prefix} has no {'event id' if prefix == 'nevent' else 'name'}: {quote(text)}")
     if prefix == "nevent":
         return EventReference(id=special[0], relays=relays)
     try:
         name = special[0].decode()
     except UnicodeDecodeError:
-        raise InvalidReference(f"the name in this naddr is not UTF-8: {text[:80]!r}") from None
+        raise InvalidReference(f"the name in this naddr is not UTF-8: {quote(text)}") from None
     if len(kind) != _KIND_SIZE:
-        raise InvalidReference(f"this naddr has no kind: {text[:80]!r}")
+        raise InvalidReference(f"this naddr has no kind: {quote(text)}")
     return AddressReference(author=author, name=name, kind=int.from_bytes(kind, "big"), relays=relays)
 
 

@@ -6,7 +6,7 @@ import re
 import idna
 from yarl import URL
 
-from relay_client.errors import CallerError
+from relay_client.errors import CallerError, quote
 
 _LONGEST_ADDRESS = 2_000  # characters
 _LONGEST_NAME = 253  # the same (RFC 1035)
@@ -28,7 +28,7 @@ def normalize_url(raw_url: str) -> str:
     try:
         return _normalize(raw_url.strip())
     except ValueError:  # also of idna and yarl
-        raise CallerError(f"not a relay's address: {raw_url[:200]!r} (expected wss://relay.example)") from None
+        raise CallerError(f"not a relay's address: {quote(raw_url)} (expected wss://relay.example)") from None
 
 
 def is_loopback(url: str) -> bool:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import orjson
 from aiohttp import web
 
+from relay_client.errors import quote
 from server.admission import Admission
 from server.completion import Completion
 from server.config import ServerConfig
@@ -174,7 +175,7 @@ class Application:
         if name is None:
             return json_response(200, body)
         if loaded is None or name != loaded.name:
-            return error_response(request, 404, f"no model {name!r}", field="model")
+            return error_response(request, 404, f"no model {quote(name)}", field="model")
         return json_response(200, body["data"][0])
 
     async def _openapi(self, _: web.Request) -> web.Response:

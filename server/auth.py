@@ -7,12 +7,12 @@ from collections.abc import Collection, Sequence
 
 from yarl import URL
 
-from relay_client.errors import CallerError
+from relay_client.errors import CallerError, quote
 
 _LABEL = "[A-Za-z0-9_-]+"
 _HOST = re.compile(rf"(?:\[(?P<ip>[0-9A-Fa-f:.]+)\]|(?P<name>{_LABEL}(?:\.{_LABEL})*)\.?)(?P<port>:[0-9]{{0,5}})?")
+_MAX_NAME = 253  # characters of a DNS name
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_MAX_QUOTED = 200  # characters
 
 
 def find_key(api_keys: Sequence[str], raw_authorization: str | None) -> int | None:
@@ -58,8 +58,8 @@ def canonical_host(raw_name: str) -> str:
     if found:
         return found[0]
     nearby = _split_host(name.partition("://")[2].partition("/")[0] or name)
-    hint = f"; did you mean {nearby[0][:_MAX_QUOTED]}?" if nearby else ""
-    raise CallerError(f"--allow-host {raw_name[:_MAX_QUOTED]!r}: expected a host name or IP address, no port{hint}")
+    hint = f"; did you mean {nearby[0]}?" if nearby and len(nearby[0]) <= _MAX_NAME else ""
+    raise CallerError(f"--allow-host {quote(raw_name)}: expected a host name or IP address, no port{hint}")
 
 
 def canonical_origin(raw_origin: str) -> str:
@@ -79,9 +79,7 @@ def canonical_origin(raw_origin: str) -> str:
             return f"{url.scheme}://{f'[{found[0]}]' if ':' in found[0] else found[0]}{port}"
     except ValueError:
         pass
-    raise CallerError(
-        f"--allow-origin {raw_origin[:_MAX_QUOTED]!r}: expected an origin such as https://app.example, or *"
-    )
+    raise CallerError(f"--allow-origin {quote(raw_origin)}: expected an origin such as https://app.example, or *")
 
 
 def _split_host(raw_host: str) -> tuple[str, str] | None:

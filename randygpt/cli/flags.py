@@ -9,6 +9,7 @@ import typer
 
 from randygpt.errors import CallerError
 from randygpt.model.config import ModelConfig
+from relay_client.errors import quote
 from relay_client.url import normalize_url
 
 
@@ -34,7 +35,7 @@ def parse_size(text: str) -> int:
     """
     found = re.fullmatch("([1-9][0-9]{0,15})([KMGT]?)B?", text.strip().upper())
     if not found:
-        raise CallerError(f"{text!r} is not a size in bytes, such as 500M or 2G")
+        raise CallerError(f"{quote(text)} is not a size in bytes, such as 500M or 2G")
     return int(found[1]) << 10 * " KMGT".index(found[2] or " ")
 
 

@@ -14,6 +14,7 @@ from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
 from randygpt.cli.output import byte_progress, emit, format_duration, format_size, print_stderr
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
+from relay_client.errors import quote
 
 if TYPE_CHECKING:
     from distribution.dry_run import DryRun
@@ -29,7 +30,7 @@ _SECONDS = {"h": 3_600, "d": 86_400, "w": 7 * 86_400}
 def _seconds(text: str) -> int:
     found = re.fullmatch("([1-9][0-9]{0,4})([hdw])", text)
     if not found:
-        raise CallerError(f"{text!r} is not a duration such as 12h, 30d or 8w")
+        raise CallerError(f"{quote(text)} is not a duration such as 12h, 30d or 8w")
     return int(found[1]) * _SECONDS[found[2]]
 
 

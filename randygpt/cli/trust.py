@@ -10,6 +10,7 @@ from randygpt.cli.flags import Json, Quiet
 from randygpt.cli.output import emit, print_stderr
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
+from relay_client.errors import quote
 
 if TYPE_CHECKING:
     from distribution.trust_list import TrustStore
@@ -108,7 +109,7 @@ def policy(
     if mode is not None:
         chosen = next((each for each in MODES if each == mode), None)
         if chosen is None:
-            raise CallerError(f"no such policy: {mode!r}; use explicit or allowlist")
+            raise CallerError(f"no such policy: {quote(mode)}; use explicit or allowlist")
         asyncio.run(book.set_mode(chosen))
     now = book.read().mode
     if not quiet and not as_json:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from randygpt.errors import InvalidModelFile
+from relay_client.errors import quote
 
 BLOCK_SIZE = 256  # default context length; RGPT files of the Rust program always have it
 MAX_VOCAB = 1 << 20
@@ -73,7 +74,7 @@ class ModelConfig:
             InvalidModelFile: The preset is unknown or the shape impossible; the message names the flag.
         """
         if preset not in PRESETS:
-            raise InvalidModelFile(f"unknown preset {preset!r:.100}: choose one of {', '.join(PRESETS)}")
+            raise InvalidModelFile(f"unknown preset {quote(preset)}: choose one of {', '.join(PRESETS)}")
         n_embd, n_head, n_layer = PRESETS[preset]
         shape = {"n_embd": n_embd, "n_head": n_head, "n_layer": n_layer, "vocab_size": vocab_size} | overrides
         _check_shape(shape, _FLAGS)
@@ -86,7 +87,7 @@ def _check_shape(shape: Mapping[str, object], labels: Mapping[str, str]) -> None
         maximum = _LIMITS[name]
         if type(value) is not int or not 1 <= value <= maximum:
             raise InvalidModelFile(
-                f"{labels.get(name, name)} must be a whole number from 1 to {maximum}, not {value!r:.200}"
+                f"{labels.get(name, name)} must be a whole number from 1 to {maximum}, not {quote(value)}"
             )
     heads, dim = shape["n_head"], shape["n_embd"]
     if dim % heads:  # type: ignore[operator]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from randygpt.errors import CallerError
 from randygpt.model.decoder import Array, Decoder, KVCache
 from randygpt.model.tokenizer import BOS_ID, EOS_ID
+from relay_client.errors import quote
 
 _MAX_TEMPERATURE = 100
 _END_IDS = frozenset({EOS_ID})
@@ -39,15 +40,15 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not (_is_integer(self.max_tokens) and self.max_tokens >= 1):
-            raise CallerError(f"max_tokens must be a whole number from 1, not {self.max_tokens!r}")
+            raise CallerError(f"max_tokens must be a whole number from 1, not {quote(self.max_tokens)}")
         if not (_is_number(self.temperature) and 0 <= self.temperature <= _MAX_TEMPERATURE):
-            raise CallerError(f"temperature must be from 0 to {_MAX_TEMPERATURE}, not {self.temperature!r}")
+            raise CallerError(f"temperature must be from 0 to {_MAX_TEMPERATURE}, not {quote(self.temperature)}")
         if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise CallerError(f"top_p must be above 0 and at most 1, not {self.top_p!r}")
+            raise CallerError(f"top_p must be above 0 and at most 1, not {quote(self.top_p)}")
         if not (_is_integer(self.top_k) and self.top_k >= 0):
-            raise CallerError(f"top_k must be a whole number from 0, not {self.top_k!r}")
+            raise CallerError(f"top_k must be a whole number from 0, not {quote(self.top_k)}")
         if self.seed is not None and not _is_integer(self.seed):
-            raise CallerError(f"seed must be a whole number or None, not {self.seed!r}")
+            raise CallerError(f"seed must be a whole number or None, not {quote(self.seed)}")
 
 
 class Continuation:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from randygpt.errors import CallerError
+from relay_client.errors import quote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ def process_group(device: str) -> Iterator[World]:
     """
     raw_size = os.environ.get("WORLD_SIZE", "1")
     if not (raw_size.isascii() and raw_size.isdecimal()):
-        raise CallerError(f"WORLD_SIZE in the environment is not a number of processes: {raw_size!r}")
+        raise CallerError(f"WORLD_SIZE in the environment is not a number of processes: {quote(raw_size)}")
     size = int(raw_size)
     if size == 1 or "MASTER_ADDR" not in os.environ:
         yield World(device=device)

@@ -11,6 +11,7 @@ from randygpt.checkpoint.sidecar import Sidecar
 from randygpt.errors import CallerError
 from randygpt.model.config import default_batch_size
 from randygpt.training.recipe import CLASSIC, RECIPES, find_recipe
+from relay_client.errors import quote
 
 PRECISIONS = ("float32", "bf16")
 DEFAULT_SEED = 1337
@@ -92,10 +93,12 @@ class TrainOptions:
         for name, allowed in LIMITS.items():
             value = getattr(self, name)
             if type(value) is not int or value not in allowed:
-                raise CallerError(f"{_FLAGS[name]} must be from {allowed.start} to {allowed.stop - 1}, not {value!r}")
+                raise CallerError(
+                    f"{_FLAGS[name]} must be from {allowed.start} to {allowed.stop - 1}, not {quote(value)}"
+                )
         if type(self.accumulate) is not int or not 1 <= self.accumulate <= self.batch_size:
             raise CallerError(
-                f"--accumulate must be from 1 to the batch size, {self.batch_size}, not {self.accumulate!r}"
+                f"--accumulate must be from 1 to the batch size, {self.batch_size}, not {quote(self.accumulate)}"
             )
         if self.max_lr not in _ALLOWED["max_lr"]:
             raise CallerError(f"--lr must be a finite number above 0, not {self.max_lr}")
