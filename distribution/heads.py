@@ -21,20 +21,21 @@ class CheckedHeads:
     refused: Mapping[bytes, RandyGPTError]  # by id of the head: why it does not count
 
 
-async def check_heads(pool: Pool, heads: Collection[Head], *, now: int) -> CheckedHeads:
+async def check_heads(pool: Pool, heads: Collection[Head], *, now: int, follow_hints: bool = True) -> CheckedHeads:
     """Check which of the highest heads count.
 
     Args:
         pool: Open pool of relays to ask for the releases.
         heads: Heads of one author and name.
         now: Seconds since 1970; releases from the future do not verify.
+        follow_hints: Let relays that heads name join the pool, if the others lack a release.
     """
     releases: dict[bytes, Release] = {}
     refused: dict[bytes, RandyGPTError] = {}
     for version in sorted({head.version for head in heads}, reverse=True):
         same = [head for head in heads if head.version == version]
-        for head in same:
-            pool.add_hints(head.hints)
+        if follow_hints:
+            pool.add_hints(hint for head in same for hint in head.hints)
         events, rejected = await gather_signed(pool, {head.release_id for head in same})
         for head in same:
             try:

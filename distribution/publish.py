@@ -11,10 +11,12 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from distribution.clock import check_clock, clock_advice
 from distribution.confirm import ChunkCheck
 from distribution.dry_run import DryRun, estimate_relays
 from distribution.errors import CallerError, NotPublished
-from distribution.events import MAX_VERSION, Head, Release, head_draft, heads_filter, read_heads
+from distribution.events import MAX_FUTURE_S, MAX_VERSION, Head, Release, head_draft
+from distribution.head_writer import HeadWriter
 from distribution.journal import Journal, PublishRecord, contents_digest
 from distribution.manifest import Manifest
 from distribution.plan import Plan, make_plan
@@ -22,7 +24,7 @@ from distribution.receipts import Receipts
 from distribution.release_spec import ReleaseSpec
 from distribution.source import HashedSource
 from relay_client.errors import InvalidEvent
-from relay_client.event import Event, EventDraft
+from relay_client.event import Event
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
 from relay_client.nip11 import fetch_relay_infos
@@ -102,10 +104,11 @@ class Publisher:
             OSError: A file or the disk failed.
         """
         hashed = await asyncio.to_thread(_hash, spec)
-        infos, heads = await asyncio.gather(
-            fetch_relay_infos(self.pool.urls, self.pool.timeouts), self._heads(spec.name)
-        )
-        record = self._begin(spec, hashed, heads)
+        writer = HeadWriter(self.pool, self.key, spec.name, now=self.now)
+        infos, _ = await asyncio.gather(fetch_relay_infos(self.pool.urls, self.pool.timeouts), writer.read())
+        self._check_reached("no relay answers")
+        check_clock((info.time for info in infos.values()), now=self.now(), from_future=writer.from_future)
+        record = self._begin(spec, hashed, writer.counting)
         plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
         self.pool.apply_limits(infos, frame_size=_FRAME + max(event.size for event in plan.events))
         self._check_reached("no relay accepts events of this size")
@@ -114,13 +117,12 @@ class Publisher:
         for url, report in self.pool.reports.items():
             if report.accepted >= _MANY:
                 self.journal.record_send_rate(url, report.accepted / report.seconds)
-        head = head_draft(release, hint=record.hint, created_at=self._head_time(heads), expires=record.expires)
-        await self._publish_head(head, release, heads)
+        head_size = await writer.send(release, hint=record.hint, expires=record.expires)
         return Published(
             release=release,
             manifest=plan.manifest,
             events=len(plan.events) + 1,
-            bytes=plan.size + head.signed_size,
+            bytes=plan.size + head_size,
             relays=self.pool.reports,
             resumed=record.resumed,
         )
@@ -160,16 +162,7 @@ class Publisher:
             resumed=record.resumed,
         )
 
-    async def _heads(self, name: str) -> list[tuple[str, Head]]:
-        """Return (URL, head) of this author's name, as the relays have them now."""
-        answers = await self.pool.query(heads_filter(self.key.pubkey, name))
-        self._check_reached("no relay answers")
-        found, _ = read_heads(answers, self.key.pubkey, name, now=self.now())
-        return [(each.url, each.head) for each in found]
-
-    def _begin(
-        self, spec: ReleaseSpec, hashed: Sequence[HashedSource], heads: Iterable[tuple[str, Head]]
-    ) -> PublishRecord:
+    def _begin(self, spec: ReleaseSpec, hashed: Sequence[HashedSource], heads: Iterable[Head]) -> PublishRecord:
         """Return the publish of these files from the journal, or record a new one."""
         highest = self._highest(spec.name, heads)
         return self._find(spec, hashed) or self.journal.begin(
@@ -185,16 +178,18 @@ class Publisher:
 
     def _find(self, spec: ReleaseSpec, hashed: Sequence[HashedSource]) -> PublishRecord | None:
         record = None if spec.new_version else self.journal.find(self.key.pubkey, spec.name, _digest(hashed))
+        if record and record.created_at > self.now() + MAX_FUTURE_S:
+            return None  # recorded with a wrong clock: readers refuse it
         if record and record.expires is not None and record.expires <= self.now():
             raise CallerError(
                 f"version {record.version} of {spec.name} was these files, and has expired: use --new-version"
             )
         return record
 
-    def _highest(self, name: str, heads: Iterable[tuple[str, Head]]) -> int:
+    def _highest(self, name: str, heads: Iterable[Head]) -> int:
         """Return the highest version of a name so far; raise CallerError if none can follow it."""
         recorded = self.journal.highest(self.key.pubkey, name)
-        highest = max([recorded, *(head.version for _, head in heads)])
+        highest = max([recorded, *(head.version for head in heads)])
         if highest >= MAX_VERSION:
             raise CallerError(f"{name} has reached the last version, {MAX_VERSION}: use another name")
         return highest
@@ -229,7 +224,8 @@ class Publisher:
             await self.pool.send(allocation, signed, accepted)
             if unplaced := len(allocation.unplaced):
                 reasons = self.pool.failure_summary()
-                raise NotPublished(f"no relay accepted {unplaced:,} of {len(plan.events):,} events: {reasons}")
+                failure = f"no relay accepted {unplaced:,} of {len(plan.events):,} events"
+                raise NotPublished(f"{failure}: {reasons}{clock_advice(reasons)}")
             self._check_reached("no relay accepted the whole release")
             if not await check.run(self.pool, allocation):
                 continue
@@ -272,31 +268,11 @@ class Publisher:
                 return Release.parse(Event.parse(raw_event), now=self.now())
         raise NotPublished("no relay returns the release")
 
-    async def _publish_head(self, draft: EventDraft, release: Release, heads: Sequence[tuple[str, Head]]) -> None:
-        """Send the head to the relays without it, except those that have one with a higher version."""
-
-        def current(heads: Sequence[tuple[str, Head]]) -> set[str]:
-            return {url for url, head in heads if head.names(release) or head.version > release.version}
-
-        async def found() -> set[str]:
-            return current(await self._heads(release.name))
-
-        for url in current(heads) & set(self.pool.urls):
-            self.pool.note_duplicates(url, 1)
-        urls = [url for url in self.pool.urls if url not in current(heads)]
-        if urls:
-            await self.pool.publish([(draft.sign(self.key), urls)])
-            self._check_reached("no relay accepted the head")
-            await self._until_readable(found)
-
     async def _until_readable(self, read: Callable[[], Awaitable[set[str]]]) -> None:
         """Wait until all relays return what they accepted; `read` asks which do. Drop those that never do."""
         for url in await self.pool.wait_until_readable(read):
             self.pool.drop(url, "accepted the release but does not return it")
         self._check_reached("no relay returns the release")
-
-    def _head_time(self, heads: Sequence[tuple[str, Head]]) -> int:
-        return max([self.now(), *(head.created_at + 1 for _, head in heads)])
 
     def _check_reached(self, failure: str) -> None:
         if not self.pool.urls:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from distribution.errors import InvalidRelease
-from distribution.events import RELEASE_KIND, Head, Release, check_time
+from distribution.events import HEAD_KIND, RELEASE_KIND, Head, check_time
 from distribution.manifest import is_digest
 from distribution.seen_versions import SeenVersions
 from relay_client.errors import InvalidEvent
@@ -49,9 +49,9 @@ class Revocation:
         return cls(id=event.id, author=event.pubkey, event_ids=ids)
 
 
-def revocation_draft(release: Release, *, reason: str, created_at: int) -> EventDraft:
+def revocation_draft(release_id: bytes, *, reason: str, created_at: int) -> EventDraft:
     """Return the draft of the event by which an author revokes a release."""
-    tags = (("e", release.id.hex()), ("k", str(RELEASE_KIND)))
+    tags = (("e", release_id.hex()), ("k", str(RELEASE_KIND)))
     return EventDraft(kind=REVOCATION_KIND, created_at=created_at, tags=tags, content=reason)
 
 
@@ -64,6 +64,12 @@ def read_revoked(answers: Iterable[Answer], author: bytes, known: Collection[byt
             if revocation.author == author:
                 revoked |= revocation.event_ids & set(known)
     return revoked
+
+
+def heads_deletion_draft(heads: Iterable[Head], *, created_at: int) -> EventDraft:
+    """Return the draft of the event by which an author asks relays to delete some of their own heads."""
+    tags = (*(("e", head.id.hex()) for head in heads), ("k", str(HEAD_KIND)))
+    return EventDraft(kind=REVOCATION_KIND, created_at=created_at, tags=tags, content="dated wrongly")
 
 
 async def query_revoked(

@@ -7,15 +7,18 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from distribution.clock import check_clock
 from distribution.errors import CallerError, InvalidRelease, NotFound, NotPublished
-from distribution.events import RELEASE_KIND, Head, Release, head_draft, heads_filter, read_heads
-from distribution.revocation import query_revoked, revocation_draft
+from distribution.events import HEAD_KIND, RELEASE_KIND, Head, Release
+from distribution.head_writer import HeadWriter
+from distribution.revocation import REVOCATION_KIND, Revocation, query_revoked, revocation_draft
 from distribution.seen_versions import SeenVersions
 from distribution.trust import latest
 from relay_client.errors import InvalidEvent
-from relay_client.event import Event
+from relay_client.event import MAX_TIMESTAMP, Event
 from relay_client.filter import Filter
 from relay_client.keys import AddressReference, EventReference, SecretKey
+from relay_client.nip11 import fetch_relay_infos
 from relay_client.pool import Pool
 from relay_client.relay_status import RelayReport
 
@@ -23,10 +26,20 @@ _RELEASES = 500  # common limit of relays; they return the newest first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RevokedVersion:
+    """A revoked version, as its release or a head describes it."""
+
+    id: bytes  # event id of the release
+    name: str = ""  # empty if it was revoked before, and only its id is left
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Revoked:
     """Result of a revocation."""
 
-    release: Release
+    release: RevokedVersion
+    already: bool  # it was revoked before
     latest: Release | None  # what the name points to now; None if every version is revoked
     relays: Mapping[str, RelayReport]
     unconfirmed: frozenset[str]  # URLs of relays that accepted the revocation but do not return it
@@ -51,49 +64,100 @@ class Revoker:
     async def revoke(self, reference: EventReference | AddressReference, *, reason: str = "") -> Revoked:
         """Revoke a release, and point its name at the highest version that is not revoked.
 
+        A head without a valid release, or from the future, can be revoked too: the name is then free again. Revoking a
+        release twice sends the first revocation again.
+
         Args:
             reference: Id of a release, or author and name, which stand for the latest version.
             reason: Shown to readers.
 
         Raises:
-            CallerError: The release belongs to another author.
+            CallerError: The release belongs to another author, or this machine's clock is wrong.
             NotFound: No relay has it.
             NotPublished: No relay accepted the revocation or the head.
             StoreError: The file of seen versions is damaged.
         """
         if isinstance(reference, AddressReference) and reference.author != self.key.pubkey:
             raise CallerError("that model belongs to another author: only its author can revoke a release")
-        release = await self._find(reference)
-        address = AddressReference(author=release.author, name=release.name)
-        releases = {each.id: each for each in await self._releases(release.name)} | {release.id: release}
-        heads = await self._heads(release.name)
+        infos = await fetch_relay_infos(self.pool.urls, self.pool.timeouts)
+        check_clock((info.time for info in infos.values()), now=self.now())
+        target = await self._by_id(reference.id) if isinstance(reference, EventReference) else None
+        if target and not target.name:
+            return await self._resend(target)
+        name = reference.name if isinstance(reference, AddressReference) else target.name if target else ""
+        address = AddressReference(author=self.key.pubkey, name=name)
+        writer = HeadWriter(self.pool, self.key, address.name, now=self.now)
+        await writer.read()
+        releases = {each.id: each for each in await self._releases(address.name)}
         for each in releases.values():  # the query below covers seen versions only
             await self.versions.record(each)
-        known = await query_revoked(self.pool, self.versions, address, heads, now=self.now())
-        revocation = revocation_draft(release, reason=reason, created_at=self.now()).sign(self.key)
+        known = await query_revoked(self.pool, self.versions, address, writer.heads, now=self.now())
+        target = target or self._latest(address.name, writer, known)
+        earlier = await self._revocation_of(target.id)
+        revocation = earlier or revocation_draft(target.id, reason=reason, created_at=self.now()).sign(self.key)
         await self._send(revocation)
         unconfirmed = await self._unconfirmed(revocation)
-        await self.versions.revoke(release.author, release.name, {release.id})
-        left = [each for each in releases.values() if each.id not in known | {release.id}]
+        revoked = known | {target.id}
+        await self.versions.revoke(address.author, address.name, {target.id})
+        left = [each for each in releases.values() if each.id not in revoked]
         best = max(left, key=lambda each: (each.version, each.created_at), default=None)
         if best:
-            created_at = max([self.now(), *(head.created_at + 1 for head in heads)])
-            await self._send(head_draft(best, hint=self.pool.urls[0], created_at=created_at).sign(self.key))
-        return Revoked(release=release, latest=best, relays=self.pool.reports, unconfirmed=unconfirmed)
+            await writer.send(best, hint=self.pool.urls[0], revoked=revoked)
+        else:
+            await writer.delete(writer.strays)
+        return Revoked(
+            release=target,
+            already=earlier is not None,
+            latest=best,
+            relays=self.pool.reports,
+            unconfirmed=unconfirmed,
+        )
 
-    async def _find(self, reference: EventReference | AddressReference) -> Release:
-        if isinstance(reference, AddressReference):
-            seen = self.versions.seen(reference.author, reference.name)
-            head = latest(await self._heads(reference.name), seen.revoked)
-            if head is None:
-                raise NotFound(f"no relay has a model {reference.name!r} of yours")
-            reference = EventReference(id=head.release_id)
-        for event in await self._query(Filter(ids=(reference.id,), limit=1)):
-            release = Release.parse(event, now=self.now())
+    async def _resend(self, target: RevokedVersion) -> Revoked:
+        """Send the revocation of a release again, of which nothing else is left."""
+        if revocation := await self._revocation_of(target.id):
+            await self._send(revocation)
+        return Revoked(release=target, already=True, latest=None, relays=self.pool.reports, unconfirmed=frozenset())
+
+    def _latest(self, name: str, writer: HeadWriter, revoked: frozenset[bytes]) -> RevokedVersion:
+        """Return what the name points to: for readers, or else for relays."""
+        strays = [head for head in writer.strays if head.release_id not in revoked]
+        head = max(strays, key=lambda each: each.version, default=None) or latest(writer.counting, revoked)
+        head = head or max(writer.heads, key=lambda each: each.version, default=None)
+        if head is None:
+            raise NotFound(f"no relay has a model {name!r} of yours")
+        return _version_of(head)
+
+    async def _by_id(self, release_id: bytes) -> RevokedVersion:
+        """Return the version that a release, a head or the seen versions describe."""
+        for event in await self._query(Filter(ids=(release_id,), limit=1)):
+            release = Release.parse(event, now=MAX_TIMESTAMP)
             if release.author != self.key.pubkey:
                 raise CallerError("that release belongs to another author: only its author can revoke it")
-            return release
-        raise NotFound(f"no relay has the release: {reference.id.hex()}")
+            return RevokedVersion(id=release.id, name=release.name, version=release.version)
+        for event in await self._query(Filter(authors=(self.key.pubkey,), kinds=(HEAD_KIND,), limit=_RELEASES)):
+            with contextlib.suppress(InvalidRelease):
+                head = Head.parse(event, now=MAX_TIMESTAMP)
+                if (head.author, head.release_id) == (self.key.pubkey, release_id):
+                    return _version_of(head)
+        if seen := self.versions.find(self.key.pubkey, release_id):
+            name, version = seen
+            return RevokedVersion(id=release_id, name=name, version=version)
+        if await self._revocation_of(release_id):
+            return RevokedVersion(id=release_id)
+        raise NotFound(f"no relay has the release: {release_id.hex()}")
+
+    async def _revocation_of(self, release_id: bytes) -> Event | None:
+        """Return a revocation of a release that readers accept, if the relays have one."""
+        wanted = Filter(
+            authors=(self.key.pubkey,), kinds=(REVOCATION_KIND,), tags={"e": (release_id.hex(),)}, limit=_RELEASES
+        )
+        for event in await self._query(wanted):
+            with contextlib.suppress(InvalidRelease):
+                revocation = Revocation.parse(event, now=self.now())
+                if revocation.author == self.key.pubkey and release_id in revocation.event_ids:
+                    return event
+        return None
 
     async def _releases(self, name: str) -> list[Release]:
         """Return all releases of a name that the relays have."""
@@ -104,11 +168,6 @@ class Revoker:
                 if (release.author, release.name) == (self.key.pubkey, name):
                     found.append(release)
         return found
-
-    async def _heads(self, name: str) -> list[Head]:
-        answers = await self.pool.query(heads_filter(self.key.pubkey, name))
-        found, _ = read_heads(answers, self.key.pubkey, name, now=self.now())
-        return [each.head for each in found]
 
     async def _query(self, wanted: Filter) -> list[Event]:
         """Return the verified events that the relays have, each once."""
@@ -130,3 +189,7 @@ class Revoker:
         await self.pool.publish([(event, self.pool.urls)])
         if not self.pool.urls:
             raise NotPublished(f"no relay accepted it: {self.pool.failure_summary()}")
+
+
+def _version_of(head: Head) -> RevokedVersion:
+    return RevokedVersion(id=head.release_id, name=head.name, version=head.version)

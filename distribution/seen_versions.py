@@ -69,6 +69,15 @@ class SeenVersions:
         """Return the versions and revocations seen of a name; raises StoreError."""
         return self._decode(self._file.read()).get(_key(author, name), Seen())
 
+    def find(self, author: bytes, release_id: bytes) -> tuple[str, int] | None:
+        """Return name and version of a release of an author, if it was seen; raises StoreError."""
+        for key, seen in self._decode(self._file.read()).items():
+            owner, _, name = key.partition("/")
+            for version, known in seen.versions.items():
+                if (owner, known.release_id) == (author.hex(), release_id):
+                    return name, version
+        return None
+
     async def record(self, release: Release) -> None:
         """Remember a version for good; its first content stays unless revoked. Raises StoreError and OSError."""
         async with self._file.changing() as content:

@@ -5,7 +5,8 @@ Many relays publish none, or a wrong one. It can only lower our limits, and fail
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
 from typing import Self
 
 import aiohttp
@@ -28,6 +29,7 @@ class RelayInfo:
     max_message_length: int | None = None  # bytes per frame
     max_limit: int | None = None  # events per request
     requirements: tuple[str, ...] = ()  # in words, for the user
+    time: int | None = field(default=None, compare=False)  # the relay's clock (HTTP Date), in seconds since 1970
 
     @classmethod
     def parse(cls, raw_info: bytes) -> Self:
@@ -57,14 +59,22 @@ async def fetch_relay_infos(urls: Iterable[str], timeouts: Timeouts = DEFAULT_TI
 
 async def _read_info(session: aiohttp.ClientSession, url: str) -> RelayInfo:
     address = url.replace("ws", "http", 1)
-    raw_info = b""
+    raw_info, time = b"", None
     try:
         async with session.get(address, allow_redirects=False) as response:
+            time = _http_time(response.headers.get("Date", ""))
             while len(raw_info) <= MAX_SIZE and (block := await response.content.read(MAX_SIZE)):
                 raw_info += block
     except (aiohttp.ClientError, OSError, ValueError):  # TimeoutError is an OSError
-        return RelayInfo()
-    return RelayInfo.parse(raw_info) if len(raw_info) <= MAX_SIZE else RelayInfo()
+        return RelayInfo(time=time)
+    return replace(RelayInfo.parse(raw_info) if len(raw_info) <= MAX_SIZE else RelayInfo(), time=time)
+
+
+def _http_time(raw_date: str) -> int | None:
+    try:
+        return int(parsedate_to_datetime(raw_date).timestamp())
+    except (ValueError, OverflowError):
+        return None
 
 
 def _positive(raw_value: object) -> int | None:

@@ -49,10 +49,11 @@ def revoke(
             print_stderr(
                 f"{url} accepted the revocation but does not serve it: users of that relay alone will not learn of it"
             )
-    result = {
+    result: dict[str, object] = {
         "release": release.id.hex(),
         "name": release.name,
         "version": release.version,
+        "already_revoked": revoked.already,
         "latest": {"release": latest.id.hex(), "version": latest.version} if latest else None,
         "relays": {
             url: {"reason": report.reason, "shows_it": report.in_use and url not in revoked.unconfirmed}
@@ -64,7 +65,9 @@ def revoke(
         if latest
         else "latest    none: every version is revoked"
     )
-    emit(as_json, result, f"revoked   {release.name} version {release.version}\n{left}")
+    done = "already revoked: " if revoked.already else "revoked   "
+    text = f"{done}{release.name} version {release.version}\n{left}" if release.name else f"{done}{release.id.hex()}"
+    emit(as_json, result, text)
 
 
 async def _revoke(

@@ -367,6 +367,7 @@ async def test_manifest_chunk_by_another_author_is_refused(
 
 
 async def test_release_from_the_future_is_refused(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+    scripted.clock_offset_s = 2000
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources(), now=lambda: clock() + 2000)
     with pytest.raises(InvalidRelease, match="future"):
         await fetch([scripted.url], tmp_path / "b", published.release.id)

@@ -52,7 +52,7 @@ RELEASE = Release.parse(
     now=NOW,
 )
 HEAD = Head.parse(head_draft(RELEASE, hint="", created_at=NOW).sign(KEY), now=NOW)
-REVOCATION = Revocation.parse(revocation_draft(RELEASE, reason="", created_at=NOW).sign(KEY), now=NOW)
+REVOCATION = Revocation.parse(revocation_draft(RELEASE.id, reason="", created_at=NOW).sign(KEY), now=NOW)
 SOURCE = SourceFile(path="checkpoint.bin", role="checkpoint", file=io.BytesIO(b"12345"), segments=(("weights", 5),))
 HASHED: HashedSource = SOURCE.hash()
 SPEC = ReleaseSpec(files=tuple(tiny_sources()), name="demo", format="RGPT0003", card={})

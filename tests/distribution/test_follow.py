@@ -245,7 +245,7 @@ async def test_revoked_release_is_replaced_by_the_version_before(
     for seed in (1, 2):
         releases.append(await version([scripted.url], tmp_path, key, seed))
         assert isinstance(await Follow([scripted.url], home, key.pubkey).follower.catch_up(), Installed)
-    revocation = revocation_draft(releases[1], reason="", created_at=clock()).sign(key)
+    revocation = revocation_draft(releases[1].id, reason="", created_at=clock()).sign(key)
     scripted.events[revocation.id.hex()] = orjson.loads(revocation.to_json())
     pinned = Store(home)
     await pinned.pin(releases[1].id)
@@ -266,7 +266,7 @@ async def test_pushed_revocation_counts_without_a_query(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     releases = [await version([scripted.url], tmp_path, key, seed) for seed in (1, 2)]
-    revocation = revocation_draft(releases[1], reason="", created_at=clock()).sign(key)
+    revocation = revocation_draft(releases[1].id, reason="", created_at=clock()).sign(key)
     scripted.events[revocation.id.hex()] = orjson.loads(revocation.to_json())
 
     def forgetful(event: RawEvent) -> RawEvent | None:

@@ -1,7 +1,6 @@
 """Publish and fetch over a real relay, and over scripted ones that are merely unreliable."""
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -10,10 +9,11 @@ from support.releases import checkpoint_bytes, clock, fetch, publish, source, ti
 from support.scripted_relay import ScriptedRelay, scripted_relay
 
 from distribution.errors import CallerError, ChunksMissing, NotFound, NotPublished
-from distribution.events import HEAD_KIND, RELEASE_KIND, head_draft
+from distribution.events import HEAD_KIND, MAX_VERSION, RELEASE_KIND, Release, head_draft
 from distribution.journal import Journal
 from distribution.store import Store
 from relay_client.errors import TransportError
+from relay_client.event import EventDraft
 from relay_client.keys import AddressReference, SecretKey
 from relay_client.timeouts import Timeouts
 
@@ -73,9 +73,11 @@ async def test_publish_after_the_last_version_is_refused(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     first = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
-    last = replace(first.release, version=2**31 - 1)
-    head = head_draft(last, hint="", created_at=clock()).sign(key)
-    scripted.events[head.id.hex()] = orjson.loads(head.to_json())
+    made = first.release.event
+    tags = tuple(("version", str(MAX_VERSION)) if tag[0] == "version" else tag for tag in made.tags)
+    event = EventDraft(kind=made.kind, created_at=made.created_at, tags=tags, content=made.content).sign(key)
+    head = head_draft(Release.parse(event, now=clock()), hint="", created_at=clock()).sign(key)
+    scripted.events |= {each.id.hex(): orjson.loads(each.to_json()) for each in (event, head)}
     scripted.received.clear()
     with pytest.raises(CallerError, match="last version"):
         await publish([scripted.url], tmp_path / "b", key, tiny_sources(seed=1))

@@ -21,7 +21,7 @@ async def three_versions(relay: ScriptedRelay, tmp_path: Path, key: SecretKey) -
 
 def take_back(relay: ScriptedRelay, release: Release, signer: SecretKey, *, created_at: int | None = None) -> str:
     """Put a revocation on the relay, and return its id."""
-    event = revocation_draft(release, reason="broken", created_at=created_at or clock()).sign(signer)
+    event = revocation_draft(release.id, reason="broken", created_at=created_at or clock()).sign(signer)
     relay.events[event.id.hex()] = orjson.loads(event.to_json())
     return event.id.hex()
 

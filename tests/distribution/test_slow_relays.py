@@ -147,7 +147,7 @@ async def test_late_head_counts_the_next_time(
 async def test_late_revocation_counts_the_next_time(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published, key: SecretKey, address: AddressReference
 ) -> None:
-    event = revocation_draft(published.release, reason="broken", created_at=clock()).sign(key)
+    event = revocation_draft(published.release.id, reason="broken", created_at=clock()).sign(key)
     relays[1].events = {event.id.hex(): orjson.loads(event.to_json())}
     hold_until_chunks(relays, REVOCATION_KIND)
     async with asyncio.timeout(GIVE_UP_S):

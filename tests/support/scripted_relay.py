@@ -8,8 +8,10 @@ import asyncio
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 
@@ -36,6 +38,7 @@ class ScriptedRelay:
     junk: list[RawEvent] = field(default_factory=list)  # sent before every answer, requested or not
     members: list[str] = field(default_factory=list)  # the only public keys that may publish (NIP-42); empty: all
     description: RawEvent = field(default_factory=dict)  # relay information document (NIP-11)
+    clock_offset_s: int = 0  # of its HTTP Date
     received: list[str] = field(default_factory=list)  # ids in the order they came
     requests: list[dict[str, Any]] = field(default_factory=list)  # filters asked
     identities: list[str] = field(default_factory=list)  # public keys of authenticated clients (NIP-42)
@@ -65,7 +68,10 @@ class ScriptedRelay:
         """Answer a plain HTTP request (NIP-11); return None for a websocket's."""
         if "Upgrade" in request.headers:
             return None
-        return connection.respond(HTTPStatus.OK, orjson.dumps(self.description).decode())
+        response = connection.respond(HTTPStatus.OK, orjson.dumps(self.description).decode())
+        del response.headers["Date"]
+        response.headers["Date"] = formatdate(time.time() + self.clock_offset_s, usegmt=True)
+        return response
 
     async def _take(self, socket: ServerConnection, event: RawEvent) -> None:
         self.received.append(event["id"])
