@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import orjson
 from aiohttp import web
@@ -31,6 +31,9 @@ from server.request_factory import send_continue
 from server.responses import OpenAIFormat, WholeChoice, models_body, openai_error_body, plain_body, usage
 from server.schema import MAX_BODY, CompletionRequest, parse_chat, parse_completion, parse_plain
 from server.turns import LoopTurns
+
+if TYPE_CHECKING:
+    from server.acceptor import Acceptor
 
 Watchdog: TypeAlias = Callable[[Callable[[], Awaitable[None]]], contextlib.AbstractAsyncContextManager[None]]
 
@@ -285,7 +288,7 @@ async def _listening(
     )
     await runner.setup()
     reloading: asyncio.Task[None] | None = None
-    listener: asyncio.Server | None = None
+    listener: Acceptor | None = None
     try:
         if reloader:
             await reloader.check()

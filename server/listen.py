@@ -1,4 +1,4 @@
-"""Listening socket: accepts connections up to a limit and answers invalid HTTP. Does network I/O."""
+"""Listening socket, and the protocol of its connections, which answers invalid HTTP. Does network I/O."""
 
 import asyncio
 import logging
@@ -8,17 +8,16 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
+from server.acceptor import Acceptor, bind, ensure_descriptors
 from server.config import ServerConfig
 from server.errors import CannotListen
 from server.request_factory import canonical_requests
 from server.responses import error_body
 
-_FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-
 log = logging.getLogger(__name__)
 
 
-async def listen(runner: web.AppRunner, config: ServerConfig, listen_socket: socket.socket | None) -> asyncio.Server:
+async def listen(runner: web.AppRunner, config: ServerConfig, listen_socket: socket.socket | None) -> Acceptor:
     """Accept connections for a runner that was set up.
 
     Args:
@@ -28,6 +27,7 @@ async def listen(runner: web.AppRunner, config: ServerConfig, listen_socket: soc
 
     Raises:
         CannotListen: The address is in use, or not one of this machine.
+        CallerError: The system allows fewer open files than connections need.
     """
     server, loop, limits = runner.server, asyncio.get_running_loop(), config.limits
     if server is None:
@@ -35,8 +35,6 @@ async def listen(runner: web.AppRunner, config: ServerConfig, listen_socket: soc
     server.request_factory = canonical_requests(server.request_factory)
 
     def connect() -> asyncio.Protocol:
-        if len(server.connections) >= limits.max_connections:
-            return _RejectedConnection(limits.linger_s)
         return _Connection(
             server,
             loop=loop,
@@ -45,13 +43,19 @@ async def listen(runner: web.AppRunner, config: ServerConfig, listen_socket: soc
             lingering_time=limits.linger_s,
         )
 
-    if listen_socket:
-        return await loop.create_server(connect, sock=listen_socket)
+    ensure_descriptors(limits.max_connections)
     try:
-        return await loop.create_server(connect, config.host, config.port, reuse_address=True, backlog=1024)
+        sockets = [listen_socket] if listen_socket else await bind(config.host, config.port)
     except OSError as error:
         message = f"cannot listen on {config.host}:{config.port}: {error.strerror or error}"
         raise CannotListen(message) from None
+    return Acceptor(
+        sockets,
+        connect,
+        lambda: len(server.connections),
+        max_connections=limits.max_connections,
+        linger_s=limits.linger_s,
+    )
 
 
 class _Connection(RequestHandler):
@@ -81,22 +85,3 @@ class _Connection(RequestHandler):
         """Skip truncated or undecodable bodies: their requests were answered."""
         if not isinstance(exc_info, web.RequestPayloadError):
             super().log_exception(*args, exc_info=exc_info, **options)
-
-
-class _RejectedConnection(asyncio.Protocol):
-    """A connection beyond the limit: gets a 503 for its first bytes, and `linger_s` seconds to read it."""
-
-    def __init__(self, linger_s: float) -> None:
-        self._linger_s = linger_s
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            self._transport = transport
-            asyncio.get_running_loop().call_later(self._linger_s, transport.abort)
-
-    def data_received(self, _: bytes) -> None:
-        if self._transport and self._transport.can_write_eof():
-            self._transport.write(_FULL)
-            self._transport.write_eof()
-            self._transport = None
