@@ -1,7 +1,9 @@
-#!/usr/bin/env bash
+#!/bin/bash -p
 # Installs, updates or uninstalls randygpt as systemd services. Running it again is safe.
 set -euo pipefail
 umask 022 # services must be able to read the installation
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+unset "${!PYTHON@}" BASH_ENV ENV CDPATH # nothing that runs here as root comes from the caller's environment or folder
 
 usage() {
   cat <<'TEXT'
@@ -73,10 +75,31 @@ if [ "$uninstall" = yes ]; then
   exit 0
 fi
 
+# --- leave the current folder, and check the one for temporary files
+
+given=$python
+python=$(readlink -e "$given") || die "--python $given: no such file"
+if [ -n "$wheels" ]; then
+  given=$wheels
+  wheels=$(readlink -e "$given/.") || die "--wheels $given: no such folder"
+fi
+given=${TMPDIR:-/tmp}
+TMPDIR=$(readlink -e "$given/.") || die "TMPDIR $given: no such folder"
+export TMPDIR
+each=$TMPDIR
+while true; do # what replaces a file of the build runs as root
+  read -r owner mode < <(stat --format='%u %a' "$each")
+  if [[ $owner != 0 && $owner != "$(id -u)" ]] || (((8#$mode & 8#022) && !(8#$mode & 8#1000))); then
+    die "TMPDIR $given: other users can change $each; unset TMPDIR, or name a folder of root"
+  fi
+  [ "$each" != / ] || break
+  each=$(dirname "$each")
+done
+cd /
+
 # --- check the options
 
 [ -z "$wheels" ] || [ -z "$index" ] || die "--wheels and --index exclude each other"
-[ -z "$wheels" ] || [ -d "$wheels" ] || die "--wheels $wheels: no such folder"
 case $follow in '' | *[!A-Za-z0-9._/-]*) [ -z "$follow" ] || die "--follow $follow: expected a name like npub1…/name" ;; esac
 for relay in "${relays[@]}"; do
   case $relay in
@@ -85,10 +108,9 @@ for relay in "${relays[@]}"; do
     *) die "--relay $relay: expected an address like wss://relay.example" ;;
   esac
 done
-python=$(readlink -f "$python") || die "--python $python: no such file"
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is not Python 3.11 or newer"
-"$python" -c 'import ensurepip, venv' 2>/dev/null || die "$python cannot create virtual environments; run: apt-get install python3-venv"
-if [ "$(id -u)" = 0 ] && ! setpriv --reuid=65534 --regid=65534 --clear-groups "$python" -c '' 2>/dev/null; then
+"$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is not Python 3.11 or newer"
+"$python" -I -c 'import ensurepip, venv' 2>/dev/null || die "$python cannot create virtual environments; run: apt-get install python3-venv"
+if [ "$(id -u)" = 0 ] && ! setpriv --reuid=65534 --regid=65534 --clear-groups "$python" -I -c '' 2>/dev/null; then
   die "only root can run $python: name a Python that every user can run with --python FILE"
 fi
 if [ -e "$SETTINGS/config.toml" ] && [ -n "$follow${relays[*]}" ]; then
@@ -119,7 +141,7 @@ elif [ "$dry" = yes ]; then
 else
   [ -e "$HERE/../pyproject.toml" ] || die "this folder is not a checkout of randygpt: pass --wheels DIR"
   say "building randygpt"
-  "$python" -m venv "$staging/builder"
+  "$python" -I -m venv "$staging/builder"
   "${pip[@]}" "$staging/builder/bin/pip" wheel --quiet --no-deps ${index:+--index-url "$index"} \
     --wheel-dir "$staging" "$HERE/.."
   wheel=$(find "$staging" -maxdepth 1 -name 'randygpt-*.whl')
@@ -134,8 +156,8 @@ folder=$BASE/versions/$version-$mark
 build() { # creates $folder
   rm -rf "$folder" &&
     mkdir -p "$folder" &&
-    "$python" -m venv "$folder" &&
-    "$python" "$HERE/needs.py" "$wheel" ${training:+training} >"$staging/needs" &&
+    "$python" -I -m venv "$folder" &&
+    "$python" -I "$HERE/needs.py" "$wheel" ${training:+training} >"$staging/needs" &&
     "${pip[@]}" "$folder/bin/pip" install --quiet --use-pep517 "${from[@]}" --requirement "$staging/needs" &&
     "${pip[@]}" "$folder/bin/pip" install --quiet --no-deps --no-index "$wheel" &&
     cp -r "$HERE/systemd" "$folder/systemd" &&

@@ -15,7 +15,7 @@ die() {
 
 [ -x "$python" ] || die "$python is missing: run make install"
 [ -z "$(git status --porcelain)" ] || die "uncommitted changes: commit them or remove them (git status)"
-version=$("$python" -c 'import randygpt; print(randygpt.__version__)')
+version=$("$python" -I -c 'import randygpt; print(randygpt.__version__)')
 grep -qE "^## \[${version//./\\.}\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$" CHANGELOG.md ||
   die "CHANGELOG.md has no dated section for version $version"
 if git rev-parse -q --verify "refs/tags/v$version" >/dev/null && [ "$(git rev-parse "v$version^{commit}")" != "$(git rev-parse HEAD)" ]; then
@@ -29,11 +29,11 @@ sdist=dist/randygpt-$version.tar.gz
 
 say "building $version"
 rm -f "$wheel" "$sdist"
-"$python" -m hatchling build --target sdist --target wheel --directory dist
+"$python" -I -m hatchling build --target sdist --target wheel --directory dist
 
 say "comparing the content with the committed files"
 git ls-files "${packages[@]}" | LC_ALL=C sort >"$scratch/expected"
-"$python" -c 'import sys, zipfile; print(*zipfile.ZipFile(sys.argv[1]).namelist(), sep="\n")' "$wheel" |
+"$python" -I -c 'import sys, zipfile; print(*zipfile.ZipFile(sys.argv[1]).namelist(), sep="\n")' "$wheel" |
   grep -v '\.dist-info/' | LC_ALL=C sort >"$scratch/found"
 diff "$scratch/expected" "$scratch/found" || die "the wheel differs from the committed files (<) of the packages"
 git ls-files | grep -vE '^\.(ci|github)/' | LC_ALL=C sort >"$scratch/expected"
@@ -46,12 +46,12 @@ tar -xzf "$sdist" -C "$scratch/source" --strip-components 1
 (
   builder=$PWD/$python
   cd "$scratch/source"
-  "$builder" -m hatchling build --target wheel --directory "$scratch/rebuilt"
+  "$builder" -I -m hatchling build --target wheel --directory "$scratch/rebuilt"
 )
 cmp "$wheel" "$scratch/rebuilt/${wheel##*/}" || die "the sdist builds another wheel"
 
 say "installing the wheel into an environment of its own"
-"$python" -m venv "$scratch/environment"
+"$python" -I -m venv "$scratch/environment"
 "$scratch/environment/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt "$wheel"
 
 say "smoke test"
@@ -64,5 +64,5 @@ mkdir "$scratch/folder"
 )
 
 say "ready"
-"$python" -m pip hash "$wheel" "$sdist"
+"$python" -I -m pip hash "$wheel" "$sdist"
 printf '\nTo publish it:\n  git tag --sign v%s && git push origin v%s\n  twine upload %s %s\n' "$version" "$version" "$wheel" "$sdist"
