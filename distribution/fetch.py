@@ -39,7 +39,7 @@ from distribution.store import Store
 from distribution.trust import TrustPolicy
 from relay_client.errors import quote
 from relay_client.event import Event
-from relay_client.keys import AddressReference, EventReference, encode_npub
+from relay_client.nip19 import AddressReference, EventReference, encode_npub
 from relay_client.pool import Answer, Pool
 
 MAX_SIZE = 1 << 30  # bytes of a release, by default

@@ -22,7 +22,7 @@ from relay_client.backoff import Backoff
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, Signer
 from relay_client.filter import Filter
-from relay_client.keys import AddressReference, EventReference
+from relay_client.nip19 import AddressReference, EventReference
 from relay_client.pool import Pool
 from relay_client.subscription import Subscription, SubscriptionStatus
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts

@@ -8,7 +8,7 @@ from distribution.installed import InstalledRelease
 from distribution.store import Store
 from distribution.trust_list import TrustList
 from relay_client.errors import quote
-from relay_client.keys import AddressReference, EventReference, encode_npub, parse_reference
+from relay_client.nip19 import AddressReference, EventReference, encode_npub, parse_reference
 
 _ID_PREFIX = re.compile("[0-9a-f]{4,64}")
 _REFERENCE = re.compile("(nostr:)?((note|nevent|naddr|npub|nsec)1.*|[0-9a-f]{64}(/.*)?)", re.IGNORECASE)

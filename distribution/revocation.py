@@ -17,7 +17,7 @@ from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.gather_plan import IDS_PER_REQUEST
 from relay_client.hexadecimal import parse_hex
-from relay_client.keys import AddressReference
+from relay_client.nip19 import AddressReference
 from relay_client.pool import Answer, Pool
 
 REVOCATION_KIND = 5

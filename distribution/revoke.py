@@ -17,8 +17,9 @@ from distribution.trust import latest
 from relay_client.errors import InvalidEvent
 from relay_client.event import MAX_TIMESTAMP, Event
 from relay_client.filter import Filter
-from relay_client.keys import AddressReference, EventReference, SecretKey
+from relay_client.keys import SecretKey
 from relay_client.nip11 import fetch_relay_infos
+from relay_client.nip19 import AddressReference, EventReference
 from relay_client.pool import Pool
 from relay_client.relay_status import RelayReport
 

@@ -9,7 +9,7 @@ from distribution.events import Head, Release
 from distribution.manifest import is_digest
 from distribution.seen_versions import Seen
 from relay_client.errors import quote
-from relay_client.keys import encode_npub
+from relay_client.nip19 import encode_npub
 
 Mode = Literal["explicit", "allowlist"]
 MODES: tuple[Mode, ...] = get_args(Mode)

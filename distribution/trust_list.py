@@ -12,7 +12,7 @@ from distribution.errors import CallerError
 from distribution.state_file import StateFile
 from distribution.trust import MODES, Mode, TrustPolicy
 from relay_client.errors import InvalidKey, quote
-from relay_client.keys import decode_pubkey, encode_npub
+from relay_client.nip19 import decode_pubkey, encode_npub
 
 _MAX_NAME = 64
 

@@ -30,7 +30,8 @@ from randygpt.sharing import Publication, fetch_release, follow_target, make_fol
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 from relay_client.errors import quote
-from relay_client.keys import SecretKey, encode_npub
+from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub
 
 if TYPE_CHECKING:
     from randygpt.language_model import LanguageModel

@@ -29,7 +29,8 @@ from randygpt.user.home import Home
 from relay_client.event import Event
 from relay_client.filter import Filter
 from relay_client.hints import usable_hints
-from relay_client.keys import AddressReference, SecretKey, encode_nevent
+from relay_client.keys import SecretKey
+from relay_client.nip19 import AddressReference, encode_nevent
 from relay_client.nip65 import RELAY_LIST_KIND, write_relays
 from relay_client.pool import Answer, Pool
 

@@ -35,16 +35,16 @@ if TYPE_CHECKING:
     )
     from relay_client.event import Event, EventDraft, HashedEvent, Signer
     from relay_client.filter import Filter
-    from relay_client.keys import (
+    from relay_client.keys import SecretKey
+    from relay_client.local_relay import LocalRelay
+    from relay_client.nip19 import (
         AddressReference,
         EventReference,
-        SecretKey,
         decode_pubkey,
         encode_nevent,
         encode_npub,
         parse_reference,
     )
-    from relay_client.local_relay import LocalRelay
     from relay_client.pool import Pool
     from relay_client.relay_status import RelayReport, RelayStatus
     from relay_client.subscription import Subscription, SubscriptionStatus
@@ -88,16 +88,16 @@ _MODULES = {
     "connection": ("Connection",),
     "event": ("Event", "EventDraft", "HashedEvent", "Signer"),
     "filter": ("Filter",),
-    "keys": (
+    "keys": ("SecretKey",),
+    "local_relay": ("LocalRelay",),
+    "nip19": (
         "AddressReference",
         "EventReference",
-        "SecretKey",
         "decode_pubkey",
         "encode_nevent",
         "encode_npub",
         "parse_reference",
     ),
-    "local_relay": ("LocalRelay",),
     "pool": ("Pool",),
     "relay_status": ("RelayReport", "RelayStatus"),
     "subscription": ("Subscription", "SubscriptionStatus"),

@@ -1,26 +1,16 @@
-"""Nostr keys (nsec; ncryptsec, NIP-49) and references to events (npub, note, nevent, naddr; NIP-19). No I/O.
+"""Secret keys (nsec; ncryptsec, NIP-49). No I/O.
 
-NIP-19 goes through pynostr's bech32, which accepts any prefix and length, so these are checked here. NIP-49 goes
-through nostr-sdk, which is imported only when needed.
+NIP-49 goes through nostr-sdk, which is imported only when needed.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NoReturn, Self
 
 import coincurve
-from pynostr import bech32
 
-from relay_client.errors import CallerError, InvalidKey, InvalidReference, quote
-from relay_client.event import MAX_KIND
-from relay_client.hexadecimal import parse_hex
-from relay_client.url import normalize_url
+from relay_client.errors import InvalidKey
+from relay_client.nip19 import decode_bech32, encode_bech32
 
 _KEY_SIZE = 32  # bytes, secret or public
-_MAX_REFERENCE = 5_000  # characters of an nevent or naddr (NIP-19)
-_SPECIAL, _RELAY, _AUTHOR, _KIND = range(4)  # types of the fields in an nevent or naddr (NIP-19)
-_MAX_FIELD = 255  # bytes
-_KIND_SIZE = 4  # bytes, big-endian
 _LOG_ROUNDS = 16  # scrypt takes 64 MiB and about a second
 
 
@@ -46,7 +36,7 @@ class SecretKey:
     @classmethod
     def from_nsec(cls, raw_nsec: str) -> Self:
         """Decode an `nsec1…`; raises InvalidKey, without repeating the input."""
-        return cls(_decode_bech32("nsec", raw_nsec.strip()))
+        return cls(decode_bech32("nsec", raw_nsec.strip()))
 
     @classmethod
     def from_ncryptsec(cls, raw_ncryptsec: str, password: str) -> Self:
@@ -71,7 +61,7 @@ class SecretKey:
 
     def reveal_nsec(self) -> str:
         """Return the secret as `nsec1…` (NIP-19), for a key file and nothing else."""
-        return _encode_bech32("nsec", self._key.secret)
+        return encode_bech32("nsec", self._key.secret)
 
     def reveal_ncryptsec(self, password: str) -> str:
         """Return the secret as `ncryptsec1…`, encrypted with a password (NIP-49). Takes about a second and 64 MiB."""
@@ -86,158 +76,3 @@ class SecretKey:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret key cannot be copied or pickled")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventReference:
-    """Reference to one event by its id (note, nevent)."""
-
-    id: bytes  # 32
-    relays: tuple[str, ...] = ()  # hints, untrusted
-
-    def __post_init__(self) -> None:
-        if not _has_key_size(self.id):
-            raise InvalidReference("an event id must have 32 bytes")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddressReference:
-    """Reference to an author's latest event of a name (naddr, `npub…/name`)."""
-
-    author: bytes  # 32, x-only public key
-    name: str  # untrusted: match it against a pattern before use
-    kind: int | None = None  # given by an naddr, not by `npub…/name`
-    relays: tuple[str, ...] = ()  # hints, untrusted
-
-    def __post_init__(self) -> None:
-        if not _has_key_size(self.author):
-            raise InvalidReference("an author's public key must have 32 bytes")
-        if self.kind is not None and not 0 <= self.kind <= MAX_KIND:
-            raise InvalidReference(f"an event kind must be from 0 to {MAX_KIND}, not {self.kind}")
-
-
-def encode_npub(pubkey: bytes) -> str:
-    """Encode a 32-byte public key as `npub1…` (NIP-19)."""
-    return _encode_bech32("npub", pubkey)
-
-
-def encode_nevent(event_id: bytes, *, author: bytes, kind: int, relays: Sequence[str]) -> str:
-    """Encode an event id as `nevent1…` with author, kind and relay hints (NIP-19)."""
-    fields = [
-        (_SPECIAL, event_id),
-        (_AUTHOR, author),
-        (_KIND, kind.to_bytes(_KIND_SIZE, "big")),
-        *((_RELAY, url.encode()) for url in relays),
-    ]
-    fitting = [(number, value) for number, value in fields if len(value) <= _MAX_FIELD]
-    return _encode_bech32("nevent", b"".join(bytes([number, len(value)]) + value for number, value in fitting))
-
-
-def decode_pubkey(raw_key: str) -> bytes:
-    """Decode a 32-byte public key from `npub1…` or 64 hex digits; raises InvalidKey."""
-    pubkey = parse_hex(raw_key.lower(), 32) or _decode_bech32("npub", raw_key)
-    try:
-        coincurve.PublicKeyXOnly(pubkey)
-    except ValueError:
-        raise InvalidKey("not a public key: no point on the curve") from None
-    return pubkey
-
-
-def parse_reference(raw_text: str) -> EventReference | AddressReference:
-    """Parse a typed reference: hex id, note, nevent, naddr or `npub…/name`; raises InvalidReference."""
-    text = raw_text.strip().removeprefix("nostr:")
-    if "nsec1" in text.lower():
-        raise InvalidReference("this is a SECRET key (nsec), and is now in your shell's history")
-    if not text.isascii():
-        raise InvalidReference(f"not an event id, note, nevent, naddr or npub…/name: {raw_text[:80]!a}")
-    try:
-        if "/" in text:
-            raw_key, name = text.split("/", 1)
-            return AddressReference(author=_decode_author(raw_key), name=name)
-        if event_id := parse_hex(text.lower(), 32):
-            return EventReference(id=event_id)
-        match text.lower().split("1", 1)[0]:
-            case "note":
-                return EventReference(id=_decode_bech32("note", text))
-            case "nevent" | "naddr" as prefix:
-                return _decode_with_fields(prefix, text)
-            case "npub":
-                raise InvalidReference("an npub alone names an author; expected npub…/name")
-            case _:
-                raise InvalidReference(f"not an event id, note, nevent, naddr or npub…/name: {quote(raw_text)}")
-    except InvalidKey as error:
-        raise InvalidReference(str(error)) from None
-
-
-def _decode_author(raw_key: str) -> bytes:
-    try:
-        return decode_pubkey(raw_key)
-    except InvalidKey:
-        raise InvalidReference(f"not a valid npub: {quote(raw_key)} (expected npub…/name)") from None
-
-
-def _decode_with_fields(prefix: str, text: str) -> EventReference | AddressReference:
-    """Decode an nevent or naddr (NIP-19, type-length-value)."""
-    if len(text) > _MAX_REFERENCE:
-        raise InvalidReference(f"an {prefix} has at most {_MAX_REFERENCE:,} characters, not {len(text):,}")
-    data = _decode_words(prefix, text)
-    fields = _parse_fields(data) if data is not None else None
-    if fields is None:
-        raise InvalidReference(f"not a valid {prefix}: {quote(text)}")
-    relays = tuple(url for raw_url in fields.get(_RELAY, ()) for url in _relay_hint(raw_url))
-    special, (author, *_), (kind, *_) = (fields.get(number, [b""]) for number in (_SPECIAL, _AUTHOR, _KIND))
-    if _SPECIAL not in fields:
-        raise InvalidReference(f"this {prefix} has no {'event id' if prefix == 'nevent' else 'name'}: {quote(text)}")
-    if prefix == "nevent":
-        return EventReference(id=special[0], relays=relays)
-    try:
-        name = special[0].decode()
-    except UnicodeDecodeError:
-        raise InvalidReference(f"the name in this naddr is not UTF-8: {quote(text)}") from None
-    if len(kind) != _KIND_SIZE:
-        raise InvalidReference(f"this naddr has no kind: {quote(text)}")
-    return AddressReference(author=author, name=name, kind=int.from_bytes(kind, "big"), relays=relays)
-
-
-def _parse_fields(data: bytes) -> dict[int, list[bytes]] | None:
-    """Return the values of each type, in order; None if the last one is cut off."""
-    fields: dict[int, list[bytes]] = {}
-    while data:
-        end = 2 + data[1] if len(data) > 1 else len(data) + 1
-        if end > len(data):
-            return None
-        fields.setdefault(data[0], []).append(data[2:end])
-        data = data[end:]
-    return fields
-
-
-def _relay_hint(raw_url: bytes) -> list[str]:
-    """Return the relay in a reference; empty if it is not a relay's address, as it is only a hint."""
-    try:
-        return [normalize_url(raw_url.decode())]
-    except (UnicodeDecodeError, CallerError):
-        return []
-
-
-def _has_key_size(value: object) -> bool:
-    return isinstance(value, bytes) and len(value) == _KEY_SIZE
-
-
-def _encode_bech32(prefix: str, data: bytes) -> str:
-    return str(bech32.bech32_encode(prefix, bech32.convertbits(data, 8, 5), bech32.Encoding.BECH32))
-
-
-def _decode_bech32(prefix: str, raw_text: str) -> bytes:
-    data = _decode_words(prefix, raw_text)
-    if data is None or len(data) != _KEY_SIZE:
-        raise InvalidKey(f"not a valid {prefix}")
-    return data
-
-
-def _decode_words(prefix: str, raw_text: str) -> bytes | None:
-    """Return the bytes of bech32 with a prefix, of any length; None if it is not valid."""
-    found, words, encoding = bech32.bech32_decode(raw_text)
-    data = bech32.convertbits(words, 5, 8, False) if words else None
-    if found != prefix or encoding is not bech32.Encoding.BECH32 or data is None:
-        return None
-    return bytes(data)

@@ -18,8 +18,8 @@ from randygpt.model.tokenizer import tokenizer_from_json
 from relay_client.errors import quote
 from relay_client.event import Event
 from relay_client.filter import Filter
-from relay_client.keys import parse_reference
 from relay_client.messages import parse_relay_message
+from relay_client.nip19 import parse_reference
 from relay_client.url import normalize_url
 from server.auth import canonical_host, canonical_origin
 from server.schema import parse_chat, parse_completion, parse_plain

@@ -34,7 +34,7 @@ def fetch(
     """
     from distribution.trust_list import TrustStore
     from randygpt.sharing import fetch_release
-    from relay_client.keys import encode_npub
+    from relay_client.nip19 import encode_npub
 
     home, limit = Home.from_environment(), parse_size(max_size)
     with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:

@@ -21,7 +21,7 @@ EXAMPLE = "Example: randygpt follow npub1…/shakespeare --exec 'echo $RANDYGPT_
 
 def _complete(incomplete: str) -> list[str]:
     """Complete the models that are installed already, by the author's petname if there is one."""
-    from relay_client.keys import encode_npub
+    from relay_client.nip19 import encode_npub
 
     def names(releases: "list[InstalledRelease]", trusted: "TrustList") -> list[str]:
         return [f"{trusted.names.get(each.author) or encode_npub(each.author)}/{each.name}" for each in releases]
@@ -153,7 +153,7 @@ class _Report:
 
 
 def _environment(release: "InstalledRelease") -> dict[str, str]:
-    from relay_client.keys import encode_npub
+    from relay_client.nip19 import encode_npub
 
     facts = {
         "RELEASE": release.id.hex(),

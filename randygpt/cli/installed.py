@@ -74,7 +74,7 @@ def find_release(which: str) -> "tuple[Store, TrustList, InstalledRelease]":
 
 def release_json(release: "InstalledRelease", trusted: "TrustList") -> dict[str, object]:
     """Return the fields of a release that every command's JSON has."""
-    from relay_client.keys import encode_npub
+    from relay_client.nip19 import encode_npub
 
     return {
         "release": release.id.hex(),

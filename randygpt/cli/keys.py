@@ -14,7 +14,8 @@ from randygpt.errors import CallerError
 from randygpt.terminal import escape_controls
 from randygpt.user import signing_key as key_sources
 from randygpt.user.home import Home
-from relay_client.keys import SecretKey, encode_npub
+from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub
 
 app = typer.Typer(
     help="Manage the key you publish with.",

@@ -160,7 +160,7 @@ def _report_dry_run(publication: "Publication", estimate: "DryRun", *, as_json: 
 
 def _report(published: "Published", *, as_json: bool, quiet: bool) -> None:
     from randygpt.sharing import published_nevent
-    from relay_client.keys import encode_npub
+    from relay_client.nip19 import encode_npub
 
     release, relays = published.release, published.relays
     nevent = published_nevent(published)

@@ -13,7 +13,8 @@ from randygpt.user.home import Home
 
 if TYPE_CHECKING:
     from distribution.revoke import Revoked
-    from relay_client.keys import AddressReference, EventReference, SecretKey
+    from relay_client.keys import SecretKey
+    from relay_client.nip19 import AddressReference, EventReference
 
 EXAMPLE = 'Example: randygpt revoke nevent1… --reason "trained on the wrong text"'
 
@@ -34,7 +35,7 @@ def revoke(
     The name then points to the latest version that is not revoked, and followers go back to it. A revocation cannot be
     undone, and it cannot delete copies that others keep.
     """
-    from relay_client.keys import parse_reference
+    from relay_client.nip19 import parse_reference
 
     home = Home.from_environment()
     parsed = parse_reference(reference)

@@ -46,7 +46,7 @@ def add(
     _quiet: Quiet = False,
 ) -> None:
     """Trust an author, or rename one."""
-    from relay_client.keys import decode_pubkey, encode_npub
+    from relay_client.nip19 import decode_pubkey, encode_npub
 
     author = decode_pubkey(npub)
     asyncio.run(_book().add(author, name))
@@ -65,7 +65,7 @@ def remove(
 
     Installed releases stay.
     """
-    from relay_client.keys import encode_npub
+    from relay_client.nip19 import encode_npub
 
     npub = encode_npub(asyncio.run(_book().remove(who)))
     emit(as_json, {"npub": npub}, f"removed {npub} from the list")
@@ -74,7 +74,7 @@ def remove(
 @app.command("list", epilog="Example: randygpt trust list")
 def list_(as_json: Json = False, quiet: Quiet = False) -> None:
     """Print the trusted authors."""
-    from relay_client.keys import encode_npub
+    from relay_client.nip19 import encode_npub
 
     trusted = _book().read()
     authors = sorted((name, encode_npub(key)) for key, name in trusted.names.items())

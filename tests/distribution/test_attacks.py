@@ -35,7 +35,8 @@ from distribution.events import (
 from distribution.manifest import Manifest
 from distribution.trust import TrustPolicy
 from relay_client.event import Event, EventDraft
-from relay_client.keys import AddressReference, SecretKey
+from relay_client.keys import SecretKey
+from relay_client.nip19 import AddressReference
 from relay_client.session import MAX_UNSOLICITED
 
 Tamper = Callable[[RawEvent], RawEvent | None]

@@ -26,7 +26,8 @@ from distribution.source import HashedSource, SourceFile
 from distribution.store import Store
 from distribution.trust import TrustPolicy
 from relay_client.event import EventDraft
-from relay_client.keys import AddressReference, SecretKey
+from relay_client.keys import SecretKey
+from relay_client.nip19 import AddressReference
 from relay_client.pool import Pool
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from distribution.publish import Published
 from distribution.store import Store
 from distribution.trust import TrustPolicy
 from relay_client.errors import TransportError
-from relay_client.keys import AddressReference, EventReference, SecretKey
+from relay_client.keys import SecretKey
+from relay_client.nip19 import AddressReference, EventReference
 from relay_client.pool import Pool
 
 NAME, PUBLIC = "relay.example", "8.8.8.8"

@@ -18,8 +18,9 @@ from distribution.revoke import Revoker
 from distribution.store import Store
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
-from relay_client.keys import AddressReference, EventReference, SecretKey
+from relay_client.keys import SecretKey
 from relay_client.local_relay import LocalRelay
+from relay_client.nip19 import AddressReference, EventReference
 from relay_client.pool import Pool
 
 pytestmark = pytest.mark.full

@@ -11,7 +11,8 @@ from support.releases import clock
 import distribution
 from distribution import Fetcher, Journal, Publisher, ReleaseSpec, SourceFile, Store, TrustPolicy, resolve_reference
 from distribution.trust_list import TrustList
-from relay_client.keys import SecretKey, encode_npub
+from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub
 from relay_client.pool import Pool
 
 

@@ -14,7 +14,8 @@ from distribution.journal import Journal
 from distribution.store import Store
 from relay_client.errors import TransportError
 from relay_client.event import EventDraft
-from relay_client.keys import AddressReference, SecretKey
+from relay_client.keys import SecretKey
+from relay_client.nip19 import AddressReference
 from relay_client.timeouts import Timeouts
 
 

@@ -22,7 +22,8 @@ from distribution.confirm import sample_size
 from distribution.errors import CallerError, NotPublished
 from distribution.events import CHUNK_KIND, HEAD_KIND, RELEASE_KIND
 from distribution.journal import Journal
-from relay_client.keys import AddressReference, SecretKey
+from relay_client.keys import SecretKey
+from relay_client.nip19 import AddressReference
 from relay_client.timeouts import Timeouts
 
 QUICK = Timeouts(rate_limit_first_s=0.001, rate_limit_longest_s=0.01, readable_first_s=0.001, patience_s=0)

@@ -14,7 +14,8 @@ from distribution.errors import CallerError, ChunksMissing, NotPublished, StoreE
 from distribution.events import CHUNK_KIND, HEAD_KIND, RELEASE_KIND, Release
 from distribution.reseed import Reseeded, Reseeder
 from distribution.store import Store
-from relay_client.keys import AddressReference, SecretKey
+from relay_client.keys import SecretKey
+from relay_client.nip19 import AddressReference
 from relay_client.pool import Pool
 from relay_client.timeouts import Timeouts
 

@@ -12,7 +12,8 @@ from distribution.events import Release
 from distribution.revocation import REVOCATION_KIND, Revocation, revocation_draft
 from distribution.store import Store
 from relay_client.event import EventDraft
-from relay_client.keys import AddressReference, SecretKey
+from relay_client.keys import SecretKey
+from relay_client.nip19 import AddressReference
 
 
 async def three_versions(relay: ScriptedRelay, tmp_path: Path, key: SecretKey) -> list[Release]:

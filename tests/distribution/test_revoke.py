@@ -15,7 +15,8 @@ from distribution.events import HEAD_KIND, Release
 from distribution.revocation import REVOCATION_KIND
 from distribution.revoke import Revoked, Revoker
 from distribution.store import Store
-from relay_client.keys import AddressReference, EventReference, SecretKey
+from relay_client.keys import SecretKey
+from relay_client.nip19 import AddressReference, EventReference
 from relay_client.pool import Pool
 from relay_client.timeouts import Timeouts
 

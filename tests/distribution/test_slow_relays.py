@@ -16,7 +16,8 @@ from distribution.errors import NotFound, Rollback
 from distribution.events import HEAD_KIND
 from distribution.publish import Published
 from distribution.revocation import REVOCATION_KIND, revocation_draft
-from relay_client.keys import AddressReference, SecretKey
+from relay_client.keys import SecretKey
+from relay_client.nip19 import AddressReference
 from relay_client.timeouts import Timeouts
 
 GIVE_UP_S = 20  # a test that waits this long has failed

@@ -9,7 +9,8 @@ from distribution.errors import Equivocation, NotTrusted, Rollback
 from distribution.events import Head, Release, release_draft
 from distribution.seen_versions import Seen, SeenVersion
 from distribution.trust import TrustPolicy, check_version, latest
-from relay_client.keys import SecretKey, encode_npub
+from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 A, B = b"\xaa" * 32, b"\xbb" * 32

@@ -6,7 +6,8 @@ import pytest
 
 from distribution.errors import CallerError, NotTrusted, StoreError
 from distribution.trust_list import TrustList, TrustStore
-from relay_client.keys import SecretKey, encode_npub
+from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub
 
 
 @pytest.fixture

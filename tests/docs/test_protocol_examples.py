@@ -21,7 +21,8 @@ from support.releases import checkpoint_bytes, fetch, publish, tiny_sources
 
 import randygpt
 from relay_client.event import Event
-from relay_client.keys import AddressReference, SecretKey
+from relay_client.keys import SecretKey
+from relay_client.nip19 import AddressReference
 from relay_client.pool import Pool
 
 PAGE = (Path(__file__).parents[2] / "docs/protocol.md").read_text(encoding="utf-8")

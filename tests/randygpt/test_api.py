@@ -16,7 +16,8 @@ from randygpt import aio
 from randygpt.errors import CallerError, NotTrusted, PeerError, RandyGPTError, StorageError, TransportError
 from randygpt.user import signing_key
 from randygpt.user.home import Home
-from relay_client.keys import SecretKey, encode_npub, parse_reference
+from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub, parse_reference
 
 DEADLINE_S = 120
 NOWHERE = "ws://127.0.0.1:1"

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pynostr import bech32
 
 from relay_client.errors import InvalidKey, InvalidReference
-from relay_client.keys import SecretKey, decode_pubkey, encode_npub, parse_reference
+from relay_client.keys import SecretKey
+from relay_client.nip19 import decode_pubkey, encode_npub, parse_reference
 
 # Examples of NIP-19.
 NPUB = "npub10elfcs4fr0l0r8af98jlmgdh9c8tcxjvz9qkw038js35mp4dma8qzvjptg"

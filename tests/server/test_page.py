@@ -16,7 +16,8 @@ from support.serving import serving_releases
 
 from distribution.trust_list import TrustStore
 from randygpt.user.home import Home
-from relay_client.keys import SecretKey, encode_npub
+from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub
 from server.provenance import STALE_S
 
 CARD = {"license": "MIT", "training": {"iteration": 5, "history": [[0, 2.5, 2.6], [5, 2.0, 2.1]]}}

@@ -21,7 +21,8 @@ from support.serving import serving, serving_releases
 
 from distribution.trust_list import TrustStore
 from randygpt.model.decoder import Array, Decoder
-from relay_client.keys import SecretKey, encode_npub
+from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub
 from server.models import LoadedModel, load_file
 
 pytestmark = pytest.mark.full

@@ -12,7 +12,7 @@ from distribution.follow import Follower, FollowTarget, Installed, Update
 from distribution.state_file import StateFile
 from distribution.store import Store
 from distribution.trust import TrustPolicy
-from relay_client.keys import AddressReference
+from relay_client.nip19 import AddressReference
 from support.releases import clock
 
 GIVE_UP_S = 180  # between two tries of a relay that was away may be a minute

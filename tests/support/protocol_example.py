@@ -34,7 +34,7 @@ from randygpt.checkpoint.header import CheckpointHeader, segments
 from randygpt.model.config import ModelConfig
 from randygpt.model.tokenizer import CharTokenizer
 from relay_client.event import Event, EventDraft, Signer
-from relay_client.keys import encode_npub
+from relay_client.nip19 import encode_npub
 
 SECRET = bytes.fromhex("01" * 32)
 CREATED_AT = 1_750_000_000  # seconds since 1970

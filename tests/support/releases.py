@@ -18,7 +18,8 @@ from distribution.source import SourceFile
 from distribution.store import Store
 from distribution.trust import TrustPolicy
 from randygpt.checkpoint.header import WEIGHTS_MAGIC, segments
-from relay_client.keys import AddressReference, EventReference, SecretKey
+from relay_client.keys import SecretKey
+from relay_client.nip19 import AddressReference, EventReference
 from relay_client.pool import Pool
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from support.models import CONFIG, side_files, tiny_checkpoint

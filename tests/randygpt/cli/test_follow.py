@@ -19,7 +19,8 @@ from support.scripted_relay import ScriptedRelay
 from distribution.events import HEAD_KIND
 from distribution.trust_list import TrustStore
 from randygpt.cli.post_install import PostInstallHook
-from relay_client.keys import SecretKey, encode_npub
+from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from support.scripted_relay import ScriptedRelay, scripted_relay
 
 from distribution.events import Release
 from randygpt.cli.main import run
-from relay_client.keys import SecretKey, encode_npub
+from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub
 
 
 @dataclass(frozen=True)

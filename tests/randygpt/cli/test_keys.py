@@ -10,7 +10,8 @@ from support.command import invoke, only_line, randygpt
 from support.terminal import typed
 
 from randygpt.cli.main import run
-from relay_client.keys import SecretKey, encode_npub
+from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub
 
 Capture = pytest.CaptureFixture[str]
 OPENS = "hunter2"

@@ -19,7 +19,8 @@ from support.releases import visible
 from support.scripted_relay import ScriptedRelay
 
 from randygpt.cli.main import app, run
-from relay_client.keys import SecretKey, encode_npub
+from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from support.releases import publish, tiny_sources
 from distribution.store import Store
 from randygpt.cli.main import run
 from randygpt.user.home import Home
-from relay_client.keys import SecretKey, encode_npub
+from relay_client.keys import SecretKey
 from relay_client.local_relay import LocalRelay
+from relay_client.nip19 import encode_npub
 
 
 @pytest.fixture

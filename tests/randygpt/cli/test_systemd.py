@@ -23,7 +23,8 @@ from support.release_store import ReleaseStore
 from support.releases import publish, tiny_sources
 
 from randygpt.cli import systemd
-from relay_client.keys import SecretKey, encode_npub
+from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub
 from server.app import run_server
 from server.config import ServerConfig
 from server.engine import Engine

@@ -13,7 +13,8 @@ from randygpt.errors import CallerError
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 from relay_client.errors import InvalidKey
-from relay_client.keys import SecretKey, encode_npub
+from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub
 
 OPENS = "a password"
 OTHER = SecretKey(bytes.fromhex("33" * 32))
