@@ -12,6 +12,8 @@ from typing import Self
 import aiohttp
 import orjson
 
+from relay_client.errors import TransportError
+from relay_client.proxy import find_proxy
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 MAX_SIZE = 64 << 10  # bytes of a document
@@ -61,11 +63,13 @@ async def _read_info(session: aiohttp.ClientSession, url: str) -> RelayInfo:
     address = url.replace("ws", "http", 1)
     raw_info, time = b"", None
     try:
-        async with session.get(address, allow_redirects=False) as response:
+        proxy = find_proxy(url)
+        through = proxy.url if proxy else None
+        async with session.get(address, allow_redirects=False, proxy=through) as response:
             time = _http_time(response.headers.get("Date", ""))
             while len(raw_info) <= MAX_SIZE and (block := await response.content.read(MAX_SIZE)):
                 raw_info += block
-    except (aiohttp.ClientError, OSError, ValueError):  # TimeoutError is an OSError
+    except (TransportError, aiohttp.ClientError, OSError, ValueError):  # TimeoutError is an OSError
         return RelayInfo(time=time)
     return replace(RelayInfo.parse(raw_info) if len(raw_info) <= MAX_SIZE else RelayInfo(), time=time)
 

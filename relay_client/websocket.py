@@ -7,12 +7,11 @@ from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, WebSocketException
-from websockets.proxy import get_proxy
-from websockets.uri import parse_uri
 
 from relay_client.errors import TransportError
 from relay_client.hints import is_public
 from relay_client.messages import sanitize
+from relay_client.proxy import find_proxy
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from relay_client.url import is_loopback
 
@@ -35,7 +34,7 @@ async def open_websocket(
     url: str, *, only_public: bool = False, timeouts: Timeouts = DEFAULT_TIMEOUTS
 ) -> ClientConnection:
     """Connect to a relay, if `only_public` at a public address only; raises TransportError."""
-    local = is_loopback(url)
+    local, proxy = is_loopback(url), find_proxy(url)
     try:
         address: dict[str, Any] = {"host": await _public_address(url, timeouts)} if only_public else {}
         return await _Connect(
@@ -46,10 +45,11 @@ async def open_websocket(
             open_timeout=timeouts.connect_s,
             close_timeout=0.5,  # a mute relay does not delay the end
             compression=None if local else "deflate",
-            proxy=None if local else True,
+            proxy=proxy.url if proxy else None,
         )
     except (OSError, ValueError, WebSocketException) as error:  # ValueError: an impossible host name
-        raise TransportError(f"{url}: {describe_error(error)}") from None
+        through = f" (through the proxy {proxy})" if proxy else ""
+        raise TransportError(f"{url}: {describe_error(error)}{through}") from None
 
 
 def describe_error(error: Exception) -> str:
@@ -63,7 +63,7 @@ def describe_error(error: Exception) -> str:
 
 async def _public_address(url: str, timeouts: Timeouts) -> str:
     """Resolve the host of a `wss` address; raises TransportError unless every result is publicly routable."""
-    if get_proxy(parse_uri(url)):
+    if find_proxy(url):
         raise TransportError(f"{url}: not connected through a proxy, which hides the relay's real address")
     parts = urlsplit(url)
     async with asyncio.timeout(timeouts.connect_s):

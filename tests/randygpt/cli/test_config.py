@@ -367,3 +367,11 @@ def test_relay_of_an_earlier_list_can_be_removed(tmp_path: Path, monkeypatch: py
     assert run(["relays", "remove", "wss://re lay.example"]) == 0
     assert run(["relays", "remove", "wss://A.example."]) == 0
     assert json.loads(listed.read_bytes()) == ["wss://b.example"]
+
+
+@pytest.mark.usefixtures("at_home")
+def test_unusable_proxy_gives_one_line_and_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1080")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert run(["fetch", "0" * 64, "--relay", "wss://relay.example"]) == 4
+    assert "the proxy in https_proxy cannot be used: socks5://127.0.0.1:1080" in only_line(capsys.readouterr().err)
