@@ -80,6 +80,9 @@ class Download:
                 if rewrite:
                     original = OriginalFile(sha256=sha256, start=partials[sha256].read(0, rewrite.size))
                 blobs[sha256] = await asyncio.to_thread(self.store.add_blob, partials[sha256], file, rewrite)
+        for file in self.manifest.files:
+            if not self._rewrites(file):
+                await asyncio.to_thread(self.store.check_segments, file)
         files = tuple(replace(file, sha256=blobs.get(file.sha256, file.sha256)) for file in self.manifest.files)
         return await asyncio.to_thread(self.store.install, self.release, replace(self.manifest, files=files), original)
 

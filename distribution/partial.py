@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from distribution.errors import CallerError, InvalidManifest
+from distribution.manifest import FileEntry
 from relay_client import durable
 
 _READ_BYTES = 1 << 20
@@ -142,6 +143,22 @@ def hashes_to(path: Path, sha256: bytes, *, start: bytes = b"") -> bool:
         return _hash(descriptor, start) == sha256
     finally:
         os.close(descriptor)
+
+
+def wrong_segment(path: Path, file: FileEntry) -> str | None:
+    """Return the name of the first segment of a verified file that does not hash right, or None; raises OSError."""
+    if len(file.segments) == 1:
+        return None if file.segments[0].sha256 == file.sha256 else file.segments[0].name
+    with path.open("rb") as opened:
+        offset = 0
+        for segment in file.segments:
+            digest = hashlib.sha256()
+            for block in _blocks(opened.fileno(), offset, offset + segment.size):
+                digest.update(block)
+            if digest.digest() != segment.sha256:
+                return segment.name
+            offset += segment.size
+    return None
 
 
 def _hash(descriptor: int, start: bytes = b"") -> bytes:

@@ -18,12 +18,12 @@ from pathlib import Path
 import orjson
 from filelock import AsyncFileLock
 
-from distribution.errors import NewerState, StoreError
+from distribution.errors import InvalidManifest, NewerState, StoreError
 from distribution.event_archive import EventArchive
 from distribution.events import Release
 from distribution.installed import InstalledFile, InstalledRelease, OriginalFile, from_record, to_record
 from distribution.manifest import RESERVED, FileEntry, Manifest
-from distribution.partial import HeaderRewrite, PartialFile, hashes_to
+from distribution.partial import HeaderRewrite, PartialFile, hashes_to, wrong_segment
 from distribution.seen_versions import SeenVersions
 from distribution.state_file import StateFile, damaged, read_object
 from relay_client import durable
@@ -95,6 +95,11 @@ class Store:
     def has_blob(self, sha256: bytes) -> bool:
         """Return whether the store has a blob, and it still hashes right."""
         return hashes_to(self._blob(sha256), sha256)
+
+    def check_segments(self, file: FileEntry) -> None:
+        """Raise InvalidManifest unless the segments of a stored file hash right; also raises OSError."""
+        if name := wrong_segment(self._blob(file.sha256), file):
+            raise InvalidManifest(f"{file.path} matches the manifest, but its segment {name} does not")
 
     def check_space(self, size: int) -> None:
         """Raise StoreError unless `size` more bytes fit on the disk, with a little to spare."""

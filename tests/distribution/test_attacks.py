@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -387,3 +388,24 @@ async def test_copied_release_parses_equal(scripted: ScriptedRelay, tmp_path: Pa
     published = await publish([scripted.url], tmp_path, key, tiny_sources())
     raw = scripted.events[published.release.id.hex()]
     assert Release.parse(Event.parse(raw), now=clock()) == published.release
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize(("number", "segment"), [(0, 0), (0, 1), (1, 0)])
+async def test_wrong_segment_hash_is_refused(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, number: int, segment: int, *, stored: bool
+) -> None:
+    honest = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
+    manifest = honest.manifest
+    if stored:
+        await fetch([scripted.url], tmp_path / "b", honest.release.id)
+    before = visible(tmp_path / "b")
+    file = manifest.files[number]
+    segments = [replace(each, sha256=bytes(32)) if at == segment else each for at, each in enumerate(file.segments)]
+    files = [replace(each, segments=tuple(segments)) if each is file else each for each in manifest.files]
+    release = announce(scripted, key, Manifest(files=tuple(files)).encode(), size=manifest.size, version=2)
+    with pytest.raises(InvalidManifest, match=f"segment {file.segments[segment].name} does not"):
+        await fetch([scripted.url], tmp_path / "b", release.id)
+    after = visible(tmp_path / "b")
+    assert not [path for path in after.keys() - before.keys() if "blobs" not in path]
+    assert before.items() <= after.items()

@@ -1,6 +1,7 @@
 """docs/protocol.md: its examples are what the code makes, and a reader written from the page alone reads releases."""
 
 import asyncio
+import base64
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from support.independent_reader import events
 from support.independent_reader.reader import Ask, Reader
@@ -187,6 +189,19 @@ def test_head_naming_nothing_does_not_count() -> None:
     assert reader([*stray, *FIRST.values()]).read(BY_NAME) == FILES
     with pytest.raises(Refused, match="no head counts"):
         reader([*stray, *(event for name, event in FIRST.items() if name != "head")]).read(BY_NAME)
+
+
+@pytest.mark.parametrize(("segment", "weights_only"), [(0, False), (0, True), (1, False)])
+def test_wrong_segment_hash_is_refused(segment: int, *, weights_only: bool) -> None:
+    raw = msgpack.unpackb(MANIFEST)
+    raw["files"][0]["segments"][segment][2] = bytes(32)
+    encoded = msgpack.packb(raw)
+    sha256 = hashlib.sha256(encoded).hexdigest()
+    content = base64.b64encode(encoded).decode()
+    chunk = resigned(EVENTS["manifest-chunk"], content=content, tags=[["x", sha256]])
+    release = retagged("release", x=sha256, e=chunk["id"])
+    with pytest.raises(Refused, match="not the"):
+        reader([*FIRST.values(), chunk, release]).read(release["id"], weights_only=weights_only)
 
 
 @pytest.mark.parametrize("name", FIRST)

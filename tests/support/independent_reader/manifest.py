@@ -66,4 +66,8 @@ def whole(file: dict[str, Any], chunk_size: int, chunks: Mapping[str, bytes], we
     names = {"weights"} if part else {segment[0] for segment in file["segments"]}
     data = b"".join(chunks[sha256] for name, _, _, sha256 in places(file, chunk_size) if name in names)
     need(hashlib.sha256(data).digest() == (file["segments"][0][2] if part else file["sha256"]), "not the file")
+    offset = 0
+    for _, length, sha256 in file["segments"][: 1 if part else None]:
+        need(hashlib.sha256(data[offset : offset + length]).digest() == sha256, "not the segment")
+        offset += length
     return b"RGPT0002" + data[8:] if part else data
