@@ -27,6 +27,9 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=200)
 settings.load_profile("quick")
+
+_OF_A_SERVICE = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
+
 NOW = 1_790_000_000  # a fixed clock, in seconds since 1970
 
 
@@ -86,8 +89,12 @@ def threaded_relay() -> Iterator[ScriptedRelay]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_user_settings() -> Iterator[None]:
-    """Keep the settings files of the user who runs the tests out of them."""
+    """Keep settings, proxies and service manager of the user who runs the tests out of them."""
     with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            ours = name.startswith("RANDYGPT_") and name != "RANDYGPT_GOLDEN"
+            if ours or name in _OF_A_SERVICE or name.lower().endswith("_proxy"):
+                patch.delenv(name)
         patch.setenv("RANDYGPT_CONFIG", os.devnull)
         yield
 
