@@ -13,7 +13,7 @@ from relay_client.url import normalize_url
 
 MAX_HINTS = 3
 
-_UNICAST = ipaddress.IPv6Network("2000::/3")  # all of IPv6 that is assigned to the open internet
+_UNICAST = ipaddress.IPv6Network("2000::/3")  # all of IPv6 that is assigned for public routing
 _NOT_PUBLIC = tuple(
     map(
         ipaddress.ip_network,

@@ -1,6 +1,6 @@
 """Relays that names and events mention, followed where the user's own lack something: over TLS, at a public address.
 
-The open internet is stood in for below the code under test: its names and addresses lead to a relay on this machine.
+The public network is replaced below the code under test: its names and addresses lead to a relay on this machine.
 """
 
 import asyncio
