@@ -72,8 +72,10 @@ class EventArchive:
         return next(iter(self._read(release_id, _HEAD)), None)
 
     def _keep(self, release_id: bytes, name: str, events: Iterable[Event]) -> None:
-        folder = durable.make_directory(self.folder(release_id))
-        durable.write(folder / name, b"".join(event.to_json() + b"\n" for event in events))
+        path, data = self.folder(release_id) / name, b"".join(event.to_json() + b"\n" for event in events)
+        if not path.is_file() or path.read_bytes() != data:  # else nothing to write: the disk may be read-only
+            durable.make_directory(path.parent)
+            durable.write(path, data)
 
     def _read(self, release_id: bytes, name: str) -> list[Event]:
         path = self.folder(release_id) / name

@@ -14,13 +14,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from distribution import locking
 from distribution.errors import StoreError
 from distribution.installed import InstalledRelease
 from distribution.state_file import StateFile
 from distribution.store import Store
-from relay_client import durable
 from relay_client.hexadecimal import parse_hex
 
 STALE_S = 86_400.0  # a fetch that was interrupted longer ago is not expected to resume
@@ -79,7 +79,8 @@ class GarbageCollector:
             OSError: The disk failed.
         """
         gone: list[Garbage] = []
-        with FileLock(self._store.collection_lock, mode=durable.PUBLIC), ExitStack() as locks:
+        with ExitStack() as locks:
+            locking.enter(locks, self._store.collection_lock)
             for item in self._items(locks, keep, stale_s):
                 if enough is not None and sum(each.bytes for each in gone) >= enough:
                     break
@@ -186,7 +187,7 @@ def _release_of(path: Path) -> bytes:
 def _take(locks: ExitStack, path: Path) -> bool:
     """Return whether the lock was free; it is taken then."""
     try:
-        locks.enter_context(FileLock(path, timeout=0, mode=durable.PUBLIC))
+        locking.enter(locks, path, timeout_s=0)
     except Timeout:
         return False
     return True

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from filelock import AsyncFileLock
 
+from distribution import locking
 from distribution.errors import NewerState, StoreError
 from relay_client import durable
 
@@ -79,8 +79,7 @@ class StateFile:
             StoreError: The file is damaged, or a newer program wrote it; it stays as it is.
             OSError: The disk failed.
         """
-        durable.make_directory(self.path.parent)
-        async with AsyncFileLock(self.path.with_suffix(".lock"), timeout=_LOCK_S, mode=durable.PUBLIC):
+        async with locking.hold(self.path.with_suffix(".lock"), timeout_s=_LOCK_S):
             content = self.read()
             before = _encode(content)
             yield content

@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import orjson
-from filelock import AsyncFileLock
 
+from distribution import locking
 from distribution.errors import InvalidManifest, NewerState, StoreError
 from distribution.event_archive import EventArchive
 from distribution.events import Release
@@ -31,6 +31,7 @@ from relay_client.hexadecimal import parse_hex
 
 _LINK_UNSUPPORTED = {errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 _READ_BYTES = 1 << 20
+_SPARE_BYTES = 1 << 20  # for release.json, events and refs
 _ID_BYTES = 32
 
 
@@ -102,31 +103,32 @@ class Store:
             raise InvalidManifest(f"{file.path} matches the manifest, but its segment {name} does not")
 
     def check_space(self, size: int) -> None:
-        """Raise StoreError unless `size` more bytes fit on the disk, with a little to spare."""
+        """Raise StoreError unless `size` more bytes fit on the disk, with a little to spare for records."""
         free = shutil.disk_usage(durable.make_directory(self._partial)).free
-        if free < size + _READ_BYTES:
-            raise StoreError(f"disk full: {size:,} bytes to fetch, {free:,} free in {self._partial.parent}")
+        if free < size + _SPARE_BYTES:
+            raise StoreError(
+                f"disk full: {size:,} bytes to fetch and {_SPARE_BYTES:,} to keep free for records, but only {free:,} "
+                f"free in {self._partial.parent}"
+            )
 
     # --- writing
 
     @contextlib.asynccontextmanager
     async def lock(self, release_id: bytes) -> AsyncIterator[None]:
         """Hold the lock of a release, so that no other process fetches or removes it; it ends with its holder."""
-        async with AsyncFileLock(self.lock_path(release_id), mode=durable.PUBLIC):
-            async with AsyncFileLock(
-                self.collection_lock, mode=durable.PUBLIC
-            ):  # wait for a running garbage collection
+        async with locking.hold(self.lock_path(release_id)):
+            async with locking.hold(self.collection_lock):  # wait for a running garbage collection
                 pass
             yield
 
     def lock_path(self, release_id: bytes) -> Path:
-        """Return the lock file of a release, and create its folder; raises OSError."""
-        return durable.make_directory(self._locks) / f"{release_id.hex()}.lock"
+        """Return the lock file of a release."""
+        return self._locks / f"{release_id.hex()}.lock"
 
     @property
     def collection_lock(self) -> Path:
-        """Lock file of garbage collections; its folder is created. Raises OSError."""
-        return durable.make_directory(self._locks) / "collection.lock"
+        """Lock file of garbage collections."""
+        return self._locks / "collection.lock"
 
     def record_path(self, release_id: bytes) -> Path:
         """Return the path of the record of a release; it is rewritten whenever the release is repaired."""
