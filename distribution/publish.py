@@ -22,6 +22,7 @@ from distribution.manifest import Manifest
 from distribution.plan import Plan, make_plan
 from distribution.receipts import Receipts
 from distribution.release_spec import ReleaseSpec
+from distribution.revocation import find_revocation
 from distribution.source import HashedSource
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event
@@ -98,7 +99,8 @@ class Publisher:
             spec: What to publish.
 
         Raises:
-            CallerError: The release is too large, or its version has expired or is the last possible one.
+            CallerError: The release is too large, its version has expired, is revoked or is the last possible one, or
+                this machine's clock is wrong.
             NotPublished: No relay accepted and returned all of it; a rerun continues from there.
             StoreError: The journal cannot be used.
             OSError: A file or the disk failed.
@@ -110,6 +112,8 @@ class Publisher:
         check_clock((info.time for info in infos.values()), now=self.now(), from_future=writer.from_future)
         record = self._begin(spec, hashed, writer.counting)
         plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
+        if record.resumed:
+            await self._check_not_revoked(spec.name, record.version, plan.release_id)
         self.pool.apply_limits(infos, frame_size=_FRAME + max(event.size for event in plan.events))
         self._check_reached("no relay accepts events of this size")
         with self.journal.receipts(plan.release_id) as receipts:
@@ -175,6 +179,10 @@ class Publisher:
             hint=self.pool.urls[0],
             expires=self._expiry(spec),
         )
+
+    async def _check_not_revoked(self, name: str, version: int, release_id: bytes) -> None:
+        if await find_revocation(self.pool, self.key.pubkey, release_id, now=self.now()):
+            raise CallerError(f"version {version} of {name} was these files, and is revoked: use --new-version")
 
     def _find(self, spec: ReleaseSpec, hashed: Sequence[HashedSource]) -> PublishRecord | None:
         record = None if spec.new_version else self.journal.find(self.key.pubkey, spec.name, _digest(hashed))

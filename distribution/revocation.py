@@ -21,6 +21,7 @@ from relay_client.nip19 import AddressReference
 from relay_client.pool import Answer, Pool
 
 REVOCATION_KIND = 5
+_REVOCATIONS = 10  # of one release; an honest author makes one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,18 @@ def heads_deletion_draft(heads: Iterable[Head], *, created_at: int) -> EventDraf
     """Return the draft of the event by which an author asks relays to delete some of their own heads."""
     tags = (*(("e", head.id.hex()) for head in heads), ("k", str(HEAD_KIND)))
     return EventDraft(kind=REVOCATION_KIND, created_at=created_at, tags=tags, content="dated wrongly")
+
+
+async def find_revocation(pool: Pool, author: bytes, release_id: bytes, *, now: int) -> Event | None:
+    """Return a revocation of a release by its author, if a relay of an open pool has one; `now`: seconds since 1970."""
+    wanted = Filter(authors=(author,), kinds=(REVOCATION_KIND,), tags={"e": (release_id.hex(),)}, limit=_REVOCATIONS)
+    for _, raw_event in await pool.query(wanted):
+        with contextlib.suppress(InvalidEvent, InvalidRelease):  # not a revocation
+            event = Event.parse(raw_event)
+            revocation = Revocation.parse(event, now=now)
+            if revocation.author == author and release_id in revocation.event_ids:
+                return event
+    return None
 
 
 async def query_revoked(

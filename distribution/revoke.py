@@ -11,7 +11,7 @@ from distribution.clock import check_clock
 from distribution.errors import CallerError, InvalidRelease, NotFound, NotPublished
 from distribution.events import HEAD_KIND, RELEASE_KIND, Head, Release
 from distribution.head_writer import HeadWriter
-from distribution.revocation import REVOCATION_KIND, Revocation, query_revoked, revocation_draft
+from distribution.revocation import find_revocation, query_revoked, revocation_draft
 from distribution.seen_versions import SeenVersions
 from distribution.trust import latest
 from relay_client.errors import InvalidEvent
@@ -94,7 +94,7 @@ class Revoker:
             await self.versions.record(each)
         known = await query_revoked(self.pool, self.versions, address, writer.heads, now=self.now())
         target = target or self._latest(address.name, writer, known)
-        earlier = await self._revocation_of(target.id)
+        earlier = await find_revocation(self.pool, self.key.pubkey, target.id, now=self.now())
         revocation = earlier or revocation_draft(target.id, reason=reason, created_at=self.now()).sign(self.key)
         await self._send(revocation)
         unconfirmed = await self._unconfirmed(revocation)
@@ -116,7 +116,7 @@ class Revoker:
 
     async def _resend(self, target: RevokedVersion) -> Revoked:
         """Send the revocation of a release again, of which nothing else is left."""
-        if revocation := await self._revocation_of(target.id):
+        if revocation := await find_revocation(self.pool, self.key.pubkey, target.id, now=self.now()):
             await self._send(revocation)
         return Revoked(release=target, already=True, latest=None, relays=self.pool.reports, unconfirmed=frozenset())
 
@@ -144,21 +144,9 @@ class Revoker:
         if seen := self.versions.find(self.key.pubkey, release_id):
             name, version = seen
             return RevokedVersion(id=release_id, name=name, version=version)
-        if await self._revocation_of(release_id):
+        if await find_revocation(self.pool, self.key.pubkey, release_id, now=self.now()):
             return RevokedVersion(id=release_id)
         raise NotFound(f"no relay has the release: {release_id.hex()}")
-
-    async def _revocation_of(self, release_id: bytes) -> Event | None:
-        """Return a revocation of a release that readers accept, if the relays have one."""
-        wanted = Filter(
-            authors=(self.key.pubkey,), kinds=(REVOCATION_KIND,), tags={"e": (release_id.hex(),)}, limit=_RELEASES
-        )
-        for event in await self._query(wanted):
-            with contextlib.suppress(InvalidRelease):
-                revocation = Revocation.parse(event, now=self.now())
-                if revocation.author == self.key.pubkey and release_id in revocation.event_ids:
-                    return event
-        return None
 
     async def _releases(self, name: str) -> list[Release]:
         """Return all releases of a name that the relays have."""

@@ -76,6 +76,32 @@ async def test_no_head_is_sent_if_all_is_revoked(
     assert only.version == 1
 
 
+@pytest.mark.parametrize("machine", ["author", "elsewhere"])
+async def test_second_revoke_says_already_revoked(
+    relay: str, tmp_path: Path, key: SecretKey, address: AddressReference, machine: str
+) -> None:
+    first, second = await versions(relay, tmp_path, key, 2)
+    assert not (await revoke([relay], tmp_path / "author", key, second.id)).already
+    again = await revoke([relay], tmp_path / machine, key, second.id)
+    assert (again.release.id, again.already) == (second.id, True)
+    assert (await fetch([relay], tmp_path / "home", address)).release.id == first.id
+
+
+async def test_revoked_files_need_a_new_version(
+    relay: str, scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, address: AddressReference
+) -> None:
+    for url in (relay, scripted.url):
+        home = tmp_path / url[-5:]
+        (only,) = [(await publish([url], home, key, tiny_sources())).release]
+        await revoke([url], home, key, only.id)
+        scripted.received.clear()
+        with pytest.raises(CallerError, match="version 1 of demo was these files, and is revoked: use --new-version"):
+            await publish([url], home, key, tiny_sources())
+        assert scripted.received == []
+        again = await publish([url], home, key, tiny_sources(), new_version=True)
+        assert (await fetch([url], home / "reader", address)).release.id == again.release.id
+
+
 async def test_only_the_author_can_revoke(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, stranger: SecretKey, address: AddressReference
 ) -> None:
