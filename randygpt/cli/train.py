@@ -87,11 +87,11 @@ def train(
     ] = None,
     vocab: Annotated[Path | None, typer.Option(metavar="FILE", help="Use an existing vocab.json.")] = None,
     drop_unknown: Annotated[
-        bool | None,
+        bool,
         typer.Option(
             "--drop-unknown", help="Train even if the vocabulary lacks more than 20 % of the text's characters."
         ),
-    ] = None,
+    ] = False,
     precision: Annotated[
         Literal["float32", "bf16"] | None,
         typer.Option(metavar="KIND", help="float32 or bf16 for the layers; default: the faster one."),
@@ -128,7 +128,7 @@ def train(
         max_lr=lr,
         min_lr=min_lr,
         precision=precision,
-        drop_unknown=drop_unknown,
+        drop_unknown=drop_unknown or None,
     )
     options = _resolve_options(model, flags, device=place, prefix=checkpoint)
     _refuse_overwrite([train_file or DEFAULT_TEXT, vocab], options)
