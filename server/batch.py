@@ -135,7 +135,7 @@ class Batch:
         sequences = [self._slots[slot] for slot in slots]
         ids = sample_batch(logits, [each.sampling for each in sequences], [each.uniform() for each in sequences])
         return [
-            (slot, Token(token) if (count := each.request.logprobs) is None else _with_logprobs(token, row, count))
+            (slot, Token(token) if (count := each.request.logprobs) is None else token_with_logprobs(token, row, count))
             for slot, token, row, each in zip(slots, ids, logits, sequences, strict=True)
         ]
 
@@ -172,7 +172,17 @@ class Batch:
             self._cache.move(source, target)
 
 
-def _with_logprobs(token: int, logits: Array, count: int) -> Token:
+def score_prompt(decoder: Decoder, ids: abc.Sequence[int], count: int) -> list[Token]:
+    """Return the tokens of a prompt, each with its log probability after those before it, and `count` likely ones."""
+    tokens, following = [Token(id=token, logprob=None) for token in ids[:1]], iter(ids[1:])
+    if len(ids) > 1:
+        for logits in decoder.iter_logits(ids[:-1], KVCache(decoder.config)):  # (n, V)
+            tokens += [token_with_logprobs(next(following), row, count) for row in logits]
+    return tokens
+
+
+def token_with_logprobs(token: int, logits: Array, count: int) -> Token:
+    """Return a token with its log probability and the `count` most likely ones, from logits (V,)."""
     values = log_softmax(logits)
     some = 0 < count < len(values)
     top = np.argpartition(values, -count)[-count:] if some else np.arange(len(values) if count else 0)

@@ -9,14 +9,15 @@ import threading
 import time
 from collections import Counter, abc
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
-from server.batch import Batch
+from server.batch import Batch, score_prompt
 from server.errors import Busy
 from server.metrics import Metrics
 from server.models import LoadedModel
-from server.sequence import Delivery, Prompt, Request, Sequence, deliver
+from server.sequence import Delivery, Prompt, Request, Sequence, Token, deliver
 
 _BALANCE_FROM = 8  # sequences that two workers decode faster than one
 _MERGE_UP_TO = 4  # sequences that one worker decodes faster than two
@@ -38,6 +39,7 @@ class Engine:
     def __init__(self, *, threads: int, metrics: Metrics | None = None) -> None:
         self._count = 0  # sequences of open requests
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._scorer = ThreadPoolExecutor(1, thread_name_prefix="score")
         self._scheduler = _Scheduler()
         count, metrics = min(threads, _MAX_WORKERS), metrics or Metrics()
         self._workers = [
@@ -96,6 +98,17 @@ class Engine:
         self._count += len(prompts)
         return request
 
+    async def score(self, model: LoadedModel, ids: abc.Sequence[int], count: int) -> list[Token]:
+        """Return a prompt's tokens with log probabilities, computed on a thread for one prompt at a time.
+
+        Args:
+            model: The model that scores.
+            ids: The prompt, at most as long as the context.
+            count: Number of most likely tokens to report with each token.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._scorer, score_prompt, model.language_model.decoder, ids, count)
+
     async def heartbeat(self) -> None:
         """Wait until every worker finishes its current step (for a watchdog). Never returns if one hangs."""
         self._loop = asyncio.get_running_loop()
@@ -104,6 +117,7 @@ class Engine:
 
     def close(self) -> None:
         """Fail all sequences with Busy and join the workers."""
+        self._scorer.shutdown(wait=False, cancel_futures=True)
         waiting = self._scheduler.close()
         for thread in self._threads:
             thread.join()

@@ -61,6 +61,29 @@ class Number:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLimit:
+    """A number of tokens: more than `maximum` is capped, and -1 means the maximum."""
+
+    minimum: int
+    maximum: int
+    description: str
+    default: int | None = None
+    is_null_maximum: bool = False  # null means the maximum too, instead of the default
+
+    def read(self, name: str, raw: Any) -> int:  # noqa: ANN401 (JSON)
+        """Return the number; raises InvalidRequest."""
+        if raw is None or (type(raw) is int and raw == -1):
+            return self.maximum
+        if type(raw) is not int or raw < self.minimum:
+            raise InvalidRequest(f"{name} must be an integer from {self.minimum}, or -1 for the limit", field=name)
+        return min(raw, self.maximum)
+
+    def schema(self) -> Schema:
+        """Return the JSON Schema."""
+        return {"type": ["integer", "null"] if self.is_null_maximum else "integer", "minimum": -1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
     """A boolean."""
 
@@ -91,6 +114,8 @@ class Strings:
 
     def read(self, name: str, raw: Any) -> tuple[str, ...]:  # noqa: ANN401 (JSON)
         """Return the strings; raises InvalidRequest."""
+        if raw == "" and not self.min_items:
+            return ()
         found = [raw] if isinstance(raw, str) else raw
         if not isinstance(found, list) or not self.min_items <= len(found) <= self.max_items:
             raise InvalidRequest(
@@ -114,6 +139,38 @@ class Strings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """A prompt or a list of prompts, each a string or a list of token ids."""
+
+    description: str
+    max_items: int
+    default: tuple[str, ...] = ("",)
+
+    def read(self, name: str, raw: Any) -> tuple[str | tuple[int, ...], ...]:  # noqa: ANN401 (JSON)
+        """Return the prompts; raises InvalidRequest."""
+        found = [raw] if isinstance(raw, str) or _are_ids(raw) else raw
+        if not isinstance(found, list) or not 1 <= len(found) <= self.max_items:
+            raise InvalidRequest(
+                f"{name} must be a string, a list of token ids, or a list of 1 to {self.max_items} of these", field=name
+            )
+        if not (all(isinstance(prompt, str) for prompt in found) or all(map(_are_ids, found))):
+            raise InvalidRequest(f"{name} must contain only strings, or only lists of token ids", field=name)
+        return tuple(prompt if isinstance(prompt, str) else tuple(prompt) for prompt in found)
+
+    def schema(self) -> Schema:
+        """Return the JSON Schema."""
+        text: Schema = {"type": "string"}
+        ids = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+        lists = [{"type": "array", "items": each, "minItems": 1, "maxItems": self.max_items} for each in (text, ids)]
+        return {"anyOf": [text, ids, *lists]}
+
+
+def _are_ids(raw: object) -> bool:
+    """Return True for a list of token ids; the model knows which of them it has."""
+    return isinstance(raw, list) and bool(raw) and all(type(token) is int and token >= 0 for token in raw)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Object:
     """An object with fields of its own."""
 
@@ -125,7 +182,10 @@ class Object:
         """Return a value for each field; raises InvalidRequest."""
         if not isinstance(raw, dict):
             raise InvalidRequest(f"{name} must be an object", field=name)
-        return read_fields(self.fields, raw)
+        try:
+            return read_fields(self.fields, raw)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{name}.{error}", field=f"{name}.{error.field}") from None
 
     def schema(self) -> Schema:
         """Return the JSON Schema."""
@@ -154,7 +214,11 @@ def read_fields(fields: Mapping[str, Field], raw: Mapping[str, Any], *, nullable
     Raises:
         InvalidRequest: A value is not allowed.
     """
-    given = {name: value for name, value in raw.items() if not (nullable and value is None)}
+    given = {
+        name: value
+        for name, value in raw.items()
+        if not (nullable and value is None) or getattr(fields.get(name), "is_null_maximum", False)
+    }
     return {name: field.read(name, given[name]) if name in given else field.default for name, field in fields.items()}
 
 

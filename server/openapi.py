@@ -82,8 +82,8 @@ def _messages() -> Schema:
         "type": "object",
         "properties": {
             "role": {"enum": list(ROLES)},
-            "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": part}]},
+            "content": {"anyOf": [{"type": ["string", "null"]}, {"type": "array", "items": part}]},
         },
-        "required": ["role", "content"],
+        "required": ["role"],
     }
     return {"type": "array", "items": message, "minItems": 1, "description": "The conversation so far."}

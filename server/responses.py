@@ -119,7 +119,10 @@ class OpenAIFormat:
         return {
             "tokens": [self.vocab[token.id] for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{self.vocab[other]: value for other, value in token.top_logprobs} for token in tokens],
+            "top_logprobs": [
+                None if token.logprob is None else {self.vocab[other]: value for other, value in token.top_logprobs}
+                for token in tokens
+            ],
             "text_offset": [*accumulate(lengths, initial=choice.offset)][: len(tokens)],
         }
 
@@ -131,7 +134,7 @@ class OpenAIFormat:
         ]
         return {"content": content, "refusal": None}
 
-    def _entry(self, token: int, logprob: float) -> Json:
+    def _entry(self, token: int, logprob: float | None) -> Json:
         text = self.vocab[token]
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 

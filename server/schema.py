@@ -6,7 +6,7 @@ from typing import Any
 
 from randygpt.model.sampling import Sampling
 from server.errors import InvalidRequest
-from server.fields import Field, Flag, Number, Object, Strings, parse_object, read_fields
+from server.fields import Field, Flag, Number, Object, Prompts, Strings, TokenLimit, parse_object, read_fields
 
 MAX_BODY = 64 << 10  # bytes
 MAX_TOKENS = 4096
@@ -17,10 +17,15 @@ _MAX_STOPS = 16
 _MAX_STOP_CHARACTERS = 1024  # of all stop sequences together
 _INT64 = 1 << 63
 
+_MAX_TOKENS = TokenLimit(
+    minimum=1,
+    maximum=MAX_TOKENS,
+    default=256,
+    is_null_maximum=True,
+    description=f"Number of tokens to generate at most; {MAX_TOKENS:,} for more, -1 or null.",
+)
 PLAIN: Mapping[str, Field] = {
-    "max_tokens": Number(
-        is_integer=True, minimum=1, maximum=MAX_TOKENS, default=256, description="Number of tokens to generate at most."
-    ),
+    "max_tokens": _MAX_TOKENS,
     "temperature": Number(
         minimum=0, maximum=100, default=0.7, description="Sampling temperature; 0 always takes the most likely token."
     ),
@@ -60,16 +65,20 @@ _COMMON: Mapping[str, Field] = {
     ),
     "ignore_eos": Flag(description="Continue after the end token."),
     "stream": Flag(description="Send tokens as they are generated, as server-sent events."),
+    "response_format": Object(
+        fields={"type": Strings(max_items=1, description="Only `text`.")}, description='Only `{"type": "text"}`.'
+    ),
     "stream_options": Object(
         fields={"include_usage": Flag(description="End the stream with the token counts.")},
         description="Options for streaming.",
     ),
 }
 COMPLETION: Mapping[str, Field] = {
-    "prompt": Strings(
-        max_items=MAX_CHOICES, default=("",), description="Text to continue; each string of a list is its own prompt."
+    "prompt": Prompts(
+        max_items=MAX_CHOICES, description="Text or token ids to continue; each entry of a list is its own prompt."
     ),
     **_COMMON,
+    "max_tokens": replace(_MAX_TOKENS, minimum=0),
     "logprobs": Number(
         is_integer=True,
         minimum=0,
@@ -80,8 +89,8 @@ COMPLETION: Mapping[str, Field] = {
 }
 CHAT: Mapping[str, Field] = {
     **_COMMON,
-    "max_completion_tokens": Number(
-        is_integer=True, minimum=1, maximum=MAX_TOKENS, description="The same as max_tokens, which it overrides."
+    "max_completion_tokens": TokenLimit(
+        minimum=1, maximum=MAX_TOKENS, description="The same as max_tokens, which it overrides."
     ),
     "logprobs": Flag(description="Return log probabilities."),
     "top_logprobs": Number(
@@ -91,7 +100,7 @@ CHAT: Mapping[str, Field] = {
         description="Number of most likely tokens to return at each position.",
     ),
 }
-ROLES = ("system", "developer", "user", "assistant")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 CHAT_STOP = "\nUser:"
 
 
@@ -99,12 +108,13 @@ CHAT_STOP = "\nUser:"
 class CompletionRequest:
     """Prompts, sampling parameters and format of a completion."""
 
-    prompts: Sequence[str]
+    prompts: Sequence[str | tuple[int, ...]]  # text or token ids
     sampling: Sampling
     n: int = 1  # choices per prompt
     stops: Sequence[str] = ()
     logprobs: int | None = None  # number of most likely tokens to return with each
     echo: bool = False
+    prompt_only: bool = False  # generate nothing (max_tokens 0 with echo)
     stream: bool = False
     include_usage: bool = False
 
@@ -142,11 +152,18 @@ def parse_plain(raw_body: bytes) -> CompletionRequest:
 
 def parse_completion(raw_body: bytes) -> CompletionRequest:
     """Parse the body of `POST /v1/completions`; unknown fields are ignored. Raises InvalidRequest."""
-    values = read_fields(COMPLETION, parse_object(raw_body))
-    if values["echo"] and values["logprobs"] is not None:
-        raise InvalidRequest("echo cannot be combined with logprobs", field="echo")
+    raw = parse_object(raw_body)
+    if raw.get("logprobs") is False:
+        raw["logprobs"] = None
+    values = read_fields(COMPLETION, raw)
+    echo, logprobs, max_tokens = values["echo"], values["logprobs"], values["max_tokens"]
+    if not max_tokens and not echo:
+        raise InvalidRequest("max_tokens must be at least 1, unless echo is true", field="max_tokens")
+    if echo and logprobs is not None and max_tokens == 1:
+        values["ignore_eos"] = True  # evaluation harnesses expect one token after the prompt, whichever it is
+    values["max_tokens"] = max(1, max_tokens)
     request = _request(values, prompts=values["prompt"], stops=values["stop"])
-    return _with_logprobs(replace(request, echo=values["echo"]), values["logprobs"])
+    return _with_logprobs(replace(request, echo=echo, prompt_only=not max_tokens), logprobs)
 
 
 def parse_chat(raw_body: bytes) -> CompletionRequest:
@@ -164,26 +181,34 @@ def chat_prompt(raw_messages: object) -> str:
     if not isinstance(raw_messages, list) or not raw_messages:
         raise InvalidRequest("messages must be a list of at least one message", field="messages")
     lines = []
-    for message in raw_messages:
+    for index, message in enumerate(raw_messages):
         if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise InvalidRequest(f"each message needs a role, one of {', '.join(ROLES)}", field="messages")
-        lines.append(f"{message['role'].capitalize()}: {_content(message.get('content'))}\n")
+            roles = ", ".join(ROLES)
+            raise InvalidRequest(f"messages[{index}] needs a role, one of {roles}", field=f"messages[{index}].role")
+        lines.append(f"{message['role'].capitalize()}: {_content(message, f'messages[{index}].content')}\n")
     return "".join(lines) + "Assistant:"
 
 
-def _content(raw: object) -> str:
+def _content(message: Mapping[str, Any], name: str) -> str:
+    raw = message.get("content")
+    if raw is None and message["role"] == "assistant":  # a turn of tool calls or a refusal
+        return ""
     if isinstance(raw, str):
         return raw
-    if isinstance(raw, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in raw):
-        return "".join(part["text"] for part in raw)
-    raise InvalidRequest("the content of a message must be a string, or a list of text parts", field="messages")
+    if not isinstance(raw, list) or not all(isinstance(part, dict) for part in raw):
+        raise InvalidRequest(f"{name} must be a string, or a list of text parts", field=name)
+    for part in raw:
+        if part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
+            raise InvalidRequest(f"{name} may have only parts of type text, with a text", field=name)
+    return "".join(part["text"] for part in raw)
 
 
 def _with_logprobs(request: CompletionRequest, count: int | None) -> CompletionRequest:
     """Return a request for log probabilities with `count` most likely tokens; raises InvalidRequest for too many."""
     if count is None:
         return request
-    total = request.choices * request.sampling.max_tokens * (1 + count)
+    prompts = request.n * sum(map(len, request.prompts)) if request.echo else 0  # a token has a character at least
+    total = (prompts + request.choices * request.sampling.max_tokens) * (1 + count)
     if total > MAX_LOGPROBS:
         raise InvalidRequest(
             f"logprobs for {request.choices} choices of {request.sampling.max_tokens} tokens are {total} log "
@@ -193,7 +218,11 @@ def _with_logprobs(request: CompletionRequest, count: int | None) -> CompletionR
     return replace(request, logprobs=count)
 
 
-def _request(values: dict[str, Any], *, prompts: Sequence[str], stops: Sequence[str]) -> CompletionRequest:
+def _request(
+    values: dict[str, Any], *, prompts: Sequence[str | tuple[int, ...]], stops: Sequence[str]
+) -> CompletionRequest:
+    if (values["response_format"] or {}).get("type", ("text",)) != ("text",):
+        raise InvalidRequest("response_format must have the type text", field="response_format")
     if len(prompts) * values["n"] > MAX_CHOICES:
         raise InvalidRequest(f"prompts times n must be at most {MAX_CHOICES}", field="n")
     names = ("max_tokens", "temperature", "top_p", "top_k", "seed", "ignore_eos")

@@ -20,10 +20,13 @@ Prompt: TypeAlias = tuple[abc.Sequence[int], Sampling]
 
 
 class Token(NamedTuple):
-    """A generated token; with `logprobs`, its log probability and the most likely tokens with theirs."""
+    """A token; with `logprobs`, its log probability and the most likely tokens with theirs.
+
+    The first token of a text has no log probability: nothing precedes it.
+    """
 
     id: int
-    logprob: float = 0.0
+    logprob: float | None = 0.0
     top_logprobs: tuple[tuple[int, float], ...] = ()
 
 

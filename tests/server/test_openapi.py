@@ -120,10 +120,9 @@ async def test_document_lists_existing_routes(session: aiohttp.ClientSession, ad
 @pytest.mark.parametrize("path", ["/", "/v1/completions"])
 def test_document_has_the_validated_ranges(path: str) -> None:
     assert properties(path)["max_tokens"] == {
-        "type": "integer",
-        "minimum": 1,
-        "maximum": 4096,
+        "type": ["integer", "null"],
+        "minimum": -1,
         "default": 256,
-        "description": "Number of tokens to generate at most.",
+        "description": "Number of tokens to generate at most; 4,096 for more, -1 or null.",
     }
     assert properties("/v1/completions")["top_p"]["exclusiveMinimum"] == 0
