@@ -166,17 +166,21 @@ class _Scheduler:
             return self._queue
 
     def rebalance(self, worker: "DecodeWorker") -> None:
-        """Dispatch, preempt, and migrate sequences from `worker` to others. Hold the lock; call between its steps."""
+        """Dispatch, preempt, and migrate a sequence of `worker` to others. Hold the lock; call between its steps.
+
+        Each at most once, since the event loop may be waiting for the lock while KV entries are copied.
+        """
         self._dispatch()
         self._preempt(worker)
         for other in self.workers:
-            for _ in range(_imbalance(worker, other)):
-                if worker.migrate(other):
-                    self.changed.notify_all()
+            if _imbalance(worker, other) > 0 and worker.migrate(other):
+                self.changed.notify_all()
 
     def _dispatch(self) -> None:
         """Assign queued sequences to workers with a free slot, of the key with fewest slots first. Hold the lock."""
         self._queue = [sequence for sequence in self._queue if not sequence.cancelled]
+        if not self._queue:
+            return
         slots, full = self._slots_by_key(), set[LoadedModel]()
         while candidates := [sequence for sequence in self._queue if sequence.request.model not in full]:
             sequence = min(candidates, key=lambda each: slots[each.request.key])
