@@ -95,7 +95,7 @@ class Parameter:
         if self.default is not None:
             return str(self.default) if isinstance(self.default, Path) else self.default
         word = (self.definition.metavar or self.key[1].upper()).strip("[]")
-        return next(value for value in ([], [word], 1, 1000, word, *_SAMPLES) if self._accepts(value))
+        return next(value for value in ([], [word], 1, 1000, word, *_SAMPLES, True) if self._accepts(value))
 
     def _accepts(self, value: object) -> bool:
         try:
