@@ -11,7 +11,7 @@ import pytest
 from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
 from websockets.asyncio.server import ServerConnection, serve
 
-from relay_client.errors import TransportError
+from relay_client.errors import CallerError, TransportError
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
@@ -65,7 +65,12 @@ async def test_pool_without_reachable_relay_is_an_error(unreachable: str) -> Non
         await Pool([]).__aenter__()
 
 
-@pytest.mark.parametrize("bad", ["unreachable", "ws://relay..example"])
+def test_wrong_address_is_refused() -> None:
+    with pytest.raises(CallerError, match="not a relay's address"):
+        Pool(["ws://127.0.0.1:1", "ws://relay..example"])
+
+
+@pytest.mark.parametrize("bad", ["unreachable", "ws://relay.invalid"])
 async def test_unreachable_relay_does_not_stop_others(scripted: ScriptedRelay, unreachable: str, bad: str) -> None:
     bad = bad.replace("unreachable", unreachable)
     async with asyncio.timeout(GIVE_UP_S), Pool([bad, scripted.url]) as pool:
