@@ -26,7 +26,7 @@ _KINDS: tuple[tuple[str, type | tuple[type, ...]], ...] = (
     ("a quoted string", (str, Path, Enum)),
     ("a list", (list, tuple)),
 )
-_SAMPLES = ("xs", "classic", "float32", "30d", "20G")  # examples for settings that accept only certain words
+_SAMPLES = (True, "xs", "classic", "float32", "30d", "20G")  # examples for settings that accept only certain values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
