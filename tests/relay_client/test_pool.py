@@ -70,16 +70,14 @@ def test_wrong_address_is_refused() -> None:
         Pool(["ws://127.0.0.1:1", "ws://relay..example"])
 
 
-@pytest.mark.parametrize("bad", ["unreachable", "ws://relay.invalid"])
-async def test_unreachable_relay_does_not_stop_others(scripted: ScriptedRelay, unreachable: str, bad: str) -> None:
-    bad = bad.replace("unreachable", unreachable)
-    async with asyncio.timeout(GIVE_UP_S), Pool([bad, scripted.url]) as pool:
+async def test_unreachable_relay_does_not_stop_others(scripted: ScriptedRelay, unreachable: str) -> None:
+    async with asyncio.timeout(GIVE_UP_S), Pool([unreachable, scripted.url]) as pool:
         assert pool.urls == [scripted.url]
-        assert pool.reports[bad].reason
-        assert pool.failure_summary() == pool.reports[bad].reason
-        await pool.publish(to([bad, scripted.url], made(3)))
+        assert pool.reports[unreachable].reason
+        assert pool.failure_summary() == pool.reports[unreachable].reason
+        await pool.publish(to([unreachable, scripted.url], made(3)))
         assert pool.reports[scripted.url].accepted == 3
-        assert pool.reports[bad].accepted == 0
+        assert pool.reports[unreachable].accepted == 0
 
 
 async def test_relay_named_twice_is_used_once(scripted: ScriptedRelay) -> None:
