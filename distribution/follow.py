@@ -57,7 +57,17 @@ class Failed:
     error: Exception
 
 
-Update = Installed | Skipped | Failed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionRevoked:
+    """The author revoked a version that this machine has seen."""
+
+    release_id: bytes
+    name: str
+    version: int
+    reason: str  # as the author gives it; may be empty
+
+
+Update = Installed | Skipped | Failed | VersionRevoked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +133,9 @@ class Follower:
         self._known: dict[str, None] = {}  # ids of verified events, oldest first
         self._heads: dict[bytes, int] = {}  # release id -> version, from live heads
         self._revoked: dict[bytes, None] = {}  # ids from live revocations, which some relays send only once
+        self._revoked_before: frozenset[bytes] = frozenset()
+        with contextlib.suppress(RandyGPTError, OSError):
+            self._revoked_before = store.seen_versions.seen(target.address.author, target.address.name).revoked
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._last_install: Mapping[str, object] | None = None
@@ -237,13 +250,27 @@ class Follower:
                 if head.name == self._address.name:
                     _remember(self._heads, head.release_id, head.version)
             else:
-                for event_id in Revocation.parse(event, now=self._now()).event_ids:
+                revocation = Revocation.parse(event, now=self._now())
+                for event_id in revocation.event_ids:
                     _remember(self._revoked, event_id, None)
+                self._report_revocation(revocation)
         except (InvalidEvent, InvalidRelease):
             return False
         _remember(self._known, event.id.hex(), None)
         self._wake.set()
         return True
+
+    def _report_revocation(self, revocation: Revocation) -> None:
+        """Report which versions a revocation concerns, unless they were revoked before this follower started."""
+        name = self._address.name
+        with contextlib.suppress(RandyGPTError, OSError):  # a damaged file is reported by the next query
+            seen = self._store.seen_versions.seen(self._address.author, name)
+            versions = {one.release_id: version for version, one in seen.versions.items()} | self._heads
+            for release_id in versions.keys() & revocation.event_ids - self._revoked_before:
+                version = versions[release_id]
+                self._on_update(
+                    VersionRevoked(release_id=release_id, name=name, version=version, reason=revocation.reason)
+                )
 
     async def _keep_status(self) -> None:
         while True:

@@ -17,6 +17,7 @@ from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.gather_plan import IDS_PER_REQUEST
 from relay_client.hexadecimal import parse_hex
+from relay_client.messages import sanitize
 from relay_client.nip19 import AddressReference
 from relay_client.pool import Answer, Pool
 
@@ -35,6 +36,7 @@ class Revocation:
     id: bytes  # event id, 32
     author: bytes  # x-only public key, 32
     event_ids: frozenset[bytes]
+    reason: str = ""  # safe to print
 
     def __post_init__(self) -> None:
         if not all(map(is_digest, (self.id, self.author, *self.event_ids))):
@@ -47,7 +49,7 @@ class Revocation:
             raise InvalidRelease(f"kind {event.kind} is not a revocation ({REVOCATION_KIND})")
         check_time(event, now)
         ids = frozenset(filter(None, (parse_hex(value, 32) for value in event.tag_values("e"))))
-        return cls(id=event.id, author=event.pubkey, event_ids=ids)
+        return cls(id=event.id, author=event.pubkey, event_ids=ids, reason=sanitize(event.content))
 
 
 def revocation_draft(release_id: bytes, *, reason: str, created_at: int) -> EventDraft:

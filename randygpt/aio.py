@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distribution.fetch import MAX_SIZE
-from distribution.follow import Failed, Installed, Update
+from distribution.follow import Failed, Installed, Update, VersionRevoked
 from distribution.installed import InstalledRelease
 from distribution.store import Store
 from randygpt.checkpoint.sidecar import inspect_checkpoint, read_json, read_tokenizer
@@ -201,6 +201,8 @@ async def follow(
             installs.put_nowait(_fetched(update.release))
         elif isinstance(update, Failed):
             log.warning("following %s: %s", name, update.error)
+        elif isinstance(update, VersionRevoked):
+            log.warning("%s version %s was revoked: %s", name, update.version, update.reason or "no reason given")
         else:
             log.info("%s version %s: %s", name, update.release.version, update.reason)
 

@@ -72,7 +72,7 @@ def follow(
             target,
             max_size=limit,
             on_update=report.on_update,
-            on_status=lambda status: _report_status(target, status),
+            on_status=lambda status: _report_status(target, status, report),
             on_progress=on_progress,
         )
         if not once:
@@ -85,8 +85,9 @@ async def _run(follower: "Follower") -> None:
         await follower.run()
 
 
-def _report_status(target: "FollowTarget", status: "FollowStatus") -> None:
-    """Report the status to the service manager; ready once a relay has a live subscription."""
+def _report_status(target: "FollowTarget", status: "FollowStatus", report: "_Report") -> None:
+    """Report the status to the user and the service manager; ready once a relay has a live subscription."""
+    report.on_links({url: link.reason if not link.connected else "" for url, link in status.links.items()})
     connected = sum(link.connected for link in status.links.values())
     version = f"version {status.version}" if status.version else "no version seen yet"
     status_line = f"following {target.address.name}: {version}, {connected} of {len(status.links)} relays"
@@ -108,12 +109,13 @@ class _Report:
     def __init__(self, trusted: "TrustList", command: str | None, *, as_json: bool, quiet: bool) -> None:
         self._trusted = trusted
         self._hook = PostInstallHook(command) if command else None
+        self._failures: dict[str, str] = {}  # URL -> why it is not connected
         self._as_json = as_json
         self._quiet = quiet
 
     def on_update(self, update: "Update") -> None:
         """Print an update; after an install, start the post-install command."""
-        from distribution.follow import Installed, Skipped
+        from distribution.follow import Installed, Skipped, VersionRevoked
 
         match update:
             case Installed(release=release):
@@ -126,6 +128,12 @@ class _Report:
                 text = f"{found.name} version {found.version} by {self._trusted.display_name(found.author)}: {reason}"
                 facts = {"release": found.id.hex(), "name": found.name, "version": found.version}
                 emit(self._as_json, {"event": "noticed"} | facts | {"reason": reason}, text)
+            case VersionRevoked(release_id=release_id, name=name, version=version, reason=reason):
+                facts = {"release": release_id.hex(), "name": name, "version": version, "reason": reason}
+                if self._as_json:
+                    emit(self._as_json, {"event": "revoked"} | facts, "")
+                elif not self._quiet:
+                    print_stderr(f"{name} version {version} was revoked: {reason or 'no reason given'}")
             case _:
                 reason = " ".join(str(update.error).split()) or type(update.error).__name__
                 if self._as_json:
@@ -138,6 +146,18 @@ class _Report:
         if not self._quiet and not self._as_json:
             who = self._trusted.display_name(target.address.author)
             print_stderr(f"following {target.address.name} by {who} on {', '.join(target.urls)}")
+
+    def on_links(self, failures: dict[str, str]) -> None:
+        """Print outages of relays and their end; `failures` has the reason by URL, empty while connected."""
+        for url, reason in failures.items():
+            if bool(reason) == bool(self._failures.get(url)):
+                continue
+            self._failures[url] = reason
+            if self._as_json:
+                event = "disconnected" if reason else "connected"
+                emit(self._as_json, {"event": event, "relay": url, "reason": reason}, "")
+            elif not self._quiet:
+                print_stderr(f"follow: {reason}; reconnecting" if reason else f"follow: connected to {url} again")
 
     def on_no_update(self) -> None:
         """Report that the installed version is the latest."""

@@ -224,7 +224,7 @@ async def _following(follower: "Follower | None") -> AsyncIterator[None]:
 
 def _follower(home: Home, store: "Store", name: str, relay: list[str] | None, max_size: int) -> "Follower":
     """Return the follower to run with the server, which logs its events; raises CallerError and NotTrusted."""
-    from distribution.follow import Installed, Skipped
+    from distribution.follow import Installed, Skipped, VersionRevoked
     from randygpt.sharing import follow_target, make_follower
 
     _, trusted = open_store(home)
@@ -235,6 +235,8 @@ def _follower(home: Home, store: "Store", name: str, relay: list[str] | None, ma
                 log.info("installed %s", release_title(release, trusted), extra={"release": release.id.hex()})
             case Skipped(release=release, reason=reason):
                 log.warning("%s version %s: %s", release.name, release.version, reason)
+            case VersionRevoked(name=name, version=version, reason=reason):
+                log.warning("%s version %s was revoked: %s", name, version, reason or "no reason given")
             case _:
                 log.warning("follow: %s", update.error)
 

@@ -14,7 +14,7 @@ from support.scripted_relay import RawEvent, ScriptedRelay
 
 from distribution.errors import Equivocation, NotTrusted, Rollback
 from distribution.events import CHUNK_KIND, HEAD_KIND, RELEASE_KIND, Release, head_draft
-from distribution.follow import Failed, Installed, Skipped
+from distribution.follow import Failed, Installed, Skipped, VersionRevoked
 from distribution.revocation import REVOCATION_KIND, revocation_draft
 from distribution.store import Store
 from relay_client.event import Event
@@ -291,3 +291,17 @@ async def test_release_with_late_chunks_is_installed(scripted: ScriptedRelay, tm
     assert follow.store.current() == released.id
     assert RELEASE_KIND in {event["kind"] for event in late.values()}
     assert len(follow.updates) == 2
+
+
+async def test_revocation_is_reported_with_its_reason(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+    releases = [await version([scripted.url], tmp_path, key, seed) for seed in (1, 2)]
+    home = tmp_path / "home"
+    await Follow([scripted.url], home, key.pubkey).follower.catch_up()
+    revocation = revocation_draft(releases[1].id, reason="wrong\ntext", created_at=clock()).sign(key)
+    scripted.events[revocation.id.hex()] = orjson.loads(revocation.to_json())
+    for expected in (["wrong text"], []):  # a restart does not repeat it
+        async with Follow([scripted.url], home, key.pubkey).running() as follow:
+            await follow.until(lambda: follow.store.current() == releases[0].id and bool(follow.follower._known))
+        told = [update for update in follow.updates if isinstance(update, VersionRevoked)]
+        assert [update.reason for update in told] == expected
+        assert all((update.version, update.release_id) == (2, releases[1].id) for update in told)

@@ -20,6 +20,7 @@ from distribution.events import HEAD_KIND
 from distribution.trust_list import TrustStore
 from randygpt.cli.post_install import PostInstallHook
 from relay_client.keys import SecretKey
+from relay_client.local_relay import LocalRelay
 from relay_client.nip19 import encode_npub
 
 
@@ -140,6 +141,26 @@ async def test_notify_only_installs_nothing(relay: str, tmp_path: Path, home: Pa
             while "demo version 1 by alice" not in (text := await line(process.stdout)):
                 assert text
     assert {path.split("/")[0] for path in visible(home)} == {"state"}
+
+
+@pytest.mark.full
+async def test_outages_are_shown(free_port: int, tmp_path: Path, home: Path, key: SecretKey) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        async with LocalRelay(port=free_port) as relay:
+            await publish([relay.url], tmp_path / "author", key, tiny_sources())
+            name = f"{encode_npub(key.pubkey)}/demo"
+            process = await stack.enter_async_context(following(home, name, "--relay", relay.url, "--json"))
+            await installed(process)
+        events: list[dict[str, Any]] = []
+        async with asyncio.timeout(TIMEOUT_S):
+            while not events or events[-1]["event"] != "disconnected":
+                events.append(json.loads(await line(process.stdout)))
+            async with LocalRelay(port=free_port):
+                while events[-1]["event"] != "connected":
+                    events.append(json.loads(await line(process.stdout)))
+    lost = next(event for event in events if event["event"] == "disconnected")
+    assert lost["relay"] == f"ws://127.0.0.1:{free_port}"
+    assert lost["reason"]
 
 
 def test_allowlist_limits_who_is_followed(threaded_relay: ScriptedRelay, home: Path, key: SecretKey) -> None:
