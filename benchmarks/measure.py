@@ -118,7 +118,7 @@ class Result:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the goal is reached; None without a goal."""
+        """True if the goal is reached; None without a goal."""
         return None if self.score is None else self.score >= 1 and not self.measured.fault
 
     @property

@@ -176,7 +176,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
 
 
 def answers(port: int) -> bool:
-    """Whether a server answers at this port."""
+    """Return whether a server answers at this port."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as reply:
             return bool(reply.status == 200)

@@ -49,7 +49,7 @@ class Box:
         self._leader = 0  # the box's first process
         self.root = Path(f"/proc/{keeper}/root{folder}/merged")  # its files, to put some there before a boot
 
-    def beside(self, *command: str) -> list[str]:
+    def on_network(self, *command: str) -> list[str]:
         """Return a command line that runs outside of the container, on its network."""
         return ["nsenter", f"--target={self._keeper}", "--net", "--pid", "--", *command]
 

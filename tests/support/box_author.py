@@ -26,7 +26,7 @@ class BoxAuthor:
 
     def try_run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self._machine.beside(sys.executable, "-m", "randygpt", *words),
+            self._machine.on_network(sys.executable, "-m", "randygpt", *words),
             cwd=self.home,
             env=self._environment(),
             capture_output=True,
@@ -69,7 +69,7 @@ class BoxAuthor:
     def _start(self) -> None:
         words = ("relay", "--port", "7001", "--data", str(self.home / "relay"))
         self._relay = subprocess.Popen(
-            self._machine.beside(sys.executable, "-m", "randygpt", *words),
+            self._machine.on_network(sys.executable, "-m", "randygpt", *words),
             cwd=self.home,
             env=self._environment(),
             stdout=subprocess.PIPE,

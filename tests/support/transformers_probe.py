@@ -2,7 +2,7 @@
 
     python transformers_probe.py DIR < questions
 
-It runs in a process of its own, with HF_HOME elsewhere, because transformers copies the code it is told to trust.
+It runs in a process of its own, with HF_HOME elsewhere, because transformers copies the code that it trusts.
 """
 
 import json

@@ -49,9 +49,9 @@ def room_for(size: int) -> Iterator[None]:
 
 def change_training(name: str, **changes: Any) -> None:  # noqa: ANN401 (JSON)
     path = Path(name)
-    beside = json.loads(path.read_bytes())
-    beside["training"] |= changes
-    path.write_text(json.dumps(beside), encoding="utf-8")
+    sidecar = json.loads(path.read_bytes())
+    sidecar["training"] |= changes
+    path.write_text(json.dumps(sidecar), encoding="utf-8")
 
 
 @pytest.mark.parametrize("words", [("--train-file", "my.json"), ("--train-file", "my.bin"), ("--vocab", "my.json")])

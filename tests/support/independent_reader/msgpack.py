@@ -8,7 +8,7 @@ from .refused import Refused, need
 MAX_DEPTH = 16
 
 _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
-_FORMS = {  # first byte -> what it begins, and the number behind it
+_FORMS = {  # first byte -> what it begins, and the number after it
     **dict(zip(range(0xC4, 0xC7), (("bin", code) for code in "BHI"), strict=True)),
     **dict(zip(range(0xCA, 0xD4), (("number", code) for code in "fdBHIQbhiq"), strict=True)),
     **dict(zip(range(0xD9, 0xDC), (("str", code) for code in "BHI"), strict=True)),
@@ -21,7 +21,7 @@ def unpack(raw: bytes) -> Any:  # noqa: ANN401 (whatever is packed)
     """Decode exactly one value."""
     cursor = _Cursor(raw)
     found = cursor.value(0)
-    need(cursor.at == len(raw), "bytes behind the value")
+    need(cursor.at == len(raw), "bytes after the value")
     return found
 
 

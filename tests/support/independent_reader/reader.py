@@ -133,7 +133,7 @@ class Reader:
 
         def check(event: Event) -> None:
             checked(event, CHUNK)
-            need(event["pubkey"] == release["pubkey"], "a part of the manifest by somebody else")
+            need(event["pubkey"] == release["pubkey"], "a part of the manifest by another key")
 
         found = self._by_ids(ids, check)
         need(len(found) == len(set(ids)), "a part of the manifest did not come")
