@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PARALLEL := --numprocesses=auto --maxprocesses=8 --dist=worksteal
+WORKERS = $(shell $(BIN)/python -c "import os; print(min(8, 1 + (os.cpu_count() or 1)))")
+PARALLEL = --numprocesses=$(WORKERS) --dist=worksteal
 
 .PHONY: demo test test-all lint fmt bench bench-recipe release install clean
 

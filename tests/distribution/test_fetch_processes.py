@@ -138,6 +138,7 @@ async def test_concurrent_fetches_download_once(scripted: ScriptedRelay, home: P
     assert checkpoint(json.loads(second[1])) == DATA
 
 
+@pytest.mark.full
 async def test_terminal_progress_never_decreases(scripted: ScriptedRelay, home: Path, published: Published) -> None:
     shown, partly_shown = "", asyncio.Event()
 
@@ -178,6 +179,7 @@ async def test_terminal_progress_never_decreases(scripted: ScriptedRelay, home: 
     assert counts()[-1] == round(published.release.size / 1e6, 1)
 
 
+@pytest.mark.full
 async def test_weights_only_fetch_is_completed_by_the_next(
     scripted: ScriptedRelay, home: Path, tmp_path: Path, key: SecretKey
 ) -> None:
@@ -227,6 +229,7 @@ async def test_only_lying_relay_exits_3_and_installs_nothing(
     assert visible(home) == {}
 
 
+@pytest.mark.full
 async def test_oversized_release_exits_3_and_writes_nothing(
     scripted: ScriptedRelay, home: Path, published: Published
 ) -> None:

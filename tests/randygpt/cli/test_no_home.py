@@ -61,6 +61,7 @@ def test_missing_home_is_one_line(tmp_path: Path, variables: dict[str, str]) -> 
     assert "no home folder" in only_line(done.stderr)
 
 
+@pytest.mark.full
 def test_training_needs_no_home(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text(TEXT)
     words = ("train", "--train-file", "t.txt", "--iters", "1", "--dim", "16", "--heads", "2", "--layers", "1")

@@ -73,7 +73,15 @@ def publish_until(home: Path, relay: ScriptedRelay, moment: int | str) -> None:
     relay.accept = lambda _event: (True, "")
 
 
-@pytest.mark.parametrize("moment", [1, 20, "4181", "34181"], ids=["first event", "20th event", "release", "head"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(1, marks=pytest.mark.full, id="first event"),
+        pytest.param(20, id="20th event"),
+        pytest.param("4181", marks=pytest.mark.full, id="release"),
+        pytest.param("34181", marks=pytest.mark.full, id="head"),
+    ],
+)
 def test_publish_resumes_after_kill(author: Path, threaded_relay: ScriptedRelay, moment: int | str) -> None:
     relay = threaded_relay
     write_larger(author / "checkpoint_best.bin")

@@ -44,6 +44,7 @@ def release(tmp_path: Path, friend: Path, relay: str) -> str:
     return f"{npub}/demo"
 
 
+@pytest.mark.full
 def test_installed_release_can_be_used_on_a_read_only_disk(friend: Path, release: str, relay: str) -> None:
     fetched = randygpt(friend, "fetch", release, "--relay", relay)
     assert fetched.returncode == 0, fetched.stderr

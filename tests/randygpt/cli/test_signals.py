@@ -64,6 +64,7 @@ def test_signal_ends_relay_with_its_exit_code(tmp_path: Path, free_port: int, nu
         assert process.wait(timeout=TIMEOUT_S) == code
 
 
+@pytest.mark.full
 def test_relay_started_by_a_script_can_be_terminated(tmp_path: Path, free_port: int) -> None:
     """A shell starts background processes with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -123,9 +124,8 @@ def test_signals_within_a_second_are_one_wish(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.count("finishing this step") == 1
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full)]
-)
+@pytest.mark.full
+@SIGNALS
 def test_second_signal_ends_training_at_once(tmp_path: Path, number: int, code: int) -> None:
     """In the middle of the first step. The progress bar shows that training has begun."""
     (tmp_path / "train.txt").write_text(TEXT, encoding="utf-8")
@@ -150,7 +150,7 @@ def test_second_signal_ends_training_at_once(tmp_path: Path, number: int, code: 
     assert not list(tmp_path.glob("*.bin"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.full)])
 def test_resume_after_kill_matches_unbroken_run(folder: Path, number: int) -> None:
     command = (*TINY, "--iters", "100")
     assert run([*command]) == 0
