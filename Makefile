@@ -14,7 +14,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/pytest -m "not full" $(PARALLEL)
 
-test-all: $(INSTALLED) .venv-relays/.installed tests/relays/node_modules/.installed
+test-all: $(INSTALLED) .venv-relays/.installed .venv-lm-eval/.installed tests/relays/node_modules/.installed
 	$(BIN)/pytest -m "not full" $(PARALLEL) --hypothesis-profile=thorough
 	$(BIN)/pytest -m full --hypothesis-profile=thorough
 
@@ -57,9 +57,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	.venv-relays/bin/pip install --quiet --disable-pip-version-check --requirement tests/relays/requirements.txt
 	touch $@
 
+# The evaluation harness of the full tests.
+.venv-lm-eval/.installed: tests/server/lm_eval_requirements.txt
+	test -x .venv-lm-eval/bin/python || $(PYTHON) -m venv .venv-lm-eval
+	.venv-lm-eval/bin/pip install --quiet --disable-pip-version-check --requirement tests/server/lm_eval_requirements.txt
+	touch $@
+
 tests/relays/node_modules/.installed: tests/relays/package.json
 	npm install --prefix tests/relays --no-audit --no-fund --loglevel=error
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-relays tests/relays/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-relays .venv-lm-eval tests/relays/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -20,7 +20,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 
 settings.register_profile(
     "quick",
-    max_examples=40,
+    max_examples=25,
     deadline=None,  # the machine may be slow or busy
     suppress_health_check=[HealthCheck.too_slow],
     derandomize=True,  # the same examples everywhere, so that a failure can be repeated

@@ -137,6 +137,7 @@ async def test_refusing_relay_is_reported(target: ScriptedRelay, fetched: Releas
     assert visible(tmp_path / "friend") == before
 
 
+@pytest.mark.full
 async def test_reseed_and_verify_commands(
     scripted: ScriptedRelay, target: ScriptedRelay, fetched: Release, tmp_path: Path
 ) -> None:

@@ -75,6 +75,7 @@ def test_name_with_newline_cannot_forge_a_field(tmp_path: Path) -> None:
     assert "\nsigned by" not in randygpt(tmp_path, "show", "m.bin").stdout
 
 
+@pytest.mark.full
 def test_hostile_card_is_escaped(tmp_path: Path) -> None:
     ReleaseStore(home=tmp_path, key=SecretKey.generate()).install(card={"about": HOSTILE, "license": HOSTILE})
     for flags in ((), ("--json",)):

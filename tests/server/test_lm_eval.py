@@ -1,8 +1,7 @@
-"""lm-eval scores a model through the server. Needs RANDYGPT_LM_EVAL: a Python that has lm-eval and transformers."""
+"""lm-eval scores a model through the server; `make test-all` installs it into an environment of its own."""
 
 import asyncio
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from support.serving import serving
 from randygpt.model.sampling import log_softmax
 from server.models import LoadedModel, load_file
 
-PYTHON = os.environ.get("RANDYGPT_LM_EVAL")
+PYTHON = Path(__file__).parents[2] / ".venv-lm-eval" / "bin" / "python"
 PAIRS = [("the", " cat"), ("a", "ct"), ("h", "eat")]
 SCRIPT = """
 import json, sys
@@ -28,7 +27,6 @@ print(json.dumps(model.loglikelihood(requests)))
 
 
 @pytest.mark.full
-@pytest.mark.skipif(PYTHON is None, reason="RANDYGPT_LM_EVAL is not set")
 async def test_lm_eval_scores_through_the_server(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.bin")
     await asyncio.to_thread(randygpt, tmp_path, "export", "--format", "hf", "m.bin", "folder")
@@ -37,7 +35,7 @@ async def test_lm_eval_scores_through_the_server(tmp_path: Path) -> None:
     async with serving(loaded) as address:
         arguments = (f"{address}/v1/completions", str(tmp_path / "folder"), json.dumps(PAIRS))
         process = await asyncio.create_subprocess_exec(
-            str(PYTHON), "-c", SCRIPT, *arguments, env=offline, stdout=asyncio.subprocess.PIPE
+            PYTHON, "-c", SCRIPT, *arguments, env=offline, stdout=asyncio.subprocess.PIPE
         )
         output, _ = await process.communicate()
     assert process.returncode == 0

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import aiohttp
+import pytest
 from support.releases import fetch, publish, tiny_sources
 from support.serving import config
 
@@ -32,6 +33,7 @@ async def stream(session: aiohttp.ClientSession, address: str) -> tuple[str, str
     return release, "".join(part["choices"][0]["text"] for part in parts)
 
 
+@pytest.mark.full
 async def test_streams_survive_published_releases(relay: str, tmp_path: Path, key: SecretKey) -> None:
     author, home = tmp_path / "author", tmp_path / "home"
     ids = [(await publish([relay], author, key, tiny_sources(seed=seed))).release.id for seed in range(4)]

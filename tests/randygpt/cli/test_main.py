@@ -282,6 +282,7 @@ def test_exit_codes_of_gap_and_forgery(threaded_relay: ScriptedRelay, author: Pa
     assert (gap.stdout, forgery.stdout, visible(friend)) == ("", "", {})
 
 
+@pytest.mark.full
 def test_relay_with_data_keeps_events_on_disk(author: Path, friend: Path, free_port: int) -> None:
     data = author / "relay-data"
     with background(author, "relay", "--port", free_port, "--data", data) as (_, url):

@@ -100,9 +100,9 @@ def way_of(source: str, home: Path) -> tuple[list[str], dict[str, str]]:
     ("source", "number"),
     [
         ("home", signal.SIGTERM),
-        ("key file", signal.SIGTERM),
-        ("credential", signal.SIGABRT),
+        pytest.param("key file", signal.SIGTERM, marks=pytest.mark.full),
         ("locked", signal.SIGABRT),
+        pytest.param("credential", signal.SIGABRT, marks=pytest.mark.full),
         pytest.param("home", signal.SIGABRT, marks=pytest.mark.full),
         pytest.param("key file", signal.SIGABRT, marks=pytest.mark.full),
         pytest.param("credential", signal.SIGTERM, marks=pytest.mark.full),

@@ -80,6 +80,7 @@ async def test_serve_follow_swaps_and_survives_relay_outage(
     assert (status["running"], status["version"], status["last_install"]["version"]) == (False, 2, 2)
 
 
+@pytest.mark.full
 async def test_serve_follow_skips_oversized_release(relay: str, tmp_path: Path, home: Path, key: SecretKey) -> None:
     await publish([relay], tmp_path / "author", key, tiny_sources())
     words = ("--follow", f"{encode_npub(key.pubkey)}/demo", "--relay", relay, "--port", "0", "--max-size", "1000")

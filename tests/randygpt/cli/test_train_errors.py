@@ -109,6 +109,7 @@ def test_diverged_run_keeps_older_files(capsys: pytest.CaptureFixture[str]) -> N
     assert {path: path.read_bytes() for path in Path().glob("checkpoint*")} == before
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit of memory is kept on Linux only")
 def test_out_of_memory_keeps_older_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*TINY, "--iters", "2") == 0

@@ -38,6 +38,7 @@ def trained(folder: Path, precision: str, *, stop_after: int | None = None) -> l
     return steps
 
 
+@pytest.mark.full
 def test_bf16_loss_follows_float32(tmp_path: Path) -> None:
     losses = [trained(tmp_path / precision, precision)[-1].val_loss for precision in ("float32", "bf16")]
     assert losses[0] is not None

@@ -118,6 +118,7 @@ def test_muon_momentum_equals_adamw_first_moment() -> None:
     torch.testing.assert_close(muon.state[1][border:], adamw.state[1][border:])
 
 
+@pytest.mark.full
 def test_fast_recipe_learns_faster(tmp_path: Path) -> None:
     fast, classic = (run(options(tmp_path / name, 60, recipe=name))[-1].val_loss for name in ("fast", "classic"))
     assert fast is not None
