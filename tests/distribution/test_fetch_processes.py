@@ -113,6 +113,7 @@ async def test_fetch_resumes_after_kill(scripted: ScriptedRelay, home: Path, pub
     assert fetched["chunks"]["reused"] == COUNT + 2 - len(given)
 
 
+@pytest.mark.full
 async def test_concurrent_fetches_download_once(scripted: ScriptedRelay, home: Path, published: Published) -> None:
     given: list[str] = []
     both = asyncio.Event()  # have begun

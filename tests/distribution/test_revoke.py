@@ -157,6 +157,7 @@ def write_key(home: Path, key: SecretKey) -> str:
     return str(path)
 
 
+@pytest.mark.full
 async def test_revoke_command(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
     home = tmp_path / "author"
     first, second = await versions(scripted.url, tmp_path, key, 2)

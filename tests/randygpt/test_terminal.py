@@ -103,6 +103,7 @@ def test_config_keys_on_a_terminal_are_escaped(tmp_path: Path) -> None:
     assert "no such setting" in screen
 
 
+@pytest.mark.full
 def test_generated_text_is_escaped_on_a_terminal_only(tmp_path: Path) -> None:
     path = hostile_speaker(tmp_path / "m.bin")
     words = ("generate", "--model", path, "--seed", "1", "--max-tokens", "60", "--temperature", "5")

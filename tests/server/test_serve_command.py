@@ -68,6 +68,7 @@ def test_key_file_and_json_output(tmp_path: Path) -> None:
         assert get(address, "/ready")[0] == 200
 
 
+@pytest.mark.full
 def test_sigterm_finishes_a_running_stream(tmp_path: Path) -> None:
     write_tiny(tmp_path / "m.bin")
     with background(tmp_path, "serve", "--model", "m.bin", "--port", "0") as (process, address):
@@ -82,6 +83,7 @@ def test_sigterm_finishes_a_running_stream(tmp_path: Path) -> None:
         assert process.wait(timeout=60) == 143
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's memory is read from /proc")
 def test_swap_frees_the_old_model_at_once(releases: ReleaseStore) -> None:
     config = ModelConfig(n_embd=64, n_head=1, n_layer=16, vocab_size=TOKENIZER.vocab_size, block_size=1024)

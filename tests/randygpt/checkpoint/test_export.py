@@ -352,6 +352,7 @@ def test_fetched_release_can_be_exported(at_home: Path, capsys: pytest.CaptureFi
     assert read_checkpoint(at_home / "story.bin", CONFIG).optimizer_state is not None
 
 
+@pytest.mark.full
 def test_imported_checkpoint_resumes_training(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (at_home / "train.txt").write_text("the quick brown fox\n" * 200, encoding="utf-8")
     common = ("--dim", "16", "--heads", "2", "--layers", "1", "--batch", "1", "--quiet")

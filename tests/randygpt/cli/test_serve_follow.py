@@ -55,6 +55,7 @@ def serves(facts: dict[str, Any], *, version: int) -> bool:
     return (facts["release"] or {}).get("version") == version
 
 
+@pytest.mark.full
 async def test_serve_follow_swaps_and_survives_relay_outage(
     tmp_path: Path, home: Path, key: SecretKey, free_port: int
 ) -> None:

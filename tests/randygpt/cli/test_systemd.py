@@ -207,7 +207,7 @@ async def test_idle_engine_has_a_heartbeat() -> None:
         engine.close()
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("127.0.0.2", marks=pytest.mark.full)])
 def test_serve_uses_the_inherited_socket(tmp_path: Path, host: str) -> None:
     write_tiny(tmp_path / "m.bin")
     with socket.create_server((host, 0)) as given:
@@ -223,7 +223,11 @@ def is_open(given: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [("2", "the socket unit opens several sockets"), ("1", "must open a TCP port")]
+    ("count", "said"),
+    [
+        ("2", "the socket unit opens several sockets"),
+        pytest.param("1", "must open a TCP port", marks=pytest.mark.full),
+    ],
 )
 def test_unusable_inherited_socket_is_one_line(tmp_path: Path, count: str, said: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:

@@ -310,6 +310,7 @@ def test_rust_checkpoint_flag_with_equals_sign() -> None:
     assert "checkpoint" not in words
 
 
+@pytest.mark.full
 def test_undecodable_prompt_as_json(tmp_path: Path) -> None:
     write_tiny(tmp_path / "m.bin")
     done = subprocess.run(

@@ -182,6 +182,7 @@ def test_missing_matplotlib_names_the_extra(tmp_path: Path) -> None:
     assert "pip install 'randygpt[plot]'" in only_line(done.stderr)
 
 
+@pytest.mark.full
 def test_plot_does_not_import_torch(tmp_path: Path) -> None:
     path = put_run(tmp_path, "run", 3)
     assert not loads_torch(f"plot {path}")

@@ -46,6 +46,7 @@ def test_bf16_loss_follows_float32(tmp_path: Path) -> None:
     assert losses[1] == pytest.approx(losses[0], abs=0.05)
 
 
+@pytest.mark.full
 def test_bf16_run_resumes_exactly(tmp_path: Path) -> None:
     trained(tmp_path / "whole", "bf16")
     trained(tmp_path / "parts", "bf16", stop_after=7)

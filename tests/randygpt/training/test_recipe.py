@@ -134,7 +134,9 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-@pytest.mark.parametrize(("first", "second"), [("fast", CLASSIC), (CLASSIC, "fast")])
+@pytest.mark.parametrize(
+    ("first", "second"), [("fast", CLASSIC), pytest.param(CLASSIC, "fast", marks=pytest.mark.full)]
+)
 def test_one_recipe_resumes_the_other(tmp_path: Path, first: str, second: str) -> None:
     before = run(options(tmp_path, 30, recipe=first))
     after = run(options(tmp_path, 60, recipe=second), resume=True)

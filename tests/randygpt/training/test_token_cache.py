@@ -229,6 +229,7 @@ for _ in range(5):
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kinds", [("char", "char"), ("char", "bpe")], ids="-".join)
 def test_two_processes_share_a_cache(path: Path, kinds: tuple[str, str]) -> None:
     running = [subprocess.Popen([sys.executable, "-c", PROGRAM, path, kind]) for kind in kinds]
