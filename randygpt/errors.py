@@ -8,9 +8,11 @@ RandyGPTError
 │   ├── InvalidModelFile   a file of a model (JSON, vocabulary, text) is wrong
 │   │   └── InvalidCheckpoint  a checkpoint's header, size or numbers are wrong
 │   └── Diverged           training left the finite numbers
-├── PeerError          what a relay or an author sent is wrong, or not trusted (exit code 3)
+├── PeerError          what a relay, a server or an author sent is wrong, or not trusted (exit code 3)
 │   ├── InvalidEvent       an event's form, id or signature does not verify
 │   ├── InvalidMessage     a relay's message breaks NIP-01
+│   ├── InvalidResponse    a Blossom server's response is not the one that was asked for
+│   ├── InvalidToken       a Blossom token is malformed, or not valid for this request
 │   ├── InvalidRelease, InvalidManifest, InvalidChunk
 │   │                      a release breaks the protocol
 │   ├── NotTrusted         the author is not on the trust list
@@ -20,8 +22,9 @@ RandyGPTError
 │   ├── NotFound           no relay has it
 │   ├── ChunksMissing      some chunks were not found
 │   ├── NotPublished       no relay accepted all of it
-│   └── RelayRefused, RelayTimeout
-│                          one relay refuses, or does not answer
+│   ├── RelayRefused, RelayTimeout
+│   │                      one relay refuses, or does not answer
+│   └── ServerRefused      one Blossom server refuses
 └── StorageError       the local disk or store fails (exit code 5)
     └── StoreError         the local store is damaged or full
         └── NewerState         a newer version of this program wrote the file
@@ -49,10 +52,13 @@ from relay_client.errors import (
     InvalidKey,
     InvalidMessage,
     InvalidReference,
+    InvalidResponse,
+    InvalidToken,
     PeerError,
     RandyGPTError,
     RelayRefused,
     RelayTimeout,
+    ServerRefused,
     StorageError,
     TransportError,
 )
@@ -71,7 +77,9 @@ __all__ = [
     "InvalidModelFile",
     "InvalidReference",
     "InvalidRelease",
+    "InvalidResponse",
     "InvalidSetting",
+    "InvalidToken",
     "NewerState",
     "NotFound",
     "NotPublished",
@@ -81,6 +89,7 @@ __all__ = [
     "RelayRefused",
     "RelayTimeout",
     "Rollback",
+    "ServerRefused",
     "StorageError",
     "StoreError",
     "TransportError",

@@ -7,12 +7,15 @@ RandyGPTError
 ├── CallerError        an argument, a setting or a local file is wrong (exit code 2)
 │   ├── InvalidKey         not a usable nostr key
 │   └── InvalidReference   not a reference to an event (NIP-19)
-├── PeerError          what a relay or an author sent is wrong, or not trusted (exit code 3)
+├── PeerError          what a relay, a server or an author sent is wrong, or not trusted (exit code 3)
 │   ├── InvalidEvent       not a NIP-01 event, or its id or signature does not verify
-│   └── InvalidMessage     not a NIP-01 message, or not an answer to anything that was asked
+│   ├── InvalidMessage     not a NIP-01 message, or not an answer to anything that was asked
+│   ├── InvalidResponse    a Blossom server's response is not the one that was asked for
+│   └── InvalidToken       not a Blossom authorization token, or not valid for this request (BUD-11)
 ├── TransportError     a peer cannot be reached, is overloaded, or lacks the data (exit code 4)
 │   ├── RelayRefused       the relay refuses the request
-│   └── RelayTimeout       the relay does not answer, although its connection is open
+│   ├── RelayTimeout       the relay does not answer, although its connection is open
+│   └── ServerRefused      a Blossom server refuses the request
 └── StorageError       the local disk or store fails (exit code 5)
 """
 
@@ -38,7 +41,7 @@ class CallerError(RandyGPTError):
 
 
 class PeerError(RandyGPTError):
-    """What a relay or an author sent is wrong, or not trusted."""
+    """What a relay, a server or an author sent is wrong, or not trusted."""
 
 
 class TransportError(RandyGPTError):
@@ -71,3 +74,24 @@ class RelayRefused(TransportError):
 
 class RelayTimeout(TransportError):
     """The relay does not answer, although its connection is open; a retry would take as long."""
+
+
+class InvalidResponse(PeerError):
+    """A Blossom server's response is not the one that was asked for."""
+
+
+class InvalidToken(PeerError):
+    """Not a Blossom authorization token, or not valid for this request (BUD-11)."""
+
+
+class ServerRefused(TransportError):
+    """A Blossom server refuses the request; do not retry at this server.
+
+    Args:
+        message: The server's address, and why it refuses, for the user.
+        status: HTTP status.
+    """
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status

@@ -60,12 +60,13 @@ def _checked(raw_hint: str) -> str | None:
         return None
     parts = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
-    if parts.scheme != "wss" or not _is_public_host(host):
+    if parts.scheme != "wss" or not is_public_host(host):
         return None
     return url
 
 
-def _is_public_host(host: str) -> bool:
+def is_public_host(host: str) -> bool:
+    """Return whether a host can be public: a publicly routable IP address, or a name that is not a local one."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Collection
 
 import idna
 from yarl import URL
@@ -26,7 +27,7 @@ def normalize_url(raw_url: str) -> str:
         CallerError: It is not the address of a relay.
     """
     try:
-        return _normalize(raw_url.strip())
+        return "".join(normalize_origin(raw_url.strip(), ("ws", "wss")))
     except ValueError:  # also of idna and yarl
         raise CallerError(f"not a relay's address: {quote(raw_url)} (expected wss://relay.example)") from None
 
@@ -44,17 +45,22 @@ def is_loopback_host(host: str) -> bool:
         return host == "localhost"
 
 
-def _normalize(text: str) -> str:
+def normalize_origin(text: str, schemes: Collection[str]) -> tuple[str, str]:
+    """Split an address into its origin, in canonical form, and its path and query; `/` counts as no path.
+
+    Raises:
+        ValueError: It is not an address with one of these schemes, or it names a user or a fragment.
+    """
     url = URL(text)
-    if url.scheme not in {"ws", "wss"} or not url.raw_host or url.port == 0:
-        raise ValueError("no relay")
+    if url.scheme not in schemes or not url.raw_host or url.port == 0:
+        raise ValueError("no such address")
     if url.raw_user is not None or url.raw_password is not None or url.raw_fragment:
         raise ValueError("user or fragment")
     if len(text) > _LONGEST_ADDRESS or not text.isprintable():
         raise ValueError("too long, or not printable")
     host = _normalize_host(url.raw_host if ":" in url.raw_host else _typed_host(text))
     port = "" if url.is_default_port() else f":{url.port}"
-    return f"{url.scheme}://{host}{port}{'' if url.raw_path_qs == '/' else url.raw_path_qs}"
+    return f"{url.scheme}://{host}{port}", "" if url.raw_path_qs == "/" else url.raw_path_qs
 
 
 def _typed_host(text: str) -> str:
