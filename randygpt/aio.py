@@ -85,6 +85,7 @@ async def publish(  # noqa: PLR0913 (options by keyword)
     key: SecretKey | PathLike[str] | None = None,
     card: Mapping[str, object] | None = None,
     weights_only: bool = False,
+    without_validation: bool = False,
     new_version: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Published:
@@ -100,6 +101,7 @@ async def publish(  # noqa: PLR0913 (options by keyword)
         key: The author's key, or a file with an nsec; by default the key of the user.
         card: Further facts about the model, such as `{"license": "MIT", "about": "…"}`.
         weights_only: Leave the optimizer state out: a third of the bytes.
+        without_validation: Publish a checkpoint that was never evaluated.
         new_version: Make another version of files that were published before.
         on_progress: Called with the bytes sent so far and the bytes in all.
 
@@ -114,7 +116,14 @@ async def publish(  # noqa: PLR0913 (options by keyword)
         info = await asyncio.to_thread(inspect_checkpoint, path)
         with await asyncio.to_thread(path.open, "rb") as file:
             spec = await asyncio.to_thread(
-                checkpoint_spec, file, info, name=name, card=card, weights_only=weights_only, new_version=new_version
+                checkpoint_spec,
+                file,
+                info,
+                name=name,
+                card=card,
+                weights_only=weights_only,
+                without_validation=without_validation,
+                new_version=new_version,
             )
             publication = Publication(home=user, relays=urls, key=signer, spec=spec)
             done = await publication.publish(on_progress or _no_progress)

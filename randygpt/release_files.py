@@ -28,6 +28,7 @@ def checkpoint_spec(
     name: str | None = None,
     card: Mapping[str, object] | None = None,
     weights_only: bool = False,
+    without_validation: bool = False,
     new_version: bool = False,
     expires_in_s: int | None = None,
 ) -> ReleaseSpec:
@@ -36,17 +37,22 @@ def checkpoint_spec(
     Args:
         file: The open checkpoint. Its header and size count, not those of `info`: it may have been replaced since.
         info: Shape and vocabulary of the checkpoint.
-        name: By default the name in the JSON file of the checkpoint, else that of its folder.
+        name: By default the name in the JSON file of the checkpoint.
         card: Additional metadata of the model; it overrides that from the files.
         weights_only: Leave the optimizer state out. The checkpoint in the release is then an RGPT0002 file.
+        without_validation: Accept a checkpoint that was never evaluated.
         new_version: Publish the same files again, under a new version.
         expires_in_s: Seconds after which relays may delete it (NIP-40).
 
     Raises:
-        CallerError: the name or the card cannot be that of a release.
+        CallerError: the name or the card cannot be that of a release, or the checkpoint was never evaluated.
         InvalidModelFile: the checkpoint has no vocabulary.
         InvalidCheckpoint: header or size do not fit the shape.
     """
+    if not without_validation and not is_validated(info):
+        raise CallerError(
+            f"{info.path} has no validation loss: train until the first evaluation, or pass --without-validation"
+        )
     return ReleaseSpec(
         files=_files(file, info, weights_only=weights_only),
         name=name or _default_name(info),
@@ -57,13 +63,18 @@ def checkpoint_spec(
     )
 
 
+def is_validated(info: CheckpointInfo) -> bool:
+    """Return whether a validation loss of this run is known."""
+    return math.isfinite(info.header.best_loss)
+
+
 def _default_name(info: CheckpointInfo) -> str:
-    if info.sidecar and info.sidecar.name:
-        return info.sidecar.name
-    folder = info.path.absolute().parent.name
-    if not is_name(folder):
-        raise CallerError(f"the folder's name {quote(folder)} cannot name a model: pass --name")
-    return folder
+    name = info.sidecar.name if info.sidecar else ""
+    if not name:
+        raise CallerError(f"{info.path} has no name to publish under: pass --name")
+    if not is_name(name):
+        raise CallerError(f"{quote(name)} cannot name a model (a-z, 0-9, dot, dash, underscore): pass --name")
+    return name
 
 
 def _files(file: BinaryIO, info: CheckpointInfo, *, weights_only: bool) -> tuple[SourceFile, ...]:

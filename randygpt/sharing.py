@@ -59,6 +59,11 @@ class Publication:
             needed = f"--copies {self.copies} needs at least {self.copies} relays"
             raise CallerError(f"{needed}, and only {len(self.relays)} are configured (--relay)")
 
+    def is_first_version(self) -> bool:
+        """Return whether this machine has published nothing under this name yet; raises StoreError."""
+        with Journal(self.home.journal_path) as journal:
+            return journal.highest(self.key.pubkey, self.spec.name) == 0
+
     async def dry_run(self) -> DryRun:
         """Return what `publish` would send; connects to no relay, and records nothing."""
         with Journal(self.home.journal_path) as journal:

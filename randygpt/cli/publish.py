@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 from randygpt.cli.flags import Json, ModelPreset, ModelVocab, Quiet, Relays, validator
 from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
 from randygpt.cli.output import byte_progress, emit, format_duration, format_size, print_stderr
+from randygpt.cli.publish_confirm import ask_name, confirm
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
 from relay_client.errors import quote
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: randygpt publish checkpoint_best.bin --name shakespeare --relay wss://relay.example"
 
-_MANY = 1_000  # more events than this to a public relay need a confirmation
 _SECONDS = {"h": 3_600, "d": 86_400, "w": 7 * 86_400}
 
 
@@ -37,7 +36,7 @@ def _seconds(text: str) -> int:
 def publish(
     checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint to publish (RGPT0001 to RGPT0003).")],
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the model; default: from the checkpoint's JSON file.")
+        str | None, typer.Option(metavar="NAME", help="Name of the model; default: the name it was trained under.")
     ] = None,
     relay: Relays = None,
     nip65: Annotated[
@@ -74,7 +73,10 @@ def publish(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be sent and how long it would take.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Send many events without asking.")] = False,
+    without_validation: Annotated[
+        bool, typer.Option("--without-validation", help="Publish a checkpoint that was never evaluated.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Publish without asking.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -89,6 +91,7 @@ def publish(
     home, expires_in_s = Home.from_environment(), _seconds(expires) if expires else None
     urls, key = home.resolve_relays(relay), signing_key(home, key_file, password_file)
     info = inspect_checkpoint(checkpoint, preset=preset, vocab=vocab)
+    name = name or (None if yes else ask_name(info))
     extra = {key: value for key, value in (("license", license_), ("about", about)) if value}
     if nip65:
         listed = asyncio.run(nip65_relays(urls, key))
@@ -106,6 +109,7 @@ def publish(
                 name=name,
                 card=extra,
                 weights_only=weights_only,
+                without_validation=without_validation,
                 new_version=new_version,
                 expires_in_s=expires_in_s,
             ),
@@ -115,8 +119,7 @@ def publish(
         if dry_run:
             _report_dry_run(publication, asyncio.run(publication.dry_run()), as_json=as_json)
             return
-        if not yes:
-            _ask_before_many(publication)
+        confirm(publication, info, yes=yes, quiet=quiet or as_json)
         with byte_progress("publishing", shown=not (as_json or quiet)) as on_progress:
             published = asyncio.run(publication.publish(on_progress))
     if published.resumed and (extra or expires) and not quiet:
@@ -124,24 +127,6 @@ def publish(
             "already published: --license, --about and --expires are ignored; to change them, use --new-version"
         )
     _report(published, as_json=as_json, quiet=quiet)
-
-
-def _ask_before_many(publication: "Publication") -> None:
-    """Ask before sending many events to public relays; raises CallerError unless the answer is yes."""
-    from relay_client.url import is_loopback
-
-    if publication.spec.max_events <= _MANY or all(is_loopback(url) for url in publication.relays):
-        return
-    shares = asyncio.run(publication.dry_run()).relays
-    many = {url: share for url, share in shares.items() if share.events > _MANY and not is_loopback(url)}
-    if not many:
-        return
-    summary = "; ".join(f"{url}: {share.events:,} events, {format_size(share.bytes)}" for url, share in many.items())
-    if not sys.stdin.isatty():
-        raise CallerError(f"about to send many events to public relays ({summary}); pass --yes to confirm")
-    print_stderr(f"{summary}\nSend them? [y/N] ", end="")
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        raise CallerError("cancelled: nothing was sent")
 
 
 def _report_dry_run(publication: "Publication", estimate: "DryRun", *, as_json: bool) -> None:

@@ -270,7 +270,17 @@ def training(machine: Box, page: Page, author: BoxAuthor, npub: str) -> None:
     """Check training as a service: it resumes after a crash, saves on stop, and its best checkpoint is published."""
     unit, place = "randygpt-train.service", "/var/lib/randygpt-train"
     Path(f"{machine.root}/root/my.txt").write_text(TEXT)
-    settings = ["[train]", "iters = 1000000", "dim = 16", "heads = 2", "layers = 1", "block = 32", "batch = 2"]
+    settings = [
+        "[publish]",
+        'name = "trained"',
+        "[train]",
+        "iters = 1000000",
+        "dim = 16",
+        "heads = 2",
+        "layers = 1",
+        "block = 32",
+        "batch = 2",
+    ]
     with Path(f"{machine.root}/etc/randygpt/config.toml").open("a") as file:
         file.write("\n".join(["", *settings, ""]))
     machine.run("randygpt config check")
@@ -303,7 +313,7 @@ def training(machine: Box, page: Page, author: BoxAuthor, npub: str) -> None:
 
     def is_published() -> bool:
         hurry(machine)
-        return bool(author.published(f"{npub}/randygpt-train") == best)
+        return bool(author.published(f"{npub}/trained") == best)
 
     eventually(is_published)
 

@@ -1,4 +1,4 @@
-"""The command `randygpt` in a process of its own, at a terminal whose user types."""
+"""A terminal whose user types: for a command in a process of its own, or in this one."""
 
 import subprocess
 import sys
@@ -29,3 +29,18 @@ def typed(home: Path, *words: object, answers: dict[str, str]) -> tuple[int, str
             process.stdin.flush()
         screen += read_until(process.stdout.fileno(), None)
         return process.wait(timeout=TIMEOUT_S), screen.decode()
+
+
+class Typist:
+    """A stdin at a terminal, for a command in this process: gives the answers in turn."""
+
+    def __init__(self, *answers: str) -> None:
+        self._answers = list(answers)
+        self.asked = 0
+
+    def isatty(self) -> bool:
+        return True
+
+    def readline(self) -> str:
+        self.asked += 1
+        return f"{self._answers.pop(0)}\n"

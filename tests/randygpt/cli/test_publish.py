@@ -19,24 +19,12 @@ from support.scripted_relay import RawEvent, ScriptedRelay, relay_on_thread
 from randygpt.checkpoint.header import CheckpointHeader, weights_size
 from randygpt.checkpoint.rgpt import Checkpoint, write_checkpoint
 from randygpt.checkpoint.sidecar import Sidecar, sidecar_path
-from randygpt.cli import publish as module
 from randygpt.cli.main import run
 from randygpt.model.config import ModelConfig
 from relay_client.event import EventDraft
 from relay_client.keys import SecretKey
 
 IN_FLIGHT = 8  # events
-
-
-@pytest.fixture
-def author(tmp_path: Path, key: SecretKey) -> Path:
-    """A home with a key and a checkpoint to publish."""
-    home = tmp_path / "author"
-    (home / "keys").mkdir(parents=True)
-    (home / "keys" / "nsec").write_text(key.reveal_nsec())
-    (home / "keys" / "nsec").chmod(0o600)
-    write_tiny(home / "checkpoint_best.bin", name="demo")
-    return home
 
 
 def write_larger(path: Path) -> Path:
@@ -138,58 +126,6 @@ def test_more_copies_than_relays_are_refused(author: Path, threaded_relay: Scrip
     done = invoke(author, "publish", "checkpoint_best.bin", "--relay", threaded_relay.url, "--copies", "2")
     assert (done.returncode, threaded_relay.received) == (2, [])
     assert "--copies 2" in only_line(done.stderr)
-
-
-@pytest.fixture
-def low_event_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MANY", 3)
-
-
-@pytest.mark.usefixtures("low_event_limit")
-def test_many_events_to_public_relays_need_yes(
-    author: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("RANDYGPT_HOME", str(author))
-    monkeypatch.chdir(author)
-    words = ["publish", "checkpoint_best.bin", "--relay", "wss://relay.invalid"]
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        assert run(words) == 2
-        assert "wss://relay.invalid: 8 events" in (line := only_line(capsys.readouterr().err))
-        assert "--yes" in line
-        assert run([*words, "--yes"]) == 4  # it continues, and reaches no relay
-        assert "no relay can be reached" in capsys.readouterr().err
-        assert run(["publish", "checkpoint_best.bin", "--relay", "ws://127.0.0.1:1"]) == 4  # a relay of one's own
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-
-
-@pytest.mark.usefixtures("low_event_limit")
-@pytest.mark.parametrize(("answer", "code"), [("y\n", 4), ("n\n", 2)])
-def test_many_events_are_confirmed_at_a_terminal(
-    author: Path,
-    at_home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    answer: str,
-    code: int,
-) -> None:
-    class Terminal:
-        def isatty(self) -> bool:
-            return True
-
-        def readline(self) -> str:
-            return answer
-
-    assert at_home.exists()
-    monkeypatch.setenv("RANDYGPT_HOME", str(author))
-    monkeypatch.chdir(author)
-    monkeypatch.setattr("sys.stdin", Terminal())
-    assert run(["publish", "checkpoint_best.bin", "--relay", "wss://relay.invalid"]) == code
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "wss://relay.invalid: 8 events" in said.err
-    assert ("nothing was sent" in said.err) == (code == 2)
 
 
 @pytest.mark.parametrize("text", ["", "30", "0d", "-1d", "1.5d", "30 d", "30y", "999999d", "d"])

@@ -1,0 +1,94 @@
+"""Questions before a publish: the model's name, what goes out, and to whom. Asks on a terminal only."""
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+from randygpt.cli.output import format_size, print_stderr
+from randygpt.errors import CallerError
+
+if TYPE_CHECKING:
+    from randygpt.checkpoint.sidecar import CheckpointInfo
+    from randygpt.sharing import Publication
+
+_MANY = 1_000  # more events than this to a public relay need a confirmation
+
+
+def ask_name(info: "CheckpointInfo") -> str | None:
+    """Ask for the name of a checkpoint that has none, and suggest its folder's; None if it cannot or need not be asked.
+
+    Raises CallerError if nothing is entered.
+    """
+    from distribution.manifest import is_name
+
+    if (info.sidecar and info.sidecar.name) or not sys.stdin.isatty():
+        return None
+    folder = info.path.absolute().parent.name
+    suggested = folder if is_name(folder) else ""
+    name = _ask(f"Name to publish {info.path.name} under{f' [{suggested}]' if suggested else ''}: ") or suggested
+    if not name:
+        raise CallerError("no name was entered: pass --name")
+    return name
+
+
+def confirm(publication: "Publication", info: "CheckpointInfo", *, yes: bool, quiet: bool) -> None:
+    """Say what goes out, and ask before the first version of a name and before many events to public relays.
+
+    Args:
+        publication: What is about to be published.
+        info: The checkpoint in it.
+        yes: Do not ask.
+        quiet: Say nothing unless a question follows.
+
+    Raises:
+        CallerError: The answer was not yes, or many events need a confirmation and there is no terminal.
+    """
+    can_ask = sys.stdin.isatty()
+    many = "" if yes else _many_events(publication)
+    if many and not can_ask:
+        raise CallerError(f"about to send many events to public relays ({many}); pass --yes to confirm")
+    is_first = can_ask and not yes and publication.is_first_version()
+    asks = can_ask and bool(is_first or many)
+    if asks or not quiet:
+        print_stderr(_describe(publication, info))
+    if not asks:
+        return
+    if is_first:
+        print_stderr(f"This is the first version of {publication.spec.name} that you publish from this machine.")
+    print_stderr(f"To {many or ', '.join(publication.relays)}")
+    if _ask("Publish? [y/N] ").lower() not in {"y", "yes"}:
+        raise CallerError("cancelled: nothing was sent")
+
+
+def _many_events(publication: "Publication") -> str:
+    """Return the public relays that would get many events, and how many; empty if none would."""
+    from relay_client.url import is_loopback
+
+    if publication.spec.max_events <= _MANY or all(is_loopback(url) for url in publication.relays):
+        return ""
+    shares = asyncio.run(publication.dry_run()).relays
+    many = {url: share for url, share in shares.items() if share.events > _MANY and not is_loopback(url)}
+    return "; ".join(f"{url}: {share.events:,} events, {format_size(share.bytes)}" for url, share in many.items())
+
+
+def _describe(publication: "Publication", info: "CheckpointInfo") -> str:
+    """Return what goes out, in two lines: the model with its losses, and the bytes."""
+    from randygpt.release_files import is_validated
+
+    losses = dict(info.sidecar.losses) if info.sidecar else {}
+    facts = [info.config.name, f"iteration {info.header.iteration}"]
+    if (train := losses.get("train")) is not None:
+        facts.append(f"training loss {train:.4f}")
+    facts.append(f"validation loss {info.header.best_loss:.4f}" if is_validated(info) else "no validation loss")
+    files = publication.spec.files
+    size = format_size(sum(file.size for file in files))
+    if any(name == "optimizer" for file in files for name, _ in file.segments):
+        size += ", of which two thirds are optimizer state: only `train --resume` needs it, --weights-only omits it"
+    else:
+        size += ", weights only"
+    return f"publishing {publication.spec.name}: {', '.join(facts)}\n{size}"
+
+
+def _ask(question: str) -> str:
+    print_stderr(question, end="")
+    return sys.stdin.readline().strip()
