@@ -55,7 +55,7 @@ def running(name: str, folder: Path) -> Iterator[str]:
 def own_relay(data: Path | None) -> Iterator[str]:
     """Run the built-in relay as a process; yield its address."""
     command = [sys.executable, "-m", "randygpt", "relay", "--port", str(find_free_port())]
-    command += ["--data", str(data)] if data else []
+    command += ["--data", str(data)] if data else ["--memory"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             yield process.stdout.readline().strip() if process.stdout else ""

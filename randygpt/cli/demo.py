@@ -58,7 +58,7 @@ def _run(stage: "_Stage") -> dict[str, object]:
     """Run every step and return the replies that the client received."""
     with contextlib.ExitStack() as stack:
         _say("Start a local relay that keeps events in memory:")
-        relay = stack.enter_context(stage.background("author", "relay", "--port", str(_free_port())))
+        relay = stack.enter_context(stage.background("author", "relay", "--memory", "--port", str(_free_port())))
         _say("\nThe author creates a key. The secret key stays in a private file; this is the public key:")
         npub = stage.text("author", "keys", "new")
         _say(f"  {npub}")

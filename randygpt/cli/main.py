@@ -22,6 +22,7 @@ from randygpt.cli import (
     keys,
     plot,
     publish,
+    relay,
     relays,
     reseed,
     revoke,
@@ -64,7 +65,7 @@ app.command("reseed", epilog=reseed.EXAMPLE)(reseed.reseed)
 app.command("revoke", epilog=revoke.EXAMPLE)(revoke.revoke)
 app.command("gc", epilog=gc.EXAMPLE)(gc.gc)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
-app.command("relay", epilog=relays.RELAY_EXAMPLE)(relays.relay)
+app.command("relay", epilog=relay.EXAMPLE)(relay.relay)
 app.command("demo", epilog="Example: randygpt demo")(demo.demo)
 app.add_typer(keys.app, name="keys")
 app.add_typer(relays.app, name="relays")

@@ -1,18 +1,13 @@
-"""`randygpt relays`: the list of relays to use; `randygpt relay`: run a local relay."""
+"""`randygpt relays`: the list of relays to use."""
 
-import asyncio
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from randygpt.cli import systemd
 from randygpt.cli.flags import Json, Quiet
-from randygpt.cli.output import emit, print_stderr
+from randygpt.cli.output import emit
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
-
-RELAY_EXAMPLE = "Example: randygpt relay --port 7777 --data ./relay-data"
 
 app = typer.Typer(
     help="Manage the relays to publish to and fetch from.",
@@ -64,26 +59,3 @@ def list_(as_json: Json = False, _quiet: Quiet = False) -> None:
     relays = Home.from_environment().relays()
     if relays or as_json:
         emit(as_json, {"relays": relays}, "\n".join(relays))
-
-
-def relay(
-    port: Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help="Port to listen on.")] = 7777,
-    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep events in this folder, not in memory.")] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Run a relay on 127.0.0.1 until Ctrl-C."""
-    asyncio.run(_relay(port, data, as_json=as_json, quiet=quiet))
-
-
-async def _relay(port: int, data: Path | None, *, as_json: bool, quiet: bool) -> None:
-    from relay_client.local_relay import LocalRelay
-
-    async with LocalRelay(port=port, folder=data) as running:
-        emit(as_json, {"relay": running.url, "data": str(data) if data else None}, running.url)
-        where = f"events are kept in {data}" if data else "events are kept in memory and are lost at exit"
-        if not quiet:
-            print_stderr(where)
-        systemd.notify(status=f"{running.url}: {where}", ready=True)
-        async with systemd.watchdog(running.check):
-            await asyncio.Event().wait()

@@ -1,5 +1,6 @@
 """The local relay: port, storage and limits."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from relay_client.filter import Filter
 from relay_client.keys import SecretKey
 from relay_client.local_relay import LocalRelay
 from relay_client.pool import Pool
+from relay_client.relay_limits import RelayLimits
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 
@@ -79,3 +81,42 @@ async def test_rate_is_not_limited(relay: str) -> None:
     # nostr-sdk's default limit is 60 events a minute.
     events = [EventDraft(kind=1, created_at=number).sign(KEY) for number in range(300)]
     await publish(relay, *events)
+
+
+@pytest.mark.parametrize("folder", [None, "data"], ids=["memory", "disk"])
+async def test_limited_relay_refuses_strangers_and_ends_when_full(
+    folder: str | None, tmp_path: Path, free_port: int, stranger: SecretKey
+) -> None:
+    # An empty database has about 100 kB.
+    limits = RelayLimits(authors=frozenset({KEY.pubkey}), max_event_size=60_500, max_total_size=250_000)
+    events = [EventDraft(kind=1, created_at=n, content="x" * 60_000).sign(KEY) for n in range(5)]
+    refused = [
+        EventDraft(kind=1, created_at=1).sign(stranger),
+        EventDraft(kind=1, created_at=1, content="x" * 61_000).sign(KEY),
+    ]
+    async with LocalRelay(port=free_port, folder=tmp_path / folder if folder else None, limits=limits) as relay:
+        for event, reason in zip(refused, ["not on the relay's list", "the limit is 60,500"], strict=True):
+            async with Pool([relay.url]) as pool:
+                await pool.publish([(event, [relay.url])])
+                assert reason in pool.reports[relay.url].reason
+        async with Pool([relay.url]) as pool:
+            await pool.publish((event, [relay.url]) for event in events)
+            assert "the relay is full" in pool.reports[relay.url].reason
+        stored = await everything(relay.url)
+    assert 0 < len(stored) < len(events)
+    assert {event.id for event in stored} < {event.id for event in events}
+
+
+async def test_limited_relay_delays_a_fast_address(free_port: int) -> None:
+    events = [EventDraft(kind=1, created_at=n).sign(KEY) for n in range(2)]
+    async with LocalRelay(port=free_port, limits=RelayLimits(events_per_minute=1)) as relay:
+        await publish(relay.url, events[0])
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(publish(relay.url, events[1]), 0.2)
+        assert await everything(relay.url) == events[:1]
+
+
+async def test_all_addresses_are_served(free_port: int) -> None:
+    async with LocalRelay(port=free_port, host="0.0.0.0", limits=RelayLimits()) as relay:  # noqa: S104
+        assert relay.url == f"ws://127.0.0.1:{free_port}"
+        await publish(f"ws://127.0.0.2:{free_port}", EventDraft(kind=1, created_at=1).sign(KEY))

@@ -51,14 +51,16 @@ def randygpt(
 
 
 @contextlib.contextmanager
-def background(home: Path, *words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def background(
+    home: Path, *words: object, stderr: int = subprocess.DEVNULL
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start a command that keeps running; yield its process and first line of output, and terminate it in the end."""
     process = subprocess.Popen(
         [sys.executable, "-m", "randygpt", *map(str, words)],
         cwd=home,
         env=environment(home),
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
         text=True,
     )
     with killed_on_error(process):
