@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from randygpt.aio import Fetched, Published
     from randygpt.blocking import fetch, publish
     from randygpt.language_model import LanguageModel, load
+    from randygpt.model.evaluation import Evaluation
 
-__all__ = ["Fetched", "LanguageModel", "Published", "aio", "errors", "fetch", "load", "publish"]
+__all__ = ["Evaluation", "Fetched", "LanguageModel", "Published", "aio", "errors", "fetch", "load", "publish"]
 __version__ = "0.1.0"
 
 _MODULES = {
+    "Evaluation": "randygpt.model.evaluation",
     "Fetched": "randygpt.aio",
     "LanguageModel": "randygpt.language_model",
     "Published": "randygpt.aio",

@@ -1,4 +1,4 @@
-"""Python API of a trained model: logits, generated text, tokenizer and shape. Reads files in `load`."""
+"""Python API of a trained model: logits, text, evaluation, tokenizer and shape. Reads files in `load`."""
 
 from dataclasses import dataclass
 from os import PathLike
@@ -12,11 +12,12 @@ from randygpt.checkpoint.sidecar import find_checkpoint, inspect_checkpoint
 from randygpt.errors import CallerError, InvalidModelFile, translate_os_errors
 from randygpt.model.config import ModelConfig
 from randygpt.model.decoder import Decoder
+from randygpt.model.evaluation import Evaluation, evaluate
 from randygpt.model.sampling import Sampling, generate, until_stop
 from randygpt.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import torch
 
@@ -89,6 +90,19 @@ class LanguageModel:
         """Yield the text that continues a prompt, in pieces as they are generated; raise CallerError."""
         tokens = generate(self.decoder, self.tokenizer.encode(prompt).tolist(), sampling, self.tokenizer.end_ids)
         return until_stop((self.tokenizer.decode([token]) for token in tokens), stop)
+
+    def evaluate(self, text: "Iterable[str]", *, on_progress: "Callable[[int], None]" = lambda _: None) -> Evaluation:
+        """Return loss, perplexity and bits per byte on a text; `bits_per_byte` compares any two models.
+
+        Args:
+            text: The text, whole or in blocks. It is cut into the same windows for every model.
+            on_progress: Called with the bytes evaluated so far.
+
+        Raises:
+            CallerError: The text is empty, or has no character of the vocabulary.
+            InvalidModelFile: The loss is not finite.
+        """
+        return evaluate(self.decoder, self.tokenizer, text, on_progress)
 
 
 def load(path: str | PathLike[str], *, preset: str | None = None, vocab: Path | None = None) -> LanguageModel:

@@ -13,6 +13,7 @@ import randygpt
 from randygpt.cli import (
     config,
     demo,
+    evaluate,
     export,
     fetch,
     follow,
@@ -50,6 +51,7 @@ app = typer.Typer(
 )
 app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
+app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("show", epilog=show.EXAMPLE)(show.show)
 app.command("plot", epilog=plot.EXAMPLE)(plot.plot)
 app.command("export", epilog=export.EXPORT_EXAMPLE)(export.export)
