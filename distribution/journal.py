@@ -72,6 +72,13 @@ def contents_digest(files: list[tuple[str, bytes]]) -> bytes:
     return hashlib.sha256(b"".join(path.encode() + b"\0" + sha256 for path, sha256 in sorted(files))).digest()
 
 
+def _record(version: int, created_at: int, card: str, hint: str, expires: int | None) -> PublishRecord:
+    """Return the record of an earlier publish from its row."""
+    return PublishRecord(
+        version=version, created_at=created_at, card=orjson.loads(card), hint=hint, expires=expires, resumed=True
+    )
+
+
 def _create_private(path: Path) -> None:
     """Create an empty file that only its owner can read, or make an existing one so; SQLite copies its mode."""
     with contextlib.suppress(OSError):  # SQLite reports why it cannot be opened
@@ -136,12 +143,7 @@ class Journal:
                 " WHERE author = ? AND name = ? AND contents = ? ORDER BY version DESC LIMIT 1",
                 (author, name, contents),
             ).fetchone()
-        if row is None:
-            return None
-        version, created_at, card, hint, expires = row
-        return PublishRecord(
-            version=version, created_at=created_at, card=orjson.loads(card), hint=hint, expires=expires, resumed=True
-        )
+        return _record(*row) if row else None
 
     def begin(
         self,
@@ -166,6 +168,16 @@ class Journal:
         return PublishRecord(
             version=row[0], created_at=created_at, card=card, hint=hint, expires=expires, resumed=False
         )
+
+    def publishes(self, author: bytes) -> list[tuple[str, PublishRecord]]:
+        """Return the name and the record of every publish of an author, oldest first."""
+        with self._translated():
+            rows = self._database.execute(
+                "SELECT name, version, created_at, card, hint, expires FROM publishes"
+                " WHERE author = ? ORDER BY created_at, name, version",
+                (author,),
+            ).fetchall()
+        return [(name, _record(*rest)) for name, *rest in rows]
 
     def highest(self, author: bytes, name: str) -> int:
         """Return the highest recorded version of a name, 0 if none is recorded."""

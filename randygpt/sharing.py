@@ -16,6 +16,7 @@ from distribution.follow import Failed, Follower, FollowStatus, FollowTarget, Up
 from distribution.journal import Journal
 from distribution.partial import HeaderRewrite
 from distribution.publish import Published, Publisher
+from distribution.published import PublishedVersion, add_recorded, query_published
 from distribution.release_spec import ReleaseSpec
 from distribution.resolve import resolve_reference
 from distribution.state_file import StateFile
@@ -23,7 +24,7 @@ from distribution.store import Store
 from distribution.trust import TrustPolicy
 from distribution.trust_list import TrustStore
 from randygpt.checkpoint.header import WEIGHTS_MAGIC
-from randygpt.errors import CallerError, InvalidEvent, InvalidRelease, NotFound
+from randygpt.errors import CallerError, InvalidEvent, InvalidRelease, NotFound, TransportError
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 from relay_client.event import Event
@@ -114,6 +115,32 @@ async def nip65_relays(relays: Sequence[str], key: SecretKey) -> list[str]:
     if not found:
         raise NotFound("your relays have no NIP-65 list of this key that names a relay to write to")
     return found
+
+
+async def own_versions(
+    home: Home, key: SecretKey, *, relays: Sequence[str] | None = None
+) -> tuple[list[PublishedVersion], str]:
+    """Return the versions that `key` published, from relays and this machine's journal, and what could not be asked.
+
+    Args:
+        home: Where the journal and the list of relays are.
+        key: The author's key.
+        relays: Where to look; by default the user's relays. Without any, only the journal counts.
+
+    Raises:
+        StoreError: The journal cannot be used.
+    """
+    with Journal(home.journal_path) as journal:
+        records = journal.publishes(key.pubkey)
+    urls = list(relays or home.relays())
+    if not urls:
+        return add_recorded((), records), "no relays are configured"
+    try:
+        async with Pool(urls, signer=key) as pool:
+            found = await query_published(pool, key.pubkey, now=_now())
+            return add_recorded(found, records), pool.failure_summary()
+    except TransportError as error:
+        return add_recorded((), records), str(error)
 
 
 async def fetch_release(

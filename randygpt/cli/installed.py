@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt.cli.flags import Json, Quiet
+from randygpt.cli.flags import Json, Quiet, Relays
+from randygpt.cli.keys import KeyFile, PasswordFile
 from randygpt.cli.output import emit, format_size, print_stderr
+from randygpt.cli.published import list_published
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
@@ -109,8 +111,23 @@ def flags_of(store: "Store", release: "InstalledRelease") -> dict[str, bool]:
     }
 
 
-def list_(as_json: Json = False, quiet: Quiet = False) -> None:
-    """List the installed releases."""
+def list_(
+    mine: Annotated[
+        bool, typer.Option("--mine", help="List what you published, from the relays and this machine's journal.")
+    ] = False,
+    relay: Relays = None,
+    key_file: KeyFile = None,
+    password_file: PasswordFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the installed releases, or those you published.
+
+    --relay, --key-file and --password-file are for --mine, which asks the relays for what you published.
+    """
+    if mine:
+        list_published(relays=relay, key_file=key_file, password_file=password_file, as_json=as_json, quiet=quiet)
+        return
     store, trusted = open_store(Home.from_environment())
     entries, lines = [], []
     for release in store.releases():
