@@ -129,17 +129,25 @@ class _ChunkWriter:
     async def run(self) -> None:
         """Gather the missing chunks by id, then the rest by hash; raises InvalidChunk or ChunksMissing."""
         self._report()
-        pool, assembler = self._download.pool, self._assembler
+        pool = self._download.pool
         try:
-            if await pool.gather(assembler.missing, self._offer):
-                await pool.gather(assembler.missing_hashes, self._offer_copy, gather.by_hash(CHUNK_KIND))
+            if await self._gather(patient=False) and pool.owes_answers:
+                await self._gather(patient=True)
         finally:
             if self._advancing:
                 await asyncio.wait({self._advancing})
         if self._advancing:
             self._advancing.result()
-        if missing := assembler.missing_places:
+        if missing := self._assembler.missing_places:
             self._give_up(missing)
+
+    async def _gather(self, *, patient: bool) -> int:
+        """Gather by id, then by hash; return the number of chunks that are still missing."""
+        pool, assembler = self._download.pool, self._assembler
+        if await pool.gather(assembler.missing, self._offer, patient=patient):
+            by_hash = gather.by_hash(CHUNK_KIND)
+            await pool.gather(assembler.missing_hashes, self._offer_copy, by_hash, patient=patient)
+        return assembler.missing_places
 
     def _give_up(self, missing: int) -> None:
         pool = self._download.pool

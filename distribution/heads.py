@@ -24,19 +24,30 @@ class CheckedHeads:
 async def check_heads(pool: Pool, heads: Collection[Head], *, now: int, follow_hints: bool = True) -> CheckedHeads:
     """Check which of the highest heads count.
 
+    Slow relays are waited for only if no head counts without them, as in `Pool.gather`.
+
     Args:
         pool: Open pool of relays to ask for the releases.
         heads: Heads of one author and name.
         now: Seconds since 1970; releases from the future do not verify.
         follow_hints: Let relays that heads name join the pool, if the others lack a release.
     """
+    checked = await _check_heads(pool, heads, now=now, follow_hints=follow_hints, patient=False)
+    if checked.refused and not checked.releases and pool.owes_answers:
+        return await _check_heads(pool, heads, now=now, follow_hints=False, patient=True)
+    return checked
+
+
+async def _check_heads(
+    pool: Pool, heads: Collection[Head], *, now: int, follow_hints: bool, patient: bool
+) -> CheckedHeads:
     releases: dict[bytes, Release] = {}
     refused: dict[bytes, RandyGPTError] = {}
     for version in sorted({head.version for head in heads}, reverse=True):
         same = [head for head in heads if head.version == version]
         if follow_hints:
             pool.add_hints(hint for head in same for hint in head.hints)
-        events, rejected = await gather_signed(pool, {head.release_id for head in same})
+        events, rejected = await gather_signed(pool, {head.release_id for head in same}, patient=patient)
         for head in same:
             try:
                 releases[head.id] = _named_release(pool, head, events, rejected, now)
@@ -47,8 +58,10 @@ async def check_heads(pool: Pool, heads: Collection[Head], *, now: int, follow_h
     return CheckedHeads(releases=releases, refused=refused)
 
 
-async def gather_signed(pool: Pool, ids: Iterable[bytes]) -> tuple[dict[bytes, Event], dict[bytes, str]]:
-    """Gather events by id, and verify them with their signatures.
+async def gather_signed(
+    pool: Pool, ids: Iterable[bytes], *, patient: bool = True
+) -> tuple[dict[bytes, Event], dict[bytes, str]]:
+    """Gather events by id, and verify them with their signatures; `patient` as in `Pool.gather`.
 
     Returns:
         The events by id, and for ids of which only invalid events came, why the last of them was rejected.
@@ -65,7 +78,7 @@ async def gather_signed(pool: Pool, ids: Iterable[bytes]) -> tuple[dict[bytes, E
         found[event.id] = event
         return True
 
-    missing = await pool.gather(ids, offer)
+    missing = await pool.gather(ids, offer, patient=patient)
     return found, {event_id: rejected[event_id.hex()] for event_id in missing if event_id.hex() in rejected}
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -13,7 +14,7 @@ from relay_client.connection import Connection, OnEvent
 from relay_client.errors import InvalidEvent, PeerError, RelayRefused, RelayTimeout, TransportError
 from relay_client.event import Event, HashedEvent, Signer
 from relay_client.filter import Filter
-from relay_client.gather import BY_ID, AcceptEvent, KeyLookup, gather_events
+from relay_client.gather import BY_ID, AcceptEvent, KeyLookup, Reputation, gather_events
 from relay_client.gather_plan import IDS_PER_REQUEST
 from relay_client.hints import MAX_HINTS, usable_hints
 from relay_client.rate_control import RateControl
@@ -36,7 +37,6 @@ _READ_RETRIES = 6  # of reading what a relay accepted
 class _Relay:
     url: str
     rate_control: RateControl
-    is_late: bool = False  # owed something when a question settled; not waited for again
     is_hint: (
         bool  # named by an event, not by the user: connected to only if publicly routable, and never authenticated to
     )
@@ -87,7 +87,10 @@ class Pool:
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self.timeouts = timeouts
-        self.misbehaving: set[str] = set()  # addresses of relays that sent an invalid event
+        reputation = Reputation()
+        self.misbehaving = reputation.misbehaving  # addresses of relays that sent an invalid event
+        self._late = reputation.late
+        self._reputation = reputation
         self._signer = signer
         self._relays: dict[str, _Relay] = {}
         self._hints = list(hints)
@@ -236,12 +239,12 @@ class Pool:
             return sufficient
 
         asked = {url: self._start(ask(url), f"ask {url}") for url in self.urls}
-        prompt = [task for url, task in asked.items() if not self._relays[url].is_late]
+        prompt = [task for url, task in asked.items() if url not in self._late]
         await settle(prompt, enough=is_enough, settle_s=self.timeouts.settle_s)
         if not is_enough():
             await settle(asked.values(), enough=is_enough, settle_s=self.timeouts.settle_s)
-        for url, task in asked.items():
-            self._relays[url].is_late = not task.done()
+        self._late.difference_update(asked)
+        self._late.update(url for url, task in asked.items() if not task.done())
         current = late
         return answers
 
@@ -282,16 +285,26 @@ class Pool:
         readable = await find_readable()
         return set(self.urls) - readable
 
-    async def gather(self, keys: Iterable[bytes], accept: AcceptEvent, lookup: KeyLookup = BY_ID) -> list[bytes]:
+    @property
+    def owes_answers(self) -> bool:
+        """True if a relay was not waited for, or lost its connection: asking again may bring more."""
+        return bool(self._late or self._disconnected())
+
+    async def gather(
+        self, keys: Iterable[bytes], accept: AcceptEvent, lookup: KeyLookup = BY_ID, *, patient: bool = True
+    ) -> list[bytes]:
         """Fetch events by key from all relays at once, until each arrived somewhere.
 
-        Relays whose connection broke are reconnected, and hints followed, only if the others lack something. A relay
-        that sends an invalid event is asked last from then on (`misbehaving`).
+        Relays whose connection broke are reconnected, and hints followed, only if the others lack something. Unless
+        the pool waits for all relays, slow ones are waited for only if the hints lack something too. A relay that
+        sends an invalid event is asked last from then on (`misbehaving`).
 
         Args:
             keys: Wanted keys of 32 bytes each: event ids, or hashes (see `lookup`).
             accept: Called for each unverified event; returns whether it is a wanted one, verified and kept.
             lookup: How the keys are turned into filters, and events back into keys.
+            patient: Wait for slow relays, and reconnect lost ones, if the others lack something. Otherwise another
+                call may do so (`owes_answers`).
 
         Returns:
             The keys that did not arrive.
@@ -299,18 +312,15 @@ class Pool:
         Raises:
             Exception: Whatever `accept` raises.
         """
-        missing = await self._gather(self.urls, [key.hex() for key in keys], accept, lookup)
-        attempts, backoff = _RECONNECTS, Backoff(self.timeouts)
-        while missing and attempts and self._disconnected():
-            await asyncio.sleep(backoff.next())
-            before, attempts = len(missing), attempts - 1
-            missing = await self._gather(await self._reconnect_lost(), missing, accept, lookup)
-            if len(missing) < before:
-                attempts, backoff = _RECONNECTS, Backoff(self.timeouts)
-        for relay in self._disconnected():
-            relay.status = RelayStatus.DROPPED
+        settle_s = math.inf if self._wait_for_all else self.timeouts.settle_s
+        patient = patient or self._wait_for_all
+        missing = await self._gather(self.urls, [key.hex() for key in keys], accept, lookup, settle_s)
+        if missing and (patient or not self.urls):
+            missing = await self._gather_from_lost(missing, accept, lookup, settle_s)
         if missing and (joined := await self.connect_hints()):
-            missing = await self._gather(joined, missing, accept, lookup)
+            missing = await self._gather(joined, missing, accept, lookup, settle_s)
+        if missing and patient and (late := [url for url in self.urls if url in self._late]):
+            missing = await self._gather(late, missing, accept, lookup, math.inf)
         return [bytes.fromhex(key) for key in missing]
 
     def add_hints(self, raw_urls: Iterable[str]) -> None:
@@ -318,7 +328,10 @@ class Pool:
         self._hints += raw_urls
 
     async def connect_hints(self) -> list[str]:
-        """Connect to the first few hints that are safe to follow; returns the addresses that could be reached."""
+        """Connect to the first few hints that are safe to follow; returns the addresses that could be reached.
+
+        Waits only a short time if the pool has other relays and does not wait for all.
+        """
         room = MAX_HINTS - sum(relay.is_hint for relay in self._relays.values())
         urls = usable_hints(self._hints, known=self._relays)[:room]
         self._hints.clear()
@@ -347,14 +360,18 @@ class Pool:
     async def _open_all(self, urls: Iterable[str]) -> None:
         """Connect to relays, all at once."""
         opening = {url: self._start(self._open(url), f"connect to {url}") for url in urls}
-        await settle(
-            opening.values(),
-            enough=lambda: not self._wait_for_all and bool(self.urls),
-            settle_s=self.timeouts.settle_s,
-        )
+        if opening and self.urls and not self._wait_for_all:
+            await asyncio.wait(opening.values(), timeout=self.timeouts.settle_s)
+        else:
+            await settle(
+                opening.values(),
+                enough=lambda: not self._wait_for_all and bool(self.urls),
+                settle_s=self.timeouts.settle_s,
+            )
         for url, task in opening.items():
             if not task.done():
-                self._relays[url].is_late, self._relays[url].reason = True, f"{url}: not connected yet"
+                self._late.add(url)
+                self._relays[url].reason = f"{url}: not connected yet"
 
     async def _open(self, url: str) -> None:
         """Connect to a relay for use by the pool, unless it cannot be reached."""
@@ -425,7 +442,7 @@ class Pool:
                 relay.fail(RelayStatus.DROPPED, error)
 
     async def _gather(
-        self, urls: Sequence[str], keys: Sequence[str], accept: AcceptEvent, lookup: KeyLookup
+        self, urls: Sequence[str], keys: Sequence[str], accept: AcceptEvent, lookup: KeyLookup, settle_s: float
     ) -> list[str]:
         def fail(url: str, error: TransportError | PeerError) -> None:
             broke = isinstance(error, TransportError) and not isinstance(error, RelayRefused | RelayTimeout)
@@ -436,10 +453,26 @@ class Pool:
             keys,
             accept,
             lookup=lookup,
-            misbehaving=self.misbehaving,
+            reputation=self._reputation,
             on_failure=fail,
             endgame_s=self.timeouts.endgame_s,
+            settle_s=settle_s,
         )
+
+    async def _gather_from_lost(
+        self, missing: Sequence[str], accept: AcceptEvent, lookup: KeyLookup, settle_s: float
+    ) -> list[str]:
+        """Reconnect relays whose connection broke, and gather from them; drop those that stay lost."""
+        attempts, backoff, missing = _RECONNECTS, Backoff(self.timeouts), list(missing)
+        while missing and attempts and self._disconnected():
+            await asyncio.sleep(backoff.next())
+            before, attempts = len(missing), attempts - 1
+            missing = await self._gather(await self._reconnect_lost(), missing, accept, lookup, settle_s)
+            if len(missing) < before:
+                attempts, backoff = _RECONNECTS, Backoff(self.timeouts)
+        for relay in self._disconnected():
+            relay.status = RelayStatus.DROPPED
+        return missing
 
     def _disconnected(self) -> list[_Relay]:
         return [relay for relay in self._relays.values() if relay.status is RelayStatus.DISCONNECTED]

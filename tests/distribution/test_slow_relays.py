@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -12,10 +13,12 @@ from support.releases import clock, fetch, publish, tiny_sources
 from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
 from websockets.asyncio.server import ServerConnection, serve
 
+from distribution.chunking import CHUNK_SIZE
 from distribution.errors import NotFound, Rollback
-from distribution.events import HEAD_KIND
+from distribution.events import CHUNK_KIND, HEAD_KIND
 from distribution.publish import Published
 from distribution.revocation import REVOCATION_KIND, revocation_draft
+from relay_client.event import EventDraft
 from relay_client.keys import SecretKey
 from relay_client.nip19 import AddressReference
 from relay_client.timeouts import Timeouts
@@ -101,14 +104,94 @@ async def test_missing_handshake_does_not_delay_a_name(
     assert fetched.release.id == published.release.id
 
 
+def asks_by_id(wanted: RawEvent) -> bool:
+    return "ids" in wanted
+
+
+def stall(relay: ScriptedRelay, kind: str, stalls: Callable[[RawEvent], bool]) -> None:
+    """Make a relay never complete some answers: it stays mute, or sends frames of a kind (see `frame_of`)."""
+    head = next(event for event in relay.events.values() if event["kind"] == HEAD_KIND)
+    relay.stalls, relay.stall_frame = stalls, None if kind == "mute" else frame_of(kind, head)
+
+
+def add_empty_head(relays: list[ScriptedRelay], key: SecretKey) -> None:
+    """Give relays a head of version 9 that names nothing."""
+    tags = (("d", "demo"), ("e", "ab" * 32), ("version", "9"), ("x", "cd" * 32))
+    head = EventDraft(kind=HEAD_KIND, created_at=clock(), tags=tags).sign(key)
+    for relay in relays:
+        relay.events[head.id.hex()] = orjson.loads(head.to_json())
+
+
+@pytest.mark.parametrize("kind", ["mute", "AUTH", "EVENT"])
+async def test_unreadable_head_does_not_wait_for_slow_relay(
+    relays: list[ScriptedRelay],
+    tmp_path: Path,
+    published: Published,
+    key: SecretKey,
+    address: AddressReference,
+    kind: str,
+) -> None:
+    stall(relays[1], kind, asks_by_id)
+    add_empty_head(relays, key)
+    async with asyncio.timeout(GIVE_UP_S):
+        fetched = await fetch([relay.url for relay in relays], tmp_path, address, timeouts=PATIENT)
+    assert fetched.release.id == published.release.id
+
+
+@pytest.mark.parametrize("kind", ["mute", "AUTH", "EVENT"])
+async def test_copies_are_found_before_a_slow_relay_answers(
+    relays: list[ScriptedRelay], tmp_path: Path, published: Published, kind: str
+) -> None:
+    chunks = [chunk for file in published.manifest.files for chunk in file.chunks(CHUNK_SIZE)]
+    chunk, ids = chunks[0], {chunk.event_id.hex() for chunk in chunks}
+    lost = relays[0].events.pop(chunk.event_id.hex())
+    tags = (("x", chunk.sha256.hex()),)
+    copy = EventDraft(kind=CHUNK_KIND, created_at=1, tags=tags, content=lost["content"]).sign(SecretKey.generate())
+    relays[0].events[copy.id.hex()] = orjson.loads(copy.to_json())
+    stall(relays[1], kind, lambda wanted: not ids.isdisjoint(wanted.get("ids", [])))
+    async with asyncio.timeout(GIVE_UP_S):
+        fetched = await fetch(
+            [relay.url for relay in relays], tmp_path, published.release.id, timeouts=replace(PATIENT, endgame_s=0.05)
+        )
+    assert fetched.chunks.fetched == 5
+
+
+async def linger(_wanted: RawEvent) -> None:
+    await asyncio.sleep(0.15)
+
+
+async def test_slow_relay_is_waited_for_if_others_lack_a_chunk(
+    relays: list[ScriptedRelay], tmp_path: Path, published: Published
+) -> None:
+    for event in [event for event in relays[0].events.values() if event["kind"] == CHUNK_KIND][1:]:
+        del relays[0].events[event["id"]]
+    relays[1].before_answer = linger
+    async with asyncio.timeout(GIVE_UP_S):
+        fetched = await fetch(
+            [relay.url for relay in relays],
+            tmp_path,
+            published.release.id,
+            timeouts=Timeouts(settle_s=0.01, endgame_s=0.01),
+        )
+    assert fetched.release.id == published.release.id
+
+
+async def test_slow_relay_is_waited_for_if_no_head_counts(
+    relays: list[ScriptedRelay], tmp_path: Path, published: Published, address: AddressReference
+) -> None:
+    del relays[0].events[published.release.id.hex()]
+    relays[1].before_answer = linger
+    async with asyncio.timeout(GIVE_UP_S):
+        fetched = await fetch(
+            [relay.url for relay in relays], tmp_path, address, timeouts=Timeouts(settle_s=0.01, endgame_s=0.01)
+        )
+    assert fetched.release.id == published.release.id
+
+
 async def test_invalid_head_is_not_enough(
     relays: list[ScriptedRelay], tmp_path: Path, published: Published, address: AddressReference
 ) -> None:
     relays[0].deliver = lambda event: event | {"sig": "0" * 128} if event["kind"] == HEAD_KIND else event
-
-    async def linger(_wanted: RawEvent) -> None:
-        await asyncio.sleep(0.5)
-
     relays[1].before_answer = linger
     async with asyncio.timeout(GIVE_UP_S):
         fetched = await fetch([relay.url for relay in relays], tmp_path, address, timeouts=PATIENT)

@@ -33,6 +33,8 @@ class ScriptedRelay:
     refuse: Callable[[dict[str, Any]], str] = lambda _wanted: ""  # reason of a CLOSED; empty: answered
     most: int = 1 << 20  # maximum number of events in one answer
     before_answer: Callable[[dict[str, Any]], Awaitable[None]] | None = None  # may delay an answer
+    stalls: Callable[[dict[str, Any]], bool] = lambda _wanted: False  # never answers that, nor what follows
+    stall_frame: Callable[[str], object] | None = None  # what it repeats then, given the subscription; None: nothing
     keep: bool = True  # False: answers OK and forgets
     silent: bool = False  # True: never answers anything
     junk: list[RawEvent] = field(default_factory=list)  # sent before every answer, requested or not
@@ -84,6 +86,8 @@ class ScriptedRelay:
 
     async def _give(self, socket: ServerConnection, subscription: str, wanted: dict[str, Any]) -> None:
         self.requests.append(wanted)
+        if self.stalls(wanted):
+            await self._stall(socket, subscription)
         if self.before_answer:
             await self.before_answer(wanted)
         if reason := self.refuse(wanted):
@@ -97,6 +101,13 @@ class ScriptedRelay:
             if delivered is not None:
                 await socket.send(orjson.dumps(["EVENT", subscription, delivered]).decode())
         await socket.send(orjson.dumps(["EOSE", subscription]).decode())
+
+    async def _stall(self, socket: ServerConnection, subscription: str) -> None:
+        if self.stall_frame:
+            while True:
+                await socket.send(orjson.dumps(self.stall_frame(subscription)).decode())
+                await asyncio.sleep(0.02)
+        await socket.wait_closed()
 
 
 def _matches(event: RawEvent, wanted: dict[str, Any]) -> bool:
