@@ -1,0 +1,102 @@
+"""Responses of Blossom servers: refusals in words, ranges, and when to try again. No I/O."""
+
+import re
+from collections.abc import Mapping
+
+import orjson
+
+from relay_client.errors import InvalidResponse, quote
+from relay_client.messages import sanitize
+
+BUSY = frozenset({429, 503})
+MISSING = frozenset({404, 410})
+
+_WORDS = {
+    400: "does not understand the request",
+    401: "does not accept the authorization",
+    403: "refuses this key or file",
+    404: "does not have it",
+    409: "received other bytes than the hash names",
+    410: "does not have it any more",
+    411: "needs the length of the file",
+    413: "takes no file of this size",
+    415: "takes no model files (application/octet-stream)",
+    416: "does not give this part of the file",
+    429: "is busy",
+    503: "is busy",
+    507: "has no space left",
+}
+_LIGHTNING = re.compile("ln(?:bc|tb|tbs|bcrt)([0-9]{1,12})([munp]?)1", re.IGNORECASE)  # of an invoice (BOLT-11)
+_MILLISATOSHI = {"": 10**11, "m": 10**8, "u": 10**5, "n": 10**2, "p": 0.1}  # per unit of its amount
+_LONGEST_WAIT_S = 60
+
+
+def describe_refusal(status: int, headers: Mapping[str, str], raw_body: bytes) -> str:
+    """Return in words why a server refuses: what the status means, then the server's own reason."""
+    if status == 402:  # noqa: PLR2004 (Payment Required)
+        words = f"asks for payment{_payment(headers)}, which is never made"
+    else:
+        words = _WORDS.get(status, f"answers with HTTP status {status}")
+    reason = _reason(headers, raw_body)
+    return f"{words}: {reason}" if reason else words
+
+
+def _reason(headers: Mapping[str, str], raw_body: bytes) -> str:
+    text = headers.get("X-Reason", "")
+    if not text and "html" not in headers.get("Content-Type", ""):
+        text = raw_body.decode("utf-8", "replace")
+        try:
+            raw = orjson.loads(raw_body)
+        except orjson.JSONDecodeError:
+            raw = None
+        if isinstance(raw, dict):
+            text = next((str(raw[name]) for name in ("message", "error", "reason") if raw.get(name)), "")
+    return sanitize(text).strip()
+
+
+def _payment(headers: Mapping[str, str]) -> str:
+    """Return the amount and method that a server asks for (BUD-07), in brackets."""
+    methods = []
+    if "X-Lightning" in headers:
+        found = _LIGHTNING.match(headers["X-Lightning"])
+        satoshi = int(found[1]) * _MILLISATOSHI[found[2].lower()] / 1_000 if found else 0
+        methods.append(f"Lightning, {satoshi:,.0f} sat" if found else "Lightning")
+    if "X-Cashu" in headers:
+        methods.append("Cashu")
+    return f" ({' or '.join(methods)})" if methods else ""
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a busy server asks to wait, at most a minute; None if it names none."""
+    text = headers.get("Retry-After", "")
+    if not text.isascii() or not text.isdecimal():
+        return None
+    return min(int(text[:9]), _LONGEST_WAIT_S)
+
+
+def body_start(status: int, headers: Mapping[str, str], *, start: int, end: int, size: int) -> int:
+    """Return the offset in the blob at which the body of a successful response starts.
+
+    A server may answer a range with the whole blob; then the body starts at 0.
+
+    Args:
+        status: 200 or 206.
+        headers: Headers of the response.
+        start: First byte asked for.
+        end: End of the range, not included.
+        size: Size of the blob, in bytes.
+
+    Raises:
+        InvalidResponse: It is neither exactly this range nor the whole blob, or it is compressed.
+    """
+    if headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise InvalidResponse(f"sends a compressed file ({quote(headers['Content-Encoding'])})")
+    if status == 206:  # noqa: PLR2004 (Partial Content)
+        found = headers.get("Content-Range", "")
+        if found not in {f"bytes {start}-{end - 1}/{size}", f"bytes {start}-{end - 1}/*"}:
+            raise InvalidResponse(f"answers with another range: {quote(found)} for {start}-{end - 1}/{size}")
+        return start
+    length = headers.get("Content-Length")
+    if status != 200 or length not in {None, str(size)}:  # noqa: PLR2004 (OK)
+        raise InvalidResponse(f"gives the file {quote(length)} bytes instead of {size}")
+    return 0
