@@ -26,7 +26,7 @@ from randygpt.checkpoint.sidecar import inspect_checkpoint, read_json, read_toke
 from randygpt.errors import CallerError, translate_os_errors
 from randygpt.model.config import ModelConfig
 from randygpt.release_files import checkpoint_spec
-from randygpt.sharing import Publication, fetch_release, follow_target, make_follower, published_nevent
+from randygpt.sharing import Publication, fetch_release, follow_target, make_follower, published_references
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 from relay_client.errors import quote
@@ -49,6 +49,7 @@ class Published:
 
     release: str  # event id, 64 hex digits
     nevent: str  # the same, with author and relays (NIP-19)
+    naddr: str  # author, name and relays: the latest version (NIP-19)
     author: str  # npub
     name: str
     version: int
@@ -127,10 +128,11 @@ async def publish(  # noqa: PLR0913 (options by keyword)
             )
             publication = Publication(home=user, relays=urls, key=signer, spec=spec)
             done = await publication.publish(on_progress or _no_progress)
-    release = done.release
+    release, references = done.release, published_references(done)
     return Published(
         release=release.id.hex(),
-        nevent=published_nevent(done),
+        nevent=references.nevent,
+        naddr=references.naddr,
         author=encode_npub(release.author),
         name=release.name,
         version=release.version,

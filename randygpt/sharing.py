@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from distribution.download import OnProgress
 from distribution.dry_run import DryRun
-from distribution.events import RELEASE_KIND
 from distribution.fetch import MAX_SIZE, Fetched, Fetcher
 from distribution.follow import Failed, Follower, FollowStatus, FollowTarget, Update
 from distribution.journal import Journal
 from distribution.partial import HeaderRewrite
 from distribution.publish import Published, Publisher
 from distribution.published import PublishedVersion, add_recorded, query_published
+from distribution.references import References, make_references
 from distribution.release_spec import ReleaseSpec
 from distribution.resolve import resolve_reference
 from distribution.state_file import StateFile
@@ -31,11 +31,9 @@ from relay_client.event import Event
 from relay_client.filter import Filter
 from relay_client.hints import usable_hints
 from relay_client.keys import SecretKey
-from relay_client.nip19 import AddressReference, encode_nevent
+from relay_client.nip19 import AddressReference
 from relay_client.nip65 import RELAY_LIST_KIND, write_relays
 from relay_client.pool import Answer, Pool
-
-_NEVENT_RELAYS = 3
 
 
 def _no_progress(_done: int, _total: int) -> None:
@@ -88,11 +86,10 @@ class Publication:
         )
 
 
-def published_nevent(published: Published) -> str:
-    """Return the nevent of a published release, with some of the relays that have it (NIP-19)."""
-    release = published.release
-    relays = [url for url, report in published.relays.items() if report.in_use][:_NEVENT_RELAYS]
-    return encode_nevent(release.id, author=release.author, kind=RELEASE_KIND, relays=relays)
+def published_references(published: Published, *, copies: int | None = None) -> References:
+    """Return the references of a published release; `copies`: relays that each chunk went to, None for all."""
+    relays = [url for url, report in published.relays.items() if report.in_use]
+    return make_references(published.release, relays, copies=copies)
 
 
 async def nip65_relays(relays: Sequence[str], key: SecretKey) -> list[str]:

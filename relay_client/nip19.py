@@ -56,14 +56,23 @@ def encode_npub(pubkey: bytes) -> str:
 
 def encode_nevent(event_id: bytes, *, author: bytes, kind: int, relays: Sequence[str]) -> str:
     """Encode an event id as `nevent1…` with author, kind and relay hints (NIP-19)."""
+    return _encode_with_fields("nevent", event_id, author, kind, relays)
+
+
+def encode_naddr(name: str, *, author: bytes, kind: int, relays: Sequence[str]) -> str:
+    """Encode the address of an author's latest event of a name as `naddr1…` with relay hints (NIP-19)."""
+    return _encode_with_fields("naddr", name.encode(), author, kind, relays)
+
+
+def _encode_with_fields(prefix: str, special: bytes, author: bytes, kind: int, relays: Sequence[str]) -> str:
     fields = [
-        (_SPECIAL, event_id),
+        (_SPECIAL, special),
         (_AUTHOR, author),
         (_KIND, kind.to_bytes(_KIND_SIZE, "big")),
         *((_RELAY, url.encode()) for url in relays),
     ]
     fitting = [(number, value) for number, value in fields if len(value) <= _MAX_FIELD]
-    return encode_bech32("nevent", b"".join(bytes([number, len(value)]) + value for number, value in fitting))
+    return encode_bech32(prefix, b"".join(bytes([number, len(value)]) + value for number, value in fitting))
 
 
 def decode_pubkey(raw_key: str) -> bytes:

@@ -19,6 +19,7 @@ from relay_client.errors import quote
 if TYPE_CHECKING:
     from distribution.dry_run import DryRun
     from distribution.publish import Published
+    from distribution.references import References
     from randygpt.sharing import Publication
 
 EXAMPLE = "Example: randygpt publish checkpoint_best.bin --name shakespeare --relay wss://relay.example"
@@ -86,7 +87,7 @@ def publish(
     """
     from randygpt.checkpoint.sidecar import inspect_checkpoint
     from randygpt.release_files import checkpoint_spec
-    from randygpt.sharing import Publication, nip65_relays
+    from randygpt.sharing import Publication, nip65_relays, published_references
 
     home, expires_in_s = Home.from_environment(), _seconds(expires) if expires else None
     urls, key = home.resolve_relays(relay), signing_key(home, key_file, password_file)
@@ -126,7 +127,7 @@ def publish(
         print_stderr(
             "already published: --license, --about and --expires are ignored; to change them, use --new-version"
         )
-    _report(published, as_json=as_json, quiet=quiet)
+    _report(published, published_references(published, copies=copies), as_json=as_json, quiet=quiet)
 
 
 def _report_dry_run(publication: "Publication", estimate: "DryRun", *, as_json: bool) -> None:
@@ -143,15 +144,15 @@ def _report_dry_run(publication: "Publication", estimate: "DryRun", *, as_json: 
     emit(as_json, {"name": publication.spec.name, **asdict(estimate)}, "\n".join(lines))
 
 
-def _report(published: "Published", *, as_json: bool, quiet: bool) -> None:
-    from randygpt.sharing import published_nevent
+def _report(published: "Published", references: "References", *, as_json: bool, quiet: bool) -> None:
     from relay_client.nip19 import encode_npub
 
     release, relays = published.release, published.relays
-    nevent = published_nevent(published)
     result = {
         "release": release.id.hex(),
-        "nevent": nevent,
+        "nevent": references.nevent,
+        "naddr": references.naddr,
+        "fetch": references.command,
         "name": release.name,
         "version": release.version,
         "files": [
@@ -173,14 +174,19 @@ def _report(published: "Published", *, as_json: bool, quiet: bool) -> None:
                 print_stderr(f"{url} announces: {', '.join(report.requirements)}")
         if all(not report.accepted for report in relays.values()):
             print_stderr("nothing sent: the relays already have every event")
+        if references.only_local:
+            print_stderr(
+                f"no other machine can reach {', '.join(references.relays)}: to share it, publish to a relay that "
+                "others reach (see randygpt relay --help)"
+            )
     author = encode_npub(release.author)
     text = "\n".join(
         [
             f"{release.name} version {release.version} by {author}",
             f"release  {release.id.hex()}",
-            f"nevent   {nevent}",
+            f"nevent   {references.nevent}",
             f"size     {published.events:,} events, {format_size(published.bytes)}",
-            f"fetch    randygpt fetch {author}/{release.name}",
+            f"fetch    {references.command}",
         ]
     )
     emit(as_json, result, text)

@@ -8,7 +8,14 @@ from pynostr import bech32
 
 from relay_client.errors import InvalidReference
 from relay_client.keys import SecretKey
-from relay_client.nip19 import AddressReference, EventReference, encode_nevent, encode_npub, parse_reference
+from relay_client.nip19 import (
+    AddressReference,
+    EventReference,
+    encode_naddr,
+    encode_nevent,
+    encode_npub,
+    parse_reference,
+)
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 ID = bytes.fromhex("a1" * 32)
@@ -64,6 +71,14 @@ def test_naddr_of_nostr_sdk_is_parsed(name: str) -> None:
     expected = AddressReference(author=KEY.pubkey, name=name, kind=34181, relays=RELAYS)
     assert parse_reference(naddr(name)) == expected
     assert parse_reference(f"nostr:{naddr(name)}") == expected
+
+
+def test_naddr_agrees_with_nostr_sdk() -> None:
+    ours = encode_naddr("demo", author=KEY.pubkey, kind=34181, relays=RELAYS)
+    theirs = nostr_sdk.Nip19Coordinate.from_bech32(ours)
+    coordinate = theirs.coordinate()
+    assert (coordinate.identifier(), coordinate.public_key().to_hex()) == ("demo", KEY.pubkey.hex())
+    assert parse_reference(ours) == parse_reference(naddr("demo"))
 
 
 def test_naddr_kind_is_kept() -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -153,7 +154,8 @@ def test_publish_and_fetch_print_the_documented_json(author: Path, friend: Path,
     published = json.loads(invoke(author, "publish", "checkpoint_best.bin", "--relay", url, "--json").stdout)
     fetched = json.loads(invoke(friend, "fetch", published["nevent"], "--relay", url, "--json").stdout)
     again = json.loads(invoke(author, "publish", "checkpoint_best.bin", "--relay", url, "--json").stdout)
-    assert set(published) == {"release", "nevent", "name", "version", "files", "events", "bytes", "relays"}
+    keys = {"release", "nevent", "naddr", "fetch", "name", "version", "files", "events", "bytes", "relays"}
+    assert set(published) == keys
     assert published["relays"] == {url: {"accepted": published["events"], "duplicate": 0, "refused": 0}}
     assert [set(file) for file in published["files"]] == [{"path", "size", "sha256"}] * 3
     names = {"release", "author", "name", "version", "files", "chunks", "relays", "partial", "activated"}
@@ -165,6 +167,16 @@ def test_publish_and_fetch_print_the_documented_json(author: Path, friend: Path,
     assert fetched["author"].startswith("npub1")
     assert Path(fetched["files"][0]["local"]).read_bytes() == (author / "checkpoint_best.bin").read_bytes()
     assert again["relays"][url] == {"accepted": 0, "duplicate": published["events"], "refused": 0}
+
+
+def test_printed_line_fetches_in_an_empty_home(author: Path, friend: Path, relay: str) -> None:
+    done = invoke(author, "publish", "checkpoint_best.bin", "--relay", relay)
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("fetch "))
+    command, *words = shlex.split(line.removeprefix("fetch "))
+    assert command == "randygpt"
+    fetched = invoke(friend, *words)
+    assert (fetched.returncode, fetched.stderr) == (0, "")
+    assert f"no other machine can reach {relay}" in done.stderr
 
 
 def test_fetch_by_name_nevent_and_hex(author: Path, friend: Path, relay: str) -> None:
