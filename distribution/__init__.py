@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from distribution.publish import Published, Publisher
     from distribution.release_spec import ReleaseSpec
     from distribution.reseed import Reseeded, Reseeder
-    from distribution.resolve import resolve_installed, resolve_reference
+    from distribution.resolve import resolve_installed, resolve_name, resolve_reference
     from distribution.revoke import Revoked, Revoker
     from distribution.source import SourceFile
     from distribution.state_file import StateFile
@@ -102,6 +102,7 @@ __all__ = [
     "TrustPolicy",
     "TrustStore",
     "resolve_installed",
+    "resolve_name",
     "resolve_reference",
 ]
 
@@ -114,7 +115,7 @@ _MODULES = {
     "publish": ("Published", "Publisher"),
     "release_spec": ("ReleaseSpec",),
     "reseed": ("Reseeded", "Reseeder"),
-    "resolve": ("resolve_installed", "resolve_reference"),
+    "resolve": ("resolve_installed", "resolve_name", "resolve_reference"),
     "revoke": ("Revoked", "Revoker"),
     "source": ("SourceFile",),
     "state_file": ("StateFile",),

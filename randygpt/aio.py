@@ -152,7 +152,8 @@ async def fetch(
     """Fetch a release, verify every byte, and install it.
 
     Args:
-        reference: An event id in hex, note, nevent, naddr, `npub…/name`, or `alice/name` by a trusted author.
+        reference: An event id in hex, note, nevent, naddr, `npub…/name`, `alice/name` by a trusted author, or the name
+            of an installed release.
         relays: URLs; by default the relays of the user, or those in `reference` if the user has none.
         home: The folder of the store and the trust list; by default the user's.
         max_size: Bytes; a larger release is refused.
@@ -192,7 +193,7 @@ async def follow(
     Yields nothing for a version that is installed already. What fails is logged, and tried again later.
 
     Args:
-        name: `npub…/name`, naddr, or `alice/name` by a trusted author.
+        name: `npub…/name`, naddr, `alice/name` by a trusted author, or the name of an installed one.
         relays: URLs; by default the relays of the user.
         home: The folder of the store and the trust list; by default the user's.
         max_size: Bytes; a larger release is refused.

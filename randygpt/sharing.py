@@ -18,7 +18,7 @@ from distribution.publish import Published, Publisher
 from distribution.published import PublishedVersion, add_recorded, query_published
 from distribution.references import References, make_references
 from distribution.release_spec import ReleaseSpec
-from distribution.resolve import resolve_reference
+from distribution.resolve import resolve_name, resolve_reference
 from distribution.state_file import StateFile
 from distribution.store import Store
 from distribution.trust import TrustPolicy
@@ -31,7 +31,6 @@ from relay_client.event import Event
 from relay_client.filter import Filter
 from relay_client.hints import usable_hints
 from relay_client.keys import SecretKey
-from relay_client.nip19 import AddressReference
 from relay_client.nip65 import RELAY_LIST_KIND, write_relays
 from relay_client.pool import Answer, Pool
 
@@ -155,7 +154,7 @@ async def fetch_release(
 
     Args:
         home: Where the store, the trust list and the key for relays that authenticate (NIP-42) are.
-        reference: An event id in hex, note, nevent, naddr, `npub…/name`, or `alice/name` by a trusted author.
+        reference: Any name of a release that `distribution.resolve` knows.
         relays: Where to look; by default the user's relays, or those that `reference` names if the user has none.
         max_size: Bytes; a larger release is refused.
         weights_only: Leave the optimizer state out. The installed checkpoint is then an RGPT0002 file.
@@ -167,15 +166,15 @@ async def fetch_release(
         CallerError: `reference` names nothing, or no relay is given.
         PeerError, TransportError, StorageError, OSError: as `Fetcher.fetch`.
     """
-    trusted = TrustStore(home.folder).read()
-    parsed = resolve_reference(reference, trusted)
+    store, trusted = Store(home.folder), TrustStore(home.folder).read()
+    parsed = resolve_reference(store, trusted, reference)
     has_own_hints = not relays and not home.relays() and usable_hints(parsed.relays, known=())
     urls = [] if has_own_hints else home.resolve_relays(relays, hints=parsed.relays)
     rewrite = HeaderRewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC) if weights_only else None
     async with Pool(urls, signer=signing_key.signer(home), hints=parsed.relays, wait_for_all=False) as pool:
         fetcher = Fetcher(
             pool=pool,
-            store=Store(home.folder),
+            store=store,
             policy=trusted.policy,
             now=_now,
             max_size=max_size,
@@ -188,16 +187,14 @@ async def fetch_release(
 def follow_target(
     home: Home, name: str, *, relays: Sequence[str] | None = None, notify_only: bool = False
 ) -> FollowTarget:
-    """Resolve a name to a follow target: `npub…/name`, naddr or `alice/name`.
+    """Resolve a name to a follow target: `npub…/name`, naddr, `alice/name`, or the name of an installed release.
 
     Raises:
         CallerError: `name` names no model, or no relay is given.
         NotTrusted: the trust policy refuses the author.
     """
     trusted = TrustStore(home.folder).read()
-    address = resolve_reference(name, trusted)
-    if not isinstance(address, AddressReference):
-        raise CallerError("a release never changes: follow a name, npub…/name")
+    address = resolve_name(Store(home.folder), trusted, name)
     trusted.policy.check(address.author)
     urls = home.resolve_relays(relays, hints=address.relays)
     return FollowTarget(address=address, urls=urls, notify_only=notify_only, signer=signing_key.signer(home))

@@ -1,8 +1,9 @@
-"""NIP-19 text of keys and events: npub, note, nevent, naddr. No I/O.
+"""NIP-19 text of keys and events: npub, note, nevent, naddr, also as `nostr:` URIs (NIP-21) and links. No I/O.
 
 The bech32 is pynostr's, which accepts any prefix and length, so these are checked here.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ _MAX_REFERENCE = 5_000  # characters of an nevent or naddr (NIP-19)
 _SPECIAL, _RELAY, _AUTHOR, _KIND = range(4)  # types of the fields in an nevent or naddr (NIP-19)
 _MAX_FIELD = 255  # bytes
 _KIND_SIZE = 4  # bytes, big-endian
+_LINK = re.compile("https?://[^/?#]+/(?:[^?#]*?/)??((?:npub1[a-z0-9]+/)?[^/?#]+)/?(?:[?#].*)?", re.IGNORECASE)
+_SCHEME = "nostr:"  # of a URI (NIP-21)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +89,11 @@ def decode_pubkey(raw_key: str) -> bytes:
 
 
 def parse_reference(raw_text: str) -> EventReference | AddressReference:
-    """Parse a typed reference: hex id, note, nevent, naddr or `npub…/name`; raises InvalidReference."""
-    text = raw_text.strip().removeprefix("nostr:")
+    """Parse a typed reference: hex id, note, nevent, naddr or `npub…/name`; raises InvalidReference.
+
+    It may be a `nostr:` URI in any case (NIP-21), or a web link that ends in it, such as `https://njump.me/nevent1…`.
+    """
+    text = _unwrap(raw_text.strip())
     if "nsec1" in text.lower():
         raise InvalidReference("this is a SECRET key (nsec), and is now in your shell's history")
     if not text.isascii():
@@ -111,11 +117,19 @@ def parse_reference(raw_text: str) -> EventReference | AddressReference:
         raise InvalidReference(str(error)) from None
 
 
+def _unwrap(text: str) -> str:
+    """Return the reference in a `nostr:` URI or a link, or the text itself."""
+    if link := _LINK.fullmatch(text):
+        text = link[1]
+    return text[len(_SCHEME) :] if text[: len(_SCHEME)].lower() == _SCHEME else text
+
+
 def _decode_author(raw_key: str) -> bytes:
     try:
         return decode_pubkey(raw_key)
     except InvalidKey:
-        raise InvalidReference(f"not a valid npub: {quote(raw_key)} (expected npub…/name)") from None
+        reason = "not a valid npub" if raw_key.lower().startswith("npub1") else "not an npub"
+        raise InvalidReference(f"{reason}: {quote(raw_key)} (expected npub…/name)") from None
 
 
 def _decode_with_fields(prefix: str, text: str) -> EventReference | AddressReference:

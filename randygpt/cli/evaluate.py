@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt.cli import installed
 from randygpt.cli.flags import Json, ModelPreset, ModelVocab, Quiet
-from randygpt.cli.generate import trained_checkpoint
+from randygpt.cli.models import DefaultModelArgument, find_model
 from randygpt.cli.output import byte_progress, emit
 
 if TYPE_CHECKING:
@@ -20,14 +19,7 @@ EXAMPLE = "Example: randygpt eval shakespeare_best.bin --file test.txt"
 
 def evaluate(
     file: Annotated[Path, typer.Option(metavar="TEXT", help="Text to evaluate on; - for standard input.")],
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="Checkpoint, or folder, id or name of a release; default: checkpoint_best.bin, else checkpoint.bin.",
-            autocompletion=installed.complete_or_file,
-        ),
-    ] = None,
+    model: DefaultModelArgument = None,
     preset: ModelPreset = None,
     vocab: ModelVocab = None,
     as_json: Json = False,
@@ -40,7 +32,7 @@ def evaluate(
     from randygpt.language_model import load
 
     text, size = _read(file)
-    language_model = load(_path(model), preset=preset, vocab=vocab)
+    language_model = load(find_model(model).path, preset=preset, vocab=vocab)
     with byte_progress(f"evaluating on {text.source}", shown=not quiet) as update:
         found = language_model.evaluate(text, on_progress=lambda done: update(done, max(size, done)))
     emit(as_json, found.to_json(), _text(found))
@@ -54,13 +46,6 @@ def _read(file: Path) -> "tuple[Text, int]":
         data = sys.stdin.buffer.read()
         return Text.of(data, "standard input"), len(data)
     return Text.find(file), file.stat().st_size
-
-
-def _path(model: str | None) -> Path:
-    if model is None:
-        return trained_checkpoint(Path("checkpoint"))
-    path = Path(model)
-    return path if path.exists() else installed.find_release(model)[2].folder
 
 
 def _text(found: "Evaluation") -> str:

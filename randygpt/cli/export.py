@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from randygpt.cli.flags import Json, ModelPreset, ModelVocab, Quiet, check_file_path
+from randygpt.cli.models import ModelArgument, find_model
 from randygpt.cli.output import emit, format_size
 from randygpt.errors import CallerError
 
@@ -14,7 +15,7 @@ IMPORT_EXAMPLE = "Example: randygpt import shakespeare-hf shakespeare2"
 
 
 def export(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint, or folder of a fetched release.")],
+    model: ModelArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; new or empty.")],
     kind: Annotated[
         Literal["safetensors", "hf"],
@@ -31,9 +32,9 @@ def export(
 ) -> None:
     """Export a checkpoint as safetensors, or for transformers."""
     from randygpt.checkpoint.export import export_model
-    from randygpt.checkpoint.sidecar import find_checkpoint, inspect_checkpoint
+    from randygpt.checkpoint.sidecar import inspect_checkpoint
 
-    names = export_model(inspect_checkpoint(find_checkpoint(file), preset=preset, vocab=vocab), folder, kind)
+    names = export_model(inspect_checkpoint(find_model(model).path, preset=preset, vocab=vocab), folder, kind)
     total = format_size(sum((folder / name).stat().st_size for name in names))
     result = {"folder": str(folder), "format": kind, "files": names}
     emit(as_json, result, f"{folder}: {', '.join(names)} ({total})")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from randygpt.cli import installed
 from randygpt.cli.flags import Json, MaxSize, Quiet, Relays, parse_size
 from randygpt.cli.output import byte_progress, emit, format_size, print_stderr
 from randygpt.user.home import Home
@@ -17,7 +18,12 @@ EXAMPLE = "Example: randygpt fetch npub1…/shakespeare --relay wss://relay.exam
 
 def fetch(
     reference: Annotated[
-        str, typer.Argument(metavar="RELEASE", help="Event id as hex, note or nevent; or naddr or npub…/name.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="npub…/name, alice/name, nevent, naddr, note or id; or the name of an installed one.",
+            autocompletion=installed.complete_address,
+        ),
     ],
     relay: Relays = None,
     weights_only: Annotated[

@@ -19,21 +19,13 @@ if TYPE_CHECKING:
 EXAMPLE = "Example: randygpt follow npub1…/shakespeare --exec 'echo $RANDYGPT_NAME $RANDYGPT_VERSION'"
 
 
-def _complete(incomplete: str) -> list[str]:
-    """Complete the models that are installed already, by the author's petname if there is one."""
-    from relay_client.nip19 import encode_npub
-
-    def names(releases: "list[InstalledRelease]", trusted: "TrustList") -> list[str]:
-        return [f"{trusted.names.get(each.author) or encode_npub(each.author)}/{each.name}" for each in releases]
-
-    return installed.complete_from_store(incomplete, names)
-
-
 def follow(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="Model to follow: npub…/name, naddr, or alice/name.", autocompletion=_complete
+            metavar="NAME",
+            help="npub…/name, alice/name or naddr; or the name of an installed one.",
+            autocompletion=installed.complete_address,
         ),
     ],
     relay: Relays = None,

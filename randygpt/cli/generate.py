@@ -1,20 +1,17 @@
 """`randygpt generate`: print text from a checkpoint while it is generated."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt.cli.flags import Json, ModelPreset, ModelVocab, Quiet, check_file_path, is_flag_given
+from randygpt.cli.flags import Json, ModelPreset, ModelVocab, Quiet, is_flag_given
+from randygpt.cli.models import ModelOption, NamedModel, Prefix, find_model, note_default, trained_checkpoint
 from randygpt.cli.output import emit, print_stderr, write
-from randygpt.errors import CallerError
 
 if TYPE_CHECKING:
     from randygpt.model.tokenizer import Tokenizer
 
 EXAMPLE = 'Example: randygpt generate "Once upon a time" --model shakespeare_best.bin --seed 1'
-
-Prefix = Annotated[Path, typer.Option(metavar="PREFIX", help="Without --model: use PREFIX_best.bin, else PREFIX.bin.")]
 
 
 def generate(
@@ -23,8 +20,8 @@ def generate(
         list[str] | None,
         typer.Argument(metavar="PROMPT", help="Text to continue; default: none."),
     ] = None,
-    model: Annotated[Path | None, typer.Option(metavar="FILE", help="Checkpoint, or folder of a release.")] = None,
-    checkpoint: Prefix = Path("checkpoint"),
+    model: ModelOption = None,
+    checkpoint: Prefix = None,
     preset: ModelPreset = None,
     vocab: ModelVocab = None,
     max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of tokens to generate.")] = 256,
@@ -47,7 +44,8 @@ def generate(
 ) -> None:
     """Generate text from one or more prompts.
 
-    Only the completions are printed, not the prompts.
+    Only the completions are printed, not the prompts. Without --model and --checkpoint, the current release writes, or
+    else checkpoint_best.bin or checkpoint.bin in this folder.
     """
     from randygpt.language_model import load
     from randygpt.model.sampling import Sampling
@@ -55,8 +53,11 @@ def generate(
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
     if is_flag_given(context, "checkpoint") and not is_flag_given(context, "model"):
         model = None  # a flag overrides a setting that excludes it
-    language_model = load(model or trained_checkpoint(checkpoint), preset=preset, vocab=vocab)
+    named = NamedModel(path=trained_checkpoint(checkpoint)) if checkpoint and not model else find_model(model)
+    language_model = load(named.path, preset=preset, vocab=vocab)
     if not quiet:
+        if model is None:
+            note_default(named)
         _warn_of_unknown(language_model.tokenizer, prompts or [])
     completions = []
     for prompt in prompts or [""]:
@@ -77,18 +78,3 @@ def _warn_of_unknown(tokenizer: "Tokenizer", prompts: list[str]) -> None:
     if dropped := sum(map(tokenizer.count_unknown, prompts)):
         total = sum(map(len, prompts))
         print_stderr(f"{dropped} of {total} characters of the prompt are not in the vocabulary and are dropped")
-
-
-def trained_checkpoint(prefix: Path) -> Path:
-    """Return the checkpoint that training wrote for a prefix, the best one if it exists.
-
-    Raises:
-        CallerError: Training wrote neither file.
-    """
-    prefix = check_file_path(prefix).with_name(prefix.name.removesuffix(".bin") or prefix.name)
-    for path in (prefix.with_name(f"{prefix.name}_best.bin"), prefix.with_name(f"{prefix.name}.bin")):
-        if path.is_file():
-            return path
-    raise CallerError(
-        f"neither {prefix}_best.bin nor {prefix}.bin exists; name a checkpoint with --model, or run randygpt train"
-    )

@@ -23,7 +23,7 @@ USE_EXAMPLE = "Example: randygpt use previous"
 PIN_EXAMPLE = "Example: randygpt pin shakespeare"
 
 _SHORT_ID = 12  # digits
-_RELEASE_HELP = "Installed release: current, previous, a name, npub…/name, or the first digits of an id."
+_RELEASE_HELP = "Installed release: current, previous, its name, name@version, alice/name or id."
 
 
 def complete_from_store(
@@ -50,12 +50,22 @@ def complete(incomplete: str) -> list[str]:
     return complete_from_store(incomplete, names)
 
 
+def complete_address(incomplete: str) -> list[str]:
+    """Complete author and name of installed releases, by the author's petname if there is one."""
+    from relay_client.nip19 import encode_npub
+
+    def names(releases: "list[InstalledRelease]", trusted: "TrustList") -> list[str]:
+        return [f"{trusted.names.get(each.author) or encode_npub(each.author)}/{each.name}" for each in releases]
+
+    return complete_from_store(incomplete, names)
+
+
 def complete_or_file(incomplete: str) -> list[str]:
     """Complete installed releases, but offer nothing for an empty word, so that the shell offers files."""
     return complete(incomplete) if incomplete else []
 
 
-Which = Annotated[str, typer.Argument(metavar="RELEASE", help=_RELEASE_HELP, autocompletion=complete)]
+Which = Annotated[str, typer.Argument(metavar="MODEL", help=_RELEASE_HELP, autocompletion=complete)]
 
 
 def open_store(home: Home) -> "tuple[Store, TrustList]":

@@ -1,13 +1,16 @@
 """`randygpt plot`: draw the losses of training runs."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from randygpt.cli import installed
 from randygpt.cli.flags import Json, Quiet, check_file_path
 from randygpt.cli.output import emit
 from randygpt.errors import CallerError
+from randygpt.user.home import Home
 
 EXAMPLE = "Example: randygpt plot shakespeare"
 
@@ -25,10 +28,10 @@ def plot(
     _quiet: Quiet = False,
 ) -> None:
     """Draw losses and learning rate of one or more training runs."""
-    from randygpt.training.plot import FORMATS, draw, metrics_path, read_run, run_name
+    from randygpt.training.plot import FORMATS, draw, read_run, run_name
     from relay_client import durable
 
-    metrics = [metrics_path(check_file_path(file)) for file in files]
+    metrics = [_metrics_of(file) for file in files]
     target = out or metrics[0].with_name(f"{run_name(metrics[0])}.png")
     kind = FORMATS.get(target.suffix.lower())
     if not kind:
@@ -39,3 +42,16 @@ def plot(
     best = [min(run.val_losses, default=None) for run in runs]
     result = {"picture": str(target), "runs": [str(path) for path in metrics], "best_val_losses": best}
     emit(as_json, result, str(target))
+
+
+def _metrics_of(file: Path) -> Path:
+    """Return the metrics file of a run; raises CallerError for an installed release, which has none."""
+    from distribution.resolve import find_installed
+    from randygpt.training.plot import metrics_path
+
+    metrics = metrics_path(file if file.name else check_file_path(file))
+    if not os.path.exists(metrics):  # noqa: PTH110 (false for text that cannot be a path)
+        store, trusted = installed.open_store(Home.from_environment())
+        if find_installed(store, trusted, str(file)):
+            raise CallerError(f"{file} is an installed release, without metrics of its training: name the run's PREFIX")
+    return metrics_path(check_file_path(file))

@@ -3,13 +3,13 @@
 import asyncio
 import re
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from randygpt.cli.flags import Json, ModelPreset, ModelVocab, Quiet, Relays, validator
 from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
+from randygpt.cli.models import ModelArgument, find_model
 from randygpt.cli.output import byte_progress, emit, format_duration, format_size, print_stderr
 from randygpt.cli.publish_confirm import ask_name, confirm
 from randygpt.errors import CallerError
@@ -35,7 +35,7 @@ def _seconds(text: str) -> int:
 
 
 def publish(
-    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint to publish (RGPT0001 to RGPT0003).")],
+    model: ModelArgument,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the model; default: the name it was trained under.")
     ] = None,
@@ -91,6 +91,7 @@ def publish(
 
     home, expires_in_s = Home.from_environment(), _seconds(expires) if expires else None
     urls, key = home.resolve_relays(relay), signing_key(home, key_file, password_file)
+    checkpoint = find_model(model).path
     info = inspect_checkpoint(checkpoint, preset=preset, vocab=vocab)
     name = name or (None if yes else ask_name(info))
     extra = {key: value for key, value in (("license", license_), ("about", about)) if value}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from randygpt.cli import installed
 from randygpt.cli.flags import Json, Quiet, Relays
 from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
 from randygpt.cli.output import emit, print_stderr
@@ -21,7 +22,7 @@ EXAMPLE = 'Example: randygpt revoke nevent1… --reason "trained on the wrong te
 
 def revoke(
     reference: Annotated[
-        str, typer.Argument(metavar="RELEASE", help="Event id as hex, note or nevent; or npub…/name for the latest.")
+        str, typer.Argument(metavar="MODEL", help="Name for its latest version, name@version, nevent, note or id.")
     ],
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Reason, shown to everyone.")] = "",
     relay: Relays = None,
@@ -35,11 +36,12 @@ def revoke(
     The name then points to the latest version that is not revoked, and followers go back to it. A revocation cannot be
     undone, and it cannot delete copies that others keep.
     """
-    from relay_client.nip19 import parse_reference
+    from distribution.resolve import resolve_reference
 
     home = Home.from_environment()
-    parsed = parse_reference(reference)
-    urls, key = home.resolve_relays(relay, hints=parsed.relays), signing_key(home, key_file, password_file)
+    key, (store, trusted) = signing_key(home, key_file, password_file), installed.open_store(home)
+    parsed = resolve_reference(store, trusted, reference, author=key.pubkey)
+    urls = home.resolve_relays(relay, hints=parsed.relays)
     revoked = asyncio.run(_revoke(home, urls, key, parsed, reason))
     release, latest = revoked.release, revoked.latest
     if not quiet:

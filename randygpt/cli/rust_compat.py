@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 _OWN_FLAGS = {"-h", "--help", "--version", "--install-completion", "--show-completion"}
 _BARE = {"--resume": "--resume=", "--bpe": "--bpe=2000"}  # flags whose value is optional
-_PREFIX = "checkpoint"  # checkpoint prefix that its `--serve` uses
+_PREFIX = "checkpoint"  # checkpoint prefix that it uses
 
 # The Rust program accepts every flag with every task and ignores the rest. The number is how many values a flag has.
 _TRAINING = dict.fromkeys(("--iters", "--train-file", "--lr", "--min-lr", "--batch", "--bpe"), 1) | {"--fine-tune": 0}
@@ -51,15 +51,21 @@ def _serve(arguments: list[str]) -> list[str]:
         port = port.removeprefix(":")
     else:
         host, _, port = address.partition(":")
-    if not {word.split("=")[0] for word in rest} & {"--checkpoint", "--model"}:
-        rest += ["--checkpoint", _PREFIX]
+    rest = _name_checkpoint(rest)
     return rest + (["--host", host] if host else []) + (["--port", port] if port else [])
 
 
 def _generate(arguments: list[str]) -> list[str]:
     """Translate `--generate A B`: move the prompts to the end, after `--` in case one starts with a dash."""
     rest, prompts = _take(_resume_as_model(arguments), "--generate")
+    rest = _name_checkpoint(rest)
     return [*rest, "--", *prompts]
+
+
+def _name_checkpoint(arguments: list[str]) -> list[str]:
+    """Add the prefix that the Rust program uses, unless a model is named."""
+    named = {word.split("=")[0] for word in arguments} & {"--checkpoint", "--model"}
+    return arguments if named else [*arguments, "--checkpoint", _PREFIX]
 
 
 def _resume_as_model(arguments: list[str]) -> list[str]:

@@ -24,8 +24,8 @@ from randygpt.cli.flags import (
     parse_size,
     validator,
 )
-from randygpt.cli.generate import trained_checkpoint
 from randygpt.cli.installed import open_store, release_describer, release_title
+from randygpt.cli.models import DEFAULT_PREFIX, ModelOption, Prefix, find_file, find_model, trained_checkpoint
 from randygpt.cli.output import emit
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
@@ -49,12 +49,8 @@ def serve(
         int, typer.Option(min=0, max=65535, metavar="PORT", help="Port to listen on; 0 for any free port.")
     ] = 8080,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
-    model: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Serve this checkpoint instead of the current release.")
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(metavar="PREFIX", help="Serve PREFIX_best.bin, or else PREFIX.bin.")
-    ] = None,
+    model: ModelOption = None,
+    checkpoint: Prefix = None,
     preset: ModelPreset = None,
     vocab: ModelVocab = None,
     follow: Annotated[
@@ -102,7 +98,8 @@ def serve(
 ) -> None:
     """Serve completions over HTTP.
 
-    A newly fetched release replaces the running one without a failed request.
+    Without --model and --checkpoint, it serves the current release. A newly fetched release replaces it without a
+    failed request.
     """
     from distribution.store import Store
     from relay_client.url import is_loopback_host
@@ -146,7 +143,7 @@ def serve(
         raise CallerError("--follow cannot be combined with --model or --checkpoint")
     if not follow and is_flag_given(context, "relay"):
         raise CallerError("--relay requires --follow")
-    path = model or (trained_checkpoint(checkpoint) if checkpoint else None)
+    path = find_model(model).path if model else trained_checkpoint(checkpoint) if checkpoint else None
     active, reloader, provenance, follower = ActiveModel(), None, None, None
     if path:
         active.current = load_file(path, preset=preset, vocab=vocab, max_memory=parse_size(max_memory))
@@ -175,13 +172,20 @@ async def _serve(
         emit(as_json, {"address": address}, address)
         notifier = asyncio.create_task(_notify(active), name="service status")
         if active.current is None:
-            hint = "the first version" if follower else "`randygpt fetch`; to serve a file, use --model"
-            log.warning("no model yet: waiting for %s", hint)
+            log.warning("no model yet: waiting for %s", "the first version" if follower else first_model_hint())
         async with _following(follower):
             code = 128 + await stop
         notifier.cancel()
         systemd.notify(status="finishing open requests", stopping=True)
         return code
+
+
+def first_model_hint() -> str:
+    """Return what gives a server without a model one, naming the checkpoint in this folder if it has one."""
+    found = find_file(str(DEFAULT_PREFIX)) or min(Path().glob("*.bin"), default=None)
+    if not found:
+        return "`randygpt fetch`; to serve a file, use --model"
+    return f"`randygpt fetch`; to serve the checkpoint in this folder, use --model {found}"
 
 
 async def _notify(active: "ActiveModel") -> None:

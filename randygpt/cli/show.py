@@ -4,16 +4,16 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from randygpt.cli import installed
 from randygpt.cli.flags import Json, ModelPreset, Quiet
+from randygpt.cli.models import DefaultModelArgument, find_model
 from randygpt.cli.output import emit, format_size
+from randygpt.user.home import Home
 
 if TYPE_CHECKING:
+    from distribution.installed import InstalledRelease
     from randygpt.checkpoint.sidecar import CheckpointInfo
 
 EXAMPLE = "Example: randygpt show shakespeare_best.bin"
@@ -23,14 +23,7 @@ _KINDS = {"char": "characters", "bpe": "BPE tokens"}
 
 
 def show(
-    which: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE|RELEASE",
-            help="Checkpoint, or folder, id or name of a release.",
-            autocompletion=installed.complete_or_file,
-        ),
-    ],
+    which: DefaultModelArgument = None,
     preset: ModelPreset = None,
     as_json: Json = False,
     _quiet: Quiet = False,
@@ -39,18 +32,18 @@ def show(
 
     For an installed release, also who signed it.
     """
-    from randygpt.checkpoint.sidecar import find_checkpoint, inspect_checkpoint
+    from randygpt.checkpoint.sidecar import inspect_checkpoint
 
-    here: dict[str, object] = {}
-    path, extra, first = (Path(which), here, here) if Path(which).exists() else _release(which)
-    found = inspect_checkpoint(find_checkpoint(path), preset=preset)
+    model = find_model(which)
+    extra, first = _release(model.release) if model.release else ({}, {})
+    found = inspect_checkpoint(model.path, preset=preset)
     facts = _facts(found) | extra
     emit(as_json, facts, _text(found, facts, first))
 
 
-def _release(which: str) -> tuple[Path, dict[str, object], dict[str, object]]:
-    """Return the folder of an installed release, its JSON fields, and its lines of text."""
-    store, trusted, release = installed.find_release(which)
+def _release(release: "InstalledRelease") -> tuple[dict[str, object], dict[str, object]]:
+    """Return the JSON fields of an installed release, and its lines of text."""
+    store, trusted = installed.open_store(Home.from_environment())
     flags = installed.flags_of(store, release)
     marks = ", ".join(name for name, is_set in flags.items() if is_set)
     date = time.strftime("%Y-%m-%d %H:%M", time.localtime(release.created_at))
@@ -62,7 +55,7 @@ def _release(which: str) -> tuple[Path, dict[str, object], dict[str, object]]:
         "license": _one_line(release.card.get("license")),
         "about": _one_line(release.card.get("about")),
     }
-    return release.folder, extra, lines
+    return extra, lines
 
 
 def _one_line(text: object) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from randygpt.cli import installed
 from randygpt.cli.flags import Json, Quiet, Relays
+from randygpt.cli.models import MODEL_HELP, find_model
 from randygpt.cli.output import emit, print_stderr
 from randygpt.user import signing_key
 from randygpt.user.home import Home
@@ -25,8 +26,8 @@ def verify(
     which: Annotated[
         str | None,
         typer.Argument(
-            metavar="FILE|RELEASE",
-            help="Checkpoint or installed release; default: all releases.",
+            metavar="MODEL",
+            help=f"{MODEL_HELP} Default: all releases.",
             autocompletion=installed.complete_or_file,
         ),
     ] = None,
@@ -43,15 +44,14 @@ def verify(
     """
     from distribution.errors import CallerError, StoreError
 
-    if which and Path(which).exists():
-        _verify_file(Path(which), as_json=as_json)
-        return
+    store, trusted = installed.open_store(Home.from_environment())
+    releases = store.releases()
     if which:
-        store, trusted, release = installed.find_release(which)
-        releases = [release]
-    else:
-        store, trusted = installed.open_store(Home.from_environment())
-        releases = store.releases()
+        model = find_model(which)
+        if not model.release:
+            _verify_file(model.path, as_json=as_json)
+            return
+        releases = [model.release]
     if remote:
         if not which:
             raise CallerError("--remote checks a single release: name a RELEASE")
@@ -85,9 +85,9 @@ def _verify_file(path: Path, *, as_json: bool) -> None:
     import hashlib
 
     from randygpt.checkpoint.rgpt import read_checkpoint
-    from randygpt.checkpoint.sidecar import find_checkpoint, inspect_checkpoint
+    from randygpt.checkpoint.sidecar import inspect_checkpoint
 
-    found = inspect_checkpoint(find_checkpoint(path))
+    found = inspect_checkpoint(path)
     read_checkpoint(found.path, found.config)
     with found.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()

@@ -54,6 +54,6 @@ async def test_another_tool_publishes_and_fetches(relay: str, tmp_path: Path, ke
     store = Store(tmp_path / "reader")
     async with Pool([relay]) as pool:
         fetcher = Fetcher(pool=pool, store=store, policy=TrustPolicy(), now=clock)
-        fetched = await fetcher.fetch(resolve_reference(f"{encode_npub(key.pubkey)}/demo", TrustList()))
+        fetched = await fetcher.fetch(resolve_reference(store, TrustList(), f"{encode_npub(key.pubkey)}/demo"))
     assert store.current() == fetched.release.id == published.release.id
     assert {file.path: file.local_path.read_bytes() for file in fetched.release.files} == contents

@@ -330,7 +330,7 @@ def test_export_and_import_commands(at_home: Path, capsys: pytest.CaptureFixture
     for words, message in (
         (("export", "m.bin", "plain"), "plain exists and is not an empty folder"),
         (("export", "m.bin", "x", "--format", "gguf"), "gguf"),
-        (("export", "missing.bin", "x"), "missing.bin: No such file"),
+        (("export", "missing.bin", "x"), "no file and no installed release: 'missing.bin'"),
         (("import", "plain"), "plain.bin exists already"),
         (("import", "missing"), "missing/config.json: No such file"),
         (("import", "plain", "nowhere/x"), "nowhere/x: the folder nowhere does not exist"),

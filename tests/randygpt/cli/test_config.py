@@ -166,7 +166,7 @@ MISTAKES = {
     "[plot]\nfile = []": (2, "plot.file", "value required"),
     "home = 1": (1, "home", "expected an absolute path"),
     "home = '~no-such-user/x'": (1, "home", "no home folder for ~no-such-user"),
-    "[serve]\nmodel = '~no-such-user/x'": (2, "serve.model", "no home folder for ~no-such-user"),
+    "[serve]\ncheckpoint = '~no-such-user/x'": (2, "serve.checkpoint", "no home folder for ~no-such-user"),
     '[serve]\nmodel = "a\\u0000"': (2, "serve.model", "NUL"),
     'relays = ["wss://a.example/\\u0000"]': (1, "relays", "NUL"),
     "home = 'here'": (1, "home", "expected an absolute path"),
@@ -328,7 +328,7 @@ def test_settings_and_variables_match_parameters() -> None:
     assert len(known) == sum(len(command.params) for command in commands)
     assert len({parameter.environment_name for parameter in known.values()}) == len(known)
     assert all(part == part.lower() and part.replace("-", "").isalnum() for key in known for part in key)
-    assert {("follow", "name"), ("follow", "exec"), ("publish", "file"), ("publish", "license")} <= known.keys()
+    assert {("follow", "name"), ("follow", "exec"), ("publish", "model"), ("publish", "license")} <= known.keys()
 
 
 def test_demo_ignores_the_users_settings(tmp_path: Path) -> None:

@@ -113,11 +113,22 @@ def test_every_kind_of_reference_names_a_release(friend: Friend, capsys: pytest.
     assert said(capsys, "show", friend.first.id.hex())["version"] == 1
 
 
-@pytest.mark.parametrize("which", ["nothing", "0000", "ff" * 32, "alice/demo", "a/b/c"])
-def test_unknown_release_changes_nothing(friend: Friend, capsys: pytest.CaptureFixture[str], which: str) -> None:
+@pytest.mark.parametrize(
+    ("which", "says"),
+    [
+        ("nothing", "no file and no installed release"),
+        ("0000", "no file and no installed release"),
+        ("ff" * 32, "is not installed; install it with randygpt fetch"),
+        ("alice/demo", "no author 'alice' on your trust list"),
+        ("a/b/c", "no file and no installed release"),
+    ],
+)
+def test_unknown_release_changes_nothing(
+    friend: Friend, capsys: pytest.CaptureFixture[str], which: str, says: str
+) -> None:
     before = visible(friend.home)
     for command in ("show", "verify", "use", "pin"):
-        assert "no file and no installed release" in refused(capsys, command, which)
+        assert says in refused(capsys, command, which)
     assert visible(friend.home) == before
 
 

@@ -195,7 +195,11 @@ def test_fetch_by_name_nevent_and_hex(author: Path, friend: Path, relay: str) ->
     ("words", "code", "says"),
     [
         (("fetch",), 2, "Missing argument"),
-        (("fetch", "nonsense", "--relay", "ws://127.0.0.1:1"), 2, "not an event id"),
+        (
+            ("fetch", "nonsense", "--relay", "ws://127.0.0.1:1"),
+            2,
+            "no installed model is called 'nonsense'; expected npub…/name",
+        ),
         (("fetch", "0" * 64), 2, "randygpt relays add"),
         (("fetch", "0" * 64, "--relay", "http://x"), 2, "not a relay's address"),
         (("fetch", "0" * 64, "--relay", "ws://127.0.0.1:1"), 4, "no relay can be reached"),

@@ -23,7 +23,7 @@ SEE = {command: f"(see randygpt {command} --help)" for command in ("serve", "tra
         ("train --recipe quick", "Invalid value for '--recipe': 'quick' is not one of 'classic', 'fast'"),
         ("train novel.txt", "unexpected argument: novel.txt; name the text with --train-file"),
         ("fetch a b", "unexpected argument: b"),
-        ("fetch", "Missing argument 'RELEASE'."),
+        ("fetch", "Missing argument 'MODEL'."),
     ],
 )
 def test_usage_error_is_in_the_users_words(capsys: Capture, line: str, says: str) -> None:
