@@ -155,7 +155,8 @@ class Follower:
         versions, address = self._store.seen_versions, self._address
         seen_ids = {version.release_id for version in versions.seen(address.author, address.name).versions.values()}
         await versions.revoke(address.author, address.name, self._revoked.keys() & (seen_ids | self._heads.keys()))
-        async with Pool(self._target.urls, signer=self._target.signer, timeouts=self._target.timeouts) as pool:
+        target = self._target
+        async with Pool(target.urls, signer=target.signer, timeouts=target.timeouts, wait_for_all=False) as pool:
             fetcher = self._fetcher(pool)
             release = await fetcher.find(address)
             is_new = self._should_install(release)

@@ -5,7 +5,7 @@ import contextlib
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Self
 
 from relay_client.allocation import Allocation
@@ -19,8 +19,8 @@ from relay_client.gather_plan import IDS_PER_REQUEST
 from relay_client.hints import MAX_HINTS, usable_hints
 from relay_client.rate_control import RateControl
 from relay_client.relay_status import RelayReport, RelayStatus, SendCounts
-from relay_client.sender import OnAccepted, RelaySender
-from relay_client.settle import settle
+from relay_client.sender import OnAccepted, RelaySender, run_senders
+from relay_client.settle import TOO_SLOW, settle
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from relay_client.url import normalize_url
 
@@ -73,7 +73,8 @@ class Pool:
         signer: Authenticates (NIP-42) at relays that require it, except those known from hints.
         hints: Untrusted addresses, used only if the relays above lack something.
         wait_for_all: If false, entering waits only a short time for the other relays once one is connected (they are
-            used when they are), and `query_soon` does so once it has enough.
+            used when they are), and questions do so once one has answered. If true, relays that are slow to answer are
+            waited for longer, and then dropped.
         timeouts: How long to wait for relays, and between attempts.
     """
 
@@ -95,6 +96,7 @@ class Pool:
         self._relays: dict[str, _Relay] = {}
         self._hints = list(hints)
         self._wait_for_all = wait_for_all
+        self._settle_s = timeouts.straggler_s if wait_for_all else timeouts.settle_s
         self._tasks: set[asyncio.Task[None]] = set()  # questions, and attempts to connect, that may outlive a call
         self._add(map(normalize_url, urls), are_hints=False)
 
@@ -170,7 +172,8 @@ class Pool:
     ) -> None:
         """Send each relay its share, as fast as it accepts events; `reports` has the counts.
 
-        A relay that refuses an event or keeps failing is dropped, and its share moves to the others.
+        A relay that refuses an event or keeps failing is dropped, and its share moves to the others. So is one that
+        owes an answer for long when another has taken its share.
 
         Args:
             allocation: Which relay gets which event numbers.
@@ -183,41 +186,29 @@ class Pool:
         for url in set(allocation.relays).difference(self.urls):
             allocation.drop(url, keeps=False)
         senders = {url: self._sender(url, allocation, make_event, on_accepted) for url in allocation.relays}
-        running: dict[asyncio.Task[None], str] = {}
-        try:
-            while True:
-                for url in set(allocation.relays).difference(running.values()):
-                    if allocation.has_work(url):
-                        running[asyncio.create_task(senders[url].run(), name=f"send to {url}")] = url
-                if not running:
-                    return
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    url = running.pop(task)
-                    try:
-                        task.result()
-                    except (TransportError, PeerError) as error:
-                        self._relays[url].fail(RelayStatus.DROPPED, error)
-                        allocation.drop(url, keeps=isinstance(error, RelayRefused))
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+
+        def fail(url: str, error: TransportError | PeerError) -> None:
+            self._relays[url].fail(RelayStatus.DROPPED, error)
+
+        await run_senders(senders, allocation, on_failure=fail, straggler_s=self.timeouts.straggler_s)
 
     async def query(self, wanted: Filter) -> list[Answer]:
-        """Query all relays; return (relay, unverified event) pairs, duplicates included."""
+        """Query all relays; return (relay, unverified event) pairs, duplicates included.
+
+        Relays that are much slower than the first are left out, and dropped if the pool waits for all.
+        """
         answers: list[Answer] = []
 
         async def ask(url: str) -> None:
             await self._query(url, wanted, lambda raw_event: answers.append((url, raw_event)))
 
-        await asyncio.gather(*(ask(url) for url in self.urls))
+        await self._ask_each({url: ask(url) for url in self.urls})
         return answers
 
     async def query_soon(
         self, wanted: Filter, *, enough: Callable[[Sequence[Answer]], bool], late: list[Answer]
     ) -> list[Answer]:
-        """Return what relays store for a filter, without waiting for the slowest unless the pool waits for all.
+        """Return what relays store for a filter, without waiting for the slowest; `query` if the pool waits for all.
 
         Args:
             wanted: Filter of the request.
@@ -225,6 +216,8 @@ class Pool:
                 without the other relays. They get a short time more then, or none if they were late before.
             late: Gets the events that arrive after that, while the pool is open.
         """
+        if self._wait_for_all:
+            return await self.query(wanted)
         answers: list[Answer] = []
         current, sufficient = answers, False
 
@@ -235,7 +228,7 @@ class Pool:
 
         def is_enough() -> bool:
             nonlocal sufficient
-            sufficient = sufficient or (not self._wait_for_all and enough(answers))
+            sufficient = sufficient or enough(answers)
             return sufficient
 
         asked = {url: self._start(ask(url), f"ask {url}") for url in self.urls}
@@ -249,13 +242,20 @@ class Pool:
         return answers
 
     async def stored_ids(self, ids: Sequence[bytes] | Mapping[str, Sequence[bytes]]) -> dict[str, set[bytes]]:
-        """Return the ids, recomputed, of the events each relay serves. `ids` may differ per relay."""
+        """Return the ids, recomputed, of the events each relay serves. `ids` may differ per relay.
+
+        Relays that are much slower than the first are left out as in `query`, unless events keep arriving.
+        """
         stored: dict[str, set[bytes]] = {url: set() for url in self.urls}
+        arrived_at = dict.fromkeys(stored, -math.inf)
 
         async def ask(url: str) -> None:
             def add(raw_event: Mapping[str, object]) -> None:
                 with contextlib.suppress(InvalidEvent):
-                    stored[url].add(HashedEvent.parse(raw_event).id)
+                    event_id = HashedEvent.parse(raw_event).id
+                    if event_id not in stored[url]:
+                        stored[url].add(event_id)
+                        arrived_at[url] = asyncio.get_running_loop().time()
 
             wanted = ids.get(url, ()) if isinstance(ids, Mapping) else ids
             size = self._relays[url].ids_per_request
@@ -263,8 +263,53 @@ class Pool:
                 batch = tuple(wanted[start : start + size])
                 await self._query(url, Filter(ids=batch, limit=len(batch)), add)
 
-        await asyncio.gather(*(ask(url) for url in stored))
+        most = max((len(ids.get(url, ()) if isinstance(ids, Mapping) else ids) for url in stored), default=0)
+        await self._ask_each({url: ask(url) for url in stored}, arrived_at, events=most)
         return stored
+
+    async def _ask_each(
+        self,
+        asks: Mapping[str, Coroutine[None, None, None]],
+        arrived_at: Mapping[str, float] = MappingProxyType({}),
+        *,
+        events: int = 0,
+    ) -> None:
+        """Ask relays, and leave out those that are much slower than the first.
+
+        Args:
+            asks: What to run, by relay.
+            arrived_at: Loop time at which each relay last delivered something.
+            events: Number of events that are asked for, each of which gives a relay more time.
+        """
+        tasks = {url: self._start(ask, f"ask {url}") for url, ask in asks.items()}
+
+        def moved_at() -> float:
+            return max(
+                (arrived_at.get(url, -math.inf) for url, task in tasks.items() if not task.done()), default=-math.inf
+            )
+
+        try:
+            await settle(
+                tasks.values(),
+                enough=lambda: any(task.done() and url in self.urls for url, task in tasks.items()),
+                settle_s=self._settle_s,
+                moved_at=moved_at,
+                event_s=events * self.timeouts.straggler_event_s,
+            )
+            self._leave_out({url for url, task in tasks.items() if not task.done()})
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+    def _leave_out(self, urls: Iterable[str]) -> None:
+        """Do not wait for slow relays: drop them if the pool waits for all, otherwise note that they are late."""
+        for url in urls:
+            if self._wait_for_all:
+                self.drop(url, TOO_SLOW)
+            else:
+                self._late.add(url)
+                self._relays[url].reason = f"{url}: no complete answer yet"
 
     async def wait_until_readable(self, find_readable: Callable[[], Awaitable[set[str]]]) -> set[str]:
         """Wait until every relay returns what it accepted; some accept an event before it can be read, or lose it.
@@ -312,7 +357,7 @@ class Pool:
         Raises:
             Exception: Whatever `accept` raises.
         """
-        settle_s = math.inf if self._wait_for_all else self.timeouts.settle_s
+        settle_s = self._settle_s
         patient = patient or self._wait_for_all
         missing = await self._gather(self.urls, [key.hex() for key in keys], accept, lookup, settle_s)
         if missing and (patient or not self.urls):
@@ -448,7 +493,7 @@ class Pool:
             broke = isinstance(error, TransportError) and not isinstance(error, RelayRefused | RelayTimeout)
             self._relays[url].fail(RelayStatus.DISCONNECTED if broke else RelayStatus.DROPPED, error)
 
-        return await gather_events(
+        missing = await gather_events(
             [self._connection(url) for url in urls],
             keys,
             accept,
@@ -458,6 +503,9 @@ class Pool:
             endgame_s=self.timeouts.endgame_s,
             settle_s=settle_s,
         )
+        if self._wait_for_all:
+            self._leave_out(self._late & set(self.urls))
+        return missing
 
     async def _gather_from_lost(
         self, missing: Sequence[str], accept: AcceptEvent, lookup: KeyLookup, settle_s: float

@@ -7,18 +7,20 @@ the events in flight, so that it can verify one event while it stores another.
 
 import asyncio
 import contextlib
+import math
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from relay_client.allocation import Allocation
 from relay_client.backoff import Backoff
 from relay_client.connection import Connection
-from relay_client.errors import PeerError, RelayRefused, TransportError
+from relay_client.errors import PeerError, RelayRefused, RelayTimeout, TransportError
 from relay_client.event import Event
 from relay_client.rate_control import RateControl, mentions_rate_limit
 from relay_client.relay_status import SendCounts
 from relay_client.session import NoticeReceived, OkReceived, Verdict
+from relay_client.settle import TOO_SLOW
 from relay_client.timeouts import Timeouts
 
 MIN_FOR_SECOND = 64  # waiting events that are worth a second connection
@@ -27,6 +29,7 @@ _MAX_FAILURES = 3  # times that the relay may answer one event with an error of 
 
 OpenConnection = Callable[[str], Awaitable[Connection]]  # gets the relay's address; raises TransportError
 OnAccepted = Callable[[str, int], None]  # gets the relay's address and the number of the event
+OnFailure = Callable[[str, TransportError | PeerError], None]  # gets the relay's address and the error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,7 @@ class RelaySender:
     _in_flight: dict[bytes, _Sent] = field(default_factory=dict, init=False)  # by event id
     _failures: Counter[int] = field(default_factory=Counter, init=False)  # by event number
     _failing_since: float = field(default=0.0, init=False)
+    _answered_at: float = field(default=0.0, init=False)  # loop time of the last answer
     _accepted_then: int = field(default=-1, init=False)  # accepted events when the failures began
     _backoff: Backoff = field(init=False)
 
@@ -103,6 +107,13 @@ class RelaySender:
     def in_flight(self) -> int:
         """Number of events sent over this connection and not yet answered."""
         return len(self._in_flight)
+
+    @property
+    def owing_since(self) -> float:
+        """Loop time since which the relay owes an answer; infinite if it owes none."""
+        if not self._in_flight:
+            return self._secondary.owing_since if self._secondary else math.inf
+        return max(self._answered_at, min(sent.at for sent in self._in_flight.values()))
 
     @property
     def _wants_second(self) -> bool:
@@ -165,6 +176,7 @@ class RelaySender:
     def _record(self, answer: OkReceived) -> bool:
         """Record the answer to one event; returns True if the event was refused for good."""
         sent = self._in_flight.pop(answer.event_id)
+        self._answered_at = _now()
         if answer.verdict in {Verdict.ACCEPTED, Verdict.DUPLICATE}:
             self._record_stored(sent.number, answer.verdict)
             return False
@@ -213,6 +225,66 @@ class RelaySender:
                 failure = error
             else:
                 return
+
+
+async def run_senders(
+    senders: Mapping[str, RelaySender], allocation: Allocation, *, on_failure: OnFailure, straggler_s: float
+) -> None:
+    """Run senders until their allocation is done.
+
+    A relay that fails is dropped from the allocation. So is one that owes an answer for long when another has taken its
+    share.
+
+    Args:
+        senders: One per relay, by URL.
+        allocation: Which relay gets which event numbers.
+        on_failure: Called with the URL of a relay that failed, and the error.
+        straggler_s: How long a relay may owe an answer then, in seconds.
+
+    Raises:
+        Exception: Whatever `make_event` and `on_accepted` of a sender raise.
+    """
+    running: dict[str, asyncio.Task[None]] = {}
+    done_at = math.inf  # loop time at which the first relay had taken its share
+
+    def overdue_in(url: str) -> float:
+        return max(done_at, senders[url].owing_since) + straggler_s - _now()
+
+    try:
+        while True:
+            for url in set(allocation.relays).difference(running):
+                if allocation.has_work(url):
+                    running[url] = asyncio.create_task(senders[url].run(), name=f"send to {url}")
+            if not running:
+                return
+            wait_s = min(straggler_s, *map(overdue_in, running)) if done_at < math.inf else None
+            await asyncio.wait(running.values(), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            for url, task in list(running.items()):
+                if not task.done() and overdue_in(url) > 0:
+                    continue
+                del running[url]
+                if error := await _end(url, task):
+                    on_failure(url, error)
+                    allocation.drop(url, keeps=isinstance(error, RelayRefused))
+                else:
+                    done_at = min(done_at, _now())
+    finally:
+        for task in running.values():
+            task.cancel()
+        await asyncio.gather(*running.values(), return_exceptions=True)
+
+
+async def _end(url: str, task: asyncio.Task[None]) -> TransportError | PeerError | None:
+    """Return why a sender failed; one that is not done is stopped."""
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
+        return RelayTimeout(f"{url}: {TOO_SLOW}")
+    try:
+        task.result()
+    except (TransportError, PeerError) as error:
+        return error
+    return None
 
 
 def _now() -> float:

@@ -4,6 +4,8 @@ import asyncio
 import math
 from collections.abc import Callable, Collection
 
+TOO_SLOW = "not waited for, since it was much slower to answer than others"
+
 
 def never() -> float:
     """Return a time before all others: nothing has arrived yet."""

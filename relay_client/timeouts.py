@@ -14,6 +14,8 @@ class Timeouts:
     request_s: float = 90.0  # for a whole request with its repeats, whatever the relay sends meanwhile
     event_s: float = 5.0  # added to that for each event requested by id or hash, which may be large
     settle_s: float = 2.0  # for other relays, once one of them answered a question that any of them can answer
+    straggler_s: float = 15.0  # for other relays, once one of them gave an answer that each of them owes
+    straggler_event_s: float = 0.5  # at most added to that for each event requested, while they arrive
     relay_info_s: float = 3.0  # for a NIP-11 document
     retry_first_s: float = 0.5  # bound of the first wait before reconnecting; doubles up to `retry_longest_s`
     retry_longest_s: float = 60.0

@@ -110,7 +110,7 @@ async def _ask(
 
     home = Home.from_environment()
     urls = home.resolve_relays(relay)
-    async with Pool(urls, signer=signing_key.signer(home)) as pool:
+    async with Pool(urls, signer=signing_key.signer(home), wait_for_all=False) as pool:
         found = await Reseeder(pool, store, release, now=int(time.time())).availability()
         reasons = {url: report.reason for url, report in pool.reports.items()}
     relays = {url: {"held": found.held.get(url, 0), "reason": reasons[url]} for url in urls}

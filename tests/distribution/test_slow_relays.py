@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 from support.releases import clock, fetch, publish, tiny_sources
-from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
+from support.scripted_relay import RawEvent, ScriptedRelay, frame_of, scripted_relay, stall
 from websockets.asyncio.server import ServerConnection, serve
 
 from distribution.chunking import CHUNK_SIZE
@@ -45,16 +45,6 @@ async def published(relays: list[ScriptedRelay], tmp_path: Path, key: SecretKey)
 @pytest.fixture
 def address(key: SecretKey) -> AddressReference:
     return AddressReference(author=key.pubkey, name="demo")
-
-
-def frame_of(kind: str, head: RawEvent) -> Callable[[str], object]:
-    """Return a function that makes the frame with which a hostile relay answers a request."""
-    frames: dict[str, Callable[[str], object]] = {
-        "AUTH": lambda _: ["AUTH", "who?"],
-        "NOTICE": lambda _: ["NOTICE", "one moment"],
-        "EVENT": lambda subscription: ["EVENT", subscription, head],
-    }
-    return frames[kind]
 
 
 @contextlib.asynccontextmanager
@@ -106,12 +96,6 @@ async def test_missing_handshake_does_not_delay_a_name(
 
 def asks_by_id(wanted: RawEvent) -> bool:
     return "ids" in wanted
-
-
-def stall(relay: ScriptedRelay, kind: str, stalls: Callable[[RawEvent], bool]) -> None:
-    """Make a relay never complete some answers: it stays mute, or sends frames of a kind (see `frame_of`)."""
-    head = next(event for event in relay.events.values() if event["kind"] == HEAD_KIND)
-    relay.stalls, relay.stall_frame = stalls, None if kind == "mute" else frame_of(kind, head)
 
 
 def add_empty_head(relays: list[ScriptedRelay], key: SecretKey) -> None:

@@ -13,6 +13,7 @@ from distribution.state_file import StateFile
 from distribution.store import Store
 from distribution.trust import TrustPolicy
 from relay_client.nip19 import AddressReference
+from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from support.releases import clock
 
 GIVE_UP_S = 180  # between two tries of a relay that was away may be a minute
@@ -22,14 +23,24 @@ class Follow:
     """A running follower, and the updates it reported."""
 
     def __init__(
-        self, urls: Sequence[str], home: Path, author: bytes, *, notify_only: bool = False, trusted: bytes | None = None
+        self,
+        urls: Sequence[str],
+        home: Path,
+        author: bytes,
+        *,
+        notify_only: bool = False,
+        trusted: bytes | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self.updates: list[Update] = []
         self.store = Store(home)
         self._came = asyncio.Condition()
         policy = TrustPolicy(mode="allowlist", authors=frozenset({trusted or author}))
         followed = FollowTarget(
-            address=AddressReference(author=author, name="demo"), urls=tuple(urls), notify_only=notify_only
+            address=AddressReference(author=author, name="demo"),
+            urls=tuple(urls),
+            notify_only=notify_only,
+            timeouts=timeouts,
         )
         self.follower = Follower(
             followed,

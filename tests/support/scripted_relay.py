@@ -33,7 +33,7 @@ class ScriptedRelay:
     refuse: Callable[[dict[str, Any]], str] = lambda _wanted: ""  # reason of a CLOSED; empty: answered
     most: int = 1 << 20  # maximum number of events in one answer
     before_answer: Callable[[dict[str, Any]], Awaitable[None]] | None = None  # may delay an answer
-    stalls: Callable[[dict[str, Any]], bool] = lambda _wanted: False  # never answers that, nor what follows
+    stalls: Callable[[dict[str, Any]], bool] = lambda _: False  # gets filters and events; answers nothing from there on
     stall_frame: Callable[[str], object] | None = None  # what it repeats then, given the subscription; None: nothing
     keep: bool = True  # False: answers OK and forgets
     silent: bool = False  # True: never answers anything
@@ -76,6 +76,8 @@ class ScriptedRelay:
         return response
 
     async def _take(self, socket: ServerConnection, event: RawEvent) -> None:
+        if self.stalls(event):
+            await self._stall(socket, "")
         self.received.append(event["id"])
         accepted, reason = self.accept(event)
         if accepted and event["id"] in self.events:
@@ -108,6 +110,24 @@ class ScriptedRelay:
                 await socket.send(orjson.dumps(self.stall_frame(subscription)).decode())
                 await asyncio.sleep(0.02)
         await socket.wait_closed()
+
+
+def stall(relay: ScriptedRelay, kind: str, stalls: Callable[[RawEvent], bool]) -> None:
+    """Make a relay never complete some answers: it stays `mute`, or sends frames of a kind (see `frame_of`)."""
+    relay.stalls, relay.stall_frame = (
+        stalls,
+        None if kind == "mute" else frame_of(kind, next(iter(relay.events.values()))),
+    )
+
+
+def frame_of(kind: str, event: RawEvent) -> Callable[[str], object]:
+    """Return a function that makes the frame with which a hostile relay answers a request."""
+    frames: dict[str, Callable[[str], object]] = {
+        "AUTH": lambda _: ["AUTH", "who?"],
+        "NOTICE": lambda _: ["NOTICE", "one moment"],
+        "EVENT": lambda subscription: ["EVENT", subscription, event],
+    }
+    return frames[kind]
 
 
 def _matches(event: RawEvent, wanted: dict[str, Any]) -> bool:
