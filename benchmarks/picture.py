@@ -1,98 +1,145 @@
-"""Picture of a report: one bar per row with a goal, showing the ratio of value and goal. No I/O."""
+"""Picture of a report: what we do per second next to a peer, measured in the same run.
 
-import io
-import textwrap
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+    python benchmarks/picture.py benchmarks/results/REPORT.json docs/performance.svg
 
-import matplotlib as mpl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from measure import Result
+Reads and writes files only when run as a program.
+"""
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
 
-REACHED, MISSED, QUIET = "#0072B2", "#D55E00", "#555555"  # the first two of Okabe and Ito
-TICKS = (1, 1.5, 2, 3, 5, 10, 20, 50, 100)  # ratios, and their inverses
-LEAST, MOST = 1.6, 100.0  # the axis always reaches the first ratio, and never exceeds the second
-NAME_WIDTH = 40  # characters per line
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "x",
-    "grid.color": "#e6e6e6",
-    "hatch.linewidth": 1.5,
-    "text.parse_math": False,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "randygpt",  # equal pictures are equal files
-}
+ITERATION = 64 * 256  # tokens
+XL_MB = 172  # checkpoint of preset xl with optimizer state
+
+WIDTH, MARGIN, GROUP, BAR = 760, 24, 82, 18  # pixels
+LABELS, BARS = 150, 400  # width of the names left of the bars, and of the longest bar
+STYLE = """
+    .card { fill: #ffffff; stroke: #d0d7de; } .title { fill: #1f2328; font-weight: 600; } .soft { fill: #57606a; }
+    .value { fill: #1f2328; } .ours { fill: #0969da; } .peer { fill: #afb8c1; }
+    @media (prefers-color-scheme: dark) {
+      .card { fill: #0d1117; stroke: #30363d; } .title, .value { fill: #e6edf3; } .soft { fill: #9198a1; }
+      .ours { fill: #4493f8; } .peer { fill: #656c76; }
+    }
+"""  # the card has a background of its own: the page may have another scheme than the browser
 
 
-def draw(results: Sequence[Result], caption: str, kind: str = "svg") -> bytes:
-    """Return the picture; rows without a goal are left out."""
-    shown = [result for result in results if result.score is not None]
-    picture = io.BytesIO()
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(STYLE)
-        figure = Figure(figsize=(10, 1.4 + 0.5 * len(shown)), dpi=160, layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
-        _axis(axes, [result.score or 1 for result in shown])
-        for place, result in enumerate(shown):
-            _bar(axes, place, result)
-        axes.axvline(1, color="black", linewidth=1.4)
-        axes.set_yticks(range(len(shown)), [textwrap.fill(result.row.name, NAME_WIDTH) for result in shown])
-        axes.tick_params(axis="y", length=0)
-        axes.set_ylim(len(shown) - 0.5, -0.5)
-        axes.set_title("Measured values against their goals", loc="left", fontweight="bold", fontsize=13, pad=24)
-        axes.annotate(
-            caption, (0, 1), (0, 8), xycoords="axes fraction", textcoords="offset points", fontsize=9, color=QUIET
-        )
-        figure.savefig(picture, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    return picture.getvalue()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two bars: a row of the report as amounts per second."""
+
+    title: str
+    row: str  # pattern of the row's name; its raw figures are ms per `amount`
+    peer: str
+    amount: float
+    unit: str
 
 
-def _axis(axes: "Axes", scores: Sequence[float]) -> None:
-    """Set up the logarithmic axis: better than the goal to the right, worse to the left."""
-    low = max(1 / MOST, min([1 / LEAST, *scores])) / 1.08
-    high = min(MOST, max([LEAST, *scores])) * 1.08
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    ticks = sorted({*TICKS, *(1 / tick for tick in TICKS)})
-    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: _tick_text(ratio)))
-    axes.set_xlabel("better than the goal by a factor of")
+COMPARISONS = (
+    Comparison(
+        title="Training, preset l, batch size 64",
+        row="training iteration, preset l, batch 64",
+        peer="plain PyTorch",
+        amount=ITERATION,
+        unit="tokens/s",
+    ),
+    Comparison(
+        title="Decoding one sequence, preset l, vocabulary 2,000",
+        row="decoding, preset l, vocabulary 2000, 200 tokens",
+        peer="plain PyTorch",
+        amount=1,
+        unit="tokens/s",
+    ),
+    Comparison(
+        title="Serving 32 HTTP clients; plain PyTorch decodes one text at a time",
+        row="served over HTTP: 32 clients, 200 tokens each",
+        peer="plain PyTorch",
+        amount=1,
+        unit="tokens/s",
+    ),
+    Comparison(
+        title="Fetching and verifying a checkpoint of 172 MB from a local relay",
+        row="fetch and verify .* from LocalRelay, against nostr-sdk",
+        peer="nostr-sdk (Rust)",
+        amount=XL_MB,
+        unit="MB/s",
+    ),
+)
 
 
-def _tick_text(ratio: float) -> str:
-    if ratio == 1:
-        return "goal"
-    return f"{ratio:.3g} x" if ratio > 1 else f"1/{1 / ratio:.3g} x"
+def draw(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
+    """Return the picture as SVG; comparisons without a row in the report are left out, and empty if all are.
+
+    Args:
+        rows: The rows of a report, as in its JSON.
+        caption: Machine, commit and date.
+    """
+    raw = {comparison: _raw(rows, comparison.row) for comparison in COMPARISONS}
+    groups = [_group(place, each, found) for place, (each, found) in enumerate(_present(raw))]
+    if not groups:
+        return ""
+    height = 2 * MARGIN + 48 + GROUP * len(groups)
+    lines = [
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
+            'aria-labelledby="title" font-family="system-ui, sans-serif" font-size="14">'
+        ),
+        '  <title id="title">Throughput next to peers, in one run</title>',
+        f"  <style>{STYLE}  </style>",
+        f'  <rect class="card" x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="8"/>',
+        f'  <text class="title" x="{MARGIN}" y="{MARGIN + 14}" font-size="16">Per second, more is better</text>',
+        f'  <text class="soft" x="{MARGIN}" y="{MARGIN + 34}" font-size="12">{escape(caption)}</text>',
+        *groups,
+        "</svg>",
+    ]
+    return "\n".join(lines) + "\n"
 
 
-def _bar(axes: "Axes", place: int, result: Result) -> None:
-    """Draw a bar from the goal to the value, labelled with both."""
-    score = result.score or 1
-    colour = REACHED if result.reached else MISSED
-    axes.barh(
-        place,
-        score - 1,
-        left=1,
-        height=0.5,
-        color=colour,
-        hatch=None if result.reached else "////",
-        edgecolor="white",
-        linewidth=0,
-    )
-    label: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "clip_on": False}
-    axes.text(1.02, place - 0.04, result.value_text, va="bottom", color=colour, fontweight="bold", **label)
-    goal = f"goal {result.goal_text}{'' if result.reached else ', missed'}"
-    axes.text(1.02, place + 0.04, goal, va="top", color=QUIET, fontsize=9, **label)
+def _present(
+    raw: Mapping[Comparison, Mapping[str, float] | None],
+) -> list[tuple[Comparison, Mapping[str, float]]]:
+    return [(comparison, found) for comparison, found in raw.items() if found]
+
+
+def _raw(rows: Sequence[Mapping[str, Any]], pattern: str) -> Mapping[str, float] | None:
+    return next((row["raw"] for row in rows if re.fullmatch(pattern, row["name"])), None)
+
+
+def _group(place: int, comparison: Comparison, raw: Mapping[str, float]) -> str:
+    """Return the title and the two bars of a comparison."""
+    top = 2 * MARGIN + 48 + GROUP * place
+    rates = [comparison.amount * 1e3 / raw[key] for key in ("ours_ms", "reference_ms")]
+    bars = []
+    names = (("randygpt", "ours"), (comparison.peer, "peer"))
+    for number, ((name, kind), rate) in enumerate(zip(names, rates, strict=True)):
+        y = top + 8 + number * (BAR + 6)
+        length = max(2, BARS * rate / max(rates))
+        bars += [
+            f'  <text class="soft" x="{MARGIN + LABELS - 10}" y="{y + 14}" text-anchor="end">{escape(name)}</text>',
+            f'  <rect class="{kind}" x="{MARGIN + LABELS}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2"/>',
+            (
+                f'  <text class="value" x="{MARGIN + LABELS + length + 8:.1f}" y="{y + 14}">'
+                f"{_rounded(rate)} {comparison.unit}</text>"
+            ),
+        ]
+    return "\n".join([f'  <text class="title" x="{MARGIN}" y="{top}">{escape(comparison.title)}</text>', *bars])
+
+
+def _rounded(rate: float) -> str:
+    """Return a rate with three significant digits and thousands separators."""
+    return f"{float(f'{rate:.3g}'):,g}" if rate < 1000 else f"{round(float(f'{rate:.3g}')):,}"  # noqa: PLR2004
+
+
+def caption_of(report: Mapping[str, Any]) -> str:
+    """Return machine, commit and date of a report."""
+    return f"{report['machine']}; one run, commit {report['commit']}, {report['date']}"
+
+
+if __name__ == "__main__":
+    given = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    Path(sys.argv[2]).write_text(draw(given["rows"], caption_of(given)), encoding="utf-8")

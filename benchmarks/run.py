@@ -125,14 +125,14 @@ def git(*arguments: str) -> str:
 
 
 def write(stem: Path, about: dict[str, object], results: list[Result]) -> None:
-    """Write the report, and its picture if any row has a goal."""
+    """Write the report, and its picture if any row compares with a peer."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     report = {**about, "rows": [result.as_json() for result in results]}
     written = [stem.with_name(f"{stem.name}.json")]
     written[0].write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if any(result.score is not None for result in results):
+    if drawn := picture.draw([result.as_json() for result in results], picture.caption_of(about)):
         written.append(stem.with_name(f"{stem.name}.svg"))
-        written[1].write_bytes(picture.draw(results, f"{about['machine']}; commit {about['commit']}, {about['date']}"))
+        written[1].write_text(drawn, encoding="utf-8")
     for path in written:
         print(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
