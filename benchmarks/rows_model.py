@@ -8,7 +8,7 @@ from functools import partial
 
 from measure import BASELINE, TEXT, Bench, Measured, Metrics, Raw, Row, compare, iteration_ms, ratio
 
-CLASSIC_RUN = ("--preset", "s", "--iters", "8")
+CLASSIC_RUN = ("--recipe", "classic", "--preset", "s", "--iters", "8")
 CLASSIC_ITERATIONS = 1000  # that a fast run is compared with
 RECIPE_ROUNDS = 2
 
@@ -17,7 +17,7 @@ def training(bench: Bench, preset: str, plain_steps: int) -> Measured:
     """Compare an iteration of the plain program with one of `randygpt train`, batch size 64."""
     return compare(
         lambda: bench.plain_training_ms(preset, plain_steps),
-        lambda: iteration_ms(bench.train("--preset", preset, "--iters", "8")),
+        lambda: iteration_ms(bench.train("--recipe", "classic", "--preset", preset, "--iters", "8")),
     )
 
 
@@ -134,14 +134,14 @@ ROWS = (
         unit="%",
         goal=5,
         at_most=True,
-        measure=lambda bench: evaluating(bench, "--preset", "s", "--iters", "50"),
+        measure=lambda bench: evaluating(bench, "--recipe", "classic", "--preset", "s", "--iters", "200"),
     ),
     Row(
         name="share of evaluation in training, preset xs, fast recipe",
         unit="%",
         goal=5,
         at_most=True,
-        measure=lambda bench: evaluating(bench, "--recipe", "fast", "--preset", "xs", "--iters", "200"),
+        measure=lambda bench: evaluating(bench, "--recipe", "fast", "--preset", "xs", "--iters", "800"),
     ),
 )
 

@@ -24,7 +24,7 @@ from randygpt.cli.output import emit, format_size
 
 _FIRST_ITERS = 120
 _MORE_ITERS = 180
-_TRAINING = ("--preset", "xs", "--batch", "16", "--lr", "3e-3", "--min-lr", "3e-4")
+_TRAINING = ("--recipe", "classic", "--preset", "xs", "--batch", "16", "--lr", "3e-3", "--min-lr", "3e-4")
 _PROMPT = "The "
 _MAX_WORD = 40  # characters of an argument before it is abbreviated; ids are longer
 _DEADLINE_S = 60.0  # for a reply or a swap that should take about a second

@@ -1,4 +1,7 @@
-"""Translation of the Rust program's command lines (`randygpt --iters 1000`) into subcommands. No I/O."""
+"""Translation of the Rust program's command lines (`randygpt --iters 1000`) into subcommands. No I/O.
+
+They train with the classic recipe and its defaults, those of the Rust program.
+"""
 
 from collections.abc import Mapping
 
@@ -24,7 +27,7 @@ def normalise(arguments: list[str]) -> list[str]:
             return ["serve", *_serve(_without(words, _TRAINING | _SAMPLING | _SEED))]
         if "--generate" in words:
             return ["generate", *_generate(_without(words, _TRAINING | _SERVING))]
-        arguments = ["train", *_without(words, _SAMPLING | _SERVING)]
+        arguments = ["train", *_recipe(words), *_without(words, _SAMPLING | _SERVING)]
     if arguments[:1] != ["train"]:
         return arguments
     followers = [*arguments[1:], "-"]
@@ -32,6 +35,13 @@ def normalise(arguments: list[str]) -> list[str]:
         _BARE.get(argument, argument) if follower.startswith("-") else argument
         for argument, follower in zip(arguments, followers, strict=True)
     ]
+
+
+def _recipe(words: list[str]) -> list[str]:
+    """Return the flag that chooses the classic recipe for a new run; a resumed run keeps its own."""
+    flags = {word.partition("=")[0] for word in words}
+    keeps_its_own = "--resume" in flags and "--fine-tune" not in flags
+    return [] if keeps_its_own or "--recipe" in flags else ["--recipe", "classic"]
 
 
 def _split_equals(word: str) -> list[str]:

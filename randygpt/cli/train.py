@@ -1,12 +1,10 @@
 """`randygpt train`: train a model on a text file and save checkpoints."""
 
-import contextlib
 import math
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,23 +12,28 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from randygpt.cli import systemd
-from randygpt.cli.flags import Json, Quiet, check_file_path, validate_preset
-from randygpt.cli.output import emit, print_stderr, progress_console
+from randygpt.cli.flags import Json, Quiet, check_file_path, is_flag_given, validate_preset
+from randygpt.cli.output import emit, print_stderr
 from randygpt.cli.signals import deferred_signals
+from randygpt.cli.train_report import Report, describe_files, describe_run, next_commands
 from randygpt.errors import CallerError, InvalidModelFile
-from randygpt.model.config import DEFAULT_PRESET, ModelConfig
+from randygpt.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from randygpt.checkpoint.sidecar import CheckpointInfo, Sidecar
-    from randygpt.training.checkpointing import Step
     from randygpt.training.distributed import World
     from randygpt.training.options import TrainFlags, TrainOptions
     from randygpt.training.trainer import Trainer
 
-EXAMPLE = "Example: randygpt train --preset xs --iters 200 --train-file shakespeare.txt --checkpoint shakespeare"
+EXAMPLE = "Example: randygpt train shakespeare.txt --checkpoint shakespeare"
 
 
 def train(
+    context: typer.Context,
+    text: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="Text to train on; default: train.txt, or else a built-in sample."),
+    ] = None,
     iters: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Total iterations (1000), including those before --resume."),
@@ -38,7 +41,9 @@ def train(
     preset: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", callback=validate_preset, help="Model size: xs, s, ds, m, l (default), deep or xl."
+            metavar="NAME",
+            callback=validate_preset,
+            help="Model size: xs (default), s, ds, m, l (default of classic), deep or xl.",
         ),
     ] = None,
     dim: Annotated[
@@ -51,7 +56,7 @@ def train(
     block: Annotated[int | None, typer.Option(min=1, metavar="N", help="Context length in tokens (256).")] = None,
     train_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Text to train on; default: train.txt, or else a built-in sample."),
+        typer.Option(metavar="FILE", help="The same as FILE, as in the Rust program."),
     ] = None,
     checkpoint: Annotated[
         Path, typer.Option(metavar="PREFIX", help="Write PREFIX.bin, PREFIX_best.bin and PREFIX.metrics.jsonl.")
@@ -65,19 +70,20 @@ def train(
     recipe: Annotated[
         Literal["classic", "fast"] | None,
         typer.Option(
-            metavar="RECIPE", help="classic, as in the Rust program, or fast, with another optimizer and schedule."
+            metavar="RECIPE",
+            help="fast (default), or classic: optimizer, schedule and defaults of the Rust program.",
         ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Batch size (64; preset deep 16; recipe fast 8).")
+        int | None, typer.Option(min=1, metavar="N", help="Batch size (8; classic 64, preset deep 16).")
     ] = None,
     accumulate: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Split each batch into N parts to save memory.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Random seed; same seed, same model.")] = None,
-    lr: Annotated[float | None, typer.Option(metavar="X", help="Maximum learning rate (1e-4; fast 0.03).")] = None,
+    lr: Annotated[float | None, typer.Option(metavar="X", help="Maximum learning rate (0.03; classic 1e-4).")] = None,
     min_lr: Annotated[
-        float | None, typer.Option(metavar="X", help="Learning rate at the end (1e-5; fast 0.0015).")
+        float | None, typer.Option(metavar="X", help="Learning rate at the end (0.0015; classic 1e-5).")
     ] = None,
     bpe: Annotated[
         int | None,
@@ -131,18 +137,19 @@ def train(
         drop_unknown=drop_unknown or None,
     )
     options = _resolve_options(model, flags, device=place, prefix=checkpoint)
-    _refuse_overwrite([train_file or DEFAULT_TEXT, vocab], options)
+    text = _text_path(context, text, train_file)
+    _refuse_overwrite([text or DEFAULT_TEXT, vocab], options)
     with process_group(place) as world:
         first = world.rank == 0
-        if found and not fine_tune and found.header.iteration + 1 >= options.iterations:
+        if model.continued and model.continued.header.iteration + 1 >= options.iterations:
             if first:
-                _report_nothing_to_do(found, options, as_json=as_json)
+                _report_nothing_to_do(model.continued, options, as_json=as_json)
             return
         if first:  # other processes of a distributed run write nothing
             _check_writable(options.latest.absolute().parent)
         shown = not (as_json or quiet) and first
-        trainer = _trainer(model, options, train_file, world, print_stderr if shown else lambda _: None)
-        _run(trainer, as_json=as_json, shown=shown, first=first)
+        trainer = _trainer(model, options, text, world, print_stderr if shown else lambda _: None)
+        _run(trainer, text, as_json=as_json, shown=shown, first=first)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,9 +164,22 @@ class _ModelRequest:
     vocab: Path | None
 
     @property
+    def continued(self) -> "CheckpointInfo | None":
+        """Checkpoint of the run to continue; None for a new run."""
+        return None if self.fine_tune else self.found
+
+    @property
     def resumed(self) -> "Sidecar | None":
         """Sidecar of the run to continue; None for a new run."""
-        return self.found.sidecar if self.found and not self.fine_tune else None
+        return self.continued.sidecar if self.continued else None
+
+
+def _text_path(context: typer.Context, text: Path | None, train_file: Path | None) -> Path | None:
+    """Return the text to train on: on the command line, FILE and --train-file exclude each other."""
+    given = [is_flag_given(context, name) for name in ("text", "train_file")]
+    if all(given) and text != train_file:
+        raise CallerError(f"two texts: {text} and --train-file {train_file}; name one")
+    return train_file if given == [False, True] else text or train_file
 
 
 def _resume_path(named_file: str, prefix: Path) -> Path:
@@ -193,26 +213,29 @@ def _resolve_options(model: _ModelRequest, flags: "TrainFlags", **others: Any) -
     """Return the options of a run: flags override the resumed run, which overrides the recipe."""
     from randygpt.training.device import fastest_precision
     from randygpt.training.options import resolve_options
+    from randygpt.training.recipe import CLASSIC, FAST
 
     return resolve_options(
         flags,
         resumed=model.resumed,
-        preset=model.found.config.preset if model.found else model.preset or DEFAULT_PRESET,
+        recipe=CLASSIC if model.continued else FAST,
+        preset=model.found.config.preset if model.found else model.preset,
         precision=fastest_precision(others["device"]),
         **others,
     )
 
 
 def _trainer(
-    model: _ModelRequest, options: "TrainOptions", train_file: Path | None, world: "World", warn: Callable[[str], None]
+    model: _ModelRequest, options: "TrainOptions", text_path: Path | None, world: "World", warn: Callable[[str], None]
 ) -> "Trainer":
     from randygpt.checkpoint.sidecar import read_tokenizer
     from randygpt.model.tokenizer import BpeTokenizer
     from randygpt.training.options import describe_changes
+    from randygpt.training.recipe import RECIPES
     from randygpt.training.text import Text
     from randygpt.training.trainer import Trainer
 
-    text = Text.find(train_file)
+    text = Text.find(text_path)
     prefix = os.fsencode(options.prefix.name).decode(errors="replace")  # a file name may not be text
     name = "" if prefix == "checkpoint" else prefix
     if model.found:
@@ -234,7 +257,8 @@ def _trainer(
                 raise InvalidModelFile(f"{text.source}: {str(error).removeprefix(f'{text.source}: ')}") from None
 
         def config(vocab_size: int) -> ModelConfig:
-            return ModelConfig.from_preset(model.preset or DEFAULT_PRESET, vocab_size=vocab_size, **model.shape)
+            preset = model.preset or RECIPES[options.recipe].preset
+            return ModelConfig.from_preset(preset, vocab_size=vocab_size, **model.shape)
 
         trainer = Trainer.start(options, text, config, tokenizer=given, name=name, world=world, warn=warn)
     if model.resumed and (changes := describe_changes(options, model.resumed)):
@@ -242,83 +266,44 @@ def _trainer(
     older = [path for path in (options.latest, options.best) if path.is_file()]
     if older and not trainer.same_run:
         warn(f"{older[0]} already exists: the first save overwrites it (use another --checkpoint to keep it)")
-    shape = f"{trainer.model.config.name}, {trainer.model.config.parameter_count:,} parameters"
-    warn(f"{shape}, {options.device}, {options.precision}, text: {text.source}")
+    warn(describe_run(trainer, text.source))
     return trainer
 
 
-def _run(trainer: "Trainer", *, as_json: bool, shown: bool, first: bool) -> None:
+def _run(trainer: "Trainer", text: Path | None, *, as_json: bool, shown: bool, first: bool) -> None:
     options = trainer.options
-    with deferred_signals() as signals, _bar(trainer, shown=shown) as on_step:
-        try:
-            finished = trainer.run(_with_service_status(on_step, options.iterations), lambda: bool(signals))
-        except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error):  # torch raises a RuntimeError
-                raise
-            reason = f"out of memory with batch size {options.batch_size}"
-            raise CallerError(f"{reason}; use a smaller --batch, or --accumulate") from None
-    iteration, best = trainer.next_iteration - 1, trainer.best_loss
-    measured = f"best validation loss {best:.4f}" if math.isfinite(best) else "validation loss not measured yet"
+    report = Report(trainer, shown=shown)
+    try:
+        with deferred_signals() as signals, report.progress():
+            finished = trainer.run(report.add, lambda: bool(signals))
+    except KeyboardInterrupt:
+        if first:
+            print_stderr(describe_files(options))
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):  # torch raises a RuntimeError
+            raise
+        reason = f"out of memory with batch size {options.batch_size}"
+        raise CallerError(f"{reason}; use a smaller --batch, or --accumulate") from None
     if first:
-        text = f"saved {options.latest} (iteration {iteration}) and {options.best} ({measured})"
-        emit(as_json, _result(options, iteration, best), text)
+        emit(as_json, report.result(), report.summary(finished=finished))
+    if shown:
+        print_stderr(next_commands(trainer, text, finished=finished))
     if not finished:
         raise typer.Exit(128 + signals[0])
-
-
-def _with_service_status(on_step: "Callable[[Step], None]", iterations: int) -> "Callable[[Step], None]":
-    """Return `on_step`, extended to report the progress to the service manager at most once per second."""
-    last_report = -math.inf
-
-    def report(step: "Step") -> None:
-        nonlocal last_report
-        if time.monotonic() - last_report > 1:
-            last_report = time.monotonic()
-            status = f"iteration {step.iteration + 1} of {iterations}, loss {step.loss:.4f}"
-            systemd.notify(status=status, ready=True, alive=True)
-        on_step(step)
-
-    return report
 
 
 def _report_nothing_to_do(found: "CheckpointInfo", options: "TrainOptions", *, as_json: bool) -> None:
     """Report that a checkpoint has already reached --iters, without reading the text."""
     header = found.header
-    done = header.iteration + 1
-    message = f"nothing to do: {found.path} is at iteration {done}; to continue, pass --iters above {done}"
+    message = f"nothing to do: {found.path} is already at iteration {header.iteration + 1}; pass --iters above that"
     systemd.notify(status=message, ready=True)
     print_stderr(message)
-    if as_json:
-        emit(as_json, _result(options, header.iteration, header.best_loss), "")
-
-
-def _result(options: "TrainOptions", iteration: int, best: float) -> dict[str, object]:
-    return {
-        "iteration": iteration,
-        "best_val_loss": best if math.isfinite(best) else None,
+    result = {
+        "iteration": header.iteration,
+        "best_val_loss": header.best_loss if math.isfinite(header.best_loss) else None,
         "checkpoint": str(options.latest),
-        "best": str(options.best),
+        "best": str(options.best) if options.best.is_file() else None,
     }
-
-
-@contextlib.contextmanager
-def _bar(trainer: "Trainer", *, shown: bool) -> "Iterator[Callable[[Step], None]]":
-    """Show a progress bar on a terminal, and nothing elsewhere; yields the callback for each step."""
-    if not shown or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=progress_console()) as progress:
-        task = progress.add_task("", total=trainer.options.iterations, completed=trainer.next_iteration)
-        perplexity = "-"
-
-        def show(step: "Step") -> None:
-            nonlocal perplexity
-            if step.val_loss is not None:
-                perplexity = f"{math.exp(min(step.val_loss, 99)):.2f}"
-            description = f"loss {step.loss:.4f}  val ppl {perplexity}  {step.ms:.0f} ms/iter"
-            progress.update(task, completed=step.iteration + 1, description=description)
-
-        yield show
+    if as_json:
+        emit(as_json, result, "")

@@ -57,8 +57,7 @@ def describe_usage_error(error: Exception) -> str:
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     path = context.command_path if context else "randygpt"
     if extra != message:
-        hint = "; name the text with --train-file" if path == "randygpt train" else ""
-        message = f"unexpected argument: {extra[1:-1]}{hint}"
+        message = f"unexpected argument: {extra[1:-1]}"
     source = context.get_parameter_source(parameter.name) if context and parameter else None
     variable = f" {parameter.envvar}:" if parameter and source and source.name == "ENVIRONMENT" else ""
     return f"{path}:{variable} {' '.join(message.split())} (see {path} --help)"

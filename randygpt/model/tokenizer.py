@@ -73,6 +73,13 @@ class Tokenizer(Protocol):
         """Return the contents of a release's vocab.json."""
 
 
+def byte_lengths(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
+    """Return the UTF-8 length of every vocabulary entry, (V,); zero for the begin and end tokens."""
+    lengths = np.array([len(entry.encode()) for entry in tokenizer.vocab], dtype=np.int64)
+    lengths[sorted(tokenizer.special_ids)] = 0
+    return lengths
+
+
 def tokenizer_from_json(raw: object) -> Tokenizer:
     """Parse a decoded vocab.json, `{"chars"}` or `{"vocab", "merges"}`; raise InvalidModelFile if it is wrong."""
     if isinstance(raw, Mapping) and "vocab" in raw:

@@ -22,15 +22,19 @@ class Step:
     iteration: int  # index, from 0
     loss: float  # training loss, nats per token
     val_loss: float | None  # nats per token; None: not measured
+    bits_per_byte: float | None  # the validation loss per UTF-8 byte of its text
     lr: float
     ms: float  # milliseconds of the iteration
     tokens: int  # trained on so far, over the model's life
+    waited: int = 0  # evaluations since the best one
 
     def as_line(self) -> str:
         """Return the step as a line of the metrics file."""
         values: dict[str, float] = {"iter": self.iteration, "loss": round(self.loss, 6)}
         if self.val_loss is not None:
             values["val_loss"] = round(self.val_loss, 6)
+        if self.bits_per_byte is not None:
+            values["val_bits_per_byte"] = round(self.bits_per_byte, 6)
         values |= {"lr": self.lr, "ms_per_iter": round(self.ms, 3), "tokens": self.tokens}
         return json.dumps(values) + "\n"
 

@@ -68,6 +68,7 @@ class Corpus:
             least = 10 * (block_size + 1)
             raise InvalidModelFile(f"{text.source} has {count} tokens: training and validation need about {least}")
         self.identity = tokens.identity  # 64 hex digits that identify text and vocabulary
+        self.sizes = border, count - border  # tokens for training and for validation
         first, second = np.split(tokens.ends, np.searchsorted(tokens.ends, [border]))
         self._train = _Windows(tokens.ids[:border], first, block_size)
         self._validation = _Windows(tokens.ids[border:], second - border, block_size)

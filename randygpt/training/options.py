@@ -15,7 +15,7 @@ from relay_client.errors import quote
 
 PRECISIONS = ("float32", "bf16")
 DEFAULT_SEED = 1337
-DEFAULT_ITERATIONS = 1000
+DEFAULT_ITERATIONS = 1000  # of the fast recipe, with its preset: under two minutes on two cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,8 @@ def resolve_options(
     flags: TrainFlags,
     *,
     resumed: Sidecar | None,
-    preset: str,
+    recipe: str,
+    preset: str | None,
     precision: str,
     **others: Any,  # noqa: ANN401 (fields of TrainOptions)
 ) -> TrainOptions:
@@ -144,7 +145,8 @@ def resolve_options(
     Args:
         flags: What the user asked for.
         resumed: The sidecar of the checkpoint to resume; None for a new model or fine-tuning.
-        preset: The model's preset, which sets the batch size of the classic recipe.
+        recipe: The default recipe.
+        preset: The model's preset, which sets the batch size of the classic recipe; None for the recipe's default.
         precision: The default precision on this machine.
         **others: The remaining fields of `TrainOptions`.
 
@@ -152,9 +154,10 @@ def resolve_options(
         CallerError: A flag is out of range.
         InvalidModelFile: The sidecar has a value that is out of range.
     """
-    recipe = _choose("recipe", CLASSIC, flags, resumed)
+    recipe = _choose("recipe", recipe, flags, resumed)
     defaults = find_recipe(recipe)
-    batch_size = _choose("batch_size", defaults.batch_size or default_batch_size(preset), flags, resumed)
+    usual = defaults.batch_size or default_batch_size(preset or defaults.preset)
+    batch_size = _choose("batch_size", usual, flags, resumed)
     accumulate = _choose("accumulate", 1, flags, resumed)
     same = resumed if resumed and resumed.training.get("recipe", CLASSIC) == recipe else None
     max_lr = _choose("max_lr", defaults.max_lr, flags, same)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from randygpt.errors import CallerError
-from randygpt.model.config import ModelConfig
+from randygpt.model.config import DEFAULT_PRESET, ModelConfig
 from randygpt.model.gpt import GPT
 from randygpt.training.optim import FlatAdamW, FlatMuon, Optimizer, constant_then_cosine, warmup_then_linear
 
 _EMBEDDING_RMS = 0.1  # of the fast recipe's initial token and position embeddings
+_MIN_EVALUATIONS = 8  # in a run
 _MAX_WAVELENGTH = 1000.0  # positions, over 2 pi
 
 
@@ -23,11 +24,16 @@ class Recipe:
     max_lr: float
     min_lr: float
     dropout: float
-    eval_every: int  # iterations
+    eval_every: int  # iterations; a short run evaluates more often, see eval_interval
     batch_size: int | None  # sequences; None: the preset's default
+    preset: str  # default
     schedule: Callable[..., float]  # (iteration, *, iterations, max_lr, min_lr) -> lr
     optimizer: Callable[[ModelConfig, Tensor, Tensor], Optimizer]  # (config, weights (P,), gradient (P,))
     prepare: Callable[[GPT], None]  # adjusts the weights of a new model, after they were drawn
+
+    def eval_interval(self, iterations: int) -> int:
+        """Return the number of iterations between two evaluations, so that a run has at least eight."""
+        return max(1, min(self.eval_every, iterations // _MIN_EVALUATIONS))
 
 
 def _init_sinusoidal(model: GPT) -> None:
@@ -41,7 +47,7 @@ def _init_sinusoidal(model: GPT) -> None:
         model.wte.mul_(_EMBEDDING_RMS / model.wte.square().mean().sqrt())
 
 
-CLASSIC = "classic"
+CLASSIC, FAST = "classic", "fast"
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         # randyGPT train.rs
@@ -51,17 +57,19 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             dropout=0.1,
             eval_every=25,
             batch_size=None,
+            preset=DEFAULT_PRESET,
             schedule=constant_then_cosine,
             optimizer=lambda _config, flat, gradient: FlatAdamW(flat, gradient),
             prepare=lambda _model: None,
         ),
         # docs/log.md
-        "fast": Recipe(
+        FAST: Recipe(
             max_lr=0.03,
             min_lr=0.0015,
             dropout=0.0,
             eval_every=100,
             batch_size=8,
+            preset="xs",
             schedule=warmup_then_linear,
             optimizer=FlatMuon,
             prepare=_init_sinusoidal,

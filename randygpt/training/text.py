@@ -35,11 +35,13 @@ class Text:
 
     @classmethod
     def find(cls, path: Path | None) -> Self:
-        """Return the text in a file, else in `train.txt`, else the topics of the Python manual; raise OSError."""
+        """Return the text in a file, else in `train.txt`, else the Python manual without tables; raise OSError."""
         if path is None and not DEFAULT_TEXT.is_file():
             from pydoc_data.topics import topics  # noqa: PLC0415 (half a megabyte)
 
-            return cls.of("\n\n".join(topics.values()), "the Python manual (built in)")
+            paragraphs = "\n\n".join(topics.values()).split("\n\n")
+            prose = [each for each in paragraphs if not each.lstrip().startswith(("+-", "|"))]
+            return cls.of("\n\n".join(prose), "the Python manual (built in)")
         found = path or DEFAULT_TEXT
         if not found.is_file():
             return cls.of(found.read_bytes(), str(found))  # a pipe, or raise why it cannot be read

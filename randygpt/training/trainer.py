@@ -21,7 +21,7 @@ from randygpt.checkpoint.sidecar import CheckpointInfo, Sidecar
 from randygpt.errors import CallerError, Diverged, InvalidCheckpoint
 from randygpt.model.config import ModelConfig
 from randygpt.model.gpt import GPT, gradient_views
-from randygpt.model.tokenizer import CharTokenizer, Tokenizer
+from randygpt.model.tokenizer import CharTokenizer, Tokenizer, byte_lengths
 from randygpt.training.checkpointing import CheckpointWriter, Metrics, Step
 from randygpt.training.data import Corpus, check_vocabulary
 from randygpt.training.distributed import World
@@ -47,7 +47,8 @@ class _State:
     steps: int = 0
     tokens: int = 0  # trained on, over the model's whole life
     train_loss: float | None = None
-    val_loss: float | None = None
+    val_loss: float | None = None  # of the last evaluation
+    best_iteration: int | None = None  # None: not known
 
 
 class Trainer:
@@ -62,11 +63,14 @@ class Trainer:
         self._world = world
         self._recipe = RECIPES[options.recipe]
         self.same_run = False  # resumed from the files that it will overwrite
-        self._best_saved = False
+        self.saved_best: tuple[int | None, float] | None = None  # iteration (None: unknown), loss of the best on disk
         state.model.set_training_dtype(_DTYPES[options.precision])
         mine = world.shard(EVAL_SEQUENCES)
         fixed = corpus.validation(EVAL_SEQUENCES)  # (N, T) each
         self._validation = [part[mine.start : mine.stop].to(options.device) for part in fixed]
+        evaluated_bytes = byte_lengths(state.tokenizer)[fixed[1].numpy()].sum()
+        self._bytes_per_token = max(1, int(evaluated_bytes)) / fixed[1].numel()
+        self._evaluated = False  # in this run
 
     @classmethod
     def start(
@@ -157,7 +161,8 @@ class Trainer:
             if found.sidecar and found.sidecar.training.get("tokens", corpus.identity) != corpus.identity:
                 warn(f"{path} was trained on another text")
             trainer.same_run = path.resolve() in {options.latest.resolve(), options.best.resolve()}
-            trainer._best_saved = trainer.same_run and options.best.is_file()
+            if trainer.same_run and options.best.is_file():
+                trainer.saved_best = state.best_iteration, state.plateau.best
         return trainer
 
     @property
@@ -166,19 +171,34 @@ class Trainer:
         return self._state.tokenizer
 
     @property
+    def text_sizes(self) -> tuple[int, int]:
+        """Number of tokens for training and for validation."""
+        return self._corpus.sizes
+
+    @property
     def next_iteration(self) -> int:
         """Index of the next iteration."""
         return self._state.next_iteration
+
+    @property
+    def best_iteration(self) -> int | None:
+        """Index of the iteration with the lowest validation loss, None if that is not known."""
+        return self._state.best_iteration
 
     @property
     def best_loss(self) -> float:
         """Lowest validation loss so far, infinite before the first."""
         return self._state.plateau.best
 
+    def bits_per_byte(self, loss: float) -> float:
+        """Return a loss in bits per UTF-8 byte of the validation text, which is comparable between tokenizers."""
+        return loss / math.log(2) / self._bytes_per_token
+
     def run(self, on_step: Callable[[Step], None], should_stop: Callable[[], bool]) -> bool:
         """Train until the target iteration or the end of the plateau rule.
 
-        Both checkpoints are on disk when this returns. A run that has reached its target writes nothing.
+        The newest checkpoint, and after an evaluation the best one, are on disk when this returns. A run that has
+        reached its target writes nothing.
 
         Args:
             on_step: Called after each iteration.
@@ -215,7 +235,7 @@ class Trainer:
                     saved_at = time.monotonic()
                 interrupted = self._world.any(should_stop())
             self._save(writer, options.latest)
-            if not self._best_saved:
+            if self._evaluated and not self.saved_best:  # resumed elsewhere, and nothing was better since
                 self._save(writer, options.best)
         return not interrupted
 
@@ -231,12 +251,24 @@ class Trainer:
         state.next_iteration, state.steps = iteration + 1, state.steps + 1
         state.tokens += options.batch_size * self.model.config.block_size
         val_loss, is_best, exhausted = None, False, False
-        if state.next_iteration % self._recipe.eval_every == 0 or state.next_iteration == options.iterations:
+        interval = self._recipe.eval_interval(options.iterations)
+        if state.next_iteration % interval == 0 or state.next_iteration == options.iterations:
             state.val_loss = val_loss = self._evaluate()
+            self._evaluated = True
             is_best = val_loss < state.plateau.best
             exhausted = state.plateau.update(val_loss)
-        ms = (time.perf_counter() - started) * 1e3
-        step = Step(iteration=iteration, loss=state.train_loss, val_loss=val_loss, lr=lr, ms=ms, tokens=state.tokens)
+        if is_best:
+            state.best_iteration = iteration
+        step = Step(
+            iteration=iteration,
+            loss=state.train_loss,
+            val_loss=val_loss,
+            bits_per_byte=None if val_loss is None else self.bits_per_byte(val_loss),
+            lr=lr,
+            ms=(time.perf_counter() - started) * 1e3,
+            tokens=state.tokens,
+            waited=state.plateau.waited,
+        )
         return step, is_best, exhausted
 
     def _train_step(self, iteration: int, lr: float) -> float:
@@ -286,7 +318,8 @@ class Trainer:
 
     def _save(self, writer: CheckpointWriter, path: Path) -> None:
         state = self._state
-        self._best_saved |= path == self.options.best
+        if path == self.options.best and state.val_loss is not None:
+            self.saved_best = state.next_iteration - 1, state.val_loss
         if self._world.rank:
             return
         header = CheckpointHeader(
@@ -304,6 +337,7 @@ class Trainer:
             optimizer_state=(_array(exp_avg), _array(exp_avg_sq)),
         )
         best = None if math.isinf(state.plateau.best) else state.plateau.best
+        best_iteration = {} if state.best_iteration is None else {"best_iteration": state.best_iteration}
         sidecar = Sidecar(
             config=self.model.config,
             tokenizer=state.tokenizer,
@@ -316,7 +350,9 @@ class Trainer:
                 "tokens_seen": state.tokens,
                 "plateau_waited": state.plateau.waited,
                 "plateau_cuts": state.plateau.cuts,
-            },
+                "bytes_per_token": self._bytes_per_token,
+            }
+            | best_iteration,
         )
         writer.submit(path, checkpoint, sidecar)
 
@@ -343,6 +379,8 @@ def _restore(state: _State, loaded: Checkpoint, sidecar: Sidecar | None, device:
         state.tokens = sidecar.training_value("tokens_seen", 0)
         state.plateau.waited = sidecar.training_value("plateau_waited", 0)
         state.plateau.cuts = sidecar.training_value("plateau_cuts", 0)
+        if "best_iteration" in sidecar.training:
+            state.best_iteration = sidecar.training_value("best_iteration", 0)
 
 
 def _loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:

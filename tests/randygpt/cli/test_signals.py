@@ -164,7 +164,7 @@ def test_resume_after_kill_matches_unbroken_run(folder: Path, number: int) -> No
     else:
         kill_once(best.is_file, folder, *command)
     newest = "checkpoint.bin" if Path("checkpoint.bin").is_file() else best.name
-    assert 24 <= inspect_checkpoint(Path(newest)).header.iteration < 99
+    assert 11 <= inspect_checkpoint(Path(newest)).header.iteration < 99
     assert run([*command, "--resume", newest]) == 0
     assert {name: Path(name).read_bytes() for name in FILES} == expected
 

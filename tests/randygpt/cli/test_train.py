@@ -73,9 +73,9 @@ def test_resume_with_other_shape_is_refused(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.usefixtures("at_work")
 def test_recipe_is_remembered() -> None:
-    assert train(*TINY, "--iters", "2") == 0
+    assert train(*TINY, "--recipe", "classic", "--iters", "2") == 0
     assert training()["recipe"] == "classic"
-    assert train("--dim", "16", "--heads", "2", "--layers", "1", "--recipe", "fast", "--iters", "2") == 0
+    assert train("--dim", "16", "--heads", "2", "--layers", "1", "--iters", "2") == 0
     assert (training()["recipe"], training()["batch_size"]) == ("fast", 8)
     assert train("--resume", "--iters", "3") == 0
     assert (training()["recipe"], training()["batch_size"]) == ("fast", 8)
@@ -86,16 +86,20 @@ def test_recipe_is_remembered() -> None:
 
 @pytest.mark.usefixtures("at_work")
 def test_resume_remembers_learning_rates_and_target(capsys: pytest.CaptureFixture[str]) -> None:
-    assert train(*TINY, "--iters", "4", "--lr", "0.5", "--min-lr", "0.25", "--accumulate", "2") == 0
+    options = ("--recipe", "classic", "--lr", "0.5", "--min-lr", "0.25", "--accumulate", "2")
+    assert train(*TINY, "--iters", "4", *options) == 0
     started = training()
     assert train("--resume", "--iters", "6") == 0
-    assert training() | {"iterations": 4, "tokens_seen": started["tokens_seen"]} == started
+    changing = ("tokens_seen", "best_iteration", "plateau_waited")
+    assert training() | {"iterations": 4} | {name: started[name] for name in changing} == started
     capsys.readouterr()
     assert run(["train", "--resume", "--iters", "7", "--lr", "0.125"]) == 0
     changes = "--iters 7 (was 6), --lr 0.125 (was 0.5), --min-lr 0.125 (was 0.25)"
     assert f"changed since the checkpoint was saved: {changes}" in capsys.readouterr().err.splitlines()
     assert train("--resume") == 0
-    assert "nothing to do: checkpoint.bin is at iteration 7" in only_line(capsys.readouterr().err)
+    assert "nothing to do: checkpoint.bin is already at iteration 7; pass --iters above that" in only_line(
+        capsys.readouterr().err
+    )
     assert run(["train", "--resume", "--iters", "8", "--recipe", "fast"]) == 0
     line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("changed"))
     assert line.endswith(
@@ -182,7 +186,7 @@ def test_resume_at_target_has_nothing_to_do(capsys: pytest.CaptureFixture[str], 
     before = Path("checkpoint.bin").read_bytes()
     capsys.readouterr()
     assert run(["--iters", iters, "--resume", "--quiet"]) == 0
-    assert "nothing to do: checkpoint.bin is at iteration 2; to continue, pass --iters above 2" in only_line(
+    assert "nothing to do: checkpoint.bin is already at iteration 2; pass --iters above that" in only_line(
         capsys.readouterr().err
     )
     assert Path("checkpoint.bin").read_bytes() == before
@@ -200,6 +204,7 @@ def test_resume_at_target_has_nothing_to_do(capsys: pytest.CaptureFixture[str], 
 )
 def test_rust_command_lines(words: tuple[str, ...]) -> None:
     assert run([*words, *TINY, "--quiet"]) == 0
+    assert training("my_run.bin" if "my_run" in words else "checkpoint.bin")["recipe"] == "classic"
     prefix = "my_run" if "my_run" in words else "checkpoint"
     more = ["--checkpoint", prefix] if prefix == "my_run" else []
     for resume in (["--resume"], ["--resume", f"{prefix}_best.bin"], ["--resume", f"{prefix}.bin"]):

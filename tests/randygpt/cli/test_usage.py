@@ -21,7 +21,7 @@ SEE = {command: f"(see randygpt {command} --help)" for command in ("serve", "tra
         ("train --iters 1.5", "Invalid value for '--iters': '1.5' is not an integer"),
         ("train --lr x", "Invalid value for '--lr': 'x' is not a number"),
         ("train --recipe quick", "Invalid value for '--recipe': 'quick' is not one of 'classic', 'fast'"),
-        ("train novel.txt", "unexpected argument: novel.txt; name the text with --train-file"),
+        ("train a.txt b.txt", "unexpected argument: b.txt"),
         ("fetch a b", "unexpected argument: b"),
         ("fetch", "Missing argument 'MODEL'."),
     ],

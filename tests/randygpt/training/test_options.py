@@ -31,8 +31,10 @@ def resumed(**training: object) -> Sidecar:
     return Sidecar(config=CONFIG, tokenizer=TOKENIZER, training=training)
 
 
-def resolve(flags: TrainFlags, sidecar: Sidecar | None = None, *, preset: str = "l") -> TrainOptions:
-    return resolve_options(flags, resumed=sidecar, preset=preset, precision="bf16", prefix=Path("m"))
+def resolve(
+    flags: TrainFlags, sidecar: Sidecar | None = None, *, recipe: str = CLASSIC, preset: str | None = None
+) -> TrainOptions:
+    return resolve_options(flags, resumed=sidecar, recipe=recipe, preset=preset, precision="bf16", prefix=Path("m"))
 
 
 def test_a_new_run_takes_the_defaults_of_its_recipe() -> None:
@@ -41,7 +43,8 @@ def test_a_new_run_takes_the_defaults_of_its_recipe() -> None:
         iterations=1000, recipe=CLASSIC, batch_size=64, seed=DEFAULT_SEED, precision="bf16", prefix=Path("m")
     )
     assert (fast.recipe, fast.batch_size, fast.dropout) == ("fast", FAST.batch_size, FAST.dropout)
-    assert (fast.max_lr, fast.min_lr) == (FAST.max_lr, FAST.min_lr)
+    assert (fast.max_lr, fast.min_lr, fast.iterations) == (FAST.max_lr, FAST.min_lr, 1000)
+    assert resolve(TrainFlags(), recipe="fast") == fast
     assert resolve(TrainFlags(), preset="deep").batch_size == 16
 
 

@@ -254,11 +254,15 @@ def test_higher_target_continues_a_finished_run(tmp_path: Path) -> None:
 
 
 def test_resume_under_another_name_writes_both_files(tmp_path: Path) -> None:
-    start(options(tmp_path), stop_after=4)
+    start(options(tmp_path), stop_after=5)
+    claim_best(tmp_path / "m.bin", 0.5)
     before = contents(tmp_path)
     other = replace(options(tmp_path), prefix=tmp_path / "other")
-    carry_out(Trainer.resume(other, TEXT, inspect_checkpoint(tmp_path / "m.bin")), stop_after=1)
-    assert [inspect_checkpoint(path).header.iteration for path in (other.latest, other.best)] == [4, 4]
+    trainer = Trainer.resume(other, TEXT, inspect_checkpoint(tmp_path / "m.bin"))
+    carry_out(trainer, stop_after=1)
+    assert [inspect_checkpoint(path).header.iteration for path in (other.latest, other.best)] == [5, 5]
+    assert trainer.saved_best is not None
+    assert trainer.saved_best[0] == 5
     assert contents(tmp_path) == before
     sidecar = read_sidecar(other.latest)
     assert sidecar is not None

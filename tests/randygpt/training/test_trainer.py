@@ -23,6 +23,7 @@ from randygpt.training import trainer as trainer_module
 from randygpt.training.checkpointing import CheckpointWriter, Step
 from randygpt.training.data import Corpus
 from randygpt.training.options import TrainOptions
+from randygpt.training.recipe import RECIPES, Recipe
 from randygpt.training.trainer import Trainer
 
 FILES = ("m.bin", "m.json", "m_best.bin", "m_best.json")
@@ -94,6 +95,8 @@ def test_run_leaves_exactly_its_files(tmp_path: Path) -> None:
             "dropout": trainer.options.dropout,
             "plateau_waited": 0,
             "plateau_cuts": 0,
+            "bytes_per_token": 1.0,
+            "best_iteration": 5,
         }
 
 
@@ -111,8 +114,9 @@ def test_metrics_have_one_line_per_iteration(tmp_path: Path) -> None:
     lines = metrics(tmp_path)
     assert [line["iter"] for line in lines] == list(range(30))
     for line, step in zip(lines, steps, strict=True):
-        measured = step.iteration in {24, 29}
-        expected = {"iter", "loss", "lr", "ms_per_iter", "tokens"} | ({"val_loss"} if measured else set())
+        measured = step.iteration % 3 == 2
+        expected = {"iter", "loss", "lr", "ms_per_iter", "tokens"}
+        expected |= {"val_loss", "val_bits_per_byte"} if measured else set()
         assert set(line) == expected
         assert (step.val_loss is not None) == measured
         assert (line["loss"], line["lr"]) == (round(step.loss, 6), step.lr)
@@ -144,24 +148,37 @@ def test_best_checkpoint_has_the_lowest_validation_loss(tmp_path: Path, monkeypa
     assert trainer.best_loss == pytest.approx(losses[best], abs=1e-5)
 
 
-def test_stop_before_any_evaluation_writes_both_files(tmp_path: Path) -> None:
-    trainer, steps, finished = run(options(tmp_path), stop_after=2)
+def test_stop_before_any_evaluation_saves_no_best(tmp_path: Path) -> None:
+    trainer, steps, finished = run(options(tmp_path, 100), stop_after=2)
     assert not finished
     assert [step.iteration for step in steps] == [0, 1]
-    assert [inspect_checkpoint(tmp_path / name).header.iteration for name in ("m.bin", "m_best.bin")] == [1, 1]
-    assert inspect_checkpoint(tmp_path / "m_best.bin").header.best_loss == math.inf
-    assert trainer.best_loss == math.inf
+    assert {path.name for path in tmp_path.iterdir()} == {"m.bin", "m.json", "m.metrics.jsonl"}
+    assert inspect_checkpoint(tmp_path / "m.bin").header.best_loss == trainer.best_loss == math.inf
+    assert trainer.saved_best is None
 
 
-@pytest.mark.parametrize("name", ["m.json", "m_best.json"])
-def test_sidecar_is_strict_json(tmp_path: Path, name: str) -> None:
-    run(options(tmp_path), stop_after=2)
+@pytest.mark.parametrize("iterations", [1, 7, 8, 30, 199])
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_run_is_evaluated_at_least_eight_times(recipe: Recipe, iterations: int) -> None:
+    assert iterations // recipe.eval_interval(iterations) >= min(iterations, 8)
+    assert recipe.eval_interval(1_000_000) == recipe.eval_every
+
+
+def test_bits_per_byte_counts_the_bytes_of_the_targets(tmp_path: Path) -> None:
+    text = "the quick brown \N{FOX FACE}" * 200  # 16 characters of one byte, one of four
+    trainer = Trainer.start(options(tmp_path), text, shape)
+    assert trainer.bits_per_byte(math.log(2)) == pytest.approx(17 / 20, abs=0.01)
+
+
+def test_sidecar_is_strict_json(tmp_path: Path) -> None:
+    run(options(tmp_path, 100), stop_after=2)
 
     def refuse(constant: str) -> None:
         pytest.fail(f"{constant} is not JSON")
 
-    contents = json.loads((tmp_path / name).read_text(encoding="utf-8"), parse_constant=refuse)
+    contents = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"), parse_constant=refuse)
     assert contents["losses"]["best_val"] is None
+    assert "best_iteration" not in contents["training"]
 
 
 def test_equal_seeds_give_equal_models(tmp_path: Path) -> None:
@@ -201,7 +218,7 @@ def test_missing_folder_is_an_os_error(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_latest_state_is_saved_periodically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer_module, "SAVE_EVERY_S", -1.0)
-    trainer = Trainer.start(options(tmp_path), TEXT, shape)
+    trainer = Trainer.start(options(tmp_path, 100), TEXT, shape)
 
     def crash(step: Step) -> None:
         if step.iteration == 4:
@@ -251,7 +268,7 @@ def test_latest_state_is_saved_at_most_once_per_interval(tmp_path: Path, monkeyp
 def test_non_finite_training_loss_raises_at_once(tmp_path: Path) -> None:
     """Waiting for the next evaluation could save a broken state."""
     steps: list[Step] = []
-    trainer = Trainer.start(options(tmp_path, max_lr=1e30), TEXT, shape)
+    trainer = Trainer.start(options(tmp_path, 100, max_lr=1e30), TEXT, shape)
     with pytest.raises(Diverged, match="at iteration"):
         trainer.run(steps.append, lambda: len(steps) == 4)
     assert not (tmp_path / "m.bin").exists()
