@@ -1,6 +1,7 @@
 """Confirmation that relays return the chunks that they accepted, from a random sample. Does network I/O through a pool.
 
-A relay can answer OK and store nothing, or only part of what it was sent. Readers would notice; so the author does.
+A relay can answer OK and store nothing, or only part of what it was sent. Readers would notice; so the author does. A
+relay's own count (NIP-45) makes the sample smaller or larger, but never replaces it.
 """
 
 import math
@@ -13,6 +14,8 @@ from relay_client.pool import Pool
 
 _LOSS = 0.02  # share of lost chunks that a sample must find
 _MISS = 0.01  # probability that it does not
+
+_COUNTED_SAMPLE = 32  # chunks to read back from a relay whose own count is right
 
 _random = random.SystemRandom()  # a relay must not foresee the sample
 
@@ -86,7 +89,8 @@ async def _find_lost(pool: Pool, accepted: Mapping[str, Sequence[bytes]], *, who
         accepted: Ids of the events that each relay accepted, by URL.
         whole: Ask for all of them instead of a sample.
     """
-    unseen = {url: set(ids if whole else _random.sample(ids, sample_size(len(ids)))) for url, ids in accepted.items()}
+    counts = {} if whole else await pool.stored_counts(accepted)
+    unseen = {url: _sample(ids, counts.get(url), whole=whole) for url, ids in accepted.items()}
     seen: dict[str, set[bytes]] = {url: set() for url in accepted}
 
     async def ask() -> None:
@@ -105,3 +109,11 @@ async def _find_lost(pool: Pool, accepted: Mapping[str, Sequence[bytes]], *, who
         unseen[url] = set(accepted[url]) - seen[url]
     await ask()
     return {url: ids for url, ids in unseen.items() if ids and url in pool.urls}
+
+
+def _sample(ids: Sequence[bytes], count: int | None, *, whole: bool) -> set[bytes]:
+    """Return the ids of events to read back; `count` is how many of them the relay says to have, if it does say."""
+    if whole or (count is not None and count < len(ids)):
+        return set(ids)
+    size = sample_size(len(ids))
+    return set(_random.sample(ids, min(size, _COUNTED_SAMPLE) if count == len(ids) else size))

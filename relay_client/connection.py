@@ -19,6 +19,7 @@ from relay_client.rate_control import MAX_QUERY_RETRIES, RateControl
 from relay_client.session import (
     AuthAnswered,
     AuthRequested,
+    CountReceived,
     EventReceived,
     NoticeReceived,
     OkReceived,
@@ -31,6 +32,7 @@ from relay_client.websocket import describe_error, open_websocket
 
 OnEvent = Callable[[Mapping[str, object]], bool | None]  # gets an unverified event; True ends the query
 OnLiveEvent = Callable[[Mapping[str, object]], bool]  # gets an unverified event; False if it was not wanted
+OnCount = Callable[[int | None], None]  # gets a relay's count; None if it gave only an estimate
 
 _MAX_AUTH = 3  # authentications per request; a relay may renew its challenge at any time
 
@@ -40,6 +42,7 @@ class _Request:
     on_event: OnEvent
     on_stored: Callable[[], None] | None  # None: a query
     closed: asyncio.Future[str]  # reason, empty if there is none
+    on_count: OnCount | None = None  # set: a COUNT (NIP-45)
     stored_sent: bool = False
 
     @property
@@ -174,6 +177,20 @@ class Connection:
                 raise
             raise RelayTimeout(f"{self.url}: no complete answer for {limit_s:.0f} s{self._quote()}") from None
 
+    async def count(self, wanted: Filter) -> int | None:
+        """Return how many stored events match a filter, as the relay says (NIP-45); None if it does not say.
+
+        Raises what `query` raises.
+        """
+        counts: list[int | None] = []
+        limit_s = self._timeouts.count_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._request(wanted, lambda _raw_event: None, None, on_count=counts.append)
+        except TimeoutError:
+            raise RelayTimeout(f"{self.url}: no count for {limit_s:.0f} s{self._quote()}") from None
+        return counts[0] if counts else None
+
     async def subscribe(self, wanted: Filter, on_event: OnLiveEvent, *, on_stored: Callable[[], None]) -> NoReturn:
         """Stream stored events, then new ones.
 
@@ -188,13 +205,20 @@ class Connection:
         await self._request(wanted, on_event, on_stored)
         raise TransportError(f"{self.url}: closed the subscription")
 
-    async def _request(self, wanted: Filter, on_event: OnEvent, on_stored: Callable[[], None] | None) -> None:
+    async def _request(
+        self,
+        wanted: Filter,
+        on_event: OnEvent,
+        on_stored: Callable[[], None] | None,
+        *,
+        on_count: OnCount | None = None,
+    ) -> None:
         """Open a request until it ends without a reason; repeat it after rate limits and authentication."""
         may_authenticate = _MAX_AUTH
         while True:
             await asyncio.sleep(self._rate_control.wait_s(_now()))
             asked_at, known = _now(), self.authenticated
-            reason = await self._request_once(wanted, on_event, on_stored)
+            reason = await self._request_once(wanted, on_event, on_stored, on_count)
             if not reason:  # a relay that closes without a reason has nothing more to send
                 self._rate_control.on_accepted()
                 return
@@ -215,11 +239,15 @@ class Connection:
                 f"{self.url}: {'closed the subscription' if on_stored else 'refused a request'}: {reason}"
             )
 
-    async def _request_once(self, wanted: Filter, on_event: OnEvent, on_stored: Callable[[], None] | None) -> str:
+    async def _request_once(
+        self, wanted: Filter, on_event: OnEvent, on_stored: Callable[[], None] | None, on_count: OnCount | None
+    ) -> str:
         """Open one request and wait until it ends; returns the reason if the relay closed it."""
         self._check_alive()
-        subscription_id, frame = self._session.subscribe(wanted, live=on_stored is not None)
-        request = _Request(on_event, on_stored, asyncio.get_running_loop().create_future())
+        subscription_id, frame = (
+            self._session.count(wanted) if on_count else self._session.subscribe(wanted, live=on_stored is not None)
+        )
+        request = _Request(on_event, on_stored, asyncio.get_running_loop().create_future(), on_count)
         self._requests[subscription_id] = request
         try:
             await self._write(frame)
@@ -283,12 +311,8 @@ class Connection:
                 self._answers.append(answer)
             case EventReceived(subscription_id=subscription_id, raw_event=raw_event):
                 self._pass_event(self._requests[subscription_id], raw_event)
-            case StoredEventsSent(subscription_id=subscription_id):
-                self._end_stored(self._requests[subscription_id])
-            case RequestClosed(subscription_id=subscription_id, reason=reason):
-                request = self._requests.get(subscription_id)
-                if request and not request.closed.done():
-                    request.closed.set_result(reason)
+            case (StoredEventsSent() | RequestClosed() | CountReceived()) as end:
+                self._end(end)
             case AuthAnswered() as answer:
                 self._auth_answers.append(answer)
             case AuthRequested():
@@ -317,13 +341,24 @@ class Connection:
         elif request.on_stored is not None and not answer:
             self._session.count_unsolicited()
 
-    @staticmethod
-    def _end_stored(request: _Request) -> None:
-        request.stored_sent = True
-        if request.on_stored:
-            request.on_stored()
-        elif not request.closed.done():
-            request.closed.set_result("")
+    def _end(self, end: StoredEventsSent | RequestClosed | CountReceived) -> None:
+        request = self._requests.get(end.subscription_id)
+        if request is None:
+            return
+        reason = ""
+        match end:
+            case RequestClosed():
+                reason = end.reason
+            case CountReceived():
+                if request.on_count:
+                    request.on_count(end.count)
+            case StoredEventsSent():
+                request.stored_sent = True
+                if request.on_stored:
+                    request.on_stored()
+                    return
+        if not request.closed.done():
+            request.closed.set_result(reason)
 
 
 def _now() -> float:

@@ -1,4 +1,4 @@
-"""Messages between client and relay (NIP-01, NIP-42), to and from JSON. No I/O."""
+"""Messages between client and relay (NIP-01, NIP-42, NIP-45), to and from JSON. No I/O."""
 
 import re
 from collections.abc import Mapping
@@ -60,7 +60,15 @@ class AuthMessage:
     challenge: str
 
 
-RelayMessage = EventMessage | OkMessage | EoseMessage | ClosedMessage | NoticeMessage | AuthMessage
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountMessage:
+    """The relay's count of the events that match a filter (NIP-45)."""
+
+    subscription_id: str
+    count: int | None  # None: an estimate, or no number
+
+
+RelayMessage = EventMessage | OkMessage | EoseMessage | ClosedMessage | NoticeMessage | AuthMessage | CountMessage
 
 
 def encode_event(event: HashedEvent) -> bytes:
@@ -78,6 +86,11 @@ def encode_req(subscription_id: str, wanted: Filter) -> bytes:
     return orjson.dumps(["REQ", subscription_id, wanted.to_dict()])
 
 
+def encode_count(subscription_id: str, wanted: Filter) -> bytes:
+    """Encode `["COUNT", …]`, which asks how many stored events match (NIP-45)."""
+    return orjson.dumps(["COUNT", subscription_id, wanted.to_dict()])
+
+
 def encode_close(subscription_id: str) -> bytes:
     """Encode `["CLOSE", …]`, which ends a subscription."""
     return orjson.dumps(["CLOSE", subscription_id])
@@ -91,25 +104,34 @@ def parse_relay_message(raw_message: str | bytes) -> RelayMessage | None:
         raise InvalidMessage(f"not JSON: {error}") from None
     message: RelayMessage | None = None
     match parts:
-        case ["EVENT", str(subscription_id), dict(raw_event)]:
-            message = EventMessage(subscription_id=subscription_id, raw_event=raw_event)
+        case ["EVENT" | "EOSE" | "CLOSED" | "COUNT" as kind, str(subscription_id), *rest]:
+            message = _request_message(kind, subscription_id, rest)
         case ["OK", raw_id, bool(accepted), *rest]:
             message = OkMessage(event_id=_event_id(raw_id), accepted=accepted, text=_text(rest))
-        case ["EOSE", str(subscription_id), *_]:
-            message = EoseMessage(subscription_id=subscription_id)
-        case ["CLOSED", str(subscription_id), *rest]:
-            message = ClosedMessage(subscription_id=subscription_id, text=_text(rest))
         case ["NOTICE", *rest]:
             message = NoticeMessage(text=_text(rest))
         case ["AUTH", str(challenge)] if len(challenge) <= _MAX_CHALLENGE:
             message = AuthMessage(challenge=challenge)
-        case ["EVENT" | "OK" | "EOSE" | "CLOSED" | "AUTH", *_]:
+        case ["EVENT" | "OK" | "EOSE" | "CLOSED" | "AUTH" | "COUNT", *_]:
             raise InvalidMessage(f"malformed {parts[0]} message")
         case [str(), *_]:
             pass
         case _:
             raise InvalidMessage("not an array that starts with a message type")
     return message
+
+
+def _request_message(kind: str, subscription_id: str, rest: list[object]) -> RelayMessage:
+    match kind, rest:
+        case "EVENT", [dict(raw_event)]:
+            return EventMessage(subscription_id=subscription_id, raw_event=raw_event)
+        case "EOSE", _:
+            return EoseMessage(subscription_id=subscription_id)
+        case "CLOSED", _:
+            return ClosedMessage(subscription_id=subscription_id, text=_text(rest))
+        case "COUNT", _:
+            return CountMessage(subscription_id=subscription_id, count=_count(rest))
+    raise InvalidMessage(f"malformed {kind} message")
 
 
 def reason_prefix(reason: str) -> str:
@@ -125,6 +147,13 @@ def sanitize(text: str) -> str:
 
 def _text(rest: list[object]) -> str:
     return sanitize(rest[0]) if rest and isinstance(rest[0], str) else ""
+
+
+def _count(rest: list[object]) -> int | None:
+    match rest:
+        case [{"count": int(number), **others}, *_] if type(number) is int and number >= 0:
+            return None if others.get("approximate") else number
+    return None
 
 
 def _event_id(raw_id: object) -> bytes:

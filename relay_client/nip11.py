@@ -17,6 +17,7 @@ from relay_client.proxy import find_proxy
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 MAX_SIZE = 64 << 10  # bytes of a document
+_COUNT_NIP = 45
 _REQUIREMENTS = (
     ("payment_required", "requires payment"),
     ("auth_required", "requires authentication"),
@@ -31,6 +32,7 @@ class RelayInfo:
     max_message_length: int | None = None  # bytes per frame
     max_limit: int | None = None  # events per request
     requirements: tuple[str, ...] = ()  # in words, for the user
+    counts: bool = False  # offers COUNT (NIP-45)
     time: int | None = field(default=None, compare=False)  # the relay's clock (HTTP Date), in seconds since 1970
 
     @classmethod
@@ -42,10 +44,12 @@ class RelayInfo:
             raw = None
         raw_limits = raw.get("limitation") if isinstance(raw, dict) else None
         limits = raw_limits if isinstance(raw_limits, dict) else {}
+        raw_nips = raw.get("supported_nips") if isinstance(raw, dict) else None
         return cls(
             max_message_length=_positive(limits.get("max_message_length")),
             max_limit=_positive(limits.get("max_limit")),
             requirements=tuple(words for name, words in _REQUIREMENTS if limits.get(name) is True),
+            counts=isinstance(raw_nips, list) and _COUNT_NIP in raw_nips,
         )
 
 

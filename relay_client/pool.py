@@ -45,6 +45,7 @@ class _Relay:
     connection: Connection | None = None
     requirements: tuple[str, ...] = ()
     ids_per_request: int = IDS_PER_REQUEST
+    offers_count: bool = False  # NIP-45
     counts: SendCounts = field(default_factory=SendCounts)
 
     def fail(self, status: RelayStatus, reason: object) -> None:
@@ -151,7 +152,7 @@ class Pool:
         """
         for url, info in infos.items():
             relay = self._relays[url]
-            relay.requirements = info.requirements
+            relay.requirements, relay.offers_count = info.requirements, info.counts
             relay.ids_per_request = min(IDS_PER_REQUEST, info.max_limit or IDS_PER_REQUEST)
             limit = info.max_message_length
             if limit is not None and limit < frame_size and relay.status is RelayStatus.CONNECTED:
@@ -266,6 +267,31 @@ class Pool:
         most = max((len(ids.get(url, ()) if isinstance(ids, Mapping) else ids) for url in stored), default=0)
         await self._ask_each({url: ask(url) for url in stored}, arrived_at, events=most)
         return stored
+
+    async def stored_counts(self, ids: Mapping[str, Sequence[bytes]]) -> dict[str, int]:
+        """Return how many of the events each relay says to have (NIP-45), of relays that offer and answer that.
+
+        Args:
+            ids: Ids of the events, by address of the relay.
+        """
+        counts: dict[str, int] = {}
+
+        async def ask(url: str) -> None:
+            relay, total = self._relays[url], 0
+            try:
+                for start in range(0, len(ids[url]), relay.ids_per_request):
+                    batch = tuple(ids[url][start : start + relay.ids_per_request])
+                    count = await self._connection(url).count(Filter(ids=batch, limit=len(batch)))
+                    if count is None:
+                        return
+                    total += count
+            except (TransportError, PeerError):
+                relay.offers_count = False
+            else:
+                counts[url] = total
+
+        await self._ask_each({url: ask(url) for url in self.urls if ids.get(url) and self._relays[url].offers_count})
+        return counts
 
     async def _ask_each(
         self,

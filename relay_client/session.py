@@ -1,4 +1,4 @@
-"""Sans-I/O state machine of one relay conversation (NIP-01, NIP-42): frames in, outcomes out. No I/O.
+"""Sans-I/O state machine of one relay conversation (NIP-01, NIP-42, NIP-45): frames in, outcomes out. No I/O.
 
 Tracks events sent and not yet acknowledged, open requests (queries and live subscriptions) and how many events each
 may still receive, and authentication. Frames that answer nothing are dropped and counted; too many of them are an
@@ -16,12 +16,14 @@ from relay_client.filter import Filter
 from relay_client.messages import (
     AuthMessage,
     ClosedMessage,
+    CountMessage,
     EoseMessage,
     EventMessage,
     NoticeMessage,
     OkMessage,
     encode_auth,
     encode_close,
+    encode_count,
     encode_event,
     encode_req,
     parse_relay_message,
@@ -88,6 +90,14 @@ class RequestClosed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CountReceived:
+    """The relay counted the events of a request, which ends it; None if it gave an estimate only (NIP-45)."""
+
+    subscription_id: str
+    count: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeReceived:
     """Human-readable NOTICE from the relay."""
 
@@ -106,16 +116,26 @@ class AuthAnswered:
     refusal: str
 
 
-Outcome = OkReceived | EventReceived | StoredEventsSent | RequestClosed | NoticeReceived | AuthRequested | AuthAnswered
+Outcome = (
+    OkReceived
+    | EventReceived
+    | StoredEventsSent
+    | RequestClosed
+    | CountReceived
+    | NoticeReceived
+    | AuthRequested
+    | AuthAnswered
+)
 
 
 @dataclass(slots=True)
 class _Request:
-    """An open REQ: a query, or a live subscription."""
+    """An open REQ, which is a query or a live subscription, or an open COUNT."""
 
     ids: frozenset[str]  # requested ids in hex; empty: any event
     allowance: int  # events it may still receive; not counted if `live`
     live: bool  # stays open after EOSE
+    counts: bool = False  # a COUNT
     stored_sent: bool = False  # EOSE arrived
     seen: set[str] = field(default_factory=set)  # ids received, if `live`
 
@@ -194,6 +214,13 @@ class Session:
         self._requests[subscription_id] = _Request(ids, wanted.limit, live)
         return subscription_id, encode_req(subscription_id, wanted)
 
+    def count(self, wanted: Filter) -> tuple[str, bytes]:
+        """Ask for the number of stored events that match (NIP-45); returns an id and a frame as `subscribe` does."""
+        self._opened += 1
+        subscription_id = f"r{self._opened}"
+        self._requests[subscription_id] = _Request(frozenset(), 0, live=False, counts=True)
+        return subscription_id, encode_count(subscription_id, wanted)
+
     def unsubscribe(self, subscription_id: str) -> bytes | None:
         """Return the frame that closes a request; None if the relay has closed it already."""
         closed = self._requests.pop(subscription_id, None)
@@ -218,10 +245,8 @@ class Session:
                 outcome = self._receive_event(message)
             case OkMessage() as message:
                 outcome = self._receive_ok(message)
-            case EoseMessage(subscription_id=subscription_id):
-                outcome = self._end_stored(subscription_id)
-            case ClosedMessage() as message:
-                outcome = self._close(message)
+            case (EoseMessage() | ClosedMessage() | CountMessage()) as message:
+                outcome = self._receive_end(message)
             case NoticeMessage(text=text):
                 outcome = NoticeReceived(text=text)
             case AuthMessage(challenge=challenge):
@@ -267,6 +292,17 @@ class Session:
             request.allowance -= 1
         return EventReceived(subscription_id=message.subscription_id, raw_event=message.raw_event)
 
+    def _receive_end(
+        self, message: EoseMessage | ClosedMessage | CountMessage
+    ) -> StoredEventsSent | RequestClosed | CountReceived | None:
+        match message:
+            case EoseMessage(subscription_id=subscription_id):
+                return self._end_stored(subscription_id)
+            case ClosedMessage():
+                return self._close(message)
+            case CountMessage():
+                return self._receive_count(message)
+
     def _end_stored(self, subscription_id: str) -> StoredEventsSent | None:
         request = self._requests.get(subscription_id)
         if request is None or request.stored_sent:
@@ -278,6 +314,13 @@ class Session:
         if self._requests.pop(message.subscription_id, None) is None:
             return None
         return RequestClosed(subscription_id=message.subscription_id, reason=message.text)
+
+    def _receive_count(self, message: CountMessage) -> CountReceived | None:
+        request = self._requests.get(message.subscription_id)
+        if request is None or not request.counts:
+            return None
+        del self._requests[message.subscription_id]
+        return CountReceived(subscription_id=message.subscription_id, count=message.count)
 
     def _receive_ok(self, message: OkMessage) -> OkReceived | AuthAnswered | None:
         if message.event_id == self._auth_id:

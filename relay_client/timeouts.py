@@ -16,6 +16,7 @@ class Timeouts:
     settle_s: float = 2.0  # for other relays, once one of them answered a question that any of them can answer
     straggler_s: float = 15.0  # for other relays, once one of them gave an answer that each of them owes
     straggler_event_s: float = 0.5  # at most added to that for each event requested, while they arrive
+    count_s: float = 5.0  # for the count of some events (NIP-45)
     relay_info_s: float = 3.0  # for a NIP-11 document
     retry_first_s: float = 0.5  # bound of the first wait before reconnecting; doubles up to `retry_longest_s`
     retry_longest_s: float = 60.0

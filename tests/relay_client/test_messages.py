@@ -12,6 +12,7 @@ from relay_client.keys import SecretKey
 from relay_client.messages import (
     AuthMessage,
     ClosedMessage,
+    CountMessage,
     EoseMessage,
     EventMessage,
     NoticeMessage,
@@ -26,7 +27,7 @@ from relay_client.messages import (
 )
 
 ID = "ab" * 32
-MESSAGES = (EventMessage, OkMessage, EoseMessage, ClosedMessage, NoticeMessage, AuthMessage)
+MESSAGES = (EventMessage, OkMessage, EoseMessage, ClosedMessage, NoticeMessage, AuthMessage, CountMessage)
 
 
 def parse(*parts: object) -> RelayMessage | None:
@@ -218,7 +219,7 @@ json_values = st.recursive(
 )
 
 
-@given(st.sampled_from(["EVENT", "OK", "EOSE", "CLOSED", "NOTICE", "AUTH"]), st.lists(json_values, max_size=4))
+@given(st.sampled_from(["EVENT", "OK", "EOSE", "CLOSED", "NOTICE", "AUTH", "COUNT"]), st.lists(json_values, max_size=4))
 @example("NOTICE", ["\x85\u2066" * 300])
 def test_arbitrary_fields_are_parsed_or_refused(kind: str, rest: list[object]) -> None:
     message = taken(orjson.dumps([kind, *rest]))

@@ -35,6 +35,7 @@ class ScriptedRelay:
     before_answer: Callable[[dict[str, Any]], Awaitable[None]] | None = None  # may delay an answer
     stalls: Callable[[dict[str, Any]], bool] = lambda _: False  # gets filters and events; answers nothing from there on
     stall_frame: Callable[[str], object] | None = None  # what it repeats then, given the subscription; None: nothing
+    count: Callable[[int], object] | None = None  # gets a number and returns the answer to COUNT; None: refuses
     keep: bool = True  # False: answers OK and forgets
     silent: bool = False  # True: never answers anything
     junk: list[RawEvent] = field(default_factory=list)  # sent before every answer, requested or not
@@ -43,6 +44,7 @@ class ScriptedRelay:
     clock_offset_s: int = 0  # of its HTTP Date
     received: list[str] = field(default_factory=list)  # ids in the order they came
     requests: list[dict[str, Any]] = field(default_factory=list)  # filters asked
+    counted: list[dict[str, Any]] = field(default_factory=list)  # filters of COUNT
     identities: list[str] = field(default_factory=list)  # public keys of authenticated clients (NIP-42)
     connections: int = 0  # so far
 
@@ -63,6 +65,8 @@ class ScriptedRelay:
                 await socket.send(orjson.dumps(["OK", message[1]["id"], False, "auth-required: members only"]).decode())
             elif message[0] == "EVENT":
                 await self._take(socket, message[1])
+            elif message[0] == "COUNT":
+                await self._count(socket, message[1], message[2])
             elif message[0] == "REQ":
                 await self._give(socket, message[1], message[2])
 
@@ -103,6 +107,15 @@ class ScriptedRelay:
             if delivered is not None:
                 await socket.send(orjson.dumps(["EVENT", subscription, delivered]).decode())
         await socket.send(orjson.dumps(["EOSE", subscription]).decode())
+
+    async def _count(self, socket: ServerConnection, subscription: str, wanted: dict[str, Any]) -> None:
+        self.counted.append(wanted)
+        if self.count is None:
+            await socket.send(orjson.dumps(["CLOSED", subscription, "unsupported: no counts"]).decode())
+            return
+        found = [event for event in self.events.values() if _matches(event, wanted)]
+        if answer := self.count(len(found)):
+            await socket.send(orjson.dumps(["COUNT", subscription, answer]).decode())
 
     async def _stall(self, socket: ServerConnection, subscription: str) -> None:
         if self.stall_frame:
