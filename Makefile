@@ -8,6 +8,9 @@ PARALLEL = --numprocesses=$(WORKERS) --dist=worksteal
 
 .PHONY: demo test test-all lint fmt bench bench-recipe release install clean
 
+# With bytecode on disk, the processes that tests start begin sooner.
+test test-all: export PYTHONDONTWRITEBYTECODE =
+
 demo: $(INSTALLED)
 	$(BIN)/randygpt demo
 

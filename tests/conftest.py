@@ -99,7 +99,7 @@ def _no_user_settings() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def key() -> SecretKey:
     return SecretKey(bytes.fromhex("11" * 32))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.proxy import Proxy, proxy_to
 from support.releases import fetch, publish, source, tiny_sources, visible
-from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
+from support.scripted_relay import RawEvent, ScriptedRelay, relay_on_thread, scripted_relay
 
 from distribution.errors import ChunksMissing, InvalidChunk, TransportError
 from distribution.events import CHUNK_KIND
@@ -33,13 +33,21 @@ async def relays() -> AsyncIterator[list[ScriptedRelay]]:
         yield [await stack.enter_async_context(scripted_relay()) for _ in range(3)]
 
 
-@pytest.fixture
-async def published(relays: list[ScriptedRelay], tmp_path: Path, key: SecretKey) -> Published:
-    """A release that all three relays have completely."""
+@pytest.fixture(scope="module")
+def release_events(tmp_path_factory: pytest.TempPathFactory, key: SecretKey) -> tuple[Published, dict[str, RawEvent]]:
+    """A release and the events of it that a relay stores."""
     files = [source("big.bin", "checkpoint", DATA, [("weights", len(DATA))]), *tiny_sources()[1:]]
-    done = await publish([relays[0].url], tmp_path / "author", key, files)
-    for relay in relays[1:]:
-        relay.events = dict(relays[0].events)
+    with relay_on_thread() as relay:
+        done = asyncio.run(publish([relay.url], tmp_path_factory.mktemp("author"), key, files))
+        return done, relay.events
+
+
+@pytest.fixture
+def published(relays: list[ScriptedRelay], release_events: tuple[Published, dict[str, RawEvent]]) -> Published:
+    """A release that all three relays have completely."""
+    done, events = release_events
+    for relay in relays:
+        relay.events = dict(events)
     return done
 
 

@@ -1,16 +1,12 @@
 """The examples in docs/api.md, run as they are with a relay, a key and a checkpoint."""
 
-import asyncio
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support.command import TIMEOUT_S, environment
 from support.models import write_tiny
 
-from randygpt import aio
+from randygpt import blocking
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 from relay_client.keys import SecretKey
@@ -37,21 +33,15 @@ def test_publish_and_fetch_takes_ten_lines() -> None:
 
 
 @pytest.mark.parametrize(("section", "code"), EXAMPLES, ids=OUTPUT)
-async def test_example_runs(section: str, code: str, relay: str, tmp_path: Path, key: SecretKey) -> None:
-    signing_key.store(Home(tmp_path), key.reveal_nsec())
-    checkpoint = write_tiny(tmp_path / "checkpoint_best.bin")
+def test_example_runs(
+    section: str, code: str, relay: str, at_home: Path, key: SecretKey, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signing_key.store(Home(at_home), key.reveal_nsec())
+    checkpoint = write_tiny(at_home / "checkpoint_best.bin")
     if "npub1…" in code:
-        await aio.publish(checkpoint, name="shakespeare", relays=[relay], home=tmp_path)
+        blocking.publish(checkpoint, name="shakespeare", relays=[relay], home=at_home)
     code = code.replace("ws://127.0.0.1:7777", relay).replace("npub1…", encode_npub(key.pubkey))
-    done = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert re.match(OUTPUT[section], done.stdout), done.stdout
+    exec(compile(code, f"{PAGE.name}: {section}", "exec"), {"__name__": "__main__"})  # noqa: S102 (our own page)
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert re.match(OUTPUT[section], out), out

@@ -24,6 +24,7 @@ from randygpt.training import recipe, trainer
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 80  # 3,600 characters: enough for a window of each part
 TOKENIZER = CharTokenizer.from_text(TEXT)
 CONFIG = ModelConfig(n_embd=16, n_head=2, n_layer=2, vocab_size=TOKENIZER.vocab_size)
+SHORT = replace(CONFIG, block_size=64)  # trained and evaluated twice as fast
 
 
 def tiny_checkpoint(*, seed: int = 0, with_optimizer: bool = True) -> Checkpoint:

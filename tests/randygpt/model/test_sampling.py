@@ -150,14 +150,14 @@ def test_some_texts_end_with_the_end_token() -> None:
     assert all(EOS_ID not in tokens(model, [2], replace(WARM, max_tokens=100, seed=seed)) for seed in range(2))
 
 
-@pytest.mark.parametrize("prompt", [1, BLOCK - 1, BLOCK, BLOCK + 50])
+@pytest.mark.parametrize("prompt", [1, 47, 48, 60])
 def test_context_overflow_keeps_the_last_half(prompt: int) -> None:
-    model = talkative()
+    model = talkative(replace(CONFIG, block_size=48))
     start = [2 + position * position % 29 for position in range(prompt)]
-    sampling = Sampling(max_tokens=600, temperature=1.0, seed=3)
+    sampling = Sampling(max_tokens=200, temperature=1.0, seed=3)
     written = tokens(model, start, sampling)
     assert written == generate_without_cache(model, start, sampling)
-    assert len(set(written)) > 20
+    assert len(set(written)) > 15
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7])

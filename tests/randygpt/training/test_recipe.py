@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.models import CONFIG, TEXT
+from support.models import CONFIG, SHORT, TEXT
 
 from randygpt.checkpoint.rgpt import read_checkpoint
 from randygpt.checkpoint.sidecar import inspect_checkpoint
@@ -35,7 +35,7 @@ def run(asked: TrainOptions, *, stop_after: int | None = None, resume: bool = Fa
     if resume:
         trainer = Trainer.resume(asked, TEXT, inspect_checkpoint(asked.latest))
     else:
-        trainer = Trainer.start(asked, TEXT, lambda _: CONFIG)
+        trainer = Trainer.start(asked, TEXT, lambda _: SHORT)
     steps: list[Step] = []
     trainer.run(steps.append, lambda: len(steps) == stop_after)
     return steps
@@ -148,10 +148,10 @@ def test_one_recipe_resumes_the_other(tmp_path: Path, first: str, second: str) -
 
 def test_checkpoint_has_state_of_every_parameter(tmp_path: Path) -> None:
     run(options(tmp_path))
-    state = read_checkpoint(tmp_path / "m.bin", CONFIG).optimizer_state
+    state = read_checkpoint(tmp_path / "m.bin", SHORT).optimizer_state
     assert state is not None
     start = 0
-    for name, (rows, columns) in tensor_shapes(CONFIG).items():
+    for name, (rows, columns) in tensor_shapes(SHORT).items():
         for part in state:
             assert np.any(part[start : start + rows * columns]), name
         start += rows * columns

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.models import CONFIG, TEXT, TOKENIZER, evaluate_every, write_tiny
+from support.models import SHORT, TEXT, TOKENIZER, evaluate_every, write_tiny
 
 from randygpt.checkpoint.header import CheckpointHeader
 from randygpt.checkpoint.rgpt import Checkpoint, read_checkpoint, write_checkpoint
@@ -35,7 +35,7 @@ def carry_out(trainer: Trainer, *, stop_after: int | None = None) -> list[Step]:
 
 
 def start(asked: TrainOptions, *, stop_after: int | None = None) -> list[Step]:
-    return carry_out(Trainer.start(asked, TEXT, lambda _: CONFIG, name="story"), stop_after=stop_after)
+    return carry_out(Trainer.start(asked, TEXT, lambda _: SHORT, name="story"), stop_after=stop_after)
 
 
 def resume(asked: TrainOptions, *, stop_after: int | None = None, text: str = TEXT) -> list[Step]:
@@ -128,7 +128,7 @@ def test_diverged_run_leaves_readable_checkpoints(tmp_path: Path) -> None:
         signs.append(error)
     assert signs
     for path in (absurd.latest, absurd.best):
-        assert read_checkpoint(path, CONFIG).header.iteration < 20
+        assert read_checkpoint(path, SHORT).header.iteration < 20
 
 
 def test_plateau_cuts_survive_a_resume(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_resume_without_sidecar(tmp_path: Path) -> None:
     start(options(tmp_path / "unbroken"))
     start(options(tmp_path / "broken"), stop_after=10)
     (tmp_path / "broken" / "m.json").unlink()
-    raw_config = json.dumps(CONFIG.to_json("char"))
+    raw_config = json.dumps(SHORT.to_json("char"))
     (tmp_path / "broken" / "config.json").write_text(raw_config, encoding="utf-8")
     resume(options(tmp_path / "broken"))
     assert contents(tmp_path / "broken")["m.bin"] == contents(tmp_path / "unbroken")["m.bin"]
@@ -199,7 +199,7 @@ def test_weights_only_checkpoint_resumes_twice(tmp_path: Path) -> None:
 def test_resume_without_vocabulary_needs_the_same_characters(tmp_path: Path) -> None:
     start(options(tmp_path), stop_after=1)
     (tmp_path / "m.json").unlink()
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_json("char")), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(SHORT.to_json("char")), encoding="utf-8")
     with pytest.raises(CallerError, match=r"m\.bin has no vocabulary, and the text needs 32 entries, not 31"):
         resume(options(tmp_path), text=TEXT + "!")
 
@@ -230,7 +230,7 @@ def test_resume_without_recorded_text_does_not_warn(tmp_path: Path) -> None:
     change_json(tmp_path / "m.json", training={"seed": 1})  # as an earlier version wrote it
     Trainer.resume(options(tmp_path), TEXT[::-1], inspect_checkpoint(tmp_path / "m.bin"), warn=pytest.fail)
     (tmp_path / "m.json").unlink()
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_json("char")), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(SHORT.to_json("char")), encoding="utf-8")
     Trainer.resume(options(tmp_path), TEXT[::-1], inspect_checkpoint(tmp_path / "m.bin"), warn=pytest.fail)
 
 

@@ -26,11 +26,12 @@ from randygpt.training.options import TrainOptions
 from randygpt.training.recipe import RECIPES, Recipe
 from randygpt.training.trainer import Trainer
 
+BLOCK = 64
 FILES = ("m.bin", "m.json", "m_best.bin", "m_best.json")
 
 
 def shape(vocab_size: int) -> ModelConfig:
-    return ModelConfig(n_embd=16, n_head=2, n_layer=2, vocab_size=vocab_size)
+    return ModelConfig(n_embd=16, n_head=2, n_layer=2, vocab_size=vocab_size, block_size=BLOCK)
 
 
 def options(folder: Path, iterations: int = 6, **changes: Any) -> TrainOptions:  # noqa: ANN401 (fields)
@@ -83,8 +84,8 @@ def test_run_leaves_exactly_its_files(tmp_path: Path) -> None:
         assert found.sidecar.training == {
             "recipe": "classic",
             "precision": "float32",
-            "tokens_seen": 6 * 2 * 256,
-            "tokens": Corpus(TEXT, TOKENIZER, 256).identity,
+            "tokens_seen": 6 * 2 * BLOCK,
+            "tokens": Corpus(TEXT, TOKENIZER, BLOCK).identity,
             "seed": 1,
             "batch_size": 2,
             "iterations": 6,
@@ -132,7 +133,7 @@ def test_new_run_replaces_the_metrics(tmp_path: Path) -> None:
 
 def test_best_checkpoint_has_the_lowest_validation_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate_every(monkeypatch, 1)
-    trainer, _, _ = run(options(tmp_path, 12, max_lr=0.08, min_lr=0.08))  # so high that the loss jumps
+    trainer, _, _ = run(options(tmp_path, 12, max_lr=0.12, min_lr=0.12))  # so high that the loss jumps
     losses = [line["val_loss"] for line in metrics(tmp_path)]
     best = losses.index(min(losses))
     assert 0 < best < 11
@@ -141,7 +142,7 @@ def test_best_checkpoint_has_the_lowest_validation_loss(tmp_path: Path, monkeypa
     assert found.header.best_loss == pytest.approx(losses[best], abs=1e-5)
     assert inspect_checkpoint(tmp_path / "m.bin").header.best_loss == found.header.best_loss
     model = GPT(found.config, torch.from_numpy(read_checkpoint(found.path, found.config).weights)).eval()
-    inputs, targets = Corpus(TEXT, TOKENIZER, 256).validation(trainer_module.EVAL_SEQUENCES)
+    inputs, targets = Corpus(TEXT, TOKENIZER, BLOCK).validation(trainer_module.EVAL_SEQUENCES)
     with torch.inference_mode():
         loss = functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
     assert loss.item() == pytest.approx(losses[best], abs=1e-5)
