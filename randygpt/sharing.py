@@ -132,7 +132,7 @@ async def own_versions(
     if not urls:
         return add_recorded((), records), "no relays are configured"
     try:
-        async with Pool(urls, signer=key) as pool:
+        async with Pool(urls, signer=key, wait_for_all=False) as pool:
             found = await query_published(pool, key.pubkey, now=_now())
             return add_recorded(found, records), pool.failure_summary()
     except TransportError as error:

@@ -100,7 +100,15 @@ def test_reason_prefix_is_the_word_before_the_colon(reason: str, word: str) -> N
     assert reason_prefix(reason) == word
 
 
-@pytest.mark.parametrize("kind", ["COUNT", "NEG-MSG", "event", "", "EVENT "])
+@pytest.mark.parametrize(
+    ("answer", "count"),
+    [({"count": 3}, 3), ({"count": 3, "approximate": True}, None), ({"count": -1}, None), ({"count": True}, None)],
+)
+def test_count_is_an_exact_number(answer: object, count: int | None) -> None:
+    assert parse("COUNT", "r1", answer) == CountMessage(subscription_id="r1", count=count)
+
+
+@pytest.mark.parametrize("kind", ["NEG-MSG", "event", "", "EVENT "])
 def test_unknown_type_is_ignored(kind: str) -> None:
     assert parse(kind, "challenge") is None
     assert parse(kind) is None
