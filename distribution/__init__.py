@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from distribution.publish import Published, Publisher
     from distribution.release_spec import ReleaseSpec
     from distribution.reseed import Reseeded, Reseeder
-    from distribution.resolve import resolve_installed, resolve_name, resolve_reference
+    from distribution.resolve import VersionReference, resolve_installed, resolve_name, resolve_reference
     from distribution.revoke import Revoked, Revoker
     from distribution.source import SourceFile
     from distribution.state_file import StateFile
@@ -101,6 +101,7 @@ __all__ = [
     "TrustList",
     "TrustPolicy",
     "TrustStore",
+    "VersionReference",
     "resolve_installed",
     "resolve_name",
     "resolve_reference",
@@ -115,7 +116,7 @@ _MODULES = {
     "publish": ("Published", "Publisher"),
     "release_spec": ("ReleaseSpec",),
     "reseed": ("Reseeded", "Reseeder"),
-    "resolve": ("resolve_installed", "resolve_name", "resolve_reference"),
+    "resolve": ("VersionReference", "resolve_installed", "resolve_name", "resolve_reference"),
     "revoke": ("Revoked", "Revoker"),
     "source": ("SourceFile",),
     "state_file": ("StateFile",),

@@ -1,5 +1,7 @@
 """Errors of distributing files, in the categories of `relay_client.errors`. No I/O.
 
+CallerError
+└── NotInstalled       the release that is named is not in the store
 PeerError
 ├── InvalidRelease     a release, head or revocation event breaks the protocol
 ├── InvalidManifest    a manifest breaks the protocol, or is too large
@@ -27,6 +29,7 @@ __all__ = [
     "InvalidRelease",
     "NewerState",
     "NotFound",
+    "NotInstalled",
     "NotPublished",
     "NotTrusted",
     "PeerError",
@@ -36,6 +39,10 @@ __all__ = [
     "StoreError",
     "TransportError",
 ]
+
+
+class NotInstalled(CallerError):
+    """The release that is named is not in the store."""
 
 
 class InvalidRelease(PeerError):

@@ -34,6 +34,8 @@ from distribution.heads import check_heads, gather_signed
 from distribution.installed import InstalledRelease
 from distribution.manifest import Manifest, is_name
 from distribution.partial import HeaderRewrite
+from distribution.published import find_version
+from distribution.resolve import Reference, VersionReference
 from distribution.revocation import query_revoked, read_revoked
 from distribution.store import Store
 from distribution.trust import TrustPolicy
@@ -90,6 +92,7 @@ class Fetcher:
     on_progress: OnProgress = lambda _done, _total: None
     on_warning: Callable[[str], None] = lambda _text: None
     _late: list[Answer] = field(default_factory=list, init=False)  # arrived when the latest version was decided
+    _heads: dict[bytes, Event] = field(default_factory=dict, init=False)  # by id of the release that they name
 
     def __post_init__(self) -> None:
         if self.max_size <= 0:
@@ -97,7 +100,7 @@ class Fetcher:
 
     async def fetch(
         self,
-        reference: EventReference | AddressReference,
+        reference: Reference,
         *,
         activate: bool = True,
         weights: HeaderRewrite | None = None,
@@ -107,7 +110,7 @@ class Fetcher:
         After any error the store shows what it showed before, and a rerun continues with the chunks that verified.
 
         Args:
-            reference: Id of a release, or author and name, which stand for the latest version.
+            reference: Id of a release, or author and name, which stand for the latest version without one.
             activate: Make it the current release.
             weights: Fetch the weights only, and turn the first segment of the checkpoint into a checkpoint of its own
                 with this rewrite. A release that is installed completely stays so.
@@ -121,6 +124,8 @@ class Fetcher:
         release = await self.find(reference)
         chunks = ChunkCounts()
         async with self.store.lock(release.id):
+            if head := self._heads.get(release.id):
+                self.store.event_archive.keep_head(release.id, head)
             installed = self.store.release(release.id)
             intact = installed is not None and await asyncio.to_thread(self.store.is_intact, installed)
             if installed and intact and (weights or not installed.partial):
@@ -133,21 +138,33 @@ class Fetcher:
         await self._record_late(release)
         return Fetched(release=installed, chunks=chunks, misbehaving=sorted(self.pool.misbehaving), activated=activate)
 
-    async def find(self, reference: EventReference | AddressReference) -> Release:
+    async def find(self, reference: Reference) -> Release:
         """Return the verified release that a reference names, if its author and version are acceptable.
 
         Raises what `fetch` raises.
         """
         self.pool.add_hints(reference.relays)
-        asked_by_id = isinstance(reference, EventReference)
         if isinstance(reference, EventReference):
             release = await self._by_id(reference.id)
-        else:
+        elif isinstance(reference, AddressReference):
             release = await self._by_address(reference)
+        else:
+            release = await self._by_version(reference)
         self.policy.check(release.author)
         seen = self.store.seen_versions.seen(release.author, release.name)
-        trust.check_version(release, seen, asked_by_id=asked_by_id)
+        trust.check_version(release, seen, asked_by_id=not isinstance(reference, AddressReference))
         return release
+
+    async def _by_version(self, reference: VersionReference) -> Release:
+        """Return one version of a name: the one that was seen before, else the one that the relays have."""
+        author, name, version = reference.author, reference.name, reference.version
+        check_address(AddressReference(author=author, name=name))
+        self.policy.check(author)
+        seen = self.store.seen_versions.seen(author, name).versions.get(version)
+        if seen:
+            return await self._by_id(seen.release_id)
+        await self.pool.connect_hints()
+        return await find_version(self.pool, author, name, version, now=self.now())
 
     async def _by_address(self, reference: AddressReference) -> Release:
         """Return the release that the author's latest head names; a head without a valid release does not count."""
@@ -174,7 +191,7 @@ class Fetcher:
             if error := checked.refused.get(head.id):
                 self.on_warning(f"ignored version {head.version} of {head.name}, announced without a release: {error}")
         release = checked.releases[latest.id]
-        self.store.event_archive.keep_head(release.id, signed[latest.id])
+        self._heads[release.id] = signed[latest.id]
         return release
 
     async def _query_heads(self, address: AddressReference) -> list[Answer]:
@@ -221,7 +238,8 @@ class Fetcher:
             raise NotFound(f"no relay has the {what}: {missing[0].hex()}{self._failures()}")
         return found
 
-    async def _manifest(self, release: Release) -> Manifest:
+    async def _manifest(self, release: Release) -> tuple[Manifest, list[Event]]:
+        """Return the manifest of a release, and the events that carry it, in order."""
         self.pool.add_hints(release.hints)
         events = await self._events(release.manifest_ids, "manifest")
         digest, parts, size = hashlib.sha256(), [], 0
@@ -243,18 +261,13 @@ class Fetcher:
         manifest = Manifest.decode(b"".join(parts))
         if manifest.size != release.size:
             raise InvalidManifest("the files do not add up to the size in the release")
-        self.store.event_archive.keep_manifest(release.id, (events[event_id] for event_id in release.manifest_ids))
-        return manifest
+        return manifest, [events[event_id] for event_id in release.manifest_ids]
 
     async def _download(
         self, release: Release, found: InstalledRelease | None, weights: HeaderRewrite | None, chunks: ChunkCounts
     ) -> InstalledRelease:
-        if not weights:
-            self._check_size(release.size)
-        manifest = await self._manifest(release)
-        if weights:
-            manifest, weights = await asyncio.to_thread(self._weights_of, manifest, weights)
-            self._check_size(manifest.size)
+        manifest, events, weights = await self._select(release, weights)
+        self.store.event_archive.keep_manifest(release.id, events)
         download = Download(
             pool=self.pool,
             store=self.store,
@@ -265,6 +278,22 @@ class Fetcher:
             on_progress=self.on_progress,
         )
         return await download.run(found)
+
+    async def wanted_files(self, release: Release, weights: HeaderRewrite | None) -> Manifest:
+        """Return the manifest of the files that `fetch` would install; raises what it raises."""
+        return (await self._select(release, weights))[0]
+
+    async def _select(
+        self, release: Release, weights: HeaderRewrite | None
+    ) -> tuple[Manifest, list[Event], HeaderRewrite | None]:
+        """Return the manifest of the wanted files, the events that carry it, and the rewrite that these files need."""
+        if not weights:
+            self._check_size(release.size)
+        manifest, events = await self._manifest(release)
+        if weights:
+            manifest, weights = await asyncio.to_thread(self._weights_of, manifest, weights)
+            self._check_size(manifest.size)
+        return manifest, events, weights
 
     def _weights_of(self, manifest: Manifest, rewrite: HeaderRewrite) -> tuple[Manifest, HeaderRewrite | None]:
         """Return the part of a manifest with the weights, or all of it and no rewrite if nothing can be left out."""

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from distribution.errors import Equivocation, InvalidRelease
+from distribution.errors import Equivocation, InvalidRelease, NotFound
 from distribution.events import HEAD_KIND, RELEASE_KIND, Head, Release
 from distribution.journal import PublishRecord
 from distribution.revocation import REVOCATION_KIND, Revocation
@@ -13,6 +13,7 @@ from distribution.trust import latest
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event
 from relay_client.filter import Filter
+from relay_client.nip19 import encode_npub
 from relay_client.pool import Pool
 
 _LIMIT = 500  # events of one kind; common limit of relays, which return the newest first
@@ -29,6 +30,25 @@ class PublishedVersion:
     relays: tuple[str, ...] = ()  # URLs that returned the release
     latest: bool = False
     revoked: bool = False
+
+
+async def find_version(pool: Pool, author: bytes, name: str, version: int, *, now: int) -> Release:
+    """Return one version of an author's name from the relays of an open pool.
+
+    Raises:
+        NotFound: No relay has it, or the author revoked it.
+        Equivocation: The author signed two releases as this version.
+    """
+    found = [
+        each for each in await query_published(pool, author, now=now) if (each.name, each.version) == (name, version)
+    ]
+    releases = [each.release for each in found if each.release and not each.revoked]
+    if not releases:
+        state = "the author revoked" if found else "no relay has"
+        raise NotFound(f"{state} version {version} of {name!r} by {encode_npub(author)}")
+    if len({release.manifest_sha256 for release in releases}) > 1:
+        raise Equivocation(f"the author signed two different releases as version {version} of {name}")
+    return min(releases, key=lambda release: (-release.created_at, release.id))
 
 
 async def query_published(pool: Pool, author: bytes, *, now: int) -> list[PublishedVersion]:

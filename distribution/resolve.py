@@ -6,10 +6,12 @@ A release is named by `current`, `previous`, its name, `name@version`, `alice/na
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from distribution.errors import CallerError
+from distribution.errors import CallerError, NotInstalled
+from distribution.events import MAX_VERSION
 from distribution.installed import InstalledRelease
-from distribution.manifest import is_name
+from distribution.manifest import is_count, is_digest, is_name
 from distribution.store import Store
 from distribution.trust_list import TrustList
 from relay_client.errors import InvalidReference, quote
@@ -19,22 +21,40 @@ _ID_PREFIX = re.compile("[0-9a-f]{4,64}", re.IGNORECASE)
 _REFERENCE = re.compile(
     "https?://.*|(nostr:)?((note|nevent|naddr|nsec)1.*|npub1[^/]*(/.*)?|[0-9a-f]{64}(/.*)?)", re.IGNORECASE
 )
+_REFS = ("current", "previous")
 _VERSIONED = re.compile("(.+)@([1-9][0-9]{0,9})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionReference:
+    """Reference to one version of an author's name."""
+
+    author: bytes  # 32, x-only public key
+    name: str  # untrusted: match it against a pattern before use
+    version: int
+    relays: tuple[str, ...] = ()  # hints, untrusted
+
+    def __post_init__(self) -> None:
+        if not is_digest(self.author) or not is_count(self.version, MAX_VERSION):
+            raise InvalidReference("an author's public key must have 32 bytes, and a version must be above 0")
+
+
+Reference = EventReference | AddressReference | VersionReference
 
 
 def resolve_installed(store: Store, trusted: TrustList, text: str) -> InstalledRelease:
     """Return the installed release that `text` names: the newest installed version, unless it names one.
 
     Raises:
+        NotInstalled: `text` is a reference to a release that is not installed.
         CallerError: No installed release matches, or several do.
         StoreError: The store is damaged.
     """
-    found = find_installed(store, trusted, text)
-    if found:
+    if found := find_installed(store, trusted, text):
         return found
-    if _parse(_split_version(text)[0], trusted):
-        raise CallerError(f"{quote(text)} is not installed; install it with randygpt fetch")
-    raise CallerError(_unknown(text))
+    if _remote(store, trusted, text, author=None):
+        raise NotInstalled(f"{quote(text)} is not installed; install it with randygpt fetch")
+    raise CallerError(_unknown(text, "no file and no installed release: {}; see randygpt list"))
 
 
 def find_installed(store: Store, trusted: TrustList, text: str) -> InstalledRelease | None:
@@ -44,7 +64,7 @@ def find_installed(store: Store, trusted: TrustList, text: str) -> InstalledRele
         CallerError: Several releases match, or the reference is not valid, or no release is current or previous.
         StoreError: The store is damaged.
     """
-    if text in {"current", "previous"}:
+    if text in _REFS:
         return _by_ref(store, text)
     words, version = _split_version(text)
     installed = [release for release in store.releases() if version in {None, release.version}]
@@ -52,7 +72,7 @@ def find_installed(store: Store, trusted: TrustList, text: str) -> InstalledRele
         matching = [release for release in installed if _is_meant(release, reference)]
     else:
         matching = [release for release in installed if release.name == words]
-        _refuse_several_authors(matching, text)
+        _only_author(matching, text)
         if not matching and _ID_PREFIX.fullmatch(words):
             matching = [release for release in installed if release.id.hex().startswith(words.lower())]
             if len(matching) > 1:
@@ -60,14 +80,11 @@ def find_installed(store: Store, trusted: TrustList, text: str) -> InstalledRele
     return max(matching, key=lambda release: release.version, default=None)
 
 
-def resolve_reference(
-    store: Store, trusted: TrustList, text: str, *, author: bytes | None = None
-) -> EventReference | AddressReference:
+def resolve_reference(store: Store, trusted: TrustList, text: str, *, author: bytes | None = None) -> Reference:
     """Return the reference that `text` stands for: a name means its latest version, everything else one release.
 
     Args:
-        store: Its releases give ids to `current`, to `name@version` and to the first digits of an id, and an author to
-            a bare name.
+        store: Its releases give ids to `current` and to the first digits of an id, and an author to a bare name.
         trusted: Authors that the user named.
         text: The name, as the module docstring lists them.
         author: Author of a bare name, if not the one whose release is installed.
@@ -76,24 +93,11 @@ def resolve_reference(
         CallerError: `text` names no release, or several.
         StoreError: The store is damaged.
     """
-    words, version = _split_version(text)
-    reference = _parse(words, trusted)
-    if version is None and reference:
+    if reference := _remote(store, trusted, text, author=author):
         return reference
-    is_bare_name = version is None and reference is None and words not in {"current", "previous"} and is_name(words)
-    if is_bare_name and author:
-        return AddressReference(author=author, name=words)
-    installed = find_installed(store, trusted, text)
-    if installed is None:
-        seen = _seen_version(store, reference, version, author, words)
-        if seen is None:
-            raise InvalidReference(
-                _unknown(text, "no installed model is called {}; expected npub…/name, nevent or an id")
-            )
-        return EventReference(id=seen)
-    if is_bare_name and installed.name == words:
-        return AddressReference(author=installed.author, name=words)
-    return EventReference(id=installed.id)
+    if installed := find_installed(store, trusted, text):
+        return EventReference(id=installed.id)
+    raise InvalidReference(_unknown(text, "no installed model is called {}; expected npub…/name, nevent or an id"))
 
 
 def resolve_name(store: Store, trusted: TrustList, text: str) -> AddressReference:
@@ -108,10 +112,23 @@ def resolve_name(store: Store, trusted: TrustList, text: str) -> AddressReferenc
     reference = resolve_reference(store, trusted, text)
     if isinstance(reference, AddressReference):
         return reference
-    installed = store.release(reference.id)
+    installed = store.release(reference.id) if isinstance(reference, EventReference) else None
     if installed is None:
         raise CallerError("a release never changes: follow a name, such as npub…/name")
     return AddressReference(author=installed.author, name=installed.name, relays=reference.relays)
+
+
+def _remote(store: Store, trusted: TrustList, text: str, *, author: bytes | None) -> Reference | None:
+    """Return the reference to look for on relays, None if `text` makes sense only for what is installed."""
+    if text in _REFS:
+        return None
+    words, version = _split_version(text)
+    reference = _parse(words, trusted)
+    if reference is None and is_name(words) and (known := _author_of_name(store, words, text, author)):
+        reference = AddressReference(author=known, name=words)
+    if version is None or not isinstance(reference, AddressReference):
+        return reference
+    return VersionReference(author=reference.author, name=reference.name, version=version, relays=reference.relays)
 
 
 def _parse(text: str, trusted: TrustList) -> EventReference | AddressReference | None:
@@ -142,35 +159,27 @@ def _is_meant(release: InstalledRelease, reference: EventReference | AddressRefe
     return release.id == reference.id
 
 
-def _refuse_several_authors(releases: Sequence[InstalledRelease], text: str) -> None:
+def _author_of_name(store: Store, name: str, text: str, author: bytes | None) -> bytes | None:
+    """Return the author of a bare name, None if it is none; raises CallerError if several authors have it."""
+    installed = store.releases()
+    named = [release for release in installed if release.name == name]
+    if not named and _ID_PREFIX.fullmatch(name) and any(each.id.hex().startswith(name) for each in installed):
+        return None
+    return author or _only_author(named, text)
+
+
+def _only_author(releases: Sequence[InstalledRelease], text: str) -> bytes | None:
+    """Return the author of releases of one name, None without releases; raises CallerError for several authors."""
     authors = sorted({release.author for release in releases})
     if len(authors) > 1:
         spelled = " or ".join(f"{encode_npub(author)}/{text}" for author in authors)
         raise CallerError(f"several authors have a model {text}: name it as {spelled}")
+    return authors[0] if authors else None
 
 
-def _seen_version(
-    store: Store,
-    reference: EventReference | AddressReference | None,
-    version: int | None,
-    author: bytes | None,
-    words: str,
-) -> bytes | None:
-    """Return the id of a version that was seen, but is not installed; None if it was not seen."""
-    if isinstance(reference, AddressReference):
-        author, words = reference.author, reference.name
-    if version is None or author is None:
-        return None
-    seen = store.seen_versions.seen(author, words).versions.get(version)
-    return seen.release_id if seen else None
-
-
-def _unknown(text: str, otherwise: str = "no file and no installed release: {}; see randygpt list") -> str:
-    """Return why a text names no release, and what would."""
-    words, version = _split_version(text)
-    who, slash, name = words.partition("/")
-    if version is not None and (is_name(name) or is_name(words)):
-        return f"no version {version} of {words} was seen on this machine: name it by its id (randygpt list)"
+def _unknown(text: str, otherwise: str) -> str:
+    """Return why a text names no release: the author is not known, or `otherwise`."""
+    who, slash, name = _split_version(text)[0].partition("/")
     if slash and who and is_name(name):
         return (
             f"no file {quote(text)}, and no author {quote(who)} on your trust list "

@@ -33,6 +33,7 @@ _LINK_UNSUPPORTED = {errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK, e
 _READ_BYTES = 1 << 20
 _SPARE_BYTES = 1 << 20  # for release.json, events and refs
 _ID_BYTES = 32
+_STAT_BLOCK = 512  # bytes, on every file system (POSIX)
 
 
 class Store:
@@ -136,8 +137,16 @@ class Store:
 
     def partial(self, release_id: bytes, file: FileEntry) -> PartialFile:
         """Open the part file of a file being fetched; the caller holds the lock of the release."""
-        name = f"{release_id.hex()}-{file.sha256.hex()}.part"  # one per release, as are the locks
-        return PartialFile(durable.make_directory(self._partial) / name, file.size)
+        durable.make_directory(self._partial)
+        return PartialFile(self._partial_path(release_id, file), file.size)
+
+    def partial_size(self, release_id: bytes, file: FileEntry) -> int:
+        """Return how many bytes of a file an interrupted fetch left on disk, verified or not."""
+        try:
+            facts = self._partial_path(release_id, file).stat()
+        except FileNotFoundError:
+            return 0
+        return min(file.size, facts.st_blocks * _STAT_BLOCK)
 
     def add_blob(self, partial: PartialFile, file: FileEntry, rewrite: HeaderRewrite | None = None) -> bytes:
         """Verify a complete part file, rewrite it if asked, and move it to the blobs.
@@ -221,6 +230,9 @@ class Store:
                 pins.pop(release_id.hex(), None)
 
     # --- internal
+
+    def _partial_path(self, release_id: bytes, file: FileEntry) -> Path:
+        return self._partial / f"{release_id.hex()}-{file.sha256.hex()}.part"  # one per release, as are the locks
 
     def _blob(self, sha256: bytes) -> Path:
         return self._blobs / sha256.hex()

@@ -7,6 +7,7 @@ RandyGPTError
 │   ├── InvalidSetting     a line of a settings file is wrong
 │   ├── InvalidModelFile   a file of a model (JSON, vocabulary, text) is wrong
 │   │   └── InvalidCheckpoint  a checkpoint's header, size or numbers are wrong
+│   ├── NotInstalled       the release that is named is not in the store
 │   └── Diverged           training left the finite numbers
 ├── PeerError          what a relay, a server or an author sent is wrong, or not trusted (exit code 3)
 │   ├── InvalidEvent       an event's form, id or signature does not verify
@@ -41,6 +42,7 @@ from distribution.errors import (
     InvalidRelease,
     NewerState,
     NotFound,
+    NotInstalled,
     NotPublished,
     NotTrusted,
     Rollback,
@@ -82,6 +84,7 @@ __all__ = [
     "InvalidToken",
     "NewerState",
     "NotFound",
+    "NotInstalled",
     "NotPublished",
     "NotTrusted",
     "PeerError",

@@ -5,7 +5,7 @@ The command line and the public functions of `randygpt` are thin callers of this
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from distribution.download import OnProgress
@@ -14,11 +14,12 @@ from distribution.fetch import MAX_SIZE, Fetched, Fetcher
 from distribution.follow import Failed, Follower, FollowStatus, FollowTarget, Update
 from distribution.journal import Journal
 from distribution.partial import HeaderRewrite
+from distribution.preview import FetchPlan, Preview, look, plan_fetch
 from distribution.publish import Published, Publisher
 from distribution.published import PublishedVersion, add_recorded, query_published
 from distribution.references import References, make_references
 from distribution.release_spec import ReleaseSpec
-from distribution.resolve import resolve_name, resolve_reference
+from distribution.resolve import Reference, resolve_name, resolve_reference
 from distribution.state_file import StateFile
 from distribution.store import Store
 from distribution.trust import TrustPolicy
@@ -33,6 +34,9 @@ from relay_client.hints import usable_hints
 from relay_client.keys import SecretKey
 from relay_client.nip65 import RELAY_LIST_KIND, write_relays
 from relay_client.pool import Answer, Pool
+from relay_client.relay_status import RelayReport
+
+_WEIGHTS = HeaderRewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC)
 
 
 def _no_progress(_done: int, _total: int) -> None:
@@ -166,22 +170,66 @@ async def fetch_release(
         CallerError: `reference` names nothing, or no relay is given.
         PeerError, TransportError, StorageError, OSError: as `Fetcher.fetch`.
     """
+    async with _open_fetcher(
+        home, reference, relays=relays, max_size=max_size, on_progress=on_progress, on_warning=on_warning
+    ) as (fetcher, parsed):
+        return await fetcher.fetch(parsed, activate=activate, weights=_WEIGHTS if weights_only else None)
+
+
+async def preview_release(home: Home, reference: str, *, relays: Sequence[str] | None = None) -> Preview:
+    """Return the release that `reference` names, verified, without its files. The trust policy does not apply.
+
+    Raises what `fetch_release` raises.
+    """
+    async with _open_fetcher(home, reference, relays=relays, policy=TrustPolicy()) as (fetcher, parsed):
+        return await look(fetcher, parsed)
+
+
+async def plan_fetch_release(
+    home: Home,
+    reference: str,
+    *,
+    relays: Sequence[str] | None = None,
+    max_size: int = MAX_SIZE,
+    weights_only: bool = False,
+    on_warning: Callable[[str], None] = lambda _text: None,
+) -> tuple[FetchPlan, Mapping[str, RelayReport]]:
+    """Return what `fetch_release` would download, and the status of each relay; raises what it raises."""
+    async with _open_fetcher(home, reference, relays=relays, max_size=max_size, on_warning=on_warning) as (
+        fetcher,
+        parsed,
+    ):
+        plan = await plan_fetch(fetcher, parsed, _WEIGHTS if weights_only else None)
+        return plan, fetcher.pool.reports
+
+
+@contextlib.asynccontextmanager
+async def _open_fetcher(
+    home: Home,
+    reference: str,
+    *,
+    relays: Sequence[str] | None,
+    policy: TrustPolicy | None = None,
+    max_size: int = MAX_SIZE,
+    on_progress: OnProgress = _no_progress,
+    on_warning: Callable[[str], None] = lambda _text: None,
+) -> AsyncIterator[tuple[Fetcher, Reference]]:
+    """Connect to the relays for a reference, and yield a fetcher with the reference; `policy`: if not the user's."""
     store, trusted = Store(home.folder), TrustStore(home.folder).read()
     parsed = resolve_reference(store, trusted, reference)
     has_own_hints = not relays and not home.relays() and usable_hints(parsed.relays, known=())
     urls = [] if has_own_hints else home.resolve_relays(relays, hints=parsed.relays)
-    rewrite = HeaderRewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC) if weights_only else None
     async with Pool(urls, signer=signing_key.signer(home), hints=parsed.relays, wait_for_all=False) as pool:
         fetcher = Fetcher(
             pool=pool,
             store=store,
-            policy=trusted.policy,
+            policy=policy or trusted.policy,
             now=_now,
             max_size=max_size,
             on_progress=on_progress,
             on_warning=on_warning,
         )
-        return await fetcher.fetch(parsed, activate=activate, weights=rewrite)
+        yield fetcher, parsed
 
 
 def follow_target(

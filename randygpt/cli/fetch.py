@@ -8,6 +8,7 @@ import typer
 from randygpt.cli import installed
 from randygpt.cli.flags import Json, MaxSize, Quiet, Relays, parse_size
 from randygpt.cli.output import byte_progress, emit, format_size, print_stderr
+from randygpt.cli.preview import print_plan
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ def fetch(
     ] = False,
     max_size: MaxSize = "1G",
     activate: Annotated[bool, typer.Option(help="Make it the current release, which `serve` uses.")] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be fetched and from where; fetch nothing.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -39,10 +43,17 @@ def fetch(
     Every byte is verified against the author's signature; the release is installed completely or not at all.
     """
     from distribution.trust_list import TrustStore
-    from randygpt.sharing import fetch_release
+    from randygpt.sharing import fetch_release, plan_fetch_release
     from relay_client.nip19 import encode_npub
 
-    home, limit = Home.from_environment(), parse_size(max_size)
+    home, limit, warn = Home.from_environment(), parse_size(max_size), (lambda _text: None) if quiet else print_stderr
+    if dry_run:
+        planning = plan_fetch_release(
+            home, reference, relays=relay, max_size=limit, weights_only=weights_only, on_warning=warn
+        )
+        plan, reports = asyncio.run(planning)
+        print_plan(plan, reports, TrustStore(home.folder).read(), as_json=as_json)
+        return
     with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
         fetched = asyncio.run(
             fetch_release(
@@ -53,7 +64,7 @@ def fetch(
                 weights_only=weights_only,
                 activate=activate,
                 on_progress=on_progress,
-                on_warning=(lambda _text: None) if quiet else print_stderr,
+                on_warning=warn,
             )
         )
     trusted = TrustStore(home.folder).read()

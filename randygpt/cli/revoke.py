@@ -13,9 +13,9 @@ from randygpt.cli.output import emit, print_stderr
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
+    from distribution.resolve import Reference
     from distribution.revoke import Revoked
     from relay_client.keys import SecretKey
-    from relay_client.nip19 import AddressReference, EventReference
 
 EXAMPLE = 'Example: randygpt revoke nevent1… --reason "trained on the wrong text"'
 
@@ -73,13 +73,17 @@ def revoke(
     emit(as_json, result, text)
 
 
-async def _revoke(
-    home: Home, urls: list[str], key: "SecretKey", reference: "EventReference | AddressReference", reason: str
-) -> "Revoked":
+async def _revoke(home: Home, urls: list[str], key: "SecretKey", reference: "Reference", reason: str) -> "Revoked":
+    from distribution.published import find_version
+    from distribution.resolve import VersionReference
     from distribution.revoke import Revoker
     from distribution.store import Store
+    from relay_client.nip19 import EventReference
     from relay_client.pool import Pool
 
     async with Pool(urls, signer=key) as pool:
+        if isinstance(reference, VersionReference):
+            found = await find_version(pool, reference.author, reference.name, reference.version, now=int(time.time()))
+            reference = EventReference(id=found.id)
         revoker = Revoker(pool=pool, versions=Store(home.folder).seen_versions, key=key, now=lambda: int(time.time()))
         return await revoker.revoke(reference, reason=reason)

@@ -1,5 +1,6 @@
 """`randygpt show`: describe a checkpoint or an installed release without loading its weights."""
 
+import asyncio
 import hashlib
 import math
 import time
@@ -7,9 +8,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from randygpt.cli import installed
-from randygpt.cli.flags import Json, ModelPreset, Quiet
+from randygpt.cli.card import loss_text, one_line, shape_text
+from randygpt.cli.flags import Json, ModelPreset, Quiet, Relays
 from randygpt.cli.models import DefaultModelArgument, find_model
 from randygpt.cli.output import emit, format_size
+from randygpt.cli.preview import print_preview
+from randygpt.errors import NotInstalled
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
@@ -18,27 +22,40 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: randygpt show shakespeare_best.bin"
 
-_MAX_TEXT = 200  # characters
 _KINDS = {"char": "characters", "bpe": "BPE tokens"}
 
 
 def show(
     which: DefaultModelArgument = None,
     preset: ModelPreset = None,
+    relay: Relays = None,
     as_json: Json = False,
     _quiet: Quiet = False,
 ) -> None:
     """Show shape, training, size and hash of a model.
 
-    For an installed release, also who signed it.
+    For a release, also who signed it. One that is not installed is looked up on the relays, without fetching its files.
     """
     from randygpt.checkpoint.sidecar import inspect_checkpoint
 
-    model = find_model(which)
+    try:
+        model = find_model(which)
+    except NotInstalled:
+        assert which is not None  # noqa: S101 (nothing else can be not installed)
+        _show_remote(which, relay, as_json=as_json)
+        return
     extra, first = _release(model.release) if model.release else ({}, {})
     found = inspect_checkpoint(model.path, preset=preset)
     facts = _facts(found) | extra
     emit(as_json, facts, _text(found, facts, first))
+
+
+def _show_remote(reference: str, relay: list[str] | None, *, as_json: bool) -> None:
+    from randygpt.sharing import preview_release
+
+    home = Home.from_environment()
+    preview = asyncio.run(preview_release(home, reference, relays=relay))
+    print_preview(preview, installed.open_store(home)[1], reference, as_json=as_json)
 
 
 def _release(release: "InstalledRelease") -> tuple[dict[str, object], dict[str, object]]:
@@ -52,15 +69,10 @@ def _release(release: "InstalledRelease") -> tuple[dict[str, object], dict[str, 
         "release": release.id.hex(),
         "name": f"{release.name} version {release.version}{f' ({marks})' if marks else ''}",
         "signed by": f"{trusted.display_name(release.author)}, {date}",
-        "license": _one_line(release.card.get("license")),
-        "about": _one_line(release.card.get("about")),
+        "license": one_line(release.card.get("license")),
+        "about": one_line(release.card.get("about")),
     }
     return extra, lines
-
-
-def _one_line(text: object) -> str:
-    """Return a stranger's text on one line, so that it cannot look like another field."""
-    return " ".join(text.split())[:_MAX_TEXT] if isinstance(text, str) else ""
 
 
 def _facts(found: "CheckpointInfo") -> dict[str, object]:
@@ -100,22 +112,15 @@ def _text(found: "CheckpointInfo", facts: Mapping[str, object], first: Mapping[s
     lines = {
         **first,
         "file": f"{found.path} ({format_size(found.size)}, {found.size:,} bytes)",
-        **({} if first else {"name": _one_line(facts["name"])}),
+        **({} if first else {"name": one_line(facts["name"])}),
         "format": f"{header.magic}, {contents}",
-        "shape": f"{config.preset}: {config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, "
-        f"context length {config.block_size}",
+        "shape": shape_text(config),
         "vocabulary": f"{header.vocab_size:,} {kind}",
         "parameters": f"{config.parameter_count:,}",
         "trained": f"to iteration {header.iteration:,}, {header.step:,} optimizer steps",
-        "best loss": _loss(facts["best_loss"]),
-        "train loss": _loss(facts["train_loss"]),
-        "val loss": _loss(facts["val_loss"]),
+        "best loss": loss_text(facts["best_loss"]),
+        "train loss": loss_text(facts["train_loss"]),
+        "val loss": loss_text(facts["val_loss"]),
         "sha256": facts["sha256"],
     }
     return "\n".join(f"{label:<10}  {value}" for label, value in lines.items() if value)
-
-
-def _loss(value: object) -> str:
-    if not isinstance(value, int | float):
-        return ""
-    return f"{value:.4f} (perplexity {math.exp(value):,.2f})" if value < 99 else f"{value:.4f}"  # noqa: PLR2004

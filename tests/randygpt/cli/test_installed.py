@@ -127,7 +127,7 @@ def test_unknown_release_changes_nothing(
     friend: Friend, capsys: pytest.CaptureFixture[str], which: str, says: str
 ) -> None:
     before = visible(friend.home)
-    for command in ("show", "verify", "use", "pin"):
+    for command in ("verify", "use", "pin"):
         assert says in refused(capsys, command, which)
     assert visible(friend.home) == before
 

@@ -119,7 +119,7 @@ def test_show_names_bpe_tokens(at_home: Path, capsys: pytest.CaptureFixture[str]
     [
         ("missing.bin", "no file and no installed release: 'missing.bin'"),
         ("missing/file.bin", "no file 'missing/file.bin', and no author 'missing' on your trust list"),
-        ("ab" * 32, "is not installed; install it with randygpt fetch"),
+        ("ab" * 32, "no relays configured"),
         ("empty", "empty contains 0 checkpoints"),
         ("text.bin", "text.bin: not a randyGPT checkpoint"),
     ],

@@ -1,0 +1,110 @@
+"""Look at a release on relays before it is fetched. Network I/O through a pool; reads the store, and writes nothing."""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+from distribution.events import Release
+from distribution.fetch import Fetcher
+from distribution.installed import InstalledRelease
+from distribution.manifest import Manifest
+from distribution.partial import HeaderRewrite
+from distribution.resolve import Reference
+from distribution.store import Store
+from relay_client.errors import InvalidEvent
+from relay_client.event import HashedEvent
+from relay_client.filter import Filter
+from relay_client.hexadecimal import parse_hex
+from relay_client.pool import Answer, Pool
+
+_MAX_ANCESTORS = 17  # one base, and 16 inputs of a merge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ancestor:
+    """Release that an author names as the origin of another. A claim: it is signed, but not checked."""
+
+    id: bytes  # event id, 32
+    author: bytes  # x-only public key, 32
+    role: str  # base or merged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """A verified release that was not fetched, and the relays that returned it."""
+
+    release: Release
+    relays: tuple[str, ...]  # URLs
+
+    @property
+    def ancestors(self) -> list[Ancestor]:
+        """Ancestors that the author claims; malformed ones are left out."""
+        found = []
+        for tag in self.release.event.tags:
+            if tag[0] == "b" and len(tag) >= 5 and tag[4] in {"base", "merged"}:  # noqa: PLR2004 (fields of the tag)
+                release_id, author = parse_hex(tag[1], 32), parse_hex(tag[3], 32)
+                if release_id and author:
+                    found.append(Ancestor(id=release_id, author=author, role=tag[4]))
+        return found[:_MAX_ANCESTORS]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchPlan:
+    """What a fetch would download."""
+
+    preview: Preview
+    manifest: Manifest  # of the files that would be installed
+    missing_bytes: int
+    missing_chunks: int  # about, if a fetch was interrupted before
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks of the files."""
+        return sum(file.chunk_count for file in self.manifest.files)
+
+
+async def look(fetcher: Fetcher, reference: Reference) -> Preview:
+    """Return the release that a reference names, without its files; raises what `Fetcher.find` raises."""
+    release = await fetcher.find(reference)
+    return Preview(release=release, relays=await _holders(fetcher.pool, release))
+
+
+async def plan_fetch(fetcher: Fetcher, reference: Reference, weights: HeaderRewrite | None = None) -> FetchPlan:
+    """Return what `Fetcher.fetch` with the same arguments would download; raises what it raises."""
+    preview = await look(fetcher, reference)
+    manifest = await fetcher.wanted_files(preview.release, weights)
+    installed = fetcher.store.release(preview.release.id)
+    if installed and (weights or not installed.partial):
+        return FetchPlan(preview=preview, manifest=manifest, missing_bytes=0, missing_chunks=0)
+    size, chunks = await asyncio.to_thread(_missing, fetcher.store, preview.release.id, manifest, installed)
+    return FetchPlan(preview=preview, manifest=manifest, missing_bytes=size, missing_chunks=chunks)
+
+
+async def _holders(pool: Pool, release: Release) -> tuple[str, ...]:
+    """Return the relays that return the release, without waiting for slow ones."""
+
+    def holders(answers: list[Answer]) -> list[str]:
+        found = []
+        for url, raw_event in answers:
+            with contextlib.suppress(InvalidEvent):
+                if HashedEvent.parse(raw_event).id == release.id:
+                    found.append(url)
+        return found
+
+    answers = await pool.query_soon(Filter(ids=(release.id,), limit=1), enough=bool, late=[])
+    return tuple(dict.fromkeys(holders(answers)))
+
+
+def _missing(
+    store: Store, release_id: bytes, manifest: Manifest, installed: InstalledRelease | None
+) -> tuple[int, int]:
+    """Return bytes and chunks of a manifest that are not in the store; an interrupted fetch counts by its size."""
+    part = installed.file("checkpoint").size if installed and installed.partial else 0
+    size = chunks = 0
+    for file in manifest.files:
+        if not store.has_blob(file.sha256):
+            here = max(store.partial_size(release_id, file), part if file.role == "checkpoint" else 0)
+            missing = max(0, file.size - here)
+            size += missing
+            chunks += -(-missing // manifest.chunk_size)
+    return size, chunks

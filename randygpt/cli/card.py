@@ -1,0 +1,57 @@
+"""Text of models and their cards. A card is a stranger's, so fields of a wrong form are left out. No I/O."""
+
+import math
+from collections.abc import Mapping
+
+from randygpt.errors import InvalidModelFile
+from randygpt.model.config import ModelConfig
+
+_MAX_TEXT = 200  # characters
+
+
+def one_line(text: object) -> str:
+    """Return a stranger's text on one line, so that it cannot look like another field."""
+    return " ".join(text.split())[:_MAX_TEXT] if isinstance(text, str) else ""
+
+
+def loss_text(value: object) -> str:
+    """Return a loss with its perplexity; empty if it is not a number."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return ""
+    return f"{value:.4f} (perplexity {math.exp(value):,.2f})" if value < 99 else f"{value:.4f}"  # noqa: PLR2004
+
+
+def shape_text(config: ModelConfig) -> str:
+    """Return the shape of a model in words."""
+    return (
+        f"{config.preset}: {config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, "
+        f"context length {config.block_size}"
+    )
+
+
+def card_lines(card: Mapping[str, object]) -> dict[str, str]:
+    """Return what a card says of a model, by label."""
+    training = card.get("training")
+    training = training if isinstance(training, dict) else {}
+    iteration = training.get("iteration")
+    return {
+        "license": one_line(card.get("license")),
+        "about": one_line(card.get("about")),
+        **_config_lines(card.get("config")),
+        "trained": f"to iteration {iteration:,}" if type(iteration) is int else "",
+        "best loss": loss_text(training.get("best_loss")),
+        "train loss": loss_text(training.get("train_loss")),
+        "val loss": loss_text(training.get("val_loss")),
+    }
+
+
+def _config_lines(raw_config: object) -> dict[str, str]:
+    try:
+        config = ModelConfig.from_json(raw_config)
+    except InvalidModelFile:
+        return {}
+    return {
+        "shape": shape_text(config),
+        "vocabulary": f"{config.vocab_size:,} tokens",
+        "parameters": f"{config.parameter_count:,}",
+    }

@@ -1,0 +1,93 @@
+"""Releases on relays that are not fetched: `show` of a remote release, and `fetch --dry-run`."""
+
+import shlex
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from randygpt.cli.card import card_lines
+from randygpt.cli.output import emit, format_size
+
+if TYPE_CHECKING:
+    from distribution.events import Release
+    from distribution.preview import FetchPlan, Preview
+    from distribution.trust_list import TrustList
+    from relay_client.relay_status import RelayReport
+
+
+def print_preview(preview: "Preview", trusted: "TrustList", reference: str, *, as_json: bool) -> None:
+    """Print what is known of a release without its files, and the command that fetches it."""
+    release = preview.release
+    facts = _facts(release, trusted) | {
+        "installed": False,
+        "created_at": release.created_at,
+        "format": release.format,
+        "size": release.size,
+        "card": release.card,
+        "ancestors": [
+            {"release": each.id.hex(), "author": _npub(each.author), "role": each.role} for each in preview.ancestors
+        ],
+        "relays": list(preview.relays),
+    }
+    origins = [f"{each.role} {each.id.hex()} by {trusted.display_name(each.author)}" for each in preview.ancestors]
+    indent = "\n" + " " * 12
+    lines = {
+        "release": release.id.hex(),
+        "name": f"{release.name} version {release.version} (not installed)",
+        "signed by": trusted.display_name(release.author),
+        "date": time.strftime("%Y-%m-%d %H:%M", time.localtime(release.created_at)),
+        "size": f"{format_size(release.size)} ({release.size:,} bytes), {release.format}",
+        **card_lines(release.card),
+        "made from": indent.join([*origins, "(as the author claims)"]) if origins else "",
+        "relays": indent.join(preview.relays),
+        "fetch": f"randygpt fetch {shlex.quote(reference)}",
+    }
+    emit(as_json, facts, "\n".join(f"{label:<10}  {value}" for label, value in lines.items() if value))
+
+
+def print_plan(plan: "FetchPlan", reports: "Mapping[str, RelayReport]", trusted: "TrustList", *, as_json: bool) -> None:
+    """Print what a fetch would download, and from where."""
+    release, files = plan.preview.release, plan.manifest.files
+    facts = _facts(release, trusted) | {
+        "files": [
+            {"path": file.path, "role": file.role, "size": file.size, "sha256": file.sha256.hex()} for file in files
+        ],
+        "size": plan.manifest.size,
+        "missing": plan.missing_bytes,
+        "chunks": {"total": plan.chunks, "missing": plan.missing_chunks},
+        "relays": {
+            url: {"has_release": url in plan.preview.relays, "reason": report.reason} for url, report in reports.items()
+        },
+        "dry_run": True,
+    }
+    download = f"{format_size(plan.missing_bytes)} in {plan.missing_chunks:,} of {plan.chunks:,} chunks"
+    lines = [
+        f"{release.name} version {release.version}, signed by {trusted.display_name(release.author)}",
+        f"release   {release.id.hex()}",
+        *(f"file      {file.path} ({format_size(file.size)})" for file in files),
+        f"download  {download if plan.missing_bytes else 'nothing: all of it is here'} (dry run, nothing fetched)",
+        *(f"relay     {_relay_line(url, report, plan.preview)}" for url, report in reports.items()),
+    ]
+    emit(as_json, facts, "\n".join(lines))
+
+
+def _relay_line(url: str, report: "RelayReport", preview: "Preview") -> str:
+    if url in preview.relays:
+        return f"{url} has the release"
+    return report.reason if url in report.reason else f"{url} {report.reason or 'did not return the release'}"
+
+
+def _facts(release: "Release", trusted: "TrustList") -> dict[str, object]:
+    return {
+        "release": release.id.hex(),
+        "author": _npub(release.author),
+        "author_name": trusted.names.get(release.author),
+        "name": release.name,
+        "version": release.version,
+    }
+
+
+def _npub(key: bytes) -> str:
+    from relay_client.nip19 import encode_npub
+
+    return encode_npub(key)
