@@ -58,7 +58,7 @@ class LanguageModel:
             raise CallerError(f"ids must be whole numbers from 0 to {self.config.vocab_size - 1}")
         return torch.from_numpy(np.stack([self.decoder.logits(row) for row in array.tolist()]))
 
-    def generate(
+    def generate(  # noqa: PLR0913 (one argument per sampling parameter)
         self,
         prompt: str,
         *,
@@ -66,6 +66,8 @@ class LanguageModel:
         temperature: float = 0.7,
         top_p: float = 1.0,
         top_k: int = 0,
+        min_p: float = 0.0,
+        repeat_penalty: float = 1.0,
         seed: int | None = None,
         stop: "Sequence[str]" = (),
     ) -> str:
@@ -77,13 +79,24 @@ class LanguageModel:
             temperature: From 0 (greedy) to 100.
             top_p: Sample from the likeliest tokens that together have this probability, above 0 and at most 1.
             top_k: Sample from this many of the likeliest tokens; 0 for all.
+            min_p: Sample from tokens with at least this share of the likeliest one's probability; 0 for all.
+            repeat_penalty: Makes tokens of the last 64, the prompt's included, less likely: positive logits are divided
+                by it, others multiplied. Above 0 and at most 10; 1 for none.
             seed: Equal seeds give equal text; None for a random one.
             stop: Strings that end the text, which are not part of it.
 
         Raises:
             CallerError: A value is out of range.
         """
-        sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+        sampling = Sampling(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+        )
         return "".join(self.stream(prompt, sampling, stop))
 
     def stream(self, prompt: str, sampling: Sampling, stop: "Sequence[str]" = ()) -> "Iterator[str]":

@@ -11,7 +11,7 @@ from collections import abc
 import numpy as np
 
 from randygpt.model.decoder import PREFILL_CHUNK, Array, Decoder, KVCache
-from randygpt.model.sampling import log_softmax, sample_batch
+from randygpt.model.sampling import log_softmax, sample_next
 from server.sequence import Sequence, Token
 
 Chunks = list[tuple[int, abc.Sequence[int]]]  # slot, ids
@@ -133,7 +133,7 @@ class Batch:
         if not slots:
             return []
         sequences = [self._slots[slot] for slot in slots]
-        ids = sample_batch(logits, [each.sampling for each in sequences], [each.uniform() for each in sequences])
+        ids = sample_next(logits, sequences)
         return [
             (slot, Token(token) if (count := each.request.logprobs) is None else token_with_logprobs(token, row, count))
             for slot, token, row, each in zip(slots, ids, logits, sequences, strict=True)

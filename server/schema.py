@@ -46,6 +46,19 @@ _COMMON: Mapping[str, Field] = {
         default=0,
         description="Sample from this many most likely tokens; 0 means all.",
     ),
+    "min_p": Number(
+        minimum=0,
+        maximum=1,
+        default=0.0,
+        description="Sample from tokens with at least this share of the most likely one's probability; 0 means all.",
+    ),
+    "repeat_penalty": Number(
+        minimum=0,
+        maximum=10,
+        is_minimum_exclusive=True,
+        default=1.0,
+        description="Divide positive logits of the last 64 tokens by this, and multiply others; 1 means no penalty.",
+    ),
     "seed": Number(
         is_integer=True,
         minimum=-_INT64,
@@ -225,7 +238,7 @@ def _request(
         raise InvalidRequest("response_format must have the type text", field="response_format")
     if len(prompts) * values["n"] > MAX_CHOICES:
         raise InvalidRequest(f"prompts times n must be at most {MAX_CHOICES}", field="n")
-    names = ("max_tokens", "temperature", "top_p", "top_k", "seed", "ignore_eos")
+    names = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repeat_penalty", "seed", "ignore_eos")
     return CompletionRequest(
         prompts=prompts,
         sampling=Sampling(**{name: values[name] for name in names}),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli.flags import Json, ModelPreset, ModelVocab, Quiet
-from randygpt.cli.models import DefaultModelArgument, find_model
+from randygpt.cli.models import DefaultModelArgument, find_model, note_default
 from randygpt.cli.output import byte_progress, emit
 
 if TYPE_CHECKING:
@@ -32,7 +32,10 @@ def evaluate(
     from randygpt.language_model import load
 
     text, size = _read(file)
-    language_model = load(find_model(model).path, preset=preset, vocab=vocab)
+    named = find_model(model)
+    if model is None and not quiet:
+        note_default(named)
+    language_model = load(named.path, preset=preset, vocab=vocab)
     with byte_progress(f"evaluating on {text.source}", shown=not quiet) as update:
         found = language_model.evaluate(text, on_progress=lambda done: update(done, max(size, done)))
     emit(as_json, found.to_json(), _text(found))

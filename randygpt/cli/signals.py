@@ -22,6 +22,11 @@ def handle_termination() -> list[int]:
     return _terminations
 
 
+def was_terminated() -> bool:
+    """Return True if SIGTERM was received, which acts like Ctrl-C."""
+    return bool(_terminations)
+
+
 def _terminate(number: int, _frame: FrameType | None) -> None:
     _terminations.append(number)
     signal.raise_signal(signal.SIGINT)

@@ -3,6 +3,9 @@
 When the context exceeds `block_size` it is cut to its last half and prefilled again, so that a token costs one decode
 step on average; learned position embeddings allow no cheaper exact rule. The random numbers of a sequence depend only
 on its seed and the number of its tokens, never on the batch it is in (decision 0029).
+
+Order of the samplers: repeat penalty, temperature, then min-p, top-k and top-p, which all judge the same probabilities;
+a token must pass each of them.
 """
 
 import secrets
@@ -19,7 +22,9 @@ from randygpt.model.decoder import Array, Decoder, KVCache
 from randygpt.model.tokenizer import BOS_ID, EOS_ID
 from relay_client.errors import quote
 
+REPEAT_WINDOW = 64  # tokens of the context, the prompt's included, that the repeat penalty applies to
 _MAX_TEMPERATURE = 100
+_MAX_PENALTY = 10
 _END_IDS = frozenset({EOS_ID})
 _UINT64 = (1 << 64) - 1
 
@@ -35,6 +40,8 @@ class Sampling:
     temperature: float = 0.7  # 0: greedy
     top_p: float = 1.0  # nucleus: sample from the likeliest tokens that together have this probability
     top_k: int = 0  # sample from this many of the likeliest tokens; 0: all
+    min_p: float = 0.0  # sample from tokens with at least this share of the likeliest one's probability; 0: all
+    repeat_penalty: float = 1.0  # divides positive logits of tokens in the repeat window, multiplies others; 1: none
     seed: int | None = None  # None: random
     ignore_eos: bool = False  # generate past the end token
 
@@ -47,6 +54,12 @@ class Sampling:
             raise CallerError(f"top_p must be above 0 and at most 1, not {quote(self.top_p)}")
         if not (_is_integer(self.top_k) and self.top_k >= 0):
             raise CallerError(f"top_k must be a whole number from 0, not {quote(self.top_k)}")
+        if not (_is_number(self.min_p) and 0 <= self.min_p <= 1):
+            raise CallerError(f"min_p must be from 0 to 1, not {quote(self.min_p)}")
+        if not (_is_number(self.repeat_penalty) and 0 < self.repeat_penalty <= _MAX_PENALTY):
+            raise CallerError(
+                f"repeat_penalty must be above 0 and at most {_MAX_PENALTY}, not {quote(self.repeat_penalty)}"
+            )
         if self.seed is not None and not _is_integer(self.seed):
             raise CallerError(f"seed must be a whole number or None, not {quote(self.seed)}")
 
@@ -98,9 +111,32 @@ def generate(
     while text.finish is None:
         if text.new_ids is text.context:
             cache.lengths[0] = 0
-        token = sample(decoder.next_logits(text.new_ids, cache), sampling, text.uniform())
+        [token] = sample_next(decoder.next_logits(text.new_ids, cache)[None], [text])
         if text.append(token):
             yield token
+
+
+def sample_next(logits: Array, texts: Sequence[Continuation]) -> list[int]:
+    """Return the next token id of each text from its logits (B, V), which stay as they are."""
+    logits = penalize_repeats(logits, texts)
+    return sample_batch(logits, [text.sampling for text in texts], [text.uniform() for text in texts])
+
+
+def penalize_repeats(logits: Array, texts: Sequence[Continuation]) -> Array:
+    """Return logits (B, V) after each text's repeat penalty; the same array if none has one.
+
+    Of each token in the last `REPEAT_WINDOW` ids of the context, once however often it occurs, a positive logit is
+    divided by the penalty and any other multiplied (the definition of llama.cpp and transformers).
+    """
+    rows = [row for row, text in enumerate(texts) if text.sampling.repeat_penalty != 1]
+    if not rows:
+        return logits
+    logits = logits.copy()
+    for row in rows:
+        recent, penalty = texts[row].context[-REPEAT_WINDOW:], texts[row].sampling.repeat_penalty
+        values = logits[row, recent]
+        logits[row, recent] = np.where(values > 0, values / penalty, values * penalty)
+    return logits
 
 
 class StopFilter:
@@ -212,9 +248,9 @@ def log_softmax(logits: Array) -> Doubles:
 
 
 def _sample_weighted(weights: Doubles, total: float, sampling: Sampling, uniform: float) -> int:
-    """Return a token id drawn by weights (V,) that sum to `total`, after top-k and top-p."""
-    if sampling.top_k or sampling.top_p < 1:
-        tokens, cumulative = _nucleus(weights, total, sampling.top_k, sampling.top_p)
+    """Return a token id drawn by weights (V,), of which the largest is 1, after min-p, top-k and top-p."""
+    if sampling.top_k or sampling.top_p < 1 or sampling.min_p:
+        tokens, cumulative = _nucleus(weights, total, sampling)
     else:
         tokens, cumulative = None, weights.cumsum()
     index = int(cumulative.searchsorted(uniform * cumulative[-1], side="right"))
@@ -223,16 +259,19 @@ def _sample_weighted(weights: Doubles, total: float, sampling: Sampling, uniform
     return index if tokens is None else int(tokens[index])
 
 
-def _nucleus(weights: Doubles, total: float, top_k: int, top_p: float) -> tuple[npt.NDArray[np.intp], Doubles]:
-    """Return the fewest tokens that have `top_p` of the weights (V,), at most `top_k` (0: all), and their running sums.
+def _nucleus(weights: Doubles, total: float, sampling: Sampling) -> tuple[npt.NDArray[np.intp], Doubles]:
+    """Return the fewest tokens that have `top_p` of the weights (V,), and the running sums of their weights.
 
-    Tokens come likeliest first. Only tokens above a threshold are sorted: those below `floor` together weigh less than
-    what top-p leaves out, so none of them is in the nucleus. Nearly always the tokens above 8 times that suffice.
+    They are at most `top_k` (0: all), have at least `min_p` of the largest weight, and come likeliest first. Only
+    tokens above a threshold are sorted: those below `floor` together weigh less than what top-p leaves out, so none of
+    them is in the nucleus. Nearly always the tokens above 8 times that suffice.
     """
+    top_k, top_p, min_p = sampling.top_k, sampling.top_p, sampling.min_p
     wanted, floor = top_p * total, (1 - top_p) * total / len(weights)
-    tokens, cumulative = _sorted(weights, np.flatnonzero(weights >= 8 * floor), top_k)
-    if not (0 < top_k == len(tokens) or (len(cumulative) and cumulative[-1] >= wanted)):
-        tokens, cumulative = _sorted(weights, np.flatnonzero(weights >= floor), top_k)
+    tokens, cumulative = _sorted(weights, np.flatnonzero(weights >= max(8 * floor, min_p)), top_k)
+    enough = 0 < top_k == len(tokens) or (len(cumulative) and cumulative[-1] >= wanted)
+    if not enough and min_p < 8 * floor:
+        tokens, cumulative = _sorted(weights, np.flatnonzero(weights >= max(floor, min_p)), top_k)
     count = 1 + int(cumulative[:-1].searchsorted(wanted))
     return tokens[:count], cumulative[:count]
 

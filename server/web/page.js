@@ -79,7 +79,7 @@ function disconnected(error) {
 function readForm() {
   const body = { prompt: $("prompt").value, stream: true, stream_options: { include_usage: true } };
   body.logprobs = 0; // log probabilities, so that tokens can be counted
-  for (const name of ["temperature", "top_p", "top_k", "max_tokens", "seed"]) {
+  for (const name of ["temperature", "top_p", "top_k", "min_p", "repeat_penalty", "max_tokens", "seed"]) {
     const field = $(name);
     field.setAttribute("aria-invalid", !field.checkValidity());
     if (!field.checkValidity()) {

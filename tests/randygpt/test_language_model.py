@@ -135,6 +135,8 @@ def test_every_option_reaches_the_sampling(model: LanguageModel) -> None:
     greedy = model.generate("fox", max_tokens=20, temperature=0)
     assert model.generate("fox", max_tokens=20, top_k=1) == greedy
     assert model.generate("fox", max_tokens=20, top_p=1e-6) == greedy
+    assert model.generate("fox", max_tokens=20, min_p=1) == greedy
+    assert model.generate("fox", max_tokens=20, temperature=0, repeat_penalty=2) != greedy
     with pytest.raises(CallerError, match="temperature"):
         model.generate("fox", temperature=float("nan"))
 

@@ -44,6 +44,7 @@ async def test_batching_does_not_change_any_sequence(temperature: float) -> None
         for row in range(40)
     ]
     cases += [([5], replace(GREEDY, max_tokens=2 * BLOCK)), ([], replace(GREEDY, top_k=3, temperature=1, seed=1))]
+    cases += [([5, 6], replace(GREEDY, repeat_penalty=1.3, max_tokens=2 * BLOCK)), ([7], Sampling(seed=3, min_p=0.2))]
     expected = [reference(model, *case) for case in cases]
     for threads in (1, 2):
         with contextlib.closing(Engine(threads=threads)) as engine:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import openai
@@ -211,6 +212,8 @@ async def test_model_list(client: openai.AsyncOpenAI) -> None:
         ({"max_tokens": 0}, "max_tokens"),
         ({"temperature": 100.5}, "temperature"),
         ({"top_p": 0}, "top_p"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"repeat_penalty": 0}, "repeat_penalty"),
         ({"n": 17}, "n"),
         ({"stop": ["a", ""]}, "stop"),
         ({"seed": 2**63}, "seed"),
@@ -274,10 +277,11 @@ async def test_stream_reports_an_internal_error_without_details(
 
 async def test_text_matches_the_python_api(client: openai.AsyncOpenAI, loaded: LoadedModel) -> None:
     model = loaded.language_model
+    extra: dict[str, Any] = {"top_k": 9, "min_p": 0.01, "repeat_penalty": 1.1}
     done = await client.completions.create(
-        model=NAME, prompt="the", max_tokens=300, seed=5, temperature=1.1, top_p=0.8, extra_body={"top_k": 9}
+        model=NAME, prompt="the", max_tokens=300, seed=5, temperature=1.1, top_p=0.8, extra_body=extra
     )
-    expected = model.generate("the", max_tokens=300, seed=5, temperature=1.1, top_p=0.8, top_k=9)
+    expected = model.generate("the", max_tokens=300, seed=5, temperature=1.1, top_p=0.8, **extra)
     assert done.choices[0].text == expected
     assert len(expected) > CONFIG.block_size
 

@@ -97,7 +97,8 @@ async def test_page_says_that_characters_were_dropped(page: Tab, releases: Relea
 async def test_page_sends_the_sampling_controls(page: Tab, releases: ReleaseStore) -> None:
     release = releases.install()
     releases.store.activate(release.id)
-    asked = {"temperature": 1.3, "top_p": 0.95, "top_k": 12, "max_tokens": 300, "seed": -5}
+    asked = {"temperature": 1.3, "top_p": 0.95, "top_k": 12, "min_p": 0.01, "repeat_penalty": 1.1}
+    asked |= {"max_tokens": 300, "seed": -5}
     async with serving_releases(releases) as address, aiohttp.ClientSession() as session:
         async with session.post(f"{address}/v1/completions", json={"prompt": "the", **asked}) as response:
             expected = (await response.json())["choices"][0]["text"]

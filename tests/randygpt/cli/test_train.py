@@ -124,8 +124,10 @@ def test_text_that_the_vocabulary_lacks_needs_consent(capsys: pytest.CaptureFixt
     assert run([*again, "--iters", "3"]) == 0  # remembered
     capsys.readouterr()
     assert run(["generate", "the λ", "λ", "--model", "checkpoint.bin", "--max-tokens", "2"]) == 0
-    line = only_line(capsys.readouterr().err)
-    assert line == "2 of 6 characters of the prompt are not in the vocabulary and are dropped"
+    lines = [line for line in capsys.readouterr().err.splitlines() if "vocabulary" in line]
+    assert lines == [
+        f"1 of {size} characters of the prompt are not in the vocabulary and are dropped" for size in (5, 1)
+    ]
     assert run(["generate", "the", "--model", "checkpoint.bin", "--max-tokens", "2"]) == 0
     assert capsys.readouterr().err == ""
 

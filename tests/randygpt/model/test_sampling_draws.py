@@ -9,7 +9,16 @@ import numpy.typing as npt
 import pytest
 
 from randygpt.errors import CallerError
-from randygpt.model.sampling import Sampling, log_softmax, sample, sample_batch
+from randygpt.model.sampling import (
+    REPEAT_WINDOW,
+    Continuation,
+    Sampling,
+    log_softmax,
+    penalize_repeats,
+    sample,
+    sample_batch,
+    sample_next,
+)
 
 DRAWS = 20_000
 LAST = 1 - 2**-53  # the largest double below 1
@@ -32,6 +41,7 @@ def nucleus(logits: Logits, sampling: Sampling) -> tuple[Array, npt.NDArray[np.i
     """Return probabilities and ids of the smallest set of tokens that reaches top_p, likeliest first."""
     probabilities = softmax(logits, sampling.temperature)
     tokens = np.argsort(-probabilities)[: sampling.top_k or None]
+    tokens = tokens[probabilities[tokens] >= sampling.min_p * probabilities.max()]
     values = probabilities[tokens]
     kept = 1
     while kept < len(values) and values[:kept].sum() < sampling.top_p:
@@ -65,10 +75,18 @@ def test_tokens_follow_their_probabilities(temperature: float) -> None:
         (2000, 0.5, Sampling(temperature=1.0, top_p=0.9, top_k=300)),
         (2000, 0.5, Sampling(temperature=1.0, top_k=300)),
         (2000, 0.5, Sampling(temperature=2.0, top_p=0.1)),
+        (67, 2.0, Sampling(temperature=1.0, min_p=0.05)),
+        (2000, 0.5, Sampling(temperature=0.5, min_p=0.02)),
+        (2000, 0.5, Sampling(temperature=1.0, min_p=0.02, top_p=0.6, top_k=900)),
+        (2000, 0.5, Sampling(temperature=1.0, min_p=0.0001, top_p=0.9)),
     ],
-    ids=lambda value: f"p={value.top_p},k={value.top_k},t={value.temperature}" if isinstance(value, Sampling) else None,
+    ids=lambda value: (
+        f"p={value.top_p},k={value.top_k},m={value.min_p},t={value.temperature}"
+        if isinstance(value, Sampling)
+        else None
+    ),
 )
-def test_top_p_and_top_k_match_a_plain_reference(size: int, spread: float, sampling: Sampling) -> None:
+def test_top_p_top_k_and_min_p_match_a_plain_reference(size: int, spread: float, sampling: Sampling) -> None:
     logits = some_logits(size, spread=spread)
     values, tokens = nucleus(logits, sampling)
     edges = values.cumsum()
@@ -87,7 +105,9 @@ def test_one_case_needs_the_lower_threshold() -> None:
     assert len(values) > 1000
 
 
-@pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(top_k=1), Sampling(top_p=1e-6)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(temperature=0), Sampling(top_k=1), Sampling(top_p=1e-6), Sampling(min_p=1)]
+)
 @pytest.mark.parametrize("uniform", [0.0, 0.5, LAST])
 @pytest.mark.parametrize("size", [2, 67, 2000])
 def test_greedy_sampling(sampling: Sampling, uniform: float, size: int) -> None:
@@ -134,6 +154,7 @@ def test_batched_sampling_matches_single_sampling() -> None:
         Sampling(temperature=2.0),
         Sampling(temperature=0),
         Sampling(top_k=3),
+        Sampling(min_p=0.2),
         Sampling(temperature=1e-310),
     ] * 5
     logits = np.stack([some_logits(300, seed=seed) for seed in range(len(samplings))])
@@ -141,6 +162,33 @@ def test_batched_sampling_matches_single_sampling() -> None:
     alone = [sample(*row) for row in zip(logits, samplings, uniforms, strict=True)]
     assert sample_batch(logits, samplings, uniforms) == alone
     assert len(set(alone)) > 10
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.5, 2])
+def test_repeat_penalty_matches_a_plain_reference(penalty: float) -> None:
+    logits = np.stack([some_logits(300, seed=seed) for seed in range(3)])
+    before = logits.copy()
+    context = [7, 8, *range(20, 19 + REPEAT_WINDOW), 20]  # 8 is the last token outside the window
+    samplings = [Sampling(repeat_penalty=penalty), Sampling(), Sampling(repeat_penalty=penalty)]
+    texts = [Continuation(context, sampling, 256) for sampling in samplings]
+    expected = before.copy()
+    for row, token in ((row, token) for row in (0, 2) for token in {*context[2:]}):
+        value = before[row, token]
+        expected[row, token] = value / np.float32(penalty) if value > 0 else value * np.float32(penalty)
+    assert np.array_equal(penalize_repeats(logits, texts), expected)
+    assert np.array_equal(logits, before)
+
+
+def test_without_penalty_logits_are_not_copied() -> None:
+    logits = some_logits(67)[None]
+    assert penalize_repeats(logits, [Continuation([5], Sampling(), 8)]) is logits
+
+
+def test_repeat_penalty_changes_the_greedy_token() -> None:
+    logits = np.array([[0.0, 3.0, 2.9]], np.float32)
+    greedy = Sampling(temperature=0, repeat_penalty=1.1)
+    assert sample_next(logits, [Continuation([0], greedy, 8)]) == [1]
+    assert sample_next(logits, [Continuation([1], greedy, 8)]) == [2]
 
 
 def test_log_softmax() -> None:
@@ -168,6 +216,12 @@ def test_sampling_does_not_modify_the_logits() -> None:
         ("top_p", -0.5),
         ("top_p", 1.01),
         ("top_p", math.nan),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("min_p", math.nan),
+        ("repeat_penalty", 0),
+        ("repeat_penalty", 11),
+        ("repeat_penalty", math.nan),
         ("top_k", -1),
         ("top_k", 1.5),
         ("max_tokens", 2.5),
