@@ -37,7 +37,7 @@ class CheckpointHeader:
     magic: str
     vocab_size: int
     iteration: int  # index of the last completed iteration, from 0
-    step: int  # completed AdamW steps
+    step: int  # completed optimizer steps
     best_loss: float  # lowest validation loss so far, infinite before the first
 
     def __post_init__(self) -> None:

@@ -1,13 +1,10 @@
 """`randygpt train`: train a model on a text file and save checkpoints."""
 
 import math
-import os
-import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,14 +12,13 @@ from randygpt.cli import systemd
 from randygpt.cli.flags import Json, Quiet, check_file_path, is_flag_given, validate_preset
 from randygpt.cli.output import emit, print_stderr
 from randygpt.cli.signals import deferred_signals
-from randygpt.cli.train_report import Report, describe_files, describe_run, next_commands
-from randygpt.errors import CallerError, InvalidModelFile
-from randygpt.model.config import ModelConfig
+from randygpt.cli.train_report import Report, describe_files, describe_run, loading, next_commands, reading
+from randygpt.cli.train_request import TrainRequest
+from randygpt.errors import CallerError
 
 if TYPE_CHECKING:
-    from randygpt.checkpoint.sidecar import CheckpointInfo, Sidecar
-    from randygpt.training.distributed import World
-    from randygpt.training.options import TrainFlags, TrainOptions
+    from randygpt.checkpoint.sidecar import CheckpointInfo
+    from randygpt.training.options import TrainOptions
     from randygpt.training.trainer import Trainer
 
 EXAMPLE = "Example: randygpt train shakespeare.txt --checkpoint shakespeare"
@@ -109,11 +105,12 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model on a text."""
+    with loading(shown=not (as_json or quiet)):
+        from randygpt.training.device import find_device, tune_malloc
     from randygpt.checkpoint.sidecar import inspect_checkpoint
-    from randygpt.training.device import find_device, tune_malloc
     from randygpt.training.distributed import process_group
     from randygpt.training.options import TrainFlags
-    from randygpt.training.text import DEFAULT_TEXT
+    from randygpt.training.text import DEFAULT_TEXT, Text
 
     tune_malloc()
     place = find_device(device)
@@ -124,7 +121,7 @@ def train(
     shape = {name: value for name, value in fields.items() if value is not None}
     start = None if resume is None else _resume_path(resume, checkpoint)
     found = inspect_checkpoint(start, preset=preset, shape=shape, vocab=vocab) if start else None
-    model = _ModelRequest(found=found, fine_tune=fine_tune, preset=preset, shape=shape, bpe=bpe, vocab=vocab)
+    model = TrainRequest(found=found, fine_tune=fine_tune, preset=preset, shape=shape, bpe=bpe, vocab=vocab)
     flags = TrainFlags(
         iterations=iters,
         recipe=recipe,
@@ -136,7 +133,7 @@ def train(
         precision=precision,
         drop_unknown=drop_unknown or None,
     )
-    options = _resolve_options(model, flags, device=place, prefix=checkpoint)
+    options = model.resolve_options(flags, device=place, prefix=checkpoint)
     text = _text_path(context, text, train_file)
     _refuse_overwrite([text or DEFAULT_TEXT, vocab], options)
     with process_group(place) as world:
@@ -148,30 +145,13 @@ def train(
         if first:  # other processes of a distributed run write nothing
             _check_writable(options.latest.absolute().parent)
         shown = not (as_json or quiet) and first
-        trainer = _trainer(model, options, text, world, print_stderr if shown else lambda _: None)
+        warn = print_stderr if shown else lambda _: None
+        found_text = Text.find(text)
+        with reading(found_text, shown=shown) as stage:
+            trainer = model.trainer(options, found_text, world, warn, stage)
+        _warn_of_overwrite(trainer, warn)
+        warn(describe_run(trainer, found_text.source))
         _run(trainer, text, as_json=as_json, shown=shown, first=first)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ModelRequest:
-    """The model that the user asks to train."""
-
-    found: "CheckpointInfo | None"  # checkpoint to resume
-    fine_tune: bool
-    preset: str | None
-    shape: Mapping[str, int]  # overrides the preset
-    bpe: int | None
-    vocab: Path | None
-
-    @property
-    def continued(self) -> "CheckpointInfo | None":
-        """Checkpoint of the run to continue; None for a new run."""
-        return None if self.fine_tune else self.found
-
-    @property
-    def resumed(self) -> "Sidecar | None":
-        """Sidecar of the run to continue; None for a new run."""
-        return self.continued.sidecar if self.continued else None
 
 
 def _text_path(context: typer.Context, text: Path | None, train_file: Path | None) -> Path | None:
@@ -200,6 +180,13 @@ def _refuse_overwrite(inputs: Sequence[Path | None], options: "TrainOptions") ->
             raise CallerError(f"{path}: training would overwrite this input file; choose another --checkpoint")
 
 
+def _warn_of_overwrite(trainer: "Trainer", warn: Callable[[str], None]) -> None:
+    """Warn if the run will overwrite checkpoints of another one."""
+    older = [path for path in (trainer.options.latest, trainer.options.best) if path.is_file()]
+    if older and not trainer.same_run:
+        warn(f"{older[0]} exists: the first save overwrites it (--checkpoint NAME keeps it)")
+
+
 def _check_writable(folder: Path) -> None:
     """Raise PermissionError early if no file can be created in a folder."""
     try:
@@ -207,67 +194,6 @@ def _check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise PermissionError(error.errno, f"cannot create files there ({error.strerror})", str(folder)) from None
-
-
-def _resolve_options(model: _ModelRequest, flags: "TrainFlags", **others: Any) -> "TrainOptions":  # noqa: ANN401 (fields of TrainOptions)
-    """Return the options of a run: flags override the resumed run, which overrides the recipe."""
-    from randygpt.training.device import fastest_precision
-    from randygpt.training.options import resolve_options
-    from randygpt.training.recipe import CLASSIC, FAST
-
-    return resolve_options(
-        flags,
-        resumed=model.resumed,
-        recipe=CLASSIC if model.continued else FAST,
-        preset=model.found.config.preset if model.found else model.preset,
-        precision=fastest_precision(others["device"]),
-        **others,
-    )
-
-
-def _trainer(
-    model: _ModelRequest, options: "TrainOptions", text_path: Path | None, world: "World", warn: Callable[[str], None]
-) -> "Trainer":
-    from randygpt.checkpoint.sidecar import read_tokenizer
-    from randygpt.model.tokenizer import BpeTokenizer
-    from randygpt.training.options import describe_changes
-    from randygpt.training.recipe import RECIPES
-    from randygpt.training.text import Text
-    from randygpt.training.trainer import Trainer
-
-    text = Text.find(text_path)
-    prefix = os.fsencode(options.prefix.name).decode(errors="replace")  # a file name may not be text
-    name = "" if prefix == "checkpoint" else prefix
-    if model.found:
-        trainer = Trainer.resume(
-            options, text, model.found, fine_tune=model.fine_tune, name=name, world=world, warn=warn
-        )
-        tokenizer = trainer.tokenizer
-        if model.bpe and tokenizer.kind != "bpe":
-            raise CallerError(f"{model.found.path} has a character vocabulary; resume it without --bpe")
-        if model.bpe and model.bpe != tokenizer.vocab_size:
-            warn(f"--bpe {model.bpe} ignored: {model.found.path} has a vocabulary of {tokenizer.vocab_size} tokens")
-    else:
-        given = read_tokenizer(model.vocab) if model.vocab else None
-        if model.bpe and not given:
-            shown = warn is print_stderr and sys.stderr.isatty()
-            try:
-                given = BpeTokenizer.train(text, model.bpe, show_progress=shown, warn=warn)
-            except InvalidModelFile as error:
-                raise InvalidModelFile(f"{text.source}: {str(error).removeprefix(f'{text.source}: ')}") from None
-
-        def config(vocab_size: int) -> ModelConfig:
-            preset = model.preset or RECIPES[options.recipe].preset
-            return ModelConfig.from_preset(preset, vocab_size=vocab_size, **model.shape)
-
-        trainer = Trainer.start(options, text, config, tokenizer=given, name=name, world=world, warn=warn)
-    if model.resumed and (changes := describe_changes(options, model.resumed)):
-        warn(changes)
-    older = [path for path in (options.latest, options.best) if path.is_file()]
-    if older and not trainer.same_run:
-        warn(f"{older[0]} already exists: the first save overwrites it (use another --checkpoint to keep it)")
-    warn(describe_run(trainer, text.source))
-    return trainer
 
 
 def _run(trainer: "Trainer", text: Path | None, *, as_json: bool, shown: bool, first: bool) -> None:

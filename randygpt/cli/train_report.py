@@ -7,13 +7,14 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from randygpt.cli import systemd
 from randygpt.cli.output import format_duration, print_stderr, progress_console
 from randygpt.errors import InvalidModelFile
+from randygpt.terminal import escape_controls
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 
     from randygpt.training.checkpointing import Step
     from randygpt.training.options import TrainOptions
+    from randygpt.training.text import Text
     from randygpt.training.trainer import Trainer
 
 _WARM_UP = 2  # iterations that are slower than the others
 _TIMED = 5  # iterations measured for the estimate
-_LONG_MS = 5_000.0  # one iteration of this length is enough for the estimate
+_LONG_MS = 5_000.0  # after this time, one iteration besides the first is enough for the estimate
 _SMOOTHED = 20  # iterations whose mean training loss is shown
 _STALE = 5  # evaluations without a new best until a note says so
 _KINDS = {"char": "characters", "bpe": "BPE tokens"}
@@ -47,6 +49,37 @@ def describe_run(trainer: "Trainer", source: str) -> str:
         "files": f"{options.latest}, {options.best.name} and {options.metrics.name}",
     }
     return "\n".join(f"{label:<8}{value}" for label, value in lines.items())
+
+
+def loading(*, shown: bool) -> contextlib.AbstractContextManager[object]:
+    """Show on a terminal that PyTorch is being imported, which takes seconds."""
+    if not shown or not sys.stderr.isatty():
+        return contextlib.nullcontext()
+    return progress_console().status("loading PyTorch")
+
+
+@contextlib.contextmanager
+def reading(text: "Text", *, shown: bool) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal how far a text has been read; yields the function that names the current stage."""
+    if not shown or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=progress_console(), transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def update(done: int) -> None:
+            # After the last block the bar pulses: what follows, such as computing merges, has no measure.
+            progress.tasks[0].total = None if done >= text.size else text.size
+            progress.update(task, completed=done)
+
+        text.on_read = update
+        try:
+            yield lambda stage: progress.update(task, description=escape_controls(stage, kept=""))
+        finally:
+            text.on_read = lambda _: None
 
 
 class Report:
@@ -111,9 +144,10 @@ class Report:
     def _estimate(self, step: "Step") -> None:
         """Once the speed is known, say how long the run will take."""
         self._times.append(step.ms)
-        measured = self._times[_WARM_UP:] or [step.ms]
+        measured = self._times[_WARM_UP:] or self._times[1:]
         left = self._trainer.options.iterations - step.iteration - 1
-        if (len(measured) < _TIMED and sum(self._times) < _LONG_MS) or not left:
+        is_known = len(measured) >= _TIMED or (measured and sum(self._times) > _LONG_MS)
+        if not is_known or not left:
             return
         self._estimated = True
         ms = statistics.fmean(measured)
@@ -175,7 +209,7 @@ def next_commands(trainer: "Trainer", text: Path | None, *, finished: bool) -> s
     if options.prefix != Path("checkpoint"):
         resume += ["--checkpoint", str(options.prefix)]
     if not finished:
-        return f"continue  {shlex.join(resume)}"
+        return f"{'resume':<8}{shlex.join(resume)}"
     model = str(options.best if trainer.saved_best else options.latest)
     name = ["--name", "mymodel"] if options.prefix.name == "checkpoint" else []  # it would be that of the folder
     commands = {

@@ -177,7 +177,6 @@ class BpeTokenizer:
         text: Iterable[str],
         vocab_size: int,
         *,
-        show_progress: bool = False,
         warn: Callable[[str], None] = lambda _: None,
     ) -> Self:
         """Learn a vocabulary from a corpus.
@@ -186,7 +185,6 @@ class BpeTokenizer:
             text: A str, or blocks that can be iterated twice. Merges are learned from at most 8 million characters, in
                 blocks sampled evenly; the alphabet comes from all of it.
             vocab_size: Entries to learn; fewer if the text has no more pairs to merge.
-            show_progress: Show the library's progress bar on stderr.
             warn: Receives a message if merges are learned from a sample.
 
         Raises:
@@ -209,7 +207,7 @@ class BpeTokenizer:
             vocab_size=vocab_size,
             special_tokens=list(_SPECIAL_TOKENS),
             initial_alphabet=chars,
-            show_progress=show_progress,
+            show_progress=False,
         )
         sampled = text_blocks.sample_evenly(text_blocks.rejoin_eos(text), fraction)
         bpe.train_from_iterator(map(text_blocks.training_lines, sampled), trainer)

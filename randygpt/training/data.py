@@ -66,7 +66,10 @@ class Corpus:
         border = int(count * _TRAINING_SHARE)
         if min(border, count - border) <= block_size:
             least = 10 * (block_size + 1)
-            raise InvalidModelFile(f"{text.source} has {count} tokens: training and validation need about {least}")
+            advice = "a longer text, or a smaller --block" + (" or --bpe" if tokenizer.kind == "bpe" else "")
+            raise InvalidModelFile(
+                f"{text.source} has {count} tokens: training and validation need about {least} (use {advice})"
+            )
         self.identity = tokens.identity  # 64 hex digits that identify text and vocabulary
         self.sizes = border, count - border  # tokens for training and for validation
         first, second = np.split(tokens.ends, np.searchsorted(tokens.ends, [border]))

@@ -21,9 +21,11 @@ class Text:
     UTF-8 or has changed since it was last read.
     """
 
-    def __init__(self, open_file: Callable[[], BinaryIO], source: str, path: Path | None = None) -> None:
+    def __init__(self, open_file: Callable[[], BinaryIO], source: str, size: int, path: Path | None = None) -> None:
         self.source = source  # where it is from, for messages
+        self.size = size  # bytes
         self.path = path  # None: not a regular file
+        self.on_read: Callable[[int], None] = lambda _: None  # receives the bytes read so far in each pass
         self._open = open_file
         self._sha256 = b""  # of the bytes, known after the first full pass
 
@@ -31,7 +33,7 @@ class Text:
     def of(cls, contents: str | bytes, source: str = "text") -> Self:
         """Return a text in memory."""
         data = contents.encode() if isinstance(contents, str) else contents
-        return cls(lambda: io.BytesIO(data), source)
+        return cls(lambda: io.BytesIO(data), source, len(data))
 
     @classmethod
     def find(cls, path: Path | None) -> Self:
@@ -45,7 +47,7 @@ class Text:
         found = path or DEFAULT_TEXT
         if not found.is_file():
             return cls.of(found.read_bytes(), str(found))  # a pipe, or raise why it cannot be read
-        return cls(lambda: found.open("rb"), str(found), found)
+        return cls(lambda: found.open("rb"), str(found), found.stat().st_size, found)
 
     @property
     def sha256(self) -> bytes:
@@ -65,6 +67,7 @@ class Text:
                 cut = block.rfind("\n") + 1 or len(block)
                 yield block[:cut]
                 rest = block[cut:]
+                self.on_read(position)
         self._decode(decoder, b"", position)
         if rest:
             yield rest

@@ -20,7 +20,9 @@ from support.output import killed_on_error, read_until
 from randygpt.checkpoint.sidecar import inspect_checkpoint
 from randygpt.cli import signals
 from randygpt.cli.main import run
+from randygpt.cli.train_report import describe_files
 from randygpt.training import device
+from randygpt.training.options import TrainOptions
 
 SIGNALS = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 TINY = ("train", "--dim", "16", "--heads", "2", "--layers", "2", "--block", "32", "--batch", "2", "--quiet")
@@ -119,9 +121,16 @@ def test_signals_within_a_second_are_one_wish(capsys: pytest.CaptureFixture[str]
     metrics = Path("checkpoint.metrics.jsonl")
     both = (signal.SIGINT, signal.SIGTERM)
     with signalled(both, lambda: metrics.is_file() and metrics.stat().st_size > 0):
-        assert run([*TINY, "--iters", "100000"]) == 130
-    assert inspect_checkpoint(Path("checkpoint.bin")).header.iteration > 0
-    assert capsys.readouterr().err.count("finishing this step") == 1
+        assert run([*TINY[:-1], "--iters", "100000"]) == 130  # not quiet
+    found = inspect_checkpoint(Path("checkpoint.bin"))
+    assert found.header.iteration > 0
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("finishing this step, then saving" in line for line in lines) == 1
+    assert lines[-2:] == ["resume  randygpt train --resume", "interrupted"]
+    assert found.sidecar is not None
+    options = TrainOptions(iterations=100000)
+    expected = f"not saved; on disk: checkpoint.bin (iteration {found.header.iteration + 1:,})"
+    assert describe_files(options).startswith(expected)
 
 
 @pytest.mark.full
@@ -144,7 +153,9 @@ def test_second_signal_ends_training_at_once(tmp_path: Path, number: int, code: 
         read_until(ours, b"again")
         time.sleep(signals.SAME_WISH_S)
         process.send_signal(number)
-        assert b"Traceback" not in read_until(ours, None)
+        rest = read_until(ours, None)
+        assert b"not saved; on disk: no checkpoint" in rest
+        assert b"Traceback" not in rest
     os.close(ours)
     assert process.returncode == code
     assert not list(tmp_path.glob("*.bin"))

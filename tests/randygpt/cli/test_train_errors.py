@@ -124,7 +124,7 @@ def test_out_of_memory_keeps_older_files(capsys: pytest.CaptureFixture[str]) -> 
 def test_run_warns_about_replaced_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*TINY, "--iters", "1") == 0
     assert run(["train", *TINY, "--iters", "2"]) == 0
-    assert "checkpoint.bin already exists" in capsys.readouterr().err
+    assert "checkpoint.bin exists: the first save overwrites it" in capsys.readouterr().err
     assert run(["train", "--resume", "--iters", "3"]) == 0
     assert "already exists" not in capsys.readouterr().err
 
