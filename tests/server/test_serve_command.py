@@ -7,11 +7,11 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pytest
-from support.command import background, only_line
+from support.command import background, invoke_until_terminated, only_line
 from support.models import TOKENIZER, write_tiny
 from support.release_store import ReleaseStore, checkpoint
 
@@ -61,11 +61,14 @@ def test_key_file_and_json_output(tmp_path: Path) -> None:
     write_tiny(tmp_path / "m.bin")
     (tmp_path / "keys").write_text("one\n# ours\n\ntwo \n", encoding="utf-8-sig")
     words = ("--model", "m.bin", "--port", "0", "--api-key-file", "keys", "--json", "--log", "json")
-    with background(tmp_path, "serve", *words) as (_, line):
-        address = json.loads(line)["address"]
+
+    def ask(output: TextIO) -> None:
+        address = json.loads(output.readline())["address"]
         asked = {"prompt": "the", "max_tokens": 2}
         assert [get(address, "/", asked, key)[0] for key in ("one", "two", "# ours", "")] == [200, 200, 401, 401]
         assert get(address, "/ready")[0] == 200
+
+    invoke_until_terminated(tmp_path, "serve", *words, client=ask)
 
 
 @pytest.mark.full

@@ -3,9 +3,11 @@
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -26,12 +28,45 @@ def invoke(home: Path, *words: object, **variables: str) -> subprocess.Completed
     Call it from the main thread, which handles signals, and outside of any event loop.
     """
     arguments = [*map(str, words)]
-    with _current_process(home, variables), _standard_streams() as (out, err):
+    out, err = _captured(), _captured()
+    with _current_process(home, variables), _standard_streams(out, err):
         try:
             code = run(arguments)
         except SystemExit as ended:  # as completion ends
             code = int(ended.code or 0)
     return subprocess.CompletedProcess(arguments, code, _text(out), _text(err))
+
+
+def invoke_until_terminated(
+    home: Path, *words: object, client: Callable[[io.TextIOWrapper], None], **variables: str
+) -> None:
+    """Run a command that keeps running in this process, as `invoke` does, and `client` with its output on a thread.
+
+    The command is terminated when `client` returns, and must have started by then.
+    """
+    descriptors = os.pipe()
+    failures: list[BaseException] = []
+
+    def use(output: io.TextIOWrapper) -> None:
+        try:
+            client(output)
+        except BaseException as error:  # noqa: BLE001 (raised below)
+            failures.append(error)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    err = _captured()
+    with os.fdopen(descriptors[0], encoding="utf-8") as output, _current_process(home, variables):
+        thread = threading.Thread(target=use, args=[output])
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        thread.start()
+        with os.fdopen(descriptors[1], "w", encoding="utf-8", buffering=1) as out, _standard_streams(out, err):
+            code = run([*map(str, words)])
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        thread.join(TIMEOUT_S)
+    for failure in failures:
+        raise failure
+    assert code == 128 + signal.SIGTERM, _text(err)
 
 
 def randygpt(
@@ -101,15 +136,19 @@ def _current_process(home: Path, variables: Mapping[str, str]) -> Iterator[None]
 
 
 @contextlib.contextmanager
-def _standard_streams() -> Iterator[tuple[io.TextIOWrapper, io.TextIOWrapper]]:
-    """Streams like those of a process whose output is piped."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True) for _ in range(2))
+def _standard_streams(out: io.TextIOWrapper, err: io.TextIOWrapper) -> Iterator[None]:
+    """Redirect output, with stdin at its end."""
     with (
         mock.patch.object(sys, "stdin", io.StringIO()),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
-        yield out, err
+        yield
+
+
+def _captured() -> io.TextIOWrapper:
+    """Return a stream like that of a process whose output is piped."""
+    return io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True)
 
 
 def _text(stream: io.TextIOWrapper) -> str:

@@ -8,13 +8,15 @@ import sys
 import tomllib
 import urllib.request
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 import typer
-from support.command import TIMEOUT_S, background, environment, only_line, randygpt
+from support.command import TIMEOUT_S, invoke_until_terminated, only_line, randygpt
 from support.models import write_tiny
 
 from randygpt.cli import installed
+from randygpt.cli.demo import _Stage
 from randygpt.cli.main import app, run
 from randygpt.cli.settings import parameters
 
@@ -98,13 +100,17 @@ def test_serve_uses_the_port_in_the_file(tmp_path: Path, free_port: int, monkeyp
     path.write_text(f'[serve]\nport = {free_port}\nmodel = "m.bin"\napi-key-file = "~/keys.txt"\n', encoding="utf-8")
     monkeypatch.setenv("RANDYGPT_CONFIG", str(path))
     monkeypatch.setenv("HOME", str(tmp_path))
-    with background(tmp_path, "serve") as (_, address):
+
+    def ask(output: TextIO) -> None:
+        address = output.readline().rstrip()
         assert address == f"http://127.0.0.1:{free_port}"
         request = urllib.request.Request(
             address, b'{"prompt": "a", "max_tokens": 1}', {"Authorization": "Bearer hunter2"}
         )
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
             assert reply.status == 200
+
+    invoke_until_terminated(tmp_path, "serve", client=ask)
 
 
 def test_home_and_relays_from_file_and_environment(
@@ -331,20 +337,11 @@ def test_settings_and_variables_match_parameters() -> None:
     assert {("follow", "name"), ("follow", "exec"), ("publish", "model"), ("publish", "license")} <= known.keys()
 
 
-def test_demo_ignores_the_users_settings(tmp_path: Path) -> None:
-    code = (
-        "from pathlib import Path; from randygpt.cli.demo import _Stage; import json;"
-        f"print(json.dumps(_Stage(Path({str(tmp_path)!r}))._environment('author')))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment(tmp_path) | {"RANDYGPT_SERVE_PORT": "1", "RANDYGPT_RELAYS": "ws://x"},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=TIMEOUT_S,
-    )
-    ours = {name: value for name, value in json.loads(done.stdout).items() if name.startswith("RANDYGPT_")}
+def test_demo_ignores_the_users_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANDYGPT_SERVE_PORT", "1")
+    monkeypatch.setenv("RANDYGPT_RELAYS", "ws://x")
+    variables = _Stage(tmp_path)._environment("author")
+    ours = {name: value for name, value in variables.items() if name.startswith("RANDYGPT_")}
     assert ours == {"RANDYGPT_HOME": str(tmp_path / "author"), "RANDYGPT_CONFIG": os.devnull}
 
 

@@ -4,16 +4,18 @@ import itertools
 import json
 import os
 import shlex
+import socket
 import stat
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 import typer
-from support.command import TIMEOUT_S, background, environment, invoke, loads_torch, only_line
+from support.command import TIMEOUT_S, background, environment, invoke, invoke_until_terminated, loads_torch, only_line
 from support.models import write_tiny
 from support.release_store import ReleaseStore
 from support.releases import visible
@@ -44,7 +46,7 @@ def friend(tmp_path: Path) -> Path:
 def test_commands_without_training_do_not_import_torch(tmp_path: Path) -> None:
     write_tiny(tmp_path / "m.bin")
     lines = [*(f"{name} --help" for name in ("publish", "fetch", "train", "serve", "show")), "--help", "keys show"]
-    assert not loads_torch(*lines, "generate the --model m.bin", folder=tmp_path)
+    assert not loads_torch(*lines, "generate the --model m.bin", "show m.bin", "show --json m.bin", folder=tmp_path)
 
 
 def test_publish_and_fetch_do_not_import_torch(author: Path, relay: str) -> None:
@@ -308,7 +310,7 @@ def test_relay_with_data_keeps_events_on_disk(author: Path, friend: Path, free_p
 
 
 def test_port_in_use_is_one_line(author: Path, free_port: int) -> None:
-    with background(author, "relay", "--port", free_port):
+    with socket.create_server(("127.0.0.1", free_port)):
         done = invoke(author, "relay", "--port", free_port)
     assert done.returncode == 2
     assert f"127.0.0.1:{free_port}" in only_line(done.stderr)
@@ -342,13 +344,16 @@ def test_generate_continues_each_prompt(at_home: Path, capsys: pytest.CaptureFix
 
 def test_rust_flags_serve_a_file(friend: Path) -> None:
     write_tiny(friend / "checkpoint_best.bin")
-    with background(friend, "--bpe", "--serve", "127.0.0.1:0") as (_, address):
+
+    def ask(output: TextIO) -> None:
         asked = b'{"prompt": "the", "max_tokens": 3, "temperature": 0}'  # greedy: no early end
-        with urllib.request.urlopen(address, asked, timeout=TIMEOUT_S) as reply:
+        with urllib.request.urlopen(output.readline().rstrip(), asked, timeout=TIMEOUT_S) as reply:
             body = json.loads(reply.read())
             assert "X-Release" not in reply.headers
-    assert body["model"] == "randygpt-2L-2H-16D"
-    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 3}
+        assert body["model"] == "randygpt-2L-2H-16D"
+        assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 3}
+
+    invoke_until_terminated(friend, "--bpe", "--serve", "127.0.0.1:0", client=ask)
 
 
 def test_closed_pipe_is_no_error(author: Path) -> None:

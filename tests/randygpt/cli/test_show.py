@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.command import loads_torch, only_line
+from support.command import only_line
 from support.models import CONFIG, TOKENIZER, side_files, tiny_checkpoint, write_tiny
 
 from randygpt.checkpoint.header import CheckpointHeader
@@ -130,8 +130,3 @@ def test_show_refuses_other_files(at_home: Path, capsys: pytest.CaptureFixture[s
     assert run(["show", file]) == 2
     out, err = capsys.readouterr()
     assert (out, says in only_line(err)) == ("", True)
-
-
-def test_show_does_not_import_torch(tmp_path: Path) -> None:
-    path = write_tiny(tmp_path / "m.bin")
-    assert not loads_torch(f"show {path}", f"show --json {path}")

@@ -11,12 +11,13 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import pytest
-from support.command import TIMEOUT_S, environment, invoke, only_line
+from support.command import TIMEOUT_S, environment, invoke, invoke_until_terminated, only_line
 from support.gates import gate
 from support.models import TEXT, Gated, endless, write_tiny
 from support.release_store import ReleaseStore
@@ -75,19 +76,25 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 _ACTIVATE = 'LISTEN_FDS=$1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID; shift; exec 3<&0; exec "$@"'
 
 
+def run_service(manager: Manager, home: Path, *words: str, client: Callable[[TextIO], None], **variables: str) -> None:
+    """Run a command as a service manager does until `client` returns, and receive that it stops."""
+    variables = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "100000"} | variables
+    invoke_until_terminated(home, *words, client=client, **variables)
+    manager.receive_until("STOPPING=1")
+
+
 @contextlib.contextmanager
-def service(home: Path, *words: str, given: socket.socket | None = None, **variables: str) -> Iterator[int]:
-    """Start a command as a service manager does, and yield its process id; terminate it in the end."""
-    command = [sys.executable, "-m", "randygpt", *words]
+def activated(home: Path, *words: str, given: socket.socket) -> Iterator[None]:
+    """Start a command with an open socket, and terminate it in the end."""
     with subprocess.Popen(
-        ["/bin/sh", "-c", _ACTIVATE, "sh", "1", *command] if given else command,
-        env=environment(home) | variables,
-        stdin=given.fileno() if given else subprocess.DEVNULL,
+        ["/bin/sh", "-c", _ACTIVATE, "sh", "1", sys.executable, "-m", "randygpt", *words],
+        env=environment(home),
+        stdin=given.fileno(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
         try:
-            yield process.pid
+            yield
         finally:
             process.terminate()
             assert process.wait(TIMEOUT_S) == 143
@@ -99,7 +106,7 @@ def releases(tmp_path: Path, key: SecretKey) -> ReleaseStore:
 
 
 def test_serve_notifies_ready_with_a_model(manager: Manager, releases: ReleaseStore) -> None:
-    with service(releases.home, "serve", "--port", "0", NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="100000"):
+    def watch(_output: TextIO) -> None:
         early = manager.receive_until("STATUS=waiting for a first model")
         early += manager.receive_until("WATCHDOG=1")
         assert "READY=1" not in early
@@ -107,37 +114,39 @@ def test_serve_notifies_ready_with_a_model(manager: Manager, releases: ReleaseSt
         assert "READY=1" in manager.receive_until("STATUS=serving tiny version 1")
         releases.store.activate(releases.install(checkpoint=b"nonsense").id)
         manager.receive_until("STATUS=serving tiny version 1; not swapped: tiny version 2")
-    manager.receive_until("STOPPING=1")
+
+    releases.home.mkdir()
+    run_service(manager, releases.home, "serve", "--port", "0", client=watch)
 
 
 def test_follow_without_relay_is_not_ready(manager: Manager, tmp_path: Path, key: SecretKey) -> None:
+    def watch(_output: TextIO) -> None:
+        assert manager.receive() == ["STATUS=following demo: no version seen yet, 0 of 1 relays"]
+
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # and does not listen
         url = f"ws://127.0.0.1:{closed.getsockname()[1]}"
         words = ("follow", f"{encode_npub(key.pubkey)}/demo", "--relay", url)
-        with service(tmp_path, *words, NOTIFY_SOCKET=str(manager.path)):
-            assert manager.receive() == ["STATUS=following demo: no version seen yet, 0 of 1 relays"]
-    manager.receive_until("STOPPING=1")
+        run_service(manager, tmp_path, *words, client=watch, WATCHDOG_USEC="")
 
 
-async def test_follow_notifies_ready_when_subscribed(
-    manager: Manager, tmp_path: Path, key: SecretKey, relay: str
-) -> None:
-    await publish([relay], tmp_path / "author", key, tiny_sources())
-    home, words = tmp_path / "home", ("follow", f"{encode_npub(key.pubkey)}/demo", "--relay", relay)
-    with service(home, *words, NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="100000"):
-        received = await asyncio.to_thread(manager.receive_until, "STATUS=following demo: version 1, 1 of 1 relays")
-        assert "READY=1" in received
-        await asyncio.to_thread(manager.receive_until, "WATCHDOG=1")
+def test_follow_notifies_ready_when_subscribed(manager: Manager, tmp_path: Path, key: SecretKey, relay: str) -> None:
+    def watch(_output: TextIO) -> None:
+        assert "READY=1" in manager.receive_until("STATUS=following demo: version 1, 1 of 1 relays")
+        manager.receive_until("WATCHDOG=1")
+
+    asyncio.run(publish([relay], tmp_path / "author", key, tiny_sources()))
+    run_service(manager, tmp_path, "follow", f"{encode_npub(key.pubkey)}/demo", "--relay", relay, client=watch)
 
 
 def test_relay_notifies_ready_when_listening(manager: Manager, tmp_path: Path, free_port: int) -> None:
-    words = ("relay", "--port", str(free_port))
-    with service(tmp_path, *words, NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC="100000"):
+    def watch(_output: TextIO) -> None:
         assert "READY=1" in manager.receive()
         with socket.socket() as client:
             assert client.connect_ex(("127.0.0.1", free_port)) == 0
         manager.receive_until("WATCHDOG=1")
+
+    run_service(manager, tmp_path, "relay", "--port", str(free_port), client=watch)
 
 
 def test_train_notifies_ready_after_first_step(manager: Manager, tmp_path: Path) -> None:
@@ -211,7 +220,7 @@ async def test_idle_engine_has_a_heartbeat() -> None:
 def test_serve_uses_the_inherited_socket(tmp_path: Path, host: str) -> None:
     write_tiny(tmp_path / "m.bin")
     with socket.create_server((host, 0)) as given:
-        with service(tmp_path, "serve", "--model", str(tmp_path / "m.bin"), given=given):
+        with activated(tmp_path, "serve", "--model", str(tmp_path / "m.bin"), given=given):
             # The connection waits in the backlog until the server accepts it.
             assert ask(f"http://{host}:{given.getsockname()[1]}")
         assert is_open(given)
