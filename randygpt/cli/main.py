@@ -4,6 +4,7 @@ Exit codes: 0 success · 1 bug · 2 usage error or invalid local input · 3 not 
 4 unreachable or incomplete (run again to resume) · 5 local disk or store · 130 interrupted · 143 terminated.
 """
 
+import functools
 import re
 from typing import Annotated, Any
 
@@ -126,6 +127,12 @@ def run(arguments: list[str]) -> int:
     return _TERMINATED if code == _INTERRUPTED and terminations else code
 
 
+@functools.cache
+def _program() -> Any:  # noqa: ANN401 (typer's own click has no types)
+    """Return the tree of all commands."""
+    return typer.main.get_command(app)
+
+
 def _main(arguments: list[str]) -> object:
     """Run a command with the settings files as defaults of its flags; returns what the command returns."""
     if any(_NSEC.search(word) for word in arguments):
@@ -133,7 +140,7 @@ def _main(arguments: list[str]) -> object:
             "SECRET key (nsec) on the command line refused: other users can see it in the process list, and your shell "
             "keeps it in its history; see randygpt keys import --help"
         )
-    program: Any = typer.main.get_command(app)
+    program = _program()
     known = parameters(program)
     is_help = not arguments or arguments[0].startswith("-") or {"-h", "--help"} & {*_before_double_dash(arguments)}
     settings = {} if is_help or arguments[0] == "config" else default_map(known)
