@@ -5,6 +5,7 @@ file, and the names in a folder after `fsync` of the folder. Until then any subs
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import stat
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from support.models import CONFIG, TOKENIZER, tiny_checkpoint
 
-from randygpt.checkpoint.rgpt import read_weights
+from randygpt.checkpoint.rgpt import Checkpoint, read_weights
 from randygpt.checkpoint.save import save_checkpoint
 from randygpt.checkpoint.sidecar import Sidecar, inspect_checkpoint
 
@@ -134,7 +135,7 @@ class Machine:
             return 0
         sidecar = inspect_checkpoint(path).sidecar
         assert sidecar is not None
-        assert np.array_equal(read_weights(path, CONFIG), tiny_checkpoint(seed=int(sidecar.name)).weights)
+        assert np.array_equal(read_weights(path, CONFIG), tiny(int(sidecar.name)).weights)
         return int(sidecar.name)
 
     def _put(self, files: Files) -> Path:
@@ -149,10 +150,15 @@ def distinct(many: Iterable[Files]) -> list[Files]:
     return list({tuple(sorted(files.items())): files for files in many}.values())
 
 
+@functools.cache
+def tiny(number: int) -> Checkpoint:
+    return tiny_checkpoint(seed=number)
+
+
 def save_tiny(path: Path, number: int, pace: Pace) -> None:
     """Save a checkpoint and a sidecar that both contain the number."""
     iteration, best = int(100 + number * pace[0]), 9 - number * pace[1]
-    checkpoint = tiny_checkpoint(seed=number)
+    checkpoint = tiny(number)
     checkpoint = replace(checkpoint, header=replace(checkpoint.header, iteration=iteration, best_loss=best))
     losses = {"best_val": best}
     sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, name=str(number), iteration=iteration, losses=losses)
