@@ -25,7 +25,22 @@ from randygpt.training import device
 from randygpt.training.options import TrainOptions
 
 SIGNALS = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-TINY = ("train", "--dim", "16", "--heads", "2", "--layers", "2", "--block", "32", "--batch", "2", "--quiet")
+TINY = (
+    "train",
+    "--recipe",
+    "classic",
+    "--dim",
+    "16",
+    "--heads",
+    "2",
+    "--layers",
+    "2",
+    "--block",
+    "32",
+    "--batch",
+    "2",
+    "--quiet",
+)
 FILES = ("checkpoint.bin", "checkpoint_best.bin", "checkpoint.json", "checkpoint_best.json")
 
 
