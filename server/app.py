@@ -85,7 +85,7 @@ class Application:
         async with self._completion(request, params) as completion:
             body = plain_body(
                 text=await completion.text(),
-                model=completion.model.name,
+                model=completion.model.shape,
                 prompt_tokens=completion.prompt_tokens,
                 completion_tokens=completion.completion_tokens,
                 dropped_characters=completion.dropped_characters,

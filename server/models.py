@@ -37,6 +37,7 @@ class LoadedModel:
     language_model: LanguageModel
     release_id: str | None  # event id (hex); None for a file
     label: str  # name and version, or the path of the file
+    name: str = ""  # in /v1/models and in replies: the release's or the training run's; by default `shape`
     sha256: str = ""  # of the file (hex); empty for a release
     loaded_at: float = field(default_factory=time.time)  # seconds since 1970
     max_slots: int = MAX_SLOTS  # limit on the slots of its KV cache
@@ -45,10 +46,11 @@ class LoadedModel:
     def __post_init__(self) -> None:
         config = self.language_model.config
         object.__setattr__(self, "cache", KVCache(config, slot_count(config, self.max_slots)))
+        object.__setattr__(self, "name", self.name or config.name)
 
     @property
-    def name(self) -> str:
-        """Name in responses."""
+    def shape(self) -> str:
+        """Name of the model's shape, as the Rust program's responses have it."""
         return self.language_model.config.name
 
     @property
@@ -120,7 +122,7 @@ def load_release(
         tokenizer = read_tokenizer(vocabulary.local_path)
         decoder = Decoder(config, _until(superseded, read_matrices(weights, config)))
         language_model = LanguageModel(decoder=decoder, tokenizer=tokenizer)
-        loaded = LoadedModel(language_model=language_model, release_id=release.id.hex(), label=label)
+        loaded = LoadedModel(language_model=language_model, release_id=release.id.hex(), label=label, name=release.name)
         _self_test(loaded, superseded)
     except Superseded:
         raise
@@ -159,8 +161,13 @@ def load_file(
         language_model = load(path, preset=preset, vocab=vocab)
         with info.path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        run = info.sidecar.name if info.sidecar else ""
         loaded = LoadedModel(
-            language_model=language_model, release_id=None, label=escape_controls(str(path)), sha256=sha256
+            language_model=language_model,
+            release_id=None,
+            label=escape_controls(str(path)),
+            name=escape_controls(run or info.path.stem.removesuffix("_best")),
+            sha256=sha256,
         )
         _self_test(loaded, threading.Event())
     except InvalidModel as error:

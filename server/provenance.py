@@ -91,7 +91,7 @@ def page_facts(loaded: LoadedModel | None, failure: str | None, provenance: Prov
     facts: Facts = {"release": None, "releases": [], "followed": [], "unread": None}
     if provenance:
         facts |= provenance.read(loaded.release_id if loaded else None)
-    model = {"name": loaded.name, "label": loaded.label, "sha256": loaded.sha256} if loaded else None
+    model = _model_facts(loaded) if loaded else None
     return facts | {"model": model, "failure": failure}
 
 
@@ -114,4 +114,19 @@ def _relay_status(url: str, raw: Mapping[str, object]) -> Facts:
         "url": url,
         "connected": raw.get("connected") is True,
         "reason": reason if isinstance(reason, str) else None,
+    }
+
+
+def _model_facts(loaded: LoadedModel) -> Facts:
+    """Return what is known of a loaded model from its files; its card may claim otherwise."""
+    config, tokenizer = loaded.language_model.config, loaded.language_model.tokenizer
+    return {
+        "name": loaded.name,
+        "label": loaded.label,
+        "sha256": loaded.sha256,
+        "shape": loaded.shape,
+        "parameters": config.parameter_count,
+        "block_size": config.block_size,
+        "vocab_size": config.vocab_size,
+        "tokenizer": tokenizer.kind,
     }

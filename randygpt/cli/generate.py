@@ -1,6 +1,7 @@
 """`randygpt generate`: print text from a checkpoint while it is generated."""
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,7 +108,7 @@ def generate(
 def _print_all(continue_text: Callable[[str], Iterator[str]], prompts: list[str], *, quiet: bool) -> None:
     """Print the completion of each prompt, as it is generated, until its reader is gone."""
     for number, prompt in enumerate(prompts, start=1):
-        if len(prompts) > 1 and not quiet:
+        if len(prompts) > 1 and sys.stdout.isatty() and not quiet:
             print_stderr(f"prompt {number} of {len(prompts)}: {quote(prompt)}")
         if not all(write(part) for part in itertools.chain(continue_text(prompt), "\n")):
             return

@@ -20,6 +20,15 @@ def test_checkpoint_with_sidecar_loads(tmp_path: Path) -> None:
     assert has_weights(loaded.language_model.decoder, tiny_checkpoint(seed=4).weights)
 
 
+@pytest.mark.parametrize(
+    ("file", "run", "name"),
+    [("m_best.bin", "story", "story"), ("m_best.bin", "", "m"), ("a\x1bb.bin", "", "a\\u001bb")],
+)
+def test_file_is_named_by_its_run_or_itself(tmp_path: Path, file: str, run: str, name: str) -> None:
+    loaded = load_file(write_tiny(tmp_path / file, name=run))
+    assert (loaded.name, loaded.shape) == (name, CONFIG.name)
+
+
 def test_vocabulary_file_can_be_chosen(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.bin")
     reversed_chars = ["<", ">", *TOKENIZER.chars[:1:-1]]

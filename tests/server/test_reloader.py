@@ -91,7 +91,7 @@ async def test_first_release_becomes_active(releases: ReleaseStore, server: Serv
     await swap(releases, server, first)
     assert await server.health() == {
         "status": "ok",
-        "model": CONFIG.name,
+        "model": "tiny",
         "serving": "tiny version 1",
         "release": first.id.hex(),
         "failure": None,

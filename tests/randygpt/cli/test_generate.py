@@ -39,13 +39,16 @@ class Keyboard(io.StringIO):
 
 
 @pytest.mark.usefixtures("folder")
-def test_several_prompts_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_prompts_are_labelled_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = f"{continued('the')}\n{continued('fox')}\n"
     assert run(["generate", "the", "fox", *GREEDY]) == 0
-    out, err = capsys.readouterr()
-    assert out == f"{continued('the')}\n{continued('fox')}\n"
-    assert err == "prompt 1 of 2: 'the'\nprompt 2 of 2: 'fox'\n"
-    assert run(["generate", "the", "fox", *GREEDY, "--quiet"]) == 0
-    assert capsys.readouterr() == (out, "")
+    assert capsys.readouterr() == (expected, "")
+    monkeypatch.setattr("sys.stdout", terminal := Keyboard())
+    assert run(["generate", "the", "fox", *GREEDY]) == 0
+    assert terminal.getvalue() == expected
+    assert capsys.readouterr().err == "prompt 1 of 2: 'the'\nprompt 2 of 2: 'fox'\n"
 
 
 @pytest.mark.usefixtures("folder")
