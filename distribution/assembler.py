@@ -1,5 +1,6 @@
 """Reassembly of files from chunk events: which chunks are missing, and where an event's bytes belong. No I/O."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,24 @@ class Assembler:
         if event_id not in self._places:
             return b"", []
         return self._read(raw_event, self._chunks[event_id]), self._places.pop(event_id)
+
+    def is_missing(self, event_id: bytes) -> bool:
+        """Return whether the chunk of an event is missing somewhere."""
+        return event_id in self._places
+
+    def offer_bytes(self, event_id: bytes, data: bytes) -> list[Placement]:
+        """Verify bytes from a server as the chunk of an event, and mark the places that they fill as present.
+
+        Returns:
+            The places they belong to; none if the chunk is not wanted any more.
+
+        Raises:
+            InvalidChunk: They are not the chunk that the manifest names.
+        """
+        chunk = self._chunks[event_id]
+        if len(data) != chunk.size or hashlib.sha256(data).digest() != chunk.sha256:
+            raise InvalidChunk("the bytes do not match the size and hash in the manifest")
+        return self._places.pop(event_id, [])
 
     def offer_copy(self, raw_event: Mapping[str, object]) -> tuple[bytes, list[Placement]]:
         """Verify a chunk event by its bytes, as its `x` tag claims them, and mark the places that it fills as present.

@@ -1,14 +1,15 @@
-"""Download of a release's files: missing chunks from relays → each verified → whole files verified → blobs.
+"""Download of a release's files: missing chunks → each verified → whole files verified → blobs.
 
-Chunks that an earlier run left on disk are reused if they hash right. Does network I/O through a pool and disk I/O
-through the store.
+Chunks come from Blossom servers where some are known, and from relays. Those that an earlier run left on disk are
+reused if they hash right. Does network I/O through a pool and clients of servers, and disk I/O through the store.
 """
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from distribution.assembler import Assembler, Placement
 from distribution.errors import ChunksMissing, InvalidChunk
@@ -16,16 +17,30 @@ from distribution.event_archive import SignatureLog
 from distribution.events import CHUNK_KIND, Release
 from distribution.gc import make_room
 from distribution.installed import InstalledRelease, OriginalFile
-from distribution.manifest import FileEntry, Manifest
+from distribution.manifest import Blob, FileEntry, Manifest
 from distribution.partial import HeaderRewrite, PartialFile
+from distribution.range_plan import WantedChunk
+from distribution.server_fetch import RelaySource, ServerFetch
 from distribution.store import Store
 from relay_client import gather
 from relay_client.errors import InvalidEvent
+from relay_client.gather_plan import IDS_PER_REQUEST
 from relay_client.pool import Pool
+
+if TYPE_CHECKING:  # it imports an HTTP client
+    from relay_client.blossom.client import BlossomClient
 
 _ADVANCE_BYTES = 8 << 20  # of verified bytes between two calls of PartialFile.advance
 
 OnProgress = Callable[[int, int], None]  # verified bytes so far, total bytes; never decreases
+
+
+@dataclass(slots=True)
+class ServerCounts:
+    """What one Blossom server sent."""
+
+    bytes: int = 0  # of chunks that verified
+    rejected: int = 0  # chunks that did not
 
 
 @dataclass(slots=True)
@@ -36,6 +51,7 @@ class ChunkCounts:
     reused: int = 0  # already in the store
     rejected: int = 0  # received, and did not verify
     relays: dict[str, int] = field(default_factory=dict)  # relay -> events taken from it
+    servers: dict[str, ServerCounts] = field(default_factory=dict)  # by origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +62,8 @@ class Download:
     store: Store
     release: Release
     manifest: Manifest  # of the whole release, or of the part that is wanted
+    blobs: Mapping[str, Sequence[Blob]]  # blobs of each file of the release, by path
+    servers: "Mapping[str, BlossomClient]"  # by origin
     rewrite: HeaderRewrite | None  # for the checkpoint, where only its first segment is wanted
     counts: ChunkCounts
     on_progress: OnProgress
@@ -110,6 +128,7 @@ class _ChunkWriter:
         self._advanced = 0  # value of _done when the largest file was last advanced
         self._advancing: asyncio.Task[None] | None = None
         self._refusals: dict[str, str] = {}  # event id in hex -> why the last answer was rejected
+        self._server_failures: Mapping[str, str] = {}  # by origin
 
     def reuse(self, found: InstalledRelease | None) -> None:
         """Mark the chunks on disk that hash right as present: of an earlier run, or of a weights-only installation."""
@@ -131,7 +150,9 @@ class _ChunkWriter:
         self._report()
         pool = self._download.pool
         try:
-            if await self._gather(patient=False) and pool.owes_answers:
+            if self._download.servers:
+                await self._fetch_from_servers()
+            if self._assembler.missing_places and await self._gather(patient=False) and pool.owes_answers:
                 await self._gather(patient=True)
         finally:
             if self._advancing:
@@ -140,6 +161,58 @@ class _ChunkWriter:
             self._advancing.result()
         if missing := self._assembler.missing_places:
             self._give_up(missing)
+
+    async def _fetch_from_servers(self) -> None:
+        """Fetch from servers and relays at once, until neither has more; raises InvalidManifest."""
+        pool, download = self._download.pool, self._download
+        counts = download.counts.servers
+        counts |= {origin: ServerCounts() for origin in download.servers if origin not in counts}
+        relays = RelaySource(
+            gather=lambda ids: pool.gather(ids, self._offer, patient=False),
+            chunks_per_request=gather.REQUESTS_PER_RELAY * IDS_PER_REQUEST * max(1, len(pool.urls)),
+        )
+        fetch = ServerFetch(
+            download.servers,
+            self._wanted_chunks(),
+            is_missing=self._assembler.is_missing,
+            accept=self._offer_bytes,
+            relays=relays,
+            timeouts=pool.timeouts,
+        )
+        await fetch.run()
+        self._server_failures = fetch.failures
+        if self._assembler.missing_places:
+            await fetch.check_manifest()
+
+    def _wanted_chunks(self) -> Iterator[WantedChunk]:
+        number = 0
+        for file in self._files:
+            blobs = iter(self._download.blobs[file.path])
+            blob = next(blobs)
+            for chunk in file.chunks(self._download.manifest.chunk_size):
+                while chunk.offset >= blob.end:
+                    blob = next(blobs)
+                number += 1
+                if self._assembler.is_missing(chunk.event_id):
+                    yield WantedChunk(
+                        number=number,
+                        event_id=chunk.event_id,
+                        blob=blob,
+                        offset=chunk.offset - blob.offset,
+                        size=chunk.size,
+                    )
+
+    def _offer_bytes(self, origin: str, chunk: WantedChunk, data: bytes) -> bool:
+        counts = self._counts.servers[origin]
+        try:
+            places = self._assembler.offer_bytes(chunk.event_id, data)
+        except InvalidChunk:
+            counts.rejected += 1
+            self._counts.rejected += 1
+            return False
+        counts.bytes += len(data)
+        self._place(data, places)
+        return True
 
     async def _gather(self, *, patient: bool) -> int:
         """Gather by id, then by hash; return the number of chunks that are still missing."""
@@ -156,8 +229,9 @@ class _ChunkWriter:
         for event_id in self._assembler.missing:
             if refusal := self._refusals.get(event_id.hex()):
                 raise InvalidChunk(f"{count} are missing or did not verify: {refusal}")
-        reasons = f" ({pool.failure_summary()})" if pool.failure_summary() else ""
-        raise ChunksMissing(f"{count} missing on {', '.join(pool.reports)}; run it again later{reasons}")
+        summary = "; ".join(filter(None, [*self._server_failures.values(), pool.failure_summary()]))
+        where = ", ".join([*self._download.servers, *pool.reports])
+        raise ChunksMissing(f"{count} missing on {where}; run it again later{f' ({summary})' if summary else ''}")
 
     def _offer(self, url: str, raw_event: Mapping[str, object]) -> bool:
         try:
@@ -181,11 +255,14 @@ class _ChunkWriter:
         return True
 
     def _write(self, url: str, data: bytes, places: Sequence[Placement]) -> None:
+        self._place(data, places)
+        self._counts.relays[url] = self._counts.relays.get(url, 0) + 1
+
+    def _place(self, data: bytes, places: Sequence[Placement]) -> None:
         for place in places:
             self._partials[place.file.sha256].write(place.offset, data)
             self._done += len(data)
             self._counts.fetched += 1
-        self._counts.relays[url] = self._counts.relays.get(url, 0) + 1
         self._report()
         self._advance()
 

@@ -23,6 +23,14 @@ class RelayEstimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerEstimate:
+    """What one Blossom server would be sent if it has nothing yet."""
+
+    blobs: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun:
     """What a publish would send."""
 
@@ -30,6 +38,7 @@ class DryRun:
     events: int  # of the release, its head included
     bytes: int  # of those events, as JSON
     relays: Mapping[str, RelayEstimate]  # by URL
+    servers: Mapping[str, ServerEstimate]  # by origin
     resumed: bool  # the same files were published before
 
 

@@ -21,6 +21,7 @@ from relay_client.event import Event, decode_hex
 
 _ID, _SIGNATURE = 32, 64
 _RECORD = _ID + _SIGNATURE
+_MANIFEST_BYTES = "manifest.msgpack"
 _MANIFEST, _HEAD, _SIGNATURES = "manifest.jsonl", "head.json", "signatures"
 
 
@@ -58,6 +59,15 @@ class EventArchive:
     def keep_manifest(self, release_id: bytes, events: Iterable[Event]) -> None:
         """Store the verified events of a manifest, in order; raises OSError."""
         self._keep(release_id, _MANIFEST, events)
+
+    def keep_manifest_bytes(self, release_id: bytes, encoded: bytes) -> None:
+        """Store a manifest that came from a server, without events; raises OSError."""
+        durable.write(durable.make_directory(self.folder(release_id)) / _MANIFEST_BYTES, encoded)
+
+    def manifest_bytes(self, release_id: bytes) -> bytes | None:
+        """Return the manifest that came from a server, unverified, or None; raises OSError."""
+        path = self.folder(release_id) / _MANIFEST_BYTES
+        return path.read_bytes() if path.is_file() else None
 
     def keep_head(self, release_id: bytes, event: Event) -> None:
         """Store the verified head that names a release; raises OSError."""

@@ -15,6 +15,7 @@ import orjson
 from distribution.chunking import CHUNK_SIZE, encode
 from distribution.errors import InvalidRelease
 from distribution.manifest import MAX_FILE_SIZE, is_count, is_digest, is_name
+from relay_client.blossom.address import MAX_SERVERS, is_public_origin
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft, Tags
 from relay_client.filter import Filter
@@ -52,6 +53,7 @@ class Release:
     card: Mapping[str, object]  # the author's description of it; shown, never interpreted
     event: Event
     hints: tuple[str, ...] = ()  # relays that may have it, untrusted
+    servers: tuple[str, ...] = ()  # origins of Blossom servers that may have it, untrusted
 
     def __post_init__(self) -> None:
         same = (self.id, self.author, self.created_at) == (self.event.id, self.event.pubkey, self.event.created_at)
@@ -94,6 +96,7 @@ class Release:
             manifest_ids=tuple(_hex32(value) for value in event.tag_values("e")),
             card=_card(event.content),
             hints=_hints(event),
+            servers=_servers(event),
             event=event,
         )
 
@@ -110,6 +113,7 @@ class Head:
     manifest_sha256: bytes
     release_id: bytes
     hints: tuple[str, ...] = ()  # relays that may have the release, untrusted
+    servers: tuple[str, ...] = ()  # origins of Blossom servers that may have it, untrusted
 
     def __post_init__(self) -> None:
         digests = (self.id, self.author, self.manifest_sha256, self.release_id)
@@ -140,6 +144,7 @@ class Head:
             manifest_sha256=_hex32(_one(event, "x")),
             release_id=_hex32(_one(event, "e")),
             hints=_hints(event),
+            servers=_servers(event),
         )
 
     def names(self, release: Release) -> bool:
@@ -215,6 +220,7 @@ def release_draft(  # noqa: PLR0913 (a release has this many facts)
     hint: str,
     created_at: int,
     expires: int | None = None,
+    servers: Sequence[str] = (),
 ) -> EventDraft:
     """Return the draft of the event that announces a release.
 
@@ -229,6 +235,7 @@ def release_draft(  # noqa: PLR0913 (a release has this many facts)
         hint: URL of a relay that has the manifest.
         created_at: Seconds since 1970.
         expires: Seconds since 1970 (NIP-40); None: never.
+        servers: Origins of Blossom servers that have its blobs.
     """
     tags: Tags = (
         ("v", PROTOCOL),
@@ -238,6 +245,7 @@ def release_draft(  # noqa: PLR0913 (a release has this many facts)
         ("size", str(size)),
         ("x", hashlib.sha256(manifest).hexdigest()),
         *(("e", event_id.hex(), hint) for event_id in manifest_ids),
+        *_server_tags(servers),
         ("t", "randygpt"),
         ("t", "ai-model"),
         ("alt", f"Language model {name}, version {version}: fetch it with randygpt"),
@@ -267,13 +275,16 @@ class Named(Protocol):
         """SHA-256 of the manifest."""
 
 
-def head_draft(release: Named, *, hint: str, created_at: int, expires: int | None = None) -> EventDraft:
-    """Return the draft of the event that names `release` as the latest of its name."""
+def head_draft(
+    release: Named, *, hint: str, created_at: int, expires: int | None = None, servers: Sequence[str] = ()
+) -> EventDraft:
+    """Return the draft of the event that names `release` as the latest of its name; `servers` have its blobs."""
     tags: Tags = (
         ("d", release.name),
         ("e", release.id.hex(), hint),
         ("version", str(release.version)),
         ("x", release.manifest_sha256.hex()),
+        *_server_tags(servers),
         ("alt", f"Latest version of the language model {release.name}: {release.version}"),
         *_expiration(expires),
     )
@@ -285,6 +296,15 @@ def _expiration(expires: int | None) -> Tags:
     return () if expires is None else (("expiration", str(expires)),)
 
 
+def public_servers(origins: Iterable[str]) -> tuple[str, ...]:
+    """Return the servers that a release or head may name: readers follow only public `https` origins, at most 16."""
+    return tuple(origin for origin in origins if is_public_origin(origin))[:MAX_SERVERS]
+
+
+def _server_tags(servers: Iterable[str]) -> Tags:
+    return tuple(("server", origin) for origin in public_servers(servers))
+
+
 def check_time(event: Event, now: int) -> None:
     """Raise InvalidRelease for an event from the future; `now` is in seconds since 1970."""
     if event.created_at > now + MAX_FUTURE_S:
@@ -294,6 +314,11 @@ def check_time(event: Event, now: int) -> None:
 def _hints(event: Event) -> tuple[str, ...]:
     """Return the relay hints in the `e` tags of an event, each once."""
     return tuple(dict.fromkeys(hint for tag in event.tags if tag[:1] == ("e",) for hint in tag[2:3] if hint))
+
+
+def _servers(event: Event) -> tuple[str, ...]:
+    """Return the Blossom servers that an event names, each once; what is no public origin is skipped."""
+    return tuple(dict.fromkeys(public_servers(event.tag_values("server")[:MAX_SERVERS])))
 
 
 def _one(event: Event, tag: str) -> str:

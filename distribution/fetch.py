@@ -7,8 +7,9 @@ network I/O through a pool and disk I/O through the store.
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from distribution import trust
 from distribution.chunking import decode
@@ -39,10 +40,14 @@ from distribution.resolve import Reference, VersionReference
 from distribution.revocation import query_revoked, read_revoked
 from distribution.store import Store
 from distribution.trust import TrustPolicy
+from relay_client.blossom.address import MAX_SERVERS, usable_servers
 from relay_client.errors import quote
 from relay_client.event import Event
 from relay_client.nip19 import AddressReference, EventReference, encode_npub
 from relay_client.pool import Answer, Pool
+
+if TYPE_CHECKING:  # it imports an HTTP client
+    from relay_client.blossom.client import BlossomClient
 
 MAX_SIZE = 1 << 30  # bytes of a release, by default
 
@@ -63,8 +68,15 @@ class Fetched:
 
     release: InstalledRelease
     chunks: ChunkCounts
-    misbehaving: list[str]  # URLs of relays that sent something that does not verify
+    misbehaving: list[str]  # URLs of relays and servers that sent something that does not verify
     activated: bool  # whether it is the current release now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FoundManifest:
+    manifest: Manifest
+    encoded: bytes
+    events: Sequence[Event]  # that carry it, in order; none if it came from a server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +91,8 @@ class Fetcher:
         max_size: Largest release to fetch, in bytes.
         on_progress: Called with the verified bytes so far and the total.
         on_warning: Called with each head that does not count, in words.
+        servers: Blossom servers that the user chose, as `normalize_server` returns them.
+        follow_servers: Use servers that the head and the release name too.
 
     Raises:
         CallerError: `max_size` is not above 0.
@@ -91,6 +105,8 @@ class Fetcher:
     max_size: int = MAX_SIZE
     on_progress: OnProgress = lambda _done, _total: None
     on_warning: Callable[[str], None] = lambda _text: None
+    servers: Sequence[str] = ()
+    follow_servers: bool = True
     _late: list[Answer] = field(default_factory=list, init=False)  # arrived when the latest version was decided
     _heads: dict[bytes, Event] = field(default_factory=dict, init=False)  # by id of the release that they name
 
@@ -136,7 +152,10 @@ class Fetcher:
             if activate:
                 await self.store.use(release.id)
         await self._record_late(release)
-        return Fetched(release=installed, chunks=chunks, misbehaving=sorted(self.pool.misbehaving), activated=activate)
+        invalid = [origin for origin, counts in chunks.servers.items() if counts.rejected]
+        return Fetched(
+            release=installed, chunks=chunks, misbehaving=sorted({*self.pool.misbehaving, *invalid}), activated=activate
+        )
 
     async def find(self, reference: Reference) -> Release:
         """Return the verified release that a reference names, if its author and version are acceptable.
@@ -238,9 +257,23 @@ class Fetcher:
             raise NotFound(f"no relay has the {what}: {missing[0].hex()}{self._failures()}")
         return found
 
-    async def _manifest(self, release: Release) -> tuple[Manifest, list[Event]]:
-        """Return the manifest of a release, and the events that carry it, in order."""
+    async def _manifest(self, release: Release, servers: "Iterable[BlossomClient]") -> _FoundManifest:
+        """Return the verified manifest: from relays, which have it anyway, else from servers."""
         self.pool.add_hints(release.hints)
+        try:
+            encoded, events = await self._manifest_from_relays(release)
+        except (NotFound, InvalidRelease) as error:
+            found = await _manifest_from_servers(release, servers)
+            if found is None:
+                raise error from None
+            encoded, events = found, []
+        manifest = Manifest.decode(encoded)
+        if manifest.size != release.size:
+            raise InvalidManifest("the files do not add up to the size in the release")
+        return _FoundManifest(manifest=manifest, encoded=encoded, events=events)
+
+    async def _manifest_from_relays(self, release: Release) -> tuple[bytes, list[Event]]:
+        """Return the manifest, and the events that carry it, in order."""
         events = await self._events(release.manifest_ids, "manifest")
         digest, parts, size = hashlib.sha256(), [], 0
         for event_id in release.manifest_ids:
@@ -258,42 +291,68 @@ class Fetcher:
             parts.append(part)
         if digest.digest() != release.manifest_sha256:
             raise InvalidManifest("the manifest does not match the hash in the release")
-        manifest = Manifest.decode(b"".join(parts))
-        if manifest.size != release.size:
-            raise InvalidManifest("the files do not add up to the size in the release")
-        return manifest, [events[event_id] for event_id in release.manifest_ids]
+        return b"".join(parts), [events[event_id] for event_id in release.manifest_ids]
 
     async def _download(
         self, release: Release, found: InstalledRelease | None, weights: HeaderRewrite | None, chunks: ChunkCounts
     ) -> InstalledRelease:
-        manifest, events, weights = await self._select(release, weights)
-        self.store.event_archive.keep_manifest(release.id, events)
-        download = Download(
-            pool=self.pool,
-            store=self.store,
-            release=release,
-            manifest=manifest,
-            rewrite=weights,
-            counts=chunks,
-            on_progress=self.on_progress,
-        )
-        return await download.run(found)
+        async with contextlib.AsyncExitStack() as stack:
+            servers = {client.origin: await stack.enter_async_context(client) for client in self._clients(release)}
+            found_manifest, manifest, weights = await self._select(release, weights, servers.values())
+            self._keep_manifest(release, found_manifest)
+            whole = found_manifest.manifest
+            download = Download(
+                pool=self.pool,
+                store=self.store,
+                release=release,
+                manifest=manifest,
+                blobs={file.path: list(whole.blobs(file)) for file in whole.files},
+                servers=servers,
+                rewrite=weights,
+                counts=chunks,
+                on_progress=self.on_progress,
+            )
+            return await download.run(found)
+
+    def _keep_manifest(self, release: Release, found: _FoundManifest) -> None:
+        archive = self.store.event_archive
+        if found.events:
+            archive.keep_manifest(release.id, found.events)
+        else:
+            archive.keep_manifest_bytes(release.id, found.encoded)
+
+    def _clients(self, release: Release) -> "list[BlossomClient]":
+        """Return clients of the servers that may have a release: the user's, the head's, the release's."""
+        head = self._heads.get(release.id)
+        named = [*(head.tag_values("server")[:MAX_SERVERS] if head else ()), *release.servers]
+        hinted = usable_servers(named, known=self.servers) if self.follow_servers else []
+        if not self.servers and not hinted:
+            return []
+        from relay_client.blossom.client import BlossomClient  # noqa: PLC0415 (relays alone need no HTTP client)
+
+        return [
+            BlossomClient(origin, only_public=origin in hinted, timeouts=self.pool.timeouts)
+            for origin in dict.fromkeys([*self.servers, *hinted])
+        ]
 
     async def wanted_files(self, release: Release, weights: HeaderRewrite | None) -> Manifest:
         """Return the manifest of the files that `fetch` would install; raises what it raises."""
-        return (await self._select(release, weights))[0]
+        async with contextlib.AsyncExitStack() as stack:
+            servers = [await stack.enter_async_context(client) for client in self._clients(release)]
+            return (await self._select(release, weights, servers))[1]
 
     async def _select(
-        self, release: Release, weights: HeaderRewrite | None
-    ) -> tuple[Manifest, list[Event], HeaderRewrite | None]:
-        """Return the manifest of the wanted files, the events that carry it, and the rewrite that these files need."""
+        self, release: Release, weights: HeaderRewrite | None, servers: "Iterable[BlossomClient]"
+    ) -> tuple[_FoundManifest, Manifest, HeaderRewrite | None]:
+        """Return the manifest, that of the wanted files, and the rewrite that these files need."""
         if not weights:
             self._check_size(release.size)
-        manifest, events = await self._manifest(release)
+        found = await self._manifest(release, servers)
+        manifest = found.manifest
         if weights:
             manifest, weights = await asyncio.to_thread(self._weights_of, manifest, weights)
             self._check_size(manifest.size)
-        return manifest, events, weights
+        return found, manifest, weights
 
     def _weights_of(self, manifest: Manifest, rewrite: HeaderRewrite) -> tuple[Manifest, HeaderRewrite | None]:
         """Return the part of a manifest with the weights, or all of it and no rewrite if nothing can be left out."""
@@ -312,3 +371,11 @@ class Fetcher:
     def _failures(self) -> str:
         reasons = self.pool.failure_summary()
         return f" ({reasons})" if reasons else ""
+
+
+async def _manifest_from_servers(release: Release, servers: "Iterable[BlossomClient]") -> bytes | None:
+    """Return the manifest from the first server that has it, verified by its hash; None if none does."""
+    for client in servers:
+        with contextlib.suppress(PeerError, TransportError):
+            return await client.get(release.manifest_sha256, max_size=MAX_MANIFEST_SIZE)
+    return None

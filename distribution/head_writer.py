@@ -5,10 +5,10 @@ first (NIP-09).
 """
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from distribution.errors import NotPublished
-from distribution.events import MAX_FUTURE_S, Head, Release, head_draft, heads_filter, read_heads
+from distribution.events import MAX_FUTURE_S, Head, Release, head_draft, heads_filter, public_servers, read_heads
 from distribution.heads import check_heads
 from distribution.revocation import heads_deletion_draft
 from relay_client.event import MAX_TIMESTAMP
@@ -35,6 +35,7 @@ class HeadWriter:
         self._now = now
         self._found: list[tuple[str, Head]] = []  # (URL, head)
         self._refused: frozenset[bytes] = frozenset()  # ids of heads that do not count
+        self._servers: Sequence[str] = ()
 
     async def read(self) -> None:
         """Ask the relays for the heads, and for the releases that they name."""
@@ -63,7 +64,13 @@ class HeadWriter:
         return [head for head in self.heads if head.id in self._refused or self._is_future(head)]
 
     async def send(
-        self, release: Release, *, hint: str, expires: int | None = None, revoked: Collection[bytes] = ()
+        self,
+        release: Release,
+        *,
+        hint: str,
+        expires: int | None = None,
+        revoked: Collection[bytes] = (),
+        servers: Sequence[str] = (),
     ) -> int:
         """Point the name at a release, on the relays where it does not name that or a newer one.
 
@@ -72,6 +79,7 @@ class HeadWriter:
             hint: URL of a relay that has it.
             expires: Seconds since 1970 (NIP-40); None: never.
             revoked: Ids of revoked releases; their heads are replaced.
+            servers: Blossom servers that have the release; a head that names others is replaced. Empty: any.
 
         Returns:
             Size of the head event, in bytes.
@@ -79,13 +87,15 @@ class HeadWriter:
         Raises:
             NotPublished: No relay accepted and returned it.
         """
+        self._servers = servers
         await self.delete(self.from_future)
         for url in self._current(release, revoked) & set(self._pool.urls):
             self._pool.note_duplicates(url, 1)
         size = 0
         for _ in range(_ATTEMPTS):
             dated = [head.created_at + 1 for head in self.heads if not self._is_future(head)]
-            draft = head_draft(release, hint=hint, created_at=max([self._now(), *dated]), expires=expires)
+            created_at = max([self._now(), *dated])
+            draft = head_draft(release, hint=hint, created_at=created_at, expires=expires, servers=self._servers)
             urls = [url for url in self._pool.urls if url not in self._current(release, revoked)]
             size = draft.signed_size
             if not urls:
@@ -126,11 +136,14 @@ class HeadWriter:
         return {
             url
             for url, head in self._found
-            if (head.names(release) or head.version > release.version)
+            if ((head.names(release) and self._names_servers(head)) or head.version > release.version)
             and head.id not in self._refused
             and head.release_id not in revoked
             and not self._is_future(head)
         }
+
+    def _names_servers(self, head: Head) -> bool:
+        return not self._servers or head.servers == public_servers(self._servers)
 
     def _keeps(self, url: str) -> str:
         kept = [head for at, head in self._found if at == url and self._is_future(head)]

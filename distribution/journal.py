@@ -1,8 +1,8 @@
 """Journal of publishes, so that a rerun creates the same event ids. Owns state/journal.sqlite.
 
 A publish is identified by author, name and file hashes. The journal records what its event ids depend on and nothing
-else: version, time, expiry, card and relay hint. With them a rerun creates the same drafts byte for byte, hence the
-same ids. Receipts of relays are separate, in state/receipts.
+else: version, time, expiry, card, relay hint, servers, and the sizes of blobs and manifest events. With them a rerun
+creates the same drafts byte for byte, hence the same ids. Receipts of relays are separate, in state/receipts.
 """
 
 import contextlib
@@ -17,13 +17,17 @@ from typing import Self
 
 import orjson
 
+from distribution.chunking import CHUNK_SIZE
 from distribution.errors import StoreError
 from distribution.events import MAX_VERSION
 from distribution.manifest import is_count
 from distribution.receipts import Receipts
-from distribution.state_file import SCHEMA_VERSION, newer_state
+from distribution.state_file import newer_state
 from relay_client import durable
 from relay_client.event import MAX_TIMESTAMP
+
+JOURNAL_VERSION = 2
+PART_SIZE = 29_952  # bytes of a manifest event: small enough for a remote signer (NIP-46)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS publishes (
@@ -35,6 +39,9 @@ CREATE TABLE IF NOT EXISTS publishes (
     card TEXT NOT NULL,
     hint TEXT NOT NULL,
     expires INTEGER,            -- null: never
+    blob_size INTEGER,          -- null: no file is cut into blobs
+    servers TEXT NOT NULL DEFAULT '[]',
+    part_size INTEGER NOT NULL DEFAULT 46080,
     PRIMARY KEY (author, name, version)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS rates (
@@ -42,7 +49,13 @@ CREATE TABLE IF NOT EXISTS rates (
     events_per_s REAL NOT NULL  -- that it accepted when it was last sent many
 ) STRICT;
 """
-_ADD_EXPIRES = "ALTER TABLE publishes ADD COLUMN expires INTEGER"  # older journals lack the column
+_ADDED = {  # columns that older journals lack
+    "expires": "INTEGER",
+    "blob_size": "INTEGER",
+    "servers": "TEXT NOT NULL DEFAULT '[]'",
+    "part_size": f"INTEGER NOT NULL DEFAULT {CHUNK_SIZE}",
+}
+_COLUMNS = "version, created_at, card, hint, expires, blob_size, servers, part_size"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +71,9 @@ class PublishRecord:
     card: Mapping[str, object]
     hint: str  # URL of the relay in the tags of the release
     expires: int | None = None  # seconds since 1970
+    blob_size: int | None = None  # bytes of the pieces of large files on Blossom servers; None: files are not cut
+    servers: tuple[str, ...] = ()  # Blossom servers in the tags of the release
+    part_size: int = PART_SIZE  # bytes of a manifest event
     resumed: bool  # whether an earlier run recorded it
 
     def __post_init__(self) -> None:
@@ -72,10 +88,26 @@ def contents_digest(files: list[tuple[str, bytes]]) -> bytes:
     return hashlib.sha256(b"".join(path.encode() + b"\0" + sha256 for path, sha256 in sorted(files))).digest()
 
 
-def _record(version: int, created_at: int, card: str, hint: str, expires: int | None) -> PublishRecord:
-    """Return the record of an earlier publish from its row."""
+def _record(
+    version: int,
+    created_at: int,
+    card: str,
+    hint: str,
+    expires: int | None,
+    blob_size: int | None,
+    servers: str,
+    part_size: int,
+) -> PublishRecord:
     return PublishRecord(
-        version=version, created_at=created_at, card=orjson.loads(card), hint=hint, expires=expires, resumed=True
+        version=version,
+        created_at=created_at,
+        card=orjson.loads(card),
+        hint=hint,
+        expires=expires,
+        blob_size=blob_size,
+        servers=tuple(orjson.loads(servers)),
+        part_size=part_size,
+        resumed=True,
     )
 
 
@@ -120,16 +152,16 @@ class Journal:
     def _upgrade(self) -> None:
         """Bring the tables to the present schema version; a journal without a number has version 1."""
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise newer_state(self._path, version)
-        if version == SCHEMA_VERSION:
+        if version > JOURNAL_VERSION:
+            raise newer_state(self._path, version, JOURNAL_VERSION)
+        if version == JOURNAL_VERSION:
             return
         self._database.executescript(_SCHEMA)
         columns = {column for _, column, *_ in self._database.execute("PRAGMA table_info(publishes)")}
-        if "expires" not in columns:
+        for column in _ADDED.keys() - columns:
             with contextlib.suppress(sqlite3.OperationalError):  # another process was quicker
-                self._database.execute(_ADD_EXPIRES)
-        self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                self._database.execute(f"ALTER TABLE publishes ADD COLUMN {column} {_ADDED[column]}")
+        self._database.execute(f"PRAGMA user_version = {JOURNAL_VERSION}")
 
     def receipts(self, release_id: bytes) -> Receipts:
         """Return the receipts of one release."""
@@ -139,13 +171,13 @@ class Journal:
         """Return the newest publish of exactly these files under this name, or None."""
         with self._translated():
             row = self._database.execute(
-                "SELECT version, created_at, card, hint, expires FROM publishes"
+                f"SELECT {_COLUMNS} FROM publishes"  # noqa: S608 (our own columns)
                 " WHERE author = ? AND name = ? AND contents = ? ORDER BY version DESC LIMIT 1",
                 (author, name, contents),
             ).fetchone()
         return _record(*row) if row else None
 
-    def begin(
+    def begin(  # noqa: PLR0913 (a publish has this many facts)
         self,
         author: bytes,
         name: str,
@@ -156,24 +188,46 @@ class Journal:
         card: Mapping[str, object],
         hint: str,
         expires: int | None = None,
+        blob_size: int | None = None,
+        servers: tuple[str, ...] = (),
     ) -> PublishRecord:
         """Record a new publish durably, with a version above `above` and above every recorded one."""
         with self._translated():
             row = self._database.execute(
-                "INSERT INTO publishes (author, name, version, contents, created_at, card, hint, expires)"
-                " SELECT ?1, ?2, 1 + max(?3, (SELECT coalesce(max(version), 0) FROM publishes"
-                " WHERE author = ?1 AND name = ?2)), ?4, ?5, ?6, ?7, ?8 RETURNING version",
-                (author, name, above, contents, created_at, orjson.dumps(card).decode(), hint, expires),
+                "INSERT INTO publishes (author, name, contents, created_at, card, hint, expires, blob_size, servers,"
+                " part_size, version)"
+                " SELECT ?1, ?2, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 1 + max(?3, (SELECT coalesce(max(version), 0)"
+                " FROM publishes WHERE author = ?1 AND name = ?2)) RETURNING version",
+                (
+                    author,
+                    name,
+                    above,
+                    contents,
+                    created_at,
+                    orjson.dumps(card).decode(),
+                    hint,
+                    expires,
+                    blob_size,
+                    orjson.dumps(servers).decode(),
+                    PART_SIZE,
+                ),
             ).fetchone()
         return PublishRecord(
-            version=row[0], created_at=created_at, card=card, hint=hint, expires=expires, resumed=False
+            version=row[0],
+            created_at=created_at,
+            card=card,
+            hint=hint,
+            expires=expires,
+            blob_size=blob_size,
+            servers=servers,
+            resumed=False,
         )
 
     def publishes(self, author: bytes) -> list[tuple[str, PublishRecord]]:
         """Return the name and the record of every publish of an author, oldest first."""
         with self._translated():
             rows = self._database.execute(
-                "SELECT name, version, created_at, card, hint, expires FROM publishes"
+                f"SELECT name, {_COLUMNS} FROM publishes"  # noqa: S608 (the same)
                 " WHERE author = ? ORDER BY created_at, name, version",
                 (author,),
             ).fetchall()

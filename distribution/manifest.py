@@ -1,4 +1,4 @@
-"""Manifest of a release: its files, their hashes, and the events that carry their chunks. No I/O.
+"""Manifest of a release: its files, their hashes, and the events and blobs that carry their bytes. No I/O.
 
 Encoded as one msgpack map (docs/protocol.md, protocol version 1). Every rule is checked when an object is made, so a
 `Manifest` or `FileEntry` that breaks the protocol cannot exist, whether it was decoded or built here.
@@ -19,6 +19,8 @@ VERSION = 1
 ROLES = ("checkpoint", "tokenizer", "config")  # exactly one file each
 MAX_FILES = 16
 MAX_FILE_SIZE = 2**53  # bytes; callers set the limits that matter
+MAX_BLOB_SIZE = 2**30  # bytes of a piece of a file
+MAX_BLOBS = 4_096  # pieces of a file
 MAX_SIDE_FILE = 16 << 20  # bytes of a file that is not the checkpoint; it is read whole
 RESERVED = "release.json"  # the store's own file in a release's folder
 
@@ -115,6 +117,28 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Blob:
+    """A file or a piece of it, as Blossom servers have it.
+
+    Raises:
+        InvalidManifest: The values break the protocol.
+    """
+
+    offset: int  # bytes from the start of the file
+    size: int  # bytes
+    sha256: bytes
+
+    def __post_init__(self) -> None:
+        _check(type(self.offset) is int and self.offset >= 0, "a blob has no offset")
+        _check(is_count(self.size, MAX_FILE_SIZE) and is_digest(self.sha256), "a blob has no size or no sha256")
+
+    @property
+    def end(self) -> int:
+        """End in the file, not included."""
+        return self.offset + self.size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
     """One file of a release.
 
@@ -128,6 +152,7 @@ class FileEntry:
     sha256: bytes
     segments: tuple[Segment, ...]
     references: bytes  # (event id ‖ SHA-256) of each chunk, in order
+    pieces: bytes | None = None  # SHA-256 of each piece on Blossom servers, in order; None: the file is one blob
 
     def __post_init__(self) -> None:
         _check(is_count(self.size, MAX_FILE_SIZE), "size is missing or malformed")
@@ -136,6 +161,7 @@ class FileEntry:
             type(self.references) is bytes and len(self.references) > 0 and len(self.references) % _REFERENCE == 0,
             f"chunks is missing, or not a multiple of {_REFERENCE} bytes",
         )
+        _check(self.pieces is None or type(self.pieces) is bytes, "blobs is malformed")
         if fault := find_file_fault(self.path, self.role, [(segment.name, segment.size) for segment in self.segments]):
             raise InvalidManifest(f"manifest: {fault}")
         total = sum(segment.size for segment in self.segments)
@@ -150,7 +176,9 @@ class FileEntry:
         """Return the first segment as a file of its own: the manifest signs its hash too."""
         first = self.segments[0]
         references = self.references[: count(first.size, chunk_size) * _REFERENCE]
-        return replace(self, size=first.size, sha256=first.sha256, segments=(first,), references=references)
+        return replace(
+            self, size=first.size, sha256=first.sha256, segments=(first,), references=references, pieces=None
+        )
 
     def chunks(self, chunk_size: int) -> Iterator[Chunk]:
         """Yield the chunks of the file, in order."""
@@ -170,9 +198,13 @@ class Manifest:
 
     files: tuple[FileEntry, ...]
     chunk_size: int = CHUNK_SIZE  # bytes
+    blob_size: int | None = None  # bytes of a piece on Blossom servers; None: no file is cut
 
     def __post_init__(self) -> None:
         _check(is_count(self.chunk_size, CHUNK_SIZE), "chunk_size is missing or malformed")
+        if self.blob_size is not None:
+            whole = is_count(self.blob_size, MAX_BLOB_SIZE) and self.blob_size % self.chunk_size == 0
+            _check(whole, f"blob_size is not a multiple of chunk_size up to {MAX_BLOB_SIZE}")
         if fault := find_set_fault([(entry.path, entry.role) for entry in self.files]):
             raise InvalidManifest(f"manifest: {fault}")
         for entry in self.files:
@@ -181,11 +213,27 @@ class Manifest:
                 len(entry.references) == chunks * _REFERENCE,
                 f"{entry.path} needs {chunks} chunks and does not name that many",
             )
+            if entry.pieces is not None:
+                _check(self.blob_size is not None, f"{entry.path} has blobs, and blob_size is missing")
+                pieces = sum(count(segment.size, self.blob_size or 1) for segment in entry.segments)
+                _check(
+                    pieces <= MAX_BLOBS and len(entry.pieces) == pieces * _DIGEST,
+                    f"{entry.path} needs {pieces} blobs (at most {MAX_BLOBS}), and does not name that many",
+                )
 
     @property
     def size(self) -> int:
         """Size of all files together, in bytes."""
         return sum(entry.size for entry in self.files)
+
+    def blobs(self, entry: FileEntry) -> Iterator[Blob]:
+        """Yield the blobs that carry a file of this manifest, in order. No chunk crosses the border of two."""
+        if entry.pieces is None or self.blob_size is None:
+            yield Blob(offset=0, size=entry.size, sha256=entry.sha256)
+            return
+        borders = spans([segment.size for segment in entry.segments], self.blob_size)
+        for index, (offset, size) in enumerate(borders):
+            yield Blob(offset=offset, size=size, sha256=entry.pieces[index * _DIGEST : (index + 1) * _DIGEST])
 
     def encode(self) -> bytes:
         """Return the manifest as msgpack, the bytes that the `x` tag of a release hashes."""
@@ -198,9 +246,11 @@ class Manifest:
                 "segments": [[segment.name, segment.size, segment.sha256] for segment in entry.segments],
                 "chunks": entry.references,
             }
+            | ({} if entry.pieces is None else {"blobs": entry.pieces})
             for entry in self.files
         ]
-        return bytes(msgpack.packb({"v": VERSION, "chunk_size": self.chunk_size, "files": files}))
+        blob_size = {} if self.blob_size is None else {"blob_size": self.blob_size}
+        return bytes(msgpack.packb({"v": VERSION, "chunk_size": self.chunk_size, **blob_size, "files": files}))
 
     @classmethod
     def decode(cls, raw_manifest: bytes) -> "Manifest":
@@ -219,7 +269,11 @@ class Manifest:
         if not isinstance(raw_files, list):
             raise InvalidManifest("manifest: files is missing or malformed")
         _check(len(raw_files) <= MAX_FILES, f"{len(raw_files)} files, at most {MAX_FILES} are allowed")
-        return cls(files=tuple(map(_decode_file, raw_files)), chunk_size=_value(raw, "chunk_size"))
+        return cls(
+            files=tuple(map(_decode_file, raw_files)),
+            chunk_size=_value(raw, "chunk_size"),
+            blob_size=_value(raw, "blob_size"),
+        )
 
 
 def _unpack(raw_manifest: bytes) -> Any:  # noqa: ANN401 (decoded msgpack)
@@ -255,6 +309,7 @@ def _decode_file(raw_file: Any) -> FileEntry:  # noqa: ANN401 (decoded msgpack; 
         sha256=_value(raw_file, "sha256"),
         segments=tuple(map(_decode_segment, raw_segments)),
         references=_value(raw_file, "chunks"),
+        pieces=_value(raw_file, "blobs"),
     )
 
 

@@ -6,9 +6,9 @@ An event is drafted once to compute its id, and again when it is signed and sent
 import functools
 import hashlib
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from distribution.chunking import spans
+from distribution.chunking import CHUNK_SIZE, spans
 from distribution.errors import CallerError
 from distribution.events import MAX_MANIFEST_CHUNKS, chunk_draft, release_draft
 from distribution.journal import PublishRecord
@@ -58,8 +58,8 @@ class Plan:
     chunks: int  # number of leading events that carry files; then come the manifest's, and the release itself
 
     def __post_init__(self) -> None:
-        if not 0 < self.chunks <= len(self.events) - 2:
-            raise CallerError("a plan needs chunks, a manifest and a release")
+        if not 0 <= self.chunks <= len(self.events) - 2:
+            raise CallerError("a plan needs a manifest and a release")
         if len({event.id for event in self.events}) != len(self.events):
             raise CallerError("a plan has one event twice")
 
@@ -77,6 +77,10 @@ class Plan:
     def size(self) -> int:
         """Size of all events as JSON, in bytes."""
         return sum(event.size for event in self.events)
+
+    def without_chunks(self) -> "Plan":
+        """Return the plan of a publish whose files travel by Blossom servers only."""
+        return replace(self, events=self.events[self.chunks :], chunks=0)
 
     def allocation(
         self, relays: Sequence[str], *, copies: int | None = None, held: Mapping[str, Container[int]] | None = None
@@ -115,11 +119,13 @@ def make_plan(spec: ReleaseSpec, hashed: Sequence[HashedSource], record: Publish
         return event_id
 
     files = tuple(_plan_file(*pair, record, plan) for pair in zip(spec.files, hashed, strict=True))
-    chunks, manifest = len(events), Manifest(files=files)
+    blob_size = record.blob_size if any(file.pieces for file in files) else None
+    chunks, manifest = len(events), Manifest(files=files, blob_size=blob_size)
     encoded = manifest.encode()
+    part_size = record.part_size if len(encoded) <= MAX_MANIFEST_CHUNKS * record.part_size else CHUNK_SIZE
     manifest_ids = [
         plan(functools.partial(_draft_data, encoded[offset : offset + size], record))
-        for offset, size in spans([len(encoded)])
+        for offset, size in spans([len(encoded)], part_size)
     ]
     if len(manifest_ids) > MAX_MANIFEST_CHUNKS:
         raise CallerError(f"too large to publish: {manifest.size:,} bytes")
@@ -136,6 +142,7 @@ def make_plan(spec: ReleaseSpec, hashed: Sequence[HashedSource], record: Publish
             hint=record.hint,
             created_at=record.created_at,
             expires=record.expires,
+            servers=record.servers,
         )
     )
     if events[release_id].size > MAX_EVENT_SIZE:

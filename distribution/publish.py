@@ -1,7 +1,7 @@
-"""Publish use case: files → chunks → manifest → release → read back → head.
+"""Publish use case: files → blobs and chunks → manifest → release → read back → head.
 
-The head is sent last, so a visible head points at a complete release. Does network I/O through a pool, and disk I/O
-through the journal.
+The head is sent last, so a visible head points at a complete release. Does network I/O through a pool and an uploader,
+and disk I/O through the journal.
 """
 
 import asyncio
@@ -9,13 +9,13 @@ import contextlib
 import functools
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from distribution.clock import check_clock, clock_advice
 from distribution.confirm import ChunkCheck
-from distribution.dry_run import DryRun, estimate_relays
+from distribution.dry_run import DryRun, ServerEstimate, estimate_relays
 from distribution.errors import CallerError, NotPublished
-from distribution.events import MAX_FUTURE_S, MAX_VERSION, Head, Release, head_draft
+from distribution.events import MAX_FUTURE_S, MAX_VERSION, Head, Release, head_draft, public_servers
 from distribution.head_writer import HeadWriter
 from distribution.journal import Journal, PublishRecord, contents_digest
 from distribution.manifest import Manifest
@@ -24,6 +24,7 @@ from distribution.receipts import Receipts
 from distribution.release_spec import ReleaseSpec
 from distribution.revocation import find_revocation
 from distribution.source import HashedSource
+from distribution.upload import BLOB_SIZE, CUT_ABOVE, ServerReport, Uploader, local_blobs
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event
 from relay_client.filter import Filter
@@ -37,7 +38,7 @@ _SIGNED_KEPT = 32  # signed events cached for the other relays, 2 MB
 _MANY = 50  # events from which a send rate is measured
 _FRAME = len('["EVENT",]')  # bytes around an event
 
-OnProgress = Callable[[int, int], None]  # bytes of events sent so far, total bytes
+OnProgress = Callable[[int, int], None]  # bytes sent so far, total bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +47,10 @@ class Published:
 
     release: Release
     manifest: Manifest
-    events: int  # of the release, its head included
+    events: int  # of the release, its head included; without its chunks if servers alone carry them
     bytes: int  # of those events, as JSON
     relays: Mapping[str, RelayReport]
+    servers: Mapping[str, ServerReport] = field(default_factory=dict)
     resumed: bool  # the same files were published before, and keep their version, card and id
 
 
@@ -71,10 +73,12 @@ class Publisher:
         now: Clock, in seconds since 1970.
         copies: Relays that each chunk goes to; None: all.
         check: Ignore the receipts of earlier runs, and ask the relays for every event.
-        on_progress: Called with the bytes of events sent so far and the total.
+        servers: Blossom servers to upload to, as `normalize_server` returns them.
+        send_chunks: Send the files to relays too; otherwise only servers have them.
+        on_progress: Called with the bytes sent so far and the total.
 
     Raises:
-        CallerError: `copies` is not above 0.
+        CallerError: `copies` is not above 0, or neither relays nor servers would get the files.
     """
 
     pool: Pool
@@ -83,11 +87,15 @@ class Publisher:
     now: Callable[[], int]
     copies: int | None = None
     check: bool = False
+    servers: Sequence[str] = ()
+    send_chunks: bool = True
     on_progress: OnProgress = lambda _done, _total: None
 
     def __post_init__(self) -> None:
         if self.copies is not None and self.copies <= 0:
             raise CallerError(f"copies must be above 0, not {self.copies}")
+        if not self.send_chunks and not self.servers:
+            raise CallerError("without chunks on relays, the files need a Blossom server: pass --server")
 
     async def publish(self, spec: ReleaseSpec) -> Published:
         """Publish a release, and point its name at it.
@@ -101,33 +109,45 @@ class Publisher:
         Raises:
             CallerError: The release is too large, its version has expired, is revoked or is the last possible one, or
                 this machine's clock is wrong.
-            NotPublished: No relay accepted and returned all of it; a rerun continues from there.
+            NotPublished: No relay accepted and returned all of it, or no server did and the chunks are not sent; a
+                rerun continues from there.
             StoreError: The journal cannot be used.
             OSError: A file or the disk failed.
         """
+        async with Uploader(self.servers, signer=self.key, now=self.now, timeouts=self.pool.timeouts) as uploader:
+            return await self._publish(spec, uploader)
+
+    async def _publish(self, spec: ReleaseSpec, uploader: Uploader) -> Published:
         hashed = await asyncio.to_thread(_hash, spec)
         writer = HeadWriter(self.pool, self.key, spec.name, now=self.now)
         infos, _ = await asyncio.gather(fetch_relay_infos(self.pool.urls, self.pool.timeouts), writer.read())
         self._check_reached("no relay answers")
         check_clock((info.time for info in infos.values()), now=self.now(), from_future=writer.from_future)
-        record = self._begin(spec, hashed, writer.counting)
-        plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
+        await self._check_servers(uploader, hashed)
+        record = self._begin(spec, hashed, writer.counting, uploader.origins)
+        plan = await asyncio.to_thread(_plan, spec, hashed, record, self.key.pubkey)
         if record.resumed:
             await self._check_not_revoked(spec.name, record.version, plan.release_id)
+        blobs = local_blobs(plan.manifest, spec.files) if uploader.origins else []
+        plan = plan if self.send_chunks else plan.without_chunks()
+        stored = sum(blob.size for blob in blobs)
+        await uploader.upload(blobs, lambda done: self.on_progress(done, stored + plan.size))
+        self._check_stored(uploader)
         self.pool.apply_limits(infos, frame_size=_FRAME + max(event.size for event in plan.events))
         self._check_reached("no relay accepts events of this size")
         with self.journal.receipts(plan.release_id) as receipts:
-            release = await self._send(plan, receipts, resumed=record.resumed)
+            release = await self._send(plan, receipts, resumed=record.resumed, stored=stored)
         for url, report in self.pool.reports.items():
             if report.accepted >= _MANY:
                 self.journal.record_send_rate(url, report.accepted / report.seconds)
-        head_size = await writer.send(release, hint=record.hint, expires=record.expires)
+        head_size = await writer.send(release, hint=record.hint, expires=record.expires, servers=uploader.origins)
         return Published(
             release=release,
             manifest=plan.manifest,
             events=len(plan.events) + 1,
             bytes=plan.size + head_size,
             relays=self.pool.reports,
+            servers=uploader.reports,
             resumed=record.resumed,
         )
 
@@ -147,26 +167,53 @@ class Publisher:
             card=spec.card,
             hint=relays[0],
             expires=self._expiry(spec),
+            blob_size=BLOB_SIZE if self.servers else None,
+            servers=tuple(self.servers),
             resumed=False,
         )
-        plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
+        plan = await asyncio.to_thread(_plan, spec, hashed, record, self.key.pubkey)
+        blobs = local_blobs(plan.manifest, spec.files)
+        plan = plan if self.send_chunks else plan.without_chunks()
         announced = _Announced(
             id=plan.release_id,
             name=spec.name,
             version=record.version,
             manifest_sha256=hashlib.sha256(plan.manifest.encode()).digest(),
         )
-        head = head_draft(announced, hint=record.hint, created_at=record.created_at, expires=record.expires)
+        head = head_draft(
+            announced,
+            hint=record.hint,
+            created_at=record.created_at,
+            expires=record.expires,
+            servers=self.servers,
+        )
         size = head.signed_size
         return DryRun(
             version=record.version,
             events=len(plan.events) + 1,
             bytes=plan.size + size,
             relays=estimate_relays(plan, self.journal, relays, copies=self.copies, head_size=size),
+            servers={
+                origin: ServerEstimate(blobs=len(blobs), bytes=sum(blob.size for blob in blobs))
+                for origin in self.servers
+            },
             resumed=record.resumed,
         )
 
-    def _begin(self, spec: ReleaseSpec, hashed: Sequence[HashedSource], heads: Iterable[Head]) -> PublishRecord:
+    async def _check_servers(self, uploader: Uploader, hashed: Sequence[HashedSource]) -> None:
+        """Leave out the servers that would not take the largest blob."""
+        if self.servers:
+            sha256, size = max((blob for file in hashed for blob in file.blobs(BLOB_SIZE)), key=lambda blob: blob[1])
+            await uploader.check(sha256=sha256, size=size)
+            self._check_stored(uploader)
+
+    def _check_stored(self, uploader: Uploader) -> None:
+        if not self.send_chunks and not uploader.origins:
+            raise NotPublished(f"no server takes the files: {uploader.failure_summary()}")
+
+    def _begin(
+        self, spec: ReleaseSpec, hashed: Sequence[HashedSource], heads: Iterable[Head], servers: Sequence[str]
+    ) -> PublishRecord:
         """Return the publish of these files from the journal, or record a new one."""
         highest = self._highest(spec.name, heads)
         return self._find(spec, hashed) or self.journal.begin(
@@ -178,6 +225,8 @@ class Publisher:
             card=spec.card,
             hint=self.pool.urls[0],
             expires=self._expiry(spec),
+            blob_size=BLOB_SIZE if servers else None,
+            servers=public_servers(servers),
         )
 
     async def _check_not_revoked(self, name: str, version: int, release_id: bytes) -> None:
@@ -205,7 +254,7 @@ class Publisher:
     def _expiry(self, spec: ReleaseSpec) -> int | None:
         return None if spec.expires_in_s is None else self.now() + spec.expires_in_s
 
-    async def _send(self, plan: Plan, receipts: Receipts, *, resumed: bool) -> Release:
+    async def _send(self, plan: Plan, receipts: Receipts, *, resumed: bool, stored: int) -> Release:
         """Send each relay the events that it lacks, and return the release as it was read back."""
         held = await self._stored(plan, receipts) if resumed else {}
         allocation = plan.allocation(self.pool.urls, copies=self.copies, held=held)
@@ -220,7 +269,7 @@ class Publisher:
             receipts.add(url, plan.events[number].id)
             sent = plan.size * (copies_left - allocation.pending) // copies_left
             done = max(done, sent)  # an event that moves to another relay is pending again
-            self.on_progress(done, plan.size)
+            self.on_progress(stored + done, stored + plan.size)
 
         check = ChunkCheck(
             [event.id for event in plan.events[: plan.chunks]],
@@ -288,7 +337,13 @@ class Publisher:
 
 
 def _hash(spec: ReleaseSpec) -> list[HashedSource]:
-    return [file.hash() for file in spec.files]
+    return [file.hash(BLOB_SIZE if file.size > CUT_ABOVE else None) for file in spec.files]
+
+
+def _plan(spec: ReleaseSpec, hashed: Sequence[HashedSource], record: PublishRecord, author: bytes) -> Plan:
+    """Return the plan; the record says whether its manifest names pieces of large files."""
+    named = [file if record.blob_size else replace(file, pieces=None) for file in hashed]
+    return make_plan(spec, named, record, author=author)
 
 
 def _digest(hashed: Sequence[HashedSource]) -> bytes:

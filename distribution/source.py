@@ -1,9 +1,12 @@
 """Files to publish: read through one open descriptor, hashed segment by segment. Does disk I/O."""
 
 import hashlib
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from distribution.chunking import spans
 from distribution.errors import CallerError
 from distribution.manifest import FileEntry, Segment, find_file_fault, is_digest
 
@@ -24,6 +27,7 @@ class SourceFile:
     segments: tuple[tuple[str, int], ...]  # (name, length in bytes), in order; together all that is published
     start: bytes = b""  # replaces the first bytes of the file
     is_part: bool = False  # whether the file continues after the last segment
+    _reading: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if fault := find_file_fault(self.path, self.role, self.segments):
@@ -35,31 +39,44 @@ class SourceFile:
         return sum(length for _, length in self.segments)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return up to `size` bytes from `offset`; raises OSError."""
-        self.file.seek(offset)
-        data = self.file.read(size)
+        """Return up to `size` bytes from `offset`, on any thread; raises OSError."""
+        with self._reading:
+            self.file.seek(offset)
+            data = self.file.read(size)
         return self.start[offset : offset + len(data)] + data[max(0, len(self.start) - offset) :]
 
-    def hash(self) -> "HashedSource":
-        """Hash the file and its segments in one pass.
+    def hash(self, blob_size: int | None = None) -> "HashedSource":
+        """Hash the file, its segments, and its pieces of `blob_size` bytes in one pass; None: it is not cut.
 
         Raises:
             CallerError: The segments are not the whole file.
             OSError: The file cannot be read.
         """
-        whole, segments, offset = hashlib.sha256(), [], 0
+        whole, segments, pieces, offset = hashlib.sha256(), [], bytearray(), 0
         for name, length in self.segments:
-            part, end = hashlib.sha256(), offset + length
-            while offset < end and (block := self.read(offset, min(end - offset, _READ_BYTES))):
+            part, start, end = hashlib.sha256(), offset, offset + length
+            piece, border = hashlib.sha256(), min(end, start + (blob_size or length))
+            while offset < end and (block := self.read(offset, min(border - offset, _READ_BYTES))):
                 whole.update(block)
                 part.update(block)
+                if blob_size:
+                    piece.update(block)
                 offset += len(block)
+                if blob_size and offset == border:
+                    pieces += piece.digest()
+                    piece, border = hashlib.sha256(), min(end, border + blob_size)
             segments.append(Segment(name=name, size=length, sha256=part.digest()))
             if offset < end:
                 raise CallerError(f"{self.path}: shorter than its segments")
         if not self.is_part and self.read(offset, 1):
             raise CallerError(f"{self.path}: longer than its segments")
-        return HashedSource(path=self.path, role=self.role, sha256=whole.digest(), segments=tuple(segments))
+        return HashedSource(
+            path=self.path,
+            role=self.role,
+            sha256=whole.digest(),
+            segments=tuple(segments),
+            pieces=bytes(pieces) if blob_size else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +91,21 @@ class HashedSource:
     role: str
     sha256: bytes
     segments: tuple[Segment, ...]
+    pieces: bytes | None = None  # SHA-256 of each piece, in order; None: the file is one blob
 
     def __post_init__(self) -> None:
         fault = find_file_fault(self.path, self.role, [(segment.name, segment.size) for segment in self.segments])
         if fault or not is_digest(self.sha256):
             raise CallerError(f"not a file for a release: {fault or 'a hash is not 32 bytes'}")
+
+    def blobs(self, blob_size: int) -> Iterator[tuple[bytes, int]]:
+        """Yield (SHA-256, size) of each blob that would carry it."""
+        sizes = [segment.size for segment in self.segments]
+        if self.pieces is None:
+            yield self.sha256, sum(sizes)
+            return
+        for index, (_, size) in enumerate(spans(sizes, blob_size)):
+            yield self.pieces[32 * index : 32 * (index + 1)], size
 
     def entry(self, references: bytes) -> FileEntry:
         """Return the file as the manifest lists it; `references` are (event id ‖ SHA-256) of its chunks, in order."""
@@ -89,4 +116,5 @@ class HashedSource:
             sha256=self.sha256,
             segments=self.segments,
             references=references,
+            pieces=self.pieces,
         )

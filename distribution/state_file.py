@@ -21,11 +21,11 @@ _VERSION_KEY = "schema_version"
 _LOCK_S = 30.0  # its holder changes a few bytes
 
 
-def newer_state(path: Path, version: object) -> NewerState:
-    """Return the error for a file of a later schema version."""
+def newer_state(path: Path, version: object, known: int = SCHEMA_VERSION) -> NewerState:
+    """Return the error for a file of a schema version later than `known`."""
     return NewerState(
         f"{path}: written by a newer version of randygpt (schema version {version!s:.20}, this one knows "
-        f"{SCHEMA_VERSION}): update randygpt"
+        f"{known}): update randygpt"
     )
 
 

@@ -142,7 +142,7 @@ INVALID: list[tuple["DataclassInstance", type[Exception], dict[str, Any]]] = [
     (RECORD, StoreError, {"expires": 0}),
     (EVENTS[0], CallerError, {"id": b""}),
     (EVENTS[0], CallerError, {"size": 0}),
-    (PLAN, CallerError, {"chunks": 0}),
+    (PLAN, CallerError, {"chunks": -1}),
     (PLAN, CallerError, {"chunks": 2}),
     (PLAN, CallerError, {"events": (*EVENTS, EVENTS[0])}),
     (OriginalFile(sha256=ID, start=b""), ValueError, {"sha256": b""}),

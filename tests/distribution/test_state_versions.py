@@ -11,7 +11,7 @@ from support.release_store import ReleaseStore
 
 from distribution.errors import NewerState, StoreError
 from distribution.gc import Quota
-from distribution.journal import Journal
+from distribution.journal import JOURNAL_VERSION, Journal
 from distribution.seen_versions import SeenVersions
 from distribution.state_file import StateFile
 from distribution.store import Store
@@ -137,20 +137,20 @@ def test_journal_without_a_version_is_upgraded(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     with Journal(path) as journal:
         record = journal.begin(AUTHOR, "demo", ID, above=0, created_at=100, card={}, hint="wss://a")
-    assert user_version(path) == 1
+    assert user_version(path) == JOURNAL_VERSION
     user_version(path, 0)
     with Journal(path) as journal:
         found = journal.find(AUTHOR, "demo", ID)
     assert found is not None
     assert (found.version, found.hint) == (record.version, record.hint)
-    assert user_version(path) == 1
+    assert user_version(path) == JOURNAL_VERSION
 
 
 def test_newer_journal_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     with Journal(path):
         pass
-    user_version(path, 2)
+    user_version(path, JOURNAL_VERSION + 1)
     before = path.read_bytes()
     with pytest.raises(NewerState, match=r"journal\.sqlite: written by a newer version"):
         Journal(path)

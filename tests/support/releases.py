@@ -74,10 +74,21 @@ async def publish(  # noqa: PLR0913 (whatever a test may want to vary)
     expires_in_s: int | None = None,
     card: Mapping[str, object] = MappingProxyType({}),
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    servers: Sequence[str] = (),
+    send_chunks: bool = True,
 ) -> Published:
     with Journal(home / "state" / "journal.sqlite") as journal:
         async with Pool(urls, signer=key, timeouts=timeouts) as pool:
-            publisher = Publisher(pool=pool, journal=journal, key=key, now=now, copies=copies, check=check)
+            publisher = Publisher(
+                pool=pool,
+                journal=journal,
+                key=key,
+                now=now,
+                copies=copies,
+                check=check,
+                servers=servers,
+                send_chunks=send_chunks,
+            )
             spec = ReleaseSpec(
                 files=tuple(files),
                 name=name,
@@ -100,6 +111,7 @@ async def fetch(  # noqa: PLR0913 (whatever a test may want to vary)
     on_progress: OnProgress = lambda _done, _total: None,
     on_warning: Callable[[str], None] = lambda _text: None,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    servers: Sequence[str] = (),
 ) -> Fetched:
     if isinstance(reference, bytes):
         reference = EventReference(id=reference)
@@ -112,6 +124,7 @@ async def fetch(  # noqa: PLR0913 (whatever a test may want to vary)
             max_size=max_size,
             on_progress=on_progress,
             on_warning=on_warning,
+            servers=servers,
         )
         return await fetcher.fetch(reference, weights=weights)
 

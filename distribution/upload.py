@@ -1,0 +1,234 @@
+"""Upload of a release's blobs to Blossom servers, and the check that the servers return them. Does network I/O.
+
+A server that refuses, fails, or does not return what it accepted is left out; the others get everything. A blob that a
+server has is not sent again, so a rerun completes an interrupted upload.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import random
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Self
+
+from distribution.chunking import CHUNK_SIZE
+from distribution.errors import CallerError
+from distribution.manifest import Manifest
+from distribution.source import SourceFile
+from relay_client.blossom.authorizer import Authorizer
+from relay_client.blossom.client import MAX_UPLOADS, BlossomClient
+from relay_client.blossom.response import MISSING
+from relay_client.blossom.token import Verb
+from relay_client.errors import InvalidResponse, PeerError, ServerRefused, TransportError
+from relay_client.event import Signer
+from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
+
+BLOB_SIZE = 16_773_120  # bytes of a piece of a large file: 364 chunks
+CUT_ABOVE = 32 << 20  # bytes of a checkpoint that stays one blob
+
+_READ_BYTES = 1 << 20
+_READ_RETRIES = 6  # of reading back a blob that the server does not have yet
+_READ_WAIT_S = 0.1  # before the first of them; doubles
+
+_random = random.SystemRandom()  # a server must not foresee what is read back
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalBlob:
+    """A blob to upload. `read` returns up to a number of its bytes from an offset, on any thread."""
+
+    sha256: bytes
+    size: int
+    read: Callable[[int, int], bytes]
+
+    async def blocks(self) -> AsyncIterator[bytes]:
+        """Yield its bytes; raises CallerError if they are not those that were hashed, and OSError."""
+        digest, offset = hashlib.sha256(), 0
+        while offset < self.size:
+            block = await asyncio.to_thread(self.read, offset, min(_READ_BYTES, self.size - offset))
+            digest.update(block)
+            offset += len(block)
+            if not block or (offset == self.size and digest.digest() != self.sha256):
+                raise CallerError("a file changed while it was being published")
+            yield block
+
+
+@dataclass(slots=True, kw_only=True)
+class ServerReport:
+    """Result at one server so far, in blobs."""
+
+    uploaded: int = 0
+    present: int = 0  # the server had them before
+    refused: int = 0
+    bytes: int = 0  # of the blobs that were uploaded
+    reason: str = ""  # why the server was left out; empty while it is in use
+
+
+def local_blobs(manifest: Manifest, sources: Sequence[SourceFile]) -> list[LocalBlob]:
+    """Return every blob of a release, each once: those of its files, and the manifest.
+
+    Args:
+        manifest: Manifest of the release.
+        sources: Its files, in the order of the manifest.
+    """
+
+    def reader(source: SourceFile, start: int, end: int) -> Callable[[int, int], bytes]:
+        return lambda offset, size: source.read(start + offset, min(size, end - start - offset))
+
+    blobs = [
+        LocalBlob(sha256=blob.sha256, size=blob.size, read=reader(source, blob.offset, blob.end))
+        for entry, source in zip(manifest.files, sources, strict=True)
+        for blob in manifest.blobs(entry)
+    ]
+    encoded = manifest.encode()
+    digest = hashlib.sha256(encoded).digest()
+    blobs.append(LocalBlob(sha256=digest, size=len(encoded), read=lambda offset, size: encoded[offset : offset + size]))
+    return list({blob.sha256: blob for blob in blobs}.values())
+
+
+class Uploader:
+    """Uploads the blobs of one release to several servers; an async context manager.
+
+    Args:
+        origins: Servers, as `normalize_server` returns them.
+        signer: Signs the tokens.
+        now: Clock, in seconds since 1970.
+        timeouts: How long to wait for servers.
+    """
+
+    def __init__(
+        self,
+        origins: Sequence[str],
+        *,
+        signer: Signer,
+        now: Callable[[], int],
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    ) -> None:
+        self._signer = signer
+        self._now = now
+        self._timeouts = timeouts
+        self._reports = {origin: ServerReport() for origin in origins}
+        self._clients: dict[str, BlossomClient] = {}
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        for origin in self._reports:
+            client = BlossomClient(origin, timeouts=self._timeouts)
+            self._clients[origin] = await self._stack.enter_async_context(client)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def origins(self) -> list[str]:
+        """Servers in use."""
+        return [origin for origin, report in self._reports.items() if not report.reason]
+
+    @property
+    def reports(self) -> Mapping[str, ServerReport]:
+        """Result at each server so far."""
+        return self._reports
+
+    def failure_summary(self) -> str:
+        """Return in one line why servers are not in use; empty if all are."""
+        return "; ".join(report.reason for report in self._reports.values() if report.reason)
+
+    async def check(self, *, sha256: bytes, size: int) -> None:
+        """Leave out the servers that would not take the largest blob; nothing is signed for that."""
+
+        async def ask(client: BlossomClient) -> None:
+            with self._left_out_on_failure(client.origin):
+                await client.check_upload(sha256, size)
+
+        await asyncio.gather(*map(ask, self._clients.values()))
+
+    async def upload(self, blobs: Sequence[LocalBlob], on_progress: Callable[[int], None]) -> None:
+        """Upload to every server the blobs that it lacks, and read a random chunk of each blob back.
+
+        Args:
+            blobs: Every blob of the release.
+            on_progress: Called with the bytes that a server has by now, on average.
+
+        Raises:
+            CallerError: A file changed.
+            OSError: A file cannot be read.
+        """
+        origins = self.origins
+        if not origins:
+            return
+        hashes = [blob.sha256 for blob in blobs]
+        tokens = Authorizer(self._signer, Verb.UPLOAD, hashes=hashes, origins=origins, now=self._now)
+        stored = 0
+
+        async def work(client: BlossomClient, queue: Iterator[LocalBlob]) -> None:
+            nonlocal stored
+            with self._left_out_on_failure(client.origin):
+                for blob in queue:
+                    if self._reports[client.origin].reason:
+                        return
+                    await self._store(client, blob, tokens)
+                    await _read_back(client, blob)
+                    stored += blob.size
+                    on_progress(stored // len(origins))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for origin in origins:
+                    queue = iter(blobs)
+                    for _ in range(MAX_UPLOADS):
+                        group.create_task(work(self._clients[origin], queue))
+        except BaseExceptionGroup as failed:  # unwrap what a file raised
+            raise failed.exceptions[0] from None
+
+    async def _store(self, client: BlossomClient, blob: LocalBlob, tokens: Authorizer) -> None:
+        report = self._reports[client.origin]
+        if await _has(client, blob):
+            report.present += 1
+            return
+        await client.upload(blob.sha256, blob.size, blob.blocks, lambda fresh: tokens.header(blob.sha256, fresh=fresh))
+        report.uploaded += 1
+        report.bytes += blob.size
+
+    @contextlib.contextmanager
+    def _left_out_on_failure(self, origin: str) -> Iterator[None]:
+        report = self._reports[origin]
+        try:
+            yield
+        except (TransportError, PeerError) as error:
+            report.refused += isinstance(error, ServerRefused)
+            report.reason = report.reason or str(error)
+
+
+async def _has(client: BlossomClient, blob: LocalBlob) -> bool:
+    try:
+        return await client.has(blob.sha256, blob.size)
+    except ServerRefused:  # it does not answer HEAD
+        return False
+
+
+async def _read_back(client: BlossomClient, blob: LocalBlob) -> None:
+    """Check that a server returns a random chunk of a blob; raises InvalidResponse and TransportError."""
+    size = min(CHUNK_SIZE, blob.size)
+    start = _random.randrange(blob.size - size + 1)
+    data = await _read_stored(client, blob, start, start + size)
+    if data != await asyncio.to_thread(blob.read, start, size):
+        raise InvalidResponse(f"{client.origin}: returns other bytes than it was sent")
+
+
+async def _read_stored(client: BlossomClient, blob: LocalBlob, start: int, end: int) -> bytes:
+    """Return a range of a blob that a server accepted; some servers need a moment until it can be read."""
+    wait_s = _READ_WAIT_S
+    for _ in range(_READ_RETRIES):
+        try:
+            async with client.open_blob(blob.sha256, size=blob.size, start=start, end=end) as stream:
+                await stream.skip(start - stream.offset)
+                return await stream.read(end - start)
+        except ServerRefused as error:
+            if error.status not in MISSING:
+                raise
+        await asyncio.sleep(wait_s)
+        wait_s *= 2
+    raise InvalidResponse(f"{client.origin}: accepted a file and does not return it")

@@ -1,0 +1,42 @@
+"""Tokens for the requests of one operation: a signature serves up to 40 blobs at all its servers. No I/O."""
+
+from collections.abc import Callable, Sequence
+
+from relay_client.blossom.token import LIFETIME_S, MAX_HASHES, Verb, encode_header, token_draft
+from relay_client.event import Signer
+
+
+class Authorizer:
+    """Signs tokens when they are first needed, and again when they get old.
+
+    Args:
+        signer: Key that uploads or deletes.
+        verb: What the tokens allow.
+        hashes: SHA-256 of every blob of the operation.
+        origins: Servers of the operation.
+        now: Clock, in seconds since 1970.
+    """
+
+    def __init__(
+        self, signer: Signer, verb: Verb, *, hashes: Sequence[bytes], origins: Sequence[str], now: Callable[[], int]
+    ) -> None:
+        self.signatures = 0  # made so far
+        self._signer = signer
+        self._verb = verb
+        self._origins = origins
+        self._now = now
+        listed = list(dict.fromkeys(hashes))
+        batches = [tuple(listed[start : start + MAX_HASHES]) for start in range(0, len(listed), MAX_HASHES)]
+        self._batch = {digest: batch for batch in batches for digest in batch}
+        self._made: dict[tuple[bytes, ...], tuple[int, str]] = {}  # blobs -> time and header
+
+    def header(self, sha256: bytes, *, fresh: bool = False) -> str:
+        """Return the header `Authorization` for a blob of the operation; `fresh`: from a new token."""
+        batch, now = self._batch[sha256], self._now()
+        made_at, header = self._made.get(batch, (0, ""))
+        if fresh or not made_at <= now < made_at + LIFETIME_S // 2 or not header:
+            draft = token_draft(self._verb, hashes=batch, origins=self._origins, now=now)
+            made_at, header = now, encode_header(draft.sign(self._signer))
+            self._made[batch] = made_at, header
+            self.signatures += 1
+        return header
