@@ -53,6 +53,8 @@ class Publication:
     spec: ReleaseSpec
     copies: int | None = None  # relays that each chunk goes to; None: all
     check: bool = False  # ask the relays for every event instead of trusting the receipts
+    servers: Sequence[str] = ()  # Blossom servers that the files go to
+    send_chunks: bool = True  # send the files to relays too
 
     def __post_init__(self) -> None:
         if not self.relays:
@@ -85,6 +87,8 @@ class Publication:
             now=_now,
             copies=self.copies,
             check=self.check,
+            servers=self.servers,
+            send_chunks=self.send_chunks,
             on_progress=on_progress,
         )
 
@@ -143,11 +147,13 @@ async def own_versions(
         return add_recorded((), records), str(error)
 
 
-async def fetch_release(
+async def fetch_release(  # noqa: PLR0913 (a fetch has this many choices)
     home: Home,
     reference: str,
     *,
     relays: Sequence[str] | None = None,
+    servers: Sequence[str] | None = None,
+    follow_servers: bool = True,
     max_size: int = MAX_SIZE,
     weights_only: bool = False,
     activate: bool = True,
@@ -160,6 +166,8 @@ async def fetch_release(
         home: Where the store, the trust list and the key for relays that authenticate (NIP-42) are.
         reference: Any name of a release that `distribution.resolve` knows.
         relays: Where to look; by default the user's relays, or those that `reference` names if the user has none.
+        servers: Blossom servers to ask; by default the user's.
+        follow_servers: Ask servers that the author names too.
         max_size: Bytes; a larger release is refused.
         weights_only: Leave the optimizer state out. The installed checkpoint is then an RGPT0002 file.
         activate: Make it the current release.
@@ -228,6 +236,8 @@ async def _open_fetcher(
             max_size=max_size,
             on_progress=on_progress,
             on_warning=on_warning,
+            servers=home.servers() if servers is None else servers,
+            follow_servers=follow_servers,
         )
         yield fetcher, parsed
 
@@ -260,6 +270,7 @@ def make_follower(
 ) -> Follower:
     """Return a follower that installs releases of the target's author, of at most `max_size` bytes."""
     policy = TrustPolicy(mode="allowlist", authors=frozenset({target.address.author}))
+    servers = home.servers()
 
     warned: set[str] = set()
 
@@ -277,6 +288,7 @@ def make_follower(
             max_size=max_size,
             on_progress=on_progress,
             on_warning=warn,
+            servers=servers,
         )
 
     return Follower(

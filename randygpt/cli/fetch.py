@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.flags import Json, MaxSize, Quiet, Relays, parse_size
+from randygpt.cli.flags import Json, MaxSize, NoServers, Quiet, Relays, Servers, parse_size, resolve_servers
 from randygpt.cli.output import byte_progress, emit, format_size, print_stderr
 from randygpt.cli.preview import print_plan
 from randygpt.user.home import Home
@@ -27,6 +27,8 @@ def fetch(
         ),
     ],
     relay: Relays = None,
+    server: Servers = None,
+    no_servers: NoServers = False,
     weights_only: Annotated[
         bool, typer.Option("--weights-only", help="Skip the optimizer state: a third of the size, enough to serve.")
     ] = False,
@@ -60,6 +62,8 @@ def fetch(
                 home,
                 reference,
                 relays=relay,
+                servers=resolve_servers(home, server, none=no_servers),
+                follow_servers=not no_servers,
                 max_size=limit,
                 weights_only=weights_only,
                 activate=activate,
@@ -70,7 +74,7 @@ def fetch(
     trusted = TrustStore(home.folder).read()
     release, author = fetched.release, encode_npub(fetched.release.author)
     for url in fetched.misbehaving if not quiet else ():
-        print_stderr(f"{url} sent data that failed verification; other relays were preferred from then on")
+        print_stderr(f"{url} sent data that failed verification; others were preferred from then on")
     text = "\n".join(
         [
             f"{release.name} version {release.version}, signed by {trusted.display_name(release.author)}",
@@ -102,6 +106,9 @@ def _as_json(fetched: "Fetched", author: str) -> dict[str, object]:
         "relays": {
             url: {"given": chunks.relays.get(url, 0), "lied": url in fetched.misbehaving}
             for url in sorted({*chunks.relays, *fetched.misbehaving})
+        },
+        "servers": {
+            origin: {"bytes": counts.bytes, "rejected": counts.rejected} for origin, counts in chunks.servers.items()
         },
         "partial": release.partial,
         "activated": fetched.activated,

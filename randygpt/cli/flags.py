@@ -9,6 +9,8 @@ import typer
 
 from randygpt.errors import CallerError
 from randygpt.model.config import ModelConfig
+from randygpt.user.home import Home
+from relay_client.blossom.address import normalize_server
 from relay_client.errors import quote
 from relay_client.url import normalize_url
 
@@ -52,6 +54,17 @@ def check_file_path(path: Path) -> Path:
     return path
 
 
+def resolve_servers(home: Home, named: list[str] | None, *, none: bool) -> list[str]:
+    """Return the Blossom servers to use: those of `--server`, else the user's list; none with `--no-servers`.
+
+    Raises:
+        CallerError: Both flags are given, or the list is damaged.
+    """
+    if none and named:
+        raise CallerError("--no-servers excludes --server")
+    return [] if none else list(dict.fromkeys(map(normalize_server, named or home.servers())))
+
+
 def is_flag_given(context: typer.Context, name: str) -> bool:
     """Return whether a parameter was given on the command line, rather than by a settings file or the environment."""
     source = context.get_parameter_source(name)
@@ -69,6 +82,16 @@ Relays = Annotated[
         callback=validator(normalize_url),
     ),
 ]
+Servers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        help="Blossom server to use instead of your list; repeat for more.",
+        callback=validator(normalize_server),
+    ),
+]
+NoServers = Annotated[bool, typer.Option("--no-servers", help="Use relays only, no Blossom servers.")]
 MaxSize = Annotated[
     str,
     typer.Option(

@@ -29,6 +29,7 @@ from randygpt.cli import (
     reseed,
     revoke,
     serve,
+    servers,
     show,
     train,
     trust,
@@ -72,9 +73,10 @@ app.command("relay", epilog=relay.EXAMPLE)(relay.relay)
 app.command("demo", epilog="Example: randygpt demo")(demo.demo)
 app.add_typer(keys.app, name="keys")
 app.add_typer(relays.app, name="relays")
+app.add_typer(servers.app, name="servers")
 app.add_typer(trust.app, name="trust")
 app.add_typer(config.app, name="config")
-for group in (app, keys.app, relays.app, trust.app, config.app):
+for group in (app, keys.app, relays.app, servers.app, trust.app, config.app):
     for registered in group.registered_commands:
         registered.cls = Command
 

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from randygpt.cli.flags import Json, ModelPreset, ModelVocab, Quiet, Relays, validator
+from randygpt.cli.flags import (
+    Json,
+    ModelPreset,
+    ModelVocab,
+    NoServers,
+    Quiet,
+    Relays,
+    Servers,
+    resolve_servers,
+    validator,
+)
 from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
 from randygpt.cli.models import ModelArgument, find_model
 from randygpt.cli.output import byte_progress, emit, format_duration, format_size, print_stderr
@@ -40,6 +50,11 @@ def publish(
         str | None, typer.Option(metavar="NAME", help="Name of the model; default: the name it was trained under.")
     ] = None,
     relay: Relays = None,
+    server: Servers = None,
+    no_servers: NoServers = False,
+    relay_chunks: Annotated[
+        bool, typer.Option(help="Send the files to relays too, not only to Blossom servers.")
+    ] = True,
     nip65: Annotated[
         bool, typer.Option("--nip65", help="Publish also to the write relays of your NIP-65 relay list.")
     ] = False,
@@ -117,6 +132,8 @@ def publish(
             ),
             copies=copies,
             check=check,
+            servers=resolve_servers(home, server, none=no_servers),
+            send_chunks=relay_chunks,
         )
         if dry_run:
             _report_dry_run(publication, asyncio.run(publication.dry_run()), as_json=as_json)
@@ -142,6 +159,7 @@ def _report_dry_run(publication: "Publication", estimate: "DryRun", *, as_json: 
         lines.append(
             f"{url}  {share.events:,} events, {format_size(share.bytes)}, {format_duration(share.seconds)} ({basis})"
         )
+    lines += [f"{origin}  {each.blobs:,} files, {format_size(each.bytes)}" for origin, each in estimate.servers.items()]
     emit(as_json, {"name": publication.spec.name, **asdict(estimate)}, "\n".join(lines))
 
 
@@ -166,8 +184,16 @@ def _report(published: "Published", references: "References", *, as_json: bool, 
             | ({"reason": report.reason} if report.reason else {})
             for url, report in relays.items()
         },
+        "servers": {
+            origin: {"uploaded": report.uploaded, "present": report.present, "refused": report.refused}
+            | ({"reason": report.reason} if report.reason else {})
+            for origin, report in published.servers.items()
+        },
     }
     if not quiet:
+        for stored in published.servers.values():
+            if stored.reason:
+                print_stderr(f"skipped server: {stored.reason}")
         for url, report in relays.items():
             if report.reason:
                 print_stderr(f"skipped relay: {report.reason}")

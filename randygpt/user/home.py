@@ -1,7 +1,8 @@
-"""The user's home folder: where its files are, and the list of relays. Does disk I/O.
+"""The user's home folder: where its files are, and the lists of relays and servers. Does disk I/O.
 
 keys/nsec      the secret key (`randygpt.user.signing_key`)
 relays.json    relay URLs, in the order they were added
+servers.json   Blossom servers, the same
 """
 
 import json
@@ -15,6 +16,7 @@ import platformdirs
 from randygpt.errors import CallerError
 from randygpt.user.config_files import Key, convert_setting, expand_user, load_settings
 from relay_client import durable
+from relay_client.blossom.address import normalize_server
 from relay_client.url import normalize_url
 
 
@@ -68,6 +70,20 @@ class Home:
         """Return the user's relays, those from settings first; raises CallerError if the list is damaged."""
         return list(dict.fromkeys([*self.configured_relays, *([] if self.overrides_list else self.added_relays())]))
 
+    @property
+    def servers_path(self) -> Path:
+        """File with the list of Blossom servers."""
+        return self.folder / "servers.json"
+
+    def servers(self) -> list[str]:
+        """Return the user's Blossom servers, each once; raises CallerError if the list is damaged."""
+        return list(dict.fromkeys(map(normalize_server, _read_list(self.servers_path, "server URLs"))))
+
+    def write_servers(self, origins: Sequence[str]) -> None:
+        """Replace servers.json durably; raises OSError."""
+        durable.make_directory(self.folder)
+        durable.write(self.servers_path, json.dumps(list(origins), indent=1).encode())
+
     def resolve_relays(self, named: Sequence[str] | None, *, hints: Sequence[str] = ()) -> list[str]:
         """Return the relays to use: those named for this call, else the user's, each once.
 
@@ -92,15 +108,7 @@ class Home:
 
         An entry that is no relay's address, as an earlier version may have written it, stays as it is.
         """
-        try:
-            relays = json.loads(self.relays_path.read_bytes())
-        except FileNotFoundError:
-            return []
-        except (ValueError, RecursionError) as error:
-            raise CallerError(f"{self.relays_path}: not JSON ({error})") from None
-        if not isinstance(relays, list) or not all(isinstance(url, str) for url in relays):
-            raise CallerError(f"{self.relays_path}: not a list of relay URLs")
-        return list(dict.fromkeys(map(_normalize_listed, relays)))
+        return list(dict.fromkeys(map(_normalize_listed, _read_list(self.relays_path, "relay URLs"))))
 
     def write_relays(self, relays: list[str]) -> None:
         """Replace relays.json durably; raises OSError."""
@@ -135,6 +143,19 @@ def _folder(value: object) -> Path:
     if not path or not path.is_absolute():
         raise CallerError("expected an absolute path (a quoted string)")
     return path
+
+
+def _read_list(path: Path, what: str) -> list[str]:
+    """Return a list of texts from a JSON file, empty without the file; raises CallerError if it is damaged."""
+    try:
+        items = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except (ValueError, RecursionError) as error:
+        raise CallerError(f"{path}: not JSON ({error})") from None
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise CallerError(f"{path}: not a list of {what}")
+    return items
 
 
 def _normalize_listed(url: str) -> str:

@@ -1,0 +1,102 @@
+"""Blossom servers on the command line: the user's list, publish and fetch with servers."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.blossom_server import Answer, BlossomServer, blossom_on_thread
+from support.command import invoke, only_line
+from support.models import write_tiny
+from support.scripted_relay import ScriptedRelay, relay_on_thread
+
+from distribution.events import CHUNK_KIND
+
+ORIGIN = "https://blobs.example"
+
+
+@pytest.fixture
+def server() -> Iterator[BlossomServer]:
+    with blossom_on_thread() as running:
+        yield running
+
+
+@pytest.fixture
+def threaded_relay() -> Iterator[ScriptedRelay]:
+    with relay_on_thread() as running:
+        yield running
+
+
+@pytest.fixture
+def author(tmp_path: Path) -> Path:
+    home = tmp_path / "author"
+    home.mkdir()
+    write_tiny(home / "checkpoint_best.bin")
+    assert invoke(home, "keys", "new").returncode == 0
+    return home
+
+
+def test_list_of_servers(tmp_path: Path) -> None:
+    assert invoke(tmp_path, "servers", "add", "https://Blobs.example/").returncode == 0
+    added = invoke(tmp_path, "servers", "add", "http://127.0.0.1:3000", "--json")
+    assert json.loads(added.stdout) == {"servers": [ORIGIN, "http://127.0.0.1:3000"]}
+    assert invoke(tmp_path, "servers", "remove", ORIGIN).returncode == 0
+    assert invoke(tmp_path, "servers", "list").stdout == "http://127.0.0.1:3000\n"
+    again = invoke(tmp_path, "servers", "remove", ORIGIN)
+    assert (again.returncode, only_line(again.stderr)) == (2, f"randygpt: {ORIGIN} is not on your list")
+    assert invoke(tmp_path, "servers", "add", "wss://blobs.example").returncode == 2
+
+
+def test_check_asks_and_uploads_nothing(tmp_path: Path, server: BlossomServer) -> None:
+    good = invoke(tmp_path, "servers", "check", server.url, "--json")
+    assert (good.returncode, json.loads(good.stdout)["servers"][server.url]["accepts"]) == (0, True)
+    server.script = lambda _: Answer(status=415, headers={"X-Reason": "images only"})
+    bad = invoke(tmp_path, "servers", "check", server.url)
+    assert bad.returncode == 4
+    assert "takes no model files (application/octet-stream): images only" in bad.stdout
+    assert {asked.method for asked in server.asked} == {"HEAD"}
+
+
+def test_publish_and_fetch_with_the_users_servers(
+    author: Path, tmp_path: Path, server: BlossomServer, threaded_relay: ScriptedRelay
+) -> None:
+    relay = threaded_relay.url
+    assert invoke(author, "servers", "add", server.url).returncode == 0
+    words = ("checkpoint_best.bin", "--name", "tiny", "--relay", relay, "--no-relay-chunks", "--yes", "--json")
+    estimate = json.loads(invoke(author, "publish", *words, "--dry-run").stdout)
+    assert estimate["servers"][server.url]["blobs"] == 4
+    assert not server.asked
+    done = invoke(author, "publish", *words)
+    published = json.loads(done.stdout)
+    assert published["servers"] == {server.url: {"uploaded": 4, "present": 0, "refused": 0}}
+    assert sum(event["kind"] == CHUNK_KIND for event in threaded_relay.events.values()) == 1  # the manifest
+    reader = tmp_path / "reader"
+    reader.mkdir()
+    fetch = ("fetch", published["release"], "--relay", relay, "--json")
+    without = invoke(reader, *fetch)
+    assert without.returncode == 4
+    fetched = json.loads(invoke(reader, *fetch, "--server", server.url).stdout)
+    size = sum(file["size"] for file in fetched["files"])
+    assert fetched["servers"] == {server.url: {"bytes": size, "rejected": 0}}
+    assert invoke(reader, *fetch, "--server", server.url, "--no-servers").returncode == 2
+
+
+def test_without_a_willing_server_publish_ends_with_4(
+    author: Path, server: BlossomServer, threaded_relay: ScriptedRelay
+) -> None:
+    server.script = lambda _: Answer(status=413, headers={"X-Reason": "at most 1 kB"})
+    words = ("checkpoint_best.bin", "--name", "tiny", "--relay", threaded_relay.url, "--server", server.url, "--yes")
+    refused = invoke(author, "publish", *words, "--no-relay-chunks", "--quiet")
+    assert refused.returncode == 4
+    assert "takes no file of this size: at most 1 kB" in only_line(refused.stderr)
+    assert not threaded_relay.events
+    with_relays = invoke(author, "publish", *words)
+    assert with_relays.returncode == 0
+    assert f"skipped server: {server.url}: takes no file of this size" in with_relays.stderr
+
+
+def test_no_relay_chunks_needs_a_server(author: Path, threaded_relay: ScriptedRelay) -> None:
+    words = ("checkpoint_best.bin", "--name", "tiny", "--relay", threaded_relay.url, "--no-relay-chunks", "--yes")
+    done = invoke(author, "publish", *words)
+    assert done.returncode == 2
+    assert "pass --server" in done.stderr
