@@ -179,7 +179,14 @@ async def fetch_release(  # noqa: PLR0913 (a fetch has this many choices)
         PeerError, TransportError, StorageError, OSError: as `Fetcher.fetch`.
     """
     async with _open_fetcher(
-        home, reference, relays=relays, max_size=max_size, on_progress=on_progress, on_warning=on_warning
+        home,
+        reference,
+        relays=relays,
+        servers=servers,
+        follow_servers=follow_servers,
+        max_size=max_size,
+        on_progress=on_progress,
+        on_warning=on_warning,
     ) as (fetcher, parsed):
         return await fetcher.fetch(parsed, activate=activate, weights=_WEIGHTS if weights_only else None)
 
@@ -212,11 +219,13 @@ async def plan_fetch_release(
 
 
 @contextlib.asynccontextmanager
-async def _open_fetcher(
+async def _open_fetcher(  # noqa: PLR0913 (the choices of a fetch)
     home: Home,
     reference: str,
     *,
     relays: Sequence[str] | None,
+    servers: Sequence[str] | None = None,
+    follow_servers: bool = True,
     policy: TrustPolicy | None = None,
     max_size: int = MAX_SIZE,
     on_progress: OnProgress = _no_progress,

@@ -324,3 +324,24 @@ def test_head_must_agree_with_its_release(field: str, value: object) -> None:
 
 def test_head_keeps_its_own_time() -> None:
     assert dataclasses.replace(HEAD, created_at=5, id=bytes(32)).names(RELEASE)
+
+
+# --- servers
+
+SERVERS = ["https://a.example", "http://127.0.0.1:3000", "https://b.example:8443", "https://a.example/"]
+
+
+def test_release_and_head_name_public_servers_in_order() -> None:
+    release = Release.parse(draft(servers=SERVERS).sign(KEY), now=NOW)
+    head = Head.parse(head_draft(release, hint="", created_at=NOW, servers=SERVERS).sign(KEY), now=NOW)
+    assert release.servers == head.servers == ("https://a.example", "https://b.example:8443")
+    assert release.event.tag_values("server") == list(release.servers)
+    assert RELEASE.servers == ()
+
+
+def test_servers_of_others_are_limited_and_checked() -> None:
+    tags = tuple(("server", origin) for origin in [*SERVERS, "nonsense", *(f"https://{n}.example" for n in range(40))])
+    event = resigned(draft(), tags=(*draft().tags, ("server",), *tags))
+    servers = Release.parse(event, now=NOW).servers
+    assert servers[:2] == ("https://a.example", "https://b.example:8443")
+    assert len(servers) <= 16

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from distribution.chunking import CHUNK_SIZE, count, spans
 from distribution.errors import InvalidManifest
-from distribution.manifest import MAX_FILES, MAX_SIDE_FILE, FileEntry, Manifest, Segment, is_name
+from distribution.manifest import MAX_BLOBS, MAX_FILES, MAX_SIDE_FILE, FileEntry, Manifest, Segment, is_name
 
 Raw = dict[str, Any]
 Break = Callable[[Raw], object]
@@ -392,3 +392,66 @@ def test_many_objects_take_little_memory(raw: bytes) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2 << 20
+
+
+# --- blobs
+
+PIECES = bytes(range(96))
+
+
+def cut_manifest() -> Raw:
+    """Return a manifest whose checkpoint is cut into blobs of one chunk: two of weights, one of optimizer state."""
+    raw = raw_manifest()
+    raw["files"][0]["blobs"] = PIECES
+    return raw | {"blob_size": CHUNK_SIZE}
+
+
+def test_blobs_are_cut_at_segments_and_survive_encoding() -> None:
+    manifest = decode(cut_manifest())
+    checkpoint, vocab, _ = manifest.files
+    spots = [(blob.offset, blob.size, blob.sha256) for blob in manifest.blobs(checkpoint)]
+    cuts = [(0, CHUNK_SIZE), (CHUNK_SIZE, 50_000 - CHUNK_SIZE), (50_000, 10)]
+    assert spots == [(*cut, PIECES[32 * at : 32 * at + 32]) for at, cut in enumerate(cuts)]
+    assert [(blob.offset, blob.size, blob.sha256) for blob in manifest.blobs(vocab)] == [(0, 100, vocab.sha256)]
+    assert Manifest.decode(manifest.encode()) == manifest
+
+
+def test_manifest_without_blobs_has_no_new_keys() -> None:
+    assert msgpack.unpackb(decode(raw_manifest()).encode()) == raw_manifest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw.pop("blob_size"),
+        lambda raw: raw.update(blob_size=0),
+        lambda raw: raw.update(blob_size=CHUNK_SIZE + 1),
+        lambda raw: raw.update(blob_size=2**30 // CHUNK_SIZE * CHUNK_SIZE + CHUNK_SIZE),
+        lambda raw: raw.update(blob_size=2 * CHUNK_SIZE),
+        lambda raw: raw["files"][0].update(blobs=PIECES[:-1]),
+        lambda raw: raw["files"][0].update(blobs=PIECES + bytes(32)),
+        lambda raw: raw["files"][0].update(blobs=b""),
+        lambda raw: raw["files"][0].update(blobs="x"),
+        lambda raw: raw["files"][1].update(blobs=bytes(64)),
+    ],
+    ids=["no size", "zero", "no multiple", "large", "other count", "short", "long", "empty", "text", "side file"],
+)
+def test_malformed_blobs_are_refused(change: Break) -> None:
+    raw = cut_manifest()
+    change(raw)
+    with pytest.raises(InvalidManifest, match="blob"):
+        decode(raw)
+
+
+def test_file_of_too_many_blobs_is_refused() -> None:
+    raw = raw_manifest()
+    raw["files"][0] = raw_file("a.bin", "checkpoint", ("weights", MAX_BLOBS + 1)) | {
+        "chunks": bytes(64 * (MAX_BLOBS + 1)),
+        "blobs": bytes(32 * (MAX_BLOBS + 1)),
+    }
+    with pytest.raises(InvalidManifest, match=f"at most {MAX_BLOBS}"):
+        decode(raw | {"chunk_size": 1, "blob_size": 1, "files": [raw["files"][0], *map(one_byte, raw["files"][1:])]})
+
+
+def one_byte(file: Raw) -> Raw:
+    return raw_file(file["path"], file["role"], ("data", 1))
