@@ -168,6 +168,11 @@ def iteration_ms(metrics: Metrics) -> float:
     return statistics.median(line["ms_per_iter"] for line in metrics[WARM_UP:] if "val_loss" not in line)
 
 
+def total_ms(metrics: Metrics) -> float:
+    """Return the time of a run in ms, including evaluations."""
+    return sum(line["ms_per_iter"] for line in metrics)
+
+
 def significant(value: float, digits: int = 4) -> float:
     """Round to significant digits; digits before the decimal point stay."""
     return round(value, max(0, digits - 1 - math.floor(math.log10(abs(value))))) if value else 0.0

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 from functools import partial
 
-from measure import BASELINE, TEXT, Bench, Measured, Metrics, Raw, Row, compare, iteration_ms, ratio
+from measure import BASELINE, TEXT, Bench, Measured, Raw, Row, compare, iteration_ms, ratio, total_ms
 
 CLASSIC_RUN = ("--recipe", "classic", "--preset", "s", "--iters", "8")
 CLASSIC_ITERATIONS = 1000  # that a fast run is compared with
@@ -85,11 +85,6 @@ def fast(
     found = ratio(pairs, inverse=inverse)
     fault = "" if max(losses) <= max_loss else f"validation loss {max(losses):.4f}, above {max_loss:.4f}"
     return Measured(value=found.value, raw={**found.raw, "val_loss": max(losses)}, fault=fault)
-
-
-def total_ms(metrics: Metrics) -> float:
-    """Return the time of a run in ms, including evaluations."""
-    return sum(line["ms_per_iter"] for line in metrics)
 
 
 ROWS = (

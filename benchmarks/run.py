@@ -7,14 +7,10 @@ are left out. `make bench ONLY=…` measures the rows whose name contains a text
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import picture
@@ -24,6 +20,7 @@ import rows_machine
 import rows_model
 import rows_network
 import rows_server
+from machine import machine
 from measure import BASELINE, TEXT, Bench, Result, Row
 
 from randygpt.model.tokenizer import CharTokenizer
@@ -94,34 +91,6 @@ def prepare(folder: Path) -> Bench:
 def raw_text(result: Result) -> str:
     """Return the raw figures of a result, in one line."""
     return "  ".join(f"{name} {value:.4g}" for name, value in result.measured.raw.items())
-
-
-def machine() -> dict[str, object]:
-    """Return commit, date, machine, load and versions."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
-    processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
-    return {
-        "commit": git("rev-parse", "--short", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "load": round(os.getloadavg()[0], 1),
-        "torch": importlib.metadata.version("torch"),
-        "numpy": importlib.metadata.version("numpy"),
-    }
-
-
-def git(*arguments: str) -> str:
-    """Return the output of git; empty outside a checkout."""
-    done = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip()
 
 
 def write(stem: Path, about: dict[str, object], results: list[Result]) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from randygpt.cli import installed
 from randygpt.cli.flags import Json, Quiet, check_file_path
-from randygpt.cli.output import emit
+from randygpt.cli.output import emit, print_stderr
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
@@ -25,10 +25,13 @@ def plot(
         typer.Option(metavar="FILE", help="Picture to write (.png or .svg); default: PREFIX.png."),
     ] = None,
     as_json: Json = False,
-    _quiet: Quiet = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Draw losses and learning rate of one or more training runs."""
-    from randygpt.training.plot import FORMATS, draw, read_run, run_name
+    """Draw losses and learning rate of one or more training runs.
+
+    Several runs are compared in bits per byte, which does not depend on the tokenizer.
+    """
+    from randygpt.training.plot import FORMATS, draw, is_comparable, read_run, run_name
     from relay_client import durable
 
     metrics = [_metrics_of(file) for file in files]
@@ -38,9 +41,14 @@ def plot(
         raise CallerError(f"{target}: the name must end in .png or .svg (--out)")
     check_file_path(target)
     runs = [read_run(path) for path in metrics]
+    if len(runs) > 1 and not is_comparable(runs) and not (quiet or as_json):
+        older = next(path for path, run in zip(metrics, runs, strict=True) if not run.bytes_per_token)
+        print_stderr(f"{older} has no bits per byte: the losses are per token, which only equal vocabularies share")
     durable.write(target, draw(runs, kind))
     best = [min(run.val_losses, default=None) for run in runs]
+    bits = [None if loss is None else run.bits_per_byte(loss) for run, loss in zip(runs, best, strict=True)]
     result = {"picture": str(target), "runs": [str(path) for path in metrics], "best_val_losses": best}
+    result["best_bits_per_byte"] = bits
     emit(as_json, result, str(target))
 
 

@@ -9,14 +9,14 @@ import math
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from randygpt.checkpoint.sidecar import read_sidecar
+from randygpt.checkpoint.sidecar import Sidecar, read_sidecar
 from randygpt.errors import CallerError, InvalidModelFile
 
 if TYPE_CHECKING:
@@ -57,17 +57,24 @@ class Run:
     learning_rates: Array  # (N,)
     evaluated: Array  # iterations with a validation loss, (E,)
     val_losses: Array  # (E,)
+    bytes_per_token: float | None = None  # of the validation text; None: not recorded
 
     def __post_init__(self) -> None:
         if not len(self.iterations) == len(self.losses) == len(self.learning_rates) > 0:
             raise CallerError(f"{self.name}: iterations, losses and learning rates differ in number, or are none")
         if len(self.evaluated) != len(self.val_losses):
             raise CallerError(f"{self.name}: evaluations and validation losses differ in number")
+        if self.bytes_per_token is not None and not 0 < self.bytes_per_token < math.inf:
+            raise CallerError(f"{self.name}: the mean length of a token is {self.bytes_per_token} bytes")
 
     @property
     def title(self) -> str:
         """The name, with the shape if it is known."""
         return f"{self.name} ({self.shape})" if self.shape else self.name
+
+    def bits_per_byte(self, loss: float) -> float | None:
+        """Return a loss in bits per UTF-8 byte, None if the length of the tokens is not recorded."""
+        return loss / math.log(2) / self.bytes_per_token if self.bytes_per_token else None
 
 
 def metrics_path(path: Path) -> Path:
@@ -113,7 +120,22 @@ def read_run(path: Path) -> Run:
         learning_rates=_column(rows, "lr"),
         evaluated=_column(measured, "iter"),
         val_losses=_column(measured, "val_loss"),
+        bytes_per_token=_bytes_per_token(measured, sidecar),
     )
+
+
+def _bytes_per_token(measured: Sequence[dict[str, float]], sidecar: Sidecar | None) -> float | None:
+    """Return the mean length of a token: from an evaluation, else from the sidecar, else None."""
+    for row in measured:
+        if row.get("val_bits_per_byte", 0) > 0 and row["val_loss"] > 0:
+            return row["val_loss"] / math.log(2) / row["val_bits_per_byte"]
+    recorded = sidecar.training.get("bytes_per_token") if sidecar else None
+    return recorded if isinstance(recorded, float) and 0 < recorded < math.inf else None
+
+
+def is_comparable(runs: Iterable[Run]) -> bool:
+    """Return whether all runs can be drawn in bits per byte."""
+    return all(run.bytes_per_token for run in runs)
 
 
 def draw(runs: Sequence[Run], kind: Format) -> bytes:
@@ -133,45 +155,59 @@ def draw(runs: Sequence[Run], kind: Format) -> bytes:
         FigureCanvasAgg(figure)
         losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         _label(losses, rates, runs)
-        for index, run in enumerate(runs):
+        drawn = [_in_bits(run) for run in runs] if _are_in_bits(runs) else runs
+        for index, run in enumerate(drawn):
             _draw_run(losses, rates, run, _COLOURS[index % len(_COLOURS)], several=len(runs) > 1)
-        losses.set_ylim(*_range(runs))
+        losses.set_ylim(*_range(drawn))
         losses.legend(loc="upper right", title="thin: training, bold: validation" if len(runs) > 1 else None)
-        rates.set_ylim(bottom=0)
         figure.savefig(picture, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return picture.getvalue()
 
 
+def _are_in_bits(runs: Sequence[Run]) -> bool:
+    """Return whether the axis is in bits per byte: to compare runs, if all of them can be."""
+    return len(runs) > 1 and is_comparable(runs)
+
+
+def _in_bits(run: Run) -> Run:
+    """Return a run with its losses in bits per byte."""
+    assert run.bytes_per_token is not None  # noqa: S101 (is_comparable)
+    factor = 1 / math.log(2) / run.bytes_per_token
+    return replace(run, losses=run.losses * factor, val_losses=run.val_losses * factor)
+
+
 def _label(losses: "Axes", rates: "Axes", runs: Sequence[Run]) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator  # noqa: PLC0415 (an extra)
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator  # noqa: PLC0415 (an extra)
 
     title = runs[0].title if len(runs) == 1 else f"{len(runs)} runs"
     losses.set_title(_short(title, 80), loc="left", fontweight="bold", fontsize=13, pad=10)
-    losses.set_ylabel("loss (nats per token)")
+    losses.set_ylabel("loss (bits per byte)" if _are_in_bits(runs) else "loss (nats per token)")
     rates.set_ylabel("learning rate")
     rates.set_xlabel("iteration")
     rates.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     rates.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    rates.yaxis.set_major_locator(MaxNLocator(3))
+    rates.set_yscale("log")  # rates of recipes differ by a factor of 300
+    rates.yaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=5))
+    rates.yaxis.set_minor_locator(NullLocator())
     rates.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _draw_run(losses: "Axes", rates: "Axes", run: Run, colour: str, *, several: bool) -> None:
     if len(run.losses) > _POINTS and not several:
-        losses.plot(run.iterations, run.losses, color=colour, alpha=0.12, linewidth=0.5)
+        losses.plot(run.iterations + 1, run.losses, color=colour, alpha=0.12, linewidth=0.5)
     name = _short(run.name, 24)
     missing = f"{name}: no validation loss yet" if several and not len(run.val_losses) else None
     dot = "." if len(run.losses) == 1 else None
     label = missing if several else "training"
     losses.plot(*_averaged(run), color=colour, alpha=0.5, linewidth=1, marker=dot, label=label)
-    rates.plot(run.iterations, run.learning_rates, color=colour, linewidth=1.4, marker=dot)
+    rates.plot(run.iterations + 1, run.learning_rates, color=colour, linewidth=1.4, marker=dot)
     if not len(run.val_losses):
         return
     best = int(np.argmin(run.val_losses))
-    iteration, loss = run.evaluated[best], run.val_losses[best]
-    words = f"best {loss:.4f} (perplexity {perplexity(loss)}) at iteration {iteration:,.0f}"
+    iteration, loss = run.evaluated[best] + 1, run.val_losses[best]
+    words = f"best {loss:.4f}{_explained(run, loss, several=several)} at iteration {iteration:,.0f}"
     losses.plot(
-        run.evaluated,
+        run.evaluated + 1,
         run.val_losses,
         color=colour,
         linewidth=2.4,
@@ -191,6 +227,14 @@ def _draw_run(losses: "Axes", rates: "Axes", run: Run, colour: str, *, several: 
     )
 
 
+def _explained(run: Run, loss: float, *, several: bool) -> str:
+    """Return a loss in another unit, in brackets; nothing if it is in bits per byte already."""
+    if several:
+        return ""
+    bits = run.bits_per_byte(loss)
+    return f" (perplexity {perplexity(loss)})" if bits is None else f" ({bits:.3f} bits per byte)"
+
+
 def perplexity(loss: float) -> str:
     """Return the perplexity of a loss (nats per token), as text."""
     return f"{math.exp(loss):,.2f}" if loss < _LARGE else "huge"
@@ -207,7 +251,8 @@ def _averaged(run: Run) -> tuple[Array, Array]:
     """Return iterations and training losses, averaged over neighbors if there are many."""
     parts = min(_POINTS, len(run.losses))
     means = [
-        np.asarray([part.mean() for part in np.array_split(column, parts)]) for column in (run.iterations, run.losses)
+        np.asarray([part.mean() for part in np.array_split(column, parts)])
+        for column in (run.iterations + 1, run.losses)
     ]
     return means[0], means[1]
 

@@ -1,6 +1,7 @@
 """Plots: which metrics file is read, what is parsed, and what the image shows."""
 
 import json
+import math
 import struct
 import sys
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_plot_of_one_run(tmp_path: Path) -> None:
         ">story (randygpt-2L-2H-16D)<",
         ">training<",
         ">validation<",
-        ">best 2.0000 (perplexity 7.39) at iteration 19<",
+        ">best 2.0000 (perplexity 7.39) at iteration 20<",
         ">loss (nats per token)<",
         ">learning rate<",
         ">iteration<",
@@ -110,13 +111,51 @@ def test_plot_of_several_runs(tmp_path: Path) -> None:
     picture = draw(runs, "svg").decode()
     for words in (
         ">4 runs<",
-        ">first: best 2.0000 (perplexity 7.39) at iteration 49<",
-        "_$x$_: best 2.0000 (perplexity 7.39) at iteration 19<",
+        ">first: best 2.0000 at iteration 50<",
+        "_$x$_: best 2.0000 at iteration 20<",
         ">young: no validation loss yet<",
         f">{'n' * 23}…: best",
         ">thin: training, bold: validation<",
     ):
         assert words in picture
+
+
+def put_bits(folder: Path, name: str, *, bytes_per_token: float) -> Path:
+    """Write a run whose evaluations record bits per byte."""
+    lines = [line(number) for number in range(20)]
+    bits = {9: 2.0, 19: 3.0}
+    for number, value in bits.items():
+        lines[number] |= {"val_loss": value * math.log(2) * bytes_per_token, "val_bits_per_byte": value}
+    return put(folder / f"{name}.metrics.jsonl", lines)
+
+
+def test_runs_are_compared_in_bits_per_byte(tmp_path: Path) -> None:
+    runs = [read_run(put_bits(tmp_path, name, bytes_per_token=size)) for name, size in (("char", 1.0), ("bpe", 3.0))]
+    assert [run.bytes_per_token for run in runs] == pytest.approx([1.0, 3.0])
+    picture = draw(runs, "svg").decode()
+    for words in (
+        ">loss (bits per byte)<",
+        ">char: best 2.0000 at iteration 10<",
+        ">bpe: best 2.0000 at iteration 10<",
+    ):
+        assert words in picture
+    alone = draw(runs[1:], "svg").decode()
+    assert ">loss (nats per token)<" in alone
+    assert ">best 4.1589 (2.000 bits per byte) at iteration 10<" in alone
+
+
+def test_run_without_evaluation_takes_bits_from_its_sidecar(tmp_path: Path) -> None:
+    path = put_run(tmp_path, "young", 5)
+    sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, training={"bytes_per_token": 2.5})
+    (tmp_path / "young.json").write_bytes(sidecar.encode())
+    assert read_run(path).bytes_per_token == 2.5
+
+
+def test_learning_rate_axis_is_logarithmic(tmp_path: Path) -> None:
+    for name, rate in (("slow", 1e-4), ("fast", 3e-2)):
+        put(tmp_path / f"{name}.metrics.jsonl", [line(number, lr=rate) for number in range(3)])
+    picture = draw([read_run(tmp_path / f"{name}.metrics.jsonl") for name in ("slow", "fast")], "svg").decode()
+    assert all(f">{rate}<" in picture for rate in ("0.0001", "0.001", "0.01"))
 
 
 def test_plot_is_reproducible(tmp_path: Path) -> None:
@@ -142,11 +181,14 @@ def test_plot_command_writes_next_to_the_metrics(at_home: Path, capsys: pytest.C
         "picture": "runs/run.png",
         "runs": ["runs/run.metrics.jsonl"],
         "best_val_losses": [2.0],
+        "best_bits_per_byte": [None],
     }
     assert (at_home / "runs/run.png").read_bytes().startswith(b"\x89PNG")
     put_run(at_home, "other", 5)
     assert run(["plot", "runs/run", "other", "--out", "both.SVG"]) == 0
-    assert only_line(capsys.readouterr().out) == "both.SVG"
+    output = capsys.readouterr()
+    assert only_line(output.out) == "both.SVG"
+    assert "run.metrics.jsonl has no bits per byte" in only_line(output.err)
     assert (at_home / "both.SVG").read_bytes().startswith(b"<?xml")
 
 
