@@ -13,11 +13,13 @@ import aiohttp
 import orjson
 
 from relay_client.errors import TransportError
+from relay_client.messages import sanitize
 from relay_client.proxy import find_proxy
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 MAX_SIZE = 64 << 10  # bytes of a document
 _COUNT_NIP = 45
+_LONGEST_NAME = 60  # characters
 _REQUIREMENTS = (
     ("payment_required", "requires payment"),
     ("auth_required", "requires authentication"),
@@ -27,12 +29,15 @@ _REQUIREMENTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayInfo:
-    """The limits and requirements of a relay that matter to a client that sends it events."""
+    """What a relay says of itself: the limits and requirements that matter to a client that sends it events."""
 
     max_message_length: int | None = None  # bytes per frame
     max_limit: int | None = None  # events per request
     requirements: tuple[str, ...] = ()  # in words, for the user
     counts: bool = False  # offers COUNT (NIP-45)
+    name: str = field(default="", compare=False)
+    software: str = field(default="", compare=False)  # with its version
+    is_described: bool = field(default=False, compare=False)  # whether there is a document
     time: int | None = field(default=None, compare=False)  # the relay's clock (HTTP Date), in seconds since 1970
 
     @classmethod
@@ -45,7 +50,11 @@ class RelayInfo:
         raw_limits = raw.get("limitation") if isinstance(raw, dict) else None
         limits = raw_limits if isinstance(raw_limits, dict) else {}
         raw_nips = raw.get("supported_nips") if isinstance(raw, dict) else None
+        about = raw if isinstance(raw, dict) else {}
         return cls(
+            name=_words(about.get("name")),
+            software=f"{_words(about.get('software')).rpartition('/')[2]} {_words(about.get('version'))}".strip(),
+            is_described=isinstance(raw, dict),
             max_message_length=_positive(limits.get("max_message_length")),
             max_limit=_positive(limits.get("max_limit")),
             requirements=tuple(words for name, words in _REQUIREMENTS if limits.get(name) is True),
@@ -83,6 +92,10 @@ def _http_time(raw_date: str) -> int | None:
         return int(parsedate_to_datetime(raw_date).timestamp())
     except (ValueError, OverflowError):
         return None
+
+
+def _words(raw_text: object) -> str:
+    return sanitize(raw_text)[:_LONGEST_NAME] if isinstance(raw_text, str) else ""
 
 
 def _positive(raw_value: object) -> int | None:

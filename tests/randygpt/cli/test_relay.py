@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.command import background, invoke, only_line
+from support.scripted_relay import ScriptedRelay
 
 from relay_client.event import EventDraft
 from relay_client.keys import SecretKey
@@ -57,3 +58,46 @@ async def test_network_relay_accepts_own_key_and_trusted_authors(tmp_path: Path,
         notes = "".join(process.stderr.readline() for _ in range(4))
         assert "accepts events of 2 author(s): up to 65.5 kB each, 2.1 GB in all" in notes
         assert "WARNING: the network reaches this relay at ws://" in notes
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason", "code", "words"),
+    [
+        (131_072, "", 0, ["a chunk fits", "signed with a new key: accepted"]),
+        (65_536, "blocked: pay first", 4, ["demands   requires payment", "blocked: pay first"]),
+        (16_384, "", 4, ["up to 16.4 kB; a chunk does NOT fit (61.8 kB)"]),
+        (None, "", 0, ["no limit named; a chunk needs 61.8 kB", "test relay (strfry 1.0)"]),
+    ],
+)
+def test_check_sends_one_ephemeral_event(
+    tmp_path: Path,
+    threaded_relay: ScriptedRelay,
+    limit: int | None,
+    reason: str,
+    code: int,
+    words: list[str],
+) -> None:
+    relay = threaded_relay
+    relay.description = {"name": "test relay", "software": "git+https://host.example/x/strfry", "version": "1.0"}
+    relay.description |= {"limitation": {"max_message_length": limit, "payment_required": bool(reason)}}
+    relay.accept = lambda _event: (not reason, reason)
+    done = invoke(tmp_path, "relays", "check", relay.url, "--send")
+    assert (done.returncode, done.stderr) == (code, "")
+    assert all(each in done.stdout for each in words), done.stdout
+    assert len(relay.received) == 1
+    assert all(20_000 <= event["kind"] < 30_000 for event in relay.events.values())
+
+
+def test_check_sends_nothing_unasked(tmp_path: Path, threaded_relay: ScriptedRelay, unused_port: int) -> None:
+    done = invoke(tmp_path, "relays", "check", threaded_relay.url)
+    assert "nothing was sent" in done.stdout
+    assert json.loads(invoke(tmp_path, "relays", "check", threaded_relay.url, "--json").stdout)["accepted"] is None
+    assert threaded_relay.received == []
+    assert invoke(tmp_path, "relays", "check", f"ws://127.0.0.1:{unused_port}").returncode == 4
+
+
+def test_check_uses_the_own_key(tmp_path: Path, threaded_relay: ScriptedRelay) -> None:
+    npub = invoke(tmp_path, "keys", "new").stdout.strip()
+    done = invoke(tmp_path, "relays", "check", threaded_relay.url, "--send")
+    assert "signed with your key" in done.stdout
+    assert [encode_npub(bytes.fromhex(event["pubkey"])) for event in threaded_relay.events.values()] == [npub]
