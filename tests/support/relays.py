@@ -48,8 +48,16 @@ def find_free_port() -> int:
 @contextlib.contextmanager
 def python_relay(folder: Path, port: int, storage: str) -> Iterator[str]:
     """Run PyPI's `nostr-relay` on a port, with its data in `folder`; yield its address."""
+    text = _CONFIG.format(port=port, storage=_STORAGE[storage].format(folder=folder))
+    with configured_python_relay(folder, port, text) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def configured_python_relay(folder: Path, port: int, text: str) -> Iterator[str]:
+    """Run PyPI's `nostr-relay` with a configuration that names the port; yield its address."""
     config = folder / "relay.yaml"
-    config.write_text(_CONFIG.format(port=port, storage=_STORAGE[storage].format(folder=folder)))
+    config.write_text(text)
     command = [str(PYTHON_RELAY), "-c", str(config), "serve"]
     with _process(command, folder, subprocess.DEVNULL) as process:  # it logs every event: a pipe would be full soon
         deadline = time.monotonic() + START_S
