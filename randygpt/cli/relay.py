@@ -1,8 +1,12 @@
 """`randygpt relay`: run a relay, for this machine or for a network."""
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +17,9 @@ from randygpt.cli.flags import Json, Quiet, is_flag_given, parse_size, validator
 from randygpt.cli.output import emit, format_size, print_stderr
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
-from relay_client.errors import InvalidKey, quote
+from relay_client.blossom.address import normalize_server
+from relay_client.blossom.blob_limits import BlobLimits
+from relay_client.errors import quote
 from relay_client.nip19 import decode_pubkey, encode_npub
 
 if TYPE_CHECKING:
@@ -22,6 +28,15 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: randygpt relay --host 0.0.0.0 --allow npub1…"
 _ANY_PUBLIC = "192.0.2.1"  # an address of no machine (RFC 5737), to find this machine's own; nothing is sent to it
+
+
+def _check_types(types: list[str] | None) -> list[str] | None:
+    """Check the media types of --blob-type."""
+    try:
+        BlobLimits(types=frozenset(types or ()))
+    except CallerError as error:
+        raise typer.BadParameter(str(error)) from None
+    return types
 
 
 def relay(
@@ -54,13 +69,35 @@ def relay(
         int, typer.Option(min=1, metavar="N", help="Delay an address that sends more events a minute.")
     ] = 6000,
     max_connections: Annotated[int, typer.Option(min=1, metavar="N", help="Open connections at once.")] = 256,
+    blobs: Annotated[
+        int | None, typer.Option(min=1, max=65535, metavar="PORT", help="Also run a Blossom server on this port.")
+    ] = None,
+    blobs_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Its public address, if a proxy is in front of it.",
+            callback=validator(normalize_server),
+        ),
+    ] = None,
+    max_blob_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Refuse larger blobs.", callback=validator(parse_size))
+    ] = "512M",
+    max_blobs_size: Annotated[
+        str,
+        typer.Option(metavar="SIZE", help="Refuse blobs when this much is stored.", callback=validator(parse_size)),
+    ] = "20G",
+    blob_type: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TYPE", help="Accept only this media type; repeat for more.", callback=_check_types),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a relay until Ctrl-C.
+    """Run a relay, and a Blossom server if --blobs is given, until Ctrl-C.
 
     A relay on 127.0.0.1 accepts everything. With another address, --allow or --open, the limits apply; without --allow
-    and --open, it then accepts events of your own key and of the authors you trust.
+    and --open, it then accepts events of your own key and of the authors you trust. A Blossom server always does.
     """
     from relay_client.local_relay import LocalRelay
     from relay_client.relay_limits import RelayLimits
@@ -90,16 +127,72 @@ def relay(
         notes.append(_describe(limits))
     if is_public:
         notes += _warnings(address, port, limits)
-    asyncio.run(_run(running, folder, limits, () if quiet else tuple(notes), as_json=as_json))
+    asyncio.run(
+        _run(
+            running,
+            None
+            if blobs is None
+            else _BlobOptions(
+                folder=folder,
+                host=address,
+                port=blobs,
+                url=normalize_server(blobs_url) if blobs_url else "",
+                limits=BlobLimits(
+                    max_blob_size=parse_size(max_blob_size),
+                    max_total_size=parse_size(max_blobs_size),
+                    types=frozenset(blob_type or ()),
+                ),
+                may_upload=None if open_ else _may_write(allow),
+            ),
+            result={"data": str(folder) if folder else None, "authors": _npubs(limits)},
+            notes=() if quiet else tuple(notes),
+            as_json=as_json,
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BlobOptions:
+    """The Blossom server to run with the relay."""
+
+    folder: Path | None  # None: a temporary one
+    host: str
+    port: int
+    url: str
+    limits: BlobLimits
+    may_upload: Callable[[bytes], bool] | None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        """Run the server; yield its origin."""
+        from relay_client.blossom.local_server import LocalBlobServer
+
+        with contextlib.ExitStack() as stack:
+            folder = self.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="randygpt-blobs-")))
+            async with LocalBlobServer(
+                folder=folder / "blossom",
+                host=self.host,
+                port=self.port,
+                url=self.url,
+                limits=self.limits,
+                may_upload=self.may_upload,
+            ) as server:
+                yield server.origin
 
 
 async def _run(
-    relay: "LocalRelay", folder: Path | None, limits: "RelayLimits | None", notes: tuple[str, ...], *, as_json: bool
+    relay: "LocalRelay",
+    blobs: _BlobOptions | None,
+    *,
+    result: dict[str, object],
+    notes: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    authors = limits.authors if limits else None
-    async with relay as running:
-        result = {"relay": running.url, "data": str(folder) if folder else None}
-        emit(as_json, result | {"authors": _npubs(authors) if authors is not None else None}, running.url)
+    async with contextlib.AsyncExitStack() as stack:
+        running = await stack.enter_async_context(relay)
+        origin = await stack.enter_async_context(blobs.running()) if blobs else None
+        lines = filter(None, (running.url, origin))
+        emit(as_json, {"relay": running.url, "blobs": origin, **result}, "\n".join(lines))
         for note in notes:
             print_stderr(note)
         systemd.notify(status=running.url, ready=True)
@@ -127,10 +220,13 @@ def _authors(allow: list[str] | None, address: str) -> frozenset[bytes]:
     """Return who may write: those named, else the user and the authors on the trust list; raises CallerError."""
     if allow:
         return frozenset(map(decode_pubkey, allow))
-    from distribution.trust_list import TrustStore
-
     home = Home.from_environment()
-    authors = frozenset(TrustStore(home.folder).read().names) | _own_key(home)
+    try:
+        own = _own_key(home)
+    except CallerError as error:
+        print_stderr(f"note: your own key may not write: {error}; name it with --allow")
+        own = frozenset()
+    authors = own | _trusted(home)
     if not authors:
         raise CallerError(
             f"{address} is reachable from the network, and you have neither a key nor a trusted author: "
@@ -139,22 +235,35 @@ def _authors(allow: list[str] | None, address: str) -> frozenset[bytes]:
     return authors
 
 
+def _may_write(allow: list[str] | None) -> Callable[[bytes], bool]:
+    """Return whether a key may upload: it is named, or the user's, or on the trust list at that moment."""
+    if allow:
+        return frozenset(map(decode_pubkey, allow)).__contains__
+    home = Home.from_environment()
+
+    def is_known(pubkey: bytes) -> bool:
+        with contextlib.suppress(CallerError):  # an encrypted key
+            if pubkey in _own_key(home):
+                return True
+        return pubkey in _trusted(home)
+
+    return is_known
+
+
+def _trusted(home: Home) -> frozenset[bytes]:
+    from distribution.trust_list import TrustStore
+
+    return frozenset(TrustStore(home.folder).read().names)
+
+
 def _own_key(home: Home) -> frozenset[bytes]:
-    """Return the user's public key, nothing without a key or if it is encrypted."""
+    """Return the user's public key, nothing without a key; raises CallerError if it cannot be read."""
     from randygpt.user import signing_key
 
     def refuse(origin: str) -> str:
         raise CallerError(f"{origin} is encrypted")
 
-    if not home.key_path.exists():
-        return frozenset()
-    try:
-        return frozenset({signing_key.find(home, None, refuse).key.pubkey})
-    except InvalidKey:
-        raise
-    except CallerError as error:
-        print_stderr(f"note: your own key may not write: {error}; name it with --allow")
-        return frozenset()
+    return frozenset({signing_key.find(home, None, refuse).key.pubkey}) if home.key_path.exists() else frozenset()
 
 
 def _describe(limits: "RelayLimits") -> str:
@@ -189,5 +298,5 @@ def _own_address(family: int) -> str | None:
         return str(probe.getsockname()[0])
 
 
-def _npubs(authors: frozenset[bytes]) -> list[str]:
-    return sorted(map(encode_npub, authors))
+def _npubs(limits: "RelayLimits | None") -> list[str] | None:
+    return None if limits is None or limits.authors is None else sorted(map(encode_npub, limits.authors))

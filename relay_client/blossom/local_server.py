@@ -18,7 +18,7 @@ from relay_client.blossom.blob_limits import BlobLimits
 from relay_client.blossom.blob_store import BlobStore, IncomingBlob, StoredBlob, StoreFull
 from relay_client.blossom.descriptor import BlobDescriptor
 from relay_client.blossom.token import Token, Verb
-from relay_client.errors import CallerError, InvalidToken
+from relay_client.errors import CallerError, InvalidToken, StorageError
 from relay_client.hexadecimal import parse_hex
 from relay_client.messages import sanitize
 
@@ -262,8 +262,8 @@ class LocalBlobServer:
             response = _refusal(507, str(error))
         except TimeoutError:
             response = _refusal(408, "no bytes for too long")
-        except (OSError, sqlite3.Error):
-            log.exception("cannot store or read a blob")
+        except (OSError, sqlite3.Error, StorageError):
+            log.exception("cannot read or write on this disk")
             response = _refusal(507, "the server's disk fails or is full")
         response.headers.update(_ALWAYS)
         return response

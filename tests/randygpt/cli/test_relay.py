@@ -1,13 +1,17 @@
 """`randygpt relay`: who may write, where events are kept, and what the user is warned of."""
 
+import hashlib
 import json
 import subprocess
+import time
 from pathlib import Path
 
+import aiohttp
 import pytest
 from support.command import background, invoke, only_line
 from support.scripted_relay import ScriptedRelay
 
+from relay_client.blossom.token import Verb, encode_header, token_draft
 from relay_client.event import EventDraft
 from relay_client.keys import SecretKey
 from relay_client.nip19 import encode_npub
@@ -26,8 +30,10 @@ NPUB = encode_npub(SecretKey(bytes.fromhex("22" * 32)).pubkey)
         (("--allow", NPUB, "--open"), "exclude each other"),
         (("--memory", "--data", "x"), "exclude each other"),
         (("--open", "--max-event-size", "65K"), "65,536"),
+        (("--blobs", "1", "--blobs-url", "https://blobs.example/x"), "without a path"),
+        (("--blobs", "1", "--blob-type", "Text"), "application/octet-stream"),
     ],
-    ids=["no author", "name", "author", "both", "memory and disk", "too large"],
+    ids=["no author", "name", "author", "both", "memory and disk", "too large", "path", "type"],
 )
 def test_wrong_relay_options_are_one_line(tmp_path: Path, words: tuple[str, ...], reason: str) -> None:
     done = invoke(tmp_path, "relay", *words)
@@ -101,3 +107,35 @@ def test_check_uses_the_own_key(tmp_path: Path, threaded_relay: ScriptedRelay) -
     done = invoke(tmp_path, "relays", "check", threaded_relay.url, "--send")
     assert "signed with your key" in done.stdout
     assert [encode_npub(bytes.fromhex(event["pubkey"])) for event in threaded_relay.events.values()] == [npub]
+
+
+async def test_blossom_server_accepts_own_key_and_whom_it_trusts_meanwhile(
+    tmp_path: Path, free_port: int, unused_port: int
+) -> None:
+    own, friend = SecretKey.generate(), SecretKey.generate()
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "state").mkdir()
+    words = ("relay", "--memory", "--port", free_port, "--blobs", unused_port, "--json")
+    blob = b"a blob"
+    sha256 = hashlib.sha256(blob).digest()
+
+    async def upload(key: SecretKey) -> int:
+        draft = token_draft(Verb.UPLOAD, hashes=[sha256], origins=[shown["blobs"]], now=int(time.time()))
+        headers = {"Authorization": encode_header(draft.sign(key))}
+        async with web.put(f"{shown['blobs']}/upload", data=blob, headers=headers) as response:
+            return response.status
+
+    async with aiohttp.ClientSession() as web:
+        with background(tmp_path, *words) as (_, line):
+            shown = json.loads(line)
+            assert shown["blobs"] == f"http://127.0.0.1:{unused_port}"
+            assert await upload(own) == 403
+            (tmp_path / "keys/nsec").write_text(own.reveal_nsec())
+            (tmp_path / "keys/nsec").chmod(0o600)
+            assert await upload(own) == 201
+            assert await upload(friend) == 403
+            (tmp_path / "state/trust.json").write_text(json.dumps({"authors": {friend.pubkey.hex(): "friend"}}))
+            assert await upload(friend) == 200
+            async with web.get(f"{shown['blobs']}/{sha256.hex()}") as response:
+                assert await response.read() == blob
+    assert not (tmp_path / "relay").exists()
