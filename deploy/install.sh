@@ -7,12 +7,14 @@ unset "${!PYTHON@}" BASH_ENV ENV CDPATH # nothing that runs here as root comes f
 
 usage() {
   cat <<'TEXT'
-Usage: install.sh [--follow NAME] [--relay URL]... [--wheels DIR | --index URL] [--with-training] [--python FILE]
-                  [--dry-run]
+Usage: install.sh [--follow NAME] [--relay URL]... [--run-relay NPUB]... [--quota SIZE] [--wheels DIR | --index URL]
+                  [--with-training] [--python FILE] [--dry-run]
        install.sh --uninstall [--dry-run]
 
   --follow NAME     install and serve each new version of npub…/name
   --relay URL       a relay that has it; repeatable
+  --run-relay NPUB  run a relay on 127.0.0.1:7777 that accepts events of this author; repeatable
+  --quota SIZE      limit of the store of fetched models at the first installation (default: 20G)
   --wheels DIR      install from the wheels in this folder, without a network;
                     by default from this checkout, with dependencies from the package index
   --index URL       use another package index
@@ -26,7 +28,7 @@ TEXT
 }
 
 HERE=$(cd "$(dirname "$0")" && pwd)
-readonly HERE BASE=/opt/randygpt SETTINGS=/etc/randygpt UNITS=/etc/systemd/system COMMAND=/usr/local/bin/randygpt
+readonly HERE BASE=/opt/randygpt DATA=/var/lib/randygpt SETTINGS=/etc/randygpt UNITS=/etc/systemd/system COMMAND=/usr/local/bin/randygpt
 readonly READY_S=120 # time for the restarted services to become ready
 
 die() {
@@ -40,13 +42,15 @@ run() { # runs a command that changes the system, or prints it with --dry-run
   if [ "$dry" = yes ]; then printf '+ %s\n' "$*"; else "$@"; fi
 }
 
-follow='' wheels='' index='' training='' python=/usr/bin/python3 dry=no uninstall=no
-relays=()
+follow='' wheels='' index='' training='' python=/usr/bin/python3 dry=no uninstall=no quota=20G
+relays=() writers=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --follow | --relay | --wheels | --index | --python) [ $# -gt 1 ] || die "$1 needs a value" ;;&
+    --follow | --relay | --run-relay | --quota | --wheels | --index | --python) [ $# -gt 1 ] || die "$1 needs a value" ;;&
     --follow) follow=$2; shift ;;
     --relay) relays+=("$2"); shift ;;
+    --run-relay) writers+=("$2"); shift ;;
+    --quota) quota=$2; shift ;;
     --wheels) wheels=$2; shift ;;
     --index) index=$2; shift ;;
     --python) python=$2; shift ;;
@@ -108,6 +112,10 @@ for relay in "${relays[@]}"; do
     *) die "--relay $relay: expected an address like wss://relay.example" ;;
   esac
 done
+for each in "${writers[@]}"; do
+  [[ $each =~ ^npub1[a-z0-9]+$ ]] || die "--run-relay $each: expected an npub"
+done
+[[ $quota =~ ^[1-9][0-9]*[KMGT]?$ ]] || die "--quota $quota: expected a size such as 20G"
 "$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is not Python 3.11 or newer"
 "$python" -I -c 'import ensurepip, venv' 2>/dev/null || die "$python cannot create virtual environments; run: apt-get install python3-venv"
 if [ "$(id -u)" = 0 ] && ! setpriv --reuid=65534 --regid=65534 --clear-groups "$python" -I -c '' 2>/dev/null; then
@@ -150,7 +158,7 @@ fi
 old=$(readlink -f "$BASE/current" 2>/dev/null || true)
 [ ! -e "$old/.training" ] || training=yes
 version=$(basename "$wheel" | cut -d- -f2)
-mark=$(cat "$wheel" "${parts[@]}" <(echo "$python $training"; ls "${wheels:-$HERE}") | sha256sum | cut -c1-8)
+mark=$(cat "$wheel" "${parts[@]}" <(echo "$python $training"; "$python" -I -V; ls "${wheels:-$HERE}") | sha256sum | cut -c1-8)
 folder=$BASE/versions/$version-$mark
 
 build() { # creates $folder
@@ -209,6 +217,18 @@ write_settings() {
       [ -z "$follow" ] || printf '\n[follow]\nname = "%s"\n' "$follow"
     } >"$SETTINGS/config.toml"
   fi
+  if [ ${#writers[@]} != 0 ]; then
+    if grep -qs '^\[relay\]' "$SETTINGS/config.toml"; then
+      say "$SETTINGS/config.toml has a table [relay], which is not changed: --run-relay only starts the relay"
+    else
+      list=$(printf '"%s", ' "${writers[@]}")
+      printf '\n[relay]\nallow = [%s]\n' "${list%, }" >>"$SETTINGS/config.toml"
+    fi
+  fi
+}
+
+set_quota() { # limits the store of a new installation
+  runuser -u randygpt -- env RANDYGPT_HOME="$DATA" "$BASE/current/bin/randygpt" gc --quota "$quota" >/dev/null
 }
 
 services=(randygpt-relay.service randygpt-follow.service randygpt-serve.service randygpt-train.service)
@@ -228,9 +248,13 @@ fi
 run systemd-sysusers /etc/sysusers.d/randygpt.conf
 run systemd-tmpfiles --create /etc/tmpfiles.d/randygpt.conf
 if [ "$dry" = yes ]; then say "+ create $SETTINGS/api-keys and $SETTINGS/config.toml, unless they exist"; else write_settings; fi
+if [ ! -e "$DATA/state" ]; then
+  if [ "$dry" = yes ]; then say "+ limit the store in $DATA to $quota"; else set_quota; fi
+fi
 [ -e "$COMMAND" ] || run ln -sf "$BASE/current/bin/randygpt" "$COMMAND"
 wanted=(randygpt.target randygpt-serve.socket randygpt-serve.service)
 if [ -n "$follow" ] || grep -qs '^\[follow\]' "$SETTINGS/config.toml"; then wanted+=(randygpt-follow.service); fi
+[ ${#writers[@]} = 0 ] || wanted+=(randygpt-relay.service)
 run systemctl enable --quiet "${wanted[@]}"
 
 # --- start, and roll back if a service does not become ready

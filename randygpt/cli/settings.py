@@ -26,7 +26,15 @@ _KINDS: tuple[tuple[str, type | tuple[type, ...]], ...] = (
     ("a quoted string", (str, Path, Enum)),
     ("a list", (list, tuple)),
 )
-_SAMPLES = (True, "xs", "classic", "float32", "30d", "20G")  # examples for settings that accept only certain values
+_SAMPLES = (
+    True,
+    "xs",
+    "classic",
+    "float32",
+    "30d",
+    "20G",
+    "https://blobs.example",
+)  # examples for settings that accept only certain values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,6 +89,9 @@ def test_machine_set_up_from_the_page_serves(tmp_path: Path) -> None:
                 training(machine, page, author, npub)
                 mistakes(machine, page, second)
                 everyday(machine, page)
+                relay_for_others(machine, page, author)
+                restoring(machine, page, second)
+                moving(machine, page, second)
                 bad_update(machine, page, repository, second)
         with machine.booted(network=False):
             answering(machine, second)
@@ -107,6 +110,7 @@ def substituted(block: str, author: BoxAuthor) -> str:
     for written, meant in (
         ("YOUR-COPY-OF-THIS-REPOSITORY", REPOSITORY),
         ("npub1…/tiny", f"{author.npub}/tiny"),
+        ("npub1…", author.npub),
         ("wss://relay.example", author.url),
     ):
         block = block.replace(written, meant)
@@ -128,6 +132,8 @@ def installation(machine: Box, page: Page, author: BoxAuthor, release: str) -> N
     machine.until(f"systemctl is-active {FOLLOW}", lambda said: said == "active")
     answering(machine, release)
     assert_well(machine, SERVE, FOLLOW, "randygpt.target", "randygpt-serve.socket")
+    as_service = "runuser -u randygpt -- env RANDYGPT_HOME=/var/lib/randygpt randygpt"
+    assert json.loads(machine.run(f"{as_service} gc --dry-run --json"))["quota"] == 20 << 30
     assert state(machine, SERVE, "StatusText") == ["serving tiny version 1"]
     assert state(machine, FOLLOW, "StatusText") == ["following tiny: version 1, 1 of 1 relays"]
     assert (
@@ -369,12 +375,41 @@ def everyday(machine: Box, page: Page) -> None:
     assert {"etc/randygpt/nsec", "var/lib/randygpt/state/seen.json"} <= set(kept.splitlines())
     assert_hidden(machine, "/etc/randygpt/nsec", SERVE, FOLLOW)
     assert "OK" in machine.run("randygpt/deploy/check-units.sh")
-    machine.run("systemctl start randygpt-relay.service")
-    assert state(machine, "randygpt-relay.service", "ActiveState") == ["active"]
     override(machine, page, "Settings", "randygpt-serve.socket")
     machine.run("systemctl restart randygpt-serve.socket")
     assert '"status":"ok"' in machine.run(f"curl -s --fail {WEB.replace('8080', '9090')}/health")
     machine.run("systemctl revert randygpt-serve.socket; systemctl restart randygpt-serve.socket")
+
+
+def relay_for_others(machine: Box, page: Page, author: BoxAuthor) -> None:
+    """Check that the relay accepts events of the author alone."""
+    machine.run(substituted(page.block("A relay for others"), author))
+    assert state(machine, "randygpt-relay.service", "ActiveState") == ["active"]
+    assert f'allow = ["{author.npub}"]' in machine.run("cat /etc/randygpt/config.toml")
+    author.run("relays", "check", "ws://127.0.0.1:7777", "--send")
+    said = machine.run("randygpt relays check ws://127.0.0.1:7777 --send; echo $?", check=False)
+    assert "not on the relay's list" in said
+    assert said.endswith("4")
+
+
+def restoring(machine: Box, page: Page, release: str) -> None:
+    """Check that the backup brings back keys, settings and the versions seen."""
+    machine.run("systemctl stop randygpt.target; mv /etc/randygpt gone; mv /var/lib/randygpt/state gone-state")
+    machine.run(page.block("Backups", 1))
+    answering(machine, release)
+    machine.until(f"systemctl is-active {FOLLOW}", lambda said: said == "active")
+    assert machine.run("diff --recursive gone /etc/randygpt") == ""
+    assert machine.run("stat -c %U /var/lib/randygpt/state/seen.json") == "randygpt"
+    assert_well(machine, SERVE, FOLLOW)
+
+
+def moving(machine: Box, page: Page, release: str) -> None:
+    """Check that the services use a store that was moved to another disk."""
+    machine.run(page.block("Backups", 2))
+    answering(machine, release)
+    machine.until(f"systemctl is-active {FOLLOW}", lambda said: said == "active")
+    assert machine.run("stat -c %i /var/lib/randygpt/store") == machine.run("stat -c %i /srv/models/randygpt/store")
+    assert_well(machine, SERVE, FOLLOW)
 
 
 def bad_update(machine: Box, page: Page, repository: Repository, release: str) -> None:
