@@ -10,52 +10,44 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import aiohttp
 from aiohttp import StreamReader, web
-from aiohttp.abc import AbstractStreamWriter
 
 from relay_client.blossom.address import host_of
+from relay_client.blossom.blob_http import (
+    ALWAYS,
+    PREFLIGHT,
+    BlobResponse,
+    Refused,
+    hash_header,
+    int_header,
+    keep_waiting,
+    media_type_of,
+    origin_of,
+    read_small,
+    receive,
+    refusal,
+    transfer_s,
+)
 from relay_client.blossom.blob_limits import BlobLimits
-from relay_client.blossom.blob_store import BlobStore, IncomingBlob, StoredBlob, StoreFull
+from relay_client.blossom.blob_store import BlobStore, StoredBlob, StoreFull
 from relay_client.blossom.descriptor import BlobDescriptor
+from relay_client.blossom.mirror import MAX_REQUEST, MirrorSource
 from relay_client.blossom.token import Token, Verb
-from relay_client.errors import CallerError, InvalidToken, StorageError
+from relay_client.errors import CallerError, InvalidResponse, InvalidToken, StorageError, TransportError
 from relay_client.hexadecimal import parse_hex
-from relay_client.messages import sanitize
 
 HOST = "127.0.0.1"
-DEFAULT_TYPE = "application/octet-stream"
 
 _DIGEST = 32  # bytes
-_BLOCK = 1 << 20  # bytes received before they are hashed and written
-_IDLE_S = 30.0  # without a byte of an upload
-_SEND_S = 60.0  # for a blob, and a second more for each `_SLOWEST` bytes
-_SLOWEST = 16_384  # bytes
 _LINGER_S = 5.0  # to read what a refused client still sends
 _MAX_HEADER = 65_536  # bytes; a token may name hundreds of blobs
 _MAX_LIST = 1_000
-_LONGEST_TYPE = 127
 _BUSY_S = 2  # seconds after which a client may try again
 
-_ALWAYS = {"Server": "randygpt", "Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "*"}
-_PREFLIGHT = {
-    "Access-Control-Allow-Headers": "Authorization, *",
-    "Access-Control-Allow-Methods": "GET, HEAD, PUT, DELETE",
-    "Access-Control-Max-Age": "86400",
-}
-# A browser must not run what a stranger uploaded.
-_INERT = {"Content-Security-Policy": "default-src 'none'; sandbox", "X-Content-Type-Options": "nosniff"}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 log = logging.getLogger(__name__)
-
-
-class _Refused(Exception):
-    """A request is refused with a status and a reason."""
-
-    def __init__(self, status: int, reason: str, **headers: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.headers = headers
 
 
 class LocalBlobServer:
@@ -71,6 +63,7 @@ class LocalBlobServer:
         url: Origin at which clients reach the server, if a proxy is in front of it; tokens may name its host.
         limits: Sizes and types to accept.
         may_upload: Whether a public key may upload; asked for each upload. All may if None.
+        mirror_private: Mirror from private and `http` addresses too. Those who may upload can then reach this network.
     """
 
     def __init__(
@@ -82,8 +75,10 @@ class LocalBlobServer:
         url: str = "",
         limits: BlobLimits | None = None,
         may_upload: Callable[[bytes], bool] | None = None,
+        mirror_private: bool = False,
     ) -> None:
         self.origin = url
+        self._only_public = not mirror_private
         self._address = (host, port)
         self._url = url
         self._limits = limits or BlobLimits()
@@ -100,8 +95,9 @@ class LocalBlobServer:
             [
                 web.get(blob, self._get),  # HEAD too
                 web.delete(blob, self._delete),
-                web.put("/upload", self._upload, expect_handler=_keep_waiting),
+                web.put("/upload", self._upload, expect_handler=keep_waiting),
                 web.head("/upload", self._check_upload),
+                web.put("/mirror", self._mirror),
                 web.get("/list/{pubkey:[0-9a-f]{64}}", self._list),
             ]
         )
@@ -118,7 +114,7 @@ class LocalBlobServer:
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
-        self.origin = self._url or _origin(*self._runner.addresses[0][:2])
+        self.origin = self._url or origin_of(*self._runner.addresses[0][:2])
         return self
 
     async def __aexit__(
@@ -134,53 +130,87 @@ class LocalBlobServer:
         """GET and HEAD /<sha256> (BUD-01); aiohttp serves ranges."""
         blob = self._store.find(bytes.fromhex(request.match_info["sha256"]))
         if blob is None:
-            raise _Refused(404, "no such blob")
-        return _BlobResponse(self._store.path(blob.sha256), blob)
+            raise Refused(404, "no such blob")
+        return BlobResponse(self._store.path(blob.sha256), blob)
 
     async def _check_upload(self, request: web.Request) -> web.Response:
         """HEAD /upload (BUD-06): whether a blob would be accepted. A token is checked if there is one."""
-        sha256 = _hash_header(request)
+        sha256 = hash_header(request)
         if "Authorization" in request.headers:
             self._authorize(request, Verb.UPLOAD, sha256)
-        self._check_blob(_int_header(request, "X-Content-Length"), request.headers.get("X-Content-Type", ""))
+        self._check_blob(int_header(request, "X-Content-Length"), request.headers.get("X-Content-Type", ""))
         return web.Response()
 
     async def _upload(self, request: web.Request) -> web.Response:
         """PUT /upload (BUD-02)."""
-        sha256 = _hash_header(request)
+        sha256 = hash_header(request)
         token = self._authorize(request, Verb.UPLOAD, sha256)
-        size, media_type = _int_header(request, "Content-Length"), _media_type(request.headers.get("Content-Type", ""))
+        size, media_type = int_header(request, "Content-Length"), media_type_of(request.headers.get("Content-Type", ""))
         if sha256 and (known := await self._add_owner(sha256, token.pubkey)):
             return self._describe(request, known, 200)
         self._check_blob(size, media_type)
-        if self._uploads >= self._limits.max_uploads:
-            raise _Refused(503, "too many uploads at once", **{"Retry-After": str(_BUSY_S)})
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+        def check(digest: bytes) -> None:
+            if sha256 not in {None, digest}:
+                raise Refused(409, "the blob does not have the hash in X-SHA-256")
+            self._check_token(request, token, Verb.UPLOAD, digest)
+
+        stored, status = await self._receive(request.content, size, media_type, token.pubkey, check)
+        return self._describe(request, stored, status)
+
+    async def _mirror(self, request: web.Request) -> web.Response:
+        """PUT /mirror (BUD-04): an upload whose bytes come from another server."""
+        token = self._authorize(request, Verb.UPLOAD, None)
+        try:
+            source = MirrorSource.parse(await read_small(request, MAX_REQUEST), only_public=self._only_public)
+        except InvalidResponse as error:
+            raise Refused(400, str(error)) from None
+        self._check_token(request, token, Verb.UPLOAD, source.sha256)
+        if known := await self._add_owner(source.sha256, token.pubkey):
+            return self._describe(request, known, 200)
+
+        def check(digest: bytes) -> None:
+            if digest != source.sha256:
+                raise Refused(409, f"{source.origin} sends other bytes than the hash names")
+
+        try:
+            async with source.open(only_public=self._only_public) as response:
+                size, media_type = response.content_length or 0, media_type_of(response.headers.get("Content-Type", ""))
+                self._check_blob(size, media_type)
+                stored, status = await self._receive(response.content, size, media_type, token.pubkey, check)
+        except (TimeoutError, aiohttp.ClientError):
+            raise Refused(502, f"{source.origin} breaks off, or is too slow") from None
+        except (TransportError, InvalidResponse) as error:
+            raise Refused(502, str(error)) from None
+        return self._describe(request, stored, status)
+
+    async def _receive(
+        self, content: StreamReader, size: int, media_type: str, owner: bytes, check: Callable[[bytes], None]
+    ) -> tuple[StoredBlob, int]:
+        """Receive and store a blob whose hash passes `check`; return it, and 201 if it is new, else 200."""
         self._uploads += 1
         try:
             with await asyncio.to_thread(self._store.receive, size) as incoming:
-                if request.headers.get("Expect", "").lower() == "100-continue":
-                    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                await _receive(request.content, incoming)
-                digest = incoming.digest()
-                if sha256 not in {None, digest}:
-                    raise _Refused(409, "the blob does not have the hash in X-SHA-256")
-                self._check_token(request, token, Verb.UPLOAD, digest)
-                known = self._store.find(digest)
-                stored = await asyncio.to_thread(
-                    incoming.keep, media_type=media_type, owner=token.pubkey, now=int(time.time())
-                )
+                async with asyncio.timeout(transfer_s(size)):
+                    await receive(content, incoming)
+                check(incoming.digest())
+                known = self._store.find(incoming.digest())
+                now = int(time.time())
+                stored = await asyncio.to_thread(incoming.keep, media_type=media_type, owner=owner, now=now)
+                return stored, 200 if known else 201
         finally:
             self._uploads -= 1
-        return self._describe(request, stored, 200 if known else 201)
 
     async def _delete(self, request: web.Request) -> web.Response:
         """DELETE /<sha256> (BUD-12): removes the ownership, and the blob with its last owner."""
         sha256 = bytes.fromhex(request.match_info["sha256"])
         token = self._authorize(request, Verb.DELETE, sha256)
         if self._store.find(sha256) is None:
-            raise _Refused(404, "no such blob")
+            raise Refused(404, "no such blob")
         if not await asyncio.to_thread(self._store.remove_owner, sha256, token.pubkey):
-            raise _Refused(403, "this key did not upload the blob")
+            raise Refused(403, "this key did not upload the blob")
         return web.Response(status=204)
 
     async def _list(self, request: web.Request) -> web.Response:
@@ -199,16 +229,16 @@ class LocalBlobServer:
     # --- checks
 
     def _authorize(self, request: web.Request, verb: Verb, sha256: bytes | None) -> Token:
-        """Return the token of a request that may upload or delete; raises _Refused."""
+        """Return the token of a request that may upload or delete; raises Refused."""
         if "Authorization" not in request.headers:
-            raise _Refused(401, "a token is required (Authorization: Nostr …)")
+            raise Refused(401, "a token is required (Authorization: Nostr …)")
         try:
             token = Token.parse(request.headers["Authorization"], now=int(time.time()))
         except InvalidToken as error:
-            raise _Refused(401, str(error)) from None
+            raise Refused(401, str(error)) from None
         self._check_token(request, token, verb, sha256)
         if verb is Verb.UPLOAD and not self._may_upload(token.pubkey):
-            raise _Refused(403, "this key may not upload here")
+            raise Refused(403, "this key may not upload here")
         return token
 
     def _check_token(self, request: web.Request, token: Token, verb: Verb, sha256: bytes | None) -> None:
@@ -217,7 +247,7 @@ class LocalBlobServer:
         try:
             token.check(verb, host=name, sha256=sha256)
         except InvalidToken as error:
-            raise _Refused(401, str(error)) from None
+            raise Refused(401, str(error)) from None
 
     def _names(self, request: web.Request) -> list[str]:
         """Return the names of this server, as tokens have them. `Host` is the client's word, and does not count."""
@@ -225,15 +255,17 @@ class LocalBlobServer:
             return [host_of(self._url)]
         local = request.transport.get_extra_info("sockname") if request.transport else None
         address = str(local[0]) if local else self._address[0]
-        own = host_of(_origin(address.removeprefix("::ffff:"), 80))
+        own = host_of(origin_of(address.removeprefix("::ffff:"), 80))
         return [own, "localhost"] if own in {HOST, "[::1]"} else [own]
 
     def _check_blob(self, size: int, media_type: str) -> None:
         if size > self._limits.max_blob_size:
-            raise _Refused(413, f"the blob has {size:,} bytes; the limit is {self._limits.max_blob_size:,}")
-        if self._limits.types and _media_type(media_type) not in self._limits.types:
-            raise _Refused(415, f"only {', '.join(sorted(self._limits.types))}")
+            raise Refused(413, f"the blob has {size:,} bytes; the limit is {self._limits.max_blob_size:,}")
+        if self._limits.types and media_type_of(media_type) not in self._limits.types:
+            raise Refused(415, f"only {', '.join(sorted(self._limits.types))}")
         self._store.check_room(size)
+        if self._uploads >= self._limits.max_uploads:
+            raise Refused(503, "too many uploads at once", **{"Retry-After": str(_BUSY_S)})
 
     # --- answers
 
@@ -253,85 +285,17 @@ class LocalBlobServer:
         """Add the headers of every response, and word refusals and errors."""
         try:
             is_preflight = request.method == "OPTIONS"
-            response = web.Response(status=204, headers=_PREFLIGHT) if is_preflight else await handler(request)
+            response = web.Response(status=204, headers=PREFLIGHT) if is_preflight else await handler(request)
         except web.HTTPException as error:  # no such route
-            response = _refusal(error.status, error.reason)
-        except _Refused as refused:
-            response = _refusal(refused.status, str(refused), refused.headers)
+            response = refusal(error.status, error.reason)
+        except Refused as refused:
+            response = refusal(refused.status, str(refused), refused.headers)
         except StoreFull as error:
-            response = _refusal(507, str(error))
+            response = refusal(507, str(error))
         except TimeoutError:
-            response = _refusal(408, "no bytes for too long")
+            response = refusal(408, "no bytes for too long")
         except (OSError, sqlite3.Error, StorageError):
             log.exception("cannot read or write on this disk")
-            response = _refusal(507, "the server's disk fails or is full")
-        response.headers.update(_ALWAYS)
+            response = refusal(507, "the server's disk fails or is full")
+        response.headers.update(ALWAYS)
         return response
-
-
-class _BlobResponse(web.FileResponse):
-    """A blob, sent by the kernel. A client that hardly reads does not keep the file open forever."""
-
-    def __init__(self, path: Path, blob: StoredBlob) -> None:
-        cached = {"Cache-Control": "public, max-age=31536000, immutable"}
-        super().__init__(path, headers={"Content-Type": blob.type, **cached, **_INERT})
-        self._deadline_s = _SEND_S + blob.size / _SLOWEST
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                return await super().prepare(request)
-        except TimeoutError:
-            raise ConnectionResetError("the client hardly reads") from None
-
-
-async def _keep_waiting(_request: web.Request) -> None:
-    """Answer `Expect: 100-continue` later, so that a refused client does not send its blob."""
-
-
-async def _receive(content: StreamReader, incoming: IncomingBlob) -> None:
-    """Write the body of a request to a blob; hashing and writing do not block the event loop."""
-    block = bytearray()
-    while True:
-        async with asyncio.timeout(_IDLE_S):
-            received = await content.readany()
-        block += received
-        if block and (len(block) >= _BLOCK or not received):
-            await asyncio.to_thread(incoming.write, block)
-            block = bytearray()
-        if not received and content.at_eof():
-            return
-
-
-def _refusal(status: int, reason: str, headers: "dict[str, str] | None" = None) -> web.Response:
-    words = sanitize(reason)
-    ascii_words = words.encode("ascii", "replace").decode()
-    return web.Response(status=status, text=words, headers={"X-Reason": ascii_words, **(headers or {})})
-
-
-def _hash_header(request: web.Request) -> bytes | None:
-    """Return the header X-SHA-256, None if it is missing; raises _Refused."""
-    if "X-SHA-256" not in request.headers:
-        return None
-    sha256 = parse_hex(request.headers["X-SHA-256"].lower(), _DIGEST)
-    if sha256 is None:
-        raise _Refused(400, "X-SHA-256 is not a SHA-256 in hex")
-    return sha256
-
-
-def _int_header(request: web.Request, name: str) -> int:
-    text = request.headers.get(name, "")
-    if not (text.isascii() and text.isdecimal() and len(text) < _DIGEST):
-        raise _Refused(411, f"{name} is required")
-    return int(text)
-
-
-def _media_type(raw_type: str) -> str:
-    """Return a media type without its parameters; `application/octet-stream` for what is none."""
-    found = raw_type.partition(";")[0].strip().lower()
-    valid = "/" in found and found.isascii() and found.isprintable() and len(found) <= _LONGEST_TYPE
-    return found if valid else DEFAULT_TYPE
-
-
-def _origin(host: str, port: int) -> str:
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -10,8 +10,14 @@ from relay_client.blossom.local_server import LocalBlobServer
 
 @contextlib.asynccontextmanager
 async def blob_server(
-    folder: Path, *, limits: BlobLimits | None = None, may_upload: Callable[[bytes], bool] | None = None
+    folder: Path,
+    *,
+    limits: BlobLimits | None = None,
+    may_upload: Callable[[bytes], bool] | None = None,
+    mirror_private: bool = True,
 ) -> AsyncIterator[str]:
-    """Run the server with its blobs below `folder`; yield its origin."""
-    async with LocalBlobServer(folder=folder, limits=limits, may_upload=may_upload) as server:
+    """Run the server with its blobs below `folder`; yield its origin. It mirrors from this machine too."""
+    async with LocalBlobServer(
+        folder=folder, limits=limits, may_upload=may_upload, mirror_private=mirror_private
+    ) as server:
         yield server.origin
