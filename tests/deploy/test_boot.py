@@ -304,7 +304,7 @@ def training(machine: Box, page: Page, author: BoxAuthor, npub: str) -> None:
             done'""")
     run_for_a_while(machine, 1)
     said = machine.run(f"journalctl --no-pager -u {unit}")
-    assert f"cpu, {fastest_precision('cpu')}, text" in said  # the walls do not hide the processor
+    assert f"cpu, {fastest_precision('cpu')}\n" in said  # the walls do not hide the processor
     assert "iteration" in state(machine, unit, "StatusText")[0]
     machine.run(f"systemctl stop {unit}")
     saved = iteration(machine)
@@ -327,7 +327,7 @@ def training(machine: Box, page: Page, author: BoxAuthor, npub: str) -> None:
 def run_for_a_while(machine: Box, times: int) -> None:
     """Start the trainer for the nth time and wait until it has trained."""
     machine.run("systemctl start randygpt-train.service")
-    machine.until("journalctl --no-pager -u randygpt-train", lambda said: said.count("text: train.txt") == times)
+    machine.until("journalctl --no-pager -u randygpt-train", lambda said: said.count("text    train.txt") == times)
     size = machine.run("wc -c /var/lib/randygpt-train/checkpoint.metrics.jsonl", check=False)
     machine.until("wc -c /var/lib/randygpt-train/checkpoint.metrics.jsonl", lambda said: said != size)
 
