@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command import environment, only_line
+from support.command import environment, invoke, only_line
 from support.releases import checkpoint_bytes, publish, source, tiny_sources, visible
 from support.scripted_relay import RawEvent, ScriptedRelay
 
@@ -198,9 +198,10 @@ async def test_weights_only_fetch_is_completed_by_the_next(
     assert checkpoint(fetched) == checkpoint_bytes()
 
 
-async def test_lying_relay_is_named_and_fetch_succeeds(
-    scripted: ScriptedRelay, home: Path, published: Published
+def test_lying_relay_is_named_and_fetch_succeeds(
+    threaded_relay: ScriptedRelay, home: Path, tmp_path: Path, key: SecretKey
 ) -> None:
+    published = asyncio.run(publish([threaded_relay.url], tmp_path / "author", key, tiny_sources()))
     lies: list[str] = []
 
     def deliver(event: RawEvent) -> RawEvent:
@@ -209,21 +210,23 @@ async def test_lying_relay_is_named_and_fetch_succeeds(
         lies.append(event["id"])
         return event | {"content": "AAAA"}
 
-    scripted.deliver = deliver
-    code, out, errors = await run(home, "fetch", published.release.id.hex(), "--relay", scripted.url)
-    assert only_line(errors) == f"{scripted.url} sent data that failed verification; others were preferred from then on"
-    assert (code, "signed by npub1" in out) == (0, True)  # what it lied about was found by its hash
+    threaded_relay.deliver = deliver
+    done = invoke(home, "fetch", published.release.id.hex(), "--relay", threaded_relay.url)
+    named = f"{threaded_relay.url} sent data that failed verification"
+    assert only_line(done.stderr) == f"{named}; others were preferred from then on"
+    assert (done.returncode, "signed by npub1" in done.stdout) == (0, True)  # its lie was replaced by hash
 
 
-async def test_only_lying_relay_exits_3_and_installs_nothing(
-    scripted: ScriptedRelay, home: Path, published: Published
+def test_only_lying_relay_exits_3_and_installs_nothing(
+    threaded_relay: ScriptedRelay, home: Path, tmp_path: Path, key: SecretKey
 ) -> None:
+    published = asyncio.run(publish([threaded_relay.url], tmp_path / "author", key, tiny_sources()))
     first = next(published.manifest.files[0].chunks(46_080)).event_id.hex()
-    scripted.deliver = lambda event: event | {"content": "AAAA"} if event["id"] == first else event
-    code, out, errors = await run(home, "fetch", published.release.id.hex(), "--relay", scripted.url)
-    assert (code, out) == (3, "")
-    assert "1 of 152 chunks are missing or did not verify" in only_line(errors)
-    assert scripted.url in errors
+    threaded_relay.deliver = lambda event: event | {"content": "AAAA"} if event["id"] == first else event
+    done = invoke(home, "fetch", published.release.id.hex(), "--relay", threaded_relay.url)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "1 of 5 chunks are missing or did not verify" in only_line(done.stderr)
+    assert threaded_relay.url in done.stderr
     assert visible(home) == {}
 
 

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from support.command import TIMEOUT_S, environment, only_line, randygpt
+from support.command import TIMEOUT_S, environment, invoke, only_line
 from support.models import tiny_checkpoint, write_tiny
 from support.relays import find_free_port
 from support.release_store import ReleaseStore
@@ -59,7 +59,7 @@ def test_controls_are_escaped_as_in_json() -> None:
     assert logs.escape_controls("a\nb\t") == r"a\nb\t"
 
 
-@pytest.mark.parametrize("flags", [(), ("--json",)], ids=["text", "json"])
+@pytest.mark.parametrize("flags", [(), pytest.param(("--json",), marks=pytest.mark.full)], ids=["text", "json"])
 def test_hostile_name_in_json_is_escaped(tmp_path: Path, flags: tuple[str, ...]) -> None:
     write_hostile(tmp_path / "m.bin")
     code, screen = typed(tmp_path, "show", "m.bin", *flags, answers={})
@@ -72,7 +72,7 @@ def test_name_with_newline_cannot_forge_a_field(tmp_path: Path) -> None:
     write_tiny(tmp_path / "m.bin")
     record = json.loads((tmp_path / "m.json").read_bytes())
     (tmp_path / "m.json").write_text(json.dumps(record | {"name": "x\nsigned by   alice"}))
-    assert "\nsigned by" not in randygpt(tmp_path, "show", "m.bin").stdout
+    assert "\nsigned by" not in invoke(tmp_path, "show", "m.bin").stdout
 
 
 @pytest.mark.full
@@ -94,6 +94,7 @@ def test_errors_on_a_terminal_are_escaped(tmp_path: Path) -> None:
     assert "the loss" in screen
 
 
+@pytest.mark.full
 def test_config_keys_on_a_terminal_are_escaped(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text('"\\u001b[31m\\u009b\\u202e" = 1\n')
@@ -141,13 +142,13 @@ def test_notes_below_a_progress_bar_are_escaped() -> None:
     ("words", "closed", "code"),
     [
         ("show m.bin", ">&-", 0),
-        ("show missing.bin", "2>&-", 2),
-        ("--version", ">&-", 0),
+        ("keys show", "2>&-", 2),
+        pytest.param("--version", ">&-", 0, marks=pytest.mark.full),
         ("--help", ">&- 2>&-", 0),
         ("keys import", "<&-", 2),
-        ("show m.bin", ">/dev/full", 5),
+        pytest.param("show m.bin", ">/dev/full", 5, marks=pytest.mark.full),
         ("--version", ">/dev/full", 5),
-        ("show missing.bin", "2>/dev/full", 2),
+        ("keys show", "2>/dev/full", 2),
     ],
 )
 def test_closed_or_full_stream_is_no_bug(tmp_path: Path, words: str, closed: str, code: int) -> None:

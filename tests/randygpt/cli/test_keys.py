@@ -169,7 +169,9 @@ def test_terminal_asks_for_key_without_echo(home: Path, key: SecretKey) -> None:
     assert (home / "keys/nsec").read_text().strip() == key.reveal_nsec()
 
 
-@pytest.mark.parametrize("answer", ["", "\x04"], ids=["nothing", "end of file"])
+@pytest.mark.parametrize(
+    "answer", [pytest.param("", id="nothing", marks=pytest.mark.full), pytest.param("\x04", id="end of file")]
+)
 def test_empty_answer_makes_no_key(home: Path, answer: str) -> None:
     code, screen = typed(home, "keys", "import", answers={"Secret key (nsec or ncryptsec): ": answer})
     assert (code, "nothing was entered" in screen) == (2, True)

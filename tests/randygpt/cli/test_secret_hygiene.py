@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 from support.command import TIMEOUT_S, background, environment, invoke
 from support.models import write_tiny
 
+from randygpt import sharing
+from randygpt.cli.main import run
 from relay_client.keys import SecretKey
 
 SECRET = bytes.fromhex("5eed" * 16)
@@ -139,36 +142,16 @@ def test_process_with_key_does_not_expose_it(home: Path, source: str, number: in
     assert all(path.parent == home / "keys" for path in files(home) if shows_the_secret(path.read_bytes()))
 
 
-CRASHING = """
-import sys, traceback
-import distribution.journal
-
-def with_values(kind, error, trace):
-    report = traceback.TracebackException(kind, error, trace, capture_locals=True)
-    sys.stderr.write("".join(report.format()))
-
-sys.excepthook = with_values
-distribution.journal.Journal = None  # a bug in the middle of a publish
-from randygpt.cli.main import run
-sys.exit(run(sys.argv[1:]))
-"""
-
-
-def test_traceback_with_locals_has_no_secret(home: Path) -> None:
-    words = ["publish", "checkpoint_best.bin", "--relay", "ws://127.0.0.1:1"]
-    done = subprocess.run(
-        [sys.executable, "-c", CRASHING, *words],
-        cwd=home,
-        env=environment(home),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "TypeError" in done.stderr
-    assert "key=SecretKey(***)" in done.stderr
-    assert not shows_the_secret(done.stdout, done.stderr)
+@pytest.mark.usefixtures("at_home")
+def test_traceback_with_locals_has_no_secret(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANDYGPT_HOME", str(home))
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(sharing, "Journal", None)  # a bug in the middle of a publish
+    with pytest.raises(TypeError) as caught:
+        run(["publish", "checkpoint_best.bin", "--relay", "ws://127.0.0.1:1"])
+    report = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    assert "key=SecretKey(***)" in report
+    assert not shows_the_secret(report)
 
 
 def test_key_in_environment_warns_and_is_not_inherited(home: Path) -> None:

@@ -12,7 +12,7 @@ from randygpt.checkpoint.rgpt import read_checkpoint, read_weights
 from randygpt.checkpoint.sidecar import CheckpointInfo, inspect_checkpoint, read_sidecar
 from randygpt.cli.main import run
 
-TINY = ("--dim", "16", "--heads", "2", "--layers", "1", "--batch", "2")
+TINY = ("--dim", "16", "--heads", "2", "--layers", "1", "--batch", "2", "--block", "64")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def training(name: str = "checkpoint.bin") -> dict[str, object]:
 
 @pytest.mark.usefixtures("at_work")
 def test_any_shape_can_be_trained() -> None:
-    assert train(*TINY, "--block", "64", "--iters", "2") == 0
+    assert train(*TINY, "--iters", "2") == 0
     config = found().config
     assert (config.n_embd, config.n_head, config.n_layer, config.block_size) == (16, 2, 1, 64)
     assert train("--preset", "xs", "--layers", "1", "--batch", "2", "--iters", "1", "--checkpoint", "other") == 0
@@ -68,7 +68,7 @@ def test_resume_with_other_shape_is_refused(capsys: pytest.CaptureFixture[str]) 
     capsys.readouterr()
     assert train("--resume", "--iters", "3", "--dim", "32") == 2
     line = only_line(capsys.readouterr().err)
-    assert "says dim 16, heads 2, layers 1, block 256, but the flags say dim 32, heads 8, layers 6" in line
+    assert "says dim 16, heads 2, layers 1, block 64, but the flags say dim 32, heads 8, layers 6" in line
 
 
 @pytest.mark.usefixtures("at_work")
