@@ -6,14 +6,16 @@ import http.client
 import io
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,11 @@ import typer
 from randygpt.cli.flags import Json, Quiet
 from randygpt.cli.output import emit, format_size
 
-_FIRST_ITERS = 120
-_MORE_ITERS = 180
-_TRAINING = ("--recipe", "classic", "--preset", "xs", "--batch", "16", "--lr", "3e-3", "--min-lr", "3e-4")
+_FIRST_ITERS = 600
+_MORE_ITERS = 700
 _PROMPT = "The "
+_SAMPLE_TOKENS = 320
+_WIDTH = 76  # of the sample, in characters
 _MAX_WORD = 40  # characters of an argument before it is abbreviated; ids are longer
 _DEADLINE_S = 60.0  # for a reply or a swap that should take about a second
 _AFTER_SWAP = 10  # replies from the new model before the client stops
@@ -60,30 +63,29 @@ def _run(stage: "_Stage") -> dict[str, object]:
         _say("Start a local relay that keeps events in memory:")
         relay = stack.enter_context(stage.background("author", "relay", "--memory", "--port", str(_free_port())))
         _say("\nThe author creates a key. The secret key stays in a private file; this is the public key:")
-        npub = stage.text("author", "keys", "new")
-        _say(f"  {npub}")
+        _say(f"  {stage.text('author', 'keys', 'new')}")
         stage.text("author", "relays", "add", relay)
 
         _say(f"\nThe author trains a small model for {_FIRST_ITERS} iterations on the Python manual:")
-        _say(f"  {stage.text('author', 'train', '--iters', str(_FIRST_ITERS), *_TRAINING)}")
+        _train(stage, "--iters", str(_FIRST_ITERS))
         first = _publish(stage)
 
-        _say("\nA friend fetches it by that id and verifies every byte:")
-        _fetch(stage, relay, first["release"], first)
+        _say("\nA friend with an empty home pastes the line that `publish` printed, and every byte is verified:")
+        _fetch(stage, first)
 
         _say("\nThe friend serves it over HTTP:")
         address = stack.enter_context(stage.background("friend", "serve", "--port", "0"))
         client = _Client(address)
-        text, release = client.ask()
-        _say(f"  {_PROMPT!r} → {text[:60]!r}\n  from release {release[:16]}…")
+        _, release = client.ask()
+        _say(f"  a reply from release {release[:16]}…")
         _check(release == first["release"], "the server replied from another release")
 
         _say("\nUnder load from a client, the author publishes version 2 and the friend fetches it:")
         with client.keep_asking():
-            _say(f"  {stage.text('author', 'train', '--iters', str(_MORE_ITERS), '--resume', *_TRAINING)}")
+            _train(stage, "--resume", "--iters", str(_MORE_ITERS))
             second = _publish(stage)
             _check(second["version"] == first["version"] + 1, "the second publish is not version 2")
-            _fetch(stage, relay, f"{npub}/demo", second)
+            _fetch(stage, second)
             client.wait_for(second["release"])
         _say("\nThe client received:")
         for release, count in client.replies.items():
@@ -91,26 +93,36 @@ def _run(stage: "_Stage") -> dict[str, object]:
         _say(f"  {len(client.failures)} requests failed")
         _check(not client.failures, f"requests failed: {client.failures[:1]}")
         _check(set(client.replies) == {first["release"], second["release"]}, "the client did not see the swap")
-        return {"replies": dict(client.replies), "failed": len(client.failures)}
+        text, _ = client.ask(max_tokens=_SAMPLE_TOKENS, temperature=0.6, seed=1)
+        _say("\nThe friend's server writes:")
+        _say("\n".join(textwrap.indent(textwrap.fill(line, _WIDTH), "  ") for line in f"{_PROMPT}{text}".splitlines()))
+        return {"replies": dict(client.replies), "failed": len(client.failures), "sample": text}
+
+
+def _train(stage: "_Stage", *words: str) -> None:
+    """Train with the default recipe, and show what was reached."""
+    reached = stage.text("author", "train", "--checkpoint", "demo", *words)
+    _say(textwrap.indent("\n".join(reached.splitlines()[:3]), "  "))
 
 
 def _publish(stage: "_Stage") -> dict[str, Any]:
     started = time.monotonic()
-    published = stage.json("author", "publish", "checkpoint_best.bin", "--name", "demo", "--json")
+    published = stage.json("author", "publish", "demo", "--quiet", "--json")
     took = time.monotonic() - started
     checkpoint = published["files"][0]
     _say(f"  published as version {published['version']}: {published['release']}")
     _say(f"  {checkpoint['path']}, {format_size(checkpoint['size'])}, sha256 {checkpoint['sha256'][:16]}…")
     rate = f"{format_size(published['bytes'] / took)}/s, including program start"
     _say(f"  {published['events']} signed events, {format_size(published['bytes'])}; {rate}")
-    local = hashlib.sha256((stage.folder / "checkpoint_best.bin").read_bytes()).hexdigest()
+    local = hashlib.sha256((stage.folder / "demo_best.bin").read_bytes()).hexdigest()
     _check(local == checkpoint["sha256"], "the published hash differs from that of the file")
+    _say(f"  for a friend: {_shortened(shlex.split(published['fetch']))}")
     return published
 
 
-def _fetch(stage: "_Stage", relay: str, reference: str, published: dict[str, Any]) -> None:
+def _fetch(stage: "_Stage", published: dict[str, Any]) -> None:
     started = time.monotonic()
-    fetched = stage.json("friend", "fetch", reference, "--relay", relay, "--json")
+    fetched = stage.json("friend", *shlex.split(published["fetch"])[1:], "--json")
     took = time.monotonic() - started
     file = next(file for file in fetched["files"] if file["role"] == "checkpoint")
     _check(fetched["release"] == published["release"], "another release was fetched")
@@ -180,8 +192,7 @@ class _Stage:
 
     @staticmethod
     def _show(user: str, arguments: tuple[str, ...]) -> None:
-        shown = (word if len(word) < _MAX_WORD else f"{word[:16]}…{word[-4:]}" for word in arguments)
-        _say(f"  {user}$ randygpt {' '.join(shown)}")
+        _say(f"  {user}$ {_shortened(['randygpt', *arguments])}")
 
 
 class _Client:
@@ -193,11 +204,11 @@ class _Client:
         self.replies: Counter[str] = Counter()  # by release
         self.failures: list[str] = []
 
-    def ask(self) -> tuple[str, str]:
+    def ask(self, *, max_tokens: int = 40, **fields: float) -> tuple[str, str]:
         """Send a request and return (completion, release id); raises DemoFailed for an error."""
         connection = http.client.HTTPConnection(self._host, timeout=_DEADLINE_S)
         try:
-            connection.request("POST", "/", json.dumps({"prompt": _PROMPT, "max_tokens": 40}))
+            connection.request("POST", "/", json.dumps({"prompt": _PROMPT, "max_tokens": max_tokens, **fields}))
             reply = connection.getresponse()
             body = json.loads(reply.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -233,6 +244,11 @@ class _Client:
                 self.replies[release] += 1
             except DemoFailed as failure:
                 self.failures.append(str(failure))
+
+
+def _shortened(words: Sequence[str]) -> str:
+    """Return a command line with its long words abbreviated."""
+    return " ".join(word if len(word) < _MAX_WORD else f"{word[:16]}…{word[-4:]}" for word in words)
 
 
 def _free_port() -> int:

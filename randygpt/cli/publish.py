@@ -203,8 +203,8 @@ def _report(published: "Published", references: "References", *, as_json: bool, 
             print_stderr("nothing sent: the relays already have every event")
         if references.only_local:
             print_stderr(
-                f"no other machine can reach {', '.join(references.relays)}: to share it, publish to a relay that "
-                "others reach (see randygpt relay --help)"
+                f"no other machine can reach {', '.join(references.relays)}: to share the model, publish to a relay "
+                "that others reach, such as one started with randygpt relay --host 0.0.0.0"
             )
     author = encode_npub(release.author)
     text = "\n".join(

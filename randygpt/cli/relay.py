@@ -68,6 +68,7 @@ def relay(
     max_rate: Annotated[
         int, typer.Option(min=1, metavar="N", help="Delay an address that sends more events a minute.")
     ] = 6000,
+    add: Annotated[bool, typer.Option("--add", help="Add the relay to your list, under its network address.")] = False,
     max_connections: Annotated[int, typer.Option(min=1, metavar="N", help="Open connections at once.")] = 256,
     blobs: Annotated[
         int | None, typer.Option(min=1, max=65535, metavar="PORT", help="Also run a Blossom server on this port.")
@@ -125,8 +126,12 @@ def relay(
     notes = [f"events are kept in {folder}" if folder else "events are kept in memory and are lost at exit"]
     if limits:
         notes.append(_describe(limits))
+    url = _network_url(address, port) if is_public else running.url
     if is_public:
-        notes += _warnings(address, port, limits)
+        notes += _warnings(url, limits)
+    if add:
+        _add_to_list(url)
+        notes.append(f"{url} is on your list of relays")
     asyncio.run(
         _run(
             running,
@@ -274,13 +279,25 @@ def _describe(limits: "RelayLimits") -> str:
     )
 
 
-def _warnings(address: str, port: int, limits: "RelayLimits | None") -> list[str]:
-    """Return what the user should know about a relay that the network reaches."""
+def _network_url(address: str, port: int) -> str:
+    """Return the URL under which the network reaches a relay; a loopback URL if this machine has no network."""
+    reachable = address
     if ipaddress.ip_address(address).is_unspecified:
-        reachable = _own_address(socket.AF_INET6 if ":" in address else socket.AF_INET) or "THIS-MACHINE"
-    else:
-        reachable = address
-    url = f"ws://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
+        family, loopback = (socket.AF_INET6, "::1") if ":" in address else (socket.AF_INET, "127.0.0.1")
+        reachable = _own_address(family) or loopback
+    return f"ws://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
+
+
+def _add_to_list(url: str) -> None:
+    """Add a relay to the user's list."""
+    home = Home.from_environment()
+    added = home.added_relays()
+    if url not in (*home.configured_relays, *added):
+        home.write_relays([*added, url])
+
+
+def _warnings(url: str, limits: "RelayLimits | None") -> list[str]:
+    """Return what the user should know about a relay that the network reaches."""
     written = "; ANYONE who reaches it can write" if limits and limits.authors is None else ""
     return [
         f"WARNING: the network reaches this relay at {url}, unencrypted{written}",

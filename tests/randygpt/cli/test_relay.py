@@ -48,7 +48,7 @@ async def test_network_relay_accepts_own_key_and_trusted_authors(tmp_path: Path,
     (tmp_path / "keys/nsec").chmod(0o600)
     (tmp_path / "state").mkdir()
     (tmp_path / "state/trust.json").write_text(json.dumps({"authors": {friend.pubkey.hex(): "friend"}}))
-    words = ("relay", "--host", EVERYWHERE, "--port", free_port, "--json")
+    words = ("relay", "--host", EVERYWHERE, "--port", free_port, "--add", "--json")
     with background(tmp_path, *words, stderr=subprocess.PIPE) as (process, line):
         shown = json.loads(line)
         assert shown["relay"] == f"ws://127.0.0.1:{free_port}"
@@ -61,7 +61,10 @@ async def test_network_relay_accepts_own_key_and_trusted_authors(tmp_path: Path,
             stored = (await pool.stored_ids([event.id for event in events]))[shown["relay"]]
         assert stored == {event.id for event in events[:2]}
         assert process.stderr is not None
-        notes = "".join(process.stderr.readline() for _ in range(4))
+        notes = "".join(process.stderr.readline() for _ in range(5))
+        (added,) = json.loads((tmp_path / "relays.json").read_text())
+        assert f"{added} is on your list of relays" in notes
+        assert f"the network reaches this relay at {added}, unencrypted" in notes
         assert "accepts events of 2 author(s): up to 65.5 kB each, 2.1 GB in all" in notes
         assert "WARNING: the network reaches this relay at ws://" in notes
 
