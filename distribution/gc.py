@@ -96,11 +96,11 @@ class GarbageCollector:
         here = {release.id for release in installed}
         unfinished += [path for path in store.folder.glob("events/*") if _release_of(path) not in here]
         known = here | {_release_of(path) for path in unfinished}
-        idle = {release_id for release_id in known - {self._during} if _take(locks, store.lock_path(release_id))}
+        idle = {release_id for release_id in known - {self._during} if take(locks, store.lock_path(release_id))}
         kept = {store.current(), store.previous(), *store.pinned(), *(known - idle)}
         for path in unfinished:
             if _release_of(path) in idle and path.lstat().st_mtime <= time.time() - stale_s:
-                yield Garbage(path=path, bytes=_size(path))
+                yield Garbage(path=path, bytes=folder_size(path))
         blobs = {} if known - idle - {self._during} else {path.name: path for path in store.folder.glob("blobs/*")}
         needs = Counter(file.sha256.hex() for release in installed for file in release.files)
         needs.update(digest.hex() for digest in self._blobs)
@@ -112,7 +112,7 @@ class GarbageCollector:
             yield Garbage(path=release.folder, bytes=0, release=release)
             events = store.event_archive.folder(release.id)
             if events.is_dir():
-                yield Garbage(path=events, bytes=_size(events))
+                yield Garbage(path=events, bytes=folder_size(events))
             needs.subtract(file.sha256.hex() for file in release.files)
             for name in {file.sha256.hex() for file in release.files} & blobs.keys():
                 if not needs[name]:
@@ -184,8 +184,8 @@ def _release_of(path: Path) -> bytes:
     return parse_hex(digits, 32) or b""
 
 
-def _take(locks: ExitStack, path: Path) -> bool:
-    """Return whether the lock was free; it is taken then."""
+def take(locks: ExitStack, path: Path) -> bool:
+    """Return whether a lock was free; it is taken then, until the stack is closed."""
     try:
         locking.enter(locks, path, timeout_s=0)
     except Timeout:
@@ -193,5 +193,6 @@ def _take(locks: ExitStack, path: Path) -> bool:
     return True
 
 
-def _size(path: Path) -> int:
+def folder_size(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder, in bytes; raises OSError."""
     return sum(each.lstat().st_size for each in (path, *path.rglob("*")) if each.is_file())

@@ -96,11 +96,11 @@ class Store:
 
     def has_blob(self, sha256: bytes) -> bool:
         """Return whether the store has a blob, and it still hashes right."""
-        return hashes_to(self._blob(sha256), sha256)
+        return hashes_to(self.blob_path(sha256), sha256)
 
     def check_segments(self, file: FileEntry) -> None:
         """Raise InvalidManifest unless the segments of a stored file hash right; also raises OSError."""
-        if name := wrong_segment(self._blob(file.sha256), file):
+        if name := wrong_segment(self.blob_path(file.sha256), file):
             raise InvalidManifest(f"{file.path} matches the manifest, but its segment {name} does not")
 
     def check_space(self, size: int) -> None:
@@ -180,7 +180,7 @@ class Store:
         shutil.rmtree(building, ignore_errors=True)  # of a process that was killed; this one holds the lock
         building.mkdir(durable.DIRECTORY)
         for file in manifest.files:
-            _link(self._blob(file.sha256), building / file.path)
+            _link(self.blob_path(file.sha256), building / file.path)
         record = orjson.dumps(
             to_record(release, manifest, original, installed_at=int(time.time())), option=orjson.OPT_INDENT_2
         )
@@ -221,6 +221,11 @@ class Store:
         await self.seen_versions.acknowledge_all()
         self.activate(release_id)
 
+    def clear_current(self) -> None:
+        """Make no release current; raises OSError."""
+        self.current_path.unlink(missing_ok=True)
+        durable.sync_directory(self._refs)
+
     async def pin(self, release_id: bytes, *, pinned: bool = True) -> None:
         """Pin a release, so that it is never removed, or unpin it; raises StoreError and OSError."""
         async with self._pins.changing() as pins:
@@ -234,7 +239,8 @@ class Store:
     def _partial_path(self, release_id: bytes, file: FileEntry) -> Path:
         return self._partial / f"{release_id.hex()}-{file.sha256.hex()}.part"  # one per release, as are the locks
 
-    def _blob(self, sha256: bytes) -> Path:
+    def blob_path(self, sha256: bytes) -> Path:
+        """Return the path of a blob, which need not exist."""
         return self._blobs / sha256.hex()
 
     @staticmethod

@@ -12,12 +12,14 @@ import typer
 from randygpt.cli.flags import Json, Quiet
 from randygpt.cli.output import emit, print_stderr
 from randygpt.cli.settings import Parameter, default_map, environment_errors, file_errors, parameters
+from randygpt.cli.usage import Group
 from randygpt.user.config_files import Key, Setting, config_paths, existing_paths, line_number, load_settings, read_text
 from randygpt.user.home import GLOBAL_SETTINGS, RELAYS, Home, environment_name
 
 _COMMON_KEYS = {"json", "quiet"}  # keys that every table accepts
 
 app = typer.Typer(
+    cls=Group,
     help="Check and show settings from TOML files and the environment.",
     epilog="Example: randygpt config check",
     no_args_is_help=True,

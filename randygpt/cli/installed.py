@@ -1,6 +1,8 @@
 """`randygpt list`, `use` and `pin`; finding and printing installed releases for other commands."""
 
 import asyncio
+import shutil
+import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +25,9 @@ USE_EXAMPLE = "Example: randygpt use previous"
 PIN_EXAMPLE = "Example: randygpt pin shakespeare"
 
 _SHORT_ID = 12  # digits
-_RELEASE_HELP = "Installed release: current, previous, its name, name@version, alice/name or id."
+_LISTED_ID = 8  # digits
+_MODEL, _MIN_MODEL = 3, 8  # index of the name in a row of `list`; least width of that column
+RELEASE_HELP = "Installed release: current, previous, its name, name@version, alice/name or id."
 
 
 def complete_from_store(
@@ -65,7 +69,7 @@ def complete_or_file(incomplete: str) -> list[str]:
     return complete(incomplete) if incomplete else []
 
 
-Which = Annotated[str, typer.Argument(metavar="MODEL", help=_RELEASE_HELP, autocompletion=complete)]
+Which = Annotated[str, typer.Argument(metavar="MODEL", help=RELEASE_HELP, autocompletion=complete)]
 
 
 def open_store(home: Home) -> "tuple[Store, TrustList]":
@@ -108,8 +112,13 @@ def release_describer(home: Home) -> "Callable[[Sequence[InstalledRelease]], lis
 
 
 def release_title(release: "InstalledRelease", trusted: "TrustList") -> str:
-    """Return name, version and author of a release as text."""
-    return f"{release.name} version {release.version} by {trusted.display_name(release.author)}"
+    """Return name, version and author of a release as text; the author by petname, or by the ends of the npub."""
+    return f"{release.name} version {release.version} by {author_title(release, trusted)}"
+
+
+def author_title(release: "InstalledRelease", trusted: "TrustList") -> str:
+    """Return the author's petname, or the ends of the npub; `show` has all of it."""
+    return trusted.names.get(release.author) or short_npub(release.author)
 
 
 def flags_of(store: "Store", release: "InstalledRelease") -> dict[str, bool]:
@@ -139,7 +148,7 @@ def list_(
         list_published(relays=relay, key_file=key_file, password_file=password_file, as_json=as_json, quiet=quiet)
         return
     store, trusted = open_store(Home.from_environment())
-    entries, lines = [], []
+    entries, rows = [], []
     for release in store.releases():
         flags = flags_of(store, release)
         entries.append(
@@ -147,18 +156,46 @@ def list_(
             | {"size": release.size, "created_at": release.created_at, "installed_at": release.installed_at}
             | flags
         )
-        lines.append(_line(release, trusted, flags))
+        rows.append(_row(release, trusted, flags))
     if not (entries or as_json or quiet):
-        print_stderr("no releases installed; install one with: randygpt fetch RELEASE")
+        print_stderr("no releases installed; install one with: randygpt fetch MODEL")
     if entries or as_json:
-        emit(as_json, {"releases": entries}, "\n".join(lines))
+        emit(as_json, {"releases": entries}, _table(rows))
 
 
-def _line(release: "InstalledRelease", trusted: "TrustList", flags: Mapping[str, bool]) -> str:
-    date = time.strftime("%Y-%m-%d", time.localtime(release.created_at))
-    marks = ", ".join(name for name, is_set in flags.items() if is_set)
-    start = f"{release.id.hex()[:_SHORT_ID]}  {date}  {format_size(release.size):>9}"
-    return f"{start}  {release_title(release, trusted)}{f'  ({marks})' if marks else ''}"
+def _row(release: "InstalledRelease", trusted: "TrustList", flags: Mapping[str, bool]) -> list[str]:
+    return [
+        release.id.hex()[:_LISTED_ID],
+        time.strftime("%Y-%m-%d", time.localtime(release.created_at)),
+        format_size(release.size),
+        f"{release.name}@{release.version}",
+        author_title(release, trusted),
+        ", ".join(name for name, is_set in flags.items() if is_set),
+    ]
+
+
+def _table(rows: list[list[str]]) -> str:
+    """Return rows as aligned columns; on a terminal, names that do not fit are cut, as the id names a release too."""
+    widths = [max(map(len, column), default=0) for column in zip(*rows, strict=True)]
+    if sys.stdout.isatty():
+        room = shutil.get_terminal_size().columns - sum(widths) - 2 * (len(widths) - 1) + widths[_MODEL]
+        widths[_MODEL] = min(widths[_MODEL], max(room, _MIN_MODEL))
+    return "\n".join(
+        "  ".join(_cut(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def short_npub(author: bytes) -> str:
+    """Return the two ends of an npub, for tables. Too short to tell a forged key from a real one."""
+    from relay_client.nip19 import encode_npub
+
+    npub = encode_npub(author)
+    return f"{npub[:9]}…{npub[-4:]}"
 
 
 def use(which: Which, as_json: Json = False, _quiet: Quiet = False) -> None:

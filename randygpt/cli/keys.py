@@ -10,6 +10,7 @@ import typer
 
 from randygpt.cli.flags import Json, Quiet, check_file_path
 from randygpt.cli.output import emit, print_stderr
+from randygpt.cli.usage import Group
 from randygpt.errors import CallerError
 from randygpt.terminal import escape_controls
 from randygpt.user import signing_key as key_sources
@@ -18,6 +19,7 @@ from relay_client.keys import SecretKey
 from relay_client.nip19 import encode_npub
 
 app = typer.Typer(
+    cls=Group,
     help="Manage the key you publish with.",
     epilog="Example: randygpt keys new",
     no_args_is_help=True,

@@ -6,6 +6,7 @@ Exit codes: 0 success · 1 bug · 2 usage error or invalid local input · 3 not 
 
 import functools
 import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -20,12 +21,14 @@ from randygpt.cli import (
     follow,
     gc,
     generate,
+    help_page,
     installed,
     keys,
     plot,
     publish,
     relay,
     relays,
+    remove,
     reseed,
     revoke,
     serve,
@@ -39,10 +42,11 @@ from randygpt.cli.output import print_stderr, write
 from randygpt.cli.rust_compat import normalise
 from randygpt.cli.settings import default_map, parameters
 from randygpt.cli.signals import handle_termination
-from randygpt.cli.usage import Command, UsageError, describe_usage_error
+from randygpt.cli.usage import Command, Group, UsageError, describe_usage_error
 from randygpt.errors import CallerError, PeerError, StorageError, TransportError, translate_os_errors
 
 app = typer.Typer(
+    cls=Group,
     name="randygpt",
     help="Train a small GPT, publish it as signed nostr events, fetch it by its event id, and serve it.",
     epilog="To see all of it at work: randygpt demo",
@@ -51,32 +55,51 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command("train", epilog=train.EXAMPLE)(train.train)
-app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
-app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
-app.command("show", epilog=show.EXAMPLE)(show.show)
-app.command("plot", epilog=plot.EXAMPLE)(plot.plot)
-app.command("export", epilog=export.EXPORT_EXAMPLE)(export.export)
-app.command("import", epilog=export.IMPORT_EXAMPLE)(export.import_model)
-app.command("publish", epilog=publish.EXAMPLE)(publish.publish)
-app.command("fetch", epilog=fetch.EXAMPLE)(fetch.fetch)
-app.command("follow", epilog=follow.EXAMPLE)(follow.follow)
-app.command("list", epilog=installed.LIST_EXAMPLE)(installed.list_)
-app.command("use", epilog=installed.USE_EXAMPLE)(installed.use)
-app.command("pin", epilog=installed.PIN_EXAMPLE)(installed.pin)
-app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
-app.command("reseed", epilog=reseed.EXAMPLE)(reseed.reseed)
-app.command("revoke", epilog=revoke.EXAMPLE)(revoke.revoke)
-app.command("gc", epilog=gc.EXAMPLE)(gc.gc)
-app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
-app.command("relay", epilog=relay.EXAMPLE)(relay.relay)
-app.command("demo", epilog="Example: randygpt demo")(demo.demo)
-app.add_typer(keys.app, name="keys")
-app.add_typer(relays.app, name="relays")
-app.add_typer(servers.app, name="servers")
-app.add_typer(trust.app, name="trust")
-app.add_typer(config.app, name="config")
-for group in (app, keys.app, relays.app, servers.app, trust.app, config.app):
+_PANELS: Mapping[str, Sequence[tuple[str, Callable[..., None], str]]] = {
+    "Train and use": (
+        ("train", train.train, train.EXAMPLE),
+        ("generate", generate.generate, generate.EXAMPLE),
+        ("eval", evaluate.evaluate, evaluate.EXAMPLE),
+        ("serve", serve.serve, serve.EXAMPLE),
+        ("show", show.show, show.EXAMPLE),
+        ("plot", plot.plot, plot.EXAMPLE),
+        ("export", export.export, export.EXPORT_EXAMPLE),
+        ("import", export.import_model, export.IMPORT_EXAMPLE),
+    ),
+    "Share": (
+        ("publish", publish.publish, publish.EXAMPLE),
+        ("fetch", fetch.fetch, fetch.EXAMPLE),
+        ("follow", follow.follow, follow.EXAMPLE),
+        ("reseed", reseed.reseed, reseed.EXAMPLE),
+        ("revoke", revoke.revoke, revoke.EXAMPLE),
+    ),
+    "Installed releases": (
+        ("list", installed.list_, installed.LIST_EXAMPLE),
+        ("use", installed.use, installed.USE_EXAMPLE),
+        ("pin", installed.pin, installed.PIN_EXAMPLE),
+        ("verify", verify.verify, verify.EXAMPLE),
+        ("remove", remove.remove, remove.EXAMPLE),
+        ("gc", gc.gc, gc.EXAMPLE),
+    ),
+    "More": (
+        ("relay", relay.relay, relay.EXAMPLE),
+        ("demo", demo.demo, "Example: randygpt demo"),
+        ("help", help_page.help_, help_page.EXAMPLE),
+    ),
+}
+for panel, commands in _PANELS.items():
+    for name, function, example in commands:
+        app.command(name, epilog=example, rich_help_panel=panel)(function)
+_GROUPS = {
+    "keys": keys.app,
+    "trust": trust.app,
+    "relays": relays.app,
+    "servers": servers.app,
+    "config": config.app,
+}
+for name, group in _GROUPS.items():
+    app.add_typer(group, name=name, rich_help_panel="Keys, relays and settings")
+for group in (app, *_GROUPS.values()):
     for registered in group.registered_commands:
         registered.cls = Command
 
@@ -145,7 +168,7 @@ def _main(arguments: list[str]) -> object:
     program = _program()
     known = parameters(program)
     is_help = not arguments or arguments[0].startswith("-") or {"-h", "--help"} & {*_before_double_dash(arguments)}
-    settings = {} if is_help or arguments[0] == "config" else default_map(known)
+    settings = {} if is_help or arguments[0] in {"config", "help"} else default_map(known)
     return program.main(arguments, prog_name="randygpt", standalone_mode=False, default_map=settings)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from randygpt.cli.flags import Json, Quiet
 from randygpt.cli.output import emit, format_size
+from randygpt.cli.usage import Group
 from randygpt.errors import CallerError, TransportError
 from randygpt.user.home import Home
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _CHUNK_EVENT = 61_900  # bytes, about
 
 app = typer.Typer(
+    cls=Group,
     help="Manage the relays to publish to and fetch from.",
     epilog="Example: randygpt relays add wss://relay.example",
     no_args_is_help=True,

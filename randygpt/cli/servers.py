@@ -8,10 +8,12 @@ import typer
 
 from randygpt.cli.flags import Json, Quiet
 from randygpt.cli.output import emit
+from randygpt.cli.usage import Group
 from randygpt.errors import CallerError, PeerError, TransportError
 from randygpt.user.home import Home
 
 app = typer.Typer(
+    cls=Group,
     help="Manage the Blossom servers to publish to and fetch from.",
     epilog="Example: randygpt servers add https://blobs.example",
     no_args_is_help=True,

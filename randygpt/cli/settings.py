@@ -127,6 +127,7 @@ def parameters(program: TyperGroup) -> dict[Key, Parameter]:
     """Return every parameter of every command by its key, and make typer read its environment variable."""
     found = {}
     commands = [(name, each) for name, each in program.commands.items() if isinstance(each, TyperCommand)]
+    commands = [(name, each) for name, each in commands if name != "help"]
     for name, command in commands:
         for definition in command.params:
             assert isinstance(definition, TyperArgument | TyperOption)  # noqa: S101 (typer makes no others)

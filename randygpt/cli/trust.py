@@ -8,6 +8,7 @@ import typer
 from randygpt.cli import installed
 from randygpt.cli.flags import Json, Quiet
 from randygpt.cli.output import emit, print_stderr
+from randygpt.cli.usage import Group
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
 from relay_client.errors import quote
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from distribution.trust_list import TrustStore
 
 app = typer.Typer(
+    cls=Group,
     help="Manage the authors you trust.",
     epilog="Example: randygpt trust add npub1… alice",
     no_args_is_help=True,

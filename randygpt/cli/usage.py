@@ -1,14 +1,17 @@
 """Help pages and usage errors, in the user's words rather than those of typer and pydantic. No I/O."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 # Base class of all errors of the command-line parser; typer does not export it.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
+_NAMES = 16  # columns for the names of commands
+_NEAR = 0.7  # similarity of an option that was mistyped
 _REASONS: Mapping[str, str] = {  # by pydantic's type of error; filled in with the value and the limit
     "int_parsing": "{value!r} is not an integer",
     "int_parsing_size": "the number has too many digits",
@@ -22,6 +25,76 @@ _REASONS: Mapping[str, str] = {  # by pydantic's type of error; filled in with t
     "greater_than_equal": "{value} is less than {ge}",
     "less_than_equal": "{value} is greater than {le}",
 }
+
+ALIASES: Mapping[str, str] = {"rm": "remove", "pull": "fetch"}
+_MEANT: Mapping[str, str] = {  # what other programs call it
+    "chat": "generate --interactive",
+    "convert": "export",
+    "delete": "remove",
+    "download": "fetch",
+    "evaluate": "eval",
+    "info": "show",
+    "init": "keys new",
+    "inspect": "show",
+    "install": "fetch",
+    "login": "keys new",
+    "ls": "list",
+    "ps": "list",
+    "push": "publish",
+    "resume": "train --resume",
+    "run": "generate",
+    "sample": "generate",
+    "settings": "config",
+    "start": "serve",
+    "status": "list",
+    "uninstall": "remove",
+    "unpin": "pin --remove",
+    "update": "fetch",
+    "upload": "publish",
+    "version": "--version",
+    "whoami": "keys show",
+}
+
+
+class Group(TyperGroup):
+    """A group of commands that has aliases, shows every summary in full, and suggests commands for a mistyped one."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401 (typer does not export their types)
+        """Return the command of a name or alias, None if there is none."""
+        return super().get_command(ctx, cmd_name) or super().get_command(ctx, ALIASES.get(cmd_name, ""))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 (typer does not export their types)
+        """Return name, command and arguments; raise UsageError, with suggestions, for a command that does not exist."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            raise UsageError(f"no such command: {name}{self._suggestion(ctx, name)}", ctx)
+        _, command, rest = super().resolve_command(ctx, args)
+        return ALIASES.get(name, name), command, rest  # settings are under the command's own name
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 (typer does not export their types)
+        """Write the table of commands, with summaries of any length."""
+        names = {real: alias for alias, real in ALIASES.items() if real in self.commands}
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command = self.commands[name]
+            if not command.hidden:
+                summary = (command.help or "").partition("\n")[0]
+                panel = panels.setdefault(getattr(command, "rich_help_panel", None) or "Commands", [])
+                panel.append((f"{name}, {names[name]}" if name in names else name, summary))
+        for title, rows in panels.items():
+            with formatter.section(title):
+                formatter.write_dl(rows, col_max=_NAMES)
+
+    def _suggestion(self, ctx: Any, name: str) -> str:  # noqa: ANN401 (typer does not export its type)
+        meant = _MEANT.get(name.lower()) if ctx.parent is None else None
+        known = [*self.list_commands(ctx), *(alias for alias, real in ALIASES.items() if real in self.commands)]
+        return did_you_mean([meant] if meant else difflib.get_close_matches(name.lower(), known))
+
+
+def did_you_mean(names: Iterable[str]) -> str:
+    """Return a question that ends an error about a mistyped word; empty without suggestions."""
+    listed = list(names)[:3]
+    return f"; did you mean {' or '.join(listed)}?" if listed else ""
 
 
 class Command(TyperCommand):
@@ -53,6 +126,11 @@ def describe_usage_error(error: Exception) -> str:
         return message
     if isinstance(error, typer.BadParameter) and error.message:
         message = message.removesuffix(error.message) + invalid_value_reason(error)
+    if hasattr(error, "option_name") and hasattr(error, "possibilities"):
+        near = [*(error.possibilities or ()), *difflib.get_close_matches(error.option_name, ["--version", "--help"])]
+        message = f"no such option: {error.option_name}" + did_you_mean(
+            difflib.get_close_matches(error.option_name, near, cutoff=_NEAR)
+        )
     extra = message.removeprefix("Got unexpected extra argument(s) ")
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     path = context.command_path if context else "randygpt"

@@ -75,8 +75,14 @@ def test_list_marks_current_previous_and_pinned(friend: Friend, capsys: pytest.C
     assert (listed[friend.theirs.id.hex()]["previous"], listed[friend.theirs.id.hex()]["pinned"]) == (True, True)
     assert run(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.endswith("(current)") for line in lines] == [True, False, False]
-    assert f"demo version 1 by alice ({encode_npub(friend.author.pubkey)})" in "\n".join(lines)
+    assert [line.endswith("current") for line in lines] == [True, False, False]
+    assert all(len(line) < 80 for line in lines)
+    npub = encode_npub(friend.stranger.pubkey)
+    assert sorted(line.split()[4:] for line in lines) == [
+        ["demo@1", "alice"],
+        ["demo@2", "alice", "current"],
+        ["other@1", f"{npub[:9]}…{npub[-4:]}", "previous,", "pinned"],
+    ]
 
 
 def test_use_previous_toggles(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:

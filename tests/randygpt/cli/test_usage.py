@@ -1,5 +1,7 @@
 """Help pages and usage errors, as typer's parser raises them."""
 
+from pathlib import Path
+
 import pytest
 import typer
 from support.command import only_line
@@ -47,3 +49,46 @@ def test_summary_of_every_command_fits_80_columns(capsys: Capture, monkeypatch: 
     for group in ([], ["keys"], ["relays"], ["trust"], ["config"]):
         assert run([*group, "--help"]) == 0
         assert "..." not in capsys.readouterr().out.replace("[ARGS]...", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("trian", "randygpt: no such command: trian; did you mean train?"),
+        ("LIST", "randygpt: no such command: LIST; did you mean list?"),
+        ("upload x", "randygpt: no such command: upload; did you mean publish?"),
+        ("whoami", "randygpt: no such command: whoami; did you mean keys show?"),
+        ("version", "randygpt: no such command: version; did you mean --version?"),
+        ("help trian", "randygpt: no such command: trian; did you mean train?"),
+        ("keys nwe", "randygpt keys: no such command: nwe; did you mean new?"),
+        ("keys version", "randygpt keys: no such command: version"),
+        ("xyzzy", "randygpt: no such command: xyzzy"),
+        ("generate --modle x", "randygpt generate: no such option: --modle; did you mean --model?"),
+        ("--vesrion", "randygpt train: no such option: --vesrion; did you mean --version?"),
+        ("show --xyzzy", "randygpt show: no such option: --xyzzy"),
+    ],
+)
+def test_mistyped_word_gets_a_suggestion(capsys: Capture, line: str, says: str) -> None:
+    assert run(line.split()) == 2
+    assert only_line(capsys.readouterr().err).partition(" (see")[0] == says
+
+
+@pytest.mark.parametrize("words", ["", "fetch", "keys", "keys import", "pull"])
+def test_help_command_shows_the_page(capsys: Capture, words: str) -> None:
+    assert run(["help", *words.split()]) == 0
+    page = capsys.readouterr().out
+    assert run([*words.split(), "--help"]) == 0
+    assert page == capsys.readouterr().out.replace("randygpt pull", "randygpt fetch")
+
+
+def test_alias_uses_the_settings_of_its_command(
+    at_home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (at_home / "c.toml").write_text('[fetch]\nmax-size = "1 mile"\n', encoding="utf-8")
+    monkeypatch.setenv("RANDYGPT_CONFIG", str(at_home / "c.toml"))
+    assert run(["pull", "x"]) == 2
+    assert "c.toml:2: fetch.max-size" in only_line(capsys.readouterr().err)
+    monkeypatch.delenv("RANDYGPT_CONFIG")
+    monkeypatch.setenv("RANDYGPT_FETCH_MAX_SIZE", "2 miles")
+    assert run(["pull", "x"]) == 2
+    assert "randygpt fetch: RANDYGPT_FETCH_MAX_SIZE" in only_line(capsys.readouterr().err)
