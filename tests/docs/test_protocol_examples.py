@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -14,18 +15,23 @@ from typing import Any
 
 import msgpack
 import pytest
+from support.blossom_server import blossom_server
 from support.independent_reader import events
 from support.independent_reader.reader import Ask, Reader
 from support.independent_reader.refused import Refused
+from support.independent_reader.relay import Relay
+from support.independent_reader.server import Server
 from support.models import side_files
-from support.protocol_example import CREATED_AT, KEY, NAME, examples, resigned, updated
+from support.protocol_example import CHUNK_SIZE, CREATED_AT, KEY, NAME, examples, resigned, updated
 from support.releases import checkpoint_bytes, fetch, publish, tiny_sources
 
 import randygpt
+from relay_client.blossom.local_server import LocalBlobServer
 from relay_client.event import Event
 from relay_client.keys import SecretKey
 from relay_client.nip19 import AddressReference
 from relay_client.pool import Pool
+from relay_client.timeouts import Timeouts
 
 PAGE = (Path(__file__).parents[2] / "docs/protocol.md").read_text(encoding="utf-8")
 EXAMPLES = examples(PAGE)
@@ -91,7 +97,7 @@ def versions_met(by: Reader) -> list[int]:
 
 def test_examples_match_the_code() -> None:
     assert updated(PAGE) == PAGE
-    assert len(EVENTS) == 14
+    assert len(EVENTS) == 18
 
 
 @pytest.mark.parametrize("name", EVENTS)
@@ -221,3 +227,62 @@ def test_changed_event_field_is_refused(name: str, field: str) -> None:
     else:
         with pytest.raises(Refused):
             reader(stored.values()).read(BY_NAME)
+
+
+# --- blobs
+
+BLOB_MANIFEST = bytes.fromhex("".join(line[:64].strip() for line in EXAMPLES["blob-manifest"].splitlines()))
+ON_SERVERS = [EVENTS["release-with-servers"], EVENTS["head-with-servers"]]
+WEIGHTS_SIZE = len(WEIGHTS_ONLY["tiny.bin"])
+BLOBS = {
+    hashlib.sha256(data).hexdigest(): data
+    for data in (FILES["tiny.bin"][:WEIGHTS_SIZE], FILES["tiny.bin"][WEIGHTS_SIZE:], *FILES.values(), BLOB_MANIFEST)
+}
+
+
+def test_token_spells_alike_in_every_base64() -> None:
+    encoded = EXAMPLES["upload-header"].removeprefix("Nostr ")
+    token = base64.b64decode(encoded)
+    assert json.loads(token) == EVENTS["upload-token"]
+    assert base64.urlsafe_b64encode(token).decode() == encoded
+    named = {tag[1] for tag in EVENTS["upload-token"]["tags"] if tag[0] == "x"}
+    assert named == BLOBS.keys() - {hashlib.sha256(FILES["tiny.bin"]).hexdigest()}  # which is cut
+
+
+@pytest.mark.parametrize("reference", [BY_NAME, EVENTS["release-with-servers"]["id"]])
+def test_independent_reader_reads_from_servers_alone(reference: str) -> None:
+    on_servers = Reader(asking(ON_SERVERS), CREATED_AT + 86_400, BLOBS.get)
+    assert on_servers.read(reference) == FILES
+    assert on_servers.read(reference, weights_only=True) == WEIGHTS_ONLY
+
+
+def test_independent_reader_rejects_wrong_blobs() -> None:
+    lying = Reader(asking(ON_SERVERS), CREATED_AT + 86_400, lambda name: bytes(len(BLOBS.get(name, b""))))
+    with pytest.raises(Refused):
+        lying.read(BY_NAME)
+
+
+async def test_fetcher_reads_the_example_from_a_server(relay: str, tmp_path: Path) -> None:
+    async with blossom_server() as server:
+        server.blobs |= BLOBS
+        async with Pool([relay]) as pool:
+            announced = [*ON_SERVERS, EVENTS["blob-manifest-event"]]
+            await pool.publish([(Event.parse(event), [relay]) for event in announced])
+        address = AddressReference(author=KEY.pubkey, name=NAME)
+        fetched = await fetch([relay], tmp_path, address, servers=[server.url], timeouts=Timeouts(connect_s=0.5))
+    assert {file.path: file.local_path.read_bytes() for file in fetched.release.files} == FILES
+    assert fetched.chunks.servers[server.url].bytes == sum(map(len, FILES.values())) - CHUNK_SIZE  # two are equal
+
+
+@pytest.mark.parametrize("carriers", ["relays and servers", "servers only"])
+async def test_independent_reader_fetches_what_was_published(
+    relay: str, tmp_path: Path, key: SecretKey, carriers: str
+) -> None:
+    both = carriers == "relays and servers"
+    async with LocalBlobServer(folder=tmp_path / "blobs") as server:
+        published = await publish([relay], tmp_path, key, tiny_sources(), servers=[server.origin], send_chunks=both)
+        get = (lambda _: None) if both else Server(server.origin).get  # of both, a reader may know relays only
+        with contextlib.closing(Relay(relay)) as opened:
+            by_page = Reader(opened.ask, published.release.created_at, get)
+            files = await asyncio.to_thread(by_page.read, published.release.id.hex())
+    assert files == {"checkpoint_best.bin": checkpoint_bytes(), **side_files()}

@@ -88,6 +88,17 @@ def with_side_file(size: int) -> bytes:
     return bytes(msgpack.packb(raw | {"chunk_size": 46_080}))
 
 
+def with_blobs(**changes: object) -> bytes:
+    """Return the manifest with blobs; keys of the map or of its first file are changed, or removed by an ellipsis."""
+    raw = msgpack.unpackb(EXAMPLE.blob_manifest)
+    for name, value in changes.items():
+        owner = raw if name == "blob_size" else raw["files"][0]
+        owner[name] = value
+        if value is ...:
+            del owner[name]
+    return bytes(msgpack.packb(raw))
+
+
 PLACES = list(places_in(msgpack.unpackb(MANIFEST)))
 MANIFESTS = {
     "value": [altered(path, value) for path in PLACES for value in ODD_VALUES],
@@ -99,6 +110,13 @@ MANIFESTS = {
     ],
     "files": [with_files(count) for count in (0, 2, 3, 16, 17)],
     "side file": [with_side_file(size) for size in (1, 2**24, 2**24 + 1)],
+    "blobs": [
+        with_blobs(),
+        *(with_blobs(**{name: value}) for name in ("blob_size", "blobs") for value in (*ODD_VALUES, ...)),
+        *(with_blobs(blob_size=size) for size in (160, 240, 2**30, 2**30 + 80)),
+        *(with_blobs(blob_size=80, blobs=bytes(32 * count)) for count in (3, 4, 5)),
+        with_blobs(blob_size=..., blobs=...),
+    ],
     "length": [MANIFEST, MANIFEST + b"\xc0", MANIFEST[:-1], b"", msgpack.packb([]), b"\x91" * 10_000],
 }
 

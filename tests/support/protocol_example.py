@@ -10,7 +10,7 @@ import re
 import struct
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from distribution.manifest import FileEntry, Manifest, Segment
 from randygpt.checkpoint.header import CheckpointHeader, segments
 from randygpt.model.config import ModelConfig
 from randygpt.model.tokenizer import CharTokenizer
+from relay_client.blossom.token import Verb, encode_header, token_draft
 from relay_client.event import Event, EventDraft, Signer
 from relay_client.nip19 import encode_npub
 
@@ -40,7 +41,10 @@ SECRET = bytes.fromhex("01" * 32)
 CREATED_AT = 1_750_000_000  # seconds since 1970
 HINT = "wss://relay.example"
 NAME = "tiny"
+BLOSSOM_VERSION = 3  # the version whose files are on servers
 CHUNK_SIZE = 80  # bytes; so that a file of some hundred bytes has several chunks
+BLOB_SIZE = 160  # bytes; two chunks
+SERVERS = ("https://blobs.example", "https://other.example:8443")
 TOKENIZER = CharTokenizer(["<", ">", "a"])
 CONFIG = ModelConfig(n_embd=1, n_head=1, n_layer=1, vocab_size=3, block_size=2)
 CARD = {
@@ -102,15 +106,30 @@ class Example:
         return Manifest(files=tuple(file.entry for file in self.files), chunk_size=CHUNK_SIZE).encode()
 
     @cached_property
+    def blob_manifest(self) -> bytes:
+        """The manifest of a release whose checkpoint is cut into blobs, as msgpack."""
+        checkpoint = self.files[0]
+        cuts = spans([segment.size for segment in checkpoint.entry.segments], BLOB_SIZE)
+        pieces = b"".join(hashlib.sha256(checkpoint.data[offset : offset + size]).digest() for offset, size in cuts)
+        files = (replace(checkpoint.entry, pieces=pieces), *(file.entry for file in self.files[1:]))
+        return Manifest(files=files, chunk_size=CHUNK_SIZE, blob_size=BLOB_SIZE).encode()
+
+    @cached_property
+    def blob_manifest_event(self) -> Event:
+        """The one event that carries the manifest with blobs."""
+        return _chunk(self.blob_manifest)
+
+    @cached_property
     def manifest_chunk(self) -> Event:
         """The one event that carries the manifest."""
         return _chunk(self.manifest)
 
     def release(self, version: int) -> Event:
-        """Return a release event; the two versions have the same files."""
+        """Return a release event; all versions have the same files. The third is on Blossom servers."""
+        has_blobs = version == BLOSSOM_VERSION
         return release_draft(
-            self.manifest,
-            [self.manifest_chunk.id],
+            self.blob_manifest if has_blobs else self.manifest,
+            [self.blob_manifest_event.id if has_blobs else self.manifest_chunk.id],
             name=NAME,
             version=version,
             format="RGPT0003",
@@ -118,12 +137,22 @@ class Example:
             card=CARD,
             hint=HINT,
             created_at=CREATED_AT + 3600 * (version - 1),
+            servers=SERVERS if has_blobs else (),
         ).sign(KEY)
 
     def head(self, version: int, *, after_s: int) -> Event:
         """Return a head event that names one version."""
-        release = Release.parse(self.release(version), now=CREATED_AT + 3600)
-        return head_draft(release, hint=HINT, created_at=CREATED_AT + after_s).sign(KEY)
+        release = Release.parse(self.release(version), now=CREATED_AT + 7200)
+        servers = SERVERS[:1] if version == BLOSSOM_VERSION else ()
+        return head_draft(release, hint=HINT, created_at=CREATED_AT + after_s, servers=servers).sign(KEY)
+
+    @cached_property
+    def token(self) -> Event:
+        """Upload token for the blobs of the third version."""
+        manifest = Manifest.decode(self.blob_manifest)
+        hashes = [blob.sha256 for file in manifest.files for blob in manifest.blobs(file)]
+        hashes.append(hashlib.sha256(self.blob_manifest).digest())
+        return token_draft(Verb.UPLOAD, hashes=hashes, origins=SERVERS, now=CREATED_AT).sign(KEY)
 
     @cached_property
     def revocation(self) -> Event:
@@ -145,6 +174,10 @@ class Example:
             "head-2": self.head(2, after_s=3605),
             "revocation": self.revocation,
             "head-after-revocation": self.head(1, after_s=7200),
+            "blob-manifest-event": self.blob_manifest_event,
+            "release-with-servers": self.release(BLOSSOM_VERSION),
+            "head-with-servers": self.head(BLOSSOM_VERSION, after_s=7205),
+            "upload-token": self.token,
             "escapes": EventDraft(kind=1, created_at=CREATED_AT, tags=(("t", '"'), ("x",)), content=ESCAPES).sign(KEY),
         }
 
@@ -159,7 +192,9 @@ class Example:
             "requests": "\n".join(self._requests()),
             "release-serialised": serialised[0].decode(),
             "escapes-serialised": _wrapped(serialised[1].hex()),
-            "manifest": "\n".join(self._walk()),
+            "manifest": "\n".join(self._walk(self.manifest)),
+            "blob-manifest": "\n".join(self._walk(self.blob_manifest)),
+            "upload-header": encode_header(self.token),
             "files": "\n".join(_listed(file) for file in self.files),
             "weights-only": _wrapped((b"RGPT0002" + self.files[0].data[8:weights]).hex()),
         }
@@ -176,18 +211,21 @@ class Example:
         ]
         return (json.dumps(["REQ", name, wanted]) for name, wanted in zip("abcd", filters, strict=True))
 
-    def _walk(self) -> Iterator[str]:
-        """Return the manifest's bytes in hex, field by field."""
+    def _walk(self, encoded: bytes) -> Iterator[str]:
+        """Return a manifest's bytes in hex, field by field."""
+        manifest = Manifest.decode(encoded)
+        entries = 3 + bool(manifest.blob_size)
         steps: list[tuple[bytes, str]] = [
-            (b"\x83", "map of 3 entries"),
+            (bytes([0x80 + entries]), f"map of {entries} entries"),
             _field("v", 1),
             _field("chunk_size", CHUNK_SIZE),
+            *([_field("blob_size", manifest.blob_size)] if manifest.blob_size else []),
             (_pack("files") + bytes([0x90 + len(self.files)]), f'"files": array of {len(self.files)}'),
         ]
-        for file in self.files:
-            entry = file.entry
+        for file, entry in zip(self.files, manifest.files, strict=True):
+            keys = 6 + bool(entry.pieces)
             steps += [
-                (b"\x86", "map of 6 entries"),
+                (bytes([0x80 + keys]), f"map of {keys} entries"),
                 _field("path", entry.path),
                 _field("role", entry.role),
                 _field("size", entry.size),
@@ -207,7 +245,14 @@ class Example:
             for number, event in enumerate(file.chunks):
                 reference = entry.references[64 * number : 64 * number + 64]
                 steps += [(event.id, f"event id of chunk {number + 1}"), (reference[32:], "its SHA-256")]
-        assert b"".join(raw for raw, _ in steps) == self.manifest
+            if entry.pieces:
+                count = len(entry.pieces) // 32
+                steps.append((_pack("blobs") + _pack(entry.pieces)[:2], f'"blobs": {len(entry.pieces)} bytes'))
+                steps += [
+                    (entry.pieces[32 * at : 32 * at + 32], f"SHA-256 of piece {at + 1}, the blob's name")
+                    for at in range(count)
+                ]
+        assert b"".join(raw for raw, _ in steps) == encoded
         return (f"{raw.hex():<64}  {meaning}" for raw, meaning in steps)
 
 

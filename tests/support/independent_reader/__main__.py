@@ -7,10 +7,13 @@ from pathlib import Path
 from .reader import Reader
 from .refused import Refused
 from .relay import Relay
+from .server import Server
 
 
 def main(url: str, reference: str, folder: str, *options: str) -> None:
-    reader = Reader(Relay(url).ask, int(time.time()))
+    servers = [option.removeprefix("--server=") for option in options if option.startswith("--server=")]
+    get = Server(servers[0]).get if servers else lambda _: None
+    reader = Reader(Relay(url).ask, int(time.time()), get)
     files = reader.read(reference, weights_only="--weights-only" in options)
     for path, data in files.items():
         (Path(folder) / path).write_bytes(data)

@@ -13,10 +13,14 @@ def check_manifest(raw: bytes) -> dict[str, Any]:
     manifest = unpack(raw)
     need(isinstance(manifest, dict) and is_number(manifest.get("v"), 1, 1), "not a manifest of version 1")
     need(is_number(manifest.get("chunk_size"), 1, MAX_CHUNK), "chunk_size is malformed")
+    blob_size = manifest.get("blob_size")
+    if blob_size is not None:
+        need(is_number(blob_size, 1, 2**30) and blob_size % manifest["chunk_size"] == 0, "blob_size is malformed")
     files = manifest.get("files")
     need(isinstance(files, list) and len(files) <= 16, "files is malformed")
     for file in files:
         check_file(file, manifest["chunk_size"])
+        check_blobs(file, blob_size)
     need(len({file["path"] for file in files}) == len(files), "two files have one path")
     for role in ("checkpoint", "tokenizer", "config"):
         need([file["role"] for file in files].count(role) == 1, f"not exactly one {role}")
@@ -44,6 +48,27 @@ def check_file(file: Any, chunk_size: int) -> None:  # noqa: ANN401 (whatever ms
     need(names in allowed and sum(segment[1] for segment in segments) == file["size"], "segments are wrong")
     count = sum(-(-segment[1] // chunk_size) for segment in segments)
     need(isinstance(file.get("chunks"), bytes) and len(file["chunks"]) == 64 * count, "chunks is malformed")
+
+
+def check_blobs(file: dict[str, Any], blob_size: int | None) -> None:
+    if file.get("blobs") is None:
+        return
+    need(isinstance(file["blobs"], bytes) and blob_size is not None, "blobs is malformed, or blob_size is missing")
+    count = sum(-(-segment[1] // (blob_size or 1)) for segment in file["segments"])
+    need(count <= 4_096 and len(file["blobs"]) == 32 * count, "blobs is malformed")
+
+
+def blobs(file: Mapping[str, Any], blob_size: int) -> Iterator[tuple[str, int]]:
+    """Yield (SHA-256, offset in the file) of each blob of a file, in order."""
+    if file.get("blobs") is None:
+        yield file["sha256"].hex(), 0
+        return
+    at, offset = 0, 0
+    for _, length, _ in file["segments"]:
+        for start in range(0, length, blob_size):
+            yield file["blobs"][at : at + 32].hex(), offset + start
+            at += 32
+        offset += length
 
 
 def is_hash(value: object) -> bool:

@@ -22,17 +22,21 @@ from .events import (
     once,
     values,
 )
-from .manifest import check_manifest, places, whole
+from .manifest import blobs, check_manifest, places, whole
 from .refused import Refused, need
 
+MAX_MANIFEST = 2_949_120  # bytes
+
 Ask = Callable[[dict[str, Any]], Iterable[Event]]  # a filter -> what a relay sends for it
+GetBlob = Callable[[str], bytes | None]  # a hash -> what a server sends for it
 
 
 class Reader:
-    """Reader of releases through `ask`; remembers the versions it has seen."""
+    """Reader of releases through `ask`, and of blobs through `get`; remembers the versions it has seen."""
 
-    def __init__(self, ask: Ask, now: int) -> None:
+    def __init__(self, ask: Ask, now: int, get: GetBlob = lambda _: None) -> None:
         self._ask = ask
+        self._get = get
         self._now = now
         self.met: dict[tuple[str, str], dict[int, Event]] = {}  # (author, name) -> version -> release
         self.revoked: set[str] = set()  # ids of releases
@@ -136,8 +140,11 @@ class Reader:
             need(event["pubkey"] == release["pubkey"], "a part of the manifest by another key")
 
         found = self._by_ids(ids, check)
-        need(len(found) == len(set(ids)), "a part of the manifest did not come")
-        raw = b"".join(chunk_bytes(found[part]) for part in ids)
+        if len(found) == len(set(ids)):
+            raw = b"".join(chunk_bytes(found[part]) for part in ids)
+        else:
+            raw = self._get(once(release, "x", HEX32)) or b""
+            need(0 < len(raw) <= MAX_MANIFEST, "a part of the manifest did not come")
         need(hashlib.sha256(raw).hexdigest() == once(release, "x", HEX32), "not the manifest of the release")
         return check_manifest(raw)
 
@@ -149,20 +156,37 @@ class Reader:
             for segment, size, event_id, sha256 in places(file, manifest["chunk_size"])
             if not (weights_only and segment == "optimizer")
         }
-        chunks: dict[str, bytes] = {}
+        chunks = self._from_blobs(manifest)
 
         def keep(event: Event, size: int, sha256: str) -> None:
             data = chunk_bytes(checked(event, CHUNK, signed=False), size)
             need(hashlib.sha256(data).hexdigest() == sha256, "not the bytes that the manifest names")
             chunks[sha256] = data
 
-        self._by_ids(wanted, lambda event: keep(event, *wanted[event["id"]]))
+        missing_ids = [event_id for event_id, (_, sha256) in wanted.items() if sha256 not in chunks]
+        self._by_ids(missing_ids, lambda event: keep(event, *wanted[event["id"]]))
         for size, sha256 in wanted.values():
             if sha256 not in chunks:
                 copies = {"kinds": [CHUNK], "#x": [sha256], "limit": 10}
                 self._found(copies, lambda event, size=size, sha256=sha256: keep(event, size, sha256))  # type: ignore[misc]
         missing = sum(sha256 not in chunks for _, sha256 in wanted.values())
         need(not missing, f"{missing} of {len(wanted)} chunks did not come")
+        return chunks
+
+    def _from_blobs(self, manifest: dict[str, Any]) -> dict[str, bytes]:
+        """Return the chunks that servers give, by SHA-256."""
+        chunks: dict[str, bytes] = {}
+        for file in manifest["files"]:
+            start, spots = 0, []
+            for _, size, _, sha256 in places(file, manifest["chunk_size"]):
+                spots.append((start, size, sha256))
+                start += size
+            for name, offset in blobs(file, manifest.get("blob_size") or 0):
+                data = self._get(name) or b""
+                for start, size, sha256 in spots:
+                    part = data[start - offset : start - offset + size] if start >= offset else b""
+                    if hashlib.sha256(part).hexdigest() == sha256:
+                        chunks[sha256] = part
         return chunks
 
 

@@ -32,6 +32,11 @@ class Relay:
         while self._file.readline(1000).strip():
             pass
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._file.close()
+        self._socket.close()
+
     def ask(self, wanted: dict[str, Any]) -> Iterator[Event]:
         """Yield the stored events of a filter as the relay sends them."""
         self._requests += 1
