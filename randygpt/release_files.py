@@ -119,7 +119,10 @@ def _card(info: CheckpointInfo) -> dict[str, object]:
     if math.isfinite(info.header.best_loss):
         training["best_loss"] = info.header.best_loss
     if info.sidecar:
-        training |= {f"{name}_loss": value for name, value in info.sidecar.losses.items() if value is not None}
+        losses = {name: value for name, value in info.sidecar.losses.items() if value is not None}
+        training |= {f"{name}_loss": value for name, value in losses.items()}
+        if "val" in losses and (bits := info.sidecar.bits_per_byte(losses["val"])) is not None:
+            training["bits_per_byte"] = round(bits, 6)
     if history := _history(info):
         training["history"] = history
     return {"config": info.config.to_json(info.tokenizer.kind), "training": training}

@@ -60,6 +60,13 @@ class Sidecar:
             raise InvalidModelFile(f"{self.source}: {name} is out of range or of a wrong type")
         return value
 
+    def bits_per_byte(self, loss: float) -> float | None:
+        """Return a loss (nats per token) in bits per UTF-8 byte of the validation text; None if that is not known."""
+        length = self.training.get("bytes_per_token")  # mean length of a token
+        if not isinstance(length, float) or not 0 < length < math.inf:
+            return None
+        return loss / math.log(2) / length
+
     def matches(self, header: CheckpointHeader) -> bool:
         """Return whether sidecar and checkpoint were saved together: same iteration, and same best loss if known."""
         best = self.losses.get("best_val", header.best_loss)

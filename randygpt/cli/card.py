@@ -21,6 +21,11 @@ def loss_text(value: object) -> str:
     return f"{value:.4f} (perplexity {math.exp(value):,.2f})" if value < 99 else f"{value:.4f}"  # noqa: PLR2004
 
 
+def bits_text(value: object) -> str:
+    """Return bits per byte of the validation text as text; empty if it is no number."""
+    return f"{value:.3f} (validation text)" if isinstance(value, float) else ""
+
+
 def shape_text(config: ModelConfig) -> str:
     """Return the shape of a model in words."""
     return (
@@ -38,10 +43,11 @@ def card_lines(card: Mapping[str, object]) -> dict[str, str]:
         "license": one_line(card.get("license")),
         "about": one_line(card.get("about")),
         **_config_lines(card.get("config")),
-        "trained": f"to iteration {iteration:,}" if type(iteration) is int else "",
+        "trained": f"to iteration {iteration + 1:,}" if type(iteration) is int else "",
         "best loss": loss_text(training.get("best_loss")),
         "train loss": loss_text(training.get("train_loss")),
         "val loss": loss_text(training.get("val_loss")),
+        "bits/byte": bits_text(training.get("bits_per_byte")),
     }
 
 

@@ -76,7 +76,7 @@ def _describe(publication: "Publication", info: "CheckpointInfo") -> str:
     from randygpt.release_files import is_validated
 
     losses = dict(info.sidecar.losses) if info.sidecar else {}
-    facts = [info.config.name, f"iteration {info.header.iteration}"]
+    facts = [info.config.name, f"iteration {info.header.iteration + 1:,}"]
     if (train := losses.get("train")) is not None:
         facts.append(f"training loss {train:.4f}")
     facts.append(f"validation loss {info.header.best_loss:.4f}" if is_validated(info) else "no validation loss")

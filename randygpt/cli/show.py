@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from randygpt.cli import installed
-from randygpt.cli.card import loss_text, one_line, shape_text
+from randygpt.cli.card import bits_text, loss_text, one_line, shape_text
 from randygpt.cli.flags import Json, ModelPreset, Quiet, Relays
 from randygpt.cli.models import DefaultModelArgument, find_model
 from randygpt.cli.output import emit, format_size
@@ -80,6 +80,7 @@ def _facts(found: "CheckpointInfo") -> dict[str, object]:
     header, config, sidecar = found.header, found.config, found.sidecar
     matches = sidecar is not None and sidecar.iteration == header.iteration  # else its losses belong to another save
     losses = sidecar.losses if sidecar and matches else {}
+    val_loss = losses.get("val")
     with found.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     return {
@@ -99,7 +100,8 @@ def _facts(found: "CheckpointInfo") -> dict[str, object]:
         "step": header.step,
         "best_loss": header.best_loss if math.isfinite(header.best_loss) else None,
         "train_loss": losses.get("train"),
-        "val_loss": losses.get("val"),
+        "val_loss": val_loss,
+        "bits_per_byte": sidecar.bits_per_byte(val_loss) if sidecar and val_loss is not None else None,
         "bytes": found.size,
         "sha256": digest.hexdigest(),
     }
@@ -117,10 +119,11 @@ def _text(found: "CheckpointInfo", facts: Mapping[str, object], first: Mapping[s
         "shape": shape_text(config),
         "vocabulary": f"{header.vocab_size:,} {kind}",
         "parameters": f"{config.parameter_count:,}",
-        "trained": f"to iteration {header.iteration:,}, {header.step:,} optimizer steps",
+        "trained": f"to iteration {header.iteration + 1:,}, {header.step:,} optimizer steps",
         "best loss": loss_text(facts["best_loss"]),
         "train loss": loss_text(facts["train_loss"]),
         "val loss": loss_text(facts["val_loss"]),
+        "bits/byte": bits_text(facts["bits_per_byte"]),
         "sha256": facts["sha256"],
     }
     return "\n".join(f"{label:<10}  {value}" for label, value in lines.items() if value)

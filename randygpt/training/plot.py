@@ -129,8 +129,8 @@ def _bytes_per_token(measured: Sequence[dict[str, float]], sidecar: Sidecar | No
     for row in measured:
         if row.get("val_bits_per_byte", 0) > 0 and row["val_loss"] > 0:
             return row["val_loss"] / math.log(2) / row["val_bits_per_byte"]
-    recorded = sidecar.training.get("bytes_per_token") if sidecar else None
-    return recorded if isinstance(recorded, float) and 0 < recorded < math.inf else None
+    bits = sidecar.bits_per_byte(math.log(2)) if sidecar else None
+    return 1 / bits if bits else None
 
 
 def is_comparable(runs: Iterable[Run]) -> bool:

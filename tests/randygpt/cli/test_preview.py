@@ -22,7 +22,7 @@ CARD = {
     "license": "MIT",
     "about": "two\nlines",
     "config": CONFIG.to_json("char"),
-    "training": {"iteration": 1500, "val_loss": 1.25, "train_loss": "high"},
+    "training": {"iteration": 1500, "val_loss": 1.25, "bits_per_byte": 1.75, "train_loss": "high"},
 }
 
 
@@ -64,8 +64,9 @@ def test_show_looks_at_a_remote_release(shelf: Shelf, tmp_path: Path) -> None:
         "license     MIT",
         "about       two lines",
         "shape       custom: 2 layers, 2 heads, width 16, context length 256",
-        "trained     to iteration 1,500",
+        "trained     to iteration 1,501",
         "val loss    1.2500 (perplexity 3.49)",
+        "bits/byte   1.750 (validation text)",
         f"relays      {shelf.relay.url}",
         f"fetch       randygpt fetch {NPUB}/demo",
     ):

@@ -179,9 +179,14 @@ def test_card_has_losses_up_to_the_checkpoint(author: Path, threaded_relay: Scri
         line["val_loss"] = line["loss"] + 0.1
     lines[7]["val_loss"] = math.nan
     (author / "checkpoint.metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = author / "checkpoint_best.json"
+    raw = json.loads(path.read_bytes()) | {"losses": {"val": 1.75}, "training": {"bytes_per_token": 1.25}}
+    path.write_text(json.dumps(raw))
     assert (invoke(author, "publish", "checkpoint_best.bin", "--relay", threaded_relay.url)).returncode == 0
     (release,) = (event for event in threaded_relay.events.values() if event["kind"] == 4181)
-    history = json.loads(release["content"])["training"]["history"]
+    training = json.loads(release["content"])["training"]
+    history = training["history"]
+    assert (training["val_loss"], training["bits_per_byte"]) == (1.75, pytest.approx(1.75 / math.log(2) / 1.25))
     assert 70 <= len(history) <= 100
     assert history[-1] == [994, 3.006, 3.106]
     assert {later[0] - earlier[0] for earlier, later in pairwise(history)} == {14}

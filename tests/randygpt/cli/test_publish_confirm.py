@@ -44,7 +44,7 @@ def names(relay: ScriptedRelay) -> list[str]:
 def test_publish_says_what_goes_out(author: Path, threaded_relay: ScriptedRelay) -> None:
     words = ("publish", "checkpoint_best.bin", "--relay", threaded_relay.url)
     whole = invoke(author, *words).stderr.splitlines()
-    assert whole[0] == "publishing demo: randygpt-2L-2H-16D, iteration 0, validation loss 2.5000"
+    assert whole[0] == "publishing demo: randygpt-2L-2H-16D, iteration 1, validation loss 2.5000"
     assert "two thirds are optimizer state: only `train --resume` needs it, --weights-only omits it" in whole[1]
     weights = invoke(author, *words, "--weights-only").stderr
     assert "optimizer" not in weights

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,8 @@ def as_json(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object
 
 def test_show_prints_all_facts_of_a_checkpoint(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_tiny(at_home / "m.bin", seed=7)
-    sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, name="tiny", iteration=7, losses=LOSSES)
+    training = {"bytes_per_token": 1.25}
+    sidecar = Sidecar(config=CONFIG, tokenizer=TOKENIZER, name="tiny", iteration=7, losses=LOSSES, training=training)
     (at_home / "m.json").write_bytes(sidecar.encode())
     data = path.read_bytes()
     assert as_json(capsys, "m.bin") == {
@@ -56,6 +58,7 @@ def test_show_prints_all_facts_of_a_checkpoint(at_home: Path, capsys: pytest.Cap
         "best_loss": 2.5,
         "train_loss": 1.5,
         "val_loss": 1.75,
+        "bits_per_byte": 1.75 / math.log(2) / 1.25,
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
@@ -67,10 +70,11 @@ def test_show_prints_all_facts_of_a_checkpoint(at_home: Path, capsys: pytest.Cap
         "shape       custom: 2 layers, 2 heads, width 16, context length 256",
         "vocabulary  31 characters",
         "parameters  11,232",
-        "trained     to iteration 7, 8 optimizer steps",
+        "trained     to iteration 8, 8 optimizer steps",
         "best loss   2.5000 (perplexity 12.18)",
         "train loss  1.5000 (perplexity 4.48)",
         "val loss    1.7500 (perplexity 5.75)",
+        "bits/byte   2.020 (validation text)",
         f"sha256      {hashlib.sha256(data).hexdigest()}",
     ]
 
