@@ -37,7 +37,7 @@ from distribution.manifest import Manifest, is_name
 from distribution.partial import HeaderRewrite
 from distribution.published import find_version
 from distribution.resolve import Reference, VersionReference
-from distribution.revocation import query_revoked, read_revoked
+from distribution.revocation import OnRevoked, query_revoked, read_revoked
 from distribution.store import Store
 from distribution.trust import TrustPolicy
 from relay_client.blossom.address import MAX_SERVERS, usable_servers
@@ -91,6 +91,7 @@ class Fetcher:
         max_size: Largest release to fetch, in bytes.
         on_progress: Called with the verified bytes so far and the total.
         on_warning: Called with each head that does not count, in words.
+        on_revoked: Called with each release of a name that turns out to be revoked.
         servers: Blossom servers that the user chose, as `normalize_server` returns them.
         follow_servers: Use servers that the head and the release name too.
 
@@ -105,6 +106,7 @@ class Fetcher:
     max_size: int = MAX_SIZE
     on_progress: OnProgress = lambda _done, _total: None
     on_warning: Callable[[str], None] = lambda _text: None
+    on_revoked: OnRevoked = lambda _id, _version, _reason: None
     servers: Sequence[str] = ()
     follow_servers: bool = True
     _late: list[Answer] = field(default_factory=list, init=False)  # arrived when the latest version was decided
@@ -194,7 +196,9 @@ class Fetcher:
         found, errors = read_heads(answers, reference.author, reference.name, now=self.now())
         own, signed = [each.head for each in found], {each.event.id: each.event for each in found}
         versions = self.store.seen_versions
-        revoked = await query_revoked(self.pool, versions, reference, own, now=self.now(), late=self._late)
+        revoked = await query_revoked(
+            self.pool, versions, reference, own, now=self.now(), late=self._late, on_revoked=self.on_revoked
+        )
         left = [head for head in own if head.release_id not in revoked]
         checked = await check_heads(self.pool, left, now=self.now())
         latest = trust.latest([head for head in left if head.id in checked.releases])
@@ -233,7 +237,7 @@ class Fetcher:
         heads = [each.head for each in found if each.head.version > release.version]
         seen = versions.seen(author, name)
         known = {release.id, *(head.release_id for head in heads), *(one.release_id for one in seen.versions.values())}
-        revoked = read_revoked(self._late, author, known, now=self.now())
+        revoked = read_revoked(self._late, author, known, now=self.now()).keys()
         await versions.revoke(author, name, revoked)
         with contextlib.suppress(PeerError, TransportError, TimeoutError):
             left = [head for head in heads if head.release_id not in seen.revoked | revoked]

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from distribution.errors import CallerError, InvalidRelease, RandyGPTError
@@ -133,9 +133,9 @@ class Follower:
         self._known: dict[str, None] = {}  # ids of verified events, oldest first
         self._heads: dict[bytes, int] = {}  # release id -> version, from live heads
         self._revoked: dict[bytes, None] = {}  # ids from live revocations, which some relays send only once
-        self._revoked_before: frozenset[bytes] = frozenset()
+        self._reported_revoked: set[bytes] = set()
         with contextlib.suppress(RandyGPTError, OSError):
-            self._revoked_before = store.seen_versions.seen(target.address.author, target.address.name).revoked
+            self._reported_revoked |= store.seen_versions.seen(target.address.author, target.address.name).revoked
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._last_install: Mapping[str, object] | None = None
@@ -157,7 +157,7 @@ class Follower:
         await versions.revoke(address.author, address.name, self._revoked.keys() & (seen_ids | self._heads.keys()))
         target = self._target
         async with Pool(target.urls, signer=target.signer, timeouts=target.timeouts, wait_for_all=False) as pool:
-            fetcher = self._fetcher(pool)
+            fetcher = replace(self._fetcher(pool), on_revoked=self._report_revoked)
             release = await fetcher.find(address)
             is_new = self._should_install(release)
             await versions.record(release)
@@ -263,15 +263,17 @@ class Follower:
 
     def _report_revocation(self, revocation: Revocation) -> None:
         """Report which versions a revocation concerns, unless they were revoked before this follower started."""
-        name = self._address.name
         with contextlib.suppress(RandyGPTError, OSError):  # a damaged file is reported by the next query
-            seen = self._store.seen_versions.seen(self._address.author, name)
+            seen = self._store.seen_versions.seen(self._address.author, self._address.name)
             versions = {one.release_id: version for version, one in seen.versions.items()} | self._heads
-            for release_id in versions.keys() & revocation.event_ids - self._revoked_before:
-                version = versions[release_id]
-                self._on_update(
-                    VersionRevoked(release_id=release_id, name=name, version=version, reason=revocation.reason)
-                )
+            for release_id in versions.keys() & revocation.event_ids:
+                self._report_revoked(release_id, versions[release_id], revocation.reason)
+
+    def _report_revoked(self, release_id: bytes, version: int, reason: str) -> None:
+        if release_id not in self._reported_revoked:
+            self._reported_revoked.add(release_id)
+            name = self._address.name
+            self._on_update(VersionRevoked(release_id=release_id, name=name, version=version, reason=reason))
 
     async def _keep_status(self) -> None:
         while True:

@@ -4,7 +4,7 @@ Only `query_revoked` does I/O: on the network through a pool, and on disk to rem
 """
 
 import contextlib
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,6 +22,8 @@ from relay_client.nip19 import AddressReference
 from relay_client.pool import Answer, Pool
 
 REVOCATION_KIND = 5
+OnRevoked = Callable[[bytes, int, str], None]  # gets the id of a release, its version, and the author's reason
+
 _REVOCATIONS = 10  # of one release; an honest author makes one
 
 
@@ -58,14 +60,14 @@ def revocation_draft(release_id: bytes, *, reason: str, created_at: int) -> Even
     return EventDraft(kind=REVOCATION_KIND, created_at=created_at, tags=tags, content=reason)
 
 
-def read_revoked(answers: Iterable[Answer], author: bytes, known: Collection[bytes], *, now: int) -> set[bytes]:
-    """Return the `known` release ids that an author revoked, according to the valid answers."""
-    revoked: set[bytes] = set()
+def read_revoked(answers: Iterable[Answer], author: bytes, known: Collection[bytes], *, now: int) -> dict[bytes, str]:
+    """Return the `known` release ids that an author revoked, and why, according to the valid answers."""
+    revoked: dict[bytes, str] = {}
     for _, raw_event in answers:
         with contextlib.suppress(InvalidEvent, InvalidRelease):  # not a revocation
             revocation = Revocation.parse(Event.parse(raw_event), now=now)
             if revocation.author == author:
-                revoked |= revocation.event_ids & set(known)
+                revoked |= dict.fromkeys(revocation.event_ids & set(known), revocation.reason)
     return revoked
 
 
@@ -95,6 +97,7 @@ async def query_revoked(
     *,
     now: int,
     late: list[Answer] | None = None,
+    on_revoked: OnRevoked = lambda _id, _version, _reason: None,
 ) -> frozenset[bytes]:
     """Return the ids of the revoked releases of a name, as far as relays and this machine know, and remember them.
 
@@ -105,19 +108,24 @@ async def query_revoked(
         heads: Heads of the name; the query covers the releases they name and those seen before.
         now: Seconds since 1970.
         late: Gets the answers of relays that were not waited for (see `Pool.query_soon`).
+        on_revoked: Called with each release that was not known to be revoked.
 
     Raises:
         StoreError: The file of seen versions is damaged.
     """
     seen = versions.seen(address.author, address.name)
-    known = {version.release_id for version in seen.versions.values()} | {head.release_id for head in heads}
-    candidates = sorted(known - seen.revoked)
-    revoked: set[bytes] = set()
+    known = {one.release_id: version for version, one in seen.versions.items()}
+    known |= {head.release_id: head.version for head in heads}
+    candidates = sorted(known.keys() - seen.revoked)
+    revoked: dict[bytes, str] = {}
     late = [] if late is None else late
     for start in range(0, len(candidates), IDS_PER_REQUEST):
         ids = tuple(release_id.hex() for release_id in candidates[start : start + IDS_PER_REQUEST])
         wanted = Filter(authors=(address.author,), kinds=(REVOCATION_KIND,), tags={"e": ids}, limit=2 * len(ids))
         answers = await pool.query_soon(wanted, enough=lambda _: True, late=late)
         revoked |= read_revoked(answers, address.author, known, now=now)
-    await versions.revoke(address.author, address.name, revoked)
-    return seen.revoked | revoked
+    await versions.revoke(address.author, address.name, revoked.keys())
+    for release_id, reason in revoked.items():
+        if release_id not in seen.revoked:
+            on_revoked(release_id, known[release_id], reason)
+    return seen.revoked | revoked.keys()

@@ -1,6 +1,8 @@
 """`randygpt follow`: install each new version of a model as it appears."""
 
 import asyncio
+from collections.abc import Mapping
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +19,18 @@ if TYPE_CHECKING:
     from distribution.trust_list import TrustList
 
 EXAMPLE = "Example: randygpt follow npub1…/shakespeare --exec 'echo $RANDYGPT_NAME $RANDYGPT_VERSION'"
+
+
+class Event(StrEnum):
+    """Values of `event` in the JSON lines, as docs/distribution.md explains them."""
+
+    INSTALLED = "installed"
+    NOTICED = "noticed"
+    REVOKED = "revoked"
+    TROUBLE = "trouble"
+    DISCONNECTED = "disconnected"
+    CONNECTED = "connected"
+    UP_TO_DATE = "up to date"
 
 
 def follow(
@@ -113,23 +127,23 @@ class _Report:
             case Installed(release=release):
                 text = f"current: {installed.release_title(release, self._trusted)}\nrelease  {release.id.hex()}"
                 facts = installed.release_json(release, self._trusted)
-                emit(self._as_json, {"event": "installed"} | facts | {"path": str(release.folder)}, text)
+                self._emit(Event.INSTALLED, facts | {"path": str(release.folder)}, text)
                 if self._hook:
                     self._hook.start(_environment(release))
             case Skipped(release=found, reason=reason):
                 text = f"{found.name} version {found.version} by {self._trusted.display_name(found.author)}: {reason}"
                 facts = {"release": found.id.hex(), "name": found.name, "version": found.version}
-                emit(self._as_json, {"event": "noticed"} | facts | {"reason": reason}, text)
+                self._emit(Event.NOTICED, facts | {"reason": reason}, text)
             case VersionRevoked(release_id=release_id, name=name, version=version, reason=reason):
                 facts = {"release": release_id.hex(), "name": name, "version": version, "reason": reason}
                 if self._as_json:
-                    emit(self._as_json, {"event": "revoked"} | facts, "")
+                    self._emit(Event.REVOKED, facts)
                 elif not self._quiet:
                     print_stderr(f"{name} version {version} was revoked: {reason or 'no reason given'}")
             case _:
                 reason = " ".join(str(update.error).split()) or type(update.error).__name__
                 if self._as_json:
-                    emit(self._as_json, {"event": "trouble", "reason": reason}, "")
+                    self._emit(Event.TROUBLE, {"reason": reason})
                 elif not self._quiet:
                     print_stderr(f"follow: {reason}")
 
@@ -146,17 +160,19 @@ class _Report:
                 continue
             self._failures[url] = reason
             if self._as_json:
-                event = "disconnected" if reason else "connected"
-                emit(self._as_json, {"event": event, "relay": url, "reason": reason}, "")
+                self._emit(Event.DISCONNECTED if reason else Event.CONNECTED, {"relay": url, "reason": reason})
             elif not self._quiet:
                 print_stderr(f"follow: {reason}; reconnecting" if reason else f"follow: connected to {url} again")
 
     def on_no_update(self) -> None:
         """Report that the installed version is the latest."""
         if self._as_json:
-            emit(self._as_json, {"event": "up to date"}, "")
+            self._emit(Event.UP_TO_DATE, {})
         elif not self._quiet:
             print_stderr("no new version")
+
+    def _emit(self, event: Event, facts: Mapping[str, object], text: str = "") -> None:
+        emit(self._as_json, {"event": event.value, **facts}, text)
 
     async def finish(self) -> None:
         """Wait for the post-install command."""

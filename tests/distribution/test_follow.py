@@ -305,3 +305,15 @@ async def test_revocation_is_reported_with_its_reason(scripted: ScriptedRelay, t
         told = [update for update in follow.updates if isinstance(update, VersionRevoked)]
         assert [update.reason for update in told] == expected
         assert all((update.version, update.release_id) == (2, releases[1].id) for update in told)
+
+
+async def test_catching_up_reports_a_revocation_once(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+    releases = [await version([scripted.url], tmp_path, key, seed) for seed in (1, 2)]
+    revocation = revocation_draft(releases[1].id, reason="wrong text", created_at=clock()).sign(key)
+    scripted.events[revocation.id.hex()] = orjson.loads(revocation.to_json())
+    told = []
+    for _ in range(2):
+        follow = Follow([scripted.url], tmp_path / "home", key.pubkey)
+        await follow.follower.catch_up()
+        told += follow.updates
+    assert told == [VersionRevoked(release_id=releases[1].id, name="demo", version=2, reason="wrong text")]

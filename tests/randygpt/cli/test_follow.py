@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,8 +17,11 @@ from support.command import TIMEOUT_S, environment, invoke, only_line
 from support.releases import publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay
 
+from distribution.errors import NotFound
 from distribution.events import HEAD_KIND
-from distribution.trust_list import TrustStore
+from distribution.follow import Failed, VersionRevoked
+from distribution.trust_list import TrustList, TrustStore
+from randygpt.cli.follow import Event, _Report
 from randygpt.cli.post_install import PostInstallHook
 from relay_client.keys import SecretKey
 from relay_client.local_relay import LocalRelay
@@ -161,6 +165,23 @@ async def test_outages_are_shown(free_port: int, tmp_path: Path, home: Path, key
     lost = next(event for event in events if event["event"] == "disconnected")
     assert lost["relay"] == f"ws://127.0.0.1:{free_port}"
     assert lost["reason"]
+
+
+def test_page_explains_every_event(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[3] / "docs/distribution.md").read_text(encoding="utf-8")
+    table = page[page.index("| `event` | meaning") :]
+    rows = re.findall(r"^\| `([a-z ]+)` \|[^|]+\|([^|]*)\|$", table[: table.index("\n\n")], re.MULTILINE)
+    explained = {event: {*re.findall("`([a-z_]+)`", keys)} for event, keys in rows if event != "event"}
+    assert explained.keys() == {event.value for event in Event}
+    report = _Report(TrustList(), None, as_json=True, quiet=False)
+    report.on_update(VersionRevoked(release_id=bytes(32), name="demo", version=2, reason="wrong text"))
+    report.on_update(Failed(error=NotFound("nothing")))
+    for reason in ("refused", ""):
+        report.on_links({"wss://relay.example": reason})
+    report.on_no_update()
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each.pop("event") for each in printed] == [*Event][2:]
+    assert [each.keys() for each in printed] == [explained[event.value] for event in [*Event][2:]]
 
 
 def test_allowlist_limits_who_is_followed(threaded_relay: ScriptedRelay, home: Path, key: SecretKey) -> None:
