@@ -50,13 +50,19 @@ def running(*arguments: str, home: Path) -> Iterator[tuple[int, str]]:
             process.terminate()
 
 
-@contextlib.contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[str]:
-    """Run a server with random weights; yield its address."""
+def random_checkpoint(folder: Path) -> Path:
+    """Write a checkpoint with random weights and return its path."""
     path = folder / "served.bin"
     checkpoint = Checkpoint(header=HEADER, config=CONFIG, weights=weights(0), optimizer_state=None)
     sidecar = Sidecar(config=CONFIG, tokenizer=CHARACTERS)
     write_checkpoint(path, checkpoint, (path.with_suffix(".json"), sidecar.encode()))
+    return path
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *arguments: str) -> Iterator[str]:
+    """Run a server with random weights; yield its address."""
+    path = random_checkpoint(folder)
     with running("--model", str(path), *arguments, home=folder) as (_, address):
         yield address
 
@@ -98,6 +104,12 @@ def first_token_under_flood(bench: Bench) -> Measured:
                 busy_ms = bench.run_script("first_token.py", str(PROMPT), address, "calm")["first_ms"]
             pairs.append((idle_ms, busy_ms))
     return ratio(pairs, inverse=True)
+
+
+def loop_work(bench: Bench) -> Measured:
+    """Measure the longest work of the event loop in one turn, for the largest requests that are accepted, in ms."""
+    raw = bench.run_script("loop_work.py", str(random_checkpoint(bench.folder)))
+    return Measured(value=max(raw.values()), raw=raw)
 
 
 @contextlib.contextmanager
@@ -143,6 +155,15 @@ ROWS = (
     Row(
         name="time to first token while another key requests all it can, relative to an idle server",
         unit="x",
+        goal=10,  # a few steps of all slots next to a prefill and two steps of one
+        at_most=True,
         measure=first_token_under_flood,
+    ),
+    Row(
+        name="longest work of the event loop in one turn, largest stop sequences, prompts and replies",
+        unit="ms",
+        goal=5,
+        at_most=True,
+        measure=loop_work,
     ),
 )

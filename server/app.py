@@ -119,8 +119,13 @@ class Application:
             choices = [WholeChoice() for _ in range(params.choices)]
             async for part in completion:
                 choices[part.index].add(part, form.logprobs_of(part))
-            counts = _usage(completion)
-            return json_response(200, form.body(choices, counts), _release_header(model))
+            bodies = []
+            for index, choice in enumerate(choices):
+                await self._turns.next()
+                bodies.append(form.whole(index, choice))
+            response = json_response(200, form.body(bodies, _usage(completion)), _release_header(model))
+            await self._turns.next()  # sending a large body takes as long as making it
+            return response
 
     @contextlib.asynccontextmanager
     async def _completion(self, request: web.Request, params: CompletionRequest) -> AsyncIterator[Completion]:

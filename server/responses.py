@@ -66,11 +66,10 @@ class OpenAIFormat:
     special_ids: frozenset[int]  # tokens without text
     logprobs: bool
 
-    def body(self, choices: Sequence["WholeChoice"], counts: Json) -> Json:
-        """Return the body of a response that is not streamed."""
+    def body(self, choices: Sequence[Json], counts: Json) -> Json:
+        """Return the body of a response that is not streamed, from its choices (see `whole`)."""
         kind = "chat.completion" if self.is_chat else "text_completion"
-        bodies = [self._whole(index, choice) for index, choice in enumerate(choices)]
-        return self._head(kind) | {"choices": bodies, "usage": counts}
+        return self._head(kind) | {"choices": choices, "usage": counts}
 
     def logprobs_of(self, choice: Choice) -> Json | None:
         """Return the log probabilities of a part, if they were requested."""
@@ -100,7 +99,8 @@ class OpenAIFormat:
             "system_fingerprint": self.fingerprint,
         }
 
-    def _whole(self, index: int, choice: "WholeChoice") -> Json:
+    def whole(self, index: int, choice: "WholeChoice") -> Json:
+        """Return a choice of a response that is not streamed."""
         text = "".join(choice.texts)
         content = {"message": {"role": "assistant", "content": text, "refusal": None}}
         common = {"index": index, "logprobs": choice.joined_logprobs, "finish_reason": choice.finish}
