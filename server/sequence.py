@@ -155,6 +155,11 @@ class Request:
 Delivery: TypeAlias = tuple[Sequence, list[Token], Finish | None, Exception | None]  # new tokens, end, error of a step
 
 
+def failures(sequences: Iterable[Sequence], error: Exception) -> list[Delivery]:
+    """Return the deliveries with which sequences fail."""
+    return [(sequence, [], None, error) for sequence in sequences]
+
+
 def deliver(deliveries: Iterable[Delivery]) -> None:
     """Hand the outputs of a decode step to their requests. Call on the event loop."""
     for delivery in deliveries:
