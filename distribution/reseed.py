@@ -36,6 +36,7 @@ class Availability:
     total: int  # events of the release, without a head
     held: Mapping[str, int]  # events by URL
     nowhere: int  # events that no relay has
+    announced: bool  # whether relays have the manifest and the release
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +104,21 @@ class Reseeder:
         self._archive = store.event_archive
         self._now = now
         self._on_progress = on_progress
-        self._release = _read_release(installed, now)
+        self._release = read_release(installed, now)
         self._announcement = [*self._archive.manifest(installed.id), self._release.event]
-        self._manifest = _read_manifest(self._release, self._announcement[:-1])
+        self._manifest = read_manifest(store, self._release)
         self._copier = SecretKey.generate()
-        if installed.id in store.seen_versions.seen(installed.author, installed.name).revoked:
-            raise CallerError("the author revoked this release")
+        check_not_revoked(store, installed)
+
+    @property
+    def release(self) -> Release:
+        """The release, as its author signed it."""
+        return self._release
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest, as its author published it."""
+        return self._manifest
 
     async def availability(self) -> Availability:
         """Ask every relay which events of the release it has."""
@@ -116,7 +126,9 @@ class Reseeder:
         ids += [event.id for event in self._announcement]
         held = await self._pool.stored_ids(ids)
         found = {url: len(events) for url, events in held.items()}
-        return Availability(total=len(ids), held=found, nowhere=len(set(ids).difference(*held.values())))
+        nowhere = set(ids).difference(*held.values())
+        announced = nowhere.isdisjoint(event.id for event in self._announcement)
+        return Availability(total=len(ids), held=found, nowhere=len(nowhere), announced=announced)
 
     async def reseed(self) -> Reseeded:
         """Send each relay the events that it lacks, the release event last, and read back a sample of the chunks.
@@ -237,7 +249,8 @@ class Reseeder:
         return True
 
 
-def _read_release(installed: InstalledRelease, now: int) -> Release:
+def read_release(installed: InstalledRelease, now: int) -> Release:
+    """Return the signed release of an installed one; `now` in seconds since 1970. Raises StoreError and OSError."""
     path = installed.folder / RESERVED
     try:
         return Release.parse(Event.parse(orjson.loads(path.read_bytes())["event"]), now=now)
@@ -245,8 +258,24 @@ def _read_release(installed: InstalledRelease, now: int) -> Release:
         raise StoreError(f"{path}: damaged ({error!r})") from None
 
 
-def _read_manifest(release: Release, events: Sequence[Event]) -> Manifest:
-    encoded = b"".join(decode(event.content) for event in events)
-    if hashlib.sha256(encoded).digest() != release.manifest_sha256:
-        raise StoreError("the events of this release are missing in the store: fetch it again")
-    return Manifest.decode(encoded)
+def check_not_revoked(store: Store, installed: InstalledRelease) -> None:
+    """Raise CallerError if the author revoked a release; also raises StoreError."""
+    if installed.id in store.seen_versions.seen(installed.author, installed.name).revoked:
+        raise CallerError("the author revoked this release")
+
+
+def read_manifest(store: Store, release: Release) -> Manifest:
+    """Return the manifest of an installed release, as its author published it.
+
+    Raises:
+        StoreError: The store has neither its events nor its bytes.
+        OSError: A file cannot be read.
+    """
+    archive = store.event_archive
+    for encoded in (
+        b"".join(decode(event.content) for event in archive.manifest(release.id)),
+        archive.manifest_bytes(release.id) or b"",
+    ):
+        if hashlib.sha256(encoded).digest() == release.manifest_sha256:
+            return Manifest.decode(encoded)
+    raise StoreError("the manifest of this release is missing in the store: fetch it again")

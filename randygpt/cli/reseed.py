@@ -1,16 +1,19 @@
-"""`randygpt reseed`: copy an installed release to more relays."""
+"""`randygpt reseed`: copy an installed release to more relays, or to Blossom servers."""
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.flags import Json, Quiet, Relays
+from randygpt.cli.flags import Json, Quiet, Relays, validator
+from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
 from randygpt.cli.output import byte_progress, emit, print_stderr
-from randygpt.user import signing_key
+from randygpt.user import signing_key as key_sources
 from randygpt.user.home import Home
+from relay_client.blossom.address import normalize_server
 
 if TYPE_CHECKING:
     from distribution.download import OnProgress
@@ -21,11 +24,32 @@ if TYPE_CHECKING:
 EXAMPLE = "Example: randygpt reseed shakespeare --relay wss://relay.example"
 
 
-def reseed(which: installed.Which, relay: Relays = None, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Copy an installed release to relays that lack it.
+def reseed(
+    which: installed.Which,
+    relay: Relays = None,
+    server: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--server",
+            metavar="URL",
+            help="Upload the files to this Blossom server instead, under your own key; repeat for more.",
+            callback=validator(normalize_server),
+        ),
+    ] = None,
+    key_file: KeyFile = None,
+    password_file: PasswordFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Copy an installed release to relays or Blossom servers that lack it.
 
-    The events stay signed by the author, so no key is needed. Run it again to send only what is still missing.
+    Events stay signed by the author, so relays need no key; servers know who uploads. Run it again to send only what is
+    still missing.
     """
+    if server:
+        origins = list(dict.fromkeys(map(normalize_server, server)))
+        _reseed_servers(which, origins, key_file, password_file, as_json=as_json, quiet=quiet)
+        return
     store, trusted, release = installed.find_release(which)
     home = Home.from_environment()
     with byte_progress("sending", shown=not (as_json or quiet)) as on_progress:
@@ -49,13 +73,46 @@ def reseed(which: installed.Which, relay: Relays = None, as_json: Json = False, 
         raise typer.Exit(4)
 
 
+def _reseed_servers(
+    which: str, origins: list[str], key_file: Path | None, password_file: Path | None, *, as_json: bool, quiet: bool
+) -> None:
+    """Upload a release to servers, and print the result; exit code 4 if none has all that is installed."""
+    from distribution.reseed import check_not_revoked, read_manifest, read_release
+    from distribution.server_copies import upload_installed
+
+    store, trusted, release = installed.find_release(which)
+    check_not_revoked(store, release)
+    key = signing_key(Home.from_environment(), key_file, password_file)
+    manifest = read_manifest(store, read_release(release, int(time.time())))
+    with byte_progress("uploading", shown=not (as_json or quiet)) as on_progress:
+        done = asyncio.run(
+            upload_installed(
+                release, manifest, origins, signer=key, now=lambda: int(time.time()), on_progress=on_progress
+            )
+        )
+    servers = {
+        origin: {"uploaded": report.uploaded, "present": report.present, "reason": report.reason}
+        for origin, report in done.servers.items()
+    }
+    if done.missing and not quiet:
+        print_stderr(f"{done.missing:,} files cannot be uploaded: their data is not in the store (weights only?)")
+    lines = [
+        report["reason"] or f"{report['uploaded']:>7,} uploaded, {report['present']:,} already there  {origin}"
+        for origin, report in servers.items()
+    ]
+    result = installed.release_json(release, trusted) | {"missing": done.missing, "servers": servers}
+    emit(as_json, result, "\n".join([installed.release_title(release, trusted), *map(str, lines)]))
+    if done.missing or all(report.reason for report in done.servers.values()):
+        raise typer.Exit(4)
+
+
 async def _reseed(
     home: Home, store: "Store", release: "InstalledRelease", relay: list[str] | None, on_progress: "OnProgress"
 ) -> "Reseeded":
     from distribution.reseed import Reseeder
     from relay_client.pool import Pool
 
-    async with Pool(home.resolve_relays(relay), signer=signing_key.signer(home)) as pool:
+    async with Pool(home.resolve_relays(relay), signer=key_sources.signer(home)) as pool:
         return await Reseeder(pool, store, release, now=int(time.time()), on_progress=on_progress).reseed()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.flags import Json, Quiet, Relays
+from randygpt.cli.flags import Json, NoServers, Quiet, Relays, Servers, resolve_servers
 from randygpt.cli.models import MODEL_HELP, find_model
 from randygpt.cli.output import emit, print_stderr
 from randygpt.user import signing_key
@@ -32,15 +32,17 @@ def verify(
         ),
     ] = None,
     remote: Annotated[
-        bool, typer.Option("--remote", help="Ask the relays which of the release's events they have.")
+        bool, typer.Option("--remote", help="Ask relays and servers how much of the release they have.")
     ] = False,
     relay: Relays = None,
+    server: Servers = None,
+    no_servers: NoServers = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Check installed releases against their signed hashes.
 
-    With --remote, check which relays still have a release.
+    With --remote, check which relays and Blossom servers still have a release.
     """
     from distribution.errors import CallerError, StoreError
 
@@ -55,7 +57,8 @@ def verify(
     if remote:
         if not which:
             raise CallerError("--remote checks a single release: name a RELEASE")
-        raise typer.Exit(asyncio.run(_ask(store, trusted, releases[0], relay, as_json=as_json)))
+        servers = None if no_servers else resolve_servers(Home.from_environment(), server, none=False)
+        raise typer.Exit(asyncio.run(_ask(store, trusted, releases[0], relay, servers, as_json=as_json)))
     damaged = _check(store, trusted, releases, as_json=as_json, quiet=quiet)
     if damaged:
         raise StoreError(f"damaged: {', '.join(damaged)}; fetch the release again")
@@ -102,16 +105,27 @@ def _verify_file(path: Path, *, as_json: bool) -> None:
 
 
 async def _ask(
-    store: "Store", trusted: "TrustList", release: "InstalledRelease", relay: list[str] | None, *, as_json: bool
+    store: "Store",
+    trusted: "TrustList",
+    release: "InstalledRelease",
+    relay: list[str] | None,
+    servers: list[str] | None,
+    *,
+    as_json: bool,
 ) -> int:
-    """Print how many of a release's events each relay has; return exit code 4 if some event is on none of them."""
+    """Print how much of a release each relay and server has; return exit code 4 if it cannot be fetched from them.
+
+    `servers`: the user's; None: no server is asked.
+    """
     from distribution.reseed import Reseeder
+    from distribution.server_copies import check_servers
     from relay_client.pool import Pool
 
     home = Home.from_environment()
     urls = home.resolve_relays(relay)
     async with Pool(urls, signer=signing_key.signer(home), wait_for_all=False) as pool:
-        found = await Reseeder(pool, store, release, now=int(time.time())).availability()
+        reseeder = Reseeder(pool, store, release, now=int(time.time()))
+        found = await reseeder.availability()
         reasons = {url: report.reason for url, report in pool.reports.items()}
     relays = {url: {"held": found.held.get(url, 0), "reason": reasons[url]} for url in urls}
     lines = [f"{found.held.get(url, 0):>7,} of {found.total:,}  {url}  {reasons[url]}".rstrip() for url in urls]
@@ -125,5 +139,14 @@ async def _ask(
         "nowhere": found.nowhere,
         "relays": relays,
     }
+    has_all = not found.nowhere
+    if servers is not None:
+        stored = await check_servers(reseeder.manifest, chosen=servers, named=reseeder.release.servers)
+        lines += [
+            f"{each.held:>7,} of {each.total:,} files  {origin}  {each.reason}".rstrip()
+            for origin, each in stored.items()
+        ]
+        result["servers"] = {origin: {"held": each.held, "reason": each.reason} for origin, each in stored.items()}
+        has_all = has_all or (found.announced and any(each.is_complete for each in stored.values()))
     emit(as_json, result, "\n".join([installed.release_title(release, trusted), *lines]))
-    return 4 if found.nowhere else 0
+    return 0 if has_all else 4

@@ -100,3 +100,47 @@ def test_no_relay_chunks_needs_a_server(author: Path, threaded_relay: ScriptedRe
     done = invoke(author, "publish", *words)
     assert done.returncode == 2
     assert "pass --server" in done.stderr
+
+
+def test_reader_moves_a_release_to_another_server(
+    author: Path, tmp_path: Path, server: BlossomServer, threaded_relay: ScriptedRelay
+) -> None:
+    relay = ("--relay", threaded_relay.url)
+    words = ("checkpoint_best.bin", "--name", "tiny", *relay, "--server", server.url, "--no-relay-chunks", "--yes")
+    release = json.loads(invoke(author, "publish", *words, "--json").stdout)["release"]
+    reader, third = tmp_path / "reader", tmp_path / "third"
+    reader.mkdir()
+    third.mkdir()
+    assert invoke(reader, "fetch", release, *relay, "--server", server.url).returncode == 0
+    assert invoke(reader, "keys", "new").returncode == 0
+    with blossom_on_thread() as other:
+        moved = json.loads(invoke(reader, "reseed", "tiny", "--server", other.url, "--json").stdout)
+        assert moved["servers"][other.url] == {"uploaded": 4, "present": 0, "reason": ""}
+        assert other.blobs == server.blobs
+        server.blobs.popitem()
+        lost = invoke(reader, "verify", "tiny", "--remote", *relay, "--server", server.url, "--json")
+        assert (lost.returncode, json.loads(lost.stdout)["servers"][server.url]["held"]) == (4, 3)
+        assert invoke(reader, "verify", "tiny", "--remote", *relay, "--server", other.url).returncode == 0
+        assert invoke(third, "fetch", release, *relay, "--server", other.url).returncode == 0
+        changed = {name: bytes(len(data)) for name, data in other.blobs.items()}
+        other.blobs.update(changed)
+        lying = invoke(reader, "verify", "tiny", "--remote", *relay, "--server", other.url)
+        assert lying.returncode == 4
+        assert "do not match the release" in lying.stdout
+
+
+def test_reseed_reports_a_server_that_refuses(
+    author: Path, server: BlossomServer, threaded_relay: ScriptedRelay
+) -> None:
+    relay = ("--relay", threaded_relay.url)
+    published = invoke(author, "publish", "checkpoint_best.bin", "--name", "tiny", *relay, "--yes", "--json")
+    fetched = invoke(author, "fetch", json.loads(published.stdout)["release"], *relay, "--weights-only")
+    assert fetched.returncode == 0
+    server.script = lambda _: Answer(status=415)
+    refused = invoke(author, "reseed", "tiny", "--server", server.url)
+    assert refused.returncode == 4
+    assert "takes no model files" in refused.stdout
+    server.script = lambda _: None
+    partial = invoke(author, "reseed", "tiny", "--server", server.url)
+    assert (partial.returncode, len(server.blobs)) == (4, 3)  # the checkpoint is one blob, and its end is missing
+    assert "1 files cannot be uploaded" in partial.stderr

@@ -1,0 +1,161 @@
+"""Blobs of an installed release on Blossom servers: which of them servers have, and uploading them again.
+
+Does network I/O, and reads the store.
+"""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from distribution.errors import StoreError
+from distribution.installed import InstalledFile, InstalledRelease
+from distribution.manifest import Blob, FileEntry, Manifest
+from distribution.upload import LocalBlob, ServerReport, Uploader
+from relay_client.blossom.address import usable_servers
+from relay_client.blossom.client import BlossomClient
+from relay_client.errors import InvalidResponse, PeerError, TransportError
+from relay_client.event import Signer
+from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
+
+_random = random.SystemRandom()  # a server must not foresee what is checked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerAvailability:
+    """How much of a release a server has."""
+
+    held: int  # blobs that it says it has
+    total: int
+    reason: str = ""  # why it was not asked further, or sent a chunk that does not verify
+
+    @property
+    def is_complete(self) -> bool:
+        """True if the server has every blob, as far as it was checked."""
+        return self.held == self.total and not self.reason
+
+
+async def check_servers(
+    manifest: Manifest, *, chosen: Sequence[str], named: Sequence[str], timeouts: Timeouts = DEFAULT_TIMEOUTS
+) -> dict[str, ServerAvailability]:
+    """Ask servers which blobs of a release they have, and verify a random chunk of those.
+
+    Args:
+        manifest: Manifest of the release.
+        chosen: Servers that the user chose, as `normalize_server` returns them.
+        named: Servers that the release names, untrusted.
+        timeouts: How long to wait for servers.
+    """
+    hinted = usable_servers(named, known=chosen)
+
+    async def check(origin: str) -> ServerAvailability:
+        async with BlossomClient(origin, only_public=origin in hinted, timeouts=timeouts) as client:
+            return await _check(client, manifest)
+
+    origins = list(dict.fromkeys([*chosen, *hinted]))
+    return dict(zip(origins, await asyncio.gather(*map(check, origins)), strict=True))
+
+
+async def _check(client: BlossomClient, manifest: Manifest) -> ServerAvailability:
+    encoded = manifest.encode()
+    blobs = [(entry, blob) for entry in manifest.files for blob in manifest.blobs(entry)]
+    total, held, found = len(blobs) + 1, 0, list[tuple[FileEntry, Blob]]()
+    try:
+        for entry, blob in blobs:
+            if await client.has(blob.sha256, blob.size):
+                held += 1
+                found.append((entry, blob))
+        held += await client.has(hashlib.sha256(encoded).digest(), len(encoded))
+        if found:
+            await _check_chunk(client, manifest, *_random.choice(found))
+    except (TransportError, PeerError) as error:
+        return ServerAvailability(held=held, total=total, reason=str(error))
+    return ServerAvailability(held=held, total=total)
+
+
+async def _check_chunk(client: BlossomClient, manifest: Manifest, entry: FileEntry, blob: Blob) -> None:
+    """Read a random chunk of a blob; raises InvalidResponse if it does not verify."""
+    chunk = _random.choice([one for one in entry.chunks(manifest.chunk_size) if blob.offset <= one.offset < blob.end])
+    start = chunk.offset - blob.offset
+    async with client.open_blob(blob.sha256, size=blob.size, start=start, end=start + chunk.size) as stream:
+        await stream.skip(start - stream.offset)
+        data = await stream.read(chunk.size)
+    if hashlib.sha256(data).digest() != chunk.sha256:
+        raise InvalidResponse(f"{client.origin}: sends bytes that do not match the release")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uploaded:
+    """Result of uploading an installed release."""
+
+    servers: Mapping[str, ServerReport]
+    missing: int  # blobs that are not installed, as with the weights only
+
+
+async def upload_installed(
+    installed: InstalledRelease,
+    manifest: Manifest,
+    origins: Sequence[str],
+    *,
+    signer: Signer,
+    now: Callable[[], int],
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
+) -> Uploaded:
+    """Upload to servers the blobs of an installed release that they lack, under any key.
+
+    Args:
+        installed: The release.
+        manifest: Its manifest, as the author published it.
+        origins: Servers, as `normalize_server` returns them.
+        signer: Key that uploads.
+        now: Clock, in seconds since 1970.
+        on_progress: Called with the bytes that a server has by now, on average, and the total.
+        timeouts: How long to wait for servers.
+
+    Raises:
+        StoreError: A file is damaged.
+        OSError: A file cannot be read.
+    """
+    blobs, missing = _installed_blobs(installed, manifest)
+    total = sum(blob.size for blob in blobs)
+    async with Uploader(origins, signer=signer, now=now, timeouts=timeouts) as uploader:
+        largest = max(blobs, key=lambda blob: blob.size)
+        await uploader.check(sha256=largest.sha256, size=largest.size)
+        await uploader.upload(blobs, lambda done: on_progress(done, total))
+        return Uploaded(servers=uploader.reports, missing=missing)
+
+
+def _installed_blobs(installed: InstalledRelease, manifest: Manifest) -> tuple[list[LocalBlob], int]:
+    """Return the blobs that are installed, the manifest last, and the number of those that are not."""
+    local = {file.path: file for file in installed.files}
+    blobs: dict[bytes, LocalBlob] = {}
+    missing = 0
+    for entry in manifest.files:
+        for blob in manifest.blobs(entry):
+            file = local.get(entry.path)
+            if file is None or blob.end > file.size:
+                missing += 1
+            else:
+                blobs[blob.sha256] = LocalBlob(sha256=blob.sha256, size=blob.size, read=_reader(file, blob))
+    encoded = manifest.encode()
+    digest = hashlib.sha256(encoded).digest()
+    blobs[digest] = LocalBlob(sha256=digest, size=len(encoded), read=lambda start, size: encoded[start : start + size])
+    return list(blobs.values()), missing
+
+
+def _reader(file: InstalledFile, blob: Blob) -> Callable[[int, int], bytes]:
+    """Return a function that reads a blob's bytes as the author published them."""
+
+    def read(start: int, size: int) -> bytes:
+        offset = blob.offset + start
+        with file.local_path.open("rb") as opened:
+            opened.seek(offset)
+            data = opened.read(min(size, blob.size - start))
+        head = file.original.start[offset : offset + len(data)] if file.original else b""
+        if not data:
+            raise StoreError(f"{file.local_path}: damaged; fetch the release again")
+        return head + data[len(head) :]
+
+    return read
