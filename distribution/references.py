@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distribution.events import HEAD_KIND, RELEASE_KIND, Release
+from distribution.installed import InstalledRelease
 from relay_client.hints import MAX_HINTS, usable_hints
 from relay_client.nip19 import encode_naddr, encode_nevent
 from relay_client.url import is_loopback
@@ -22,11 +23,21 @@ class References:
     @property
     def command(self) -> str:
         """The command that fetches the latest release on a machine without a relay list."""
+        return self._fetch(self.naddr)
+
+    @property
+    def exact_command(self) -> str:
+        """The command that fetches exactly this release on a machine without a relay list."""
+        return self._fetch(self.nevent)
+
+    def _fetch(self, reference: str) -> str:
         relays = (word for url in self.relays for word in ("--relay", url))
-        return shlex.join(["randygpt", "fetch", self.naddr, *relays])
+        return shlex.join(["randygpt", "fetch", reference, *relays])
 
 
-def make_references(release: Release, relays: Sequence[str], *, copies: int | None = None) -> References:
+def make_references(
+    release: Release | InstalledRelease, relays: Sequence[str], *, copies: int | None = None
+) -> References:
     """Return the references of a release.
 
     Readers follow the hints in a reference only to public addresses over TLS, and only the first three. Other relays

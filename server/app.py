@@ -59,7 +59,7 @@ class Application:
         self._metrics = metrics
         self._turns = LoopTurns()
         self._admission = Admission(config.limits)
-        self._page = Page(active, provenance)
+        self._page = Page(active, provenance, needs_key=bool(config.api_keys))
         middleware = Middleware(config, metrics)
         self.web = web.Application(client_max_size=MAX_BODY, middlewares=[middleware.handle])
         self.web.on_response_prepare.append(middleware.add_headers)

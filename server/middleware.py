@@ -17,7 +17,7 @@ from server.metrics import Metrics
 from server.request_factory import check_expectation
 from server.responses import error_body, openai_error_body
 
-PUBLIC_ROUTES = frozenset({"/", "/page.css", "/page.js", "/openapi.json", "/health", "/ready", "/metrics"})
+PUBLIC_ROUTES = frozenset({"/", "/page.css", "/page.js", "/model.js", "/openapi.json", "/health", "/ready", "/metrics"})
 RETRY_AFTER_S = 1
 CLIENT_CLOSED_REQUEST = 499
 NOT_MODIFIED = 304

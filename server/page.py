@@ -11,7 +11,7 @@ from server.middleware import NOT_MODIFIED, Handler
 from server.models import ActiveModel
 from server.provenance import Provenance, page_facts
 
-_CONTENT_TYPES = {"page.css": "text/css", "page.js": "text/javascript"}
+_CONTENT_TYPES = {"page.css": "text/css", "page.js": "text/javascript", "model.js": "text/javascript"}
 _CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -21,9 +21,10 @@ _CONTENT_SECURITY_POLICY = (
 class Page:
     """Routes of the page: public files, and /provenance."""
 
-    def __init__(self, active: ActiveModel, provenance: Provenance | None) -> None:
+    def __init__(self, active: ActiveModel, provenance: Provenance | None, *, needs_key: bool) -> None:
         self._active = active
         self._provenance = provenance
+        self._needs_key = needs_key
         folder = resources.files("server") / "web"
         self._files = {name: (folder / name).read_bytes() for name in ("index.html", *_CONTENT_TYPES)}
 
@@ -38,7 +39,7 @@ class Page:
 
     async def _get_facts(self, request: web.Request) -> web.Response:
         loaded, failure = self._active.current, self._active.failure
-        facts = await asyncio.to_thread(page_facts, loaded, failure, self._provenance)
+        facts = await asyncio.to_thread(page_facts, loaded, failure, self._provenance, needs_key=self._needs_key)
         return _cached_response(request, orjson.dumps(facts), "application/json")
 
     def _file_handler(self, name: str, content_type: str) -> Handler:

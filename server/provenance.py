@@ -15,6 +15,7 @@ STALE_S = 1800  # `follow` writes its status every ten minutes, unless it was ki
 
 Facts = dict[str, Any]
 Describe = Callable[[Sequence[InstalledRelease]], Sequence[Mapping[str, object]]]
+Refer = Callable[[InstalledRelease], Mapping[str, object]]
 
 
 class Provenance:
@@ -24,13 +25,17 @@ class Provenance:
         store: Has the releases.
         status_path: The file that `randygpt follow` writes its status to.
         describe: Returns name, version, author and id of each release, with the author's name on the user's list.
+        refer: Returns a release's reference and the command that fetches it.
         max_releases: Number of releases to list; the latest installed come first.
     """
 
-    def __init__(self, store: Store, status_path: Path, describe: Describe, *, max_releases: int = 100) -> None:
+    def __init__(
+        self, store: Store, status_path: Path, describe: Describe, refer: Refer, *, max_releases: int = 100
+    ) -> None:
         self._store = store
         self._status_file = StateFile(status_path)
         self._describe = describe
+        self._refer = refer
         self._max_releases = max_releases
 
     def read(self, active_id: str | None) -> Facts:
@@ -56,7 +61,7 @@ class Provenance:
             "sha256": release.file("checkpoint").sha256.hex(),
             "card": release.card,
         }
-        return {"release": {**facts, **details}}
+        return {"release": {**facts, **self._refer(release), **details}}
 
     def _installed(self, active_id: str | None) -> Facts:
         current, releases = self._store.current(), self._store.releases()
@@ -80,15 +85,18 @@ class Provenance:
         return {"followed": [_follow_status(key.partition("/")[2], entry) for key, entry in entries]}
 
 
-def page_facts(loaded: LoadedModel | None, failure: str | None, provenance: Provenance | None) -> Facts:
+def page_facts(
+    loaded: LoadedModel | None, failure: str | None, provenance: Provenance | None, *, needs_key: bool
+) -> Facts:
     """Return the JSON of `GET /provenance`.
 
     Args:
         loaded: The active model; None before the first.
         failure: Why the newest release could not be loaded.
         provenance: Reads the store; None for a model file.
+        needs_key: Whether the server has API keys.
     """
-    facts: Facts = {"release": None, "releases": [], "followed": [], "unread": None}
+    facts: Facts = {"release": None, "releases": [], "followed": [], "unread": None, "needs_key": needs_key}
     if provenance:
         facts |= provenance.read(loaded.release_id if loaded else None)
     model = _model_facts(loaded) if loaded else None

@@ -13,6 +13,7 @@ from randygpt.cli.flags import Json, Quiet, Relays
 from randygpt.cli.keys import KeyFile, PasswordFile
 from randygpt.cli.output import emit, format_size, print_stderr
 from randygpt.cli.published import list_published
+from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
@@ -109,6 +110,26 @@ def release_describer(home: Home) -> "Callable[[Sequence[InstalledRelease]], lis
         return [release_json(release, trusted) for release in releases]
 
     return describe
+
+
+def release_references(home: Home) -> "Callable[[InstalledRelease], dict[str, object]]":
+    """Return a function that gives the reference of a release and the command that fetches it, for other people.
+
+    The hints are the user's public relays, or the others if none is public, without those whose URL has a query: it may
+    be a secret.
+    """
+    from distribution.references import make_references
+    from relay_client.hints import usable_hints
+
+    def references(release: "InstalledRelease") -> dict[str, object]:
+        try:
+            relays = [url for url in home.relays() if "?" not in url]
+        except CallerError:  # a damaged list; `relays list` reports it
+            relays = []
+        found = make_references(release, usable_hints(relays, known=()) or relays)
+        return {"nevent": found.nevent, "fetch": found.exact_command}
+
+    return references
 
 
 def release_title(release: "InstalledRelease", trusted: "TrustList") -> str:

@@ -24,7 +24,7 @@ from randygpt.cli.flags import (
     parse_size,
     validator,
 )
-from randygpt.cli.installed import open_store, release_describer, release_title
+from randygpt.cli.installed import open_store, release_describer, release_references, release_title
 from randygpt.cli.models import DEFAULT_PREFIX, ModelOption, Prefix, find_file, find_model, trained_checkpoint
 from randygpt.cli.output import emit
 from randygpt.errors import CallerError
@@ -151,7 +151,7 @@ def serve(
         home = Home.from_environment()
         store = Store(home.folder)
         reloader = Reloader(store, active, max_memory=parse_size(max_memory))
-        provenance = Provenance(store, home.follow_path, release_describer(home))
+        provenance = Provenance(store, home.follow_path, release_describer(home), release_references(home))
         follower = _follower(home, store, follow, relay, parse_size(max_size)) if follow else None
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     server = run_server(active, reloader, config, provenance, listen_socket=listen_socket, watchdog=systemd.watchdog)

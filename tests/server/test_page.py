@@ -14,15 +14,16 @@ import pytest
 from support.release_store import ReleaseStore, without_checkpoint
 from support.serving import serving_releases
 
+from distribution.events import RELEASE_KIND
 from distribution.trust_list import TrustStore
 from randygpt.user.home import Home
 from relay_client.keys import SecretKey
-from relay_client.nip19 import encode_npub
+from relay_client.nip19 import encode_nevent, encode_npub
 from server.provenance import STALE_S
 
 CARD = {"license": "MIT", "training": {"iteration": 5, "history": [[0, 2.5, 2.6], [5, 2.0, 2.1]]}}
 ROOT = Path(__file__).parents[2]
-FILES = {"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript"}
+FILES = {"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript", "/model.js": "text/javascript"}
 
 
 async def get_facts(
@@ -71,9 +72,9 @@ async def test_page_files_are_cached_and_restricted(
 async def test_page_loads_only_its_own_files(session: aiohttp.ClientSession, address: str) -> None:
     async with session.get(address) as response:
         html = await response.text()
-    assert set(re.findall(r'(?:src|href)="([^"]*)"', html)) == {"/page.css", "/page.js", "data:,"}
+    assert set(re.findall(r'(?:src|href)="([^"]*)"', html)) == {"/page.css", "/page.js", "/model.js", "data:,"}
     assert not re.search(r"<style|<script>|\sstyle=|\son[a-z]+=", html)
-    for path in ("/page.css", "/page.js"):
+    for path in ("/page.css", "/page.js", "/model.js"):
         async with session.get(address + path) as response:
             text = await response.text()
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(|innerHTML|insertAdjacentHTML", text)
@@ -93,7 +94,8 @@ async def test_facts_before_the_first_release(releases: ReleaseStore, session: a
     async with serving_releases(releases) as address:
         assert await get_facts(session, address) == (
             200,
-            {"model": None, "failure": None, "release": None, "releases": [], "followed": [], "unread": None},
+            {"model": None, "failure": None, "release": None, "releases": [], "followed": [], "unread": None}
+            | {"needs_key": False},
         )
 
 
@@ -119,6 +121,27 @@ async def test_facts_of_a_release(releases: ReleaseStore, key: SecretKey, sessio
         (1, False, False),
     ]
     assert facts["releases"][1]["release"] == first.id.hex()
+
+
+@pytest.mark.parametrize(
+    ("relays", "hints", "flags"),
+    [
+        ([], [], ""),
+        (["ws://10.0.0.1", "wss://a.example", "wss://b.example/?token=secret"], ["wss://a.example"], ""),
+        (["ws://10.0.0.1"], ["ws://10.0.0.1"], " --relay ws://10.0.0.1"),
+    ],
+)
+async def test_facts_say_how_to_fetch_the_release(
+    releases: ReleaseStore, session: aiohttp.ClientSession, relays: list[str], hints: list[str], flags: str
+) -> None:
+    Home(releases.home).write_relays(relays)
+    release = releases.install()
+    releases.store.activate(release.id)
+    async with serving_releases(releases) as address:
+        _, facts = await get_facts(session, address)
+    nevent = encode_nevent(release.id, author=release.author, kind=RELEASE_KIND, relays=hints)
+    assert facts["release"]["nevent"] == nevent
+    assert facts["release"]["fetch"] == f"randygpt fetch {nevent}{flags}"
 
 
 async def test_unchanged_facts_give_304(releases: ReleaseStore, session: aiohttp.ClientSession) -> None:

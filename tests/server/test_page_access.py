@@ -18,23 +18,24 @@ async def test_page_works_with_a_keyboard(page: Tab, releases: ReleaseStore) -> 
         await page.go(address)
         await shows_version(page, 1)
         order = []
-        for _ in range(9):
+        for _ in range(8):
             await page.press("Tab")
             order.append(await page.focused())
             outline = await page.run("getComputedStyle(document.activeElement).outlineStyle")
             assert outline == "solid", order
         assert [name.split(" ")[0] for name in order] == [
-            *("Prompt", "Generate", "Sampling", "API", "Text"),
-            *("copy", "copy", "copy", "use"),
+            *("Prompt", "Generate", "Sampling", "Text"),
+            *("Hashes", "copy", "Open", "For"),
         ]
-        for _ in range(6):
+        for _ in range(5):
             await page.press("Tab", SHIFT)
         await page.press("Enter")
         inside = []
-        for _ in range(5):
+        for _ in range(7):
             await page.press("Tab")
             inside.append(await page.focused())
-        assert inside == ["Temperature", "Top-p", "Top-k (0: all)", "Max tokens", "Seed"]
+        more = ["Top-k (0: all)", "Min-p (0: all)", "Repeat penalty (1: off)", "Max tokens", "Seed"]
+        assert inside == ["Temperature", "Top-p", *more]
     assert page.console == []
 
 
@@ -49,7 +50,8 @@ async def test_page_works_with_a_screen_reader(page: Tab, releases: ReleaseStore
             names = await page.names(role)
             assert names, role
             assert all(names), (role, names)
-        assert await page.names("heading") == ["randygpt", "Text", "Active model", "Training", "Installed releases"]
+        parts = ["The model", "Get this model"]
+        assert await page.names("heading") == ["randygpt", "Text", *parts, "Installed releases"]
         await page.run(
             "window.announced = [];"
             "new MutationObserver(() => announced.push(document.querySelector('#status').getAttribute('aria-live')))"
@@ -91,7 +93,7 @@ async def test_page_is_readable_in_both_schemes_and_small(page: Tab, releases: R
     await page.size(360, 740)
     async with serving_releases(releases) as address:
         await page.go(address)
-        await page.until("document.querySelector('#failure').innerText")
+        await page.until("document.querySelector('#failure').textContent")
         await page.run("document.querySelectorAll('details').forEach((each) => { each.open = true })")
         await page.fill("#prompt", "the " * 100 + "w" * 500)
         await page.click("#generate")

@@ -135,11 +135,11 @@ async def test_hostile_release_is_shown_as_text(page: Tab, releases: ReleaseStor
         assert "\\u{202e}gnp.exe\\u{2066}\\u{7}\\u{1b}[31m\\u{feff}" in shown
         assert not re.search("[\u202e\u2066\u0007\u001b\ufeff]", shown)
         assert "unknown time" in shown
-        assert (await facts(page))["Author"] == "<b onclick='harmed=1'>eve</b>"
+        assert (await facts(page, "#origin"))["Signed by"].startswith("<b onclick='harmed=1'>eve</b> (npub1")
         assert await page.run("document.querySelector('#prompt-echo').textContent") == HOSTILE
         lines = await page.run("[...document.querySelectorAll('polyline')].map((line) => line.getAttribute('points'))")
         assert [line.count(",") for line in lines] == [2, 2]
-        assert await page.run(ACTIVE_ELEMENTS) == before == 1  # its own script
+        assert await page.run(ACTIVE_ELEMENTS) == before == 2  # its own scripts
         assert await page.run("document.documentElement.scrollWidth") == 360
     assert await page.run("[window.harmed, {}.harmed]") == [None, None]
     assert page.console == []

@@ -14,15 +14,17 @@ import pytest
 from support.browser import CTRL, GIVE_UP_S, Tab, tab
 from support.following import Follow
 from support.models import CONFIG, endless, write_tiny
-from support.page import CARD, facts, shows_version
+from support.page import CARD, facts, shows_version, unfold
 from support.release_store import ReleaseStore, without_checkpoint
 from support.scrape import sequence_count
 from support.serving import serving, serving_releases
 
+from distribution.events import RELEASE_KIND
 from distribution.trust_list import TrustStore
 from randygpt.model.decoder import Array, Decoder
+from randygpt.user.home import Home
 from relay_client.keys import SecretKey
-from relay_client.nip19 import encode_npub
+from relay_client.nip19 import encode_nevent, encode_npub
 from server.models import LoadedModel, load_file
 
 pytestmark = pytest.mark.full
@@ -180,21 +182,27 @@ async def test_page_shows_the_active_release(page: Tab, releases: ReleaseStore, 
     async with serving_releases(releases) as address:
         await page.go(address)
         await shows_version(page, 1)
-        first = await facts(page)
+        assert not await page.run("document.querySelector('#trust').checkVisibility()")  # the operator's business
+        origin, first = await facts(page, "#origin"), await page.text("#trust")
         await TrustStore(releases.home).add(key.pubkey, "alice")
-        await page.until("document.querySelector('#facts').innerText.includes('alice')")
+        await page.until("document.querySelector('#trust').innerText.includes('alice')")
         assert await page.run("document.title") == "tiny, version 1 · randygpt"
         found, card = await facts(page), await facts(page, "#card")
+        named = await facts(page, "#origin")
+        figures, words = await facts(page, "#figures"), await page.text("#words")
         await page.allow("clipboardReadWrite", "clipboardSanitizedWrite")
         await page.click("#facts button[aria-label^='copy " + release.id.hex()[:12] + "']")
         await page.until("[...document.querySelectorAll('#facts button')].some((each) => each.innerText === 'copied')")
         assert await page.run("navigator.clipboard.readText()") == release.id.hex()
     npub, sha256 = encode_npub(key.pubkey), release.file("checkpoint").sha256.hex()
-    assert first["Author"] == "not on your list of trusted authors"
-    assert found["Author"] == "alice"
-    assert (found["Name"], found["Version"], found["Model"]) == ("tiny", "1", CONFIG.name)
+    short = f"{npub[:12]}…{npub[-6:]}"
+    assert first.endswith(f"not on your trust list. To add the key: randygpt trust add {npub} NAME")
+    assert (origin["Signed by"], named["Signed by"], named["License"]) == (short, f"alice ({short})", "MIT")
+    assert list(figures.items()) == [("parameters", "11.2K"), ("validation loss", "1.48"), ("iterations", "1,000")]
+    assert "one character at a time, out of the 31 that it knows, and sees the last 256" in words
+    assert found["Shape"] == CONFIG.name
     assert [found[name].split()[0] for name in ("Key", "Release", "SHA-256")] == [npub, release.id.hex(), sha256]
-    signed = await page.run("document.querySelector('#facts time').dateTime")
+    signed = await page.run("document.querySelector('#origin time').dateTime")
     assert signed == "2026-09-21T14:13:20.000Z"
     assert (card["license"], card["iteration"], card["best loss"], card["n embd"]) == ("MIT", "1,000", "1.4821", "16")
     assert await page.names("image") == ["validation loss from 4.200 to 1.500"]
@@ -210,14 +218,14 @@ async def test_page_follows_a_swap(page: Tab, releases: ReleaseStore) -> None:
         await page.go(address)
         await shows_version(page, 1)
         await page.run("window.marker = 1")
-        assert not await page.run("document.querySelector('#training').hidden")
+        assert not await page.run("document.querySelector('#curve').hidden")
         second = releases.install()
         releases.store.activate(second.id)
         await shows_version(page, 2)
         assert (await facts(page))["Release"].startswith(second.id.hex())
-        assert await page.run("document.querySelector('#training').hidden")
+        assert await page.run("document.querySelector('#curve').hidden")
         releases.store.activate(without_checkpoint(releases).id)
-        await page.until("document.querySelector('#failure').innerText.includes('No such file')")
+        await page.until("document.querySelector('#failure').textContent.includes('No such file')")
         assert await page.text("#headline") == "tiny, version 2"
         assert await page.run("window.marker") == 1
     assert page.console == []
@@ -236,6 +244,7 @@ async def test_page_switches_to_an_earlier_release(page: Tab, releases: ReleaseS
         await page.fill("#key", f" {KEY}")
         await page.press("Tab")
         await shows_version(page, 2)
+        await unfold(page)
         await page.run("document.querySelector('#releases button').focus()")
         assert await page.focused() == "use tiny 1"
         await page.press("Enter")
@@ -266,7 +275,7 @@ async def test_key_is_kept_for_the_tab_only(page: Tab, browser: str, releases: R
     releases.store.activate(releases.install().id)
     async with serving_releases(releases, api_keys=[KEY]) as address, tab(browser) as other:
         await page.go(address)
-        await page.run("document.querySelector('#access').open = true")
+        await page.until("document.querySelector('#access').open")
         await page.fill("#key", KEY)
         await page.press("Tab")
         await shows_version(page, 1)
@@ -276,16 +285,55 @@ async def test_key_is_kept_for_the_tab_only(page: Tab, browser: str, releases: R
         await other.until("document.querySelector('#headline').innerText === 'an API key is required'")
 
 
-async def test_switching_without_keys_explains_how(page: Tab, releases: ReleaseStore) -> None:
+async def test_without_keys_there_is_no_key_field(page: Tab, releases: ReleaseStore) -> None:
     releases.store.activate(releases.install().id)
     releases.install()
     async with serving_releases(releases) as address:
         await page.go(address)
         await shows_version(page, 1)
-        await page.click("#releases button")
-        await page.until("document.querySelector('#use-error').innerText.includes('--api-key-file')")
-        assert await page.run("document.querySelector('#access').open")
-        assert await page.text("#headline") == "tiny, version 1"
+        await unfold(page)
+        assert not await page.run("document.querySelector('#key').checkVisibility()")
+        assert await page.run("document.querySelectorAll('#releases button').length") == 0
+        assert "--api-key-file" in await page.text("#switching")
+
+
+async def test_page_shows_how_to_get_the_release(page: Tab, releases: ReleaseStore) -> None:
+    Home(releases.home).write_relays(["wss://relay.example", "wss://private.example/?token=secret"])
+    release = releases.install()
+    releases.store.activate(release.id)
+    nevent = encode_nevent(release.id, author=release.author, kind=RELEASE_KIND, relays=["wss://relay.example"])
+    async with serving_releases(releases) as address:
+        await page.go(address)
+        await shows_version(page, 1)
+        await page.allow("clipboardReadWrite", "clipboardSanitizedWrite")
+        await page.click("#fetch button")
+        await page.until("document.querySelector('#fetch button').innerText === 'copied'")
+        assert await page.run("navigator.clipboard.readText()") == f"randygpt fetch {nevent}"
+        assert await page.run("document.querySelector('#nostr').href") == f"nostr:{nevent}"
+    assert page.console == []
+
+
+async def test_continue_goes_on_where_the_limit_ended_a_text(page: Tab, releases: ReleaseStore) -> None:
+    releases.store.activate(releases.install().id)
+    async with serving_releases(releases) as address, aiohttp.ClientSession() as session:
+        await page.go(address)
+        await page.run("document.querySelector('#sampling').open = true")
+        await page.fill("#temperature", "0")
+        await page.fill("#max_tokens", "5")
+        await page.fill("#prompt", "the")
+        assert not await page.run("document.querySelector('#continue').checkVisibility()")
+        await page.click("#generate")
+        await page.until("!document.querySelector('#continue').hidden")
+        await page.fill("#prompt", "another prompt")
+        await page.run("document.querySelector('#continue').focus()")
+        await page.press("Enter")
+        await page.until("document.querySelector('#output').textContent.length === 10")
+        await page.until("!document.querySelector('#continue').hidden")
+        body = {"prompt": "the", "max_tokens": 10, "temperature": 0}
+        async with session.post(f"{address}/v1/completions", json=body) as response:
+            expected = (await response.json())["choices"][0]["text"]
+        assert await page.text("#text") == f"the{expected}"
+        assert await page.focused() == "Generate"
 
 
 async def test_page_shows_relay_status(page: Tab, releases: ReleaseStore, relay: str, key: SecretKey) -> None:
@@ -295,6 +343,7 @@ async def test_page_shows_relay_status(page: Tab, releases: ReleaseStore, relay:
         await page.go(address)
         await shows_version(page, 1)
         assert await page.run("document.querySelector('#relays').hidden")
+        await unfold(page)
         await page.run("document.querySelector('#facts button').focus()")
         async with Follow([relay, away], releases.home, key.pubkey).running():
             await page.until("document.querySelectorAll('#relay-list .good').length === 1")
@@ -321,10 +370,8 @@ async def test_page_waits_for_the_first_release(page: Tab, releases: ReleaseStor
         await page.until("document.querySelector('#headline').innerText.startsWith('no model yet')")
         await page.click("#generate")
         await page.until("document.querySelector('#error').innerText === 'no model is loaded yet'")
-        assert await page.run("[...document.querySelectorAll('aside section')].map((each) => each.hidden)") == [
-            *(True, True),
-            *(True, True),
-        ]
+        parts = await page.run("[...document.querySelectorAll('aside > *')].map((each) => each.hidden)")
+        assert parts == [True, True, True]
         releases.store.activate(releases.install().id)
         await shows_version(page, 1)
         await page.click("#generate")
@@ -336,8 +383,11 @@ async def test_page_shows_a_model_file(page: Tab, tmp_path: Path) -> None:
     loaded = load_file(write_tiny(tmp_path / "m.bin"))
     async with serving(loaded) as address:
         await page.go(address)
-        await page.until(f"document.querySelector('#headline').innerText === '{loaded.label}'")
-        found = await facts(page)
-    assert (found["From"], found["Model"]) == (loaded.label, CONFIG.name)
+        await page.until("document.querySelector('#headline').innerText === 'm'")
+        found, figures = await facts(page), await facts(page, "#figures")
+        assert await page.text("#trust") == f"The model is the file {loaded.label}"
+        assert not await page.run("document.querySelector('#get').checkVisibility()")
+    assert list(figures) == ["parameters", "context length", "vocabulary"]
+    assert found["Shape"] == CONFIG.name
     assert found["SHA-256"].startswith(loaded.sha256)
     assert page.console == []

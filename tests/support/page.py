@@ -15,9 +15,14 @@ CARD = {
 
 
 async def facts(page: Tab, lists: str = "#facts") -> dict[str, str]:
-    """Return the terms of a description list with their descriptions."""
+    """Return the terms of a description list with their descriptions, after opening what is folded."""
+    await unfold(page)
     pairs = f"[...document.querySelectorAll('{lists} dt')].map((term) => [term.innerText, term.nextSibling.innerText])"
     return dict(await page.run(pairs))
+
+
+async def unfold(page: Tab) -> None:
+    await page.run("document.querySelectorAll('details').forEach((each) => { each.open = true })")
 
 
 async def shows_version(page: Tab, version: int) -> None:

@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from randygpt.cli.installed import release_describer
+from randygpt.cli.installed import release_describer, release_references
 from randygpt.user.home import Home
 from server.app import run_server
 from server.config import ServerConfig
@@ -70,6 +70,7 @@ async def serving_releases(
     """Serve the current release, as `randygpt serve` does; yield the server's address."""
     active, home = ActiveModel(), Home(releases.home)
     reloader = Reloader(releases.store, active)
-    provenance = Provenance(releases.store, home.follow_path, release_describer(home), max_releases=max_releases)
+    describe, refer = release_describer(home), release_references(home)
+    provenance = Provenance(releases.store, home.follow_path, describe, refer, max_releases=max_releases)
     async with run_server(active, reloader, config(**values), provenance) as address:
         yield address
