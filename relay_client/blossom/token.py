@@ -149,7 +149,9 @@ class Token:
             raise InvalidToken("the token is for another server")
         must_name = verb in {Verb.UPLOAD, Verb.DELETE} or self.hashes
         if sha256 is not None and must_name and sha256 not in self.hashes:
-            raise InvalidToken("the token is for another blob")
+            raise InvalidToken(
+                "the token is for another blob" if self.hashes else "the token has no tag x for the blob"
+            )
 
 
 def _decode(encoded: str) -> bytes:
