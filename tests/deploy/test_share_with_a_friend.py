@@ -1,15 +1,23 @@
 """docs/share-with-a-friend.md: the relay behind Caddy, and the configuration of a full relay, tried with both."""
 
+import hashlib
 import json
+import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import aiohttp
 import pytest
 from support.caddy import caddy, proxied
 from support.command import TIMEOUT_S, background, environment, invoke
 from support.models import write_tiny
-from support.relays import configured_python_relay
+from support.relays import configured_python_relay, find_free_port
+
+from relay_client.blossom.token import Verb, encode_header, token_draft
+from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub
 
 pytestmark = pytest.mark.full
 PAGE = "share-with-a-friend.md"
@@ -85,3 +93,25 @@ def test_full_relay_limits_authors_and_says_so(tmp_path: Path, author: Path, fri
         checked = invoke(author, "relays", "check", url, "--send")
         assert checked.returncode == 0, checked.stdout
         assert "models of friends" in checked.stdout
+
+
+@pytest.mark.skipif(not caddy(), reason="NOT CHECKED: Caddy is not installed (apt-get install caddy)")
+async def test_blossom_server_works_through_caddy(
+    tmp_path: Path, free_port: int, unused_port: int, key: SecretKey
+) -> None:
+    url, blob, port = f"https://localhost:{unused_port}", bytes(range(256)) * 3_000, find_free_port()
+    sha256 = hashlib.sha256(blob).digest()
+    words = ("relay", "--memory", "--port", port, "--allow", encode_npub(key.pubkey), "--blobs", free_port)
+    with (
+        background(tmp_path, *words, "--blobs-url", url),
+        proxied(tmp_path, PAGE, "blobs.example", unused_port, {"127.0.0.1:3000": f"127.0.0.1:{free_port}"}) as trusted,
+    ):
+        tls = ssl.create_default_context(cafile=str(trusted))
+        draft = token_draft(Verb.UPLOAD, hashes=[sha256], origins=[url], now=int(time.time()))
+        headers = {"Authorization": encode_header(draft.sign(key))}
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls)) as web:
+            async with web.put(f"{url}/upload", data=blob, headers=headers, expect100=True) as response:
+                assert response.status == 201
+                assert (await response.json())["url"] == f"{url}/{sha256.hex()}.bin"
+            async with web.get(f"{url}/{sha256.hex()}", headers={"Range": "bytes=10-99"}) as response:
+                assert (response.status, await response.read()) == (206, blob[10:100])
