@@ -90,6 +90,8 @@ def generate(
     language_model = load(named.path, preset=preset, vocab=vocab)
     if model is None and not quiet:
         note_default(named)
+    if not quiet:
+        _warn_of_stops(language_model.tokenizer, stop or [])
 
     def continue_text(prompt: str) -> Iterator[str]:
         if not quiet:
@@ -118,3 +120,11 @@ def _warn_of_unknown(tokenizer: "Tokenizer", prompt: str) -> None:
     """Report how many characters of a prompt the vocabulary lacks, in one line."""
     if dropped := tokenizer.count_unknown(prompt):
         print_stderr(f"{dropped} of {len(prompt)} characters of the prompt are not in the vocabulary and are dropped")
+
+
+def _warn_of_stops(tokenizer: "Tokenizer", stops: list[str]) -> None:
+    """Report stop sequences that cannot appear, since the vocabulary lacks some of their characters."""
+    for text in stops:
+        if tokenizer.count_unknown(text):
+            unknown = "".join(dict.fromkeys(letter for letter in text if tokenizer.count_unknown(letter)))
+            print_stderr(f"--stop {quote(text)} never appears: the vocabulary lacks {quote(unknown)}")

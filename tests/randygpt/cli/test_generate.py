@@ -63,6 +63,15 @@ def test_interactive_reads_prompts_from_a_pipe(
     assert err == "1 of 2 characters of the prompt are not in the vocabulary and are dropped\n"
 
 
+@pytest.mark.usefixtures("folder")
+def test_stop_that_cannot_appear_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    stops = ["--stop", "fö€ö", "--stop", "fox"]
+    assert run(["generate", "the", "fox", *GREEDY, *stops]) == 0
+    assert capsys.readouterr().err == "--stop 'fö€ö' never appears: the vocabulary lacks 'ö€'\n"
+    assert run(["generate", "the", *GREEDY, *stops, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_interactive_and_json_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["generate", "--interactive", "--json"]) == 2
     assert "exclude each other" in only_line(capsys.readouterr().err)
