@@ -35,9 +35,16 @@ _SPARE_BYTES = 1 << 20  # for release.json, events and refs
 _ID_BYTES = 32
 _STAT_BLOCK = 512  # bytes, on every file system (POSIX)
 
+_FOLDERS = ("blobs", "releases", "refs", "events", "partial", "locks")
+
 
 class Store:
-    """The store below a home folder. Reading creates no folder, so a process without write access may read it."""
+    """The store below a home folder. Reading creates no folder, so a process without write access may read it.
+
+    Folders that other users can change, as they could where an earlier version ran with a loose umask, are protected.
+
+    Raises StoreError if they belong to another user.
+    """
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -51,6 +58,8 @@ class Store:
         self.seen_versions = SeenVersions(home)
         self.event_archive = EventArchive(home)
         self.current_path = self._refs / "current"
+        for folder in (self.folder, *(self.folder / name for name in _FOLDERS), home / "state"):
+            _protect(folder)
 
     # --- reading
 
@@ -65,6 +74,7 @@ class Store:
     def release(self, release_id: bytes) -> InstalledRelease | None:
         """Return a release, or None if it is not installed; raises StoreError if its record is damaged."""
         folder = self._releases / release_id.hex()
+        _protect(folder)
         record = read_object(folder / RESERVED)
         if record is None:
             return None
@@ -273,3 +283,10 @@ def _is_intact(file: InstalledFile) -> bool:
     if file.original and not hashes_to(file.local_path, file.original.sha256, start=file.original.start):
         return False
     return hashes_to(file.local_path, file.sha256)
+
+
+def _protect(folder: Path) -> None:
+    try:
+        durable.protect(folder)
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror}") from None

@@ -5,11 +5,13 @@ the new one. It is in the lowest package because all packages write files.
 """
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +20,8 @@ PUBLIC = 0o644
 READ_ONLY = 0o444
 SECRET = 0o600
 DIRECTORY = 0o755  # a looser umask widens no mode here
+PRIVATE_DIRECTORY = 0o700
+_WRITABLE_BY_GROUP_OR_OTHERS = 0o022
 
 _TEMPORARY = ".tmp-"
 
@@ -143,3 +147,37 @@ def make_directory(path: Path, *, mode: int = DIRECTORY) -> Path:
         path.mkdir(mode=mode, exist_ok=True)
         sync_directory(path.parent)
     return path
+
+
+def make_private_directory(path: Path) -> None:
+    """Make a directory that only its owner can read, and protect one that exists; raises OSError."""
+    if path.is_dir():
+        protect(path)
+    else:
+        make_directory(path.parent)
+        make_directory(path, mode=PRIVATE_DIRECTORY)
+
+
+def protect(path: Path, *, keep: int = ~_WRITABLE_BY_GROUP_OR_OTHERS) -> None:
+    """Take rights to a file or directory from other users, which a looser umask once gave them.
+
+    Does nothing if the path does not exist or the disk is read-only.
+
+    Args:
+        path: File or directory.
+        keep: Permission bits that may stay.
+
+    Raises:
+        PermissionError: Others can change it, and it belongs to another user.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & keep == mode:
+            return
+        try:
+            path.chmod(mode & keep)
+        except OSError as error:
+            if error.errno == errno.EROFS or not mode & stat.S_IWOTH:
+                return
+            problem = f"every user can change it; its owner should run chmod go-w {path}"
+            raise PermissionError(error.errno, problem, str(path)) from None

@@ -14,6 +14,7 @@ from relay_client.relay_limits import AddressRates, RelayLimits
 from relay_client.websocket import open_websocket
 
 HOST = "127.0.0.1"
+_DATABASE = ("data.mdb", "lock.mdb")  # files of LMDB
 # nostr-sdk's limit is for each connection; `RelayLimits` has one for each address.
 _EVENTS_PER_MINUTE = 60_000_000
 _MAX_REQUESTS = 500
@@ -55,8 +56,10 @@ class LocalRelay:
         limit = nostr_sdk.RateLimit(max_reqs=_MAX_REQUESTS, notes_per_minute=_EVENTS_PER_MINUTE)
         try:
             if self._folder is not None:
-                durable.make_directory(self._folder)
+                durable.make_private_directory(self._folder)
                 builder = builder.database(await nostr_sdk.NostrLmdb.open(str(self._folder)))
+                for name in _DATABASE:
+                    durable.protect(self._folder / name, keep=durable.SECRET)
             if self._limits:
                 builder = builder.max_connections(self._limits.max_connections)
                 builder = builder.write_policy(_WritePolicy(self._limits, self._folder))

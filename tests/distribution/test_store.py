@@ -112,6 +112,26 @@ def test_reading_creates_no_folder(store: Store, home: Path) -> None:
 # --- blobs
 
 
+def test_open_folders_are_protected(store: Store, home: Path, installed: InstalledRelease) -> None:
+    folders = [store.folder, store.folder / "blobs", store.folder / "releases", installed.folder]
+    for folder in folders:
+        folder.chmod(0o777)
+    assert Store(home).release(installed.id) == installed
+    assert {mode(folder) for folder in folders} == {0o755}
+
+
+def test_open_folder_of_another_user_is_refused(home: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store)
+    (store.folder / "blobs").chmod(0o777)
+
+    def chmod(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+    with pytest.raises(StoreError, match=r"every user can change it; its owner should run chmod go-w .*blobs$"):
+        Store(home)
+
+
 def test_blob_is_stored_read_only_under_its_hash(store: Store, home: Path) -> None:
     put(store, ENTRIES[1], FILES["tokenizer"])
     blob = home / "store" / "blobs" / ENTRIES[1].sha256.hex()

@@ -251,6 +251,37 @@ def test_make_directory_applies_the_mode(tmp_path: Path) -> None:
     assert mode(tmp_path / "keys") == 0o700
 
 
+@pytest.mark.parametrize(("mode", "protected"), [(0o777, 0o755), (0o775, 0o755), (0o1777, 0o1755), (0o700, 0o700)])
+def test_write_access_of_others_is_taken(tmp_path: Path, mode: int, protected: int) -> None:
+    tmp_path.chmod(mode)
+    durable.protect(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == protected
+
+
+def refuse(number: int) -> Callable[..., None]:
+    def chmod(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return chmod
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES])
+def test_open_directory_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    tmp_path.chmod(0o777)
+    monkeypatch.setattr(Path, "chmod", refuse(number))
+    with pytest.raises(PermissionError, match=f"every user can change it; its owner should run chmod go-w {tmp_path}"):
+        durable.protect(tmp_path)
+
+
+def test_open_directory_of_a_read_only_disk_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o777)
+    monkeypatch.setattr(Path, "chmod", refuse(errno.EROFS))
+    durable.protect(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o777
+
+
 def test_directory_appears_when_complete(tmp_path: Path, order: list[str]) -> None:
     target = tmp_path / "target"
     with durable.atomic_directory(target) as folder:

@@ -1,6 +1,8 @@
 """The local relay: port, storage and limits."""
 
 import asyncio
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,30 @@ async def test_folder_keeps_events_over_a_restart(free_port: int, unused_port: i
         await publish(relay.url, *events)
     async with LocalRelay(port=unused_port, folder=tmp_path / "a" / "relay") as relay:
         assert {event.id for event in await everything(relay.url)} == {event.id for event in events}
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
+
+
+def open_to_others(folder: Path) -> None:
+    folder.chmod(0o777)
+
+
+async def test_folder_is_private(free_port: int, tmp_path: Path) -> None:
+    folder, before = tmp_path / "relay", os.umask(0)
+    try:
+        async with LocalRelay(port=free_port, folder=folder):
+            found = modes(folder)
+    finally:
+        os.umask(before)
+    assert found == {"relay": 0o700, "data.mdb": 0o600, "lock.mdb": 0o600}
+
+
+async def test_open_folder_is_protected(free_port: int, tmp_path: Path) -> None:
+    open_to_others(tmp_path)
+    async with LocalRelay(port=free_port, folder=tmp_path):
+        assert modes(tmp_path)[tmp_path.name] == 0o755
 
 
 async def test_folder_that_is_a_file_is_an_error(free_port: int, tmp_path: Path) -> None:
