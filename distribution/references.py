@@ -1,10 +1,10 @@
-"""References under which others fetch a published release (NIP-19), with relays that they can reach. No I/O."""
+"""References under which others fetch a published release (NIP-19), with relays and servers to ask. No I/O."""
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distribution.events import HEAD_KIND, RELEASE_KIND, Release
+from distribution.events import HEAD_KIND, RELEASE_KIND, Release, public_servers
 from distribution.installed import InstalledRelease
 from relay_client.hints import MAX_HINTS, usable_hints
 from relay_client.nip19 import encode_naddr, encode_nevent
@@ -19,6 +19,7 @@ class References:
     naddr: str  # the latest release of the name
     relays: tuple[str, ...]  # empty if the relays in the references are enough
     only_local: bool  # True if no other machine can reach any of the relays
+    servers: tuple[str, ...] = ()  # Blossom servers besides, empty if the release and its head name one
 
     @property
     def command(self) -> str:
@@ -32,11 +33,16 @@ class References:
 
     def _fetch(self, reference: str) -> str:
         relays = (word for url in self.relays for word in ("--relay", url))
-        return shlex.join(["randygpt", "fetch", reference, *relays])
+        servers = (word for origin in self.servers for word in ("--server", origin))
+        return shlex.join(["randygpt", "fetch", reference, *relays, *servers])
 
 
 def make_references(
-    release: Release | InstalledRelease, relays: Sequence[str], *, copies: int | None = None
+    release: Release | InstalledRelease,
+    relays: Sequence[str],
+    *,
+    copies: int | None = None,
+    servers: Sequence[str] = (),
 ) -> References:
     """Return the references of a release.
 
@@ -47,6 +53,7 @@ def make_references(
         release: The release.
         relays: URLs of the relays that have it.
         copies: Relays that each chunk went to; None: all.
+        servers: Blossom servers that have its files. Readers find public ones by themselves.
     """
     remote = [url for url in relays if not is_loopback(url)]
     public = usable_hints(remote, known=())
@@ -58,4 +65,5 @@ def make_references(
         naddr=encode_naddr(release.name, author=release.author, kind=HEAD_KIND, relays=hints),
         relays=() if enough else tuple(remote or relays),
         only_local=not remote,
+        servers=() if public_servers(servers) else tuple(servers),
     )

@@ -82,6 +82,7 @@ async def publish(  # noqa: PLR0913 (options by keyword)
     *,
     name: str,
     relays: Sequence[str] | None = None,
+    servers: Sequence[str] | None = None,
     home: str | PathLike[str] | None = None,
     key: SecretKey | PathLike[str] | None = None,
     card: Mapping[str, object] | None = None,
@@ -98,6 +99,7 @@ async def publish(  # noqa: PLR0913 (options by keyword)
         checkpoint: The file, with its vocabulary next to it.
         name: a-z, 0-9, dot, dash and underscore, at most 64 characters.
         relays: URLs; by default the relays of the user.
+        servers: Blossom servers that get the files too; by default those of the user.
         home: The folder of keys and state; by default the user's.
         key: The author's key, or a file with an nsec; by default the key of the user.
         card: Further facts about the model, such as `{"license": "MIT", "about": "…"}`.
@@ -126,7 +128,8 @@ async def publish(  # noqa: PLR0913 (options by keyword)
                 without_validation=without_validation,
                 new_version=new_version,
             )
-            publication = Publication(home=user, relays=urls, key=signer, spec=spec)
+            origins = user.resolve_servers(_urls(servers))
+            publication = Publication(home=user, relays=urls, servers=origins, key=signer, spec=spec)
             done = await publication.publish(on_progress or _no_progress)
     release, references = done.release, published_references(done)
     return Published(
@@ -143,6 +146,7 @@ async def fetch(
     reference: str,
     *,
     relays: Sequence[str] | None = None,
+    servers: Sequence[str] | None = None,
     home: str | PathLike[str] | None = None,
     max_size: int = MAX_SIZE,
     weights_only: bool = False,
@@ -155,6 +159,7 @@ async def fetch(
         reference: An event id in hex, note, nevent, naddr, `npub…/name`, `alice/name` by a trusted author, or the name
             of an installed release.
         relays: URLs; by default the relays of the user, or those in `reference` if the user has none.
+        servers: Blossom servers to ask; by default those of the user. Servers that the author names are asked too.
         home: The folder of the store and the trust list; by default the user's.
         max_size: Bytes; a larger release is refused.
         weights_only: Leave the optimizer state out: a third of the bytes.
@@ -168,10 +173,12 @@ async def fetch(
         StorageError: the disk or the store fails.
     """
     with translate_os_errors():
+        user = _home(home)
         found = await fetch_release(
-            _home(home),
+            user,
             reference,
             relays=_urls(relays),
+            servers=user.resolve_servers(_urls(servers)),
             max_size=max_size,
             weights_only=weights_only,
             activate=activate,
@@ -254,10 +261,10 @@ def _home(folder: str | PathLike[str] | None) -> Home:
     return user if folder is None else replace(user, folder=Path(folder).absolute())
 
 
-def _urls(relays: Sequence[str] | None) -> Sequence[str] | None:
-    if isinstance(relays, str):
-        raise CallerError(f"relays must be a list of URLs: [{quote(relays)}]")
-    return relays
+def _urls(urls: Sequence[str] | None) -> Sequence[str] | None:
+    if isinstance(urls, str):
+        raise CallerError(f"expected a list of URLs: [{quote(urls)}]")
+    return urls
 
 
 def _key(home: Home, key: SecretKey | PathLike[str] | None) -> SecretKey:

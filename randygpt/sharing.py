@@ -96,7 +96,8 @@ class Publication:
 def published_references(published: Published, *, copies: int | None = None) -> References:
     """Return the references of a published release; `copies`: relays that each chunk went to, None for all."""
     relays = [url for url, report in published.relays.items() if report.in_use]
-    return make_references(published.release, relays, copies=copies)
+    servers = [origin for origin, report in published.servers.items() if not report.reason]
+    return make_references(published.release, relays, copies=copies, servers=servers)
 
 
 async def nip65_relays(relays: Sequence[str], key: SecretKey) -> list[str]:

@@ -62,7 +62,7 @@ def resolve_servers(home: Home, named: list[str] | None, *, none: bool) -> list[
     """
     if none and named:
         raise CallerError("--no-servers excludes --server")
-    return [] if none else list(dict.fromkeys(map(normalize_server, named or home.servers())))
+    return [] if none else home.resolve_servers(named)
 
 
 def is_flag_given(context: typer.Context, name: str) -> bool:

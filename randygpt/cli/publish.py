@@ -213,6 +213,11 @@ def _report(published: "Published", references: "References", *, as_json: bool, 
             f"release  {release.id.hex()}",
             f"nevent   {references.nevent}",
             f"size     {published.events:,} events, {format_size(published.bytes)}",
+            *(
+                f"server   {origin}, {each.uploaded:,} files sent, {each.present:,} already there"
+                for origin, each in published.servers.items()
+                if not each.reason
+            ),
             f"fetch    {references.command}",
         ]
     )

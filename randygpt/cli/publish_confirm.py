@@ -56,6 +56,8 @@ def confirm(publication: "Publication", info: "CheckpointInfo", *, yes: bool, qu
     if is_first:
         print_stderr(f"This is the first version of {publication.spec.name} that you publish from this machine.")
     print_stderr(f"To {many or ', '.join(publication.relays)}")
+    if publication.servers:
+        print_stderr(f"and the files to {', '.join(publication.servers)}")
     if _ask("Publish? [y/N] ").lower() not in {"y", "yes"}:
         raise CallerError("cancelled: nothing was sent")
 

@@ -79,6 +79,10 @@ class Home:
         """Return the user's Blossom servers, each once; raises CallerError if the list is damaged."""
         return list(dict.fromkeys(map(normalize_server, _read_list(self.servers_path, "server URLs"))))
 
+    def resolve_servers(self, named: Sequence[str] | None) -> list[str]:
+        """Return the Blossom servers to use: those named for this call, else the user's; raises CallerError."""
+        return list(dict.fromkeys(map(normalize_server, self.servers() if named is None else named)))
+
     def write_servers(self, origins: Sequence[str]) -> None:
         """Replace servers.json durably; raises OSError."""
         durable.make_directory(self.folder)

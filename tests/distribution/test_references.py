@@ -46,3 +46,20 @@ async def test_command_is_one_word_per_argument(relay: str, tmp_path: Path, key:
     release = (await publish([relay], tmp_path, key, tiny_sources())).release
     found = make_references(release, ["ws://10.0.0.1/a?b&c"])
     assert found.command == f"randygpt fetch {found.naddr} --relay 'ws://10.0.0.1/a?b&c'"
+
+
+@pytest.mark.parametrize(
+    ("servers", "named"),
+    [
+        ((), []),
+        (("http://10.0.0.1:7778",), ["--server", "http://10.0.0.1:7778"]),
+        (("http://10.0.0.1:7778", "https://blobs.example"), []),
+    ],
+    ids=["none", "local network", "public"],
+)
+async def test_command_names_servers_that_readers_cannot_find(
+    relay: str, tmp_path: Path, key: SecretKey, servers: tuple[str, ...], named: list[str]
+) -> None:
+    release = (await publish([relay], tmp_path, key, tiny_sources())).release
+    found = make_references(release, ["wss://relay.example"], servers=servers)
+    assert found.command.split()[3:] == named

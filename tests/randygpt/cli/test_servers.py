@@ -1,14 +1,17 @@
 """Blossom servers on the command line: the user's list, publish and fetch with servers."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.blossom_server import Answer, BlossomServer, blossom_on_thread
-from support.command import invoke, only_line
+from support.blossom_server import Answer, Asked, BlossomServer, blossom_on_thread
+from support.command import TIMEOUT_S, environment, invoke, only_line
 from support.models import write_tiny
-from support.scripted_relay import ScriptedRelay, relay_on_thread
+from support.scripted_relay import RawEvent, ScriptedRelay, relay_on_thread
 
 from distribution.events import CHUNK_KIND
 
@@ -144,3 +147,38 @@ def test_reseed_reports_a_server_that_refuses(
     partial = invoke(author, "reseed", "tiny", "--server", server.url)
     assert (partial.returncode, len(server.blobs)) == (4, 3)  # the checkpoint is one blob, and its end is missing
     assert "1 files cannot be uploaded" in partial.stderr
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("moment", ["second upload", "manifest on the relay"])
+def test_publish_resumes_after_kill(
+    author: Path, server: BlossomServer, threaded_relay: ScriptedRelay, moment: str
+) -> None:
+    words = ("checkpoint_best.bin", "--name", "tiny", "--relay", threaded_relay.url, "--server", server.url, "--yes")
+    command = [sys.executable, "-m", "randygpt", "publish", *words, "--no-relay-chunks"]
+    with subprocess.Popen(
+        command, cwd=author, env=environment(author), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+
+        def upload(_: Asked) -> Answer | None:
+            if moment == "second upload" and server.count("PUT") == 2:
+                process.kill()
+                return Answer(status=500)
+            return None
+
+        def accept(_: RawEvent) -> tuple[bool, str]:
+            process.kill()
+            return True, ""
+
+        server.script = upload
+        if moment != "second upload":
+            threaded_relay.accept = accept
+        assert process.wait(TIMEOUT_S) == -signal.SIGKILL
+    server.script, threaded_relay.accept = (lambda _: None), (lambda _: (True, ""))
+    had = set(server.blobs)
+    server.asked.clear()
+    again = json.loads(invoke(author, "publish", *words, "--no-relay-chunks", "--json").stdout)
+    assert again["servers"][server.url]["present"] == len(had) > 0
+    sent = {asked.headers["x-sha-256"] for asked in server.asked if asked.method == "PUT"}
+    assert sent == set(server.blobs) - had
+    assert len(server.blobs) == 4
