@@ -25,7 +25,9 @@ _CODE = ("configuration_randygpt", "modeling_randygpt")
 def files(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, bytes]:
     """Return the name and contents of every file except the weights."""
     backend, texts = _backend(tokenizer)
-    special = {"bos_token": texts[BOS_ID], "eos_token": texts[EOS_ID], "pad_token": texts[EOS_ID]}
+    special: dict[str, object] = {"bos_token": texts[BOS_ID], "eos_token": texts[EOS_ID], "pad_token": texts[EOS_ID]}
+    if more := sorted(tokenizer.special_ids - {BOS_ID, EOS_ID}):  # of a vocabulary of the Rust program
+        special |= {"extra_special_tokens": [texts[token] for token in more]}
     ids = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": EOS_ID}
     ends = {"eos_token_id": sorted(tokenizer.end_ids)} if len(tokenizer.end_ids) > 1 else {}
     contents = {

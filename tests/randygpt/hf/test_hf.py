@@ -192,6 +192,33 @@ def test_duplicate_entries_encode_to_the_later_id() -> None:
         assert tuple(back.vocab) == tuple(tokenizer.vocab)
 
 
+REPEATED = BpeTokenizer(
+    ["<|bos|>", "<|eos|>", "a", "b", "ab", "<|bos|>", "|", "<|eos|>", "<", ">", "o", "s", "e"], [("a", "b")]
+)
+
+
+def exported(tokenizer: Tokenizer) -> dict[str, bytes]:
+    return files(ModelConfig(n_embd=4, n_head=1, n_layer=1, vocab_size=tokenizer.vocab_size), tokenizer)
+
+
+def test_repeated_end_tokens_are_exported_as_special() -> None:
+    config = json.loads(exported(REPEATED)["tokenizer_config.json"])
+    assert config["extra_special_tokens"] == ["<|bos|>", "<|eos|>"]
+    assert "extra_special_tokens" not in json.loads(exported(BPE)["tokenizer_config.json"])
+
+
+@pytest.mark.full
+def test_transformers_shows_no_repeated_end_token(tmp_path: Path) -> None:
+    import transformers  # noqa: PLC0415 (two seconds)
+
+    for name, content in exported(REPEATED).items():
+        (tmp_path / name).write_bytes(content)
+    loaded = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    ids = [0, 4, 5, 2, 7, 1]
+    assert loaded.decode(ids, skip_special_tokens=True) == REPEATED.decode(ids) == "aba"
+    assert loaded("a<|bos|>b")["input_ids"] == REPEATED.encode("a<|bos|>b").tolist()
+
+
 def test_merges_apply_by_result_id() -> None:
     tokenizer = BpeTokenizer(["<|bos|>", "<|eos|>", "a", "b", "c", "ab", "bc"], [("b", "c"), ("a", "b")])
     assert tokenizer.encode("abc").tolist() == [5, 4]
