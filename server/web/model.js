@@ -24,6 +24,7 @@ function poll() {
 async function readFacts() {
   try {
     const text = await (await send("/provenance", null, AbortSignal.timeout(TIMEOUT_MS))).text();
+    if (unauthorized && document.activeElement !== $("key")) $("access").open = false;
     unauthorized = false;
     if (text !== lastFacts) showFacts(JSON.parse(text));
     lastFacts = text;
@@ -89,7 +90,7 @@ function figures(model, training) {
     isFigure(training.bits_per_byte)
       ? [training.bits_per_byte.toFixed(2), "bits per byte"]
       : [isFigure(loss) && loss.toFixed(2), "validation loss"],
-    [isFigure(training.iteration) && training.iteration.toLocaleString("en"), "iterations"],
+    [isFigure(training.iteration) && (training.iteration + 1).toLocaleString("en"), "iterations"],
     [model && model.block_size.toLocaleString("en"), "context length"],
     [model && model.vocab_size.toLocaleString("en"), "vocabulary"],
   ];

@@ -198,7 +198,7 @@ async def test_page_shows_the_active_release(page: Tab, releases: ReleaseStore, 
     short = f"{npub[:12]}…{npub[-6:]}"
     assert first.endswith(f"not on your trust list. To add the key: randygpt trust add {npub} NAME")
     assert (origin["Signed by"], named["Signed by"], named["License"]) == (short, f"alice ({short})", "MIT")
-    assert list(figures.items()) == [("parameters", "11.2K"), ("validation loss", "1.48"), ("iterations", "1,000")]
+    assert list(figures.items()) == [("parameters", "11.2K"), ("validation loss", "1.48"), ("iterations", "1,001")]
     assert "one character at a time, out of the 31 that it knows, and sees the last 256" in words
     assert found["Shape"] == CONFIG.name
     assert [found[name].split()[0] for name in ("Key", "Release", "SHA-256")] == [npub, release.id.hex(), sha256]
@@ -244,6 +244,7 @@ async def test_page_switches_to_an_earlier_release(page: Tab, releases: ReleaseS
         await page.fill("#key", f" {KEY}")
         await page.press("Tab")
         await shows_version(page, 2)
+        assert not await page.run("document.querySelector('#access').open")
         await unfold(page)
         await page.run("document.querySelector('#releases button').focus()")
         assert await page.focused() == "use tiny 1"
