@@ -23,10 +23,11 @@ def folder(at_home: Path) -> Path:
 
 
 def test_default_is_the_fast_recipe_and_a_small_preset() -> None:
-    assert run(["train", "my.txt", "--iters", "1", "--batch", "1", "--quiet"]) == 0
+    small = ("--layers", "1", "--block", "32", "--batch", "1")
+    assert run(["train", "my.txt", "--iters", "1", *small, "--quiet"]) == 0
     sidecar = read_sidecar(Path("checkpoint.bin"))
     assert sidecar is not None
-    assert (sidecar.training["recipe"], sidecar.config.preset) == ("fast", "xs")
+    assert (sidecar.training["recipe"], sidecar.config.n_embd, sidecar.config.n_head) == ("fast", 116, 4)
 
 
 def test_start_names_the_run_and_its_files(capsys: Capture) -> None:

@@ -169,6 +169,10 @@ def test_gradients_reach_the_optimizer() -> None:
     assert not torch.equal(model.flat[-10:], before[-10:])
 
 
+def test_recipes_have_their_default_preset() -> None:
+    assert {name: recipe.preset for name, recipe in RECIPES.items()} == {"classic": "l", "fast": "xs"}
+
+
 def test_fast_values_match_the_documentation() -> None:
     assert (FAST.max_lr, FAST.min_lr, FAST.dropout) == (0.03, 0.0015, 0.0)
     assert (FAST.eval_every, FAST.batch_size) == (100, 8)
