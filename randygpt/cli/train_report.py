@@ -198,7 +198,8 @@ class Report:
             validation = f", validation loss {self._last.val_loss:.4f}"
         lines.append(f"newest  iteration {trainer.next_iteration:,}, training loss {self._loss:.4f}{validation}")
         best = f"{options.best} (best) and " if trainer.saved_best else ""
-        lines.append(f"saved   {best}{options.latest} (newest)")
+        older = f"; {options.best} is of an earlier run" if not trainer.saved_best and options.best.is_file() else ""
+        lines.append(f"saved   {best}{options.latest} (newest){older}")
         return "\n".join(lines)
 
 

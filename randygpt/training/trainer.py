@@ -161,7 +161,7 @@ class Trainer:
             if found.sidecar and found.sidecar.training.get("tokens", corpus.identity) != corpus.identity:
                 warn(f"{path} was trained on another text")
             trainer.same_run = path.resolve() in {options.latest.resolve(), options.best.resolve()}
-            if trainer.same_run and options.best.is_file():
+            if trainer.same_run and options.best.is_file() and math.isfinite(state.plateau.best):
                 trainer.saved_best = state.best_iteration, state.plateau.best
         return trainer
 

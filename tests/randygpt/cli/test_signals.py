@@ -139,9 +139,11 @@ def test_signals_within_a_second_are_one_wish(capsys: pytest.CaptureFixture[str]
         assert run([*TINY[:-1], "--iters", "100000"]) == 130  # not quiet
     found = inspect_checkpoint(Path("checkpoint.bin"))
     assert found.header.iteration > 0
-    lines = capsys.readouterr().err.splitlines()
+    output = capsys.readouterr()
+    lines = output.err.splitlines()
     assert sum("finishing this step, then saving" in line for line in lines) == 1
     assert lines[-2:] == ["resume  randygpt train --resume", "interrupted"]
+    assert output.out.startswith(f"stopped at iteration {found.header.iteration + 1:,} of 100,000 (")
     assert found.sidecar is not None
     options = TrainOptions(iterations=100000)
     expected = f"not saved; on disk: checkpoint.bin (iteration {found.header.iteration + 1:,})"

@@ -269,6 +269,16 @@ def test_resume_under_another_name_writes_both_files(tmp_path: Path) -> None:
     assert sidecar.name == "story"
 
 
+def test_best_of_an_earlier_run_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    start(options(tmp_path))
+    start(options(tmp_path, 100), stop_after=2)
+    trainer = Trainer.resume(options(tmp_path, 100), TEXT, inspect_checkpoint(tmp_path / "m.bin"))
+    assert (trainer.same_run, trainer.saved_best) == (True, None)
+    carry_out(trainer, stop_after=10)
+    assert trainer.saved_best is not None
+    assert inspect_checkpoint(tmp_path / "m_best.bin").header.iteration == 11
+
+
 @pytest.mark.parametrize("cut", [1, 2, 30], ids=["newline", "brace", "most of it"])
 def test_truncated_metrics_line_is_dropped(tmp_path: Path, cut: int) -> None:
     start(options(tmp_path, 8), stop_after=4)
