@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 from support.blossom import blob_server
+from support.command import background
 
 from relay_client.blossom.blob_limits import BlobLimits
 from relay_client.blossom.local_server import LocalBlobServer
@@ -281,3 +282,28 @@ async def test_port_in_use_is_an_error(tmp_path: Path) -> None:
         port = int(origin.rpartition(":")[2])
         with pytest.raises(CallerError, match=f"cannot listen on 127.0.0.1:{port}"):
             await LocalBlobServer(folder=tmp_path / "b", port=port).__aenter__()
+
+
+@pytest.mark.full
+async def test_killed_server_keeps_whole_blobs_only(tmp_path: Path, free_port: int, unused_port: int) -> None:
+    words = ("relay", "--port", free_port, "--blobs", unused_port, "--open", "--data", tmp_path / "data")
+    origin, folder, key = f"http://127.0.0.1:{unused_port}", tmp_path / "data" / "blossom", SecretKey.generate()
+    other = BLOB[::-1]
+    with background(tmp_path, *words) as (process, _):
+        async with aiohttp.ClientSession() as web:
+            assert (await put(web, origin, key)).status == 201
+        _, writer = await asyncio.open_connection("127.0.0.1", unused_port)
+        authorization = token(key, Verb.UPLOAD, origin, hashlib.sha256(other).digest())["Authorization"]
+        head = (
+            f"PUT /upload HTTP/1.1\r\nHost: x\r\nContent-Length: {len(other)}\r\nAuthorization: {authorization}\r\n\r\n"
+        )
+        writer.write(head.encode() + other[:1000])
+        await until(lambda: len(files(folder)) == 2)
+        process.kill()
+        process.wait()
+        writer.close()
+    with background(tmp_path, *words):
+        assert files(folder) == [DIGEST.hex()]
+        async with aiohttp.ClientSession() as web:
+            assert await (await web.get(f"{origin}/{DIGEST.hex()}")).read() == BLOB
+            assert (await put(web, origin, key, other)).status == 201
