@@ -60,11 +60,14 @@ def demo(as_json: Json = False, quiet: Quiet = False) -> None:
 def _run(stage: "_Stage") -> dict[str, object]:
     """Run every step and return the replies that the client received."""
     with contextlib.ExitStack() as stack:
-        _say("Start a local relay that keeps events in memory:")
-        relay = stack.enter_context(stage.background("author", "relay", "--memory", "--port", str(_free_port())))
+        _say("Start a local relay for events, and a Blossom server for files:")
+        blobs = str(_free_port())
+        words = ("--memory", "--port", str(_free_port()), "--blobs", blobs)
+        relay = stack.enter_context(stage.background("author", "relay", *words))
         _say("\nThe author creates a key. The secret key stays in a private file; this is the public key:")
         _say(f"  {stage.text('author', 'keys', 'new')}")
         stage.text("author", "relays", "add", relay)
+        stage.text("author", "servers", "add", f"http://127.0.0.1:{blobs}")
 
         _say(f"\nThe author trains a small model for {_FIRST_ITERS} iterations on the Python manual:")
         _train(stage, "--iters", str(_FIRST_ITERS))
@@ -107,13 +110,14 @@ def _train(stage: "_Stage", *words: str) -> None:
 
 def _publish(stage: "_Stage") -> dict[str, Any]:
     started = time.monotonic()
-    published = stage.json("author", "publish", "demo", "--quiet", "--json")
+    published = stage.json("author", "publish", "demo", "--no-relay-chunks", "--quiet", "--json")
     took = time.monotonic() - started
     checkpoint = published["files"][0]
     _say(f"  published as version {published['version']}: {published['release']}")
     _say(f"  {checkpoint['path']}, {format_size(checkpoint['size'])}, sha256 {checkpoint['sha256'][:16]}…")
-    rate = f"{format_size(published['bytes'] / took)}/s, including program start"
-    _say(f"  {published['events']} signed events, {format_size(published['bytes'])}; {rate}")
+    files = sum(server["uploaded"] for server in published["servers"].values())
+    rate = f"{format_size(sum(file['size'] for file in published['files']) / took)}/s, including program start"
+    _say(f"  {files} files on the Blossom server, {published['events']} signed events on the relay; {rate}")
     local = hashlib.sha256((stage.folder / "demo_best.bin").read_bytes()).hexdigest()
     _check(local == checkpoint["sha256"], "the published hash differs from that of the file")
     _say(f"  for a friend: {_shortened(shlex.split(published['fetch']))}")
@@ -129,6 +133,7 @@ def _fetch(stage: "_Stage", published: dict[str, Any]) -> None:
     same = hashlib.sha256(Path(file["local"]).read_bytes()).hexdigest() == published["files"][0]["sha256"]
     _check(same, "the fetched file differs from the published one")
     chunks = fetched["chunks"]
+    _check(all(server["bytes"] for server in fetched["servers"].values()), "the Blossom server was not used")
     _say(f"  version {fetched['version']} of {fetched['name']} by {fetched['author'][:16]}…: identical bytes")
     counts = ", ".join(f"{count} {what}" for what, count in chunks.items())
     _say(f"  chunks: {counts}; {format_size(file['size'] / took)}/s, including program start")
