@@ -6,34 +6,29 @@ network I/O through a pool and disk I/O through the store.
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from distribution import trust
-from distribution.chunking import decode
 from distribution.download import ChunkCounts, Download, OnProgress
 from distribution.errors import (
     CallerError,
-    InvalidChunk,
-    InvalidManifest,
     InvalidRelease,
     NotFound,
     PeerError,
     TransportError,
 )
 from distribution.events import (
-    CHUNK_KIND,
     HEAD_KIND,
-    MAX_MANIFEST_SIZE,
     Release,
     heads_filter,
     read_heads,
 )
-from distribution.heads import check_heads, gather_signed
+from distribution.heads import check_heads
 from distribution.installed import InstalledRelease
 from distribution.manifest import Manifest, is_name
+from distribution.manifest_fetch import FoundManifest, find_manifest, gather_verified
 from distribution.partial import HeaderRewrite
 from distribution.published import find_version
 from distribution.resolve import Reference, VersionReference
@@ -70,13 +65,6 @@ class Fetched:
     chunks: ChunkCounts
     misbehaving: list[str]  # URLs of relays and servers that sent something that does not verify
     activated: bool  # whether it is the current release now
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _FoundManifest:
-    manifest: Manifest
-    encoded: bytes
-    events: Sequence[Event]  # that carry it, in order; none if it came from a server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,55 +235,8 @@ class Fetcher:
                 await versions.record(newer)
 
     async def _by_id(self, release_id: bytes) -> Release:
-        event = (await self._events([release_id], "release"))[release_id]
+        event = (await gather_verified(self.pool, [release_id], "release"))[release_id]
         return Release.parse(event, now=self.now())
-
-    async def _events(self, ids: Sequence[bytes], what: str) -> dict[bytes, Event]:
-        """Gather events by id and verify them; raises NotFound, or InvalidRelease if only invalid ones came."""
-        found, rejected = await gather_signed(self.pool, ids)
-        missing = [event_id for event_id in ids if event_id not in found]
-        for event_id in missing:
-            if reason := rejected.get(event_id):
-                raise InvalidRelease(f"the {what} does not verify: {reason}")
-        if missing:
-            raise NotFound(f"no relay has the {what}: {missing[0].hex()}{self._failures()}")
-        return found
-
-    async def _manifest(self, release: Release, servers: "Iterable[BlossomClient]") -> _FoundManifest:
-        """Return the verified manifest: from relays, which have it anyway, else from servers."""
-        self.pool.add_hints(release.hints)
-        try:
-            encoded, events = await self._manifest_from_relays(release)
-        except (NotFound, InvalidRelease) as error:
-            found = await _manifest_from_servers(release, servers)
-            if found is None:
-                raise error from None
-            encoded, events = found, []
-        manifest = Manifest.decode(encoded)
-        if manifest.size != release.size:
-            raise InvalidManifest("the files do not add up to the size in the release")
-        return _FoundManifest(manifest=manifest, encoded=encoded, events=events)
-
-    async def _manifest_from_relays(self, release: Release) -> tuple[bytes, list[Event]]:
-        """Return the manifest, and the events that carry it, in order."""
-        events = await self._events(release.manifest_ids, "manifest")
-        digest, parts, size = hashlib.sha256(), [], 0
-        for event_id in release.manifest_ids:
-            event = events[event_id]
-            if event.kind != CHUNK_KIND or event.pubkey != release.author:
-                raise InvalidManifest("a part of the manifest is not a chunk signed by the author of the release")
-            try:
-                part = decode(event.content)
-            except InvalidChunk as error:
-                raise InvalidManifest(f"in a part of the manifest, {error}") from None
-            size += len(part)
-            if size > MAX_MANIFEST_SIZE:
-                raise InvalidManifest(f"the manifest has more than {MAX_MANIFEST_SIZE:,} bytes")
-            digest.update(part)
-            parts.append(part)
-        if digest.digest() != release.manifest_sha256:
-            raise InvalidManifest("the manifest does not match the hash in the release")
-        return b"".join(parts), [events[event_id] for event_id in release.manifest_ids]
 
     async def _download(
         self, release: Release, found: InstalledRelease | None, weights: HeaderRewrite | None, chunks: ChunkCounts
@@ -303,7 +244,7 @@ class Fetcher:
         async with contextlib.AsyncExitStack() as stack:
             servers = {client.origin: await stack.enter_async_context(client) for client in self._clients(release)}
             found_manifest, manifest, weights = await self._select(release, weights, servers.values())
-            self._keep_manifest(release, found_manifest)
+            found_manifest.keep(self.store.event_archive, release)
             whole = found_manifest.manifest
             download = Download(
                 pool=self.pool,
@@ -317,13 +258,6 @@ class Fetcher:
                 on_progress=self.on_progress,
             )
             return await download.run(found)
-
-    def _keep_manifest(self, release: Release, found: _FoundManifest) -> None:
-        archive = self.store.event_archive
-        if found.events:
-            archive.keep_manifest(release.id, found.events)
-        else:
-            archive.keep_manifest_bytes(release.id, found.encoded)
 
     def _clients(self, release: Release) -> "list[BlossomClient]":
         """Return clients of the servers that may have a release: the user's, the head's, the release's."""
@@ -347,11 +281,11 @@ class Fetcher:
 
     async def _select(
         self, release: Release, weights: HeaderRewrite | None, servers: "Iterable[BlossomClient]"
-    ) -> tuple[_FoundManifest, Manifest, HeaderRewrite | None]:
+    ) -> tuple[FoundManifest, Manifest, HeaderRewrite | None]:
         """Return the manifest, that of the wanted files, and the rewrite that these files need."""
         if not weights:
             self._check_size(release.size)
-        found = await self._manifest(release, servers)
+        found = await find_manifest(self.pool, release, servers)
         manifest = found.manifest
         if weights:
             manifest, weights = await asyncio.to_thread(self._weights_of, manifest, weights)
@@ -375,11 +309,3 @@ class Fetcher:
     def _failures(self) -> str:
         reasons = self.pool.failure_summary()
         return f" ({reasons})" if reasons else ""
-
-
-async def _manifest_from_servers(release: Release, servers: "Iterable[BlossomClient]") -> bytes | None:
-    """Return the manifest from the first server that has it, verified by its hash; None if none does."""
-    for client in servers:
-        with contextlib.suppress(PeerError, TransportError):
-            return await client.get(release.manifest_sha256, max_size=MAX_MANIFEST_SIZE)
-    return None

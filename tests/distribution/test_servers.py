@@ -12,10 +12,12 @@ from support.releases import WEIGHTS_ONLY, fetch, many_sources, publish, tiny_so
 from support.scripted_relay import ScriptedRelay
 
 from distribution.chunking import CHUNK_SIZE
-from distribution.errors import ChunksMissing, InvalidManifest, NotPublished
+from distribution.errors import ChunksMissing, InvalidManifest, NotFound, NotPublished
 from distribution.events import CHUNK_KIND
 from distribution.publish import Published
+from distribution.reseed import read_manifest
 from distribution.source import HashedSource, SourceFile
+from distribution.store import Store
 from relay_client.keys import SecretKey
 from relay_client.timeouts import Timeouts
 
@@ -324,3 +326,17 @@ async def test_manifest_that_contradicts_its_blobs_is_refused(
     server.blobs[digest.hex()] = wrong
     with pytest.raises(InvalidManifest, match="a chunk in it does not"):
         await fetch([scripted.url], tmp_path / "b", published.release.id, servers=[server.url], timeouts=FAST)
+
+
+async def test_manifest_that_relays_lost_comes_from_a_server(
+    scripted: ScriptedRelay, server: BlossomServer, tmp_path: Path, key: SecretKey
+) -> None:
+    published = await blossom_only(scripted, tmp_path, key, [server])
+    for event_id in published.release.manifest_ids:
+        del scripted.events[event_id.hex()]
+    fetched = await fetch([scripted.url], tmp_path / "b", published.release.id, servers=[server.url], timeouts=FAST)
+    assert read_manifest(Store(tmp_path / "b"), published.release) == published.manifest
+    server.blobs[published.release.manifest_sha256.hex()] = bytes(99)
+    with pytest.raises(NotFound, match="no relay has the manifest"):
+        await fetch([scripted.url], tmp_path / "c", published.release.id, servers=[server.url], timeouts=FAST)
+    assert fetched.release.id == published.release.id
