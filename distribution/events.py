@@ -14,12 +14,20 @@ import orjson
 
 from distribution.chunking import CHUNK_SIZE, encode
 from distribution.errors import InvalidRelease
+from distribution.event_tags import (
+    check_time,
+    decimal_value,
+    expiration_tags,
+    named_servers,
+    parse_digest,
+    relay_hints,
+    server_tags,
+    single_value,
+)
 from distribution.manifest import MAX_FILE_SIZE, is_count, is_digest, is_name
-from relay_client.blossom.address import MAX_SERVERS, is_public_origin
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft, Tags
 from relay_client.filter import Filter
-from relay_client.hexadecimal import parse_hex
 
 CHUNK_KIND = 1064  # registered as NIP-95 blob data
 RELEASE_KIND = 4181  # regular: a release never changes
@@ -30,10 +38,8 @@ MAX_VERSION = 2**31 - 1
 MAX_MANIFEST_CHUNKS = 64
 MAX_MANIFEST_SIZE = MAX_MANIFEST_CHUNKS * CHUNK_SIZE  # bytes
 MAX_CARD_DEPTH = 64  # nested objects and lists
-MAX_FUTURE_S = 900  # as relays allow
 _HEADS_PER_RELAY = 10  # an honest relay returns one
 
-_DECIMAL = re.compile("[1-9][0-9]{0,15}")
 _FORMAT = re.compile("[A-Za-z0-9._-]{1,32}")
 
 
@@ -58,8 +64,7 @@ class Release:
     def __post_init__(self) -> None:
         same = (self.id, self.author, self.created_at) == (self.event.id, self.event.pubkey, self.event.created_at)
         _check(same, "the release and its event differ")
-        _check(is_name(self.name), "the release's name is not allowed")
-        _check(is_count(self.version, MAX_VERSION), f"a version is a whole number from 1 to {MAX_VERSION}")
+        _check_name_and_version(self.name, self.version, "release")
         _check(is_format(self.format), "the release's format is malformed")
         _check(is_count(self.size, MAX_FILE_SIZE), f"a size is a whole number from 1 to {MAX_FILE_SIZE}")
         _check(is_digest(self.manifest_sha256), "the manifest's hash is not 32 bytes")
@@ -79,24 +84,16 @@ class Release:
         Raises:
             InvalidRelease: The event breaks the protocol, or is dated in the future.
         """
-        if event.kind != RELEASE_KIND:
-            raise InvalidRelease(f"kind {event.kind} is not a release ({RELEASE_KIND})")
-        check_time(event, now)
-        if _one(event, "v") != PROTOCOL:
+        _check_event(event, RELEASE_KIND, "release", now)
+        if single_value(event, "v") != PROTOCOL:
             raise InvalidRelease("unsupported protocol version of a release")
         return cls(
-            id=event.id,
-            author=event.pubkey,
-            created_at=event.created_at,
-            name=_one(event, "name"),
-            version=_decimal(event, "version", MAX_VERSION),
-            format=_one(event, "format"),
-            size=_decimal(event, "size", MAX_FILE_SIZE),
-            manifest_sha256=_hex32(_one(event, "x")),
-            manifest_ids=tuple(_hex32(value) for value in event.tag_values("e")),
+            **_shared_fields(event),
+            name=single_value(event, "name"),
+            format=single_value(event, "format"),
+            size=decimal_value(event, "size", MAX_FILE_SIZE),
+            manifest_ids=tuple(parse_digest(value) for value in event.tag_values("e")),
             card=_card(event.content),
-            hints=_hints(event),
-            servers=_servers(event),
             event=event,
         )
 
@@ -118,8 +115,7 @@ class Head:
     def __post_init__(self) -> None:
         digests = (self.id, self.author, self.manifest_sha256, self.release_id)
         _check(all(map(is_digest, digests)), "an id or hash of the head is not 32 bytes")
-        _check(is_name(self.name), "the head's name is not allowed")
-        _check(is_count(self.version, MAX_VERSION), f"a version is a whole number from 1 to {MAX_VERSION}")
+        _check_name_and_version(self.name, self.version, "head")
 
     @classmethod
     def parse(cls, event: Event, *, now: int) -> Self:
@@ -132,19 +128,11 @@ class Head:
         Raises:
             InvalidRelease: The event breaks the protocol, or is dated in the future.
         """
-        if event.kind != HEAD_KIND:
-            raise InvalidRelease(f"kind {event.kind} is not a head ({HEAD_KIND})")
-        check_time(event, now)
+        _check_event(event, HEAD_KIND, "head", now)
         return cls(
-            id=event.id,
-            author=event.pubkey,
-            created_at=event.created_at,
-            name=_one(event, "d"),
-            version=_decimal(event, "version", MAX_VERSION),
-            manifest_sha256=_hex32(_one(event, "x")),
-            release_id=_hex32(_one(event, "e")),
-            hints=_hints(event),
-            servers=_servers(event),
+            **_shared_fields(event),
+            name=single_value(event, "d"),
+            release_id=parse_digest(single_value(event, "e")),
         )
 
     def names(self, release: Release) -> bool:
@@ -156,6 +144,25 @@ class Head:
             release.version,
             release.manifest_sha256,
         )
+
+
+def _check_event(event: Event, kind: int, noun: str, now: int) -> None:
+    if event.kind != kind:
+        raise InvalidRelease(f"kind {event.kind} is not a {noun} ({kind})")
+    check_time(event, now)
+
+
+def _shared_fields(event: Event) -> dict[str, Any]:
+    """Return the fields that a release and a head have in common."""
+    return {
+        "id": event.id,
+        "author": event.pubkey,
+        "created_at": event.created_at,
+        "version": decimal_value(event, "version", MAX_VERSION),
+        "manifest_sha256": parse_digest(single_value(event, "x")),
+        "hints": relay_hints(event),
+        "servers": named_servers(event),
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +211,7 @@ def read_heads(
 
 def chunk_draft(data: bytes, *, sha256: bytes, created_at: int, expires: int | None = None) -> EventDraft:
     """Return the draft of the event that carries one chunk (at most 46,080 bytes)."""
-    tags: Tags = (("x", sha256.hex()), *_expiration(expires))
+    tags: Tags = (("x", sha256.hex()), *expiration_tags(expires))
     return EventDraft(kind=CHUNK_KIND, created_at=created_at, tags=tags, content=encode(data))
 
 
@@ -245,11 +252,11 @@ def release_draft(  # noqa: PLR0913 (a release has this many facts)
         ("size", str(size)),
         ("x", hashlib.sha256(manifest).hexdigest()),
         *(("e", event_id.hex(), hint) for event_id in manifest_ids),
-        *_server_tags(servers),
+        *server_tags(servers),
         ("t", "randygpt"),
         ("t", "ai-model"),
         ("alt", f"Language model {name}, version {version}: fetch it with randygpt"),
-        *_expiration(expires),
+        *expiration_tags(expires),
     )
     content = orjson.dumps(card, option=orjson.OPT_SORT_KEYS).decode()
     return EventDraft(kind=RELEASE_KIND, created_at=created_at, tags=tags, content=content)
@@ -284,61 +291,11 @@ def head_draft(
         ("e", release.id.hex(), hint),
         ("version", str(release.version)),
         ("x", release.manifest_sha256.hex()),
-        *_server_tags(servers),
+        *server_tags(servers),
         ("alt", f"Latest version of the language model {release.name}: {release.version}"),
-        *_expiration(expires),
+        *expiration_tags(expires),
     )
     return EventDraft(kind=HEAD_KIND, created_at=created_at, tags=tags)
-
-
-def _expiration(expires: int | None) -> Tags:
-    """Return the tag that allows relays to delete an event (NIP-40); readers ignore it."""
-    return () if expires is None else (("expiration", str(expires)),)
-
-
-def public_servers(origins: Iterable[str]) -> tuple[str, ...]:
-    """Return the servers that a release or head may name: readers follow only public `https` origins, at most 16."""
-    return tuple(origin for origin in origins if is_public_origin(origin))[:MAX_SERVERS]
-
-
-def _server_tags(servers: Iterable[str]) -> Tags:
-    return tuple(("server", origin) for origin in public_servers(servers))
-
-
-def check_time(event: Event, now: int) -> None:
-    """Raise InvalidRelease for an event from the future; `now` is in seconds since 1970."""
-    if event.created_at > now + MAX_FUTURE_S:
-        raise InvalidRelease(f"the event is dated {event.created_at - now} s in the future")
-
-
-def _hints(event: Event) -> tuple[str, ...]:
-    """Return the relay hints in the `e` tags of an event, each once."""
-    return tuple(dict.fromkeys(hint for tag in event.tags if tag[:1] == ("e",) for hint in tag[2:3] if hint))
-
-
-def _servers(event: Event) -> tuple[str, ...]:
-    """Return the Blossom servers that an event names, each once; what is no public origin is skipped."""
-    return tuple(dict.fromkeys(public_servers(event.tag_values("server")[:MAX_SERVERS])))
-
-
-def _one(event: Event, tag: str) -> str:
-    values = event.tag_values(tag)
-    if len(values) != 1:
-        raise InvalidRelease(f"the event does not have exactly one tag {tag}")
-    return values[0]
-
-
-def _decimal(event: Event, tag: str, maximum: int) -> int:
-    text = _one(event, tag)
-    if not _DECIMAL.fullmatch(text) or int(text) > maximum:
-        raise InvalidRelease(f"tag {tag} is not a whole number from 1 to {maximum}")
-    return int(text)
-
-
-def _hex32(text: str) -> bytes:
-    if (value := parse_hex(text, 32)) is None:
-        raise InvalidRelease("an id or hash is not 32 bytes in lower-case hex")
-    return value
 
 
 def _card(content: str) -> Any:  # noqa: ANN401 (decoded JSON; Release checks it)
@@ -357,6 +314,11 @@ def is_format(raw_text: object) -> bool:
 def _check(holds: bool, fault: str) -> None:  # noqa: FBT001 (a condition)
     if not holds:
         raise InvalidRelease(fault)
+
+
+def _check_name_and_version(name: str, version: int, noun: str) -> None:
+    _check(is_name(name), f"the {noun}'s name is not allowed")
+    _check(is_count(version, MAX_VERSION), f"a version is a whole number from 1 to {MAX_VERSION}")
 
 
 def is_card(value: object) -> TypeGuard[Mapping[str, object]]:

@@ -15,7 +15,8 @@ from distribution.clock import check_clock, clock_advice
 from distribution.confirm import ChunkCheck
 from distribution.dry_run import DryRun, ServerEstimate, estimate_relays
 from distribution.errors import CallerError, NotPublished
-from distribution.events import MAX_FUTURE_S, MAX_VERSION, Head, Release, head_draft, public_servers
+from distribution.event_tags import MAX_FUTURE_S, public_servers
+from distribution.events import MAX_VERSION, Head, Release, head_draft
 from distribution.head_writer import HeadWriter
 from distribution.journal import Journal, PublishRecord, contents_digest
 from distribution.manifest import Manifest

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from distribution.errors import InvalidRelease
-from distribution.events import HEAD_KIND, RELEASE_KIND, Head, check_time
+from distribution.event_tags import check_time
+from distribution.events import HEAD_KIND, RELEASE_KIND, Head
 from distribution.manifest import is_digest
 from distribution.seen_versions import SeenVersions
 from relay_client.errors import InvalidEvent
