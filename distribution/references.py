@@ -4,7 +4,8 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distribution.events import HEAD_KIND, RELEASE_KIND, Release, public_servers
+from distribution.event_tags import public_servers
+from distribution.events import HEAD_KIND, RELEASE_KIND, Release
 from distribution.installed import InstalledRelease
 from relay_client.hints import MAX_HINTS, usable_hints
 from relay_client.nip19 import encode_naddr, encode_nevent
