@@ -181,7 +181,7 @@ function format(value) {
   return String(typeof value === "number" ? Number(value.toPrecision(6)) : value);
 }
 
-/** Return the valid points of a card: [iteration, training loss, validation loss]. */
+/** Return the valid points of a card: [iteration (from 0), training loss, validation loss]. */
 function lossCurve(history) {
   const isValid = (value) => Number.isFinite(value) && Math.abs(value) < 1e9;
   const isPoint = (point) => Array.isArray(point) && point.length === 3 && point.every(isValid);
@@ -208,8 +208,8 @@ function lossChart(points) {
     svg.append(makeSvg("line", { class: "axis", x1: left, x2: width, y1: y.at(loss), y2: y.at(loss) }));
     svg.append(makeSvg("text", { x: left - 5, y: y.at(loss) + 4, "text-anchor": "end" }, loss.toFixed(2)));
   }
-  svg.append(makeSvg("text", { x: left, y: height - 4 }, x.low.toLocaleString("en")));
-  svg.append(makeSvg("text", { x: width - 6, y: height - 4, "text-anchor": "end" }, x.high.toLocaleString("en")));
+  svg.append(makeSvg("text", { x: left, y: height - 4 }, (x.low + 1).toLocaleString("en")));
+  svg.append(makeSvg("text", { x: width - 6, y: height - 4, "text-anchor": "end" }, (x.high + 1).toLocaleString("en")));
   for (const [index, name] of [[1, "train"], [2, "validation"]]) {
     const line = points.map((point) => `${x.at(point[0]).toFixed(1)},${y.at(point[index]).toFixed(1)}`).join(" ");
     svg.append(makeSvg("polyline", { class: name, points: line }));
