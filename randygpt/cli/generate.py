@@ -75,15 +75,19 @@ def generate(
 
     if interactive and as_json:
         raise CallerError("--interactive and --json exclude each other")
-    sampling = Sampling(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repeat_penalty=repeat_penalty,
-        seed=seed,
-    )
+    try:
+        sampling = Sampling(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+        )
+    except CallerError as error:  # which begins with the name of the field
+        field, _, reason = str(error).partition(" ")
+        raise CallerError(f"--{field.replace('_', '-')} {reason}") from None
     if is_flag_given(context, "checkpoint") and not is_flag_given(context, "model"):
         model = None  # a flag overrides a setting that excludes it
     named = NamedModel(path=trained_checkpoint(checkpoint)) if checkpoint and not model else find_model(model)

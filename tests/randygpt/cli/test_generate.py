@@ -72,6 +72,12 @@ def test_stop_that_cannot_appear_is_reported(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("flag", ["--top-p", "--repeat-penalty"])
+def test_value_out_of_range_names_the_flag(capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    assert run(["generate", flag, "0"]) == 2
+    assert only_line(capsys.readouterr().err).startswith(f"randygpt: {flag} must be above 0 and at most 1")
+
+
 def test_interactive_and_json_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["generate", "--interactive", "--json"]) == 2
     assert "exclude each other" in only_line(capsys.readouterr().err)
