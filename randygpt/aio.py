@@ -26,7 +26,7 @@ from randygpt.checkpoint.sidecar import inspect_checkpoint, read_json, read_toke
 from randygpt.errors import CallerError, translate_os_errors
 from randygpt.model.config import ModelConfig
 from randygpt.release_files import checkpoint_spec
-from randygpt.sharing import Publication, fetch_release, follow_target, make_follower, published_references
+from randygpt.sharing import Publication, fetch_release, follow_target, make_follower, no_progress, published_references
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 from relay_client.errors import quote
@@ -130,7 +130,7 @@ async def publish(  # noqa: PLR0913 (options by keyword)
             )
             origins = user.resolve_servers(_urls(servers))
             publication = Publication(home=user, relays=urls, servers=origins, key=signer, spec=spec)
-            done = await publication.publish(on_progress or _no_progress)
+            done = await publication.publish(on_progress or no_progress)
     release, references = done.release, published_references(done)
     return Published(
         release=release.id.hex(),
@@ -182,7 +182,7 @@ async def fetch(
             max_size=max_size,
             weights_only=weights_only,
             activate=activate,
-            on_progress=on_progress or _no_progress,
+            on_progress=on_progress or no_progress,
         )
     return _fetched(found.release)
 
@@ -231,7 +231,7 @@ async def follow(
         target,
         max_size=max_size,
         on_update=on_update,
-        on_progress=on_progress or _no_progress,
+        on_progress=on_progress or no_progress,
     )
     task = asyncio.create_task(follower.run(), name=f"follow {name}")
     task.add_done_callback(lambda _: installs.put_nowait(None))
@@ -280,7 +280,3 @@ def _key(home: Home, key: SecretKey | PathLike[str] | None) -> SecretKey:
 
 def _refuse_password(origin: str) -> str:
     raise CallerError(f"{origin} is encrypted: pass key=SecretKey.from_ncryptsec(…, password)")
-
-
-def _no_progress(_done: int, _total: int) -> None:
-    pass

@@ -39,8 +39,8 @@ from relay_client.relay_status import RelayReport
 _WEIGHTS = HeaderRewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC)
 
 
-def _no_progress(_done: int, _total: int) -> None:
-    pass
+def no_progress(_done: int, _total: int) -> None:
+    """Show no progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +73,13 @@ class Publication:
         with Journal(self.home.journal_path) as journal:
             return await self._publisher(Pool(self.relays), journal).dry_run(self.spec)
 
-    async def publish(self, on_progress: OnProgress = _no_progress) -> Published:
+    async def publish(self, on_progress: OnProgress = no_progress) -> Published:
         """Sign the release and send it; raises what `Publisher.publish` raises."""
         with Journal(self.home.journal_path) as journal:
             async with Pool(self.relays, signer=self.key) as pool:
                 return await self._publisher(pool, journal, on_progress).publish(self.spec)
 
-    def _publisher(self, pool: Pool, journal: Journal, on_progress: OnProgress = _no_progress) -> Publisher:
+    def _publisher(self, pool: Pool, journal: Journal, on_progress: OnProgress = no_progress) -> Publisher:
         return Publisher(
             pool=pool,
             journal=journal,
@@ -158,7 +158,7 @@ async def fetch_release(  # noqa: PLR0913 (a fetch has this many choices)
     max_size: int = MAX_SIZE,
     weights_only: bool = False,
     activate: bool = True,
-    on_progress: OnProgress = _no_progress,
+    on_progress: OnProgress = no_progress,
     on_warning: Callable[[str], None] = lambda _text: None,
 ) -> Fetched:
     """Fetch, verify and install the release that `reference` names.
@@ -229,7 +229,7 @@ async def _open_fetcher(  # noqa: PLR0913 (the choices of a fetch)
     follow_servers: bool = True,
     policy: TrustPolicy | None = None,
     max_size: int = MAX_SIZE,
-    on_progress: OnProgress = _no_progress,
+    on_progress: OnProgress = no_progress,
     on_warning: Callable[[str], None] = lambda _text: None,
 ) -> AsyncIterator[tuple[Fetcher, Reference]]:
     """Connect to the relays for a reference, and yield a fetcher with the reference; `policy`: if not the user's."""
@@ -276,7 +276,7 @@ def make_follower(
     max_size: int = MAX_SIZE,
     on_update: Callable[[Update], None],
     on_status: Callable[[FollowStatus], None] = lambda _: None,
-    on_progress: OnProgress = _no_progress,
+    on_progress: OnProgress = no_progress,
 ) -> Follower:
     """Return a follower that installs releases of the target's author, of at most `max_size` bytes."""
     policy = TrustPolicy(mode="allowlist", authors=frozenset({target.address.author}))

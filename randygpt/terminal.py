@@ -35,6 +35,11 @@ def escape_controls(text: str, *, kept: str = "\n\t") -> str:
     return text if text.isprintable() else text.translate(_Escapes({ord(char): char for char in kept + _JOINERS}))
 
 
+def escape_line(text: str) -> str:
+    """Return text with all control characters escaped, newlines too, so that it cannot forge another line."""
+    return escape_controls(text, kept="")
+
+
 class _Terminal(io.TextIOWrapper):
     """Stream to a terminal that escapes control characters."""
 

@@ -8,7 +8,7 @@ import logging
 import sys
 from typing import Any, Literal, TextIO
 
-from randygpt import terminal
+from randygpt.terminal import escape_controls, escape_line
 
 Style = Literal["console", "json"]
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -21,20 +21,15 @@ def set_up(style: Style, *, level: int = logging.INFO, stream: TextIO | None = N
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
-def escape_controls(text: str) -> str:
-    """Escape control characters and newlines, so that text cannot forge another line."""
-    return terminal.escape_controls(text, kept="")
-
-
 class _Lines(logging.Formatter):
     """Message and `name=value` facts on one line; a traceback keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
         facts = "".join(f" {name}={value}" for name, value in _facts(record).items())
-        return escape_controls(super().formatMessage(record) + facts)
+        return escape_line(super().formatMessage(record) + facts)
 
     def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802 (logging's name and type)
-        return terminal.escape_controls(super().formatException(ei))
+        return escape_controls(super().formatException(ei))
 
 
 class _JsonLines(logging.Formatter):

@@ -22,8 +22,8 @@ from randygpt.language_model import LanguageModel, load
 from randygpt.model.config import ModelConfig
 from randygpt.model.decoder import PREFILL_CHUNK, Array, Decoder, KVCache
 from randygpt.model.tokenizer import BOS_ID
+from randygpt.terminal import escape_line
 from server.errors import InvalidModel, ModelUnavailable, Superseded
-from server.logs import escape_controls
 from server.memory import DEFAULT_MAX_MEMORY, MAX_SLOTS, check_memory, slot_count
 
 _MAX_CONFIG = 1 << 20  # bytes of a config.json
@@ -165,8 +165,8 @@ def load_file(
         loaded = LoadedModel(
             language_model=language_model,
             release_id=None,
-            label=escape_controls(str(path)),
-            name=escape_controls(run or info.path.stem.removesuffix("_best")),
+            label=escape_line(str(path)),
+            name=escape_line(run or info.path.stem.removesuffix("_best")),
             sha256=sha256,
         )
         _self_test(loaded, threading.Event())

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from distribution.errors import StoreError
 from distribution.store import Store
+from randygpt.terminal import escape_line
 from server.errors import ModelLoadError, ModelUnavailable, Superseded
 from server.limits import PositiveFields
-from server.logs import escape_controls
 from server.memory import DEFAULT_MAX_MEMORY
 from server.models import ActiveModel, LoadedModel, load_release
 
@@ -140,7 +140,7 @@ class Reloader:
 
     def _fail(self, reason: str) -> None:
         self._retry_at = math.inf
-        self._active.failure = escape_controls(reason)
+        self._active.failure = escape_line(reason)
         self._active.failures += 1
         log.error("model swap failed: %s", reason)
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from randygpt.terminal import discard_output, escape_controls
+from randygpt.terminal import discard_output, escape_controls, escape_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,5 +77,5 @@ def byte_progress(label: str, *, shown: bool) -> Iterator[Callable[[int, int], N
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=progress_console(), transient=True) as progress:
-        task = progress.add_task(escape_controls(label, kept=""), total=None)
+        task = progress.add_task(escape_line(label), total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -11,7 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from randygpt.errors import CallerError
-from randygpt.terminal import escape_controls
+from randygpt.terminal import escape_line
 
 _FIRST_SOCKET = 3  # SD_LISTEN_FDS_START
 _PINGS_PER_TIMEOUT = 3
@@ -22,7 +22,7 @@ def notify(*, status: str | None = None, ready: bool = False, alive: bool = Fals
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    lines = [f"STATUS={escape_controls(' '.join(status.split()), kept='')}"] if status is not None else []
+    lines = [f"STATUS={escape_line(' '.join(status.split()))}"] if status is not None else []
     flags = {"READY=1": ready, "WATCHDOG=1": alive, "STOPPING=1": stopping}
     lines += [line for line, is_set in flags.items() if is_set]
     if address.startswith("@"):  # the abstract namespace

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from randygpt.cli import systemd
 from randygpt.cli.output import format_duration, print_stderr, progress_console
 from randygpt.errors import InvalidModelFile
-from randygpt.terminal import escape_controls
+from randygpt.terminal import escape_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -77,7 +77,7 @@ def reading(text: "Text", *, shown: bool) -> Iterator[Callable[[str], None]]:
 
         text.on_read = update
         try:
-            yield lambda stage: progress.update(task, description=escape_controls(stage, kept=""))
+            yield lambda stage: progress.update(task, description=escape_line(stage))
         finally:
             text.on_read = lambda _: None
 

@@ -19,9 +19,8 @@ from support.terminal import typed
 from randygpt.checkpoint.rgpt import write_checkpoint
 from randygpt.checkpoint.sidecar import Sidecar
 from randygpt.model.tokenizer import CharTokenizer
-from randygpt.terminal import escape_controls
+from randygpt.terminal import escape_controls, escape_line
 from relay_client.keys import SecretKey
-from server import logs
 
 HOSTILE = "\x1b]52;c;x\x07\x9b31m\u202egpj.exe\u2066\r\u2028\ufeff\x7f\U000e0041"
 SHOWN = r"\u001b]52;c;x\u0007\u009b31m\u202egpj.exe\u2066\r\u2028\ufeff\u007f\udb40\udc41"
@@ -56,7 +55,7 @@ def test_controls_are_escaped_as_in_json() -> None:
     assert escape_controls(HOSTILE) == SHOWN
     assert json.loads(f'"{SHOWN}"') == HOSTILE
     assert escape_controls("a\tb\nüñ 字\u00a0\u3000👩\u200d👧\u0301") == "a\tb\nüñ 字\u00a0\u3000👩\u200d👧\u0301"
-    assert logs.escape_controls("a\nb\t") == r"a\nb\t"
+    assert escape_line("a\nb\t") == r"a\nb\t"
 
 
 @pytest.mark.parametrize("flags", [(), pytest.param(("--json",), marks=pytest.mark.full)], ids=["text", "json"])
