@@ -1,7 +1,8 @@
 """Errors of distributing files, in the categories of `relay_client.errors`. No I/O.
 
 CallerError
-└── NotInstalled       the release that is named is not in the store
+├── NotInstalled       the release that is named is not in the store
+└── TooLarge           a release is larger than the caller allows
 PeerError
 ├── InvalidRelease     a release, head or revocation event breaks the protocol
 ├── InvalidManifest    a manifest breaks the protocol, or is too large
@@ -37,12 +38,17 @@ __all__ = [
     "Rollback",
     "StorageError",
     "StoreError",
+    "TooLarge",
     "TransportError",
 ]
 
 
 class NotInstalled(CallerError):
     """The release that is named is not in the store."""
+
+
+class TooLarge(CallerError):
+    """A release is larger than the caller allows."""
 
 
 class InvalidRelease(PeerError):

@@ -17,6 +17,7 @@ from distribution.errors import (
     InvalidRelease,
     NotFound,
     PeerError,
+    TooLarge,
     TransportError,
 )
 from distribution.events import (
@@ -122,6 +123,7 @@ class Fetcher:
                 with this rewrite. A release that is installed completely stays so.
 
         Raises:
+            TooLarge: The release has more than `max_size` bytes.
             PeerError: Something does not verify, is not trusted, or is older than what was seen before.
             TransportError: No relay has all of it.
             StoreError: The store is damaged or full.
@@ -302,9 +304,7 @@ class Fetcher:
 
     def _check_size(self, size: int) -> None:
         if size > self.max_size:
-            raise InvalidRelease(
-                f"{size:,} bytes to fetch, above the limit of {self.max_size:,}; raise it with --max-size"
-            )
+            raise TooLarge(f"{size:,} bytes to fetch, above the limit of {self.max_size:,}; raise it with --max-size")
 
     def _failures(self) -> str:
         reasons = self.pool.failure_summary()

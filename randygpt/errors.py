@@ -8,6 +8,7 @@ RandyGPTError
 │   ├── InvalidModelFile   a file of a model (JSON, vocabulary, text) is wrong
 │   │   └── InvalidCheckpoint  a checkpoint's header, size or numbers are wrong
 │   ├── NotInstalled       the release that is named is not in the store
+│   ├── TooLarge           a release is larger than the caller allows
 │   └── Diverged           training left the finite numbers
 ├── PeerError          what a relay, a server or an author sent is wrong, or not trusted (exit code 3)
 │   ├── InvalidEvent       an event's form, id or signature does not verify
@@ -47,6 +48,7 @@ from distribution.errors import (
     NotTrusted,
     Rollback,
     StoreError,
+    TooLarge,
 )
 from relay_client.errors import (
     CallerError,
@@ -95,6 +97,7 @@ __all__ = [
     "ServerRefused",
     "StorageError",
     "StoreError",
+    "TooLarge",
     "TransportError",
 ]
 

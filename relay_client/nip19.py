@@ -80,7 +80,11 @@ def _encode_with_fields(prefix: str, special: bytes, author: bytes, kind: int, r
 
 def decode_pubkey(raw_key: str) -> bytes:
     """Decode a 32-byte public key from `npub1…` or 64 hex digits; raises InvalidKey."""
-    pubkey = parse_hex(raw_key.lower(), 32) or decode_bech32("npub", raw_key)
+    pubkey = parse_hex(raw_key.lower(), 32)
+    if pubkey is None:
+        if not raw_key.lower().startswith("npub1"):
+            raise InvalidKey("not a public key: expected an npub or 64 hex digits")
+        pubkey = decode_bech32("npub", raw_key)
     try:
         coincurve.PublicKeyXOnly(pubkey)
     except ValueError:

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -255,7 +255,7 @@ async def run_server(
     config: ServerConfig,
     provenance: Provenance | None = None,
     *,
-    listen_socket: socket.socket | None = None,
+    listen_sockets: Sequence[socket.socket] = (),
     watchdog: Watchdog = lambda _heartbeat: contextlib.nullcontext(),
 ) -> AsyncIterator[str]:
     """Run a server and yield its address; on exit, it accepts no more requests and finishes the running ones.
@@ -265,7 +265,7 @@ async def run_server(
         reloader: Replaces the active model when the store's current release changes; None for a model file.
         config: Address, keys and limits.
         provenance: What the page shows of the store.
-        listen_socket: An open socket to listen on, instead of the configured address.
+        listen_sockets: Open sockets to listen on, instead of the configured address.
         watchdog: Entered while the server runs, with a heartbeat that returns as long as the decode workers do.
 
     Raises:
@@ -276,7 +276,7 @@ async def run_server(
     metrics.add_gauges(partial(_snapshot, active, engine))
     application = Application(active, reloader, provenance, engine, config, metrics)
     try:
-        async with watchdog(engine.heartbeat), _listening(application, reloader, config, listen_socket) as address:
+        async with watchdog(engine.heartbeat), _listening(application, reloader, config, listen_sockets) as address:
             yield address
     finally:
         engine.close()
@@ -284,7 +284,7 @@ async def run_server(
 
 @contextlib.asynccontextmanager
 async def _listening(
-    application: Application, reloader: Reloader | None, config: ServerConfig, listen_socket: socket.socket | None
+    application: Application, reloader: Reloader | None, config: ServerConfig, listen_sockets: Sequence[socket.socket]
 ) -> AsyncIterator[str]:
     runner = web.AppRunner(
         application.web,
@@ -298,7 +298,7 @@ async def _listening(
         if reloader:
             await reloader.check()
             reloading = asyncio.create_task(reloader.run(), name="reloader")
-        listener = await listen(runner, config, listen_socket)
+        listener = await listen(runner, config, listen_sockets)
         host, port, *_ = listener.sockets[0].getsockname()
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:

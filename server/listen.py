@@ -1,8 +1,10 @@
 """Listening socket, and the protocol of its connections, which answers invalid HTTP. Does network I/O."""
 
 import asyncio
+import errno
 import logging
 import socket
+from collections.abc import Sequence
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -17,13 +19,25 @@ from server.responses import error_body
 log = logging.getLogger(__name__)
 
 
-async def listen(runner: web.AppRunner, config: ServerConfig, listen_socket: socket.socket | None) -> Acceptor:
+async def open_sockets(host: str, port: int) -> list[socket.socket]:
+    """Return sockets that listen on all addresses of a host; raises CannotListen."""
+    try:
+        return await bind(host, port)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise CannotListen(
+                f"cannot listen on {host}:{port}: address already in use; choose another --port"
+            ) from None
+        raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+
+
+async def listen(runner: web.AppRunner, config: ServerConfig, sockets: Sequence[socket.socket]) -> Acceptor:
     """Accept connections for a runner that was set up.
 
     Args:
         runner: Handles the requests.
-        config: Has the limits, and the address to listen on unless there is a socket.
-        listen_socket: An open socket to listen on, as systemd passes it.
+        config: Has the limits, and the address to listen on unless there are sockets.
+        sockets: Open sockets to listen on.
 
     Raises:
         CannotListen: The address is in use, or not one of this machine.
@@ -44,13 +58,8 @@ async def listen(runner: web.AppRunner, config: ServerConfig, listen_socket: soc
         )
 
     ensure_descriptors(limits.max_connections)
-    try:
-        sockets = [listen_socket] if listen_socket else await bind(config.host, config.port)
-    except OSError as error:
-        message = f"cannot listen on {config.host}:{config.port}: {error.strerror or error}"
-        raise CannotListen(message) from None
     return Acceptor(
-        sockets,
+        sockets or await open_sockets(config.host, config.port),
         connect,
         lambda: len(server.connections),
         max_connections=limits.max_connections,

@@ -70,7 +70,7 @@ async def main(checkpoint: Path) -> None:
     """Serve, and have each kind of request sent twice by a process of its own; the first warms up."""
     figures = {}
     active = ActiveModel(current=load_file(checkpoint))
-    async with run_server(active, None, ServerConfig(limits=Limits()), listen_socket=None) as address:
+    async with run_server(active, None, ServerConfig(limits=Limits())) as address:
         for kind in REQUESTS:
             for _ in range(2):
                 gc.collect()

@@ -53,20 +53,23 @@ def new(
     """
     key_sources.disable_core_dumps()
     home, key = Home.from_environment(), SecretKey.generate()
-    key_sources.store(home, _encode(key, new_password_file, encrypt=encrypt))
-    _show(key, str(home.key_path), as_json=as_json)
+    key_sources.store(home, _encode(key, new_password_file, encrypt=encrypt), key.pubkey)
+    _show(key.pubkey, str(home.key_path), as_json=as_json)
 
 
 @app.command("import", epilog="Example: randygpt keys import old-key.txt")
 def import_(
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="File with an nsec or ncryptsec; default: ask, or read stdin.")
+        Path | None,
+        typer.Argument(
+            metavar="FILE", help="File with an nsec, ncryptsec or 64 hex digits; default: ask, or read stdin."
+        ),
     ] = None,
     encrypt: Encrypt = False,
     new_password_file: NewPasswordFile = None,
     password_file: PasswordFile = None,
     as_json: Json = False,
-    _quiet: Quiet = False,
+    quiet: Quiet = False,
 ) -> None:
     """Import an existing secret key.
 
@@ -75,28 +78,37 @@ def import_(
     """
     key_sources.disable_core_dumps()
     home = Home.from_environment()
+    if file and key_sources.is_secret(file.name):
+        raise CallerError("SECRET key on the command line refused: put it in a file, or type it when you are asked")
     if file:
         raw = key_sources.read_secret(file)
     else:
         raw = (
-            _ask("Secret key (nsec or ncryptsec): ")
+            _ask("Secret key (nsec, ncryptsec or 64 hex digits): ")
             if sys.stdin.isatty()
             else sys.stdin.readline(key_sources.MAX_SECRET)
         )
     raw = raw.removeprefix("\ufeff")  # a byte order mark
-    key = key_sources.decrypt(raw, str(file or "stdin"), _password_source(password_file))
+    hex_key = key_sources.decode_hex_key(raw)
+    key = hex_key or key_sources.decrypt(raw, str(file or "stdin"), _password_source(password_file))
     is_locked = key_sources.is_encrypted(raw)
-    key_sources.store(home, raw.strip() if is_locked else _encode(key, new_password_file, encrypt=encrypt))
-    _show(key, str(home.key_path), as_json=as_json)
+    key_sources.store(home, raw.strip() if is_locked else _encode(key, new_password_file, encrypt=encrypt), key.pubkey)
+    if hex_key and not quiet:
+        print_stderr("64 hex digits taken as a secret key: check that this is your npub")
+    _show(key.pubkey, str(home.key_path), as_json=as_json)
 
 
 @app.command("show", epilog="Example: randygpt keys show")
 def show(
     key_file: KeyFile = None, password_file: PasswordFile = None, as_json: Json = False, _quiet: Quiet = False
 ) -> None:
-    """Print your public key (npub)."""
-    found = _find(Home.from_environment(), key_file, password_file)
-    _show(found.key, found.origin, as_json=as_json)
+    """Print your public key (npub).
+
+    Asks for the password of an encrypted key at most once; then it remembers the public key.
+    """
+    found = key_sources.find_pubkey(Home.from_environment(), key_file, _password_source(password_file))
+    _warn(found.warnings)
+    _show(found.pubkey, found.origin, as_json=as_json)
 
 
 @app.command("export", epilog="Example: randygpt keys export --encrypt key-backup.txt")
@@ -134,14 +146,18 @@ def signing_key(home: Home, key_file: Path | None, password_file: Path | None) -
 
 def _find(home: Home, key_file: Path | None, password_file: Path | None) -> key_sources.FoundKey:
     found = key_sources.find(home, key_file, _password_source(password_file))
-    for warning in found.warnings:
-        print_stderr(f"warning: {warning}")
+    _warn(found.warnings)
     return found
 
 
-def _show(key: SecretKey, origin: str, *, as_json: bool) -> None:
-    npub = encode_npub(key.pubkey)
-    emit(as_json, {"npub": npub, "pubkey": key.pubkey.hex(), "file": origin}, npub)
+def _warn(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        print_stderr(f"warning: {warning}")
+
+
+def _show(pubkey: bytes, origin: str, *, as_json: bool) -> None:
+    npub = encode_npub(pubkey)
+    emit(as_json, {"npub": npub, "pubkey": pubkey.hex(), "file": origin}, npub)
 
 
 def _password_source(file: Path | None) -> key_sources.Password:

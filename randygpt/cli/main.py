@@ -1,7 +1,8 @@
 """The `randygpt` command: registers the subcommands and turns errors into exit codes.
 
-Exit codes: 0 success · 1 bug · 2 usage error or invalid local input · 3 not trusted, or verification failed ·
-4 unreachable or incomplete (run again to resume) · 5 local disk or store · 130 interrupted · 143 terminated.
+Exit codes: 0 success · 1 bug · 2 usage error, invalid local input, or above a limit of the user ·
+3 not trusted, or verification failed · 4 unreachable or incomplete (run again to resume) · 5 local disk or store ·
+130 interrupted · 143 terminated.
 """
 
 import functools

@@ -107,6 +107,7 @@ def serve(
     from server.app import run_server
     from server.config import ServerConfig
     from server.limits import Limits
+    from server.listen import open_sockets
     from server.models import ActiveModel, load_file
     from server.provenance import Provenance
     from server.reloader import Reloader
@@ -143,6 +144,7 @@ def serve(
         raise CallerError("--follow cannot be combined with --model or --checkpoint")
     if not follow and is_flag_given(context, "relay"):
         raise CallerError("--relay requires --follow")
+    sockets = [listen_socket] if listen_socket else asyncio.run(open_sockets(host, port))
     path = find_model(model).path if model else trained_checkpoint(checkpoint) if checkpoint else None
     active, reloader, provenance, follower = ActiveModel(), None, None, None
     if path:
@@ -154,7 +156,7 @@ def serve(
         provenance = Provenance(store, home.follow_path, release_describer(home), release_references(home))
         follower = _follower(home, store, follow, relay, parse_size(max_size)) if follow else None
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    server = run_server(active, reloader, config, provenance, listen_socket=listen_socket, watchdog=systemd.watchdog)
+    server = run_server(active, reloader, config, provenance, listen_sockets=sockets, watchdog=systemd.watchdog)
     raise typer.Exit(asyncio.run(_serve(active, server, follower, as_json=as_json)))
 
 

@@ -146,6 +146,8 @@ def invalid_value_reason(error: typer.BadParameter) -> str:
     cause: Any = error.__cause__
     if hasattr(cause, "errors"):
         first = cause.errors()[0]
+        if first["input"] != first["input"] or str(first["input"]).lower() == "nan":
+            return "nan is not a number"
         if first["type"] in _REASONS:
             return _REASONS[first["type"]].format(value=first["input"], **first.get("ctx", {}))
     return error.message.removeprefix("Value error, ").removesuffix(".")

@@ -1,6 +1,6 @@
 """The user's home folder: where its files are, and the lists of relays and servers. Does disk I/O.
 
-keys/nsec      the secret key (`randygpt.user.signing_key`)
+keys/nsec      the secret key, and keys/npub its public half (`randygpt.user.signing_key`)
 relays.json    relay URLs, in the order they were added
 servers.json   Blossom servers, the same
 """
@@ -50,6 +50,11 @@ class Home:
     def key_path(self) -> Path:
         """File of the secret key."""
         return self.folder / "keys" / "nsec"
+
+    @property
+    def npub_path(self) -> Path:
+        """File of the public key, if the secret key is encrypted."""
+        return self.folder / "keys" / "npub"
 
     @property
     def journal_path(self) -> Path:

@@ -5,8 +5,10 @@ in the home folder; `$RANDYGPT_NSEC`, with a warning. Each contains an nsec, or 
 password.
 """
 
+import contextlib
 import errno
 import functools
+import hashlib
 import os
 import resource
 import stat
@@ -19,11 +21,21 @@ from randygpt.user.home import Home
 from relay_client import durable
 from relay_client.errors import InvalidKey, RelayRefused
 from relay_client.event import Signer
+from relay_client.hexadecimal import parse_hex
 from relay_client.keys import SecretKey
+from relay_client.nip19 import decode_pubkey, encode_npub
 
 Password = Callable[[str], str]  # from the key's origin to its password; may raise CallerError
 
 MAX_SECRET = 4096  # bytes to read of a file with a secret
+_KEY_SIZE = 32  # bytes
+_OTHERS = {  # by how a text begins
+    "nsec1": "",
+    "ncryptsec1": "",
+    "npub1": "this is a public key (npub); expected the secret key: an nsec or ncryptsec",
+    "bunker://": "bunker:// names a remote signer (NIP-46), which keeps the key; expected an nsec or ncryptsec",
+}
+_SEED_WORDS = range(12, 25)
 _VARIABLE = "RANDYGPT_NSEC"
 _taken_from_environment = ""
 
@@ -33,6 +45,15 @@ class FoundKey:
     """A key, its origin, and warnings for its owner."""
 
     key: SecretKey
+    origin: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPubkey:
+    """A public key, the origin of its secret key, and warnings for its owner."""
+
+    pubkey: bytes  # 32, x-only
     origin: str
     warnings: tuple[str, ...]
 
@@ -50,6 +71,34 @@ def find(home: Home, file: Path | None, password: Password) -> FoundKey:
         InvalidKey: The contents are not a key, or the password is wrong.
         OSError: The file cannot be read.
     """
+    source = _read_source(home, file)
+    return FoundKey(decrypt(source.raw, source.origin, password), source.origin, source.warnings)
+
+
+def find_pubkey(home: Home, file: Path | None, password: Password) -> FoundPubkey:
+    """Return the public key of what `find` returns, and raise what it raises.
+
+    The password of an encrypted key is needed once: `keys/npub` remembers the public key.
+    """
+    source = _read_source(home, file)
+    is_own = source.origin == str(home.key_path) and is_encrypted(source.raw)
+    pubkey = _remembered_pubkey(home, source.raw) if is_own else None
+    if pubkey is None:
+        pubkey = decrypt(source.raw, source.origin, password).pubkey
+        if is_own:
+            with contextlib.suppress(OSError):  # a read-only home: the password is asked for each time
+                _remember_pubkey(home, source.raw, pubkey)
+    return FoundPubkey(pubkey, source.origin, source.warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    raw: str  # the secret, as it is stored
+    origin: str
+    warnings: tuple[str, ...]
+
+
+def _read_source(home: Home, file: Path | None) -> _Source:
     disable_core_dumps()
     variable, credential = _environment_key(), _credential()
     warnings = []
@@ -67,7 +116,25 @@ def find(home: Home, file: Path | None, password: Password) -> FoundKey:
         raise CallerError(f"no key at {home.key_path}: create one with randygpt keys new")
     if variable and origin != _VARIABLE:
         warnings.append(f"{_VARIABLE} is not used: the key is {origin}")
-    return FoundKey(decrypt(raw, origin, password), origin, tuple(warnings))
+    return _Source(raw, origin, tuple(warnings))
+
+
+def _remembered_pubkey(home: Home, secret: str) -> bytes | None:
+    """Return the public key in `keys/npub`, None if it belongs to another secret or is damaged."""
+    try:
+        npub, digest = home.npub_path.read_text(encoding="ascii").split()
+        return decode_pubkey(npub) if digest == _digest(secret) else None
+    except (OSError, ValueError, InvalidKey):
+        return None
+
+
+def _remember_pubkey(home: Home, secret: str, pubkey: bytes) -> None:
+    durable.write(home.npub_path, f"{encode_npub(pubkey)} {_digest(secret)}\n".encode(), mode=durable.SECRET)
+
+
+def _digest(secret: str) -> str:
+    """Return the SHA-256 of an encrypted secret, which tells whether `keys/npub` belongs to it."""
+    return hashlib.sha256(secret.strip().encode()).hexdigest()
 
 
 def _environment_key() -> str:
@@ -117,7 +184,26 @@ def decrypt(raw_secret: str, origin: str, password: Password) -> SecretKey:
             return SecretKey.from_ncryptsec(raw_secret, password(origin))
         return SecretKey.from_nsec(raw_secret)
     except InvalidKey as error:
-        raise InvalidKey(f"{origin}: {error}") from None
+        raise InvalidKey(f"{origin}: {_describe_other(raw_secret) or error}") from None
+
+
+def decode_hex_key(raw_secret: str) -> SecretKey | None:
+    """Return the key in 64 hex digits, None for any other text; raise InvalidKey."""
+    secret = parse_hex(raw_secret.strip().lower(), _KEY_SIZE)
+    return None if secret is None else SecretKey(secret)
+
+
+def _describe_other(raw_secret: str) -> str:
+    """Return what a text is instead of an nsec or ncryptsec, without repeating it; empty if it begins as one."""
+    text = raw_secret.strip().lower()
+    for start, description in _OTHERS.items():
+        if text.startswith(start):
+            return description
+    if parse_hex(text, _KEY_SIZE):
+        return "64 hex digits may be a secret or a public key; store a secret key with randygpt keys import"
+    if len(text.split()) in _SEED_WORDS:
+        return "seed words (NIP-06) are not supported; export the nsec from the program that has them"
+    return "not a secret key; expected an nsec or ncryptsec" if text else "no key in it; expected an nsec or ncryptsec"
 
 
 def is_encrypted(raw_secret: str) -> bool:
@@ -125,11 +211,21 @@ def is_encrypted(raw_secret: str) -> bool:
     return raw_secret.strip().lower().startswith("ncryptsec1")
 
 
-def store(home: Home, secret: str) -> None:
-    """Store an nsec or ncryptsec as the user's key; raise CallerError if one exists, and OSError."""
+def is_secret(text: str) -> bool:
+    """Return whether a text may itself be a secret key, and so must not be repeated."""
+    return text.lower().startswith(("nsec1", "ncryptsec1")) or parse_hex(text.lower(), _KEY_SIZE) is not None
+
+
+def store(home: Home, secret: str, pubkey: bytes | None = None) -> None:
+    """Store an nsec or ncryptsec as the user's key; raise CallerError if one exists, and OSError.
+
+    The public key of an ncryptsec is remembered, so that showing it needs no password.
+    """
     durable.make_directory(home.folder)
     durable.make_directory(home.key_path.parent, mode=0o700)
     write_secret(home.key_path, secret, "a key exists already")
+    if pubkey and is_encrypted(secret):
+        _remember_pubkey(home, secret, pubkey)
 
 
 def write_secret(path: Path, secret: str, taken: str) -> None:

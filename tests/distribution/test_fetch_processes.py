@@ -231,13 +231,13 @@ def test_only_lying_relay_exits_3_and_installs_nothing(
 
 
 @pytest.mark.full
-async def test_oversized_release_exits_3_and_writes_nothing(
+async def test_oversized_release_exits_2_and_writes_nothing(
     scripted: ScriptedRelay, home: Path, published: Published
 ) -> None:
     scripted.requests.clear()
     words = ("fetch", published.release.id.hex(), "--relay", scripted.url, "--max-size")
     code, _, errors = await run(home, *words, "6M")
-    assert (code, len(scripted.requests)) == (3, 1)  # the release, and not even its manifest
+    assert (code, len(scripted.requests)) == (2, 1)  # the release, and not even its manifest
     assert f"{published.release.size:,} bytes to fetch, above the limit of 6,291,456" in only_line(errors)
     assert visible(home) == {}
     assert not (home / "store" / "partial").exists()

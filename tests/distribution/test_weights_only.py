@@ -8,7 +8,7 @@ from support.models import CONFIG, has_weights, tiny_checkpoint
 from support.releases import WEIGHTS_ONLY, checkpoint_bytes, fetch, publish, source, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay
 
-from distribution.errors import ChunksMissing, InvalidRelease
+from distribution.errors import ChunksMissing, TooLarge
 from distribution.publish import Published
 from distribution.store import Store
 from randygpt.checkpoint.header import weights_size
@@ -142,7 +142,7 @@ async def test_release_without_optimizer_is_fetched_unchanged(
 async def test_size_limit_applies_to_the_weights(scripted: ScriptedRelay, tmp_path: Path, published: Published) -> None:
     checkpoint, *side = published.manifest.files
     needed = WEIGHTS + sum(file.size for file in side)
-    with pytest.raises(InvalidRelease, match="--max-size"):
+    with pytest.raises(TooLarge, match="--max-size"):
         await fetch([scripted.url], tmp_path, published.release.id, weights=WEIGHTS_ONLY, max_size=needed - 1)
     assert chunks_asked(scripted, published) == set()
     assert visible(tmp_path) == {}

@@ -207,7 +207,7 @@ async def test_unread_response_ends_with_its_connection(logged: io.StringIO) -> 
     body = b'{"max_tokens": 100, "n": 4, "temperature": 0, "logprobs": 20}'  # about 200 kB
     with small_buffers() as listening:
         async with (
-            serving(loaded, write_timeout_s=0.05, listen_socket=listening) as address,
+            serving(loaded, write_timeout_s=0.05, listen_sockets=[listening]) as address,
             unread_request(address, post(body)),
             asyncio.timeout(WAIT_S),
         ):

@@ -170,7 +170,7 @@ async def test_unread_stream_ends_with_its_connection(session: aiohttp.ClientSes
     request = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     with small_buffers() as listening:
         async with (
-            serving(loaded, write_timeout_s=0.05, max_sequences=1, listen_socket=listening) as address,
+            serving(loaded, write_timeout_s=0.05, max_sequences=1, listen_sockets=[listening]) as address,
             unread_request(address, request),
             asyncio.timeout(WAIT_S),
         ):

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -11,7 +12,7 @@ from typing import Any, TextIO
 
 import numpy as np
 import pytest
-from support.command import background, invoke_until_terminated, only_line
+from support.command import background, invoke, invoke_until_terminated, only_line
 from support.models import TOKENIZER, write_tiny
 from support.release_store import ReleaseStore, checkpoint
 
@@ -114,3 +115,12 @@ def address_space(number: int) -> int:
     """Return the size of a process's address space in bytes."""
     words = Path(f"/proc/{number}/status").read_text(encoding="ascii")
     return 1024 * int(re.findall(r"VmSize:\s+(\d+) kB", words)[0])
+
+
+def test_port_is_taken_before_the_model_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "m.bin").write_bytes(b"no checkpoint")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = invoke(tmp_path, "serve", "--model", "m.bin", "--port", port)
+    assert done.returncode == 2
+    assert only_line(done.stderr).endswith(f"127.0.0.1:{port}: address already in use; choose another --port")

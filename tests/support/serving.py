@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from randygpt.cli.installed import release_describer, release_references
@@ -31,12 +31,12 @@ async def serving(
     model: LoadedModel | None,
     *,
     failure: str | None = None,
-    listen_socket: socket.socket | None = None,
+    listen_sockets: Sequence[socket.socket] = (),
     **values: Any,  # noqa: ANN401 (fields)
 ) -> AsyncIterator[str]:
     """Serve a model; yield the server's address."""
     active = ActiveModel(current=model, failure=failure)
-    async with run_server(active, None, config(**values), listen_socket=listen_socket) as address:
+    async with run_server(active, None, config(**values), listen_sockets=listen_sockets) as address:
         yield address
 
 

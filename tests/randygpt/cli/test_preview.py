@@ -97,7 +97,7 @@ def test_dry_run_of_a_fetch_installs_nothing(shelf: Shelf, tmp_path: Path) -> No
     part = json.loads(invoke(tmp_path, *words, "--dry-run", "--json", "--weights-only").stdout)
     assert part["missing"] < plan["missing"]
     refused = invoke(tmp_path, *words, "--dry-run", "--max-size", "1")
-    assert (refused.returncode, refused.stdout) == (3, "")
+    assert (refused.returncode, refused.stdout) == (2, "")
     assert "--max-size" in only_line(refused.stderr)
 
 

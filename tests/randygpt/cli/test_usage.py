@@ -92,3 +92,17 @@ def test_alias_uses_the_settings_of_its_command(
     monkeypatch.setenv("RANDYGPT_FETCH_MAX_SIZE", "2 miles")
     assert run(["pull", "x"]) == 2
     assert "randygpt fetch: RANDYGPT_FETCH_MAX_SIZE" in only_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("generate --top-p 0", "randygpt: --top-p must be above 0 and at most 1, not 0.0"),
+        ("generate --temperature nan", "randygpt generate: Invalid value for '--temperature': nan is not a number"),
+        ("trust add nonsense alice", "randygpt: not a public key: expected an npub or 64 hex digits"),
+        ("fetch alice/mymodel", "randygpt: no file 'alice/mymodel', and no author 'alice' on your trust list"),
+    ],
+)
+def test_error_is_in_the_users_terms(capsys: Capture, line: str, says: str) -> None:
+    assert run(line.split()) == 2
+    assert only_line(capsys.readouterr().err).partition(" (")[0] == says

@@ -161,12 +161,21 @@ def test_key_of_another_user_is_refused(home: Home, key: SecretKey) -> None:
         find(home)
 
 
-@pytest.mark.parametrize("contents", ["", "hunter2", "nsec1hunter2", "hunter2" * 10_000, "hunter2\xff"])
-def test_invalid_key_is_not_repeated(home: Home, key: SecretKey, contents: str) -> None:
+@pytest.mark.parametrize(
+    ("contents", "says"),
+    [
+        ("", "no key in it; expected an nsec or ncryptsec"),
+        ("hunter2", "not a secret key; expected an nsec or ncryptsec"),
+        ("nsec1hunter2", "not a valid nsec"),
+        ("hunter2" * 10_000, "not a secret key; expected an nsec or ncryptsec"),
+        ("hunter2\xff", "not a secret key; expected an nsec or ncryptsec"),
+    ],
+)
+def test_invalid_key_is_not_repeated(home: Home, key: SecretKey, contents: str, says: str) -> None:
     put_key(home.key_path, key).write_bytes(contents.encode("latin-1"))
     with pytest.raises(InvalidKey) as caught:
         find(home)
-    assert str(caught.value) == f"{home.key_path}: not a valid nsec"
+    assert str(caught.value) == f"{home.key_path}: {says}"
 
 
 def test_public_key_is_refused(home: Home, key: SecretKey) -> None:
@@ -249,7 +258,7 @@ def test_invalid_environment_key_is_not_repeated(home: Home, monkeypatch: pytest
     monkeypatch.setenv("RANDYGPT_NSEC", "hunter2")
     with pytest.raises(InvalidKey) as caught:
         find(home)
-    assert str(caught.value) == "RANDYGPT_NSEC: not a valid nsec"
+    assert str(caught.value) == "RANDYGPT_NSEC: not a secret key; expected an nsec or ncryptsec"
 
 
 def test_only_an_encrypted_key_asks_for_a_password(home: Home, key: SecretKey) -> None:
