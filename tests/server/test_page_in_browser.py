@@ -286,7 +286,7 @@ async def test_key_is_kept_for_the_tab_only(page: Tab, browser: str, releases: R
         await other.until("document.querySelector('#headline').innerText === 'an API key is required'")
 
 
-async def test_without_keys_there_is_no_key_field(page: Tab, releases: ReleaseStore) -> None:
+async def test_page_without_keys_has_no_key_field(page: Tab, releases: ReleaseStore) -> None:
     releases.store.activate(releases.install().id)
     releases.install()
     async with serving_releases(releases) as address:
@@ -314,7 +314,7 @@ async def test_page_shows_how_to_get_the_release(page: Tab, releases: ReleaseSto
     assert page.console == []
 
 
-async def test_continue_goes_on_where_the_limit_ended_a_text(page: Tab, releases: ReleaseStore) -> None:
+async def test_continue_extends_a_text_that_the_limit_ended(page: Tab, releases: ReleaseStore) -> None:
     releases.store.activate(releases.install().id)
     async with serving_releases(releases) as address, aiohttp.ClientSession() as session:
         await page.go(address)

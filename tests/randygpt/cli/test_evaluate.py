@@ -14,7 +14,7 @@ from randygpt.cli.main import run
 
 @pytest.fixture
 def text(at_home: Path) -> Path:
-    """A text beside a checkpoint of the default name, in the current folder."""
+    """A text and a checkpoint of the default name, in the current folder."""
     write_tiny(at_home / "checkpoint_best.bin")
     path = at_home / "test.txt"
     path.write_text(f"{TEXT}é", encoding="utf-8")
