@@ -393,7 +393,7 @@ def relay_for_others(machine: Box, page: Page, author: BoxAuthor) -> None:
 
 def restoring(machine: Box, page: Page, release: str) -> None:
     """Check that the backup brings back keys, settings and the versions seen."""
-    machine.run("systemctl stop randygpt.target; mv /etc/randygpt gone; mv /var/lib/randygpt/state gone-state")
+    machine.run("systemctl stop 'randygpt*'; mv /etc/randygpt gone; mv /var/lib/randygpt/state gone-state")
     machine.run(page.block("Backups", 1))
     answering(machine, release)
     machine.until(f"systemctl is-active {FOLLOW}", lambda said: said == "active")
