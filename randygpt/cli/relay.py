@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -14,20 +12,26 @@ import typer
 
 from randygpt.cli import systemd
 from randygpt.cli.flags import Json, Quiet, is_flag_given, parse_size, validator
-from randygpt.cli.output import emit, format_size, print_stderr
+from randygpt.cli.output import emit, print_stderr
+from randygpt.cli.relay_access import (
+    allowed_authors,
+    describe_limits,
+    may_write,
+    network_url,
+    network_warnings,
+    npubs,
+    parse_address,
+)
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
 from relay_client.blossom.address import normalize_server
 from relay_client.blossom.blob_limits import BlobLimits
-from relay_client.errors import quote
-from relay_client.nip19 import decode_pubkey, encode_npub
+from relay_client.nip19 import decode_pubkey
 
 if TYPE_CHECKING:
     from relay_client.local_relay import LocalRelay
-    from relay_client.relay_limits import RelayLimits
 
 EXAMPLE = "Example: randygpt relay --host 0.0.0.0 --allow npub1…"
-_ANY_PUBLIC = "192.0.2.1"  # an address of no machine (RFC 5737), to find this machine's own; nothing is sent to it
 
 
 def _check_types(types: list[str] | None) -> list[str] | None:
@@ -68,7 +72,7 @@ def relay(
     max_rate: Annotated[
         int, typer.Option(min=1, metavar="N", help="Delay an address that sends more events a minute.")
     ] = 6000,
-    add: Annotated[bool, typer.Option("--add", help="Add the relay to your list, under its network address.")] = False,
+    add: Annotated[bool, typer.Option("--add", help="Add it to your lists, under its network address.")] = False,
     max_connections: Annotated[int, typer.Option(min=1, metavar="N", help="Open connections at once.")] = 256,
     blobs: Annotated[
         int | None, typer.Option(min=1, max=65535, metavar="PORT", help="Also run a Blossom server on this port.")
@@ -98,13 +102,14 @@ def relay(
     """Run a relay, and a Blossom server if --blobs is given, until Ctrl-C.
 
     A relay on 127.0.0.1 accepts everything. With another address, --allow or --open, the limits apply; without --allow
-    and --open, it then accepts events of your own key and of the authors you trust. A Blossom server always does.
+    and --open, it then accepts events of your own key and of the authors you trust. The Blossom server accepts uploads
+    of the same keys, on 127.0.0.1 too.
     """
     from relay_client.local_relay import LocalRelay
     from relay_client.relay_limits import RelayLimits
     from relay_client.url import is_loopback_host
 
-    address = _parse_address(host)
+    address = parse_address(host)
     if memory and data:
         if is_flag_given(context, "data"):
             raise CallerError("--memory and --data exclude each other")
@@ -115,7 +120,7 @@ def relay(
     limits = None
     if is_public or open_ or allow:
         limits = RelayLimits(
-            authors=None if open_ else _authors(allow, address),
+            authors=None if open_ else allowed_authors(allow, address),
             max_event_size=parse_size(max_event_size),
             max_total_size=parse_size(max_total_size),
             events_per_minute=max_rate,
@@ -125,13 +130,17 @@ def relay(
     running = LocalRelay(port=port, folder=folder, host=address, limits=limits)
     notes = [f"events are kept in {folder}" if folder else "events are kept in memory and are lost at exit"]
     if limits:
-        notes.append(_describe(limits))
-    url = _network_url(address, port) if is_public else running.url
+        notes.append(describe_limits(limits))
+    url = network_url(address, port) if is_public else running.url
+    server = blobs_url or network_url(address, blobs, "http") if blobs else None
     if is_public:
-        notes += _warnings(url, limits)
+        notes += network_warnings(url, limits)
+    if server:
+        uploaders = "every key" if open_ else "the authors named" if allow else "your key and the authors you trust"
+        notes.append(f"stores files at {server}, uploaded by {uploaders}")
     if add:
-        _add_to_list(url)
-        notes.append(f"{url} is on your list of relays")
+        _add_to_lists(url, normalize_server(server) if server else None)
+        notes += [f"{each} is on your list of {kind}" for kind, each in (("relays", url), ("servers", server)) if each]
     asyncio.run(
         _run(
             running,
@@ -147,9 +156,9 @@ def relay(
                     max_total_size=parse_size(max_blobs_size),
                     types=frozenset(blob_type or ()),
                 ),
-                may_upload=None if open_ else _may_write(allow),
+                may_upload=None if open_ else may_write(allow),
             ),
-            result={"data": str(folder) if folder else None, "authors": _npubs(limits)},
+            result={"data": str(folder) if folder else None, "authors": npubs(limits)},
             notes=() if quiet else tuple(notes),
             as_json=as_json,
         )
@@ -205,14 +214,6 @@ async def _run(
             await asyncio.Event().wait()
 
 
-def _parse_address(host: str) -> str:
-    """Return the IP address to listen on; raises CallerError."""
-    try:
-        return str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.strip("[]")))
-    except ValueError:
-        raise CallerError(f"--host {quote(host)}: expected an IP address, such as 0.0.0.0 for all of them") from None
-
-
 def _default_folder() -> Path:
     """Return the relay's folder in the home folder; raises CallerError without one."""
     try:
@@ -221,99 +222,11 @@ def _default_folder() -> Path:
         raise CallerError(f"{error}, or pass --data DIR or --memory") from None
 
 
-def _authors(allow: list[str] | None, address: str) -> frozenset[bytes]:
-    """Return who may write: those named, else the user and the authors on the trust list; raises CallerError."""
-    if allow:
-        return frozenset(map(decode_pubkey, allow))
+def _add_to_lists(relay: str, server: str | None) -> None:
+    """Add a relay, and a Blossom server if there is one, to the user's lists."""
     home = Home.from_environment()
-    try:
-        own = _own_key(home)
-    except CallerError as error:
-        print_stderr(f"note: your own key may not write: {error}; name it with --allow")
-        own = frozenset()
-    authors = own | _trusted(home)
-    if not authors:
-        raise CallerError(
-            f"{address} is reachable from the network, and you have neither a key nor a trusted author: "
-            "pass --allow NPUB, or --open to accept events of every author"
-        )
-    return authors
-
-
-def _may_write(allow: list[str] | None) -> Callable[[bytes], bool]:
-    """Return whether a key may upload: it is named, or the user's, or on the trust list at that moment."""
-    if allow:
-        return frozenset(map(decode_pubkey, allow)).__contains__
-    home = Home.from_environment()
-
-    def is_known(pubkey: bytes) -> bool:
-        with contextlib.suppress(CallerError):  # an encrypted key
-            if pubkey in _own_key(home):
-                return True
-        return pubkey in _trusted(home)
-
-    return is_known
-
-
-def _trusted(home: Home) -> frozenset[bytes]:
-    from distribution.trust_list import TrustStore
-
-    return frozenset(TrustStore(home.folder).read().names)
-
-
-def _own_key(home: Home) -> frozenset[bytes]:
-    """Return the user's public key, nothing without a key; raises CallerError if it cannot be read."""
-    from randygpt.user import signing_key
-
-    def refuse(origin: str) -> str:
-        raise CallerError(f"{origin} is encrypted")
-
-    return frozenset({signing_key.find(home, None, refuse).key.pubkey}) if home.key_path.exists() else frozenset()
-
-
-def _describe(limits: "RelayLimits") -> str:
-    writers = "every author" if limits.authors is None else f"{len(limits.authors)} author(s)"
-    return (
-        f"accepts events of {writers}: up to {format_size(limits.max_event_size)} each, "
-        f"{format_size(limits.max_total_size)} in all, {limits.events_per_minute:,} a minute from one address"
-    )
-
-
-def _network_url(address: str, port: int) -> str:
-    """Return the URL under which the network reaches a relay; a loopback URL if this machine has no network."""
-    reachable = address
-    if ipaddress.ip_address(address).is_unspecified:
-        family, loopback = (socket.AF_INET6, "::1") if ":" in address else (socket.AF_INET, "127.0.0.1")
-        reachable = _own_address(family) or loopback
-    return f"ws://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
-
-
-def _add_to_list(url: str) -> None:
-    """Add a relay to the user's list."""
-    home = Home.from_environment()
-    added = home.added_relays()
-    if url not in (*home.configured_relays, *added):
-        home.write_relays([*added, url])
-
-
-def _warnings(url: str, limits: "RelayLimits | None") -> list[str]:
-    """Return what the user should know about a relay that the network reaches."""
-    written = "; ANYONE who reaches it can write" if limits and limits.authors is None else ""
-    return [
-        f"WARNING: the network reaches this relay at {url}, unencrypted{written}",
-        "everyone who reaches it can read all of its events; see docs/share-with-a-friend.md",
-    ]
-
-
-def _own_address(family: int) -> str | None:
-    """Return this machine's address towards other networks, None if it has none. Sends nothing."""
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("2001:db8::1" if family == socket.AF_INET6 else _ANY_PUBLIC, 9))
-        except OSError:
-            return None
-        return str(probe.getsockname()[0])
-
-
-def _npubs(limits: "RelayLimits | None") -> list[str] | None:
-    return None if limits is None or limits.authors is None else sorted(map(encode_npub, limits.authors))
+    relays, servers = home.added_relays(), home.servers()
+    if relay not in (*home.configured_relays, *relays):
+        home.write_relays([*relays, relay])
+    if server and server not in servers:
+        home.write_servers([*servers, server])

@@ -11,6 +11,7 @@ import pytest
 from support.command import background, invoke, only_line
 from support.scripted_relay import ScriptedRelay
 
+from randygpt.user.home import Home
 from relay_client.blossom.token import Verb, encode_header, token_draft
 from relay_client.event import EventDraft
 from relay_client.keys import SecretKey
@@ -118,7 +119,7 @@ async def test_blossom_server_accepts_own_key_and_whom_it_trusts_meanwhile(
     own, friend = SecretKey.generate(), SecretKey.generate()
     (tmp_path / "keys").mkdir()
     (tmp_path / "state").mkdir()
-    words = ("relay", "--memory", "--port", free_port, "--blobs", unused_port, "--json")
+    words = ("relay", "--memory", "--port", free_port, "--blobs", unused_port, "--add", "--json")
     blob = b"a blob"
     sha256 = hashlib.sha256(blob).digest()
 
@@ -132,6 +133,8 @@ async def test_blossom_server_accepts_own_key_and_whom_it_trusts_meanwhile(
         with background(tmp_path, *words) as (_, line):
             shown = json.loads(line)
             assert shown["blobs"] == f"http://127.0.0.1:{unused_port}"
+            assert json.loads((tmp_path / "relays.json").read_text()) == [shown["relay"]]
+            assert Home(tmp_path).servers() == [shown["blobs"]]
             assert await upload(own) == 403
             (tmp_path / "keys/nsec").write_text(own.reveal_nsec())
             (tmp_path / "keys/nsec").chmod(0o600)
