@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.command import only_line
 from support.models import TEXT
+from support.terminal import typed
 
 from randygpt.checkpoint.sidecar import inspect_checkpoint, read_sidecar
 from randygpt.cli.main import run
@@ -114,3 +115,15 @@ def test_bits_per_byte_compares_tokenizers() -> None:
     expected = len(ids) / len(TEXT) * 5.9  # log2 of 60
     assert bits["char"] == pytest.approx(4.95, abs=0.3)  # log2 of 31
     assert bits["bpe"] == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.full
+def test_terminal_shows_progress_of_our_own(folder: Path) -> None:
+    flags = ("--bpe", "60", "--block", "32", "--iters", "16", "--checkpoint", "fox")
+    code, screen = typed(folder, "train", "my.txt", *TINY, *flags, answers={})
+    assert code == 0
+    assert "reading my.txt" in screen
+    assert "Compute merges" not in screen  # of the tokenizers library
+    assert re.search(r" 2/16  training \d\.\d{4}  validation \d\.\d{4}  \d\.\d{3} bits per byte  best", screen)
+    assert re.search(r"training loss \d\.\d{4}, validation \d\.\d{4}, \d\.\d{3} bits per byte", screen)
+    assert "longer  randygpt train my.txt --resume --checkpoint fox --iters 32" in screen
