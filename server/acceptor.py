@@ -12,6 +12,8 @@ from relay_client.errors import CallerError
 
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _MAX_REFUSED = 64  # refused connections that are kept open until their client has read the response
+_RESERVED = 8  # connections beyond the limit for clients on this machine, which check its health
+_LOCAL = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 _AT_ONCE = 64  # connections accepted before other work on the event loop has its turn
 _RETRY_S = 0.1  # after an accept that failed, for example for lack of descriptors
 _LOG_INTERVAL_S = 1.0
@@ -24,8 +26,9 @@ log = logging.getLogger(__name__)
 class Acceptor:
     """Accepts connections from listening sockets.
 
-    A refused connection gets status 503 for its first bytes. It costs no task and no transport, and at most 64 of them
-    have a descriptor: a new one takes that of the oldest.
+    A client on this machine may have one of a few more connections than the limit. A refused connection gets status 503
+    for its first bytes. It costs no task and no transport, and at most 64 of them have a descriptor: a new one takes
+    that of the oldest.
 
     Args:
         sockets: Listening sockets, which are closed with it.
@@ -76,7 +79,7 @@ class Acceptor:
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(_AT_ONCE):
             try:
-                connection, _address = listening.accept()
+                connection, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -85,7 +88,9 @@ class Acceptor:
                 self._loop.call_later(_RETRY_S, self._resume, listening)
                 return
             connection.setblocking(False)
-            if self._count() + len(self._connecting) < self._max_connections:
+            is_local = isinstance(address, tuple) and address[0] in _LOCAL
+            most = self._max_connections + is_local * _RESERVED
+            if self._count() + len(self._connecting) < most:
                 self._serve(connection)
             else:
                 self._refuse(connection)
@@ -144,7 +149,7 @@ class Acceptor:
 
 def ensure_descriptors(max_connections: int) -> None:
     """Raise the limit on open files so far that all connections fit; raises CallerError if that is not allowed."""
-    needed = max_connections + _MAX_REFUSED + _OTHER_DESCRIPTORS
+    needed = max_connections + _RESERVED + _MAX_REFUSED + _OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return

@@ -6,7 +6,8 @@ from server.errors import InvalidModel
 
 MAX_SLOTS = 32  # sequences that a model decodes at once
 DEFAULT_MAX_MEMORY = 2 << 30  # bytes
-_MAX_CACHE = 1 << 30  # bytes of KV cache; fewer slots where that is not enough
+_MAX_CACHE = 1 << 30  # bytes of KV entries; fewer slots where that is not enough
+_KV_COPIES = 2  # KV entries of a sequence in a slot, and of a preempted one for each slot
 _FLOAT = 4  # bytes
 _WHILE_PACKED = 3  # copies of a matrix while it is packed: as read, stacked, and padded
 _PER_LOGIT = 24  # bytes of a logit while a token is sampled from it
@@ -15,7 +16,7 @@ _PER_JSON_BYTE = 24  # bytes of the objects that a byte of JSON can become
 
 def slot_count(config: ModelConfig, max_slots: int = MAX_SLOTS) -> int:
     """Return the number of slots of a model's KV cache."""
-    return max(1, min(max_slots, _MAX_CACHE // KVCache.slot_bytes(config)))
+    return max(1, min(max_slots, _MAX_CACHE // (_KV_COPIES * KVCache.slot_bytes(config))))
 
 
 def check_memory(config: ModelConfig, vocabulary_size: int, max_memory: int) -> None:
@@ -40,7 +41,13 @@ def _needed(config: ModelConfig, vocabulary_size: int) -> int:
     weights = _FLOAT * (config.parameter_count + _WHILE_PACKED * largest)
     attention = 2 * _FLOAT * config.n_head * PREFILL_CHUNK * config.block_size
     logits = _PER_LOGIT * slots * config.vocab_size
-    return weights + slots * KVCache.slot_bytes(config) + attention + logits + _PER_JSON_BYTE * vocabulary_size
+    return (
+        weights
+        + _KV_COPIES * slots * KVCache.slot_bytes(config)
+        + attention
+        + logits
+        + _PER_JSON_BYTE * vocabulary_size
+    )
 
 
 def _mebibytes(size: int) -> str:

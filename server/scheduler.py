@@ -88,10 +88,17 @@ class Scheduler:
         if self._queue:
             slots = self._slots_by_key()
             sequence = min(self._queue, key=lambda each: slots[each.request.key])
+            if slots[sequence.request.key] and not self._may_save(sequence.request.model):
+                return
             preempted = worker.preempt(sequence.request.model, slots, at_least=slots[sequence.request.key] + 2)
             if preempted:
                 self._queue.insert(0, preempted)
                 self._assign(sequence, worker)
+
+    def _may_save(self, model: LoadedModel) -> bool:
+        """Return whether KV entries of one more preempted sequence fit in the memory that `server.memory` counts."""
+        saved = sum(each.migrated_kv is not None for each in self._queue if each.request.model is model)
+        return saved < len(model.cache.lengths)
 
     def _slots_by_key(self) -> Counter[int | None]:
         return Counter(sequence.request.key for worker in self.workers for sequence in worker.all_sequences())

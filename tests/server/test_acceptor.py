@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from support.serving import serving
+from support.serving import REMOTE, serving
 
 from relay_client.errors import CallerError
 from server.acceptor import ensure_descriptors
@@ -39,7 +39,8 @@ async def test_refused_connections_keep_few_descriptors(loaded: LoadedModel) -> 
     async with serving(loaded, max_connections=8, linger_s=WAIT_S) as address:
         host, port = address.removeprefix("http://").split(":")
         before, count = descriptors(), 200
-        clients = [await asyncio.open_connection(host, int(port)) for _ in range(count)]
+        remote = (REMOTE, 0)
+        clients = [await asyncio.open_connection(host, int(port), local_addr=remote) for _ in range(count)]
         ends = [asyncio.ensure_future(reader.read()) for reader, _ in clients]
         async with asyncio.timeout(WAIT_S):
             for end in asyncio.as_completed(ends[8:-64]):  # the oldest make room for later ones
@@ -49,6 +50,20 @@ async def test_refused_connections_keep_few_descriptors(loaded: LoadedModel) -> 
         for _, writer in clients:
             writer.close()
         await asyncio.gather(*ends, return_exceptions=True)
+
+
+async def test_idle_connections_leave_some_for_this_machine(loaded: LoadedModel) -> None:
+    async with serving(loaded, max_connections=4) as address:
+        host, port = address.removeprefix("http://").split(":")
+        idle = [await asyncio.open_connection(host, int(port), local_addr=(REMOTE, 0)) for _ in range(4)]
+        async with aiohttp.ClientSession() as session, session.get(f"{address}/health") as response:
+            assert response.status == 200
+        reader, writer = await asyncio.open_connection(host, int(port), local_addr=(REMOTE, 0))
+        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(WAIT_S):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 503 ")
+        for _, each in [*idle, (reader, writer)]:
+            each.close()
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
@@ -80,6 +95,6 @@ def test_connections_must_fit_the_limit_on_open_files(monkeypatch: pytest.Monkey
     ensure_descriptors(512)
     assert raised == []
     ensure_descriptors(2000)
-    assert raised == [(2128, 4096)]
-    with pytest.raises(CallerError, match="--max-connections 4000 needs 4128 open files, and 4096 are allowed"):
+    assert raised == [(2136, 4096)]
+    with pytest.raises(CallerError, match="--max-connections 4000 needs 4136 open files, and 4096 are allowed"):
         ensure_descriptors(4000)

@@ -161,6 +161,24 @@ async def test_preempted_sequences_continue_exactly(engine: Engine) -> None:
     ]
 
 
+async def test_saved_kv_entries_are_limited(engine: Engine) -> None:
+    model, sampling, slots, keys = endless_model(max_slots=32), replace(GREEDY, max_tokens=4000), 32, 8
+    scheduler, most, requests = engine._scheduler, 0, []
+    async with asyncio.timeout(WAIT_S):
+        for key in range(keys):  # each key comes when the others have equal shares
+            requests.append(engine.submit(model, [([2], sampling)] * slots, key=key))
+            for _ in range(20):
+                await engine.heartbeat()
+                with scheduler.changed:
+                    most = max(most, sum(each.migrated_kv is not None for each in scheduler._queue))
+            assert scheduler._slots_by_key()[key]
+    for request in requests:
+        request.close()
+    while any(engine.loads):
+        await engine.heartbeat()
+    assert slots // 2 < most <= slots + keys
+
+
 async def test_sequences_beyond_the_slots_wait(engine: Engine) -> None:
     model = endless_model(max_slots=3)
     assert len(model.cache.lengths) == 3

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from support.models import Gated, endless
 from support.scrape import scrape, sequence_count, until_sequences
-from support.serving import serving, small_buffers, unread_request
+from support.serving import REMOTE, serving, small_buffers, unread_request
 
 from relay_client.errors import CallerError
 from server.limits import Limits
@@ -26,9 +26,9 @@ def gated(gate: threading.Event) -> LoadedModel:
     return LoadedModel(language_model=replace(model, decoder=Gated(model.decoder, gate)), release_id=None, label="slow")
 
 
-async def connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(address: str, source: str = "127.0.0.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host, port = address.removeprefix("http://").split(":")
-    return await asyncio.open_connection(host, int(port))
+    return await asyncio.open_connection(host, int(port), local_addr=(source, 0))
 
 
 async def status(session: aiohttp.ClientSession, address: str, **headers: str) -> tuple[int, str]:
@@ -148,9 +148,10 @@ async def test_slow_client_times_out(loaded: LoadedModel, start: bytes, more: by
         writer.close()
 
 
-async def test_connection_beyond_the_limit_gets_503(session: aiohttp.ClientSession, loaded: LoadedModel) -> None:
-    async with serving(loaded, max_connections=2) as address:
-        kept = [await connect(address) for _ in range(2)]
+async def test_connection_beyond_the_limit_gets_503(loaded: LoadedModel) -> None:
+    connector = aiohttp.TCPConnector(local_addr=(REMOTE, 0))
+    async with serving(loaded, max_connections=2) as address, aiohttp.ClientSession(connector=connector) as session:
+        kept = [await connect(address, REMOTE) for _ in range(2)]
         for _, writer in kept:
             writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         async with asyncio.timeout(WAIT_S):

@@ -16,6 +16,7 @@ from server.provenance import Provenance
 from server.reloader import Reloader
 from support.release_store import ReleaseStore
 
+REMOTE = "127.0.0.2"  # address of a client that stands for one on another machine
 _LIMITS = {*Limits.__dataclass_fields__}
 
 
