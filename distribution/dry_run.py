@@ -1,10 +1,13 @@
 """Estimate of what a publish would send and how long it would take, from the plan and the receipts. Reads files."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from distribution.journal import Journal
+from distribution.events import head_draft
+from distribution.journal import Journal, PublishRecord
 from distribution.plan import Plan
+from distribution.upload import LocalBlob
 from relay_client.url import is_loopback
 
 # Events per second, for relays whose rate is not known yet: a careful guess, and one for a relay on this machine.
@@ -42,7 +45,60 @@ class DryRun:
     resumed: bool  # the same files were published before
 
 
-def estimate_relays(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Announced:
+    """What a head would state about the release."""
+
+    id: bytes
+    name: str
+    version: int
+    manifest_sha256: bytes
+
+
+def make_dry_run(
+    plan: Plan,
+    record: PublishRecord,
+    journal: Journal,
+    *,
+    name: str,
+    relays: Sequence[str],
+    copies: int | None,
+    servers: Sequence[str],
+    blobs: Sequence[LocalBlob],
+) -> DryRun:
+    """Estimate what a publish would send, without asking relays or servers.
+
+    Args:
+        plan: Events that relays would get.
+        record: The publish, as the journal has it or would have it.
+        journal: Source of receipts and measured rates.
+        name: Name of the model.
+        relays: URLs.
+        copies: Relays that each chunk goes to; None: all.
+        servers: Origins of Blossom servers.
+        blobs: Blobs that each server would get.
+    """
+    announced = _Announced(
+        id=plan.release_id,
+        name=name,
+        version=record.version,
+        manifest_sha256=hashlib.sha256(plan.manifest.encode()).digest(),
+    )
+    head = head_draft(
+        announced, hint=record.hint, created_at=record.created_at, expires=record.expires, servers=servers
+    )
+    size = sum(blob.size for blob in blobs)
+    return DryRun(
+        version=record.version,
+        events=len(plan.events) + 1,
+        bytes=plan.size + head.signed_size,
+        relays=_estimate_relays(plan, journal, relays, copies=copies, head_size=head.signed_size),
+        servers={origin: ServerEstimate(blobs=len(blobs), bytes=size) for origin in servers},
+        resumed=record.resumed,
+    )
+
+
+def _estimate_relays(
     plan: Plan, journal: Journal, relays: Sequence[str], *, copies: int | None, head_size: int
 ) -> dict[str, RelayEstimate]:
     """Estimate what each relay would be sent, without asking it.

@@ -7,16 +7,15 @@ and disk I/O through the journal.
 import asyncio
 import contextlib
 import functools
-import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from distribution.clock import check_clock, clock_advice
 from distribution.confirm import ChunkCheck
-from distribution.dry_run import DryRun, ServerEstimate, estimate_relays
+from distribution.dry_run import DryRun, make_dry_run
 from distribution.errors import CallerError, NotPublished
 from distribution.event_tags import MAX_FUTURE_S, public_servers
-from distribution.events import MAX_VERSION, Head, Release, head_draft
+from distribution.events import MAX_VERSION, Head, Release
 from distribution.head_writer import HeadWriter
 from distribution.journal import Journal, PublishRecord, contents_digest
 from distribution.manifest import Manifest
@@ -53,14 +52,6 @@ class Published:
     relays: Mapping[str, RelayReport]
     servers: Mapping[str, ServerReport] = field(default_factory=dict)
     resumed: bool  # the same files were published before, and keep their version, card and id
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Announced:
-    id: bytes
-    name: str
-    version: int
-    manifest_sha256: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,14 +110,14 @@ class Publisher:
             return await self._publish(spec, uploader)
 
     async def _publish(self, spec: ReleaseSpec, uploader: Uploader) -> Published:
-        hashed = await asyncio.to_thread(_hash, spec)
+        hashed = await asyncio.to_thread(_hash, spec, self._blob_size)
         writer = HeadWriter(self.pool, self.key, spec.name, now=self.now)
         infos, _ = await asyncio.gather(fetch_relay_infos(self.pool.urls, self.pool.timeouts), writer.read())
         self._check_reached("no relay answers")
         check_clock((info.time for info in infos.values()), now=self.now(), from_future=writer.from_future)
         await self._check_servers(uploader, hashed)
         record = self._begin(spec, hashed, writer.counting, uploader.origins)
-        plan = await asyncio.to_thread(_plan, spec, hashed, record, self.key.pubkey)
+        plan = await asyncio.to_thread(self._plan, spec, hashed, record)
         if record.resumed:
             await self._check_not_revoked(spec.name, record.version, plan.release_id)
         blobs = local_blobs(plan.manifest, spec.files) if uploader.origins else []
@@ -160,7 +151,7 @@ class Publisher:
             StoreError: The journal cannot be used.
             OSError: A file cannot be read.
         """
-        hashed = await asyncio.to_thread(_hash, spec)
+        hashed = await asyncio.to_thread(_hash, spec, self._blob_size)
         relays = list(self.pool.reports)
         record = self._find(spec, hashed) or PublishRecord(
             version=1 + self._highest(spec.name, ()),
@@ -168,38 +159,34 @@ class Publisher:
             card=spec.card,
             hint=relays[0],
             expires=self._expiry(spec),
-            blob_size=BLOB_SIZE if self.servers else None,
+            blob_size=self._blob_size,
             servers=tuple(self.servers),
             resumed=False,
         )
-        plan = await asyncio.to_thread(_plan, spec, hashed, record, self.key.pubkey)
+        plan = await asyncio.to_thread(self._plan, spec, hashed, record)
         blobs = local_blobs(plan.manifest, spec.files)
         plan = plan if self.send_chunks else plan.without_chunks()
-        announced = _Announced(
-            id=plan.release_id,
+        return make_dry_run(
+            plan,
+            record,
+            self.journal,
             name=spec.name,
-            version=record.version,
-            manifest_sha256=hashlib.sha256(plan.manifest.encode()).digest(),
-        )
-        head = head_draft(
-            announced,
-            hint=record.hint,
-            created_at=record.created_at,
-            expires=record.expires,
+            relays=relays,
+            copies=self.copies,
             servers=self.servers,
+            blobs=blobs,
         )
-        size = head.signed_size
-        return DryRun(
-            version=record.version,
-            events=len(plan.events) + 1,
-            bytes=plan.size + size,
-            relays=estimate_relays(plan, self.journal, relays, copies=self.copies, head_size=size),
-            servers={
-                origin: ServerEstimate(blobs=len(blobs), bytes=sum(blob.size for blob in blobs))
-                for origin in self.servers
-            },
-            resumed=record.resumed,
-        )
+
+    @property
+    def _blob_size(self) -> int | None:
+        """Size of the pieces of large files, in bytes; None: no file is cut."""
+        return BLOB_SIZE if self.servers else None
+
+    def _plan(self, spec: ReleaseSpec, hashed: Sequence[HashedSource], record: PublishRecord) -> Plan:
+        """Return the plan. An earlier run may have cut the files differently, or not at all."""
+        if record.blob_size != self._blob_size:
+            hashed = _hash(spec, record.blob_size)
+        return make_plan(spec, hashed, record, author=self.key.pubkey)
 
     async def _check_servers(self, uploader: Uploader, hashed: Sequence[HashedSource]) -> None:
         """Leave out the servers that would not take the largest blob."""
@@ -337,14 +324,9 @@ class Publisher:
             raise NotPublished(f"{failure}: {self.pool.failure_summary()}")
 
 
-def _hash(spec: ReleaseSpec) -> list[HashedSource]:
-    return [file.hash(BLOB_SIZE if file.size > CUT_ABOVE else None) for file in spec.files]
-
-
-def _plan(spec: ReleaseSpec, hashed: Sequence[HashedSource], record: PublishRecord, author: bytes) -> Plan:
-    """Return the plan; the record says whether its manifest names pieces of large files."""
-    named = [file if record.blob_size else replace(file, pieces=None) for file in hashed]
-    return make_plan(spec, named, record, author=author)
+def _hash(spec: ReleaseSpec, blob_size: int | None) -> list[HashedSource]:
+    """Hash the files, and the pieces of large ones if `blob_size` is given."""
+    return [file.hash(blob_size if file.size > CUT_ABOVE else None) for file in spec.files]
 
 
 def _digest(hashed: Sequence[HashedSource]) -> bytes:

@@ -54,18 +54,20 @@ class SourceFile:
         """
         whole, segments, pieces, offset = hashlib.sha256(), [], bytearray(), 0
         for name, length in self.segments:
+            is_all = length == self.size  # then its hash is the file's
             part, start, end = hashlib.sha256(), offset, offset + length
             piece, border = hashlib.sha256(), min(end, start + (blob_size or length))
             while offset < end and (block := self.read(offset, min(border - offset, _READ_BYTES))):
                 whole.update(block)
-                part.update(block)
+                if not is_all:
+                    part.update(block)
                 if blob_size:
                     piece.update(block)
                 offset += len(block)
                 if blob_size and offset == border:
                     pieces += piece.digest()
                     piece, border = hashlib.sha256(), min(end, border + blob_size)
-            segments.append(Segment(name=name, size=length, sha256=part.digest()))
+            segments.append(Segment(name=name, size=length, sha256=(whole if is_all else part).digest()))
             if offset < end:
                 raise CallerError(f"{self.path}: shorter than its segments")
         if not self.is_part and self.read(offset, 1):
