@@ -16,7 +16,7 @@ from relay_client.filter import Filter
 from relay_client.nip19 import encode_npub
 from relay_client.pool import Pool
 
-_LIMIT = 500  # events of one kind; common limit of relays, which return the newest first
+MAX_PUBLISHED = 500  # events of one kind; common limit of relays, which return the newest first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ def add_recorded(
 async def _query(pool: Pool, author: bytes, kind: int) -> list[tuple[str, Event]]:
     """Return the valid events of a kind by an author, with the relay that returned them."""
     found = []
-    for url, raw_event in await pool.query(Filter(authors=(author,), kinds=(kind,), limit=_LIMIT)):
+    for url, raw_event in await pool.query(Filter(authors=(author,), kinds=(kind,), limit=MAX_PUBLISHED)):
         with contextlib.suppress(InvalidEvent):
             event = Event.parse(raw_event)
             if (event.pubkey, event.kind) == (author, kind):

@@ -2,17 +2,20 @@
 
 import asyncio
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.flags import Json, Quiet, Relays
+from randygpt.cli.flags import Json, Quiet, Relays, Servers, resolve_servers
 from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
 from randygpt.cli.output import emit, print_stderr
+from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
+    from distribution.blob_deletion import Deletion
     from distribution.resolve import Reference
     from distribution.revoke import Revoked
     from relay_client.keys import SecretKey
@@ -26,6 +29,13 @@ def revoke(
     ],
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Reason, shown to everyone.")] = "",
     relay: Relays = None,
+    blobs: Annotated[
+        bool,
+        typer.Option(
+            "--delete-blobs", help="Ask Blossom servers to delete the files that no other release of yours has."
+        ),
+    ] = False,
+    server: Servers = None,
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
     as_json: Json = False,
@@ -42,7 +52,10 @@ def revoke(
     key, (store, trusted) = signing_key(home, key_file, password_file), installed.open_store(home)
     parsed = resolve_reference(store, trusted, reference, author=key.pubkey)
     urls = home.resolve_relays(relay, hints=parsed.relays)
-    revoked = asyncio.run(_revoke(home, urls, key, parsed, reason))
+    if server and not blobs:
+        raise CallerError("--server is for --delete-blobs: name both")
+    servers = resolve_servers(home, server, none=False) if blobs else None
+    revoked, deletions = asyncio.run(_revoke(home, urls, key, parsed, reason, servers))
     release, latest = revoked.release, revoked.latest
     if not quiet:
         for report in revoked.relays.values():
@@ -63,6 +76,8 @@ def revoke(
             for url, report in revoked.relays.items()
         },
     }
+    if deletions is not None:
+        result["servers"] = {origin: asdict(each) for origin, each in deletions.items()}
     left = (
         f"latest    version {latest.version}, {latest.id.hex()}"
         if latest
@@ -70,10 +85,23 @@ def revoke(
     )
     done = "already revoked: " if revoked.already else "revoked   "
     text = f"{done}{release.name} version {release.version}\n{left}" if release.name else f"{done}{release.id.hex()}"
-    emit(as_json, result, text)
+    lines = [
+        f"{origin}  {each.deleted:,} files deleted, {each.absent:,} not there  {each.reason}".rstrip()
+        for origin, each in (deletions or {}).items()
+    ]
+    emit(as_json, result, "\n".join([text, *lines]))
 
 
-async def _revoke(home: Home, urls: list[str], key: "SecretKey", reference: "Reference", reason: str) -> "Revoked":
+async def _revoke(
+    home: Home,
+    urls: list[str],
+    key: "SecretKey",
+    reference: "Reference",
+    reason: str,
+    servers: list[str] | None,
+) -> "tuple[Revoked, dict[str, Deletion] | None]":
+    """Revoke a release, and delete its blobs from the user's and its own servers; `servers` None: delete nothing."""
+    from distribution.blob_deletion import delete_blobs, find_own_blobs
     from distribution.published import find_version
     from distribution.resolve import VersionReference
     from distribution.revoke import Revoker
@@ -86,4 +114,13 @@ async def _revoke(home: Home, urls: list[str], key: "SecretKey", reference: "Ref
             found = await find_version(pool, reference.author, reference.name, reference.version, now=int(time.time()))
             reference = EventReference(id=found.id)
         revoker = Revoker(pool=pool, versions=Store(home.folder).seen_versions, key=key, now=lambda: int(time.time()))
-        return await revoker.revoke(reference, reason=reason)
+        own = None if servers is None else await find_own_blobs(pool, key.pubkey, now=int(time.time()))
+        revoked = await revoker.revoke(reference, reason=reason)
+    if own is None or servers is None:
+        return revoked, None
+    release = own.releases.get(revoked.release.id)
+    origins = list(dict.fromkeys([*servers, *(release.servers if release else ())]))
+    hashes = own.only_of(revoked.release.id)
+    if not hashes:
+        return revoked, {}
+    return revoked, await delete_blobs(origins, hashes, signer=key, now=lambda: int(time.time()))

@@ -11,9 +11,11 @@ import pytest
 from support.blossom_server import Answer, Asked, BlossomServer, blossom_on_thread
 from support.command import TIMEOUT_S, environment, invoke, only_line
 from support.models import write_tiny
+from support.releases import clock
 from support.scripted_relay import RawEvent, ScriptedRelay, relay_on_thread
 
 from distribution.events import CHUNK_KIND
+from relay_client.blossom.token import Token, Verb
 
 ORIGIN = "https://blobs.example"
 
@@ -147,6 +149,24 @@ def test_reseed_reports_a_server_that_refuses(
     partial = invoke(author, "reseed", "tiny", "--server", server.url)
     assert (partial.returncode, len(server.blobs)) == (4, 3)  # the checkpoint is one blob, and its end is missing
     assert "1 files cannot be uploaded" in partial.stderr
+
+
+def test_revoke_deletes_the_blobs_of_that_release_alone(
+    author: Path, server: BlossomServer, threaded_relay: ScriptedRelay
+) -> None:
+    words = ("--name", "tiny", "--relay", threaded_relay.url, "--server", server.url, "--yes", "--json")
+    assert invoke(author, "publish", "checkpoint_best.bin", *words).returncode == 0
+    first = dict(server.blobs)
+    write_tiny(author / "checkpoint_best.bin", seed=2)
+    second = json.loads(invoke(author, "publish", "checkpoint_best.bin", *words).stdout)["release"]
+    assert len(server.blobs) == 6  # another checkpoint and manifest, the same vocabulary and shape
+    done = invoke(author, "revoke", second, *words[2:6], "--delete-blobs", "--json")
+    assert json.loads(done.stdout)["servers"] == {server.url: {"deleted": 2, "absent": 0, "reason": ""}}
+    assert server.blobs == first
+    tokens = [
+        Token.parse(asked.headers["authorization"], now=clock()) for asked in server.asked if asked.method == "DELETE"
+    ]
+    assert {(token.verb, token.hosts) for token in tokens} == {(Verb.DELETE, ("127.0.0.1",))}
 
 
 @pytest.mark.full
