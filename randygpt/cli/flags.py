@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from randygpt.errors import CallerError
-from randygpt.model.config import ModelConfig
+from randygpt.model.config import PRESETS, ModelConfig
 from randygpt.user.home import Home
 from relay_client.blossom.address import normalize_server
 from relay_client.errors import quote
@@ -98,14 +98,22 @@ MaxSize = Annotated[
         metavar="SIZE", help="Refuse a release larger than this, such as 500M or 2G.", callback=validator(parse_size)
     ),
 ]
+
+
+def complete_preset(incomplete: str) -> list[str]:
+    """Complete the names of presets."""
+    return [name for name in PRESETS if name.startswith(incomplete)]
+
+
 validate_preset = validator(lambda name: ModelConfig.from_preset(name, vocab_size=1))
 ModelPreset = Annotated[
     str | None,
     typer.Option(
         "--preset",
         metavar="NAME",
-        help="Preset of the checkpoint, if no JSON file next to it has its shape.",
+        help=f"Preset of the checkpoint, if no JSON file next to it has its shape: {', '.join(PRESETS)}.",
         callback=validate_preset,
+        autocompletion=complete_preset,
     ),
 ]
 ModelVocab = Annotated[

@@ -144,20 +144,23 @@ def serve(
         raise CallerError("--follow cannot be combined with --model or --checkpoint")
     if not follow and is_flag_given(context, "relay"):
         raise CallerError("--relay requires --follow")
-    sockets = [listen_socket] if listen_socket else asyncio.run(open_sockets(host, port))
-    path = find_model(model).path if model else trained_checkpoint(checkpoint) if checkpoint else None
-    active, reloader, provenance, follower = ActiveModel(), None, None, None
-    if path:
-        active.current = load_file(path, preset=preset, vocab=vocab, max_memory=parse_size(max_memory))
-    else:
-        home = Home.from_environment()
-        store = Store(home.folder)
-        reloader = Reloader(store, active, max_memory=parse_size(max_memory))
-        provenance = Provenance(store, home.follow_path, release_describer(home), release_references(home))
-        follower = _follower(home, store, follow, relay, parse_size(max_size)) if follow else None
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    server = run_server(active, reloader, config, provenance, listen_sockets=sockets, watchdog=systemd.watchdog)
-    raise typer.Exit(asyncio.run(_serve(active, server, follower, as_json=as_json)))
+    with contextlib.ExitStack() as opened:
+        sockets = [listen_socket] if listen_socket else asyncio.run(open_sockets(host, port))
+        for each in sockets:
+            opened.enter_context(each)
+        path = find_model(model).path if model else trained_checkpoint(checkpoint) if checkpoint else None
+        active, reloader, provenance, follower = ActiveModel(), None, None, None
+        if path:
+            active.current = load_file(path, preset=preset, vocab=vocab, max_memory=parse_size(max_memory))
+        else:
+            home = Home.from_environment()
+            store = Store(home.folder)
+            reloader = Reloader(store, active, max_memory=parse_size(max_memory))
+            provenance = Provenance(store, home.follow_path, release_describer(home), release_references(home))
+            follower = _follower(home, store, follow, relay, parse_size(max_size)) if follow else None
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        server = run_server(active, reloader, config, provenance, listen_sockets=sockets, watchdog=systemd.watchdog)
+        raise typer.Exit(asyncio.run(_serve(active, server, follower, as_json=as_json)))
 
 
 async def _serve(

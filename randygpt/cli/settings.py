@@ -15,7 +15,7 @@ from pathlib import Path
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from randygpt.cli.usage import invalid_value_reason
+from randygpt.cli.usage import invalid_value_reason, readable_range
 from randygpt.errors import CallerError, InvalidSetting
 from randygpt.user.config_files import Key, Setting, convert_setting, expand_user, load_settings, parse, read_text
 from randygpt.user.home import GLOBAL_SETTINGS, RELAYS, environment_name
@@ -26,15 +26,25 @@ _KINDS: tuple[tuple[str, type | tuple[type, ...]], ...] = (
     ("a quoted string", (str, Path, Enum)),
     ("a list", (list, tuple)),
 )
-_SAMPLES = (
-    True,
-    "xs",
-    "classic",
-    "float32",
-    "30d",
-    "20G",
-    "https://blobs.example",
-)  # examples for settings that accept only certain values
+_SAMPLES = (True, "xs", "float32", "30d", "20G", "https://blobs.example")  # for settings that accept only some values
+_EXAMPLES: Mapping[Key, object] = {  # what applies if nothing is set, where the flag itself has no default
+    ("train", "iters"): 1000,
+    ("train", "preset"): "xs",
+    ("train", "dim"): 116,  # of xs, as are heads and layers
+    ("train", "heads"): 4,
+    ("train", "layers"): 3,
+    ("train", "block"): 256,
+    ("train", "recipe"): "fast",
+    ("train", "batch"): 8,
+    ("train", "accumulate"): 1,
+    ("train", "lr"): 0.03,
+    ("train", "min-lr"): 0.0015,
+    ("train", "bpe"): 2000,
+    ("train", "precision"): "float32",
+    ("train", "device"): "cpu",
+    ("publish", "copies"): 2,
+    ("relay", "blobs"): 3000,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +69,7 @@ class Parameter:
     def help(self) -> str:
         """Help text, with the default and the range."""
         record = self.definition.get_help_record(typer.Context(self.command))
-        return record[1] if record else ""
+        return readable_range(record[1]) if record else ""
 
     @property
     def is_secret(self) -> bool:
@@ -99,11 +109,14 @@ class Parameter:
         return None if value is None else self._process(value)
 
     def example(self) -> object:
-        """Return the default, or another valid value if the default is to set nothing."""
+        """Return the default, or another valid value, such as a placeholder, if the default is to set nothing."""
         if self.default is not None:
             return str(self.default) if isinstance(self.default, Path) else self.default
+        if self.key in _EXAMPLES:
+            return _EXAMPLES[self.key]
         word = (self.definition.metavar or self.key[1].upper()).strip("[]")
-        return next(value for value in ([], [word], 1, 1000, word, *_SAMPLES, True) if self._accepts(value))
+        candidates = ([], [word]) if self.takes_many else (1, 1000, word, *_SAMPLES)
+        return next(value for value in candidates if self._accepts(value))
 
     def _accepts(self, value: object) -> bool:
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from randygpt.cli import systemd
-from randygpt.cli.flags import Json, Quiet, check_file_path, is_flag_given, validate_preset
+from randygpt.cli.flags import Json, Quiet, check_file_path, complete_preset, is_flag_given, validate_preset
 from randygpt.cli.output import emit, print_stderr
 from randygpt.cli.signals import deferred_signals
 from randygpt.cli.train_report import Report, describe_files, describe_run, loading, next_commands, reading
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from randygpt.training.options import TrainOptions
     from randygpt.training.trainer import Trainer
 
+_DEVICES = ("cpu", "cuda", "mps")
 EXAMPLE = "Example: randygpt train shakespeare.txt --checkpoint shakespeare"
 
 
@@ -39,6 +40,7 @@ def train(
         typer.Option(
             metavar="NAME",
             callback=validate_preset,
+            autocompletion=complete_preset,
             help="Model size: xs (default), s, ds, m, l (default of classic), deep or xl.",
         ),
     ] = None,
@@ -99,7 +101,12 @@ def train(
         typer.Option(metavar="KIND", help="float32 or bf16 for the layers; default: the faster one."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="cpu, cuda or mps; default: the fastest available.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="cpu, cuda or mps; default: the fastest available.",
+            autocompletion=lambda incomplete: [name for name in _DEVICES if name.startswith(incomplete)],
+        ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -1,6 +1,7 @@
 """Help pages and usage errors, in the user's words rather than those of typer and pydantic. No I/O."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from typer.core import TyperCommand, TyperGroup
 # Base class of all errors of the command-line parser; typer does not export it.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
+_FLAGS = 26  # columns for flags and their placeholders; longer ones get a line of their own
+_RANGES: Mapping[str, str] = {r"(\S+)<=x<=(\S+)": r"\1 to \2", r"x>=(\S+)": r"at least \1", r"x<=(\S+)": r"at most \1"}
 _NAMES = 16  # columns for the names of commands
 _NEAR = 0.7  # similarity of an option that was mistyped
 _REASONS: Mapping[str, str] = {  # by pydantic's type of error; filled in with the value and the limit
@@ -110,13 +113,20 @@ class Command(TyperCommand):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record and parameter.param_type_name == "argument":
-                arguments.append((record[0].partition(" ")[0], record[1]))
+                arguments.append((record[0].partition(" ")[0], readable_range(record[1])))
             elif record:
-                options.append(record)
+                options.append((record[0], readable_range(record[1])))
         for title, rows in (("Arguments", arguments), ("Options", options)):
             if rows:
                 with formatter.section(title):
-                    formatter.write_dl(rows)
+                    formatter.write_dl(rows, col_max=_FLAGS)
+
+
+def readable_range(text: str) -> str:
+    """Return a help text with the range at its end in words instead of inequalities."""
+    for pattern, words in _RANGES.items():
+        text = re.sub(rf"{pattern}(?=\]$)", words, text)
+    return text
 
 
 def describe_usage_error(error: Exception) -> str:

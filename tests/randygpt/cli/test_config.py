@@ -19,6 +19,9 @@ from randygpt.cli import installed
 from randygpt.cli.demo import _Stage
 from randygpt.cli.main import app, run
 from randygpt.cli.settings import parameters
+from randygpt.model.config import ModelConfig
+from randygpt.training.options import DEFAULT_ITERATIONS
+from randygpt.training.recipe import FAST, RECIPES
 
 Capture = pytest.CaptureFixture[str]
 
@@ -312,7 +315,14 @@ def test_config_example_is_complete_and_valid(settings: Path, capsys: Capture) -
     assert {(table, key) for table, keys in said.items() if isinstance(keys, dict) for key in keys} == known
     assert said["serve"]["port"] == 8080
     assert said.keys() >= {"home", "relays"}
-    assert "# Port to listen on; 0 for any free port.  [default: 8080; 0<=x<=65535]" in text
+    assert "# Port to listen on; 0 for any free port.  [default: 8080; 0 to 65535]" in text
+    shape = ModelConfig.from_preset("xs", vocab_size=9)
+    fast, train = RECIPES[FAST], said["train"]
+    assert (train["preset"], train["recipe"], train["iters"]) == (fast.preset, FAST, DEFAULT_ITERATIONS)
+    assert (train["lr"], train["min-lr"], train["batch"]) == (fast.max_lr, fast.min_lr, fast.batch_size)
+    assert (train["dim"], train["heads"], train["layers"]) == (shape.n_embd, shape.n_head, shape.n_layer)
+    assert train["block"] == shape.block_size
+    assert (said["generate"]["model"], said["generate"]["stop"]) == ("MODEL", [])
 
 
 def test_documented_settings_are_valid(settings: Path, capsys: Capture) -> None:
