@@ -294,6 +294,8 @@ class LocalBlobServer:
             response = refusal(507, str(error))
         except TimeoutError:
             response = refusal(408, "no bytes for too long")
+        except ConnectionError:
+            response = refusal(400, "the client broke off")  # it does not get that
         except (OSError, sqlite3.Error, StorageError):
             log.exception("cannot read or write on this disk")
             response = refusal(507, "the server's disk fails or is full")

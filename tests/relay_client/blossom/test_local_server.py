@@ -220,7 +220,9 @@ async def test_refused_upload_is_not_sent(tmp_path: Path, key: SecretKey) -> Non
             writer.close()
 
 
-async def test_broken_off_upload_leaves_nothing(tmp_path: Path, key: SecretKey) -> None:
+async def test_broken_off_upload_leaves_nothing(
+    tmp_path: Path, key: SecretKey, caplog: pytest.LogCaptureFixture
+) -> None:
     async with blob_server(tmp_path, limits=BlobLimits(max_total_size=len(BLOB))) as origin:
         host, port = origin.removeprefix("http://").split(":")
         _, writer = await asyncio.open_connection(host, int(port))
@@ -235,6 +237,7 @@ async def test_broken_off_upload_leaves_nothing(tmp_path: Path, key: SecretKey) 
         await until(lambda: files(tmp_path) == [])
         async with aiohttp.ClientSession() as web:  # its room is free again
             assert (await put(web, origin, key)).status == 201
+    assert caplog.records == []  # the disk is fine
 
 
 async def test_blob_goes_with_its_last_owner(
