@@ -24,6 +24,7 @@ from typing import Self
 from relay_client import durable
 from relay_client.blossom.blob_limits import BlobLimits
 from relay_client.errors import CallerError, StorageError
+from relay_client.hexadecimal import parse_hex
 
 _DIGEST = 32  # bytes
 _SCHEMA = """
@@ -159,13 +160,19 @@ class BlobStore:
 
     def _add(self, incoming: "IncomingBlob", sha256: bytes, media_type: str, owner: bytes, now: int) -> StoredBlob:
         with self._lock:
-            known = self._blobs.get(sha256)
-            if known is None:
-                incoming.path.replace(self.path(sha256))
-                durable.sync_directory(self._folder / "blobs")
-                self._used += incoming.size
-            blob = known or StoredBlob(sha256=sha256, size=incoming.size, type=media_type, owners={})
-            return self._record(blob, owner, now)
+            if known := self._blobs.get(sha256):
+                return self._record(known, owner, now)
+            path = self.path(sha256)
+            try:
+                incoming.path.replace(path)
+                durable.sync_directory(path.parent)
+                blob = StoredBlob(sha256=sha256, size=incoming.size, type=media_type, owners={})
+                stored = self._record(blob, owner, now)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+            self._used += stored.size
+            return stored
 
     def _record(self, blob: StoredBlob, owner: bytes, now: int) -> StoredBlob:
         owners = {owner: now, **blob.owners}
@@ -197,7 +204,7 @@ class BlobStore:
         with self._database:
             self._database.executemany("DELETE FROM blobs WHERE sha256 = ?", [(each,) for each in lost])
         for name, path in files.items():
-            if len(name) != 2 * _DIGEST or bytes.fromhex(name) not in self._blobs:
+            if parse_hex(name, _DIGEST) not in self._blobs:
                 path.unlink()
         self._used = sum(blob.size for blob in self._blobs.values())
 
@@ -220,9 +227,11 @@ class IncomingBlob:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self.path.unlink(missing_ok=True)
-        self._store._release(self.size)  # noqa: SLF001 (its store)
+        try:
+            self._file.close()  # may write what is buffered
+        finally:
+            self.path.unlink(missing_ok=True)
+            self._store._release(self.size)  # noqa: SLF001 (its store)
 
     def write(self, block: bytes | bytearray) -> None:
         """Append bytes, at most as many as were reserved; raises OSError."""

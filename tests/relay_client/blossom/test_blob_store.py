@@ -1,6 +1,8 @@
 """The blob store: quota, and what a crash leaves of a blob."""
 
 import hashlib
+import resource
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,34 @@ def test_room_is_reserved_and_released(tmp_path: Path) -> None:
         store.check_room(12)
 
 
+def test_full_disk_releases_the_room(tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with BlobStore(tmp_path, BlobLimits(max_total_size=12)) as store:
+        incoming = store.receive(12)
+        incoming.write(b"x" * 12)  # buffered
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"), incoming:
+                pass
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        store.check_room(12)
+        assert list((tmp_path / "incoming").iterdir()) == []
+
+
+def test_blob_without_a_record_is_removed(tmp_path: Path) -> None:
+    with BlobStore(tmp_path, BlobLimits(max_total_size=12)) as store:
+        other = sqlite3.connect(tmp_path / "blobs.sqlite")
+        other.execute("CREATE TRIGGER full BEFORE INSERT ON blobs BEGIN SELECT RAISE(ABORT, 'full'); END")
+        with pytest.raises(sqlite3.Error, match="full"):
+            add(store, b"x" * 12)
+        store.check_room(12)
+        assert list((tmp_path / "blobs").iterdir()) == []
+        other.execute("DROP TRIGGER full")
+        other.close()
+        add(store, b"x" * 12)
+
+
 def test_number_of_blobs_is_limited(tmp_path: Path) -> None:
     with BlobStore(tmp_path, BlobLimits(max_blobs=1)) as store:
         add(store, b"a")
@@ -45,7 +75,8 @@ def test_leftovers_of_a_crash_are_removed(tmp_path: Path) -> None:
     unknown = store.path(hashlib.sha256(b"unknown").digest())
     unknown.write_bytes(b"unknown")
     (tmp_path / "incoming" / "half").write_bytes(b"half")
-    (tmp_path / "blobs" / "note.txt").write_bytes(b"note")
+    for name in ("note.txt", "z" * 64):
+        (tmp_path / "blobs" / name).write_bytes(b"note")
     for _ in range(2):
         with BlobStore(tmp_path, BlobLimits(max_total_size=8)) as store:
             assert store.find(kept.sha256) == kept
