@@ -62,7 +62,7 @@ def _answers(port: int, authority: Path) -> bool:
     try:
         urllib.request.urlopen(f"https://localhost:{port}/", context=context, timeout=5).close()
     except urllib.error.HTTPError:
-        return True  # what is behind it is not started, or has nothing here
+        return True  # the proxied server is not started, or has nothing here
     except OSError:
         return False
     return True
