@@ -60,7 +60,8 @@ def assert_well(machine: Box, *units: str) -> None:
         assert machine.run(f"systemctl is-active {unit}", check=False) == "active", machine.run(
             f"systemctl status {unit}", check=False
         )
-    assert machine.run("systemctl --failed --no-legend --plain") == ""
+    failed = machine.run("systemctl --failed --no-legend --plain")
+    assert failed == "", f"{failed}\n{machine.run('journalctl --no-pager --lines=80')}"
 
 
 @pytest.mark.skipif(WHY_NOT != "" and "MUST_BOOT" not in os.environ, reason=f"NO MACHINE BOOTS HERE: {WHY_NOT}")
