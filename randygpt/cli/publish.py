@@ -203,13 +203,14 @@ def _report(published: "Published", references: "References", *, as_json: bool, 
             print_stderr("nothing sent: the relays already have every event")
         if references.only_local:
             print_stderr(
-                f"no other machine can reach {', '.join(references.relays)}: to share the model, publish to a relay "
-                "that others reach, such as one started with randygpt relay --host 0.0.0.0"
+                f"only this machine reaches {', '.join(references.relays)}; for a friend: "
+                "randygpt relay --host 0.0.0.0 --add"
             )
     author = encode_npub(release.author)
     text = "\n".join(
         [
-            f"{release.name} version {release.version} by {author}",
+            f"{release.name} version {release.version}",
+            f"author   {author}",
             f"release  {release.id.hex()}",
             f"nevent   {references.nevent}",
             f"size     {published.events:,} events, {format_size(published.bytes)}",

@@ -53,12 +53,11 @@ def confirm(publication: "Publication", info: "CheckpointInfo", *, yes: bool, qu
         print_stderr(_describe(publication, info))
     if not asks:
         return
-    if is_first:
-        print_stderr(f"This is the first version of {publication.spec.name} that you publish from this machine.")
-    print_stderr(f"To {many or ', '.join(publication.relays)}")
+    print_stderr(f"relays   {many or ', '.join(publication.relays)}")
     if publication.servers:
-        print_stderr(f"and the files to {', '.join(publication.servers)}")
-    if _ask("Publish? [y/N] ").lower() not in {"y", "yes"}:
+        print_stderr(f"servers  {', '.join(publication.servers)}")
+    first = f"This is the first version of {publication.spec.name} from this machine. " if is_first else ""
+    if _ask(f"{first}Publish? [y/N] ").lower() not in {"y", "yes"}:
         raise CallerError("cancelled: nothing was sent")
 
 
@@ -74,21 +73,26 @@ def _many_events(publication: "Publication") -> str:
 
 
 def _describe(publication: "Publication", info: "CheckpointInfo") -> str:
-    """Return what goes out, in two lines: the model with its losses, and the bytes."""
+    """Return what goes out, in lines of up to 80 characters: the model, its losses, and the bytes."""
     from randygpt.release_files import is_validated
 
     losses = dict(info.sidecar.losses) if info.sidecar else {}
-    facts = [info.config.name, f"iteration {info.header.iteration + 1:,}"]
+    facts = [f"validation {info.header.best_loss:.4f}" if is_validated(info) else "no validation loss"]
     if (train := losses.get("train")) is not None:
-        facts.append(f"training loss {train:.4f}")
-    facts.append(f"validation loss {info.header.best_loss:.4f}" if is_validated(info) else "no validation loss")
+        facts.append(f"training {train:.4f}")
     files = publication.spec.files
     size = format_size(sum(file.size for file in files))
     if any(name == "optimizer" for file in files for name, _ in file.segments):
-        size += ", of which two thirds are optimizer state: only `train --resume` needs it, --weights-only omits it"
+        size += "; two thirds are optimizer state, which only --resume needs\n         (--weights-only leaves it out)"
     else:
         size += ", weights only"
-    return f"publishing {publication.spec.name}: {', '.join(facts)}\n{size}"
+    return "\n".join(
+        [
+            f"model    {publication.spec.name}: {info.config.name}, iteration {info.header.iteration + 1:,}",
+            f"loss     {', '.join(facts)}",
+            f"size     {size}",
+        ]
+    )
 
 
 def _ask(question: str) -> str:

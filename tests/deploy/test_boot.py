@@ -240,7 +240,7 @@ def publishing(machine: Box, page: Page, author: BoxAuthor) -> str:
         machine.until(f"systemctl show -P StatusText {FOLLOW}", lambda said: "0 of 1 relays" in said)
         assert state(machine, FOLLOW, "ActiveState") == ["active"]
     eventually(lambda: is_published(last))
-    assert "mine version 2 by" in machine.run(f"journalctl --no-pager -u {PUBLISHER}")
+    assert "mine version 2" in machine.run(f"journalctl --no-pager -u {PUBLISHER}")
     locked_key(machine, page)
     locked = better(8)
     eventually(lambda: is_published(locked))

@@ -44,8 +44,9 @@ def names(relay: ScriptedRelay) -> list[str]:
 def test_publish_says_what_goes_out(author: Path, threaded_relay: ScriptedRelay) -> None:
     words = ("publish", "checkpoint_best.bin", "--relay", threaded_relay.url)
     whole = invoke(author, *words).stderr.splitlines()
-    assert whole[0] == "publishing demo: randygpt-2L-2H-16D, iteration 1, validation loss 2.5000"
-    assert "two thirds are optimizer state: only `train --resume` needs it, --weights-only omits it" in whole[1]
+    assert whole[:2] == ["model    demo: randygpt-2L-2H-16D, iteration 1", "loss     validation 2.5000"]
+    assert whole[2].endswith("two thirds are optimizer state, which only --resume needs")
+    assert "--weights-only" in whole[3]
     weights = invoke(author, *words, "--weights-only").stderr
     assert "optimizer" not in weights
     assert "weights only" in weights
@@ -56,7 +57,7 @@ def test_first_version_is_confirmed_at_a_terminal(at_terminal: Publish, threaded
     words = ("--relay", threaded_relay.url)
     code, said, _ = at_terminal(*words, answers=("n",))
     assert (code, threaded_relay.received) == (2, [])
-    assert "the first version of demo" in said
+    assert "the first version of demo from this machine. Publish? [y/N]" in said
     assert "nothing was sent" in said
     code, said, _ = at_terminal(*words, answers=("y",))
     assert (code, names(threaded_relay)) == (0, ["demo"])
@@ -135,5 +136,5 @@ def test_many_events_to_public_relays_need_yes(author: Path) -> None:
 def test_many_events_are_confirmed_at_a_terminal(at_terminal: Publish, answer: str, code: int) -> None:
     ended, said, _ = at_terminal("--relay", "wss://relay.invalid", answers=(answer,))
     assert ended == code
-    assert "To wss://relay.invalid: 8 events" in said
+    assert "relays   wss://relay.invalid: 8 events" in said
     assert ("nothing was sent" in said) == (code == 2)
