@@ -261,18 +261,22 @@ class Fetcher:
             )
             return await download.run(found)
 
-    def _clients(self, release: Release) -> "list[BlossomClient]":
-        """Return clients of the servers that may have a release: the user's, the head's, the release's."""
+    def servers_for(self, release: Release) -> list[str]:
+        """Return the servers that may have a release: the user's, then those that its head and the release name."""
         head = self._heads.get(release.id)
         named = [*(head.tag_values("server")[:MAX_SERVERS] if head else ()), *release.servers]
         hinted = usable_servers(named, known=self.servers) if self.follow_servers else []
-        if not self.servers and not hinted:
+        return list(dict.fromkeys([*self.servers, *hinted]))
+
+    def _clients(self, release: Release) -> "list[BlossomClient]":
+        origins = self.servers_for(release)
+        if not origins:
             return []
         from relay_client.blossom.client import BlossomClient  # noqa: PLC0415 (relays alone need no HTTP client)
 
         return [
-            BlossomClient(origin, only_public=origin in hinted, timeouts=self.pool.timeouts)
-            for origin in dict.fromkeys([*self.servers, *hinted])
+            BlossomClient(origin, only_public=origin not in self.servers, timeouts=self.pool.timeouts)
+            for origin in origins
         ]
 
     async def wanted_files(self, release: Release, weights: HeaderRewrite | None) -> Manifest:

@@ -56,6 +56,7 @@ class FetchPlan:
     manifest: Manifest  # of the files that would be installed
     missing_bytes: int
     missing_chunks: int  # about, if a fetch was interrupted before
+    servers: tuple[str, ...] = ()  # origins of the Blossom servers that would be asked
 
     @property
     def chunks(self) -> int:
@@ -73,11 +74,11 @@ async def plan_fetch(fetcher: Fetcher, reference: Reference, weights: HeaderRewr
     """Return what `Fetcher.fetch` with the same arguments would download; raises what it raises."""
     preview = await look(fetcher, reference)
     manifest = await fetcher.wanted_files(preview.release, weights)
-    installed = fetcher.store.release(preview.release.id)
-    if installed and (weights or not installed.partial):
-        return FetchPlan(preview=preview, manifest=manifest, missing_bytes=0, missing_chunks=0)
-    size, chunks = await asyncio.to_thread(_missing, fetcher.store, preview.release.id, manifest, installed)
-    return FetchPlan(preview=preview, manifest=manifest, missing_bytes=size, missing_chunks=chunks)
+    installed, size, chunks = fetcher.store.release(preview.release.id), 0, 0
+    if not (installed and (weights or not installed.partial)):
+        size, chunks = await asyncio.to_thread(_missing, fetcher.store, preview.release.id, manifest, installed)
+    servers = tuple(fetcher.servers_for(preview.release))
+    return FetchPlan(preview=preview, manifest=manifest, missing_bytes=size, missing_chunks=chunks, servers=servers)
 
 
 async def _holders(pool: Pool, release: Release) -> tuple[str, ...]:

@@ -206,15 +206,22 @@ async def plan_fetch_release(
     reference: str,
     *,
     relays: Sequence[str] | None = None,
+    servers: Sequence[str] | None = None,
+    follow_servers: bool = True,
     max_size: int = MAX_SIZE,
     weights_only: bool = False,
     on_warning: Callable[[str], None] = lambda _text: None,
 ) -> tuple[FetchPlan, Mapping[str, RelayReport]]:
     """Return what `fetch_release` would download, and the status of each relay; raises what it raises."""
-    async with _open_fetcher(home, reference, relays=relays, max_size=max_size, on_warning=on_warning) as (
-        fetcher,
-        parsed,
-    ):
+    async with _open_fetcher(
+        home,
+        reference,
+        relays=relays,
+        servers=servers,
+        follow_servers=follow_servers,
+        max_size=max_size,
+        on_warning=on_warning,
+    ) as (fetcher, parsed):
         plan = await plan_fetch(fetcher, parsed, _WEIGHTS if weights_only else None)
         return plan, fetcher.pool.reports
 

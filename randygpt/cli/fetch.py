@@ -51,7 +51,14 @@ def fetch(
     home, limit, warn = Home.from_environment(), parse_size(max_size), (lambda _text: None) if quiet else print_stderr
     if dry_run:
         planning = plan_fetch_release(
-            home, reference, relays=relay, max_size=limit, weights_only=weights_only, on_warning=warn
+            home,
+            reference,
+            relays=relay,
+            servers=resolve_servers(home, server, none=no_servers),
+            follow_servers=not no_servers,
+            max_size=limit,
+            weights_only=weights_only,
+            on_warning=warn,
         )
         plan, reports = asyncio.run(planning)
         print_plan(plan, reports, TrustStore(home.folder).read(), as_json=as_json)

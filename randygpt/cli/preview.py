@@ -28,6 +28,7 @@ def print_preview(preview: "Preview", trusted: "TrustList", reference: str, *, a
             {"release": each.id.hex(), "author": _npub(each.author), "role": each.role} for each in preview.ancestors
         ],
         "relays": list(preview.relays),
+        "servers": list(release.servers),
     }
     origins = [f"{each.role} {each.id.hex()} by {trusted.display_name(each.author)}" for each in preview.ancestors]
     indent = "\n" + " " * 12
@@ -40,6 +41,7 @@ def print_preview(preview: "Preview", trusted: "TrustList", reference: str, *, a
         **card_lines(release.card),
         "made from": indent.join([*origins, "(as the author claims)"]) if origins else "",
         "relays": indent.join(preview.relays),
+        "servers": indent.join(release.servers),
         "fetch": f"randygpt fetch {shlex.quote(reference)}",
     }
     emit(as_json, facts, "\n".join(f"{label:<10}  {value}" for label, value in lines.items() if value))
@@ -58,6 +60,7 @@ def print_plan(plan: "FetchPlan", reports: "Mapping[str, RelayReport]", trusted:
         "relays": {
             url: {"has_release": url in plan.preview.relays, "reason": report.reason} for url, report in reports.items()
         },
+        "servers": list(plan.servers),
         "dry_run": True,
     }
     download = f"{format_size(plan.missing_bytes)} in {plan.missing_chunks:,} of {plan.chunks:,} chunks"
@@ -66,6 +69,7 @@ def print_plan(plan: "FetchPlan", reports: "Mapping[str, RelayReport]", trusted:
         f"release   {release.id.hex()}",
         *(f"file      {file.path} ({format_size(file.size)})" for file in files),
         f"download  {download if plan.missing_bytes else 'nothing: all of it is here'} (dry run, nothing fetched)",
+        *(f"server    {origin}" for origin in plan.servers),
         *(f"relay     {_relay_line(url, report, plan.preview)}" for url, report in reports.items()),
     ]
     emit(as_json, facts, "\n".join(lines))

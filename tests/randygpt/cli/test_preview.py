@@ -101,6 +101,14 @@ def test_dry_run_of_a_fetch_installs_nothing(shelf: Shelf, tmp_path: Path) -> No
     assert "--max-size" in only_line(refused.stderr)
 
 
+def test_dry_run_names_the_servers_to_ask(shelf: Shelf, tmp_path: Path) -> None:
+    words = ("fetch", shelf.first.id.hex(), "--relay", shelf.relay.url, "--dry-run")
+    nowhere = "http://127.0.0.1:1"
+    done = invoke(tmp_path, *words, "--server", nowhere)
+    assert (done.returncode, f"server    {nowhere}\n" in done.stdout) == (0, True)
+    assert json.loads(invoke(tmp_path, *words, "--no-servers", "--json").stdout)["servers"] == []
+
+
 def test_dry_run_counts_what_is_here(shelf: Shelf, tmp_path: Path) -> None:
     words = ("fetch", f"{NPUB}/demo", "--relay", shelf.relay.url)
     full = json.loads(invoke(tmp_path, *words, "--dry-run", "--json").stdout)["missing"]
