@@ -202,3 +202,17 @@ def test_publish_resumes_after_kill(
     sent = {asked.headers["x-sha-256"] for asked in server.asked if asked.method == "PUT"}
     assert sent == set(server.blobs) - had
     assert len(server.blobs) == 4
+
+
+def test_follow_uses_the_users_servers(
+    author: Path, tmp_path: Path, server: BlossomServer, threaded_relay: ScriptedRelay
+) -> None:
+    relay = ("--relay", threaded_relay.url)
+    words = ("checkpoint_best.bin", "--name", "tiny", *relay, "--server", server.url, "--no-relay-chunks", "--yes")
+    published = json.loads(invoke(author, "publish", *words, "--json").stdout)
+    reader = tmp_path / "reader"
+    reader.mkdir()
+    assert invoke(reader, "follow", published["naddr"], *relay, "--once").returncode == 4
+    assert invoke(reader, "servers", "add", server.url).returncode == 0
+    assert invoke(reader, "follow", published["naddr"], *relay, "--once").returncode == 0
+    assert json.loads(invoke(reader, "list", "--json").stdout)["releases"][0]["release"] == published["release"]

@@ -297,7 +297,7 @@ async def test_has_trusts_no_other_size(client: BlossomClient, server: BlossomSe
     assert await client.has(digest, SIZE)
 
 
-@pytest.mark.parametrize("status", [200, 204, 401, 404, 405])
+@pytest.mark.parametrize("status", [200, 204, 400, 401, 404, 405])
 async def test_upload_may_be_tried(client: BlossomClient, server: BlossomServer, status: int) -> None:
     server.script = lambda _: Answer(status=status)
     await client.check_upload(bytes(32), SIZE)
@@ -317,6 +317,17 @@ async def test_deleted_blob_is_gone(client: BlossomClient, server: BlossomServer
     assert await client.delete(digest, token)
     assert not server.blobs
     assert not await client.delete(digest, token)
+
+
+async def test_statuses_of_other_servers_mean_the_same(client: BlossomClient, server: BlossomServer) -> None:
+    digest = server.add(DATA)
+    stored = orjson.dumps({"sha256": digest.hex(), "size": SIZE, "url": "http://10.0.0.1/x"})
+    server.script = lambda _: Answer(status=200, body=stored)  # there already
+    assert (await client.upload(digest, SIZE, body_of(DATA), token)).size == SIZE
+    server.script = lambda _: Answer(status=200, body=b'{"deleted":true}')
+    assert await client.delete(digest, token)
+    server.script = lambda _: Answer(status=410)
+    assert not await client.has(digest, SIZE)
 
 
 async def test_unreachable_server_is_named() -> None:
