@@ -21,6 +21,7 @@ from distribution.errors import (
     NotTrusted,
     PeerError,
     Rollback,
+    TooLarge,
     TransportError,
 )
 from distribution.events import (
@@ -308,7 +309,7 @@ async def test_oversized_release_is_refused_before_its_manifest(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     release = announce(scripted, key, b"\x80", size=10**13)
-    with pytest.raises(InvalidRelease, match="limit"):
+    with pytest.raises(TooLarge, match="limit"):
         await fetch([scripted.url], tmp_path, release.id)
     assert len(scripted.requests) == 1
     assert visible(tmp_path) == {}
