@@ -70,7 +70,7 @@ def test_two_processes_match_one(tmp_path: Path) -> None:
     with torchrun(many, *TRAIN, *RUN) as process:
         printed, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, errors
-    assert printed.count("saved checkpoint.bin (iteration 11)") == 1  # only rank 0 prints
+    assert printed.count("finished at iteration 12 of 12") == 1  # only rank 0 prints
     np.testing.assert_allclose(losses(many), losses(one), rtol=0, atol=1e-5)
     np.testing.assert_allclose(weights(many), weights(one), rtol=0, atol=1e-4)
     names = {"train.txt", "checkpoint.bin", "checkpoint.json", "checkpoint_best.bin", "checkpoint_best.json"}
