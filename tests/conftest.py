@@ -1,6 +1,7 @@
 """Fixtures shared by the tests of all packages, and the settings of a test process."""
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,15 @@ from relay_client.local_relay import LocalRelay
 
 # One thread per test process and per process that a test starts: numpy and torch read this when they are imported.
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+gc.disable()  # until all tests are collected
+
+
+def pytest_collection_finish() -> None:
+    """Leave the imported modules and the tests out of garbage collections: they last as long as the process."""
+    gc.enable()
+    gc.freeze()
+
 
 settings.register_profile(
     "quick",
