@@ -41,7 +41,7 @@ class Preview:
         """Ancestors that the author claims; malformed ones are left out."""
         found = []
         for tag in self.release.event.tags:
-            if tag[0] == "b" and len(tag) >= 5 and tag[4] in {"base", "merged"}:  # noqa: PLR2004 (fields of the tag)
+            if tag[:1] == ("b",) and len(tag) >= 5 and tag[4] in {"base", "merged"}:  # noqa: PLR2004 (fields of the tag)
                 release_id, author = parse_hex(tag[1], 32), parse_hex(tag[3], 32)
                 if release_id and author:
                     found.append(Ancestor(id=release_id, author=author, role=tag[4]))
