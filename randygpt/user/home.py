@@ -82,7 +82,11 @@ class Home:
 
     def servers(self) -> list[str]:
         """Return the user's Blossom servers, each once; raises CallerError if the list is damaged."""
-        return list(dict.fromkeys(map(normalize_server, _read_list(self.servers_path, "server URLs"))))
+        listed = _read_list(self.servers_path, "server URLs")
+        try:
+            return list(dict.fromkeys(map(normalize_server, listed)))
+        except CallerError as error:
+            raise CallerError(f"{self.servers_path}: {error}") from None
 
     def resolve_servers(self, named: Sequence[str] | None) -> list[str]:
         """Return the Blossom servers to use: those named for this call, else the user's; raises CallerError."""

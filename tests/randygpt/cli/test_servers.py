@@ -52,6 +52,13 @@ def test_list_of_servers(tmp_path: Path) -> None:
     assert invoke(tmp_path, "servers", "add", "wss://blobs.example").returncode == 2
 
 
+def test_wrong_entry_of_the_list_is_named_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "servers.json").write_text('["blobs.example"]')
+    done = invoke(tmp_path, "servers", "list")
+    assert done.returncode == 2
+    assert only_line(done.stderr).startswith(f"randygpt: {tmp_path / 'servers.json'}: not a server's address: ")
+
+
 def test_check_asks_and_uploads_nothing(tmp_path: Path, server: BlossomServer) -> None:
     good = invoke(tmp_path, "servers", "check", server.url, "--json")
     assert (good.returncode, json.loads(good.stdout)["servers"][server.url]["accepts"]) == (0, True)
