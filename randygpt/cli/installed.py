@@ -17,6 +17,7 @@ from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
+    from distribution.events import Release
     from distribution.installed import InstalledRelease
     from distribution.store import Store
     from distribution.trust_list import TrustList
@@ -89,7 +90,7 @@ def find_release(which: str) -> "tuple[Store, TrustList, InstalledRelease]":
     return store, trusted, resolve_installed(store, trusted, which)
 
 
-def release_json(release: "InstalledRelease", trusted: "TrustList") -> dict[str, object]:
+def release_json(release: "InstalledRelease | Release", trusted: "TrustList") -> dict[str, object]:
     """Return the fields of a release that every command's JSON has."""
     from relay_client.nip19 import encode_npub
 

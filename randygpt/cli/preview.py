@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from randygpt.cli.card import card_lines
+from randygpt.cli.installed import release_json
 from randygpt.cli.output import emit, format_size
 
 if TYPE_CHECKING:
-    from distribution.events import Release
     from distribution.preview import FetchPlan, Preview
     from distribution.trust_list import TrustList
     from relay_client.relay_status import RelayReport
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def print_preview(preview: "Preview", trusted: "TrustList", reference: str, *, as_json: bool) -> None:
     """Print what is known of a release without its files, and the command that fetches it."""
     release = preview.release
-    facts = _facts(release, trusted) | {
+    facts = release_json(release, trusted) | {
         "installed": False,
         "created_at": release.created_at,
         "format": release.format,
@@ -50,7 +50,7 @@ def print_preview(preview: "Preview", trusted: "TrustList", reference: str, *, a
 def print_plan(plan: "FetchPlan", reports: "Mapping[str, RelayReport]", trusted: "TrustList", *, as_json: bool) -> None:
     """Print what a fetch would download, and from where."""
     release, files = plan.preview.release, plan.manifest.files
-    facts = _facts(release, trusted) | {
+    facts = release_json(release, trusted) | {
         "files": [
             {"path": file.path, "role": file.role, "size": file.size, "sha256": file.sha256.hex()} for file in files
         ],
@@ -79,16 +79,6 @@ def _relay_line(url: str, report: "RelayReport", preview: "Preview") -> str:
     if url in preview.relays:
         return f"{url} has the release"
     return report.reason if url in report.reason else f"{url} {report.reason or 'did not return the release'}"
-
-
-def _facts(release: "Release", trusted: "TrustList") -> dict[str, object]:
-    return {
-        "release": release.id.hex(),
-        "author": _npub(release.author),
-        "author_name": trusted.names.get(release.author),
-        "name": release.name,
-        "version": release.version,
-    }
 
 
 def _npub(key: bytes) -> str:
