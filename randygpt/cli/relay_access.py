@@ -52,7 +52,7 @@ def may_write(allow: list[str] | None) -> Callable[[bytes], bool]:
     home = Home.from_environment()
 
     def is_known(pubkey: bytes) -> bool:
-        with contextlib.suppress(CallerError):  # an encrypted key
+        with contextlib.suppress(CallerError):  # an encrypted key whose public key is not known
             if pubkey in _own_key(home):
                 return True
         return pubkey in _trusted(home)
@@ -73,7 +73,7 @@ def _own_key(home: Home) -> frozenset[bytes]:
     def refuse(origin: str) -> str:
         raise CallerError(f"{origin} is encrypted")
 
-    return frozenset({signing_key.find(home, None, refuse).key.pubkey}) if home.key_path.exists() else frozenset()
+    return frozenset({signing_key.find_pubkey(home, None, refuse).pubkey}) if home.key_path.exists() else frozenset()
 
 
 def describe_limits(limits: "RelayLimits") -> str:

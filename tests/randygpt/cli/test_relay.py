@@ -11,6 +11,8 @@ import pytest
 from support.command import background, invoke, only_line
 from support.scripted_relay import ScriptedRelay
 
+from randygpt.cli.relay_access import allowed_authors, may_write
+from randygpt.user import signing_key
 from randygpt.user.home import Home
 from relay_client.blossom.token import Verb, encode_header, token_draft
 from relay_client.event import EventDraft
@@ -40,6 +42,14 @@ def test_wrong_relay_options_are_one_line(tmp_path: Path, words: tuple[str, ...]
     done = invoke(tmp_path, "relay", *words)
     assert done.returncode == 2
     assert reason in only_line(done.stderr)
+
+
+def test_own_key_may_write_though_encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANDYGPT_HOME", str(tmp_path))
+    pubkey = SecretKey.generate().pubkey
+    signing_key.store(Home.from_environment(), "ncryptsec1q", pubkey)
+    assert allowed_authors(None, EVERYWHERE) == {pubkey}
+    assert may_write(None)(pubkey)
 
 
 async def test_network_relay_accepts_own_key_and_trusted_authors(tmp_path: Path, free_port: int) -> None:
