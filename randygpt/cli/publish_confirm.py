@@ -41,7 +41,7 @@ def confirm(publication: "Publication", info: "CheckpointInfo", *, yes: bool, qu
         quiet: Say nothing unless a question follows.
 
     Raises:
-        CallerError: The answer was not yes, or many events need a confirmation and there is no terminal.
+        CallerError: The answer was not yes, or many events need a confirmation without a terminal.
     """
     can_ask = sys.stdin.isatty()
     many = "" if yes else _many_events(publication)

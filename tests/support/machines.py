@@ -34,7 +34,7 @@ def why_not() -> str:
         return "it needs root"
     missing = [tool for tool in _TOOLS if not shutil.which(tool)]
     if missing:
-        return f"there is no {', '.join(missing)}"
+        return f"missing: {', '.join(missing)}"
     tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, check=False)  # noqa: S607
     return tried.stderr.strip()
 
