@@ -1,16 +1,30 @@
 """References of a published release: their hints, and the command that works on another machine."""
 
-from pathlib import Path
-
 import pytest
-from support.releases import publish, tiny_sources
 
+from distribution.events import Release, release_draft
 from distribution.references import make_references
 from relay_client.keys import SecretKey
 from relay_client.nip19 import parse_reference
 
 PUBLIC = ("wss://a.example", "wss://b.example", "wss://c.example", "wss://d.example")
 LOCAL, NETWORK = "ws://127.0.0.1:7777", "ws://192.168.1.5:7777"
+
+
+@pytest.fixture
+def release(key: SecretKey) -> Release:
+    draft = release_draft(
+        b"a manifest",
+        [bytes(32)],
+        name="demo",
+        version=1,
+        format="RGPT0003",
+        size=1,
+        card={},
+        hint="wss://relay.example",
+        created_at=1,
+    )
+    return Release.parse(draft.sign(key), now=1)
 
 
 @pytest.mark.parametrize(
@@ -26,24 +40,20 @@ LOCAL, NETWORK = "ws://127.0.0.1:7777", "ws://192.168.1.5:7777"
         pytest.param((LOCAL,), None, (), (LOCAL,), id="local"),
     ],
 )
-async def test_hints_and_named_relays(
-    relay: str,
-    tmp_path: Path,
-    key: SecretKey,
+def test_hints_and_named_relays(
+    release: Release,
     relays: tuple[str, ...],
     copies: int | None,
     hints: tuple[str, ...],
     named: tuple[str, ...],
 ) -> None:
-    release = (await publish([relay], tmp_path, key, tiny_sources())).release
     found = make_references(release, relays, copies=copies)
     assert parse_reference(found.nevent).relays == parse_reference(found.naddr).relays == hints
     assert found.relays == named
     assert found.only_local == (relays == (LOCAL,))
 
 
-async def test_command_is_one_word_per_argument(relay: str, tmp_path: Path, key: SecretKey) -> None:
-    release = (await publish([relay], tmp_path, key, tiny_sources())).release
+def test_command_is_one_word_per_argument(release: Release) -> None:
     found = make_references(release, ["ws://10.0.0.1/a?b&c"])
     assert found.command == f"randygpt fetch {found.naddr} --relay 'ws://10.0.0.1/a?b&c'"
 
@@ -57,9 +67,8 @@ async def test_command_is_one_word_per_argument(relay: str, tmp_path: Path, key:
     ],
     ids=["none", "local network", "public"],
 )
-async def test_command_names_servers_that_readers_cannot_find(
-    relay: str, tmp_path: Path, key: SecretKey, servers: tuple[str, ...], named: list[str]
+def test_command_names_servers_that_readers_cannot_find(
+    release: Release, servers: tuple[str, ...], named: list[str]
 ) -> None:
-    release = (await publish([relay], tmp_path, key, tiny_sources())).release
     found = make_references(release, ["wss://relay.example"], servers=servers)
     assert found.command.split()[3:] == named
