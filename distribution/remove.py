@@ -38,7 +38,7 @@ def remove_release(store: Store, release: InstalledRelease, *, force: bool = Fal
         locking.enter(locks, store.collection_lock)
         if not take(locks, store.lock_path(release.id)):
             raise StoreError(f"{release.name} version {release.version} is in use by another process; try again later")
-        _check_unused(store, release, force=force)
+        check_removable(store, release, force=force)
         needed = {file.sha256 for other in store.releases() if other.id != release.id for file in other.files}
         if release.id == store.current():
             store.clear_current()
@@ -64,7 +64,8 @@ def _others_are_fetched(store: Store, release: InstalledRelease, locks: ExitStac
     return bool(held)
 
 
-def _check_unused(store: Store, release: InstalledRelease, *, force: bool) -> None:
+def check_removable(store: Store, release: InstalledRelease, *, force: bool = False) -> None:
+    """Raise CallerError if a release is pinned, or current without `force`."""
     title = f"{release.name} version {release.version}"
     if release.id in store.pinned():
         raise CallerError(f"{title} is pinned; unpin it first: randygpt pin --remove {release.id.hex()[:12]}")

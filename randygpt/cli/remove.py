@@ -26,11 +26,13 @@ def remove(
     Frees the files that no other release needs. Refuses a pinned release and, without --force, the current one. A
     running server keeps the model that it has loaded. To install a removed release again, fetch it.
     """
-    from distribution.remove import remove_release
+    from distribution.remove import check_removable, remove_release
     from distribution.resolve import resolve_installed
 
     store, trusted = installed.open_store(Home.from_environment())
     found = {release.id: release for release in (resolve_installed(store, trusted, which) for which in models)}
+    for release in found.values():  # all of them, or none
+        check_removable(store, release, force=force)
     removed = [remove_release(store, release, force=force) for release in found.values()]
     freed = sum(each.freed for each in removed)
     result = {"releases": [installed.release_json(each.release, trusted) for each in removed], "freed": freed}

@@ -89,8 +89,11 @@ def test_files_stay_while_another_release_is_fetched(releases: ReleaseStore, thr
     assert len(blobs(releases)) == len(before) - 1
 
 
-def test_one_unknown_name_removes_nothing(releases: ReleaseStore, three: list[InstalledRelease]) -> None:
-    refused = invoke(releases.home, "remove", "tiny@1", "nothing")
+@pytest.mark.parametrize(("last", "reason"), [("nothing", "'nothing'"), ("current", "pass --force")])
+def test_one_refused_name_removes_nothing(
+    releases: ReleaseStore, three: list[InstalledRelease], last: str, reason: str
+) -> None:
+    refused = invoke(releases.home, "remove", "tiny@1", last)
     assert refused.returncode == 2
-    assert "'nothing'" in only_line(refused.stderr)
+    assert reason in only_line(refused.stderr)
     assert len(releases.store.releases()) == len(three)
