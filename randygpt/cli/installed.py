@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import sys
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ import typer
 
 from randygpt.cli.flags import Json, Quiet, Relays
 from randygpt.cli.keys import KeyFile, PasswordFile
-from randygpt.cli.output import emit, format_size, print_stderr
+from randygpt.cli.output import emit, format_date, format_size, print_stderr
 from randygpt.cli.published import list_published
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
@@ -188,7 +187,7 @@ def list_(
 def _row(release: "InstalledRelease", trusted: "TrustList", flags: Mapping[str, bool]) -> list[str]:
     return [
         release.id.hex()[:_LISTED_ID],
-        time.strftime("%Y-%m-%d", time.localtime(release.created_at)),
+        format_date(release.created_at),
         format_size(release.size),
         f"{release.name}@{release.version}",
         author_title(release, trusted),

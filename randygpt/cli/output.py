@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,11 @@ def format_duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"about {seconds / length:.0f} {unit}"
     return f"about {max(1, round(seconds))} s"
+
+
+def format_date(timestamp: int, *, minutes: bool = False) -> str:
+    """Return a time (seconds since 1970) as the local date, 2026-01-31; `minutes`: with the time, 14:05."""
+    return time.strftime("%Y-%m-%d %H:%M" if minutes else "%Y-%m-%d", time.localtime(timestamp))
 
 
 @contextlib.contextmanager

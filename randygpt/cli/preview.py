@@ -1,13 +1,12 @@
 """Releases on relays that are not fetched: `show` of a remote release, and `fetch --dry-run`."""
 
 import shlex
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from randygpt.cli.card import card_lines
 from randygpt.cli.installed import release_json
-from randygpt.cli.output import emit, format_size
+from randygpt.cli.output import emit, format_date, format_size
 
 if TYPE_CHECKING:
     from distribution.preview import FetchPlan, Preview
@@ -36,7 +35,7 @@ def print_preview(preview: "Preview", trusted: "TrustList", reference: str, *, a
         "release": release.id.hex(),
         "name": f"{release.name} version {release.version} (not installed)",
         "signed by": trusted.display_name(release.author),
-        "date": time.strftime("%Y-%m-%d %H:%M", time.localtime(release.created_at)),
+        "date": format_date(release.created_at, minutes=True),
         "size": f"{format_size(release.size)} ({release.size:,} bytes), {release.format}",
         **card_lines(release.card),
         "made from": indent.join([*origins, "(as the author claims)"]) if origins else "",

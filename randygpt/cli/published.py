@@ -1,13 +1,12 @@
 """`randygpt list --mine`: the versions that the user published."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from randygpt.cli.keys import signing_key
-from randygpt.cli.output import emit, format_size, print_stderr
+from randygpt.cli.output import emit, format_date, format_size, print_stderr
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def _line(version: "PublishedVersion") -> str:
     if not release:
         marks.append("only in this machine's journal")
     start = f"{release.id.hex()[:_SHORT_ID] if release else '-':{_SHORT_ID}}"
-    date = time.strftime("%Y-%m-%d", time.localtime(version.created_at))
+    date = format_date(version.created_at)
     size = format_size(release.size) if release else "-"
     ending = f"  ({', '.join(marks)})" if marks else ""
     return f"{start}  {date}  {size:>9}  {version.name} version {version.version}{ending}"

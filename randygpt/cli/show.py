@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import math
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from randygpt.cli import installed
 from randygpt.cli.card import bits_text, loss_text, one_line, shape_text
 from randygpt.cli.flags import Json, ModelPreset, Quiet, Relays
 from randygpt.cli.models import DefaultModelArgument, find_model
-from randygpt.cli.output import emit, format_size
+from randygpt.cli.output import emit, format_date, format_size
 from randygpt.cli.preview import print_preview
 from randygpt.errors import NotInstalled
 from randygpt.user.home import Home
@@ -63,7 +62,7 @@ def _release(release: "InstalledRelease") -> tuple[dict[str, object], dict[str, 
     store, trusted = installed.open_store(Home.from_environment())
     flags = installed.flags_of(store, release)
     marks = ", ".join(name for name, is_set in flags.items() if is_set)
-    date = time.strftime("%Y-%m-%d %H:%M", time.localtime(release.created_at))
+    date = format_date(release.created_at, minutes=True)
     extra = installed.release_json(release, trusted) | {"created_at": release.created_at, "card": release.card} | flags
     lines: dict[str, object] = {
         "release": release.id.hex(),
