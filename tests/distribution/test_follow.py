@@ -266,7 +266,7 @@ async def test_pushed_revocation_counts_without_a_query(
     scripted: ScriptedRelay, tmp_path: Path, key: SecretKey
 ) -> None:
     releases = [await version([scripted.url], tmp_path, key, seed) for seed in (1, 2)]
-    revocation = revocation_draft(releases[1].id, reason="", created_at=clock()).sign(key)
+    revocation = revocation_draft(releases[1].id, reason="typo", created_at=clock()).sign(key)
     scripted.events[revocation.id.hex()] = orjson.loads(revocation.to_json())
 
     def forgetful(event: RawEvent) -> RawEvent | None:
@@ -275,6 +275,8 @@ async def test_pushed_revocation_counts_without_a_query(
     scripted.deliver = forgetful
     async with Follow([scripted.url], tmp_path / "home", key.pubkey).running() as follow:
         await follow.until(lambda: follow.store.current() == releases[0].id)
+    reported = VersionRevoked(release_id=releases[1].id, name="demo", version=2, reason="typo")
+    assert reported in follow.updates
     assert releases[1].id in follow.store.seen_versions.seen(key.pubkey, "demo").revoked
 
 
