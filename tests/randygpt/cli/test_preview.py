@@ -122,11 +122,14 @@ def test_dry_run_names_the_servers_to_ask(shelf: Shelf, tmp_path: Path) -> None:
 
 def test_dry_run_counts_what_is_here(shelf: Shelf, tmp_path: Path) -> None:
     words = ("fetch", f"{NPUB}/demo", "--relay", shelf.relay.url)
-    full = json.loads(invoke(tmp_path, *words, "--dry-run", "--json").stdout)["missing"]
+    full, part = (
+        json.loads(invoke(tmp_path, *words, "--dry-run", "--json", *flags).stdout)["missing"]
+        for flags in ((), ("--weights-only",))
+    )
     assert invoke(tmp_path, *words, "--weights-only").returncode == 0
     before = visible(tmp_path)
     rest = json.loads(invoke(tmp_path, *words, "--dry-run", "--json").stdout)["missing"]
-    assert 0 < rest < full
+    assert rest == full - part
     assert "nothing: all of it is here" in invoke(tmp_path, *words, "--dry-run", "--weights-only").stdout
     assert visible(tmp_path) == before
 
