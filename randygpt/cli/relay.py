@@ -5,6 +5,7 @@ import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -139,7 +140,6 @@ def relay(
         uploaders = "every key" if open_ else "the authors named" if allow else "your key and the authors you trust"
         notes.append(f"stores files at {server}, uploaded by {uploaders}")
     if add:
-        _add_to_lists(url, normalize_server(server) if server else None)
         notes += [f"{each} is on your list of {kind}" for kind, each in (("relays", url), ("servers", server)) if each]
     asyncio.run(
         _run(
@@ -160,6 +160,7 @@ def relay(
             ),
             result={"data": str(folder) if folder else None, "authors": npubs(limits)},
             notes=() if quiet else tuple(notes),
+            on_start=partial(_add_to_lists, url, normalize_server(server) if server else None) if add else lambda: None,
             as_json=as_json,
         )
     )
@@ -200,11 +201,13 @@ async def _run(
     *,
     result: dict[str, object],
     notes: tuple[str, ...],
+    on_start: Callable[[], None],
     as_json: bool,
 ) -> None:
     async with contextlib.AsyncExitStack() as stack:
         running = await stack.enter_async_context(relay)
         origin = await stack.enter_async_context(blobs.running()) if blobs else None
+        on_start()
         lines = filter(None, (running.url, origin))
         emit(as_json, {"relay": running.url, "blobs": origin, **result}, "\n".join(lines))
         for note in notes:

@@ -44,6 +44,14 @@ def test_wrong_relay_options_are_one_line(tmp_path: Path, words: tuple[str, ...]
     assert reason in only_line(done.stderr)
 
 
+def test_relay_that_cannot_listen_is_not_added(tmp_path: Path, threaded_relay: ScriptedRelay) -> None:
+    port = threaded_relay.url.rpartition(":")[2]
+    done = invoke(tmp_path, "relay", "--memory", "--port", port, "--add")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot listen" in only_line(done.stderr)
+    assert Home(tmp_path).relays() == []
+
+
 def test_own_key_may_write_though_encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANDYGPT_HOME", str(tmp_path))
     pubkey = SecretKey.generate().pubkey
