@@ -42,7 +42,8 @@ from relay_client.event import Event
 from relay_client.nip19 import AddressReference, EventReference, encode_npub
 from relay_client.pool import Answer, Pool
 
-if TYPE_CHECKING:  # it imports an HTTP client
+if TYPE_CHECKING:  # they import an HTTP client
+    from distribution.server_copies import ServerAvailability
     from relay_client.blossom.client import BlossomClient
 
 MAX_SIZE = 1 << 30  # bytes of a release, by default
@@ -261,7 +262,7 @@ class Fetcher:
             )
             return await download.run(found)
 
-    def servers_for(self, release: Release) -> list[str]:
+    def _servers_for(self, release: Release) -> list[str]:
         """Return the servers that may have a release: the user's, then those that its head and the release name."""
         head = self._heads.get(release.id)
         named = [*(head.tag_values("server")[:MAX_SERVERS] if head else ()), *release.servers]
@@ -269,7 +270,7 @@ class Fetcher:
         return list(dict.fromkeys([*self.servers, *hinted]))
 
     def _clients(self, release: Release) -> "list[BlossomClient]":
-        origins = self.servers_for(release)
+        origins = self._servers_for(release)
         if not origins:
             return []
         from relay_client.blossom.client import BlossomClient  # noqa: PLC0415 (relays alone need no HTTP client)
@@ -279,11 +280,22 @@ class Fetcher:
             for origin in origins
         ]
 
-    async def wanted_files(self, release: Release, weights: HeaderRewrite | None) -> Manifest:
-        """Return the manifest of the files that `fetch` would install; raises what it raises."""
+    async def plan(
+        self, release: Release, weights: HeaderRewrite | None
+    ) -> "tuple[Manifest, dict[str, ServerAvailability]]":
+        """Return the manifest of the files that `fetch` would install, and what each server has of the release.
+
+        Raises what `fetch` raises.
+        """
         async with contextlib.AsyncExitStack() as stack:
             servers = [await stack.enter_async_context(client) for client in self._clients(release)]
-            return (await self._select(release, weights, servers))[1]
+            found, wanted, _ = await self._select(release, weights, servers)
+            if not servers:
+                return wanted, {}
+            from distribution.server_copies import count_blobs  # noqa: PLC0415 (relays alone need no HTTP client)
+
+            counts = await asyncio.gather(*(count_blobs(client, found.manifest) for client in servers))
+            return wanted, {client.origin: count for client, count in zip(servers, counts, strict=True)}
 
     async def _select(
         self, release: Release, weights: HeaderRewrite | None, servers: "Iterable[BlossomClient]"

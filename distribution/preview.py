@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from distribution.events import Release
 from distribution.fetch import Fetcher
@@ -16,6 +17,11 @@ from relay_client.event import HashedEvent
 from relay_client.filter import Filter
 from relay_client.hexadecimal import parse_hex
 from relay_client.pool import Answer, Pool
+
+if TYPE_CHECKING:  # server_copies imports an HTTP client
+    from collections.abc import Mapping
+
+    from distribution.server_copies import ServerAvailability
 
 _MAX_ANCESTORS = 17  # one base, and 16 inputs of a merge
 
@@ -56,7 +62,7 @@ class FetchPlan:
     manifest: Manifest  # of the files that would be installed
     missing_bytes: int
     missing_chunks: int  # about, if a fetch was interrupted before
-    servers: tuple[str, ...] = ()  # origins of the Blossom servers that would be asked
+    servers: "Mapping[str, ServerAvailability]" = field(default_factory=dict)  # Blossom servers, by origin
 
     @property
     def chunks(self) -> int:
@@ -73,11 +79,10 @@ async def look(fetcher: Fetcher, reference: Reference) -> Preview:
 async def plan_fetch(fetcher: Fetcher, reference: Reference, weights: HeaderRewrite | None = None) -> FetchPlan:
     """Return what `Fetcher.fetch` with the same arguments would download; raises what it raises."""
     preview = await look(fetcher, reference)
-    manifest = await fetcher.wanted_files(preview.release, weights)
+    manifest, servers = await fetcher.plan(preview.release, weights)
     installed, size, chunks = fetcher.store.release(preview.release.id), 0, 0
     if not (installed and (weights or not installed.partial)):
         size, chunks = await asyncio.to_thread(_missing, fetcher.store, preview.release.id, manifest, installed)
-    servers = tuple(fetcher.servers_for(preview.release))
     return FetchPlan(preview=preview, manifest=manifest, missing_bytes=size, missing_chunks=chunks, servers=servers)
 
 

@@ -51,13 +51,14 @@ async def check_servers(
 
     async def check(origin: str) -> ServerAvailability:
         async with BlossomClient(origin, only_public=origin in hinted, timeouts=timeouts) as client:
-            return await _check(client, manifest)
+            return await count_blobs(client, manifest, verify=True)
 
     origins = list(dict.fromkeys([*chosen, *hinted]))
     return dict(zip(origins, await asyncio.gather(*map(check, origins)), strict=True))
 
 
-async def _check(client: BlossomClient, manifest: Manifest) -> ServerAvailability:
+async def count_blobs(client: BlossomClient, manifest: Manifest, *, verify: bool = False) -> ServerAvailability:
+    """Ask a server which blobs of a release it has; `verify`: also verify a random chunk of those."""
     encoded = manifest.encode()
     blobs = [(entry, blob) for entry in manifest.files for blob in manifest.blobs(entry)]
     total, held, found = len(blobs) + 1, 0, list[tuple[FileEntry, Blob]]()
@@ -67,7 +68,7 @@ async def _check(client: BlossomClient, manifest: Manifest) -> ServerAvailabilit
                 held += 1
                 found.append((entry, blob))
         held += await client.has(hashlib.sha256(encoded).digest(), len(encoded))
-        if found:
+        if found and verify:
             await _check_chunk(client, manifest, *_random.choice(found))
     except (TransportError, PeerError) as error:
         return ServerAvailability(held=held, total=total, reason=str(error))

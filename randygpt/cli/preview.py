@@ -59,7 +59,10 @@ def print_plan(plan: "FetchPlan", reports: "Mapping[str, RelayReport]", trusted:
         "relays": {
             url: {"has_release": url in plan.preview.relays, "reason": report.reason} for url, report in reports.items()
         },
-        "servers": list(plan.servers),
+        "servers": {
+            origin: {"held": each.held, "total": each.total, "reason": each.reason}
+            for origin, each in plan.servers.items()
+        },
         "dry_run": True,
     }
     download = f"{format_size(plan.missing_bytes)} in {plan.missing_chunks:,} of {plan.chunks:,} chunks"
@@ -68,7 +71,10 @@ def print_plan(plan: "FetchPlan", reports: "Mapping[str, RelayReport]", trusted:
         f"release   {release.id.hex()}",
         *(f"file      {file.path} ({format_size(file.size)})" for file in files),
         f"download  {download if plan.missing_bytes else 'nothing: all of it is here'} (dry run, nothing fetched)",
-        *(f"server    {origin}" for origin in plan.servers),
+        *(
+            f"server    {each.reason or f'{origin} has {each.held:,} of {each.total:,} files'}"
+            for origin, each in plan.servers.items()
+        ),
         *(f"relay     {_relay_line(url, report, plan.preview)}" for url, report in reports.items()),
     ]
     emit(as_json, facts, "\n".join(lines))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.blossom_server import Answer, blossom_on_thread
 from support.command import invoke, only_line
 from support.models import CONFIG
 from support.releases import publish, tiny_sources, visible
@@ -112,12 +113,22 @@ def test_dry_run_of_a_fetch_installs_nothing(shelf: Shelf, tmp_path: Path) -> No
     assert "--max-size" in only_line(refused.stderr)
 
 
-def test_dry_run_names_the_servers_to_ask(shelf: Shelf, tmp_path: Path) -> None:
-    words = ("fetch", shelf.first.id.hex(), "--relay", shelf.relay.url, "--dry-run")
-    nowhere = "http://127.0.0.1:1"
-    done = invoke(tmp_path, *words, "--server", nowhere)
-    assert (done.returncode, f"server    {nowhere}\n" in done.stdout) == (0, True)
-    assert json.loads(invoke(tmp_path, *words, "--no-servers", "--json").stdout)["servers"] == []
+def test_dry_run_asks_servers_what_they_have(tmp_path: Path) -> None:
+    with relay_on_thread() as relay, blossom_on_thread() as server:
+        publishing = publish([relay.url], tmp_path, KEY, tiny_sources(), servers=[server.url], send_chunks=False)
+        release = asyncio.run(publishing).release.id.hex()
+        words = ("fetch", release, "--relay", relay.url, "--dry-run")
+        server.blobs.popitem()
+        server.asked.clear()
+        done = invoke(tmp_path, *words, "--server", server.url)
+        total = len(server.blobs) + 1
+        assert f"server    {server.url} has {total - 1} of {total} files\n" in done.stdout
+        assert {asked.method for asked in server.asked} == {"HEAD"}
+        server.script = lambda _: Answer(status=403, headers={"X-Reason": "members only"})
+        plan = json.loads(invoke(tmp_path, *words, "--server", server.url, "--json").stdout)
+        assert plan["servers"][server.url]["held"] == 0
+        assert "members only" in plan["servers"][server.url]["reason"]
+        assert json.loads(invoke(tmp_path, *words, "--no-servers", "--json").stdout)["servers"] == {}
 
 
 def test_dry_run_counts_what_is_here(shelf: Shelf, tmp_path: Path) -> None:
