@@ -25,15 +25,12 @@ from distribution.store import Store
 from distribution.trust import TrustPolicy
 from distribution.trust_list import TrustStore
 from randygpt.checkpoint.header import WEIGHTS_MAGIC
-from randygpt.errors import CallerError, InvalidEvent, InvalidRelease, NotFound, TransportError
+from randygpt.errors import CallerError, InvalidRelease, TransportError
 from randygpt.user import signing_key
 from randygpt.user.home import Home
-from relay_client.event import Event
-from relay_client.filter import Filter
 from relay_client.hints import usable_hints
 from relay_client.keys import SecretKey
-from relay_client.nip65 import RELAY_LIST_KIND, write_relays
-from relay_client.pool import Answer, Pool
+from relay_client.pool import Pool
 from relay_client.relay_status import RelayReport
 
 _WEIGHTS = HeaderRewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC)
@@ -98,28 +95,6 @@ def published_references(published: Published, *, copies: int | None = None) -> 
     relays = [url for url, report in published.relays.items() if report.in_use]
     servers = [origin for origin, report in published.servers.items() if not report.reason]
     return make_references(published.release, relays, copies=copies, servers=servers)
-
-
-async def nip65_relays(relays: Sequence[str], key: SecretKey) -> list[str]:
-    """Return the write relays in the newest relay list of `key` (NIP-65, kind 10002) that `relays` have.
-
-    Raises:
-        NotFound: no relay has a list of this key that names a write relay.
-    """
-
-    def listed(answers: Sequence[Answer]) -> list[str]:
-        lists = []
-        for _, raw_event in answers:
-            with contextlib.suppress(InvalidEvent):
-                lists.append(Event.parse(raw_event))
-        return write_relays(lists, author=key.pubkey)
-
-    wanted = Filter(authors=(key.pubkey,), kinds=(RELAY_LIST_KIND,), limit=1)
-    async with Pool(relays, signer=key, wait_for_all=False) as pool:
-        found = listed(await pool.query_soon(wanted, enough=lambda answers: bool(listed(answers)), late=[]))
-    if not found:
-        raise NotFound("your relays have no NIP-65 list of this key that names a relay to write to")
-    return found
 
 
 async def own_versions(

@@ -5,7 +5,7 @@
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -209,3 +209,9 @@ def _tags(raw_value: object) -> Tags:
         if not isinstance(raw_tag, list | tuple) or not all(isinstance(item, str) for item in raw_tag):
             raise InvalidEvent("a tag is not a list of text")
     return tuple(tuple(raw_tag) for raw_tag in raw_value)
+
+
+def latest_event(events: Iterable[Event], *, kind: int, author: bytes) -> Event | None:
+    """Return the current event of a replaceable kind, or None (NIP-01): the newest; the lower id wins a tie."""
+    found = [event for event in events if event.kind == kind and event.pubkey == author]
+    return min(found, key=lambda event: (-event.created_at, event.id), default=None)

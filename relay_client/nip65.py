@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from relay_client.errors import CallerError
-from relay_client.event import Event
+from relay_client.event import Event, latest_event
 from relay_client.url import normalize_url
 
 RELAY_LIST_KIND = 10002
@@ -12,10 +12,9 @@ MAX_RELAYS = 10  # NIP-65 recommends two to four
 
 def write_relays(events: Iterable[Event], *, author: bytes) -> list[str]:
     """Return the write relays of the author's latest list among these events; invalid addresses are skipped."""
-    lists = [event for event in events if event.kind == RELAY_LIST_KIND and event.pubkey == author]
-    if not lists:
+    latest = latest_event(events, kind=RELAY_LIST_KIND, author=author)
+    if not latest:
         return []
-    latest = min(lists, key=lambda event: (-event.created_at, event.id))  # NIP-01: the lower id wins a tie
     urls: dict[str, None] = {}
     for tag in latest.tags:
         match tag:

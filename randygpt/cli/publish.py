@@ -58,6 +58,9 @@ def publish(
     nip65: Annotated[
         bool, typer.Option("--nip65", help="Publish also to the write relays of your NIP-65 relay list.")
     ] = False,
+    my_servers: Annotated[
+        bool, typer.Option("--my-servers", help="Upload also to the servers of your published list (kind 10063).")
+    ] = False,
     copies: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Number of relays to send each chunk to; default: all.")
     ] = None,
@@ -101,11 +104,15 @@ def publish(
     Publishing the same files again keeps the release id and sends only what the relays lack.
     """
     from randygpt.checkpoint.sidecar import inspect_checkpoint
+    from randygpt.own_lists import bud03_servers, nip65_relays
     from randygpt.release_files import checkpoint_spec
-    from randygpt.sharing import Publication, nip65_relays, published_references
+    from randygpt.sharing import Publication, published_references
 
     home, expires_in_s = Home.from_environment(), _seconds(expires) if expires else None
     urls, key = home.resolve_relays(relay), signing_key(home, key_file, password_file)
+    if my_servers and no_servers:
+        raise CallerError("--no-servers excludes --my-servers")
+    servers = resolve_servers(home, server, none=no_servers)
     checkpoint = find_model(model).path
     info = inspect_checkpoint(checkpoint, preset=preset, vocab=vocab)
     name = name or (None if yes else ask_name(info))
@@ -115,6 +122,11 @@ def publish(
         urls = list(dict.fromkeys([*urls, *listed]))
         if not quiet:
             print_stderr(f"write relays from your NIP-65 list: {', '.join(listed)}")
+    if my_servers:
+        listed = asyncio.run(bud03_servers(urls, key))
+        servers = list(dict.fromkeys([*servers, *listed]))
+        if not quiet:
+            print_stderr(f"servers from your published list: {', '.join(listed)}")
     with checkpoint.open("rb") as file:
         publication = Publication(
             home=home,
@@ -132,7 +144,7 @@ def publish(
             ),
             copies=copies,
             check=check,
-            servers=resolve_servers(home, server, none=no_servers),
+            servers=servers,
             send_chunks=relay_chunks,
         )
         if dry_run:

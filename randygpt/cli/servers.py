@@ -2,12 +2,14 @@
 
 import asyncio
 import secrets
+import time
 from typing import Annotated
 
 import typer
 
-from randygpt.cli.flags import Json, Quiet
-from randygpt.cli.output import emit
+from randygpt.cli.flags import Json, Quiet, Relays
+from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
+from randygpt.cli.output import emit, print_stderr
 from randygpt.cli.usage import Group
 from randygpt.errors import CallerError, PeerError, TransportError
 from randygpt.user.home import Home
@@ -85,6 +87,44 @@ def check(
     emit(as_json, {"servers": result}, "\n".join(lines))
     if all(refusals.values()):
         raise typer.Exit(4)
+
+
+@app.command("publish", epilog="Example: randygpt servers publish")
+def publish(
+    relay: Relays = None,
+    key_file: KeyFile = None,
+    password_file: PasswordFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Publish your list of servers under your key (BUD-03, kind 10063).
+
+    Your servers are added to the list that your relays have; what it names stays on it. Only public https servers are
+    published.
+    """
+    from randygpt.own_lists import publish_servers
+    from relay_client.blossom.address import is_public_origin
+
+    home = Home.from_environment()
+    listed = home.servers()
+    origins = [origin for origin in listed if is_public_origin(origin)]
+    if not listed:
+        raise CallerError("no servers on your list: add one with `randygpt servers add URL`")
+    if not origins:
+        raise CallerError(f"none of your servers is a public https server: {', '.join(listed)}")
+    urls, key = home.resolve_relays(relay), signing_key(home, key_file, password_file)
+    published = asyncio.run(publish_servers(urls, key, origins, now=int(time.time())))
+    if not quiet:
+        for report in published.relays.values():
+            if report.reason:
+                print_stderr(f"skipped relay: {report.reason}")
+    result = {
+        "servers": list(published.servers),
+        "added": published.added,
+        "not_public": [origin for origin in listed if origin not in origins],
+        "relays": {url: {"has_list": each.in_use, "reason": each.reason} for url, each in published.relays.items()},
+    }
+    emit(as_json, result, "\n".join(published.servers))
 
 
 async def _refusals(origins: list[str]) -> dict[str, str]:

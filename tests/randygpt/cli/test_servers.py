@@ -15,7 +15,11 @@ from support.releases import clock
 from support.scripted_relay import RawEvent, ScriptedRelay, relay_on_thread
 
 from distribution.events import CHUNK_KIND
+from randygpt.user.home import Home
+from randygpt.user.signing_key import find
 from relay_client.blossom.token import Token, Verb
+from relay_client.event import EventDraft
+from relay_client.keys import SecretKey
 
 ORIGIN = "https://blobs.example"
 
@@ -39,6 +43,10 @@ def author(tmp_path: Path) -> Path:
     write_tiny(home / "checkpoint_best.bin")
     assert invoke(home, "keys", "new").returncode == 0
     return home
+
+
+def key_of(home: Path) -> SecretKey:
+    return find(Home(home), None, lambda _: "").key
 
 
 def test_list_of_servers(tmp_path: Path) -> None:
@@ -67,6 +75,53 @@ def test_check_asks_and_uploads_nothing(tmp_path: Path, server: BlossomServer) -
     assert bad.returncode == 4
     assert "takes no model files (application/octet-stream): images only" in bad.stdout
     assert {asked.method for asked in server.asked} == {"HEAD"}
+
+
+def test_published_list_is_merged_with_what_relays_have(tmp_path: Path, threaded_relay: ScriptedRelay) -> None:
+    words = ("servers", "publish", "--relay", threaded_relay.url, "--json")
+    assert invoke(tmp_path, "keys", "new").returncode == 0
+    assert invoke(tmp_path, *words).returncode == 2
+    for origin in ("http://127.0.0.1:3000", ORIGIN):
+        assert invoke(tmp_path, "servers", "add", origin).returncode == 0
+    key = key_of(tmp_path)
+    tags = (("server", "https://other.example"), ("client", "another program"))
+    before = EventDraft(kind=10063, created_at=clock() + 60, tags=tags, content="note").sign(key)
+    with relay_on_thread() as second:
+        second.events[before.id.hex()] = json.loads(before.to_json())
+        done = json.loads(invoke(tmp_path, *words, "--relay", second.url).stdout)
+        assert (done["servers"], done["added"]) == (["https://other.example", ORIGIN], 1)
+        assert done["not_public"] == ["http://127.0.0.1:3000"]
+        (event,) = threaded_relay.events.values()
+        assert event in second.events.values()
+        assert (event["tags"], event["content"]) == ([*map(list, tags), ["server", ORIGIN]], "note")
+        assert event["created_at"] == before.created_at + 1
+        sent = len(second.received)
+        assert json.loads(invoke(tmp_path, *words, "--relay", second.url).stdout)["added"] == 0
+        assert len(second.received) == sent
+
+
+def test_list_is_not_published_past_a_silent_relay(tmp_path: Path, threaded_relay: ScriptedRelay) -> None:
+    assert invoke(tmp_path, "keys", "new").returncode == 0
+    assert invoke(tmp_path, "servers", "add", ORIGIN).returncode == 0
+    with relay_on_thread() as second:
+        second.refuse = lambda _: "error: no memory"
+        done = invoke(tmp_path, "servers", "publish", "--relay", threaded_relay.url, "--relay", second.url)
+    assert done.returncode == 4
+    assert "may have a newer list" in only_line(done.stderr)
+    assert not threaded_relay.received
+
+
+def test_publish_uploads_to_the_published_list(
+    author: Path, server: BlossomServer, threaded_relay: ScriptedRelay
+) -> None:
+    words = ("publish", "checkpoint_best.bin", "--name", "tiny", "--relay", threaded_relay.url, "--yes", "--json")
+    none = invoke(author, *words, "--my-servers")
+    assert (none.returncode, "servers publish" in only_line(none.stderr)) == (4, True)
+    event = EventDraft(kind=10063, created_at=1, tags=(("server", server.url + "/"),)).sign(key_of(author))
+    threaded_relay.events[event.id.hex()] = json.loads(event.to_json())
+    published = json.loads(invoke(author, *words, "--my-servers", "--no-relay-chunks").stdout)
+    assert published["servers"] == {server.url: {"uploaded": 4, "present": 0, "refused": 0}}
+    assert invoke(author, *words, "--my-servers", "--no-servers").returncode == 2
 
 
 def test_publish_and_fetch_with_the_users_servers(

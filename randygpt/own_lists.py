@@ -1,0 +1,113 @@
+"""Lists that the user's key has on relays for all nostr programs: write relays (NIP-65), Blossom servers (BUD-03).
+
+Does network I/O.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from randygpt.errors import CallerError, InvalidEvent, NotFound, NotPublished
+from relay_client.blossom.server_list import SERVER_LIST_KIND, extend_list, listed_servers
+from relay_client.event import Event, latest_event
+from relay_client.filter import Filter
+from relay_client.keys import SecretKey
+from relay_client.nip65 import RELAY_LIST_KIND, write_relays
+from relay_client.pool import Answer, Pool
+from relay_client.relay_status import RelayReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedList:
+    """A list of servers as relays have it now."""
+
+    servers: Sequence[str]  # origins, at most 16
+    added: int  # number of servers that the list on relays did not name
+    relays: Mapping[str, RelayReport]
+
+
+async def nip65_relays(relays: Sequence[str], key: SecretKey) -> list[str]:
+    """Return the write relays in the newest relay list of `key` (NIP-65, kind 10002) that `relays` have.
+
+    Raises:
+        NotFound: no relay has a list of this key that names a write relay.
+    """
+    found = await _query_list(relays, key, RELAY_LIST_KIND, lambda events: write_relays(events, author=key.pubkey))
+    if not found:
+        raise NotFound("your relays have no NIP-65 list of this key that names a relay to write to")
+    return found
+
+
+async def bud03_servers(relays: Sequence[str], key: SecretKey) -> list[str]:
+    """Return the servers in the newest server list of `key` (BUD-03, kind 10063) that `relays` have.
+
+    Raises:
+        NotFound: no relay has a list of this key that names a server.
+    """
+
+    def read(events: Iterable[Event]) -> list[str]:
+        latest = latest_event(events, kind=SERVER_LIST_KIND, author=key.pubkey)
+        return listed_servers(latest) if latest else []
+
+    found = await _query_list(relays, key, SERVER_LIST_KIND, read)
+    if not found:
+        raise NotFound(
+            "your relays have no server list (kind 10063) of this key; publish yours with `randygpt servers publish`"
+        )
+    return found
+
+
+async def publish_servers(relays: Sequence[str], key: SecretKey, origins: Sequence[str], *, now: int) -> PublishedList:
+    """Add servers to the server list of `key` (BUD-03, kind 10063) on relays; what it names already stays.
+
+    Args:
+        relays: Where the list is read and published.
+        key: The author's key.
+        origins: Servers, as `normalize_server` returns them.
+        now: Seconds since 1970.
+
+    Raises:
+        NotPublished: A relay cannot be asked for its list, or no relay accepts and returns the new one.
+        TransportError: No relay can be reached.
+    """
+    async with Pool(relays, signer=key) as pool:
+        answers = await pool.query(Filter(authors=(key.pubkey,), kinds=(SERVER_LIST_KIND,), limit=1))
+        if missing := pool.failure_summary():
+            raise NotPublished(
+                f"a relay that may have a newer list cannot be asked: {missing}; name the others with --relay"
+            )
+        latest = latest_event(_events(answers), kind=SERVER_LIST_KIND, author=key.pubkey)
+        draft = extend_list(latest, origins, now=now)
+        event = draft.sign(key) if draft else latest
+        if not event:
+            raise CallerError("no servers to publish")
+
+        async def holders() -> set[str]:
+            return {url for url, ids in (await pool.stored_ids([event.id])).items() if event.id in ids}
+
+        held = await holders()
+        await pool.publish([(event, [url for url in pool.urls if url not in held])])
+        for url in await pool.wait_until_readable(holders):
+            pool.drop(url, "accepted the list but does not return it")
+        if not pool.urls:
+            raise NotPublished(f"no relay has the list: {pool.failure_summary()}")
+        added = len(event.tags) - len(latest.tags if latest else ())
+        return PublishedList(servers=listed_servers(event), added=added, relays=pool.reports)
+
+
+async def _query_list(
+    relays: Sequence[str], key: SecretKey, kind: int, read: Callable[[Iterable[Event]], list[str]]
+) -> list[str]:
+    """Return what `read` finds in the events of one kind by `key`, without waiting for slow relays."""
+    wanted = Filter(authors=(key.pubkey,), kinds=(kind,), limit=1)
+    async with Pool(relays, signer=key, wait_for_all=False) as pool:
+        answers = await pool.query_soon(wanted, enough=lambda found: bool(read(_events(found))), late=[])
+    return read(_events(answers))
+
+
+def _events(answers: Iterable[Answer]) -> list[Event]:
+    found = []
+    for _, raw_event in answers:
+        with contextlib.suppress(InvalidEvent):
+            found.append(Event.parse(raw_event))
+    return found
