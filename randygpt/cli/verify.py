@@ -57,8 +57,9 @@ def verify(
     if remote:
         if not which:
             raise CallerError("--remote checks a single release: name a RELEASE")
-        servers = None if no_servers else resolve_servers(Home.from_environment(), server, none=False)
-        raise typer.Exit(asyncio.run(_ask(store, trusted, releases[0], relay, servers, as_json=as_json)))
+        servers = resolve_servers(Home.from_environment(), server, none=no_servers)
+        asked = None if no_servers else servers
+        raise typer.Exit(asyncio.run(_ask(store, trusted, releases[0], relay, asked, as_json=as_json)))
     damaged = _check(store, trusted, releases, as_json=as_json, quiet=quiet)
     if damaged:
         raise StoreError(f"damaged: {', '.join(damaged)}; fetch the release again")

@@ -186,6 +186,11 @@ def test_verify_names_damaged_files(friend: Friend, capsys: pytest.CaptureFixtur
     assert str(damaged[0]) in capsys.readouterr().err
 
 
+def test_verify_refuses_servers_with_no_servers(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--relay", "ws://127.0.0.1:1", "--server", "http://127.0.0.1:1", "--no-servers")
+    assert "--no-servers excludes --server" in refused(capsys, "verify", friend.first.id.hex(), "--remote", *flags)
+
+
 def test_verify_file_finds_its_release(friend: Friend, capsys: pytest.CaptureFixture[str]) -> None:
     path = friend.home / "store/releases" / friend.first.id.hex() / "checkpoint_best.bin"
     result = said(capsys, "verify", str(path))
