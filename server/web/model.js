@@ -84,12 +84,12 @@ function inWords({ tokenizer, vocab_size: size, block_size: context }) {
 
 /** Return the first three figures that are known: [value, name]. */
 function figures(model, training) {
-  const loss = training.best_loss ?? training.val_loss;
+  const loss = [training.best_loss, training.val_loss].find(isFigure);
   const known = [
     [model && compact.format(model.parameters), "parameters"],
     isFigure(training.bits_per_byte)
       ? [training.bits_per_byte.toFixed(2), "bits per byte"]
-      : [isFigure(loss) && loss.toFixed(2), "validation loss"],
+      : [loss?.toFixed(2), "validation loss"],
     [isFigure(training.iteration) && (training.iteration + 1).toLocaleString("en"), "iterations"],
     [model && model.block_size.toLocaleString("en"), "context length"],
     [model && model.vocab_size.toLocaleString("en"), "vocabulary"],

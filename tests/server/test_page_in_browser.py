@@ -204,7 +204,7 @@ async def test_page_shows_the_active_release(page: Tab, releases: ReleaseStore, 
     assert [found[name].split()[0] for name in ("Key", "Release", "SHA-256")] == [npub, release.id.hex(), sha256]
     signed = await page.run("document.querySelector('#origin time').dateTime")
     assert signed == "2026-09-21T14:13:20.000Z"
-    assert (card["license"], card["iteration"], card["best loss"], card["n embd"]) == ("MIT", "1,000", "1.4821", "16")
+    assert (card["license"], card["iteration"], card["val loss"], card["n embd"]) == ("MIT", "1,000", "1.4821", "16")
     assert await page.names("image") == ["validation loss from 4.200 to 1.500"]
     assert "validation (bold) 1.500, training 1.400" in await page.text("figcaption")
     lines = await page.run("[...document.querySelectorAll('polyline')].map((line) => line.getAttribute('points'))")

@@ -8,7 +8,8 @@ CARD = {
     "config": CONFIG.to_json("char"),
     "training": {
         "iteration": 1000,
-        "best_loss": 1.4821,
+        "best_loss": "1.4",  # not a number
+        "val_loss": 1.4821,
         "history": [[0, 4.1, 4.2], [250, 2.5, 2.6], [500, 1.9, 2.0], [1000, 1.4, 1.5]],
     },
 }
