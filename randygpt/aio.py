@@ -142,11 +142,12 @@ async def publish(  # noqa: PLR0913 (options by keyword)
     )
 
 
-async def fetch(
+async def fetch(  # noqa: PLR0913 (options by keyword)
     reference: str,
     *,
     relays: Sequence[str] | None = None,
     servers: Sequence[str] | None = None,
+    follow_servers: bool = True,
     home: str | PathLike[str] | None = None,
     max_size: int = MAX_SIZE,
     weights_only: bool = False,
@@ -159,7 +160,8 @@ async def fetch(
         reference: An event id in hex, note, nevent, naddr, `npub…/name`, `alice/name` by a trusted author, or the name
             of an installed release.
         relays: URLs; by default the relays of the user, or those in `reference` if the user has none.
-        servers: Blossom servers to ask; by default those of the user. Servers that the author names are asked too.
+        servers: Blossom servers to ask; by default those of the user.
+        follow_servers: Ask servers that the author names too.
         home: The folder of the store and the trust list; by default the user's.
         max_size: Bytes; a larger release is refused.
         weights_only: Leave the optimizer state out: a third of the bytes.
@@ -179,6 +181,7 @@ async def fetch(
             reference,
             relays=_urls(relays),
             servers=user.resolve_servers(_urls(servers)),
+            follow_servers=follow_servers,
             max_size=max_size,
             weights_only=weights_only,
             activate=activate,

@@ -10,14 +10,20 @@ from pathlib import Path
 import pytest
 from support.command import TIMEOUT_S
 from support.models import write_tiny
+from support.releases import clock
+from support.scripted_relay import ScriptedRelay
 
 import randygpt
+from distribution.events import CHUNK_KIND, Release
+from distribution.head_writer import HeadWriter
 from randygpt import aio
 from randygpt.errors import CallerError, NotTrusted, PeerError, RandyGPTError, StorageError, TransportError
 from randygpt.user import signing_key
 from randygpt.user.home import Home
+from relay_client.event import Event
 from relay_client.keys import SecretKey
 from relay_client.nip19 import encode_npub, parse_reference
+from relay_client.pool import Pool
 
 DEADLINE_S = 120
 NOWHERE = "ws://127.0.0.1:1"
@@ -95,6 +101,25 @@ async def test_follow_yields_each_new_version(relay: str, author: Path, friend: 
         newest = await anext(releases)
     assert (newest.version, newest.checkpoint.read_bytes()) == (2, second.read_bytes())
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("follow")]
+
+
+async def test_servers_of_the_author_may_be_left_out(
+    scripted: ScriptedRelay, author: Path, friend: Path, checkpoint: Path, key: SecretKey
+) -> None:
+    published = await aio.publish(checkpoint, name="demo", relays=[scripted.url], home=author)
+    release = Release.parse(Event.parse(scripted.events[published.release]), now=clock())
+    async with Pool([scripted.url]) as pool:
+        writer = HeadWriter(pool, key, "demo", now=clock)
+        await writer.read()
+        await writer.send(release, hint=scripted.url, servers=["https://blobs.example.invalid"])
+    manifest = [event_id.hex() for event_id in release.manifest_ids]
+    for event in [*scripted.events.values()]:
+        if event["kind"] == CHUNK_KIND and event["id"] not in manifest:
+            del scripted.events[event["id"]]
+    for follow_servers in (True, False):
+        with pytest.raises(TransportError, match="chunks missing") as failed:
+            await aio.fetch(published.naddr, home=friend, relays=[scripted.url], follow_servers=follow_servers)
+        assert ("blobs.example.invalid" in str(failed.value)) == follow_servers
 
 
 async def test_weights_only_and_card_reach_the_release(
