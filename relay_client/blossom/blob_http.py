@@ -16,6 +16,7 @@ DEFAULT_TYPE = "application/octet-stream"
 _DIGEST = 32  # bytes
 _BLOCK = 1 << 20  # bytes received before they are hashed and written
 _IDLE_S = 30.0  # without a byte of an upload
+_SMALL_BODY_S = 30.0  # for a whole body that is not a blob
 _SEND_S = 60.0  # for a blob, and a second more for each `_SLOWEST` bytes
 _SLOWEST = 16_384  # bytes
 _LONGEST_TYPE = 127
@@ -80,10 +81,10 @@ async def receive(content: StreamReader, incoming: IncomingBlob) -> None:
 
 
 async def read_small(request: web.Request, max_size: int) -> bytes:
-    """Return the body of a request; raises Refused if it has more than `max_size` bytes."""
+    """Return the body of a request; raises Refused if it has more than `max_size` bytes, TimeoutError if it is slow."""
     body = b""
-    while not request.content.at_eof() and len(body) <= max_size:
-        async with asyncio.timeout(_IDLE_S):
+    async with asyncio.timeout(_SMALL_BODY_S):
+        while not request.content.at_eof() and len(body) <= max_size:
             body += await request.content.readany()
     if len(body) > max_size:
         raise Refused(413, "the body is too large")

@@ -1,11 +1,12 @@
 """Built-in Blossom server (BUD-01, 02, 04, 06, 11, 12), over aiohttp. Does network and disk I/O."""
 
 import asyncio
+import contextlib
 import logging
 import mimetypes
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -139,7 +140,8 @@ class LocalBlobServer:
         if "Authorization" in request.headers:
             self._authorize(request, Verb.UPLOAD, sha256)
         self._check_blob(int_header(request, "X-Content-Length"), request.headers.get("X-Content-Type", ""))
-        return web.Response()
+        with self._upload_slot():
+            return web.Response()
 
     async def _upload(self, request: web.Request) -> web.Response:
         """PUT /upload (BUD-02)."""
@@ -149,15 +151,16 @@ class LocalBlobServer:
         if sha256 and (known := await self._add_owner(sha256, token.pubkey)):
             return self._describe(request, known, 200)
         self._check_blob(size, media_type)
-        if request.headers.get("Expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
         def check(digest: bytes) -> None:
             if sha256 not in {None, digest}:
                 raise Refused(409, "the blob does not have the hash in X-SHA-256")
             self._check_token(request, token, Verb.UPLOAD, digest)
 
-        stored, status = await self._receive(request.content, size, media_type, token.pubkey, check)
+        with self._upload_slot():
+            if request.headers.get("Expect", "").lower() == "100-continue":
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            stored, status = await self._receive(request.content, size, media_type, token.pubkey, check)
         return self._describe(request, stored, status)
 
     async def _mirror(self, request: web.Request) -> web.Response:
@@ -176,10 +179,12 @@ class LocalBlobServer:
                 raise Refused(409, f"{source.origin} sends other bytes than the hash names")
 
         try:
-            async with source.open(only_public=self._only_public) as response:
-                size, media_type = response.content_length or 0, media_type_of(response.headers.get("Content-Type", ""))
-                self._check_blob(size, media_type)
-                stored, status = await self._receive(response.content, size, media_type, token.pubkey, check)
+            with self._upload_slot():  # from before the first byte: the source may take its time
+                async with source.open(only_public=self._only_public) as response:
+                    size = response.content_length or 0
+                    media_type = media_type_of(response.headers.get("Content-Type", ""))
+                    self._check_blob(size, media_type)
+                    stored, status = await self._receive(response.content, size, media_type, token.pubkey, check)
         except (TimeoutError, aiohttp.ClientError):
             raise Refused(502, f"{source.origin} breaks off, or is too slow") from None
         except (TransportError, InvalidResponse) as error:
@@ -190,18 +195,14 @@ class LocalBlobServer:
         self, content: StreamReader, size: int, media_type: str, owner: bytes, check: Callable[[bytes], None]
     ) -> tuple[StoredBlob, int]:
         """Receive and store a blob whose hash passes `check`; return it, and 201 if it is new, else 200."""
-        self._uploads += 1
-        try:
-            with await asyncio.to_thread(self._store.receive, size) as incoming:
-                async with asyncio.timeout(transfer_s(size)):
-                    await receive(content, incoming)
-                check(incoming.digest())
-                known = self._store.find(incoming.digest())
-                now = int(time.time())
-                stored = await asyncio.to_thread(incoming.keep, media_type=media_type, owner=owner, now=now)
-                return stored, 200 if known else 201
-        finally:
-            self._uploads -= 1
+        with await asyncio.to_thread(self._store.receive, size) as incoming:
+            async with asyncio.timeout(transfer_s(size)):
+                await receive(content, incoming)
+            check(incoming.digest())
+            known = self._store.find(incoming.digest())
+            now = int(time.time())
+            stored = await asyncio.to_thread(incoming.keep, media_type=media_type, owner=owner, now=now)
+            return stored, 200 if known else 201
 
     async def _delete(self, request: web.Request) -> web.Response:
         """DELETE /<sha256> (BUD-12): removes the ownership, and the blob with its last owner."""
@@ -264,8 +265,17 @@ class LocalBlobServer:
         if self._limits.types and media_type_of(media_type) not in self._limits.types:
             raise Refused(415, f"only {', '.join(sorted(self._limits.types))}")
         self._store.check_room(size)
+
+    @contextlib.contextmanager
+    def _upload_slot(self) -> Iterator[None]:
+        """Count an upload while it runs; raises Refused if too many run."""
         if self._uploads >= self._limits.max_uploads:
             raise Refused(503, "too many uploads at once", **{"Retry-After": str(_BUSY_S)})
+        self._uploads += 1
+        try:
+            yield
+        finally:
+            self._uploads -= 1
 
     # --- answers
 

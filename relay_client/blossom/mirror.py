@@ -4,6 +4,7 @@ The address is a stranger's choice, and the request is made from this machine: o
 redirects only to the same blob (see `address`), so that it reaches nothing in the server's own network.
 """
 
+import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
@@ -68,14 +69,12 @@ class MirrorSource:
         Raises:
             ServerRefused: The other server refuses, or does not have it.
             InvalidResponse: It redirects to where we must not follow, or does not give the length.
-            TransportError: It cannot be reached.
+            TransportError: It cannot be reached, or does not answer in time. The body has no deadline here.
         """
         transport = Transport(self.origin, only_public=only_public, timeouts=timeouts)
         try:
-            with translated(self.origin):
-                response = await transport.follow("GET", self.url, {}, self.sha256)
+            response = await self._request(transport)
             try:
-                await transport.check(response)
                 if response.content_length is None or "Content-Encoding" in response.headers:
                     raise InvalidResponse(f"{self.origin}: does not give the length of the blob")
                 yield response
@@ -83,3 +82,14 @@ class MirrorSource:
                 response.close()
         finally:
             await transport.close()
+
+    async def _request(self, transport: Transport) -> aiohttp.ClientResponse:
+        with translated(self.origin):
+            async with asyncio.timeout_at(transport.deadline(0)):
+                response = await transport.follow("GET", self.url, {}, self.sha256)
+                try:
+                    await transport.check(response)
+                except BaseException:
+                    response.close()
+                    raise
+                return response

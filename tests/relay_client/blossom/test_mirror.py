@@ -1,5 +1,6 @@
 """PUT /mirror of the built-in Blossom server: blobs of another server, and addresses that must not be read."""
 
+import asyncio
 import hashlib
 import json
 import time
@@ -10,12 +11,14 @@ import aiohttp
 import pytest
 from aiohttp import web
 from support.blossom import blob_server
+from support.blossom_server import Answer, blossom_server
 
 from relay_client.blossom.blob_limits import BlobLimits
 from relay_client.blossom.mirror import MirrorSource
 from relay_client.blossom.token import Verb, encode_header, token_draft
-from relay_client.errors import InvalidResponse
+from relay_client.errors import InvalidResponse, TransportError
 from relay_client.keys import SecretKey
+from relay_client.timeouts import Timeouts
 
 BLOB = b"a blob" * 1000
 DIGEST = hashlib.sha256(BLOB).digest()
@@ -119,6 +122,62 @@ async def test_private_address_is_not_asked(
         url = f"https://localhost.example.invalid/{DIGEST.hex()}"
         assert (await mirror(session, origin, url, key))[0] == 502  # the name has no address
     assert source[1] == []
+
+
+async def test_slow_source_is_left_at_the_deadline() -> None:
+    async with blossom_server() as slow:
+        slow.script = lambda _: Answer(status=404, body=bytes(40), trickle=True)
+        raw_request = json.dumps({"url": f"{slow.url}/{DIGEST.hex()}"}).encode()
+        source = MirrorSource.parse(raw_request, only_public=False)
+        with pytest.raises(TransportError, match="no answer in time"):
+            async with source.open(only_public=False, timeouts=Timeouts(request_s=0.1)):
+                pass
+
+
+async def test_mirror_that_waits_for_its_source_counts(
+    tmp_path: Path, session: aiohttp.ClientSession, key: SecretKey
+) -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await answer.wait()
+        writer.close()
+
+    async with (
+        await asyncio.start_server(hold, "127.0.0.1", 0) as source,
+        blob_server(tmp_path, limits=BlobLimits(max_uploads=1)) as origin,
+    ):
+        url = f"http://127.0.0.1:{source.sockets[0].getsockname()[1]}/{DIGEST.hex()}"
+        waiting = asyncio.create_task(mirror(session, origin, url, key))
+        await asked.wait()
+        async with session.put(f"{origin}/upload", data=BLOB, headers=token(key, origin)) as response:
+            status = response.status
+        answer.set()
+        assert (status, (await waiting)[0]) == (503, 502)
+
+
+async def test_request_that_arrives_too_slowly_is_refused(
+    tmp_path: Path, key: SecretKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay_client.blossom.blob_http._SMALL_BODY_S", 0.1)
+    async with blob_server(tmp_path) as origin:
+        reader, writer = await asyncio.open_connection(*origin.removeprefix("http://").split(":"))
+        authorization = token(key, origin)["Authorization"]
+        head = f"PUT /mirror HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nAuthorization: {authorization}\r\n\r\n"
+        writer.write(head.encode())
+
+        async def trickle() -> None:
+            for _ in range(100):
+                writer.write(b" ")
+                await asyncio.sleep(0.02)
+
+        sending = asyncio.create_task(trickle())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+        assert not sending.done()
+        sending.cancel()
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_limits_hold_for_mirrors(
