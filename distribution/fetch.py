@@ -34,9 +34,10 @@ from distribution.partial import HeaderRewrite
 from distribution.published import find_version
 from distribution.resolve import Reference, VersionReference
 from distribution.revocation import OnRevoked, query_revoked, read_revoked
+from distribution.server_hints import query_servers
 from distribution.store import Store
 from distribution.trust import TrustPolicy
-from relay_client.blossom.address import MAX_SERVERS, usable_servers
+from relay_client.blossom.address import MAX_HINTED_SERVERS, MAX_SERVERS, usable_servers
 from relay_client.errors import quote
 from relay_client.event import Event
 from relay_client.nip19 import AddressReference, EventReference, encode_npub
@@ -83,7 +84,7 @@ class Fetcher:
         on_warning: Called with each head that does not count, in words.
         on_revoked: Called with each release of a name that turns out to be revoked.
         servers: Blossom servers that the user chose, as `normalize_server` returns them.
-        follow_servers: Use servers that the head and the release name too.
+        follow_servers: Use servers that the head, the release and the author's list name too.
 
     Raises:
         CallerError: `max_size` is not above 0.
@@ -245,7 +246,8 @@ class Fetcher:
         self, release: Release, found: InstalledRelease | None, weights: HeaderRewrite | None, chunks: ChunkCounts
     ) -> InstalledRelease:
         async with contextlib.AsyncExitStack() as stack:
-            servers = {client.origin: await stack.enter_async_context(client) for client in self._clients(release)}
+            clients = await self._clients(release)
+            servers = {client.origin: await stack.enter_async_context(client) for client in clients}
             found_manifest, manifest, weights = await self._select(release, weights, servers.values())
             found_manifest.keep(self.store.event_archive, release)
             whole = found_manifest.manifest
@@ -262,15 +264,22 @@ class Fetcher:
             )
             return await download.run(found)
 
-    def _servers_for(self, release: Release) -> list[str]:
-        """Return the servers that may have a release: the user's, then those that its head and the release name."""
+    async def servers_for(self, release: Release) -> list[str]:
+        """Return the servers that may have a release.
+
+        First the user's, then a few of those that its head names, the release, and the author's list. The list is
+        asked for only if the release was published to servers.
+        """
         head = self._heads.get(release.id)
         named = [*(head.tag_values("server")[:MAX_SERVERS] if head else ()), *release.servers]
         hinted = usable_servers(named, known=self.servers) if self.follow_servers else []
+        if self.follow_servers and named and len(hinted) < MAX_HINTED_SERVERS:
+            named += await query_servers(self.pool, release.author)
+            hinted = usable_servers(named, known=self.servers)
         return list(dict.fromkeys([*self.servers, *hinted]))
 
-    def _clients(self, release: Release) -> "list[BlossomClient]":
-        origins = self._servers_for(release)
+    async def _clients(self, release: Release) -> "list[BlossomClient]":
+        origins = await self.servers_for(release)
         if not origins:
             return []
         from relay_client.blossom.client import BlossomClient  # noqa: PLC0415 (relays alone need no HTTP client)
@@ -288,7 +297,7 @@ class Fetcher:
         Raises what `fetch` raises.
         """
         async with contextlib.AsyncExitStack() as stack:
-            servers = [await stack.enter_async_context(client) for client in self._clients(release)]
+            servers = [await stack.enter_async_context(client) for client in await self._clients(release)]
             found, wanted, _ = await self._select(release, weights, servers)
             if not servers:
                 return wanted, {}

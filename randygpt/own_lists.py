@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from distribution.server_hints import read_servers
 from randygpt.errors import CallerError, InvalidEvent, NotFound, NotPublished
 from relay_client.blossom.server_list import SERVER_LIST_KIND, extend_list, listed_servers
 from relay_client.event import Event, latest_event
@@ -32,7 +33,9 @@ async def nip65_relays(relays: Sequence[str], key: SecretKey) -> list[str]:
     Raises:
         NotFound: no relay has a list of this key that names a write relay.
     """
-    found = await _query_list(relays, key, RELAY_LIST_KIND, lambda events: write_relays(events, author=key.pubkey))
+    found = await _query_list(
+        relays, key, RELAY_LIST_KIND, lambda answers: write_relays(_events(answers), author=key.pubkey)
+    )
     if not found:
         raise NotFound("your relays have no NIP-65 list of this key that names a relay to write to")
     return found
@@ -44,12 +47,7 @@ async def bud03_servers(relays: Sequence[str], key: SecretKey) -> list[str]:
     Raises:
         NotFound: no relay has a list of this key that names a server.
     """
-
-    def read(events: Iterable[Event]) -> list[str]:
-        latest = latest_event(events, kind=SERVER_LIST_KIND, author=key.pubkey)
-        return listed_servers(latest) if latest else []
-
-    found = await _query_list(relays, key, SERVER_LIST_KIND, read)
+    found = await _query_list(relays, key, SERVER_LIST_KIND, lambda answers: read_servers(answers, key.pubkey))
     if not found:
         raise NotFound(
             "your relays have no server list (kind 10063) of this key; publish yours with `randygpt servers publish`"
@@ -96,13 +94,13 @@ async def publish_servers(relays: Sequence[str], key: SecretKey, origins: Sequen
 
 
 async def _query_list(
-    relays: Sequence[str], key: SecretKey, kind: int, read: Callable[[Iterable[Event]], list[str]]
+    relays: Sequence[str], key: SecretKey, kind: int, read: Callable[[Iterable[Answer]], list[str]]
 ) -> list[str]:
-    """Return what `read` finds in the events of one kind by `key`, without waiting for slow relays."""
+    """Return what `read` finds in answers with events of one kind by `key`, without waiting for slow relays."""
     wanted = Filter(authors=(key.pubkey,), kinds=(kind,), limit=1)
     async with Pool(relays, signer=key, wait_for_all=False) as pool:
-        answers = await pool.query_soon(wanted, enough=lambda found: bool(read(_events(found))), late=[])
-    return read(_events(answers))
+        answers = await pool.query_soon(wanted, enough=lambda found: bool(read(found)), late=[])
+    return read(answers)
 
 
 def _events(answers: Iterable[Answer]) -> list[Event]:

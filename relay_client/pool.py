@@ -89,7 +89,12 @@ class Pool(PoolConnections):
         return answers
 
     async def query_soon(
-        self, wanted: Filter, *, enough: Callable[[Sequence[Answer]], bool], late: list[Answer]
+        self,
+        wanted: Filter,
+        *,
+        enough: Callable[[Sequence[Answer]], bool],
+        late: list[Answer],
+        may_fail: bool = False,
     ) -> list[Answer]:
         """Return what relays store for a filter, without waiting for the slowest; `query` if the pool waits for all.
 
@@ -98,6 +103,7 @@ class Pool(PoolConnections):
             enough: Called when a relay has answered, with all events so far; returns whether the caller could do
                 without the other relays. They get a short time more then, or none if they were late before.
             late: Gets the events that arrive after that, while the pool is open.
+            may_fail: Keep using a relay that refuses this query. Has no effect if the pool waits for all.
         """
         if self._wait_for_all:
             return await self.query(wanted)
@@ -106,7 +112,10 @@ class Pool(PoolConnections):
 
         async def ask(url: str) -> None:
             await self._query(
-                url, wanted, lambda raw_event: current.append((url, raw_event)), is_late=lambda: current is late
+                url,
+                wanted,
+                lambda raw_event: current.append((url, raw_event)),
+                is_late=lambda: may_fail or current is late,
             )
 
         def is_enough() -> bool:

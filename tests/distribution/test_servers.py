@@ -1,6 +1,7 @@
 """Releases on Blossom servers: published to them, fetched from them, with honest and lying servers."""
 
 import hashlib
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -8,17 +9,23 @@ from pathlib import Path
 
 import pytest
 from support.blossom_server import Answer, Asked, BlossomServer, blossom_server
-from support.releases import WEIGHTS_ONLY, fetch, many_sources, publish, tiny_sources, visible
+from support.releases import WEIGHTS_ONLY, clock, fetch, many_sources, publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay
 
 from distribution.chunking import CHUNK_SIZE
 from distribution.errors import ChunksMissing, InvalidManifest, NotFound, NotPublished
-from distribution.events import CHUNK_KIND
+from distribution.events import CHUNK_KIND, Release, head_draft
+from distribution.fetch import Fetcher
 from distribution.publish import Published
 from distribution.reseed import read_manifest
+from distribution.server_hints import read_servers
 from distribution.source import HashedSource, SourceFile
 from distribution.store import Store
+from distribution.trust import TrustPolicy
+from relay_client.event import Event, EventDraft
 from relay_client.keys import SecretKey
+from relay_client.nip19 import AddressReference
+from relay_client.pool import Pool
 from relay_client.timeouts import Timeouts
 
 PIECE = 4 * CHUNK_SIZE
@@ -187,6 +194,53 @@ async def test_release_on_servers_only_is_fetched(
     counts = fetched.chunks.servers
     assert sum(each.bytes for each in counts.values()) == published.release.size
     assert all(each.rejected == 0 for each in counts.values())
+
+
+def named_servers(relay: ScriptedRelay, release: Release, key: SecretKey, *servers: str) -> None:
+    """Publish a head of a release that names servers."""
+    draft = head_draft(release, hint=relay.url, created_at=clock() + 1, servers=servers)
+    put(relay, draft.sign(key))
+
+
+def server_list(key: SecretKey, *servers: str, created_at: int) -> Event:
+    tags = tuple(("server", origin) for origin in servers)
+    return EventDraft(kind=10063, created_at=created_at, tags=tags).sign(key)
+
+
+def put(relay: ScriptedRelay, event: Event) -> None:
+    relay.events[event.id.hex()] = json.loads(event.to_json())
+
+
+async def servers_to_ask(relay: ScriptedRelay, home: Path, key: SecretKey) -> tuple[list[str], list[str]]:
+    """Return the servers that a fetch of the latest release would ask, and the relays that are in use then."""
+    async with Pool([relay.url], timeouts=FAST, wait_for_all=False) as pool:
+        chosen = ["http://127.0.0.1:1"]
+        fetcher = Fetcher(pool=pool, store=Store(home), policy=TrustPolicy(), now=clock, servers=chosen)
+        release = await fetcher.find(AddressReference(author=key.pubkey, name="demo"))
+        return await fetcher.servers_for(release), pool.urls
+
+
+async def test_authors_list_of_servers_is_asked_last(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> None:
+    release = (await publish([scripted.url], tmp_path / "author", key, tiny_sources())).release
+    listed = ["http://a.example", "https://127.0.0.1", *(f"https://{name}.example" for name in "bcde")]
+    put(scripted, server_list(key, *listed, created_at=1))
+    scripted.requests.clear()
+    assert await servers_to_ask(scripted, tmp_path, key) == (["http://127.0.0.1:1"], [scripted.url])
+    assert not [wanted for wanted in scripted.requests if 10063 in wanted.get("kinds", [])]
+    named_servers(scripted, release, key, "https://named.example")
+    few = ["http://127.0.0.1:1", "https://named.example"]
+    assert (await servers_to_ask(scripted, tmp_path, key))[0] == [*few, "https://b.example", "https://c.example"]
+    scripted.refuse = lambda wanted: "blocked: kind" if 10063 in wanted.get("kinds", []) else ""
+    assert await servers_to_ask(scripted, tmp_path, key) == (few, [scripted.url])
+
+
+def test_list_of_servers_counts_if_its_author_signed_it(key: SecretKey, stranger: SecretKey) -> None:
+    signed = server_list(key, "https://a.example", created_at=1)
+    others = server_list(stranger, "https://b.example", created_at=2)
+    answers = [("wss://relay.example", json.loads(event.to_json())) for event in (others, signed)]
+    forged = answers[1][1] | {"tags": [["server", "https://c.example"]], "created_at": 3}
+    assert read_servers([*answers, ("wss://relay.example", forged)], key.pubkey) == ["https://a.example"]
+    assert read_servers(answers[:1], key.pubkey) == []
 
 
 async def test_reader_without_servers_says_what_is_missing(
