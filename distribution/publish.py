@@ -115,9 +115,13 @@ class Publisher:
         infos, _ = await asyncio.gather(fetch_relay_infos(self.pool.urls, self.pool.timeouts), writer.read())
         self._check_reached("no relay answers")
         check_clock((info.time for info in infos.values()), now=self.now(), from_future=writer.from_future)
-        await self._check_servers(uploader, hashed)
+        earlier = self._find(spec, hashed)
+        blob_size = earlier.blob_size if earlier else self._blob_size
+        hashed = await asyncio.to_thread(_hash_again, spec, hashed, self._blob_size, blob_size)
+        await self._check_servers(uploader, hashed, blob_size or BLOB_SIZE)
         record = self._begin(spec, hashed, writer.counting, uploader.origins)
-        plan = await asyncio.to_thread(self._plan, spec, hashed, record)
+        hashed = await asyncio.to_thread(_hash_again, spec, hashed, blob_size, record.blob_size)
+        plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
         if record.resumed:
             await self._check_not_revoked(spec.name, record.version, plan.release_id)
         blobs = local_blobs(plan.manifest, spec.files) if uploader.origins else []
@@ -163,7 +167,8 @@ class Publisher:
             servers=tuple(self.servers),
             resumed=False,
         )
-        plan = await asyncio.to_thread(self._plan, spec, hashed, record)
+        hashed = await asyncio.to_thread(_hash_again, spec, hashed, self._blob_size, record.blob_size)
+        plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
         blobs = local_blobs(plan.manifest, spec.files)
         plan = plan if self.send_chunks else plan.without_chunks()
         return make_dry_run(
@@ -182,16 +187,10 @@ class Publisher:
         """Size of the pieces of large files, in bytes; None: no file is cut."""
         return BLOB_SIZE if self.servers else None
 
-    def _plan(self, spec: ReleaseSpec, hashed: Sequence[HashedSource], record: PublishRecord) -> Plan:
-        """Return the plan. An earlier run may have cut the files differently, or not at all."""
-        if record.blob_size != self._blob_size:
-            hashed = _hash(spec, record.blob_size)
-        return make_plan(spec, hashed, record, author=self.key.pubkey)
-
-    async def _check_servers(self, uploader: Uploader, hashed: Sequence[HashedSource]) -> None:
+    async def _check_servers(self, uploader: Uploader, hashed: Sequence[HashedSource], blob_size: int) -> None:
         """Leave out the servers that would not take the largest blob."""
         if self.servers:
-            sha256, size = max((blob for file in hashed for blob in file.blobs(BLOB_SIZE)), key=lambda blob: blob[1])
+            sha256, size = max((blob for file in hashed for blob in file.blobs(blob_size)), key=lambda blob: blob[1])
             await uploader.check(sha256=sha256, size=size)
             self._check_stored(uploader)
 
@@ -327,6 +326,13 @@ class Publisher:
 def _hash(spec: ReleaseSpec, blob_size: int | None) -> list[HashedSource]:
     """Hash the files, and the pieces of large ones if `blob_size` is given."""
     return [file.hash(blob_size if file.size > CUT_ABOVE else None) for file in spec.files]
+
+
+def _hash_again(
+    spec: ReleaseSpec, hashed: list[HashedSource], before: int | None, blob_size: int | None
+) -> list[HashedSource]:
+    """Return the files cut as `blob_size` says: an earlier run may have cut them differently, or not at all."""
+    return hashed if before == blob_size else _hash(spec, blob_size)
 
 
 def _digest(hashed: Sequence[HashedSource]) -> bytes:

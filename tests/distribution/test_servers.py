@@ -135,6 +135,16 @@ async def test_release_on_relays_is_added_to_a_server(
     assert (without.release.id, later.resumed, without.resumed) == (later.release.id, False, True)
 
 
+async def test_servers_are_asked_about_a_file_that_is_not_cut(
+    scripted: ScriptedRelay, server: BlossomServer, tmp_path: Path, key: SecretKey
+) -> None:
+    await publish([scripted.url], tmp_path, key, many_sources(CHUNKS), timeouts=FAST)
+    whole = str(CHUNKS * CHUNK_SIZE)
+    server.script = lambda asked: Answer(status=413) if asked.headers.get("x-content-length") == whole else None
+    again = await publish([scripted.url], tmp_path, key, many_sources(CHUNKS), servers=[server.url], timeouts=FAST)
+    assert (again.servers[server.url].refused, server.count("PUT")) == (1, 0)
+
+
 @pytest.mark.parametrize(
     "script",
     [
