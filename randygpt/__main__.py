@@ -5,6 +5,7 @@ the path before anything that Python has not loaded by itself is imported, and t
 were installed together with this one.
 """
 
+import contextlib
 import os
 import sys
 from importlib.util import find_spec
@@ -27,7 +28,17 @@ def main() -> None:
         sys.exit(_USAGE_ERROR)
     from randygpt.cli.main import run  # noqa: PLC0415
 
-    sys.exit(run(sys.argv[1:]))
+    _end(run(sys.argv[1:]))
+
+
+def _end(code: int) -> None:
+    """End the process; at once if it ran the embedded relay, whose threads crash if they call Python as it unloads."""
+    if "relay_client.local_relay" in sys.modules:
+        with contextlib.suppress(OSError):  # the reader has closed them
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _drop_current_folder() -> None:

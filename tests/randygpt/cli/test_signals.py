@@ -16,6 +16,7 @@ import pytest
 from support.command import TIMEOUT_S, background, environment
 from support.models import TEXT
 from support.output import killed_on_error, read_until
+from support.relays import find_free_port
 
 from randygpt.checkpoint.sidecar import inspect_checkpoint
 from randygpt.cli import signals
@@ -79,6 +80,15 @@ def test_signal_ends_relay_with_its_exit_code(tmp_path: Path, free_port: int, nu
     with background(tmp_path, "relay", "--port", free_port) as (process, _):
         process.send_signal(number)
         assert process.wait(timeout=TIMEOUT_S) == code
+
+
+@pytest.mark.full
+def test_relay_interrupted_as_it_starts_does_not_crash(tmp_path: Path) -> None:
+    """One in ten such relays ended by a segmentation fault: a thread of the relay called Python as it unloaded."""
+    for _ in range(30):
+        with background(tmp_path, "relay", "--port", find_free_port()) as (process, _):
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=TIMEOUT_S) == 130
 
 
 @pytest.mark.full
