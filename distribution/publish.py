@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from distribution.clock import check_clock, clock_advice
 from distribution.confirm import ChunkCheck
@@ -19,6 +19,7 @@ from distribution.events import MAX_VERSION, Head, Release
 from distribution.head_writer import HeadWriter
 from distribution.journal import Journal, PublishRecord, contents_digest
 from distribution.manifest import Manifest
+from distribution.nip94 import FileEvents, file_drafts, publish_file_events
 from distribution.plan import Plan, make_plan
 from distribution.receipts import Receipts
 from distribution.release_spec import ReleaseSpec
@@ -52,6 +53,7 @@ class Published:
     relays: Mapping[str, RelayReport]
     servers: Mapping[str, ServerReport] = field(default_factory=dict)
     resumed: bool  # the same files were published before, and keep their version, card and id
+    file_events: FileEvents | None = None  # if they were asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,7 @@ class Publisher:
         check: Ignore the receipts of earlier runs, and ask the relays for every event.
         servers: Blossom servers to upload to, as `normalize_server` returns them.
         send_chunks: Send the files to relays too; otherwise only servers have them.
+        nip94: Publish an event for each file that servers have as one blob (NIP-94), after the release.
         on_progress: Called with the bytes sent so far and the total.
 
     Raises:
@@ -81,6 +84,7 @@ class Publisher:
     check: bool = False
     servers: Sequence[str] = ()
     send_chunks: bool = True
+    nip94: bool = False
     on_progress: OnProgress = lambda _done, _total: None
 
     def __post_init__(self) -> None:
@@ -137,7 +141,7 @@ class Publisher:
             if report.accepted >= _MANY:
                 self.journal.record_send_rate(url, report.accepted / report.seconds)
         head_size = await writer.send(release, hint=record.hint, expires=record.expires, servers=uploader.origins)
-        return Published(
+        published = Published(
             release=release,
             manifest=plan.manifest,
             events=len(plan.events) + 1,
@@ -146,6 +150,10 @@ class Publisher:
             servers=uploader.reports,
             resumed=record.resumed,
         )
+        if not self.nip94:
+            return published
+        drafts = file_drafts(release, plan.manifest, uploader.origins, expires=record.expires)
+        return replace(published, file_events=await publish_file_events(self.pool, self.key, drafts))
 
     async def dry_run(self, spec: ReleaseSpec) -> DryRun:
         """Estimate what `publish` would send; sends and records nothing. The pool need not be open.

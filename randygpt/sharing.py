@@ -52,10 +52,13 @@ class Publication:
     check: bool = False  # ask the relays for every event instead of trusting the receipts
     servers: Sequence[str] = ()  # Blossom servers that the files go to
     send_chunks: bool = True  # send the files to relays too
+    nip94: bool = False  # describe files on servers for other programs
 
     def __post_init__(self) -> None:
         if not self.relays:
             raise CallerError("no relay to publish to")
+        if self.nip94 and not self.servers:
+            raise CallerError("--nip94 describes files on a Blossom server: pass --server")
         if self.copies and self.copies > len(self.relays):
             needed = f"--copies {self.copies} needs at least {self.copies} relays"
             raise CallerError(f"{needed}, and only {len(self.relays)} are configured (--relay)")
@@ -86,6 +89,7 @@ class Publication:
             check=self.check,
             servers=self.servers,
             send_chunks=self.send_chunks,
+            nip94=self.nip94,
             on_progress=on_progress,
         )
 

@@ -61,6 +61,9 @@ def publish(
     my_servers: Annotated[
         bool, typer.Option("--my-servers", help="Upload also to the servers of your published list (kind 10063).")
     ] = False,
+    nip94: Annotated[
+        bool, typer.Option("--nip94", help="Describe files on Blossom servers for other programs (NIP-94).")
+    ] = False,
     copies: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Number of relays to send each chunk to; default: all.")
     ] = None,
@@ -146,6 +149,7 @@ def publish(
             check=check,
             servers=servers,
             send_chunks=relay_chunks,
+            nip94=nip94,
         )
         if dry_run:
             _report_dry_run(publication, asyncio.run(publication.dry_run()), as_json=as_json)
@@ -202,22 +206,10 @@ def _report(published: "Published", references: "References", *, as_json: bool, 
             for origin, report in published.servers.items()
         },
     }
+    if described := published.file_events:
+        result["file_events"] = {"ids": [each.hex() for each in described.ids], "relays": dict(described.relays)}
     if not quiet:
-        for stored in published.servers.values():
-            if stored.reason:
-                print_stderr(f"skipped server: {stored.reason}")
-        for url, report in relays.items():
-            if report.reason:
-                print_stderr(f"skipped relay: {report.reason}")
-            if report.requirements:
-                print_stderr(f"{url} announces: {', '.join(report.requirements)}")
-        if all(not report.accepted for report in relays.values()):
-            print_stderr("nothing sent: the relays already have every event")
-        if references.only_local:
-            print_stderr(
-                f"only this machine reaches {', '.join(references.relays)}; for a friend: "
-                "randygpt relay --host 0.0.0.0 --add"
-            )
+        _print_notes(published, references)
     author = encode_npub(release.author)
     text = "\n".join(
         [
@@ -235,3 +227,27 @@ def _report(published: "Published", references: "References", *, as_json: bool, 
         ]
     )
     emit(as_json, result, text)
+
+
+def _print_notes(published: "Published", references: "References") -> None:
+    """Print on stderr what relays and servers did not take, and what a friend could not reach."""
+    described, relays = published.file_events, published.relays
+    for reason in filter(None, described.relays.values() if described else ()):
+        print_stderr(f"file events (--nip94) not stored: {reason}")
+    if described and not described.ids:
+        print_stderr("no file events (--nip94): no server has a file as one blob")
+    for stored in published.servers.values():
+        if stored.reason:
+            print_stderr(f"skipped server: {stored.reason}")
+    for url, report in relays.items():
+        if report.reason:
+            print_stderr(f"skipped relay: {report.reason}")
+        if report.requirements:
+            print_stderr(f"{url} announces: {', '.join(report.requirements)}")
+    if all(not report.accepted for report in relays.values()):
+        print_stderr("nothing sent: the relays already have every event")
+    if references.only_local:
+        print_stderr(
+            f"only this machine reaches {', '.join(references.relays)}; for a friend: "
+            "randygpt relay --host 0.0.0.0 --add"
+        )

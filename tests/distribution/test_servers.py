@@ -16,6 +16,7 @@ from distribution.chunking import CHUNK_SIZE
 from distribution.errors import ChunksMissing, InvalidManifest, NotFound, NotPublished
 from distribution.events import CHUNK_KIND, Release, head_draft
 from distribution.fetch import Fetcher
+from distribution.nip94 import file_drafts
 from distribution.publish import Published
 from distribution.reseed import read_manifest
 from distribution.server_hints import read_servers
@@ -190,6 +191,18 @@ async def test_head_and_release_name_public_servers_only(
 ) -> None:
     await blossom_only(scripted, tmp_path, key, [server])
     assert not [tag for event in scripted.events.values() for tag in event["tags"] if tag[0] == "server"]
+
+
+async def test_file_events_leave_pieces_out_and_prefer_public_servers(
+    scripted: ScriptedRelay, server: BlossomServer, tmp_path: Path, key: SecretKey
+) -> None:
+    published = await blossom_only(scripted, tmp_path, key, [server])
+    whole = [file.sha256.hex() for file in published.manifest.files if file.role != "checkpoint"]
+    origins = [server.url, "https://a.example", "https://b.example"]
+    drafts = file_drafts(published.release, published.manifest, origins)
+    urls_of = [[tag[1] for tag in draft.tags if tag[0] in {"url", "fallback"}] for draft in drafts]
+    assert urls_of == [[f"{origin}/{sha256}.bin" for origin in origins[1:]] for sha256 in whole]
+    assert file_drafts(published.release, published.manifest, []) == []
 
 
 # --- fetching

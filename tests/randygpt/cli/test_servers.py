@@ -124,6 +124,36 @@ def test_publish_uploads_to_the_published_list(
     assert invoke(author, *words, "--my-servers", "--no-servers").returncode == 2
 
 
+def test_file_events_describe_whole_files(author: Path, server: BlossomServer, threaded_relay: ScriptedRelay) -> None:
+    words = ("publish", "checkpoint_best.bin", "--name", "tiny", "--relay", threaded_relay.url, "--yes", "--nip94")
+    without = invoke(author, *words)
+    assert (without.returncode, "pass --server" in only_line(without.stderr)) == (2, True)
+    assert invoke(author, *words, "--server", server.url).returncode == 0
+    done = json.loads(invoke(author, *words, "--server", server.url, "--json").stdout)  # the relay has them
+    events = [event for event in threaded_relay.events.values() if event["kind"] == 1063]
+    assert {event["id"] for event in events} == set(done["file_events"]["ids"])
+    assert done["file_events"]["relays"] == {threaded_relay.url: ""}
+    found = {tags["x"]: tags for tags in (dict(event["tags"]) for event in events)}
+    assert {sha256: int(tags["size"]) for sha256, tags in found.items()} == {
+        file["sha256"]: file["size"] for file in done["files"]
+    }
+    for sha256, tags in found.items():
+        assert tags["url"] == f"{server.url}/{sha256}.bin"
+        assert (tags["e"], tags["m"]) == (done["release"], "application/octet-stream")
+
+
+def test_relay_without_file_events_keeps_the_release(
+    author: Path, server: BlossomServer, threaded_relay: ScriptedRelay
+) -> None:
+    threaded_relay.accept = lambda event: (event["kind"] != 1063, "blocked: kind")
+    words = ("publish", "checkpoint_best.bin", "--name", "tiny", "--relay", threaded_relay.url, "--yes", "--nip94")
+    done = invoke(author, *words, "--server", server.url, "--json")
+    result = json.loads(done.stdout)
+    assert "blocked: kind" in result["file_events"]["relays"][threaded_relay.url]
+    assert "file events (--nip94) not stored" in done.stderr
+    assert "reason" not in result["relays"][threaded_relay.url]
+
+
 def test_publish_and_fetch_with_the_users_servers(
     author: Path, tmp_path: Path, server: BlossomServer, threaded_relay: ScriptedRelay
 ) -> None:
