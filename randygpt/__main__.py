@@ -17,9 +17,7 @@ _USAGE_ERROR = 2
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    # Products with one row are too small to share, and OpenBLAS's threads wait for work in a loop. It reads this as it
-    # is loaded.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    _limit_waiting_threads()
     from randygpt.terminal import prepare_streams  # noqa: PLC0415 (after the current folder is off the path)
 
     prepare_streams()
@@ -29,6 +27,15 @@ def main() -> None:
     from randygpt.cli.main import run  # noqa: PLC0415
 
     _end(run(sys.argv[1:]))
+
+
+def _limit_waiting_threads() -> None:
+    """Limit how long threads of libraries wait in a loop, where the user has not. They read this as they are loaded."""
+    # Products with one row are too small to share between OpenBLAS's threads.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # With GNU OpenMP's own limit, one busy process on one of two cores makes a training iteration ten times slower.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def _end(code: int) -> None:

@@ -21,6 +21,7 @@ from support.release_store import ReleaseStore
 from support.releases import visible
 from support.scripted_relay import ScriptedRelay
 
+from randygpt import __main__ as entry_point
 from randygpt.cli.main import app, run
 from relay_client.keys import SecretKey
 from relay_client.nip19 import encode_npub
@@ -363,3 +364,20 @@ def test_closed_pipe_is_no_error(author: Path) -> None:
     done = subprocess.run(command, env=environment(author), stdout=write, stderr=subprocess.PIPE, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("variables", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "passive"}, None)],
+    ids=["default", "set by the user", "policy set by the user"],
+)
+def test_waiting_of_openmp_threads_is_limited(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], spins: str | None
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    entry_point._limit_waiting_threads()
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
