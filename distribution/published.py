@@ -3,7 +3,7 @@
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distribution.errors import Equivocation, InvalidRelease, NotFound
 from distribution.events import HEAD_KIND, RELEASE_KIND, Head, Release
@@ -16,7 +16,10 @@ from relay_client.filter import Filter
 from relay_client.nip19 import encode_npub
 from relay_client.pool import Pool
 
-MAX_PUBLISHED = 500  # events of one kind; common limit of relays, which return the newest first
+MAX_PUBLISHED = 500  # events of one kind in a page; common limit of relays, which return the newest first
+
+_LEAST_CUT = 100  # events from which a page may be cut off; no common relay has a lower limit
+_MAX_PAGES = 20  # of one kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +110,27 @@ def add_recorded(
 
 
 async def _query(pool: Pool, author: bytes, kind: int) -> list[tuple[str, Event]]:
-    """Return the valid events of a kind by an author, with the relay that returned them."""
-    found = []
-    for url, raw_event in await pool.query(Filter(authors=(author,), kinds=(kind,), limit=MAX_PUBLISHED)):
-        with contextlib.suppress(InvalidEvent):
-            event = Event.parse(raw_event)
-            if (event.pubkey, event.kind) == (author, kind):
-                found.append((url, event))
-    return found
+    """Return the valid events of a kind by an author, with the relay that returned them.
+
+    Each relay is asked for pages, the newest first, until one has nothing new.
+    """
+    first = Filter(authors=(author,), kinds=(kind,), limit=MAX_PUBLISHED)
+    found: dict[tuple[str, bytes], Event] = {}
+    pages = dict.fromkeys(pool.urls, first)
+    for _ in range(_MAX_PAGES):
+        times, progress = defaultdict(list), set()
+        for url, raw_event in await pool.query(pages):
+            with contextlib.suppress(InvalidEvent):
+                event = Event.parse(raw_event)
+                if (event.pubkey, event.kind) == (author, kind):
+                    times[url].append(event.created_at)
+                    if (url, event.id) not in found:
+                        progress.add(url)
+                    found[url, event.id] = event
+        pages = {url: replace(first, until=min(times[url])) for url in progress if len(times[url]) >= _LEAST_CUT}
+        if not pages:
+            break
+    return [(url, event) for (url, _), event in found.items()]
 
 
 def _latest_ids(heads: Iterable[Head], revoked: set[bytes]) -> set[bytes]:

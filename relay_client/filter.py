@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from relay_client.errors import CallerError, quote
-from relay_client.event import MAX_KIND
+from relay_client.event import MAX_KIND, MAX_TIMESTAMP
 
 MAX_LIMIT = 2**31 - 1  # some relays keep it in 32 bits
 _DIGEST_SIZE = 32  # bytes of an id or a public key
@@ -23,11 +23,14 @@ class Filter:
     authors: tuple[bytes, ...] = ()  # x-only public keys, 32 bytes each
     kinds: tuple[int, ...] = ()
     tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # one-letter name -> values
+    until: int | None = None  # latest `created_at`, in seconds since 1970
     limit: int  # always sent: some relays return at most 100 events without it
 
     def __post_init__(self) -> None:
         if not _is_integer(self.limit, 1, MAX_LIMIT):
             raise CallerError(f"a filter's limit must be at least 1, not {self.limit}")
+        if not (self.until is None or _is_integer(self.until, 0, MAX_TIMESTAMP)):
+            raise CallerError(f"a filter's until must be from 0 to {MAX_TIMESTAMP}, not {self.until}")
         if not all(map(_is_digest, (*self.ids, *self.authors))):
             raise CallerError("a filter's ids and authors must have 32 bytes each")
         if not all(_is_integer(kind, 0, MAX_KIND) for kind in self.kinds):
@@ -47,7 +50,8 @@ class Filter:
             "kinds": list(self.kinds),
             **{f"#{name}": list(values) for name, values in self.tags.items()},
         }
-        return {name: values for name, values in fields.items() if values} | {"limit": self.limit}
+        until = {} if self.until is None else {"until": self.until}
+        return {name: values for name, values in fields.items() if values} | until | {"limit": self.limit}
 
 
 def _is_digest(value: object) -> bool:

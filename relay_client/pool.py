@@ -75,17 +75,18 @@ class Pool(PoolConnections):
 
         await run_senders(senders, allocation, on_failure=fail, straggler_s=self.timeouts.straggler_s)
 
-    async def query(self, wanted: Filter) -> list[Answer]:
-        """Query all relays; return (relay, unverified event) pairs, duplicates included.
+    async def query(self, wanted: Filter | Mapping[str, Filter]) -> list[Answer]:
+        """Query all relays, or some with a filter each; return (relay, unverified event) pairs, duplicates included.
 
         Relays that are much slower than the first are left out, and dropped if the pool waits for all.
         """
         answers: list[Answer] = []
 
-        async def ask(url: str) -> None:
-            await self._query(url, wanted, lambda raw_event: answers.append((url, raw_event)))
+        async def ask(url: str, one: Filter) -> None:
+            await self._query(url, one, lambda raw_event: answers.append((url, raw_event)))
 
-        await self._ask_each({url: ask(url) for url in self.urls})
+        filters = wanted if isinstance(wanted, Mapping) else dict.fromkeys(self.urls, wanted)
+        await self._ask_each({url: ask(url, one) for url, one in filters.items() if url in self.urls})
         return answers
 
     async def query_soon(

@@ -12,13 +12,14 @@ A, B = b"\xaa" * 32, b"\xbb" * 32
 
 
 def test_full_filter_in_nip_01_form() -> None:
-    wanted = Filter(ids=(A, B), authors=(B,), kinds=(1, 34181), tags={"d": ("x", "y"), "e": ("z",)}, limit=3)
+    wanted = Filter(ids=(A, B), authors=(B,), kinds=(1, 34181), tags={"d": ("x", "y"), "e": ("z",)}, until=7, limit=3)
     assert wanted.to_dict() == {
         "ids": ["aa" * 32, "bb" * 32],
         "authors": ["bb" * 32],
         "kinds": [1, 34181],
         "#d": ["x", "y"],
         "#e": ["z"],
+        "until": 7,
         "limit": 3,
     }
 
@@ -35,6 +36,7 @@ def test_empty_fields_are_left_out() -> None:
         ({"limit": 0}, "limit must be at least 1"),
         ({"limit": -1}, "limit must be at least 1"),
         ({"limit": True}, "limit must be at least 1"),
+        ({"until": -1}, "until must be from 0"),
         ({"ids": (b"short",)}, "32 bytes"),
         ({"ids": ("aa" * 32,)}, "32 bytes"),
         ({"authors": (bytes(33),)}, "32 bytes"),

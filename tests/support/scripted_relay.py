@@ -100,6 +100,7 @@ class ScriptedRelay:
             await socket.send(orjson.dumps(["CLOSED", subscription, reason]).decode())
             return
         found = [event for event in self.events.values() if _matches(event, wanted)]
+        found.sort(key=lambda event: -event["created_at"])
         for event in self.junk:
             await socket.send(orjson.dumps(["EVENT", subscription, event]).decode())
         for event in found[: min(wanted["limit"], self.most)]:
@@ -148,6 +149,7 @@ def _matches(event: RawEvent, wanted: dict[str, Any]) -> bool:
         event["id"] in wanted.get("ids", [event["id"]])
         and event["pubkey"] in wanted.get("authors", [event["pubkey"]])
         and event["kind"] in wanted.get("kinds", [event["kind"]])
+        and event["created_at"] <= wanted.get("until", event["created_at"])
         and all(
             any(tag[0] == name[1:] and tag[1] in values for tag in event["tags"])
             for name, values in wanted.items()
