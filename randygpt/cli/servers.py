@@ -114,14 +114,17 @@ def publish(
         raise CallerError(f"none of your servers is a public https server: {', '.join(listed)}")
     urls, key = home.resolve_relays(relay), signing_key(home, key_file, password_file)
     published = asyncio.run(publish_servers(urls, key, origins, now=int(time.time())))
+    left_out = [origin for origin in listed if origin not in origins]
     if not quiet:
+        for origin in left_out:
+            print_stderr(f"not published: {origin} is not a public https server")
         for report in published.relays.values():
             if report.reason:
                 print_stderr(f"skipped relay: {report.reason}")
     result = {
         "servers": list(published.servers),
         "added": published.added,
-        "not_public": [origin for origin in listed if origin not in origins],
+        "not_public": left_out,
         "relays": {url: {"has_list": each.in_use, "reason": each.reason} for url, each in published.relays.items()},
     }
     emit(as_json, result, "\n".join(published.servers))

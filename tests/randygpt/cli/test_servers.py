@@ -88,7 +88,9 @@ def test_published_list_is_merged_with_what_relays_have(tmp_path: Path, threaded
     before = EventDraft(kind=10063, created_at=clock() + 60, tags=tags, content="note").sign(key)
     with relay_on_thread() as second:
         second.events[before.id.hex()] = json.loads(before.to_json())
-        done = json.loads(invoke(tmp_path, *words, "--relay", second.url).stdout)
+        published = invoke(tmp_path, *words, "--relay", second.url)
+        assert only_line(published.stderr).startswith("not published: http://127.0.0.1:3000 ")
+        done = json.loads(published.stdout)
         assert (done["servers"], done["added"]) == (["https://other.example", ORIGIN], 1)
         assert done["not_public"] == ["http://127.0.0.1:3000"]
         (event,) = threaded_relay.events.values()
