@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from distribution.errors import StoreError
 from distribution.installed import InstalledFile, InstalledRelease
 from distribution.manifest import Blob, FileEntry, Manifest
-from distribution.upload import LocalBlob, ServerReport, Uploader
+from distribution.upload import LocalBlob, ReadBlob, ServerReport, Uploader, readable_blobs
 from relay_client.blossom.address import usable_servers
 from relay_client.blossom.client import BlossomClient
 from relay_client.errors import InvalidResponse, PeerError, TransportError
@@ -79,9 +79,7 @@ async def _check_chunk(client: BlossomClient, manifest: Manifest, entry: FileEnt
     """Read a random chunk of a blob; raises InvalidResponse if it does not verify."""
     chunk = _random.choice([one for one in entry.chunks(manifest.chunk_size) if blob.offset <= one.offset < blob.end])
     start = chunk.offset - blob.offset
-    async with client.open_blob(blob.sha256, size=blob.size, start=start, end=start + chunk.size) as stream:
-        await stream.skip(start - stream.offset)
-        data = await stream.read(chunk.size)
+    data = await client.read_range(blob.sha256, size=blob.size, start=start, end=start + chunk.size)
     if hashlib.sha256(data).digest() != chunk.sha256:
         raise InvalidResponse(f"{client.origin}: sends bytes that do not match the release")
 
@@ -131,22 +129,15 @@ async def upload_installed(
 def _installed_blobs(installed: InstalledRelease, manifest: Manifest) -> tuple[list[LocalBlob], int]:
     """Return the blobs that are installed, the manifest last, and the number of those that are not."""
     local = {file.path: file for file in installed.files}
-    blobs: dict[bytes, LocalBlob] = {}
-    missing = 0
-    for entry in manifest.files:
-        for blob in manifest.blobs(entry):
-            file = local.get(entry.path)
-            if file is None or blob.end > file.size:
-                missing += 1
-            else:
-                blobs[blob.sha256] = LocalBlob(sha256=blob.sha256, size=blob.size, read=_reader(file, blob))
-    encoded = manifest.encode()
-    digest = hashlib.sha256(encoded).digest()
-    blobs[digest] = LocalBlob(sha256=digest, size=len(encoded), read=lambda start, size: encoded[start : start + size])
-    return list(blobs.values()), missing
+
+    def reader(entry: FileEntry, blob: Blob) -> ReadBlob | None:
+        file = local.get(entry.path)
+        return None if file is None or blob.end > file.size else _reader(file, blob)
+
+    return readable_blobs(manifest, reader)
 
 
-def _reader(file: InstalledFile, blob: Blob) -> Callable[[int, int], bytes]:
+def _reader(file: InstalledFile, blob: Blob) -> ReadBlob:
     """Return a function that reads a blob's bytes as the author published them."""
 
     def read(start: int, size: int) -> bytes:

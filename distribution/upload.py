@@ -15,7 +15,7 @@ from typing import Self
 
 from distribution.chunking import CHUNK_SIZE
 from distribution.errors import CallerError
-from distribution.manifest import Manifest
+from distribution.manifest import Blob, FileEntry, Manifest
 from distribution.source import SourceFile
 from relay_client.blossom.authorizer import Authorizer
 from relay_client.blossom.client import MAX_UPLOADS, BlossomClient
@@ -32,16 +32,18 @@ _READ_BYTES = 1 << 20
 _READ_RETRIES = 6  # of reading back a blob that the server does not have yet
 _READ_WAIT_S = 0.1  # before the first of them; doubles
 
+ReadBlob = Callable[[int, int], bytes]  # offset and number of bytes; may return fewer, on any thread
+
 _random = random.SystemRandom()  # a server must not foresee what is read back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalBlob:
-    """A blob to upload. `read` returns up to a number of its bytes from an offset, on any thread."""
+    """A blob to upload."""
 
     sha256: bytes
     size: int
-    read: Callable[[int, int], bytes]
+    read: ReadBlob
 
     async def blocks(self) -> AsyncIterator[bytes]:
         """Yield its bytes; raises CallerError if they are not those that were hashed, and OSError."""
@@ -67,25 +69,37 @@ class ServerReport:
 
 
 def local_blobs(manifest: Manifest, sources: Sequence[SourceFile]) -> list[LocalBlob]:
-    """Return every blob of a release, each once: those of its files, and the manifest.
+    """Return every blob of a release, each once: those of its files, and the manifest."""
+    files = {source.path: source for source in sources}
+
+    def reader(entry: FileEntry, blob: Blob) -> ReadBlob:
+        source = files[entry.path]
+        return lambda start, size: source.read(blob.offset + start, min(size, blob.size - start))
+
+    return readable_blobs(manifest, reader)[0]
+
+
+def readable_blobs(
+    manifest: Manifest, reader: Callable[[FileEntry, Blob], ReadBlob | None]
+) -> tuple[list[LocalBlob], int]:
+    """Return the blobs that can be read, each once and the manifest last, and the number of those that cannot.
 
     Args:
         manifest: Manifest of the release.
-        sources: Its files, in the order of the manifest.
+        reader: Returns the function that reads a blob; None: it cannot be read.
     """
-
-    def reader(source: SourceFile, start: int, end: int) -> Callable[[int, int], bytes]:
-        return lambda offset, size: source.read(start + offset, min(size, end - start - offset))
-
-    blobs = [
-        LocalBlob(sha256=blob.sha256, size=blob.size, read=reader(source, blob.offset, blob.end))
-        for entry, source in zip(manifest.files, sources, strict=True)
-        for blob in manifest.blobs(entry)
-    ]
+    blobs: dict[bytes, LocalBlob] = {}
+    missing = 0
+    for entry in manifest.files:
+        for blob in manifest.blobs(entry):
+            if read := reader(entry, blob):
+                blobs[blob.sha256] = LocalBlob(sha256=blob.sha256, size=blob.size, read=read)
+            else:
+                missing += 1
     encoded = manifest.encode()
     digest = hashlib.sha256(encoded).digest()
-    blobs.append(LocalBlob(sha256=digest, size=len(encoded), read=lambda offset, size: encoded[offset : offset + size]))
-    return list({blob.sha256: blob for blob in blobs}.values())
+    blobs[digest] = LocalBlob(sha256=digest, size=len(encoded), read=lambda start, size: encoded[start : start + size])
+    return list(blobs.values()), missing
 
 
 class Uploader:
@@ -223,9 +237,7 @@ async def _read_stored(client: BlossomClient, blob: LocalBlob, start: int, end: 
     wait_s = _READ_WAIT_S
     for _ in range(_READ_RETRIES):
         try:
-            async with client.open_blob(blob.sha256, size=blob.size, start=start, end=end) as stream:
-                await stream.skip(start - stream.offset)
-                return await stream.read(end - start)
+            return await client.read_range(blob.sha256, size=blob.size, start=start, end=end)
         except ServerRefused as error:
             if error.status not in MISSING:
                 raise

@@ -130,6 +130,12 @@ class BlossomClient:
         finally:
             response.close()  # keeps the connection if the body was read to its end
 
+    async def read_range(self, sha256: bytes, *, size: int, start: int, end: int) -> bytes:
+        """Return a range of a blob, which is not verified; takes and raises what `open_blob` does."""
+        async with self.open_blob(sha256, size=size, start=start, end=end) as stream:
+            await stream.skip(start - stream.offset)
+            return await stream.read(end - start)
+
     async def get(self, sha256: bytes, *, max_size: int) -> bytes:
         """Return a whole blob of at most `max_size` bytes, verified by its hash; raises as `open_blob` does."""
 

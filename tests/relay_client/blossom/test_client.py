@@ -43,9 +43,7 @@ def token(fresh: bool) -> str:  # noqa: FBT001 (the client's type)
 
 
 async def read(client: BlossomClient, sha256: bytes, start: int, end: int) -> bytes:
-    async with client.open_blob(sha256, size=SIZE, start=start, end=end) as stream:
-        await stream.skip(start - stream.offset)
-        return await stream.read(end - start)
+    return await client.read_range(sha256, size=SIZE, start=start, end=end)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, SIZE), (0, 10), (1_000, 90_000), (SIZE - 1, SIZE)])
