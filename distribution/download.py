@@ -24,8 +24,8 @@ from distribution.server_fetch import RelaySource, ServerFetch
 from distribution.store import Store
 from relay_client import gather
 from relay_client.errors import InvalidEvent
+from relay_client.event_source import EventSource
 from relay_client.gather_plan import IDS_PER_REQUEST
-from relay_client.pool import Pool
 
 if TYPE_CHECKING:  # it imports an HTTP client
     from relay_client.blossom.client import BlossomClient
@@ -58,7 +58,7 @@ class ChunkCounts:
 class Download:
     """Download of one release into the store. The caller holds the lock of the release."""
 
-    pool: Pool
+    pool: EventSource
     store: Store
     release: Release
     manifest: Manifest  # of the whole release, or of the part that is wanted
@@ -231,7 +231,7 @@ class _ChunkWriter:
                 raise InvalidChunk(f"{count} are missing or did not verify: {refusal}")
         summary = "; ".join(filter(None, [*self._server_failures.values(), pool.failure_summary()]))
         where = ", ".join([*self._download.servers, *pool.reports])
-        raise ChunksMissing(f"{count} missing on {where}; run it again later{f' ({summary})' if summary else ''}")
+        raise ChunksMissing(f"{count} missing on {where}; {pool.advice}{f' ({summary})' if summary else ''}")
 
     def _offer(self, url: str, raw_event: Mapping[str, object]) -> bool:
         try:

@@ -40,8 +40,8 @@ from distribution.trust import TrustPolicy
 from relay_client.blossom.address import MAX_HINTED_SERVERS, MAX_SERVERS, usable_servers
 from relay_client.errors import quote
 from relay_client.event import Event
+from relay_client.event_source import Answer, EventSource
 from relay_client.nip19 import AddressReference, EventReference, encode_npub
-from relay_client.pool import Answer, Pool
 
 if TYPE_CHECKING:  # they import an HTTP client
     from distribution.server_copies import ServerAvailability
@@ -75,7 +75,7 @@ class Fetcher:
     """Fetches releases from the relays of an open pool into a store.
 
     Args:
-        pool: Open pool of relays to ask.
+        pool: Open pool of relays to ask, or a file of events.
         store: Store to install into.
         policy: Authors whose releases may be fetched.
         now: Clock, in seconds since 1970.
@@ -90,7 +90,7 @@ class Fetcher:
         CallerError: `max_size` is not above 0.
     """
 
-    pool: Pool
+    pool: EventSource
     store: Store
     policy: TrustPolicy
     now: Callable[[], int]
@@ -198,10 +198,10 @@ class Fetcher:
             if checked.refused:
                 raise next(iter(checked.refused.values()))
             if errors:
-                raise InvalidRelease(f"no relay has a valid head of {who}: {errors[0]}")
+                raise InvalidRelease(f"{self.pool.lacking} a valid head of {who}: {errors[0]}")
             if own:
                 raise NotFound(f"the author revoked every version of {who} that the relays have")
-            raise NotFound(f"no relay has a model {who}{self._failures()}")
+            raise NotFound(f"{self.pool.lacking} a model {who}{self._failures()}")
         for head in left:
             if error := checked.refused.get(head.id):
                 self.on_warning(f"ignored version {head.version} of {head.name}, announced without a release: {error}")

@@ -10,7 +10,7 @@ from distribution.errors import InvalidRelease, NotFound, RandyGPTError
 from distribution.events import Head, Release
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event
-from relay_client.pool import Pool
+from relay_client.event_source import EventSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,9 @@ class CheckedHeads:
     refused: Mapping[bytes, RandyGPTError]  # by id of the head: why it does not count
 
 
-async def check_heads(pool: Pool, heads: Collection[Head], *, now: int, follow_hints: bool = True) -> CheckedHeads:
+async def check_heads(
+    pool: EventSource, heads: Collection[Head], *, now: int, follow_hints: bool = True
+) -> CheckedHeads:
     """Check which of the highest heads count.
 
     Slow relays are waited for only if no head counts without them, as in `Pool.gather`.
@@ -39,7 +41,7 @@ async def check_heads(pool: Pool, heads: Collection[Head], *, now: int, follow_h
 
 
 async def _check_heads(
-    pool: Pool, heads: Collection[Head], *, now: int, follow_hints: bool, patient: bool
+    pool: EventSource, heads: Collection[Head], *, now: int, follow_hints: bool, patient: bool
 ) -> CheckedHeads:
     releases: dict[bytes, Release] = {}
     refused: dict[bytes, RandyGPTError] = {}
@@ -59,7 +61,7 @@ async def _check_heads(
 
 
 async def gather_signed(
-    pool: Pool, ids: Iterable[bytes], *, patient: bool = True
+    pool: EventSource, ids: Iterable[bytes], *, patient: bool = True
 ) -> tuple[dict[bytes, Event], dict[bytes, str]]:
     """Gather events by id, and verify them with their signatures; `patient` as in `Pool.gather`.
 
@@ -83,14 +85,14 @@ async def gather_signed(
 
 
 def _named_release(
-    pool: Pool, head: Head, events: Mapping[bytes, Event], rejected: Mapping[bytes, str], now: int
+    pool: EventSource, head: Head, events: Mapping[bytes, Event], rejected: Mapping[bytes, str], now: int
 ) -> Release:
     """Return the release that a head names; raises InvalidRelease or NotFound if the head does not count."""
     if reason := rejected.get(head.release_id):
         raise InvalidRelease(f"the release does not verify: {reason}")
     if head.release_id not in events:
         reasons = f" ({pool.failure_summary()})" if pool.failure_summary() else ""
-        raise NotFound(f"no relay has the release: {head.release_id.hex()}{reasons}")
+        raise NotFound(f"{pool.lacking} the release: {head.release_id.hex()}{reasons}")
     release = Release.parse(events[head.release_id], now=now)
     if not head.names(release):
         raise InvalidRelease(f"the head of {head.name!r} does not match the release that it names")

@@ -13,7 +13,7 @@ from distribution.events import CHUNK_KIND, MAX_MANIFEST_SIZE, Release
 from distribution.heads import gather_signed
 from distribution.manifest import Manifest
 from relay_client.event import Event
-from relay_client.pool import Pool
+from relay_client.event_source import EventSource
 
 if TYPE_CHECKING:  # it imports an HTTP client
     from relay_client.blossom.client import BlossomClient
@@ -35,7 +35,7 @@ class FoundManifest:
             archive.keep_manifest_bytes(release.id, self.encoded)
 
 
-async def gather_verified(pool: Pool, ids: Sequence[bytes], what: str) -> dict[bytes, Event]:
+async def gather_verified(pool: EventSource, ids: Sequence[bytes], what: str) -> dict[bytes, Event]:
     """Gather events by id and verify them.
 
     Args:
@@ -54,11 +54,11 @@ async def gather_verified(pool: Pool, ids: Sequence[bytes], what: str) -> dict[b
             raise InvalidRelease(f"the {what} does not verify: {reason}")
     if missing:
         reasons = pool.failure_summary()
-        raise NotFound(f"no relay has the {what}: {missing[0].hex()}{f' ({reasons})' if reasons else ''}")
+        raise NotFound(f"{pool.lacking} the {what}: {missing[0].hex()}{f' ({reasons})' if reasons else ''}")
     return found
 
 
-async def find_manifest(pool: Pool, release: Release, servers: "Iterable[BlossomClient]") -> FoundManifest:
+async def find_manifest(pool: EventSource, release: Release, servers: "Iterable[BlossomClient]") -> FoundManifest:
     """Return the verified manifest of a release.
 
     Args:

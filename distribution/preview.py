@@ -14,9 +14,9 @@ from distribution.resolve import Reference
 from distribution.store import Store
 from relay_client.errors import InvalidEvent
 from relay_client.event import HashedEvent
+from relay_client.event_source import Answer, EventSource
 from relay_client.filter import Filter
 from relay_client.hexadecimal import parse_hex
-from relay_client.pool import Answer, Pool
 
 if TYPE_CHECKING:  # server_copies imports an HTTP client
     from collections.abc import Mapping
@@ -86,7 +86,7 @@ async def plan_fetch(fetcher: Fetcher, reference: Reference, weights: HeaderRewr
     return FetchPlan(preview=preview, manifest=manifest, missing_bytes=size, missing_chunks=chunks, servers=servers)
 
 
-async def _holders(pool: Pool, release: Release) -> tuple[str, ...]:
+async def _holders(pool: EventSource, release: Release) -> tuple[str, ...]:
     """Return the relays that return the release, without waiting for slow ones."""
 
     def holders(answers: list[Answer]) -> list[str]:

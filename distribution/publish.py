@@ -9,12 +9,14 @@ import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import BinaryIO
 
 from distribution.clock import check_clock, clock_advice
 from distribution.confirm import ChunkCheck
 from distribution.dry_run import DryRun, make_dry_run
 from distribution.errors import CallerError, NotPublished
 from distribution.event_tags import MAX_FUTURE_S, public_servers
+from distribution.event_writer import EventWriter, head_time
 from distribution.events import MAX_VERSION, Head, Release
 from distribution.head_writer import HeadWriter
 from distribution.journal import Journal, PublishRecord, contents_digest
@@ -123,7 +125,7 @@ class Publisher:
         blob_size = earlier.blob_size if earlier else self._blob_size
         hashed = await asyncio.to_thread(_hash_again, spec, hashed, self._blob_size, blob_size)
         await self._check_servers(uploader, hashed, blob_size or BLOB_SIZE)
-        record = self._begin(spec, hashed, writer.counting, uploader.origins)
+        record = self._begin(spec, hashed, writer.counting, uploader.origins, hint=self.pool.urls[0])
         hashed = await asyncio.to_thread(_hash_again, spec, hashed, blob_size, record.blob_size)
         plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
         if record.resumed:
@@ -154,6 +156,34 @@ class Publisher:
             return published
         drafts = file_drafts(release, plan.manifest, uploader.origins, expires=record.expires)
         return replace(published, file_events=await publish_file_events(self.pool, self.key, drafts))
+
+    async def write(self, spec: ReleaseSpec, file: BinaryIO) -> Published:
+        """Write the events of a release to a file, one JSON object a line in the order of sending, its head last.
+
+        Sends nothing, and the pool need not be open: its first address is named in the events. Versions follow the
+        journal. The same files keep their version and ids, here and in `publish`.
+
+        Raises:
+            CallerError: The release is too large, or its version has expired or is the last possible one.
+            StoreError: The journal cannot be used.
+            OSError: A file cannot be read or written.
+        """
+        hashed = await asyncio.to_thread(_hash, spec, self._blob_size)
+        record = self._begin(spec, hashed, (), (), hint=next(iter(self.pool.reports), ""))
+        hashed = await asyncio.to_thread(_hash_again, spec, hashed, self._blob_size, record.blob_size)
+        plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
+        records = [each for name, each in self.journal.publishes(self.key.pubkey) if name == spec.name]
+        created_at = head_time(records, record.version)
+        writer = EventWriter(file, on_progress=self.on_progress)
+        release, size = await asyncio.to_thread(writer.write_plan, plan, record, self.key, created_at=created_at)
+        return Published(
+            release=release,
+            manifest=plan.manifest,
+            events=len(plan.events) + 1,
+            bytes=size,
+            relays={},
+            resumed=record.resumed,
+        )
 
     async def dry_run(self, spec: ReleaseSpec) -> DryRun:
         """Estimate what `publish` would send; sends and records nothing. The pool need not be open.
@@ -207,7 +237,13 @@ class Publisher:
             raise NotPublished(f"no server takes the files: {uploader.failure_summary()}")
 
     def _begin(
-        self, spec: ReleaseSpec, hashed: Sequence[HashedSource], heads: Iterable[Head], servers: Sequence[str]
+        self,
+        spec: ReleaseSpec,
+        hashed: Sequence[HashedSource],
+        heads: Iterable[Head],
+        servers: Sequence[str],
+        *,
+        hint: str,
     ) -> PublishRecord:
         """Return the publish of these files from the journal, or record a new one."""
         highest = self._highest(spec.name, heads)
@@ -218,7 +254,7 @@ class Publisher:
             above=highest,
             created_at=self.now(),
             card=spec.card,
-            hint=self.pool.urls[0],
+            hint=hint,
             expires=self._expiry(spec),
             blob_size=BLOB_SIZE if servers else None,
             servers=public_servers(servers),

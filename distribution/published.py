@@ -12,9 +12,9 @@ from distribution.revocation import REVOCATION_KIND, Revocation
 from distribution.trust import latest
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event
+from relay_client.event_source import EventSource
 from relay_client.filter import Filter
 from relay_client.nip19 import encode_npub
-from relay_client.pool import Pool
 
 MAX_PUBLISHED = 500  # events of one kind in a page; common limit of relays, which return the newest first
 
@@ -35,7 +35,7 @@ class PublishedVersion:
     revoked: bool = False
 
 
-async def find_version(pool: Pool, author: bytes, name: str, version: int, *, now: int) -> Release:
+async def find_version(pool: EventSource, author: bytes, name: str, version: int, *, now: int) -> Release:
     """Return one version of an author's name from the relays of an open pool.
 
     Raises:
@@ -47,14 +47,14 @@ async def find_version(pool: Pool, author: bytes, name: str, version: int, *, no
     ]
     releases = [each.release for each in found if each.release and not each.revoked]
     if not releases:
-        state = "the author revoked" if found else "no relay has"
+        state = "the author revoked" if found else pool.lacking
         raise NotFound(f"{state} version {version} of {name!r} by {encode_npub(author)}")
     if len({release.manifest_sha256 for release in releases}) > 1:
         raise Equivocation(f"the author signed two different releases as version {version} of {name}")
     return min(releases, key=lambda release: (-release.created_at, release.id))
 
 
-async def query_published(pool: Pool, author: bytes, *, now: int) -> list[PublishedVersion]:
+async def query_published(pool: EventSource, author: bytes, *, now: int) -> list[PublishedVersion]:
     """Return the versions of an author's models that the relays of an open pool have.
 
     Args:
@@ -109,7 +109,7 @@ def add_recorded(
     return sorted(merged, key=lambda each: (each.name, -each.version, -each.created_at))
 
 
-async def _query(pool: Pool, author: bytes, kind: int) -> list[tuple[str, Event]]:
+async def _query(pool: EventSource, author: bytes, kind: int) -> list[tuple[str, Event]]:
     """Return the valid events of a kind by an author, with the relay that returned them.
 
     Each relay is asked for pages, the newest first, until one has nothing new.

@@ -15,12 +15,12 @@ from distribution.manifest import is_digest
 from distribution.seen_versions import SeenVersions
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft
+from relay_client.event_source import Answer, EventSource
 from relay_client.filter import Filter
 from relay_client.gather_plan import IDS_PER_REQUEST
 from relay_client.hexadecimal import parse_hex
 from relay_client.messages import sanitize
 from relay_client.nip19 import AddressReference
-from relay_client.pool import Answer, Pool
 
 REVOCATION_KIND = 5
 OnRevoked = Callable[[bytes, int, str], None]  # gets the id of a release, its version, and the author's reason
@@ -78,7 +78,7 @@ def heads_deletion_draft(heads: Iterable[Head], *, created_at: int) -> EventDraf
     return EventDraft(kind=REVOCATION_KIND, created_at=created_at, tags=tags, content="dated wrongly")
 
 
-async def find_revocation(pool: Pool, author: bytes, release_id: bytes, *, now: int) -> Event | None:
+async def find_revocation(pool: EventSource, author: bytes, release_id: bytes, *, now: int) -> Event | None:
     """Return a revocation of a release by its author, if a relay of an open pool has one; `now`: seconds since 1970."""
     wanted = Filter(authors=(author,), kinds=(REVOCATION_KIND,), tags={"e": (release_id.hex(),)}, limit=_REVOCATIONS)
     for _, raw_event in await pool.query(wanted):
@@ -91,7 +91,7 @@ async def find_revocation(pool: Pool, author: bytes, release_id: bytes, *, now: 
 
 
 async def query_revoked(
-    pool: Pool,
+    pool: EventSource,
     versions: SeenVersions,
     address: AddressReference,
     heads: Iterable[Head],

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from relay_client.blossom.server_list import SERVER_LIST_KIND, listed_servers
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, latest_event
+from relay_client.event_source import Answer, EventSource
 from relay_client.filter import Filter
-from relay_client.pool import Answer, Pool
 
 
-async def query_servers(pool: Pool, author: bytes) -> list[str]:
+async def query_servers(pool: EventSource, author: bytes) -> list[str]:
     """Return the servers in the newest list of `author` that relays have; untrusted, and empty without a list."""
     wanted = Filter(authors=(author,), kinds=(SERVER_LIST_KIND,), limit=1)
     answers = await pool.query_soon(

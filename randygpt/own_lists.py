@@ -11,10 +11,11 @@ from distribution.server_hints import read_servers
 from randygpt.errors import CallerError, InvalidEvent, NotFound, NotPublished
 from relay_client.blossom.server_list import SERVER_LIST_KIND, extend_list, listed_servers
 from relay_client.event import Event, latest_event
+from relay_client.event_source import Answer
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
 from relay_client.nip65 import RELAY_LIST_KIND, write_relays
-from relay_client.pool import Answer, Pool
+from relay_client.pool import Pool
 from relay_client.relay_status import RelayReport
 
 

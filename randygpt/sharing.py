@@ -7,12 +7,15 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
 
 from distribution.download import OnProgress
 from distribution.dry_run import DryRun
+from distribution.event_file import EventFile
 from distribution.fetch import MAX_SIZE, Fetched, Fetcher
 from distribution.follow import Failed, Follower, FollowStatus, FollowTarget, Update
 from distribution.journal import Journal
+from distribution.manifest import is_name
 from distribution.partial import HeaderRewrite
 from distribution.preview import FetchPlan, Preview, look, plan_fetch
 from distribution.publish import Published, Publisher
@@ -23,7 +26,7 @@ from distribution.resolve import Reference, resolve_name, resolve_reference
 from distribution.state_file import StateFile
 from distribution.store import Store
 from distribution.trust import TrustPolicy
-from distribution.trust_list import TrustStore
+from distribution.trust_list import TrustList, TrustStore
 from randygpt.checkpoint.header import WEIGHTS_MAGIC
 from randygpt.errors import CallerError, InvalidRelease, TransportError
 from randygpt.user import signing_key
@@ -32,6 +35,9 @@ from relay_client.hints import usable_hints
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
 from relay_client.relay_status import RelayReport
+
+if TYPE_CHECKING:
+    from relay_client.event_source import EventSource
 
 _WEIGHTS = HeaderRewrite(size=len(WEIGHTS_MAGIC), apply=lambda _: WEIGHTS_MAGIC)
 
@@ -55,8 +61,6 @@ class Publication:
     nip94: bool = False  # describe files on servers for other programs
 
     def __post_init__(self) -> None:
-        if not self.relays:
-            raise CallerError("no relay to publish to")
         if self.nip94 and not self.servers:
             raise CallerError("--nip94 describes files on a Blossom server: pass --server")
         if self.copies and self.copies > len(self.relays):
@@ -78,6 +82,14 @@ class Publication:
         with Journal(self.home.journal_path) as journal:
             async with Pool(self.relays, signer=self.key) as pool:
                 return await self._publisher(pool, journal, on_progress).publish(self.spec)
+
+    async def write(self, file: BinaryIO, on_progress: OnProgress = no_progress) -> Published:
+        """Sign the release and write its events to a file; the first relay is named in them, and none is needed.
+
+        Raises what `Publisher.write` raises.
+        """
+        with Journal(self.home.journal_path) as journal:
+            return await self._publisher(Pool(self.relays), journal, on_progress).write(self.spec, file)
 
     def _publisher(self, pool: Pool, journal: Journal, on_progress: OnProgress = no_progress) -> Publisher:
         return Publisher(
@@ -129,9 +141,10 @@ async def own_versions(
 
 async def fetch_release(  # noqa: PLR0913 (a fetch has this many choices)
     home: Home,
-    reference: str,
+    reference: str | None,
     *,
     relays: Sequence[str] | None = None,
+    events: EventFile | None = None,
     servers: Sequence[str] | None = None,
     follow_servers: bool = True,
     max_size: int = MAX_SIZE,
@@ -144,8 +157,9 @@ async def fetch_release(  # noqa: PLR0913 (a fetch has this many choices)
 
     Args:
         home: Where the store, the trust list and the key for relays that authenticate (NIP-42) are.
-        reference: Any name of a release that `distribution.resolve` knows.
+        reference: Any name of a release that `distribution.resolve` knows; None: the only model in `events`.
         relays: Where to look; by default the user's relays, or those that `reference` names if the user has none.
+        events: File to fetch from instead of relays.
         servers: Blossom servers to ask; by default the user's.
         follow_servers: Ask servers that the author names too.
         max_size: Bytes; a larger release is refused.
@@ -162,6 +176,7 @@ async def fetch_release(  # noqa: PLR0913 (a fetch has this many choices)
         home,
         reference,
         relays=relays,
+        events=events,
         servers=servers,
         follow_servers=follow_servers,
         max_size=max_size,
@@ -180,11 +195,12 @@ async def preview_release(home: Home, reference: str, *, relays: Sequence[str] |
         return await look(fetcher, parsed)
 
 
-async def plan_fetch_release(
+async def plan_fetch_release(  # noqa: PLR0913 (the choices of a fetch)
     home: Home,
-    reference: str,
+    reference: str | None,
     *,
     relays: Sequence[str] | None = None,
+    events: EventFile | None = None,
     servers: Sequence[str] | None = None,
     follow_servers: bool = True,
     max_size: int = MAX_SIZE,
@@ -196,6 +212,7 @@ async def plan_fetch_release(
         home,
         reference,
         relays=relays,
+        events=events,
         servers=servers,
         follow_servers=follow_servers,
         max_size=max_size,
@@ -208,9 +225,10 @@ async def plan_fetch_release(
 @contextlib.asynccontextmanager
 async def _open_fetcher(  # noqa: PLR0913 (the choices of a fetch)
     home: Home,
-    reference: str,
+    reference: str | None,
     *,
     relays: Sequence[str] | None,
+    events: EventFile | None = None,
     servers: Sequence[str] | None = None,
     follow_servers: bool = True,
     policy: TrustPolicy | None = None,
@@ -218,16 +236,27 @@ async def _open_fetcher(  # noqa: PLR0913 (the choices of a fetch)
     on_progress: OnProgress = no_progress,
     on_warning: Callable[[str], None] = lambda _text: None,
 ) -> AsyncIterator[tuple[Fetcher, Reference]]:
-    """Connect to the relays for a reference, and yield a fetcher with the reference; `policy`: if not the user's."""
+    """Open the relays for a reference, or the file, and yield a fetcher with the reference.
+
+    `policy` is for what is not the user's.
+    """
     store, trusted = Store(home.folder), TrustStore(home.folder).read()
-    parsed = resolve_reference(store, trusted, reference)
-    has_own_hints = not relays and not home.relays() and usable_hints(parsed.relays, known=())
-    urls = [] if has_own_hints else home.resolve_relays(relays, hints=parsed.relays)
-    async with Pool(urls, signer=signing_key.signer(home), hints=parsed.relays, wait_for_all=False) as pool:
+    policy = policy or trusted.policy
+    async with contextlib.AsyncExitStack() as stack:
+        source: EventSource
+        if events:
+            source, parsed = events, await _resolve_in_file(store, trusted, events, reference, policy)
+        else:
+            parsed = resolve_reference(store, trusted, reference or "")
+            has_own_hints = not relays and not home.relays() and usable_hints(parsed.relays, known=())
+            urls = [] if has_own_hints else home.resolve_relays(relays, hints=parsed.relays)
+            signer = signing_key.signer(home)
+            pool = Pool(urls, signer=signer, hints=parsed.relays, wait_for_all=False)
+            source = await stack.enter_async_context(pool)
         fetcher = Fetcher(
-            pool=pool,
+            pool=source,
             store=store,
-            policy=policy or trusted.policy,
+            policy=policy,
             now=_now,
             max_size=max_size,
             on_progress=on_progress,
@@ -236,6 +265,19 @@ async def _open_fetcher(  # noqa: PLR0913 (the choices of a fetch)
             follow_servers=follow_servers,
         )
         yield fetcher, parsed
+
+
+async def _resolve_in_file(
+    store: Store, trusted: TrustList, events: EventFile, reference: str | None, policy: TrustPolicy
+) -> Reference:
+    """Return what a reference stands for; None or a name that is not installed: the only such model in a file."""
+    if reference is not None:
+        try:
+            return resolve_reference(store, trusted, reference)
+        except CallerError:
+            if not is_name(reference):
+                raise
+    return await events.find_model(policy, name=reference, now=_now())
 
 
 def follow_target(

@@ -11,14 +11,13 @@ from relay_client.backoff import Backoff
 from relay_client.connection import OnEvent
 from relay_client.errors import InvalidEvent, PeerError, RelayRefused, RelayTimeout, TransportError
 from relay_client.event import Event, HashedEvent
+from relay_client.event_source import Answer
 from relay_client.filter import Filter
 from relay_client.gather import BY_ID, AcceptEvent, KeyLookup, gather_events
 from relay_client.pool_connections import PoolConnections
 from relay_client.relay_status import RelayStatus
 from relay_client.sender import OnAccepted, RelaySender, run_senders
 from relay_client.settle import TOO_SLOW, settle
-
-Answer = tuple[str, Mapping[str, object]]  # relay, unverified event
 
 _RECONNECTS = 3  # attempts without progress to gather the rest from relays whose connection broke
 _READ_RETRIES = 6  # of reading what a relay accepted
@@ -252,6 +251,16 @@ class Pool(PoolConnections):
     def owes_answers(self) -> bool:
         """True if a relay was not waited for, or lost its connection: asking again may bring more."""
         return bool(self._late or self._disconnected())
+
+    @property
+    def lacking(self) -> str:
+        """Beginning of an error about something that is missing."""
+        return "no relay has"
+
+    @property
+    def advice(self) -> str:
+        """What to do about something that is missing."""
+        return "run it again later"
 
     async def gather(
         self, keys: Iterable[bytes], accept: AcceptEvent, lookup: KeyLookup = BY_ID, *, patient: bool = True

@@ -1,13 +1,18 @@
-"""`randygpt export` and `randygpt import`: convert checkpoints to and from safetensors."""
+"""`randygpt export` and `randygpt import`: convert checkpoints to and from safetensors, or write a release's events."""
 
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from randygpt.cli import installed
+from randygpt.cli.events_output import check_events_output, open_events_output, report_events_output
 from randygpt.cli.flags import Json, ModelPreset, ModelVocab, Quiet, check_file_path
 from randygpt.cli.models import ModelArgument, find_model
-from randygpt.cli.output import emit, format_size
+from randygpt.cli.output import byte_progress, emit, format_size, print_stderr
+from randygpt.cli.usage import UsageError
 from randygpt.errors import CallerError
 
 EXPORT_EXAMPLE = "Example: randygpt export --format hf shakespeare_best.bin shakespeare-hf"
@@ -15,8 +20,19 @@ IMPORT_EXAMPLE = "Example: randygpt import shakespeare-hf shakespeare2"
 
 
 def export(
+    context: typer.Context,
     model: ModelArgument,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; new or empty.")],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DIR",
+            help="Folder to write, new or empty; with --events a file, default: standard output.",
+            show_default=False,
+        ),
+    ] = None,
+    events: Annotated[
+        bool, typer.Option("--events", help="Write the signed events of an installed release instead (JSONL).")
+    ] = False,
     kind: Annotated[
         Literal["safetensors", "hf"],
         typer.Option(
@@ -28,9 +44,14 @@ def export(
     preset: ModelPreset = None,
     vocab: ModelVocab = None,
     as_json: Json = False,
-    _quiet: Quiet = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Export a checkpoint as safetensors, or for transformers."""
+    """Export a checkpoint as safetensors, or for transformers; or the events of a release."""
+    if events:
+        _export_events(model, folder or Path("-"), as_json=as_json, quiet=quiet)
+        return
+    if folder is None:
+        raise UsageError("Missing argument 'DIR'.", context)
     from randygpt.checkpoint.export import export_model
     from randygpt.checkpoint.sidecar import inspect_checkpoint
 
@@ -38,6 +59,30 @@ def export(
     total = format_size(sum((folder / name).stat().st_size for name in names))
     result = {"folder": str(folder), "format": kind, "files": names}
     emit(as_json, result, f"{folder}: {', '.join(names)} ({total})")
+
+
+def _export_events(model: str | None, out: Path, *, as_json: bool, quiet: bool) -> None:
+    """Write the events of an installed release to a file; exit code 4 if chunks are not installed."""
+    from distribution.event_writer import EventWriter
+    from distribution.local_release import LocalRelease
+
+    check_events_output(out, as_json=as_json)
+    store, trusted, release = installed.find_release(model or "current")
+    local = LocalRelease(store, release, now=int(time.time()))
+    with open_events_output(out) as file, byte_progress("writing", shown=not (as_json or quiet)) as on_progress:
+        written = EventWriter(file, on_progress=on_progress).write_installed(local)
+    if written.copies and not quiet:
+        print_stderr(f"{written.copies:,} chunks are copies: the author's signatures on them are not in the store")
+    if not written.head and not quiet:
+        print_stderr("no head: the release was fetched by id, so relays that import the file find it by id only")
+    if written.missing:
+        print_stderr(f"{written.missing:,} chunks are missing: their data is not in the store (weights only?)")
+    result = installed.release_json(release, trusted) | asdict(written) | {"out": str(out)}
+    size = f"{written.events:,} events, {format_size(written.bytes)}"
+    text = f"{installed.release_title(release, trusted)}: {size}{'' if out == Path('-') else f' in {out}'}"
+    report_events_output(out, result, text, as_json=as_json, quiet=quiet)
+    if written.missing:
+        raise typer.Exit(4)
 
 
 def import_model(

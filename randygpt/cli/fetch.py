@@ -1,31 +1,58 @@
 """`randygpt fetch`: fetch a release by id or name, verify it and install it."""
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
 from randygpt.cli import installed
-from randygpt.cli.flags import Json, MaxSize, NoServers, Quiet, Relays, Servers, parse_size, resolve_servers
+from randygpt.cli.flags import (
+    Json,
+    MaxSize,
+    NoServers,
+    Quiet,
+    Relays,
+    Servers,
+    is_flag_given,
+    parse_size,
+    resolve_servers,
+)
 from randygpt.cli.output import byte_progress, emit, format_size, print_stderr
 from randygpt.cli.preview import print_plan
+from randygpt.cli.usage import UsageError
+from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
+    from distribution.event_file import EventFile
     from distribution.fetch import Fetched
 
 EXAMPLE = "Example: randygpt fetch npub1…/shakespeare --relay wss://relay.example"
 
 
 def fetch(
+    context: typer.Context,
     reference: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="MODEL",
-            help="npub…/name, alice/name, nevent, naddr, note or id; or the name of an installed one.",
+            help="npub…/name, alice/name, nevent, naddr, note or id; or the name of an installed one. "
+            "Not needed with --from.",
             autocompletion=installed.complete_address,
+            show_default=False,
         ),
-    ],
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Read events from this file (JSONL; - for standard input), and ask no relay.",
+        ),
+    ] = None,
     relay: Relays = None,
     server: Servers = None,
     no_servers: NoServers = False,
@@ -49,39 +76,40 @@ def fetch(
     from relay_client.nip19 import encode_npub
 
     home, limit, warn = Home.from_environment(), parse_size(max_size), (lambda _text: None) if quiet else print_stderr
-    if dry_run:
-        planning = plan_fetch_release(
-            home,
-            reference,
-            relays=relay,
-            servers=resolve_servers(home, server, none=no_servers),
-            follow_servers=not no_servers,
-            max_size=limit,
-            weights_only=weights_only,
-            on_warning=warn,
-        )
-        plan, reports = asyncio.run(planning)
-        print_plan(plan, reports, TrustStore(home.folder).read(), as_json=as_json)
-        return
-    with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
-        fetched = asyncio.run(
-            fetch_release(
-                home,
-                reference,
-                relays=relay,
-                servers=resolve_servers(home, server, none=no_servers),
-                follow_servers=not no_servers,
-                max_size=limit,
-                weights_only=weights_only,
-                activate=activate,
-                on_progress=on_progress,
-                on_warning=warn,
+    if source is None and reference is None:
+        raise UsageError("Missing argument 'MODEL'.", context)
+    if source is not None and any(is_flag_given(context, flag) for flag in ("relay", "server")):
+        raise CallerError("--from asks no relay and no server: leave out --relay and --server")
+    choices: _Choices = {
+        "servers": [] if source else resolve_servers(home, server, none=no_servers),
+        "follow_servers": not (no_servers or source),
+        "max_size": limit,
+        "weights_only": weights_only,
+        "on_warning": warn,
+    }
+    with _open_events(home, source, limit) as events:
+        if dry_run:
+            planning = plan_fetch_release(home, reference, relays=relay, events=events, **choices)
+            plan, reports = asyncio.run(planning)
+            print_plan(plan, reports, TrustStore(home.folder).read(), as_json=as_json)
+            return
+        with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
+            fetched = asyncio.run(
+                fetch_release(
+                    home,
+                    reference,
+                    relays=relay,
+                    events=events,
+                    activate=activate,
+                    on_progress=on_progress,
+                    **choices,
+                )
             )
-        )
     trusted = TrustStore(home.folder).read()
     release, author = fetched.release, encode_npub(fetched.release.author)
     for url in fetched.misbehaving if not quiet else ():
-        print_stderr(f"{url} sent data that failed verification; others were preferred from then on")
+        others = "" if source else "; others were preferred from then on"
+        print_stderr(f"{url} {'has' if source else 'sent'} data that failed verification{others}")
     text = "\n".join(
         [
             f"{release.name} version {release.version}, signed by {trusted.display_name(release.author)}",
@@ -90,6 +118,30 @@ def fetch(
         ]
     )
     emit(as_json, _as_json(fetched, author), text)
+
+
+class _Choices(TypedDict):
+    """What a fetch and its dry run have in common."""
+
+    servers: list[str]
+    follow_servers: bool
+    max_size: int
+    weights_only: bool
+    on_warning: Callable[[str], None]
+
+
+@contextlib.contextmanager
+def _open_events(home: Home, source: Path | None, max_size: int) -> "Iterator[EventFile | None]":
+    """Open the file of events, if there is one; raises CallerError, OSError."""
+    if source is None:
+        yield None
+        return
+    from distribution.event_file import open_event_file
+    from relay_client import durable
+
+    folder = durable.make_directory(home.folder)
+    with open_event_file(source, folder=folder, max_size=max_size) as events:
+        yield events
 
 
 def _as_json(fetched: "Fetched", author: str) -> dict[str, object]:

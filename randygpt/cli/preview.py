@@ -75,7 +75,10 @@ def print_plan(plan: "FetchPlan", reports: "Mapping[str, RelayReport]", trusted:
             f"server    {each.reason or f'{origin} has {each.held:,} of {each.total:,} files'}"
             for origin, each in plan.servers.items()
         ),
-        *(f"relay     {_relay_line(url, report, plan.preview)}" for url, report in reports.items()),
+        *(
+            f"{'relay' if '://' in url else 'events':<10}{_relay_line(url, report, plan.preview)}"
+            for url, report in reports.items()
+        ),
     ]
     emit(as_json, facts, "\n".join(lines))
 

@@ -2,11 +2,14 @@
 
 import asyncio
 import re
+import shlex
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from randygpt.cli.events_output import check_events_output, open_events_output, report_events_output
 from randygpt.cli.flags import (
     Json,
     ModelPreset,
@@ -92,6 +95,13 @@ def publish(
     check: Annotated[
         bool, typer.Option("--check", help="Ask the relays for every event, and send those they lack.")
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the signed events to this file (JSONL; - for standard output), and send nothing.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be sent and how long it would take.")
     ] = False,
@@ -112,7 +122,14 @@ def publish(
     from randygpt.sharing import Publication, published_references
 
     home, expires_in_s = Home.from_environment(), _seconds(expires) if expires else None
-    urls, key = home.resolve_relays(relay), signing_key(home, key_file, password_file)
+    if out is not None:
+        check_events_output(
+            out,
+            as_json=as_json,
+            other=_without_sending(dry_run=dry_run, nip65=nip65, my_servers=my_servers, nip94=nip94),
+        )
+    urls = home.resolve_relays(relay) if out is None or relay or home.relays() else []
+    key = signing_key(home, key_file, password_file)
     if my_servers and no_servers:
         raise CallerError("--no-servers excludes --my-servers")
     servers = resolve_servers(home, server, none=no_servers)
@@ -145,12 +162,20 @@ def publish(
                 new_version=new_version,
                 expires_in_s=expires_in_s,
             ),
-            copies=copies,
+            copies=None if out else copies,
             check=check,
-            servers=servers,
-            send_chunks=relay_chunks,
+            servers=[] if out else servers,
+            send_chunks=relay_chunks or out is not None,
             nip94=nip94,
         )
+        if out is not None:
+            with (
+                open_events_output(out) as events,
+                byte_progress("writing", shown=not (as_json or quiet)) as on_progress,
+            ):
+                written = asyncio.run(publication.write(events, on_progress))
+            _report_written(written, out, as_json=as_json, quiet=quiet)
+            return
         if dry_run:
             _report_dry_run(publication, asyncio.run(publication.dry_run()), as_json=as_json)
             return
@@ -162,6 +187,11 @@ def publish(
             "already published: --license, --about and --expires are ignored; to change them, use --new-version"
         )
     _report(published, published_references(published, copies=copies), as_json=as_json, quiet=quiet)
+
+
+def _without_sending(**given: bool) -> str:
+    """Return the first given flag that makes sense only for a publish that sends, empty if none is given."""
+    return next((f"--{flag.replace('_', '-')}" for flag, is_given in given.items() if is_given), "")
 
 
 def _report_dry_run(publication: "Publication", estimate: "DryRun", *, as_json: bool) -> None:
@@ -177,6 +207,30 @@ def _report_dry_run(publication: "Publication", estimate: "DryRun", *, as_json: 
         )
     lines += [f"{origin}  {each.blobs:,} files, {format_size(each.bytes)}" for origin, each in estimate.servers.items()]
     emit(as_json, {"name": publication.spec.name, **asdict(estimate)}, "\n".join(lines))
+
+
+def _report_written(written: "Published", out: Path, *, as_json: bool, quiet: bool) -> None:
+    from relay_client.nip19 import encode_npub
+
+    release = written.release
+    result = {
+        "release": release.id.hex(),
+        "name": release.name,
+        "version": release.version,
+        "events": written.events,
+        "bytes": written.bytes,
+        "out": str(out),
+    }
+    text = "\n".join(
+        [
+            f"{release.name} version {release.version}",
+            f"author   {encode_npub(release.author)}",
+            f"release  {release.id.hex()}",
+            f"size     {written.events:,} events, {format_size(written.bytes)}",
+            f"fetch    {shlex.join(['randygpt', 'fetch', '--from', str(out)])}",
+        ]
+    )
+    report_events_output(out, result, text, as_json=as_json, quiet=quiet)
 
 
 def _report(published: "Published", references: "References", *, as_json: bool, quiet: bool) -> None:

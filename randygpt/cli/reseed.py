@@ -77,7 +77,7 @@ def _reseed_servers(
     which: str, origins: list[str], key_file: Path | None, password_file: Path | None, *, as_json: bool, quiet: bool
 ) -> None:
     """Upload a release to servers, and print the result; exit code 4 if none has all that is installed."""
-    from distribution.reseed import check_not_revoked, read_manifest, read_release
+    from distribution.local_release import check_not_revoked, read_manifest, read_release
     from distribution.server_copies import upload_installed
 
     store, trusted, release = installed.find_release(which)

@@ -16,9 +16,9 @@ from distribution.chunking import CHUNK_SIZE
 from distribution.errors import ChunksMissing, InvalidManifest, NotFound, NotPublished
 from distribution.events import CHUNK_KIND, Release, head_draft
 from distribution.fetch import Fetcher
+from distribution.local_release import read_manifest
 from distribution.nip94 import file_drafts
 from distribution.publish import Published
-from distribution.reseed import read_manifest
 from distribution.server_hints import read_servers
 from distribution.source import HashedSource, SourceFile
 from distribution.store import Store

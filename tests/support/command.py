@@ -27,9 +27,14 @@ def invoke(home: Path, *words: object, **variables: str) -> subprocess.Completed
 
     Call it from the main thread, which handles signals, and outside of any event loop.
     """
+    return invoke_with_input(home, b"", *words, **variables)
+
+
+def invoke_with_input(home: Path, stdin: bytes, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as `invoke` does, with these bytes on stdin."""
     arguments = [*map(str, words)]
     out, err = _captured(), _captured()
-    with _current_process(home, variables), _standard_streams(out, err):
+    with _current_process(home, variables), _standard_streams(out, err, stdin):
         try:
             code = run(arguments)
         except SystemExit as ended:  # as completion ends
@@ -136,10 +141,10 @@ def _current_process(home: Path, variables: Mapping[str, str]) -> Iterator[None]
 
 
 @contextlib.contextmanager
-def _standard_streams(out: io.TextIOWrapper, err: io.TextIOWrapper) -> Iterator[None]:
-    """Redirect output, with stdin at its end."""
+def _standard_streams(out: io.TextIOWrapper, err: io.TextIOWrapper, stdin: bytes = b"") -> Iterator[None]:
+    """Redirect output, with these bytes on stdin."""
     with (
-        mock.patch.object(sys, "stdin", io.StringIO()),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
