@@ -17,7 +17,7 @@ from relay_client.url import normalize_origin
 MAX_SERVERS = 16  # `server` tags of one event
 MAX_HINTED_SERVERS = 3
 
-_HASH_RUN = re.compile("[0-9a-f]{64}")
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 def normalize_server(raw_url: str) -> str:
@@ -65,6 +65,12 @@ def blob_url(origin: str, sha256: bytes) -> str:
     return f"{origin}/{sha256.hex()}"
 
 
+def last_hash(path: str) -> bytes | None:
+    """Return the last SHA-256 in the path of an address, which names the blob (BUD-01); None if there is none."""
+    found = _HASH.findall(path)
+    return bytes.fromhex(found[-1]) if found else None
+
+
 def redirect_target(raw_location: str, *, url: str, sha256: bytes) -> str:
     """Return the address that a redirected request for a blob goes to.
 
@@ -83,7 +89,7 @@ def redirect_target(raw_location: str, *, url: str, sha256: bytes) -> str:
         here, _ = normalize_origin(url, ("http", "https"))
     except ValueError:
         raise InvalidResponse(f"redirects to {quote(raw_location)}, which is no address") from None
-    if _HASH_RUN.findall(target.raw_path)[-1:] != [sha256.hex()]:
+    if last_hash(target.raw_path) != sha256:
         raise InvalidResponse(f"redirects to {quote(raw_location)}, which is another blob")
     if origin != here and not is_public_origin(origin):
         raise InvalidResponse(f"redirects to {quote(raw_location)}, which is not a public https address")

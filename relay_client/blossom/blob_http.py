@@ -14,6 +14,7 @@ from relay_client.messages import sanitize
 DEFAULT_TYPE = "application/octet-stream"
 
 _DIGEST = 32  # bytes
+_MAX_DIGITS = 31  # of a number
 _BLOCK = 1 << 20  # bytes received before they are hashed and written
 _IDLE_S = 30.0  # without a byte of an upload
 _SMALL_BODY_S = 30.0  # for a whole body that is not a blob
@@ -110,10 +111,16 @@ def hash_header(request: web.Request) -> bytes | None:
 
 def int_header(request: web.Request, name: str) -> int:
     """Return a header that is a number of bytes; raises Refused if it is missing or is none."""
-    text = request.headers.get(name, "")
-    if not (text.isascii() and text.isdecimal() and len(text) < _DIGEST):
+    number = parse_number(request.headers.get(name, ""))
+    if number is None:
         raise Refused(411, f"{name} is required")
-    return int(text)
+    return number
+
+
+def parse_number(text: str) -> int | None:
+    """Return a decimal number of ASCII digits; None for any other text, and for one that is too long."""
+    is_number = text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
+    return int(text) if is_number else None
 
 
 def media_type_of(raw_type: str) -> str:

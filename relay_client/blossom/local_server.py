@@ -25,6 +25,7 @@ from relay_client.blossom.blob_http import (
     keep_waiting,
     media_type_of,
     origin_of,
+    parse_number,
     read_small,
     receive,
     refusal,
@@ -223,8 +224,8 @@ class LocalBlobServer:
         if cursor := parse_hex(request.query.get("cursor"), _DIGEST):
             hashes = [blob.sha256 for blob in blobs]
             blobs = blobs[hashes.index(cursor) + 1 :] if cursor in hashes else []
-        wanted = request.query.get("limit", "")
-        limit = min(int(wanted), _MAX_LIST) if wanted.isdecimal() and len(wanted) < _DIGEST else _MAX_LIST
+        wanted = parse_number(request.query.get("limit", ""))
+        limit = _MAX_LIST if wanted is None else min(wanted, _MAX_LIST)
         return web.json_response([self._descriptor(request, blob).to_dict() for blob in blobs[:limit]])
 
     # --- checks

@@ -6,21 +6,19 @@ redirects only to the same blob (see `address`), so that it reaches nothing in t
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import aiohttp
 import orjson
 
-from relay_client.blossom.address import is_public_origin
+from relay_client.blossom.address import is_public_origin, last_hash
 from relay_client.blossom.transport import Transport, translated
 from relay_client.errors import InvalidResponse, quote
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from relay_client.url import normalize_origin
 
 MAX_REQUEST = 16_384  # bytes of the JSON that names an address
-_HASH = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +51,12 @@ class MirrorSource:
             origin, path = normalize_origin(url, ("http", "https"))
         except ValueError:
             raise InvalidResponse(f"{quote(url)} is not an address") from None
-        found = _HASH.findall(path.partition("?")[0])
-        if not found:
+        sha256 = last_hash(path.partition("?")[0])
+        if sha256 is None:
             raise InvalidResponse(f"{quote(url)} does not name a blob by its hash")
         if only_public and not is_public_origin(origin):
             raise InvalidResponse(f"{quote(origin)} is not a public https address")
-        return cls(url=origin + path, origin=origin, sha256=bytes.fromhex(found[-1]))
+        return cls(url=origin + path, origin=origin, sha256=sha256)
 
     @contextlib.asynccontextmanager
     async def open(
