@@ -64,7 +64,7 @@ def _create_locked(path: Path, mode: int) -> tuple[Path, int]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary files left behind by killed writers of `path`; a file being written is locked and stays.
+    """Remove temporary files left by killed writers of `path`; a file being written is locked and stays.
 
     Not for a path that `create` makes: it links its temporary file after unlocking it.
     """

@@ -83,7 +83,7 @@ def check(
         raise CallerError("no servers on your list: name a URL, or add one with `randygpt servers add URL`")
     refusals = asyncio.run(_refusals(origins))
     result = {origin: {"accepts": not reason, "reason": reason} for origin, reason in refusals.items()}
-    lines = [reason or f"{origin}: refuses no model files of 16 MB" for origin, reason in refusals.items()]
+    lines = [reason or f"{origin}: does not refuse model files of 16 MB" for origin, reason in refusals.items()]
     emit(as_json, {"servers": result}, "\n".join(lines))
     if all(refusals.values()):
         raise typer.Exit(4)
