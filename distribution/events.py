@@ -38,6 +38,7 @@ MAX_VERSION = 2**31 - 1
 MAX_MANIFEST_CHUNKS = 64
 MAX_MANIFEST_SIZE = MAX_MANIFEST_CHUNKS * CHUNK_SIZE  # bytes
 MAX_CARD_DEPTH = 64  # nested objects and lists
+SHORT_ID = 12  # hex digits of an id where people read it
 _HEADS_PER_RELAY = 10  # an honest relay returns one
 
 _FORMAT = re.compile("[A-Za-z0-9._-]{1,32}")
@@ -72,6 +73,16 @@ class Release:
         _check(1 <= parts <= MAX_MANIFEST_CHUNKS, f"a manifest has 1 to {MAX_MANIFEST_CHUNKS} chunks, not {parts}")
         _check(all(map(is_digest, self.manifest_ids)), "an id of the manifest's chunks is not 32 bytes")
         _check(is_card(self.card), f"the card is not a JSON object of at most {MAX_CARD_DEPTH} levels")
+
+    @property
+    def title(self) -> str:
+        """Name and version, as people read them."""
+        return f"{self.name} version {self.version}"
+
+    @property
+    def short_id(self) -> str:
+        """First hex digits of the id."""
+        return self.id.hex()[:SHORT_ID]
 
     @classmethod
     def parse(cls, event: Event, *, now: int) -> Self:

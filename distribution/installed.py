@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distribution.events import MAX_VERSION, Release, is_card
+from distribution.events import MAX_VERSION, SHORT_ID, Release, is_card
 from distribution.manifest import MAX_FILE_SIZE, FileEntry, Manifest, find_set_fault, is_count, is_digest, is_name
 
 
@@ -73,6 +73,16 @@ class InstalledRelease:
             raise ValueError("a release has no version or no card")
         if fault := find_set_fault([(file.path, file.role) for file in self.files]):
             raise ValueError(fault)
+
+    @property
+    def title(self) -> str:
+        """Name and version, as people read them."""
+        return f"{self.name} version {self.version}"
+
+    @property
+    def short_id(self) -> str:
+        """First hex digits of the id."""
+        return self.id.hex()[:SHORT_ID]
 
     @property
     def size(self) -> int:

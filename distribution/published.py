@@ -34,6 +34,11 @@ class PublishedVersion:
     latest: bool = False
     revoked: bool = False
 
+    @property
+    def title(self) -> str:
+        """Name and version, as people read them."""
+        return f"{self.name} version {self.version}"
+
 
 async def find_version(pool: EventSource, author: bytes, name: str, version: int, *, now: int) -> Release:
     """Return one version of an author's name from the relays of an open pool.

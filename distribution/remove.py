@@ -37,7 +37,7 @@ def remove_release(store: Store, release: InstalledRelease, *, force: bool = Fal
     with ExitStack() as locks:
         locking.enter(locks, store.collection_lock)
         if not take(locks, store.lock_path(release.id)):
-            raise StoreError(f"{release.name} version {release.version} is in use by another process; try again later")
+            raise StoreError(f"{release.title} is in use by another process; try again later")
         check_removable(store, release, force=force)
         needed = {file.sha256 for other in store.releases() if other.id != release.id for file in other.files}
         if release.id == store.current():
@@ -66,8 +66,7 @@ def _others_are_fetched(store: Store, release: InstalledRelease, locks: ExitStac
 
 def check_removable(store: Store, release: InstalledRelease, *, force: bool = False) -> None:
     """Raise CallerError if a release is pinned, or current without `force`."""
-    title = f"{release.name} version {release.version}"
     if release.id in store.pinned():
-        raise CallerError(f"{title} is pinned; unpin it first: randygpt pin --remove {release.id.hex()[:12]}")
+        raise CallerError(f"{release.title} is pinned; unpin it first: randygpt pin --remove {release.short_id}")
     if release.id == store.current() and not force:
-        raise CallerError(f"{title} is the current release; choose another with randygpt use, or pass --force")
+        raise CallerError(f"{release.title} is the current release; choose another with randygpt use, or pass --force")

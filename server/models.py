@@ -114,7 +114,7 @@ def load_release(
         ModelUnavailable: A disk error, or lack of memory.
         Superseded: The load was ended.
     """
-    label, superseded = f"{release.name} version {release.version}", superseded or threading.Event()
+    label, superseded = release.title, superseded or threading.Event()
     vocabulary, weights = release.file("tokenizer"), release.file("checkpoint").local_path
     try:
         config = ModelConfig.from_json(read_json(release.file("config").local_path, max_size=_MAX_CONFIG))

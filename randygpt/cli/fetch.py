@@ -112,7 +112,7 @@ def fetch(
         print_stderr(f"{url} {'has' if source else 'sent'} data that failed verification{others}")
     text = "\n".join(
         [
-            f"{release.name} version {release.version}, signed by {trusted.display_name(release.author)}",
+            f"{release.title}, signed by {trusted.display_name(release.author)}",
             f"release  {release.id.hex()}{' (weights only)' if release.partial else ''}",
             f"path     {release.file('checkpoint').local_path} ({format_size(release.file('checkpoint').size)})",
         ]

@@ -131,7 +131,7 @@ class _Report:
                 if self._hook:
                     self._hook.start(_environment(release))
             case Skipped(release=found, reason=reason):
-                text = f"{found.name} version {found.version} by {self._trusted.display_name(found.author)}: {reason}"
+                text = f"{found.title} by {self._trusted.display_name(found.author)}: {reason}"
                 facts = {"release": found.id.hex(), "name": found.name, "version": found.version}
                 self._emit(Event.NOTICED, facts | {"reason": reason}, text)
             case VersionRevoked(release_id=release_id, name=name, version=version, reason=reason):

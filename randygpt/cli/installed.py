@@ -25,7 +25,6 @@ LIST_EXAMPLE = "Example: randygpt list"
 USE_EXAMPLE = "Example: randygpt use previous"
 PIN_EXAMPLE = "Example: randygpt pin shakespeare"
 
-_SHORT_ID = 12  # digits
 _LISTED_ID = 8  # digits
 _MODEL, _MIN_MODEL = 3, 8  # index of the name in a row of `list`; least width of that column
 RELEASE_HELP = "Installed release: current, previous, its name, name@version, alice/name or id."
@@ -49,7 +48,7 @@ def complete(incomplete: str) -> list[str]:
     """Complete the names of installed releases, and their ids once the first digit is typed."""
 
     def names(releases: "list[InstalledRelease]", _trusted: "TrustList") -> list[str]:
-        ids = [release.id.hex()[:_SHORT_ID] for release in releases] if incomplete else []
+        ids = [release.short_id for release in releases] if incomplete else []
         return ["current", "previous", *(release.name for release in releases), *ids]
 
     return complete_from_store(incomplete, names)
@@ -134,7 +133,7 @@ def release_references(home: Home) -> "Callable[[InstalledRelease], dict[str, ob
 
 def release_title(release: "InstalledRelease", trusted: "TrustList") -> str:
     """Return name, version and author of a release as text; the author by petname, or by the ends of the npub."""
-    return f"{release.name} version {release.version} by {author_title(release, trusted)}"
+    return f"{release.title} by {author_title(release, trusted)}"
 
 
 def author_title(release: "InstalledRelease", trusted: "TrustList") -> str:

@@ -109,8 +109,7 @@ def trained_checkpoint(prefix: Path) -> Path:
 def note_default(model: NamedModel) -> None:
     """Print which model is used if none was named and the checkpoint in this folder may be meant instead."""
     if model.release and (path := _trained(DEFAULT_PREFIX)):
-        title = f"{model.release.name} version {model.release.version}"
-        print_stderr(f"using the current release {title}; for {path}, add --model {path}")
+        print_stderr(f"using the current release {model.release.title}; for {path}, add --model {path}")
 
 
 def _default(prefix: Path) -> NamedModel:

@@ -33,7 +33,7 @@ def print_preview(preview: "Preview", trusted: "TrustList", reference: str, *, a
     indent = "\n" + " " * 12
     lines = {
         "release": release.id.hex(),
-        "name": f"{release.name} version {release.version} (not installed)",
+        "name": f"{release.title} (not installed)",
         "signed by": trusted.display_name(release.author),
         "date": format_date(release.created_at, minutes=True),
         "size": f"{format_size(release.size)} ({release.size:,} bytes), {release.format}",
@@ -67,7 +67,7 @@ def print_plan(plan: "FetchPlan", reports: "Mapping[str, RelayReport]", trusted:
     }
     download = f"{format_size(plan.missing_bytes)} in {plan.missing_chunks:,} of {plan.chunks:,} chunks"
     lines = [
-        f"{release.name} version {release.version}, signed by {trusted.display_name(release.author)}",
+        f"{release.title}, signed by {trusted.display_name(release.author)}",
         f"release   {release.id.hex()}",
         *(f"file      {file.path} ({format_size(file.size)})" for file in files),
         f"download  {download if plan.missing_bytes else 'nothing: all of it is here'} (dry run, nothing fetched)",

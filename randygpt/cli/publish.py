@@ -223,7 +223,7 @@ def _report_written(written: "Published", out: Path, *, as_json: bool, quiet: bo
     }
     text = "\n".join(
         [
-            f"{release.name} version {release.version}",
+            release.title,
             f"author   {encode_npub(release.author)}",
             f"release  {release.id.hex()}",
             f"size     {written.events:,} events, {format_size(written.bytes)}",
@@ -267,7 +267,7 @@ def _report(published: "Published", references: "References", *, as_json: bool, 
     author = encode_npub(release.author)
     text = "\n".join(
         [
-            f"{release.name} version {release.version}",
+            release.title,
             f"author   {author}",
             f"release  {release.id.hex()}",
             f"nevent   {references.nevent}",

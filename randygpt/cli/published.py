@@ -12,8 +12,6 @@ from randygpt.user.home import Home
 if TYPE_CHECKING:
     from distribution.published import PublishedVersion
 
-_SHORT_ID = 12  # digits
-
 
 def list_published(
     *,
@@ -54,12 +52,14 @@ def _as_json(version: "PublishedVersion") -> dict[str, object]:
 
 
 def _line(version: "PublishedVersion") -> str:
+    from distribution.events import SHORT_ID
+
     release = version.release
     marks = [name for name, is_set in (("latest", version.latest), ("revoked", version.revoked)) if is_set]
     if not release:
         marks.append("only in this machine's journal")
-    start = f"{release.id.hex()[:_SHORT_ID] if release else '-':{_SHORT_ID}}"
+    start = f"{release.short_id if release else '-':{SHORT_ID}}"
     date = format_date(version.created_at)
     size = format_size(release.size) if release else "-"
     ending = f"  ({', '.join(marks)})" if marks else ""
-    return f"{start}  {date}  {size:>9}  {version.name} version {version.version}{ending}"
+    return f"{start}  {date}  {size:>9}  {version.title}{ending}"

@@ -66,7 +66,7 @@ def _release(release: "InstalledRelease") -> tuple[dict[str, object], dict[str, 
     extra = installed.release_json(release, trusted) | {"created_at": release.created_at, "card": release.card} | flags
     lines: dict[str, object] = {
         "release": release.id.hex(),
-        "name": f"{release.name} version {release.version}{f' ({marks})' if marks else ''}",
+        "name": f"{release.title}{f' ({marks})' if marks else ''}",
         "signed by": f"{trusted.display_name(release.author)}, {date}",
         "license": one_line(release.card.get("license")),
         "about": one_line(release.card.get("about")),
