@@ -79,7 +79,7 @@ async def test_junk_with_the_right_x_tag_is_skipped(
     published = await publish([scripted.url], tmp_path / "a", key, tiny_sources())
     event = scripted.events.pop(chunks(published)[0][0].hex())
     for number in range(20):
-        put(scripted, copy(event, stranger, created_at=number, content="AAAA"))
+        put(scripted, copy(event, stranger, created_at=100 + number, content="AAAA"))
     put(scripted, copy(event, stranger, created_at=99))
     fetched = await fetch([scripted.url], tmp_path / "b", published.release.id)
     assert (fetched.chunks.fetched, fetched.chunks.rejected) == (5, 20)
@@ -105,7 +105,7 @@ async def test_junk_for_one_chunk_does_not_hide_others(
     kept = {event_id.hex(): scripted.events.pop(event_id.hex()) for event_id, _ in chunks(published)}
     crowded = next(iter(kept.values()))
     for number in range(100):  # as many as are asked for at once
-        put(scripted, copy(crowded, stranger, created_at=number, content="AAAA"))
+        put(scripted, copy(crowded, stranger, created_at=300 + number, content="AAAA"))
     for event in kept.values():
         put(scripted, copy(event, stranger, created_at=200))
     with pytest.raises(ChunksMissing, match="1 of 62 chunks"):
