@@ -44,6 +44,17 @@ def print_stderr(text: str, *, end: str = "\n") -> None:
         discard_output(sys.stderr.fileno())
 
 
+def ask(question: str) -> str:
+    """Ask a question on the terminal, and return the line that is entered."""
+    print_stderr(question, end="")
+    return sys.stdin.readline().strip()
+
+
+def is_confirmed(question: str) -> bool:
+    """Ask a question on the terminal, and return whether the answer is yes; no by default."""
+    return ask(f"{question} [y/N] ").lower() in {"y", "yes"}
+
+
 def progress_console() -> "Console":
     """Return the console for a progress bar, whose control sequences must reach the terminal."""
     from rich.console import Console
@@ -66,6 +77,15 @@ def format_duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"about {seconds / length:.0f} {unit}"
     return f"about {max(1, round(seconds))} s"
+
+
+def format_elapsed(seconds: float) -> str:
+    """Return a measured duration: 65 s, 2:05 min or 1:05:20 h."""
+    if seconds < 2 * 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
 
 
 def format_date(timestamp: int, *, minutes: bool = False) -> str:

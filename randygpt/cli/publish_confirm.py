@@ -4,7 +4,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-from randygpt.cli.output import format_size, print_stderr
+from randygpt.cli.output import ask, format_size, is_confirmed, print_stderr
 from randygpt.errors import CallerError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def ask_name(info: "CheckpointInfo") -> str | None:
         return None
     folder = info.path.absolute().parent.name
     suggested = folder if is_name(folder) else ""
-    name = _ask(f"Name to publish {info.path.name} under{f' [{suggested}]' if suggested else ''}: ") or suggested
+    name = ask(f"Name to publish {info.path.name} under{f' [{suggested}]' if suggested else ''}: ") or suggested
     if not name:
         raise CallerError("no name was entered: pass --name")
     return name
@@ -57,7 +57,7 @@ def confirm(publication: "Publication", info: "CheckpointInfo", *, yes: bool, qu
     if publication.servers:
         print_stderr(f"servers  {', '.join(publication.servers)}")
     first = f"This is the first version of {publication.spec.name} from this machine. " if is_first else ""
-    if _ask(f"{first}Publish? [y/N] ").lower() not in {"y", "yes"}:
+    if not is_confirmed(f"{first}Publish?"):
         raise CallerError("cancelled: nothing was sent")
 
 
@@ -93,8 +93,3 @@ def _describe(publication: "Publication", info: "CheckpointInfo") -> str:
             f"size     {size}",
         ]
     )
-
-
-def _ask(question: str) -> str:
-    print_stderr(question, end="")
-    return sys.stdin.readline().strip()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli.flags import Json, Quiet
-from randygpt.cli.output import emit, format_size
+from randygpt.cli.output import emit, format_size, is_confirmed
 from randygpt.cli.usage import Group
 from randygpt.errors import CallerError, TransportError
 from randygpt.user.home import Home
@@ -93,9 +93,7 @@ def check(
 
     relay = normalize_url(url)
     if not send and not as_json and sys.stdin.isatty():
-        send = typer.confirm(
-            f"Send {relay} one event of {format_size(_CHUNK_EVENT)}, which it does not store?", err=True
-        )
+        send = is_confirmed(f"Send {relay} one event of {format_size(_CHUNK_EVENT)}, which it does not store?")
     signer, whose = _test_signer()
     now = int(time.time())
     checked = asyncio.run(check_relay(relay, size=CHUNK_SIZE, signer=signer, now=now, send=send))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from randygpt.cli import systemd
-from randygpt.cli.output import format_duration, print_stderr, progress_console
+from randygpt.cli.output import format_duration, format_elapsed, print_stderr, progress_console
 from randygpt.errors import InvalidModelFile
 from randygpt.terminal import escape_line
 
@@ -188,7 +188,9 @@ class Report:
         speed = f"{self._count * self._step_tokens / max(seconds, 1e-3):,.0f} tokens per second"
         end = f"{trainer.next_iteration:,} of {options.iterations:,}"
         reason = "" if not finished or trainer.next_iteration == options.iterations else ": the loss no longer improves"
-        lines = [f"{'finished' if finished else 'stopped'} at iteration {end}{reason} ({_clock(seconds)}, {speed})"]
+        lines = [
+            f"{'finished' if finished else 'stopped'} at iteration {end}{reason} ({format_elapsed(seconds)}, {speed})"
+        ]
         if trainer.saved_best:
             iteration, loss = trainer.saved_best
             where = "" if iteration is None else f"iteration {iteration + 1:,}, "
@@ -230,15 +232,6 @@ def describe_files(options: "TrainOptions") -> str:
         with contextlib.suppress(InvalidModelFile, OSError):
             found.append(f"{path} (iteration {inspect_checkpoint(path).header.iteration + 1:,})")
     return f"not saved; on disk: {' and '.join(found) or 'no checkpoint'}"
-
-
-def _clock(seconds: float) -> str:
-    """Return a duration such as 65 s or 1:05:20 h."""
-    if seconds < 2 * 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
 
 
 def _progress() -> "Progress":

@@ -10,7 +10,9 @@ import aiohttp
 import pytest
 from support.command import background, invoke, only_line
 from support.scripted_relay import ScriptedRelay
+from support.terminal import Typist
 
+from randygpt.cli.main import run
 from randygpt.cli.relay_access import allowed_authors, may_write
 from randygpt.user import signing_key
 from randygpt.user.home import Home
@@ -122,6 +124,16 @@ def test_check_sends_nothing_unasked(tmp_path: Path, threaded_relay: ScriptedRel
     assert json.loads(invoke(tmp_path, "relays", "check", threaded_relay.url, "--json").stdout)["accepted"] is None
     assert threaded_relay.received == []
     assert invoke(tmp_path, "relays", "check", f"ws://127.0.0.1:{unused_port}").returncode == 4
+
+
+@pytest.mark.parametrize("answer", ["", "y"], ids=["no", "yes"])
+def test_check_asks_at_a_terminal(
+    at_home: Path, threaded_relay: ScriptedRelay, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    assert at_home.exists()
+    monkeypatch.setattr("sys.stdin", typist := Typist(answer))
+    assert run(["relays", "check", threaded_relay.url]) == 0
+    assert (typist.asked, len(threaded_relay.received)) == (1, len(answer))
 
 
 def test_check_uses_the_own_key(tmp_path: Path, threaded_relay: ScriptedRelay) -> None:
