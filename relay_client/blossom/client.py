@@ -46,7 +46,7 @@ class BlobStream:
 
     def __init__(self, offset: int, response: aiohttp.ClientResponse, *, origin: str, deadline: float) -> None:
         self.offset = offset
-        self._content = response.content
+        self._response = response
         self._origin = origin
         self._deadline = deadline
 
@@ -55,7 +55,7 @@ class BlobStream:
         with translated(self._origin):
             async with asyncio.timeout_at(self._deadline):
                 try:
-                    data = await self._content.readexactly(size)
+                    data = await self._response.content.readexactly(size)
                 except asyncio.IncompleteReadError:
                     raise TransportError(f"{self._origin}: the file ends too early") from None
         self.offset += size
@@ -65,6 +65,10 @@ class BlobStream:
         """Read and discard bytes; raises TransportError if they do not arrive."""
         while size:
             size -= len(await self.read(min(size, _BLOCK)))
+
+    def close(self) -> None:
+        """Close the connection, or keep it for the next request if the body was read to its end."""
+        self._response.close()
 
 
 class BlossomClient:
@@ -107,34 +111,43 @@ class BlossomClient:
             InvalidResponse: The server sends something else, or redirects to where we must not follow.
             TransportError: The server cannot be reached, is busy or too slow, or the body ends too early.
         """
-        headers = {} if (start, end) == (0, size) else {"Range": f"bytes={start}-{end - 1}"}
-        expected = size if not headers else end - start
-
-        async def attempt() -> tuple[aiohttp.ClientResponse, float]:
-            deadline = self._http.deadline(expected)
-            with translated(self.origin):
-                async with asyncio.timeout_at(deadline):
-                    response = await self._http.follow("GET", blob_url(self.origin, sha256), headers, sha256)
-                    try:
-                        await self._http.check(response)
-                    except BaseException:
-                        response.close()
-                        raise
-            return response, deadline
-
-        response, deadline = await self._http.retry(attempt, max_failures=1)
+        stream = await self._http.retry(lambda: self._start(sha256, size, start, end), max_failures=1)
         try:
-            with self._http.named():
-                offset = body_start(response.status, response.headers, start=start, end=end, size=size)
-            yield BlobStream(offset, response, origin=self.origin, deadline=deadline)
+            yield stream
         finally:
-            response.close()  # keeps the connection if the body was read to its end
+            stream.close()
+
+    async def _start(self, sha256: bytes, size: int, start: int, end: int) -> BlobStream:
+        """Request a range once; returns and raises as `open_blob` does."""
+        headers = {} if (start, end) == (0, size) else {"Range": f"bytes={start}-{end - 1}"}
+        deadline = self._http.deadline(end - start)
+        with translated(self.origin):
+            async with asyncio.timeout_at(deadline):
+                response = await self._http.follow("GET", blob_url(self.origin, sha256), headers, sha256)
+                try:
+                    await self._http.check(response)
+                    with self._http.named():
+                        offset = body_start(response.status, response.headers, start=start, end=end, size=size)
+                except BaseException:
+                    response.close()
+                    raise
+        return BlobStream(offset, response, origin=self.origin, deadline=deadline)
 
     async def read_range(self, sha256: bytes, *, size: int, start: int, end: int) -> bytes:
-        """Return a range of a blob, which is not verified; takes and raises what `open_blob` does."""
-        async with self.open_blob(sha256, size=size, start=start, end=end) as stream:
-            await stream.skip(start - stream.offset)
-            return await stream.read(end - start)
+        """Return a range of a blob, which is not verified; takes and raises what `open_blob` does.
+
+        A range whose connection breaks is read again.
+        """
+
+        async def attempt() -> bytes:
+            stream = await self._start(sha256, size, start, end)
+            try:
+                await stream.skip(start - stream.offset)
+                return await stream.read(end - start)
+            finally:
+                stream.close()
+
+        return await self._http.retry(attempt)
 
     async def get(self, sha256: bytes, *, max_size: int) -> bytes:
         """Return a whole blob of at most `max_size` bytes, verified by its hash; raises as `open_blob` does."""

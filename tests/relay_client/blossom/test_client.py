@@ -43,7 +43,9 @@ def token(fresh: bool) -> str:  # noqa: FBT001 (the client's type)
 
 
 async def read(client: BlossomClient, sha256: bytes, start: int, end: int) -> bytes:
-    return await client.read_range(sha256, size=SIZE, start=start, end=end)
+    async with client.open_blob(sha256, size=SIZE, start=start, end=end) as stream:
+        await stream.skip(start - stream.offset)
+        return await stream.read(end - start)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, SIZE), (0, 10), (1_000, 90_000), (SIZE - 1, SIZE)])
@@ -52,6 +54,19 @@ async def test_range_is_read(client: BlossomClient, server: BlossomServer, start
     (asked,) = server.asked
     assert asked.headers["accept-encoding"] == "identity"
     assert asked.range == (None if (start, end) == (0, SIZE) else (start, end - 1))
+
+
+async def test_range_that_breaks_off_is_read_again(client: BlossomClient, server: BlossomServer) -> None:
+    digest = server.add(DATA)
+
+    def break_off(asked: Asked) -> Answer | None:
+        honest = server.honest(asked)
+        broken = Answer(status=206, headers={**honest.headers, "Content-Length": "1000"}, body=honest.body[:9])
+        return broken if len(server.asked) < 3 else None
+
+    server.script = break_off
+    assert await client.read_range(digest, size=SIZE, start=500, end=1_500) == DATA[500:1_500]
+    assert len(server.asked) == 3
 
 
 async def test_whole_blob_in_answer_to_a_range_is_used(client: BlossomClient, server: BlossomServer) -> None:
