@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.blossom import FAST, PIECE, cut_small_files
 from support.blossom_server import Answer, Asked, BlossomServer, blossom_server
 from support.releases import WEIGHTS_ONLY, clock, fetch, many_sources, publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay
@@ -27,20 +28,14 @@ from relay_client.event import Event, EventDraft
 from relay_client.keys import SecretKey
 from relay_client.nip19 import AddressReference
 from relay_client.pool import Pool
-from relay_client.timeouts import Timeouts
 
-PIECE = 4 * CHUNK_SIZE
 CHUNKS = 11
-FAST = Timeouts(answer_s=0.5, request_s=2, rate_limit_first_s=0.01, retry_first_s=0.01, settle_s=0.1, endgame_s=0.05)
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut the small checkpoints of these tests, as large ones are."""
-    monkeypatch.setattr("distribution.publish.BLOB_SIZE", PIECE)
-    monkeypatch.setattr("distribution.publish.CUT_ABOVE", 2 * CHUNK_SIZE)
-    monkeypatch.setattr("distribution.range_plan.RANGE_CHUNKS", 2)
-    monkeypatch.setattr("distribution.range_plan._MIN_CHUNKS", 1)
+    cut_small_files(monkeypatch)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a real relay, with faults of real networks from relay to client."""
+"""A TCP proxy in front of a real relay or Blossom server, with faults of real networks towards the client."""
 
 import asyncio
 import contextlib
@@ -68,8 +68,8 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @contextlib.asynccontextmanager
 async def proxy_to(url: str) -> AsyncIterator[Proxy]:
-    """Run a proxy to the relay at `url`, on a free port of the loopback address."""
-    proxy, port = Proxy(), urlsplit(url).port
+    """Run a proxy to the relay or server at `url`, on a free port of the loopback address."""
+    proxy, port, scheme = Proxy(), urlsplit(url).port, urlsplit(url).scheme
     assert port
     handlers: set[asyncio.Task[None]] = set()
 
@@ -84,7 +84,7 @@ async def proxy_to(url: str) -> AsyncIterator[Proxy]:
             handlers.discard(task)
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    proxy.url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    proxy.url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield proxy
     finally:
