@@ -2,7 +2,8 @@
 
 `RANDYGPT_BASELINE` names a plain PyTorch program that prints {"ms_per_iter"} for `train` and {"tokens_per_s"} for
 `decode`; `RANDYGPT_TEXT` names the training text, otherwise the built-in sample is used. Rows that need a missing one
-are left out. `make bench ONLY=…` measures the rows whose name contains a text; git ignores its report, `local-…`.
+are left out. `make bench ONLY=…` measures the rows whose name contains a text, in any case; git ignores its report,
+`local-…`.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import picture
+import rows_blossom
 import rows_events
 import rows_load
 import rows_machine
@@ -28,13 +30,13 @@ from randygpt.training.text import Text
 
 RESULTS = Path(__file__).parent / "results"
 DEFAULT_ROWS = (*rows_model.ROWS, *rows_server.ROWS, *rows_load.ROWS, *rows_events.ROWS)
-DEFAULT_ROWS += (*rows_network.ROWS, *rows_machine.ROWS)
+DEFAULT_ROWS += (*rows_network.ROWS, *rows_blossom.ROWS, *rows_machine.ROWS)
 
 
 def main() -> None:
     """Measure, print one line per row, and write JSON and picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="TEXT", default="", help="rows whose name contains this")
+    parser.add_argument("--only", metavar="TEXT", default="", help="rows whose name contains this, in any case")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--recipe", action="store_true", help="the rows of the fast recipe instead of the default rows")
     group.add_argument("--all", action="store_true", help="both sets of rows")
@@ -42,7 +44,7 @@ def main() -> None:
     chosen = [] if arguments.recipe else [*DEFAULT_ROWS]
     if arguments.recipe or arguments.all:
         chosen += rows_model.RECIPE_ROWS
-    rows = [row for row in chosen if arguments.only in row.name]
+    rows = [row for row in chosen if arguments.only.lower() in row.name.lower()]
     if not rows:
         parser.error(f"--only: no row name contains {arguments.only!r}")
     about = machine()
