@@ -7,8 +7,6 @@ the start of our program and of curl.
 
 import contextlib
 import functools
-import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -16,119 +14,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from blossom_release import CONFIG, released, serving, slow_line
 from measure import SCRIPTS, Bench, Measured, Row, ratio
-from rows_network import CHARACTERS, IDLE, own_relay, peak_mib, resident_peak, write_model
-from support.relays import find_free_port
+from rows_network import IDLE, own_relay, peak_mib, resident_peak, write_model
 
-from distribution.upload import BLOB_SIZE, CUT_ABOVE
 from randygpt.model.config import ModelConfig
 from relay_client.blossom.authorizer import Authorizer
 from relay_client.blossom.token import Verb
 from relay_client.keys import SecretKey
 
-CONFIG = ModelConfig.from_preset(os.environ.get("BLOSSOM_PRESET", "xl"), vocab_size=CHARACTERS.vocab_size)
 CURL = Path(shutil.which("curl") or "/usr/bin/curl")
 FETCHES = 8  # at the same time, from one server
 LINE, SLOW_LINE = 50, 20  # MB/s
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
-    """A running relay with its Blossom server."""
-
-    relay: str
-    server: str
-    pid: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
-    """A published checkpoint: its file, the pieces that servers have, and where it is."""
-
-    file: Path
-    pieces: list[Path]
-    hashes: list[bytes]
-    id_hex: str  # on the servers at `data`
-    relay_id_hex: str  # with all its chunks on the relay at `relay_data`
-    data: tuple[Path, Path]
-    relay_data: Path
-
-
-@contextlib.contextmanager
-def serving(data: Path) -> Iterator[Service]:
-    """Run the built-in relay and Blossom server as a process, open to every key."""
-    command = [
-        sys.executable,
-        "-m",
-        "randygpt",
-        "relay",
-        "--port",
-        str(find_free_port()),
-        "--data",
-        str(data),
-        "--open",
-    ]
-    command += ["--blobs", str(find_free_port()), "--max-rate", "1000000", "--json", "--quiet"]
-    with started(command) as (process, line):
-        printed = json.loads(line)
-        yield Service(relay=printed["relay"], server=printed["blobs"], pid=process.pid)
-
-
-@contextlib.contextmanager
-def slow_line(origin: str, mb_per_s: float) -> Iterator[str]:
-    """Run a line of limited speed to a server; yield its origin."""
-    with started([sys.executable, str(SCRIPTS / "token_bucket.py"), origin, str(mb_per_s)]) as (_, line):
-        yield line.strip()
-
-
-@contextlib.contextmanager
-def started(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run a process; yield it and the first line that it prints."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            yield process, process.stdout.readline() if process.stdout else ""
-        finally:
-            process.terminate()
-
-
-@functools.cache
-def released(bench: Bench) -> Release:
-    """Create the checkpoint, and publish it to two servers and to a relay on disk."""
-    folder = bench.folder / "blossom"
-    folder.mkdir()
-    file, data, relay_data = folder / "m.bin", (folder / "first", folder / "second"), folder / "relay"
-    write_model(file, CONFIG)
-    pieces = cut(file)
-    publish = ("publish", "m.bin", "--json", "--quiet")
-    peak_mib(folder, "author", "keys", "new", "--json")
-    with serving(data[0]) as first, serving(data[1]) as second:
-        servers = ("--server", first.server, "--server", second.server, "--no-relay-chunks")
-        _, by_servers = peak_mib(folder, "author", *publish, "--relay", first.relay, *servers)
-    with own_relay(relay_data) as url:
-        _, by_relays = peak_mib(folder, "author", *publish, "--relay", url, "--name", "by-relays")
-    return Release(
-        file=file,
-        pieces=pieces,
-        hashes=[hashlib.sha256(piece.read_bytes()).digest() for piece in pieces],
-        id_hex=str(by_servers["release"]),
-        relay_id_hex=str(by_relays["release"]),
-        data=data,
-        relay_data=relay_data,
-    )
-
-
-def cut(file: Path) -> list[Path]:
-    """Write the pieces of a checkpoint to files of their own, as `publish` cuts it."""
-    pieces: list[Path] = []
-    size = BLOB_SIZE if file.stat().st_size > CUT_ABOVE else None
-    with file.open("rb") as whole:
-        while piece := whole.read(size):
-            pieces.append(file.with_name(f"piece-{len(pieces)}"))
-            pieces[-1].write_bytes(piece)
-    return pieces
 
 
 def alternate(reference: Callable[[], float], ours: Callable[[], float], rounds: int) -> Measured:
@@ -159,7 +58,9 @@ def fetch_ms(bench: Bench, release: str, relay: str, servers: Sequence[str]) -> 
 def curl_ms(*arguments: str) -> float:
     """Run curl and return the time of its transfers."""
     command = [str(CURL), "--silent", "--show-error", "--fail", "--write-out", "%{stderr}%{time_total}\n", *arguments]
-    done = subprocess.run(command, stderr=subprocess.PIPE, check=True, text=True)
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"curl: {done.stderr}")
     return sum(map(float, done.stderr.split())) * 1e3
 
 

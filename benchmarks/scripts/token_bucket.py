@@ -11,7 +11,7 @@ import time
 from urllib.parse import urlsplit
 
 BLOCK = 1 << 16
-BURST_S = 0.005  # that may be owed before it waits; timers are no finer
+BURST_S = 0.02  # that an idle line saves up, so that late timers cost no speed
 
 
 class Bucket:
@@ -28,8 +28,8 @@ class Bucket:
     async def take(self, size: int) -> None:
         """Wait until the line has carried that many bytes."""
         now = time.perf_counter()
-        self._free_at = max(self._free_at, now) + size / self._rate
-        if self._free_at - now > BURST_S:
+        self._free_at = max(self._free_at, now - BURST_S) + size / self._rate
+        if self._free_at > now:
             await asyncio.sleep(self._free_at - now)
 
 
