@@ -13,26 +13,35 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.blossom import blob_server
 from support.command import environment, invoke, only_line
+from support.proxy import proxy_to
 from support.releases import checkpoint_bytes, publish, source, tiny_sources, visible
 from support.scripted_relay import RawEvent, ScriptedRelay
 
 from distribution.events import CHUNK_KIND
 from distribution.publish import Published
+from distribution.source import SourceFile
 from randygpt.cli.flags import parse_size
 from randygpt.errors import CallerError
 from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub
 
 GIVE_UP_S = 120  # a test that waits this long has failed
 COUNT = 150  # chunks of the checkpoint; 152 with the two other files
 DATA = random.Random(1).randbytes(COUNT * 46_080)  # noqa: S311 (no secret)
+SLACK = 1 << 20  # bytes from a server that a killed process did not write: begun chunks, and buffers of the sockets
+HEADERS = 20_000  # bytes of all responses but for their bodies
 IN_FLIGHT = 2 * 50  # requests that are open at a time, events of each
+
+
+def big_sources() -> list[SourceFile]:
+    return [source("big.bin", "checkpoint", DATA, [("weights", len(DATA))]), *tiny_sources()[1:]]
 
 
 @pytest.fixture
 async def published(scripted: ScriptedRelay, tmp_path: Path, key: SecretKey) -> Published:
-    files = [source("big.bin", "checkpoint", DATA, [("weights", len(DATA))]), *tiny_sources()[1:]]
-    return await publish([scripted.url], tmp_path / "author", key, files)
+    return await publish([scripted.url], tmp_path / "author", key, big_sources())
 
 
 @pytest.fixture
@@ -111,6 +120,33 @@ async def test_fetch_resumes_after_kill(scripted: ScriptedRelay, home: Path, pub
     assert len(first & set(given)) <= IN_FLIGHT
     assert len(given) == fetched["chunks"]["fetched"] <= COUNT + 2 - 140 + IN_FLIGHT
     assert fetched["chunks"]["reused"] == COUNT + 2 - len(given)
+
+
+@pytest.mark.full
+async def test_killed_fetch_asks_servers_for_missing_bytes_only(
+    scripted: ScriptedRelay, home: Path, tmp_path: Path, key: SecretKey
+) -> None:
+    async with blob_server(tmp_path / "blobs") as server:
+        await publish([scripted.url], tmp_path / "author", key, big_sources(), servers=[server], send_chunks=False)
+        words = ("fetch", f"{encode_npub(key.pubkey)}/demo", "--relay", scripted.url, "--json", "--server")
+        async with proxy_to(server) as slow:
+            slow.delay_s = 0.02  # for each 64 KiB at most: 2 s or more in all
+            process = await start(home, *words, slow.url)
+            async with asyncio.timeout(GIVE_UP_S):
+                while slow.passed < len(DATA) // 2:  # noqa: ASYNC110 (a number that the proxy counts up)
+                    await asyncio.sleep(0.01)
+            process.kill()
+            assert (await finish(process))[0] == -9
+            first = slow.passed
+        assert visible(home) == {}
+        async with proxy_to(server) as rest:
+            code, out, errors = await run(home, *words, rest.url)
+            assert code == 0, errors
+            fetched = json.loads(out)
+            assert checkpoint(fetched) == DATA
+            count = fetched["servers"][rest.url]["bytes"]
+            assert 0 < count <= len(DATA) - first + SLACK
+            assert count <= rest.passed < count + HEADERS
 
 
 @pytest.mark.full
