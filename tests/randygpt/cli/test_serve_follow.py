@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from support.blossom import blob_server
 from support.command import TIMEOUT_S, background, only_line
 from support.models import write_tiny
 from support.releases import publish, tiny_sources
@@ -79,6 +80,21 @@ async def test_serve_follow_swaps_and_survives_relay_outage(
         assert process.wait(timeout=TIMEOUT_S) == 143
     [status] = json.loads(Home(home).follow_path.read_bytes()).values()
     assert (status["running"], status["version"], status["last_install"]["version"]) == (False, 2, 2)
+
+
+@pytest.mark.full
+async def test_serve_follow_installs_from_a_server(relay: str, tmp_path: Path, home: Path, key: SecretKey) -> None:
+    words = ("--follow", f"{encode_npub(key.pubkey)}/demo", "--relay", relay, "--port", "0", "--json")
+    async with blob_server(tmp_path / "blobs") as origin:
+        Home(home).write_servers([origin])
+        with background(home, "serve", *words) as (_, line):
+            async with aiohttp.ClientSession() as session:
+                client = Client(session, json.loads(line)["address"])
+                for version in (1, 2):
+                    files = tiny_sources(seed=version)
+                    sent = await publish([relay], tmp_path / "author", key, files, servers=[origin], send_chunks=False)
+                    await client.until(partial(serves, version=version))
+                    assert await client.complete() == (200, sent.release.id.hex())
 
 
 @pytest.mark.full
