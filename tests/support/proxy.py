@@ -14,6 +14,7 @@ class Proxy:
     url: str = ""
     passed: int = 0  # bytes given to clients
     connections: int = 0
+    cuts: int = 0  # connections that ended too early
     cut_after: int | None = None  # bytes that one connection may give; then it ends
     reset: bool = False  # ... by a reset (RST), not in good order
     dies: bool = False  # ... and there will be no other
@@ -47,6 +48,7 @@ class Proxy:
             given += len(block)
             await writer.drain()
             if left < len(block):
+                self.cuts += 1
                 if self.reset:
                     writer.transport.abort()
                 return
