@@ -130,7 +130,7 @@ async def test_killed_fetch_asks_servers_for_missing_bytes_only(
         await publish([scripted.url], tmp_path / "author", key, big_sources(), servers=[server], send_chunks=False)
         words = ("fetch", f"{encode_npub(key.pubkey)}/demo", "--relay", scripted.url, "--json", "--server")
         async with proxy_to(server) as slow:
-            slow.delay_s = 0.05  # for each 64 KiB at most, of which a busy machine reads many at once
+            slow.delay_s = 0.05  # before each block of 64 KiB or less
             process = await start(home, *words, slow.url)
             async with asyncio.timeout(GIVE_UP_S):
                 while slow.passed < len(DATA) // 2:  # noqa: ASYNC110 (a number that the proxy counts up)
