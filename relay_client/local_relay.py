@@ -74,8 +74,8 @@ class LocalRelay:
     ) -> None:
         if self._relay is None:
             return
-        self._relay.shutdown()
         for _ in range(_SHUTDOWN_CHECKS):  # nostr-sdk shuts down in the background
+            self._relay.shutdown()  # again: it misses the call while it accepts a connection
             if await self._listening_error() is None:
                 return
             await asyncio.sleep(_SHUTDOWN_CHECK_S)

@@ -1,19 +1,21 @@
 """The local relay: port, storage and limits."""
 
 import asyncio
+import contextlib
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from relay_client.errors import CallerError
+from relay_client.errors import CallerError, TransportError
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
 from relay_client.local_relay import LocalRelay
 from relay_client.pool import Pool
 from relay_client.relay_limits import RelayLimits
+from relay_client.websocket import open_websocket
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 
@@ -50,6 +52,14 @@ async def test_port_is_free_after_shutdown(free_port: int, tmp_path: Path) -> No
         events = [EventDraft(kind=1, created_at=n, content="x" * 60_000).sign(KEY) for n in range(4)]
         async with LocalRelay(port=free_port, folder=tmp_path / f"{number}") as relay:
             await publish(relay.url, *events)
+
+
+async def test_port_is_free_although_a_client_connects_at_shutdown(free_port: int) -> None:
+    for _ in range(20):  # nostr-sdk missed one shutdown in three
+        async with LocalRelay(port=free_port) as relay:
+            client = asyncio.create_task(open_websocket(relay.url))
+        with contextlib.suppress(TransportError):
+            await (await client).close()
 
 
 async def test_events_in_memory_are_not_kept(free_port: int, unused_port: int) -> None:
