@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,20 +25,6 @@ from relay_client.timeouts import Timeouts
 GIVE_UP_S = 20  # a test that waits this long has failed
 PATIENT = Timeouts(answer_s=1_000, request_s=1_000, connect_s=1_000, settle_s=0.1)
 SLOW = Timeouts(settle_s=0.1)
-
-
-@pytest.fixture
-async def relays() -> AsyncIterator[list[ScriptedRelay]]:
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(scripted_relay()) for _ in range(2)]
-
-
-@pytest.fixture
-async def published(relays: list[ScriptedRelay], tmp_path: Path, key: SecretKey) -> Published:
-    """A release that both relays have."""
-    done = await publish([relays[0].url], tmp_path / "author", key, tiny_sources())
-    relays[1].events = dict(relays[0].events)
-    return done
 
 
 @pytest.fixture

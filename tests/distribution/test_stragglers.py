@@ -1,14 +1,13 @@
 """Publishing, revoking, reseeding and following while one relay is slow or hostile: the others have the result."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from support.following import Follow
 from support.releases import clock, fetch, publish, tiny_sources
-from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay, stall
+from support.scripted_relay import RawEvent, ScriptedRelay, stall
 
 from distribution.events import HEAD_KIND, RELEASE_KIND
 from distribution.follow import Installed
@@ -35,20 +34,6 @@ STAGES: dict[str, Callable[[RawEvent], bool]] = {
     "revocation": lambda what: what.get("kind") == REVOCATION_KIND,
     "revocations": lambda what: REVOCATION_KIND in what.get("kinds", []),
 }
-
-
-@pytest.fixture
-async def relays() -> AsyncIterator[list[ScriptedRelay]]:
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(scripted_relay()) for _ in range(2)]
-
-
-@pytest.fixture
-async def published(relays: list[ScriptedRelay], tmp_path: Path, key: SecretKey) -> Published:
-    """A release that both relays have."""
-    done = await publish([relays[0].url], tmp_path / "author", key, tiny_sources())
-    relays[1].events = dict(relays[0].events)
-    return done
 
 
 def check_reports(reports: Mapping[str, RelayReport], relays: list[ScriptedRelay]) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 import orjson
 
+from support.tcp_server import tcp_server
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
@@ -143,28 +145,10 @@ class BlossomServer:
 @contextlib.asynccontextmanager
 async def blossom_server() -> AsyncIterator[BlossomServer]:
     """Run a scripted server on a free port of the loopback address."""
-    running, handlers = BlossomServer(), set[asyncio.Task[None]]()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        handlers.add(task)
-        try:
-            with contextlib.suppress(asyncio.CancelledError):  # asyncio would log it
-                await running.handle(reader, writer)
-        finally:
-            handlers.discard(task)
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    running.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    running = BlossomServer()
+    async with tcp_server(running.handle) as port:
+        running.url = f"http://127.0.0.1:{port}"
         yield running
-    finally:
-        server.close()
-        for task in list(handlers):
-            task.cancel()
-        await asyncio.gather(*handlers, return_exceptions=True)
-        await server.wait_closed()
 
 
 @contextlib.contextmanager

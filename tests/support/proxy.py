@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from support.tcp_server import tcp_server
 
 
 @dataclass(slots=True)
@@ -71,27 +74,8 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 @contextlib.asynccontextmanager
 async def proxy_to(url: str) -> AsyncIterator[Proxy]:
     """Run a proxy to the relay or server at `url`, on a free port of the loopback address."""
-    proxy, port, scheme = Proxy(), urlsplit(url).port, urlsplit(url).scheme
-    assert port
-    handlers: set[asyncio.Task[None]] = set()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        handlers.add(task)
-        try:
-            with contextlib.suppress(asyncio.CancelledError):  # asyncio would log it
-                await proxy.handle(reader, writer, port)
-        finally:
-            handlers.discard(task)
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    proxy.url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    proxy, target = Proxy(), urlsplit(url)
+    assert target.port
+    async with tcp_server(functools.partial(proxy.handle, port=target.port)) as port:
+        proxy.url = f"{target.scheme}://127.0.0.1:{port}"
         yield proxy
-    finally:
-        server.close()
-        for task in list(handlers):
-            task.cancel()
-        await asyncio.gather(*handlers, return_exceptions=True)
-        await server.wait_closed()
