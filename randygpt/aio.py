@@ -26,7 +26,15 @@ from randygpt.checkpoint.sidecar import inspect_checkpoint, read_json, read_toke
 from randygpt.errors import CallerError, translate_os_errors
 from randygpt.model.config import ModelConfig
 from randygpt.release_files import checkpoint_spec
-from randygpt.sharing import Publication, fetch_release, follow_target, make_follower, no_progress, published_references
+from randygpt.sharing import (
+    FetchOptions,
+    Publication,
+    fetch_release,
+    follow_target,
+    make_follower,
+    no_progress,
+    published_references,
+)
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 from relay_client.errors import quote
@@ -179,11 +187,13 @@ async def fetch(  # noqa: PLR0913 (options by keyword)
         found = await fetch_release(
             user,
             reference,
-            relays=_urls(relays),
-            servers=user.resolve_servers(_urls(servers)),
-            follow_servers=follow_servers,
-            max_size=max_size,
-            weights_only=weights_only,
+            FetchOptions(
+                relays=_urls(relays),
+                servers=user.resolve_servers(_urls(servers)),
+                follow_servers=follow_servers,
+                max_size=max_size,
+                weights_only=weights_only,
+            ),
             activate=activate,
             on_progress=on_progress or no_progress,
         )

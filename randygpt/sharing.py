@@ -139,51 +139,47 @@ async def own_versions(
         return add_recorded((), records), str(error)
 
 
-async def fetch_release(  # noqa: PLR0913 (a fetch has this many choices)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchOptions:
+    """What to fetch, and from where."""
+
+    relays: Sequence[str] | None = None  # None: the user's, or those that the reference names if the user has none
+    events: EventFile | None = None  # file to fetch from instead of relays
+    servers: Sequence[str] | None = None  # Blossom servers; None: the user's
+    follow_servers: bool = True  # ask servers that the author names too
+    max_size: int = MAX_SIZE  # bytes; a larger release is refused
+    weights_only: bool = False  # leave the optimizer state out: the installed checkpoint is then an RGPT0002 file
+    on_warning: Callable[[str], None] = lambda _text: None  # called with each announcement that does not count
+
+    @property
+    def weights(self) -> HeaderRewrite | None:
+        """The header of a checkpoint without its optimizer state, if it is to be left out."""
+        return _WEIGHTS if self.weights_only else None
+
+
+async def fetch_release(
     home: Home,
     reference: str | None,
+    options: FetchOptions = FetchOptions(),
     *,
-    relays: Sequence[str] | None = None,
-    events: EventFile | None = None,
-    servers: Sequence[str] | None = None,
-    follow_servers: bool = True,
-    max_size: int = MAX_SIZE,
-    weights_only: bool = False,
     activate: bool = True,
     on_progress: OnProgress = no_progress,
-    on_warning: Callable[[str], None] = lambda _text: None,
 ) -> Fetched:
     """Fetch, verify and install the release that `reference` names.
 
     Args:
         home: Where the store, the trust list and the key for relays that authenticate (NIP-42) are.
-        reference: Any name of a release that `distribution.resolve` knows; None: the only model in `events`.
-        relays: Where to look; by default the user's relays, or those that `reference` names if the user has none.
-        events: File to fetch from instead of relays.
-        servers: Blossom servers to ask; by default the user's.
-        follow_servers: Ask servers that the author names too.
-        max_size: Bytes; a larger release is refused.
-        weights_only: Leave the optimizer state out. The installed checkpoint is then an RGPT0002 file.
+        reference: Any name of a release that `distribution.resolve` knows; None: the only model in `options.events`.
+        options: What to fetch, and from where.
         activate: Make it the current release.
         on_progress: Called with the bytes fetched so far and the bytes of the whole.
-        on_warning: Called with each announcement that does not count, in words.
 
     Raises:
         CallerError: `reference` names nothing, or no relay is given.
         PeerError, TransportError, StorageError, OSError: as `Fetcher.fetch`.
     """
-    async with _open_fetcher(
-        home,
-        reference,
-        relays=relays,
-        events=events,
-        servers=servers,
-        follow_servers=follow_servers,
-        max_size=max_size,
-        on_progress=on_progress,
-        on_warning=on_warning,
-    ) as (fetcher, parsed):
-        return await fetcher.fetch(parsed, activate=activate, weights=_WEIGHTS if weights_only else None)
+    async with _open_fetcher(home, reference, options, on_progress=on_progress) as (fetcher, parsed):
+        return await fetcher.fetch(parsed, activate=activate, weights=options.weights)
 
 
 async def preview_release(home: Home, reference: str, *, relays: Sequence[str] | None = None) -> Preview:
@@ -191,50 +187,27 @@ async def preview_release(home: Home, reference: str, *, relays: Sequence[str] |
 
     Raises what `fetch_release` raises.
     """
-    async with _open_fetcher(home, reference, relays=relays, policy=TrustPolicy()) as (fetcher, parsed):
+    async with _open_fetcher(home, reference, FetchOptions(relays=relays), policy=TrustPolicy()) as (fetcher, parsed):
         return await look(fetcher, parsed)
 
 
-async def plan_fetch_release(  # noqa: PLR0913 (the choices of a fetch)
-    home: Home,
-    reference: str | None,
-    *,
-    relays: Sequence[str] | None = None,
-    events: EventFile | None = None,
-    servers: Sequence[str] | None = None,
-    follow_servers: bool = True,
-    max_size: int = MAX_SIZE,
-    weights_only: bool = False,
-    on_warning: Callable[[str], None] = lambda _text: None,
+async def plan_fetch_release(
+    home: Home, reference: str | None, options: FetchOptions
 ) -> tuple[FetchPlan, Mapping[str, RelayReport]]:
     """Return what `fetch_release` would download, and the status of each relay; raises what it raises."""
-    async with _open_fetcher(
-        home,
-        reference,
-        relays=relays,
-        events=events,
-        servers=servers,
-        follow_servers=follow_servers,
-        max_size=max_size,
-        on_warning=on_warning,
-    ) as (fetcher, parsed):
-        plan = await plan_fetch(fetcher, parsed, _WEIGHTS if weights_only else None)
+    async with _open_fetcher(home, reference, options) as (fetcher, parsed):
+        plan = await plan_fetch(fetcher, parsed, options.weights)
         return plan, fetcher.pool.reports
 
 
 @contextlib.asynccontextmanager
-async def _open_fetcher(  # noqa: PLR0913 (the choices of a fetch)
+async def _open_fetcher(
     home: Home,
     reference: str | None,
+    options: FetchOptions,
     *,
-    relays: Sequence[str] | None,
-    events: EventFile | None = None,
-    servers: Sequence[str] | None = None,
-    follow_servers: bool = True,
     policy: TrustPolicy | None = None,
-    max_size: int = MAX_SIZE,
     on_progress: OnProgress = no_progress,
-    on_warning: Callable[[str], None] = lambda _text: None,
 ) -> AsyncIterator[tuple[Fetcher, Reference]]:
     """Open the relays for a reference, or the file, and yield a fetcher with the reference.
 
@@ -244,12 +217,12 @@ async def _open_fetcher(  # noqa: PLR0913 (the choices of a fetch)
     policy = policy or trusted.policy
     async with contextlib.AsyncExitStack() as stack:
         source: EventSource
-        if events:
-            source, parsed = events, await _resolve_in_file(store, trusted, events, reference, policy)
+        if options.events:
+            source, parsed = options.events, await _resolve_in_file(store, trusted, options.events, reference, policy)
         else:
             parsed = resolve_reference(store, trusted, reference or "")
-            has_own_hints = not relays and not home.relays() and usable_hints(parsed.relays, known=())
-            urls = [] if has_own_hints else home.resolve_relays(relays, hints=parsed.relays)
+            has_own_hints = not options.relays and not home.relays() and usable_hints(parsed.relays, known=())
+            urls = [] if has_own_hints else home.resolve_relays(options.relays, hints=parsed.relays)
             signer = signing_key.signer(home)
             pool = Pool(urls, signer=signer, hints=parsed.relays, wait_for_all=False)
             source = await stack.enter_async_context(pool)
@@ -258,11 +231,11 @@ async def _open_fetcher(  # noqa: PLR0913 (the choices of a fetch)
             store=store,
             policy=policy,
             now=_now,
-            max_size=max_size,
+            max_size=options.max_size,
             on_progress=on_progress,
-            on_warning=on_warning,
-            servers=home.servers() if servers is None else servers,
-            follow_servers=follow_servers,
+            on_warning=options.on_warning,
+            servers=home.servers() if options.servers is None else options.servers,
+            follow_servers=options.follow_servers,
         )
         yield fetcher, parsed
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from distribution import server_copies, server_fetch  # noqa: F401 (imported when needed; here as part of the start)
 from randygpt.checkpoint.sidecar import inspect_checkpoint
 from randygpt.release_files import checkpoint_spec
-from randygpt.sharing import Publication, fetch_release
+from randygpt.sharing import FetchOptions, Publication, fetch_release
 from randygpt.user.home import Home
 from relay_client.blossom import client  # noqa: F401 (the same)
 from relay_client.keys import SecretKey
@@ -52,7 +52,8 @@ def publish(home: Home, checkpoint: str, relay: str, servers: Sequence[str]) -> 
 def fetch(home: Home, release: str, relay: str, servers: Sequence[str]) -> dict[str, float]:
     """Fetch, verify and install a release."""
     start = time.perf_counter()
-    fetched = asyncio.run(fetch_release(home, release, relays=[relay], servers=servers, follow_servers=False))
+    options = FetchOptions(relays=[relay], servers=servers, follow_servers=False)
+    fetched = asyncio.run(fetch_release(home, release, options))
     seconds = time.perf_counter() - start
     if fetched.chunks.reused or fetched.misbehaving:
         raise RuntimeError(f"{fetched.chunks.reused} chunks reused; invalid data from {fetched.misbehaving}")

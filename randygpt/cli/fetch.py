@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -72,7 +72,7 @@ def fetch(
     Every byte is verified against the author's signature; the release is installed completely or not at all.
     """
     from distribution.trust_list import TrustStore
-    from randygpt.sharing import fetch_release, plan_fetch_release
+    from randygpt.sharing import FetchOptions, fetch_release, plan_fetch_release
     from relay_client.nip19 import encode_npub
 
     home, limit, warn = Home.from_environment(), parse_size(max_size), (lambda _text: None) if quiet else print_stderr
@@ -80,31 +80,22 @@ def fetch(
         raise UsageError("Missing argument 'MODEL'.", context)
     if source is not None and any(is_flag_given(context, flag) for flag in ("relay", "server")):
         raise CallerError("--from asks no relay and no server: leave out --relay and --server")
-    choices: _Choices = {
-        "servers": [] if source else resolve_servers(home, server, none=no_servers),
-        "follow_servers": not (no_servers or source),
-        "max_size": limit,
-        "weights_only": weights_only,
-        "on_warning": warn,
-    }
     with _open_events(home, source, limit) as events:
+        options = FetchOptions(
+            relays=relay,
+            events=events,
+            servers=[] if source else resolve_servers(home, server, none=no_servers),
+            follow_servers=not (no_servers or source),
+            max_size=limit,
+            weights_only=weights_only,
+            on_warning=warn,
+        )
         if dry_run:
-            planning = plan_fetch_release(home, reference, relays=relay, events=events, **choices)
-            plan, reports = asyncio.run(planning)
+            plan, reports = asyncio.run(plan_fetch_release(home, reference, options))
             print_plan(plan, reports, TrustStore(home.folder).read(), as_json=as_json)
             return
         with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
-            fetched = asyncio.run(
-                fetch_release(
-                    home,
-                    reference,
-                    relays=relay,
-                    events=events,
-                    activate=activate,
-                    on_progress=on_progress,
-                    **choices,
-                )
-            )
+            fetched = asyncio.run(fetch_release(home, reference, options, activate=activate, on_progress=on_progress))
     trusted = TrustStore(home.folder).read()
     release, author = fetched.release, encode_npub(fetched.release.author)
     for url in fetched.misbehaving if not quiet else ():
@@ -118,16 +109,6 @@ def fetch(
         ]
     )
     emit(as_json, _as_json(fetched, author), text)
-
-
-class _Choices(TypedDict):
-    """What a fetch and its dry run have in common."""
-
-    servers: list[str]
-    follow_servers: bool
-    max_size: int
-    weights_only: bool
-    on_warning: Callable[[str], None]
 
 
 @contextlib.contextmanager
