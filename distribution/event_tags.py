@@ -9,6 +9,8 @@ from relay_client.event import Event, Tags
 from relay_client.hexadecimal import parse_hex
 
 MAX_FUTURE_S = 900  # as relays allow
+_MAX_FURTHER = 64  # further tags of a release
+_OWN = frozenset({"v", "name", "version", "format", "size", "x", "e", "server", "alt", "expiration"})
 _DECIMAL = re.compile("[1-9][0-9]{0,15}")
 
 
@@ -25,6 +27,18 @@ def public_servers(origins: Iterable[str]) -> tuple[str, ...]:
 def server_tags(servers: Iterable[str]) -> Tags:
     """Return the tags that name Blossom servers."""
     return tuple(("server", origin) for origin in public_servers(servers))
+
+
+def find_further_fault(tags: Tags) -> str:
+    """Return why these cannot be the further tags of a release (`title`, `t`, ...); empty if they can."""
+    if len(tags) > _MAX_FURTHER:
+        return f"{len(tags)} tags, the maximum is {_MAX_FURTHER}"
+    for tag in tags:
+        if not tag or not all(isinstance(value, str) for value in tag):
+            return "a tag is a name and values, all text"
+        if tag[0] in _OWN:
+            return f"the tag {tag[0]} is set by the release itself"
+    return ""
 
 
 def check_time(event: Event, now: int) -> None:

@@ -239,6 +239,7 @@ def release_draft(  # noqa: PLR0913 (a release has this many facts)
     created_at: int,
     expires: int | None = None,
     servers: Sequence[str] = (),
+    tags: Tags = (),
 ) -> EventDraft:
     """Return the draft of the event that announces a release.
 
@@ -254,8 +255,9 @@ def release_draft(  # noqa: PLR0913 (a release has this many facts)
         created_at: Seconds since 1970.
         expires: Seconds since 1970 (NIP-40); None: never.
         servers: Origins of Blossom servers that have its blobs.
+        tags: Further tags, as `event_tags.find_further_fault` allows them.
     """
-    tags: Tags = (
+    all_tags: Tags = (
         ("v", PROTOCOL),
         ("name", name),
         ("version", str(version)),
@@ -266,11 +268,12 @@ def release_draft(  # noqa: PLR0913 (a release has this many facts)
         *server_tags(servers),
         ("t", "randygpt"),
         ("t", "ai-model"),
+        *tags,
         ("alt", f"Language model {name}, version {version}: fetch it with randygpt"),
         *expiration_tags(expires),
     )
     content = orjson.dumps(card, option=orjson.OPT_SORT_KEYS).decode()
-    return EventDraft(kind=RELEASE_KIND, created_at=created_at, tags=tags, content=content)
+    return EventDraft(kind=RELEASE_KIND, created_at=created_at, tags=all_tags, content=content)
 
 
 class Named(Protocol):

@@ -1,32 +1,33 @@
 """Journal of publishes, so that a rerun creates the same event ids. Owns state/journal.sqlite.
 
 A publish is identified by author, name and file hashes. The journal records what its event ids depend on and nothing
-else: version, time, expiry, card, relay hint, servers, and the sizes of blobs and manifest events. With them a rerun
-creates the same drafts byte for byte, hence the same ids. Receipts of relays are separate, in state/receipts.
+else: version, time, expiry, card, tags, relay hint, servers, and the sizes of blobs and manifest events. With them a
+rerun creates the same drafts byte for byte, hence the same ids. Receipts of relays are separate, in state/receipts.
 """
 
 import contextlib
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import orjson
 
 from distribution.chunking import CHUNK_SIZE
 from distribution.errors import StoreError
+from distribution.event_tags import find_further_fault
 from distribution.events import MAX_VERSION
 from distribution.manifest import is_count
 from distribution.receipts import Receipts
 from distribution.state_file import newer_state
 from relay_client import durable
-from relay_client.event import MAX_TIMESTAMP
+from relay_client.event import MAX_TIMESTAMP, Tags
 
-JOURNAL_VERSION = 2
+JOURNAL_VERSION = 3
 PART_SIZE = 29_952  # bytes of a manifest event: small enough for a remote signer (NIP-46)
 
 _SCHEMA = """
@@ -42,6 +43,7 @@ CREATE TABLE IF NOT EXISTS publishes (
     blob_size INTEGER,          -- null: no file is cut into blobs
     servers TEXT NOT NULL DEFAULT '[]',
     part_size INTEGER NOT NULL DEFAULT 46080,
+    tags TEXT NOT NULL DEFAULT '[]',
     PRIMARY KEY (author, name, version)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS rates (
@@ -54,8 +56,9 @@ _ADDED = {  # columns that older journals lack
     "blob_size": "INTEGER",
     "servers": "TEXT NOT NULL DEFAULT '[]'",
     "part_size": f"INTEGER NOT NULL DEFAULT {CHUNK_SIZE}",
+    "tags": "TEXT NOT NULL DEFAULT '[]'",
 }
-_COLUMNS = "version, created_at, card, hint, expires, blob_size, servers, part_size"
+_COLUMNS = "version, created_at, card, hint, expires, blob_size, servers, part_size, tags"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,7 @@ class PublishRecord:
     blob_size: int | None = None  # bytes of the pieces of large files on Blossom servers; None: files are not cut
     servers: tuple[str, ...] = ()  # Blossom servers in the tags of the release
     part_size: int = PART_SIZE  # bytes of a manifest event
+    tags: Tags = ()  # further tags of the release
     resumed: bool  # whether an earlier run recorded it
 
     def __post_init__(self) -> None:
@@ -81,6 +85,8 @@ class PublishRecord:
             raise StoreError(f"a publish in the journal has version {self.version} and time {self.created_at}")
         if self.expires is not None and not is_count(self.expires, MAX_TIMESTAMP):
             raise StoreError(f"a publish in the journal expires at {self.expires}")
+        if fault := find_further_fault(self.tags):
+            raise StoreError(f"a publish in the journal has unusable tags: {fault}")
 
 
 def contents_digest(files: list[tuple[str, bytes]]) -> bytes:
@@ -88,16 +94,9 @@ def contents_digest(files: list[tuple[str, bytes]]) -> bytes:
     return hashlib.sha256(b"".join(path.encode() + b"\0" + sha256 for path, sha256 in sorted(files))).digest()
 
 
-def _record(
-    version: int,
-    created_at: int,
-    card: str,
-    hint: str,
-    expires: int | None,
-    blob_size: int | None,
-    servers: str,
-    part_size: int,
-) -> PublishRecord:
+def _record(row: Sequence[Any]) -> PublishRecord:
+    """Return the publish in a row of `_COLUMNS`."""
+    version, created_at, card, hint, expires, blob_size, servers, part_size, tags = row
     return PublishRecord(
         version=version,
         created_at=created_at,
@@ -107,6 +106,7 @@ def _record(
         blob_size=blob_size,
         servers=tuple(orjson.loads(servers)),
         part_size=part_size,
+        tags=tuple(tuple(tag) for tag in orjson.loads(tags)),
         resumed=True,
     )
 
@@ -175,7 +175,7 @@ class Journal:
                 " WHERE author = ? AND name = ? AND contents = ? ORDER BY version DESC LIMIT 1",
                 (author, name, contents),
             ).fetchone()
-        return _record(*row) if row else None
+        return _record(row) if row else None
 
     def begin(  # noqa: PLR0913 (a publish has this many facts)
         self,
@@ -190,13 +190,14 @@ class Journal:
         expires: int | None = None,
         blob_size: int | None = None,
         servers: tuple[str, ...] = (),
+        tags: Tags = (),
     ) -> PublishRecord:
         """Record a new publish durably, with a version above `above` and above every recorded one."""
         with self._translated():
             row = self._database.execute(
                 "INSERT INTO publishes (author, name, contents, created_at, card, hint, expires, blob_size, servers,"
-                " part_size, version)"
-                " SELECT ?1, ?2, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 1 + max(?3, (SELECT coalesce(max(version), 0)"
+                " part_size, tags, version)"
+                " SELECT ?1, ?2, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 1 + max(?3, (SELECT coalesce(max(version), 0)"
                 " FROM publishes WHERE author = ?1 AND name = ?2)) RETURNING version",
                 (
                     author,
@@ -210,6 +211,7 @@ class Journal:
                     blob_size,
                     orjson.dumps(servers).decode(),
                     PART_SIZE,
+                    orjson.dumps(tags).decode(),
                 ),
             ).fetchone()
         return PublishRecord(
@@ -220,6 +222,7 @@ class Journal:
             expires=expires,
             blob_size=blob_size,
             servers=servers,
+            tags=tags,
             resumed=False,
         )
 
@@ -231,7 +234,7 @@ class Journal:
                 " WHERE author = ? ORDER BY created_at, name, version",
                 (author,),
             ).fetchall()
-        return [(name, _record(*rest)) for name, *rest in rows]
+        return [(name, _record(rest)) for name, *rest in rows]
 
     def highest(self, author: bytes, name: str) -> int:
         """Return the highest recorded version of a name, 0 if none is recorded."""

@@ -103,7 +103,7 @@ def make_plan(spec: ReleaseSpec, hashed: Sequence[HashedSource], record: Publish
     Args:
         spec: What to publish.
         hashed: Hashes of `spec.files`, in the same order.
-        record: Version, time, card, hint and expiry from the journal.
+        record: Version, time, card, tags, hint and expiry from the journal.
         author: X-only public key, 32 bytes.
 
     Raises:
@@ -143,6 +143,7 @@ def make_plan(spec: ReleaseSpec, hashed: Sequence[HashedSource], record: Publish
             created_at=record.created_at,
             expires=record.expires,
             servers=record.servers,
+            tags=record.tags,
         )
     )
     if events[release_id].size > MAX_EVENT_SIZE:

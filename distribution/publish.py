@@ -203,6 +203,7 @@ class Publisher:
             expires=self._expiry(spec),
             blob_size=self._blob_size,
             servers=tuple(self.servers),
+            tags=spec.tags_at(self.now()),
             resumed=False,
         )
         hashed = await asyncio.to_thread(_hash_again, spec, hashed, self._blob_size, record.blob_size)
@@ -258,6 +259,7 @@ class Publisher:
             expires=self._expiry(spec),
             blob_size=BLOB_SIZE if servers else None,
             servers=public_servers(servers),
+            tags=spec.tags_at(self.now()),
         )
 
     async def _check_not_revoked(self, name: str, version: int, release_id: bytes) -> None:

@@ -94,6 +94,7 @@ async def publish(  # noqa: PLR0913 (options by keyword)
     home: str | PathLike[str] | None = None,
     key: SecretKey | PathLike[str] | None = None,
     card: Mapping[str, object] | None = None,
+    tags: Sequence[str] = (),
     weights_only: bool = False,
     without_validation: bool = False,
     new_version: bool = False,
@@ -111,6 +112,7 @@ async def publish(  # noqa: PLR0913 (options by keyword)
         home: The folder of keys and state; by default the user's.
         key: The author's key, or a file with an nsec; by default the key of the user.
         card: Further facts about the model, such as `{"license": "MIT", "about": "…"}`.
+        tags: Topics under which others can find the model, such as `["shakespeare"]`; at most 10.
         weights_only: Leave the optimizer state out: a third of the bytes.
         without_validation: Publish a checkpoint that was never evaluated.
         new_version: Make another version of files that were published before.
@@ -132,6 +134,7 @@ async def publish(  # noqa: PLR0913 (options by keyword)
                 info,
                 name=name,
                 card=card,
+                topics=tags,
                 weights_only=weights_only,
                 without_validation=without_validation,
                 new_version=new_version,

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 from distribution.manifest import is_name
@@ -14,6 +14,7 @@ from distribution.source import SourceFile
 from randygpt.checkpoint.header import HEADER_SIZE, WEIGHTS_MAGIC, CheckpointHeader, segments, weights_size
 from randygpt.checkpoint.sidecar import CheckpointInfo
 from randygpt.errors import CallerError, InvalidCheckpoint, InvalidModelFile
+from randygpt.release_tags import parse_topics, release_tags
 from randygpt.training.plot import metrics_path, read_run
 from relay_client.errors import quote
 
@@ -21,12 +22,13 @@ _MAX_HISTORY = 100  # evaluations in a card
 _MAX_STEM = 60  # characters of a file's name
 
 
-def checkpoint_spec(
+def checkpoint_spec(  # noqa: PLR0913 (options by keyword)
     file: BinaryIO,
     info: CheckpointInfo,
     *,
     name: str | None = None,
     card: Mapping[str, object] | None = None,
+    topics: Sequence[str] = (),
     weights_only: bool = False,
     without_validation: bool = False,
     new_version: bool = False,
@@ -39,13 +41,14 @@ def checkpoint_spec(
         info: Shape and vocabulary of the checkpoint.
         name: By default the name in the JSON file of the checkpoint.
         card: Additional metadata of the model; it overrides that from the files.
+        topics: Topics under which others can find it, besides those that every release has.
         weights_only: Leave the optimizer state out. The checkpoint in the release is then an RGPT0002 file.
         without_validation: Accept a checkpoint that was never evaluated.
         new_version: Publish the same files again, under a new version.
         expires_in_s: Seconds after which relays may delete it (NIP-40).
 
     Raises:
-        CallerError: the name or the card cannot be that of a release, or the checkpoint was never evaluated.
+        CallerError: the name, the card or a topic cannot be that of a release, or the checkpoint was never evaluated.
         InvalidModelFile: the checkpoint has no vocabulary.
         InvalidCheckpoint: header or size do not fit the shape.
     """
@@ -53,11 +56,13 @@ def checkpoint_spec(
         raise CallerError(
             f"{info.path} has no validation loss: train until the first evaluation, or pass --without-validation"
         )
+    name, card = name or _default_name(info), {**_card(info), **(card or {})}
     return ReleaseSpec(
         files=_files(file, info, weights_only=weights_only),
-        name=name or _default_name(info),
+        name=name,
         format=WEIGHTS_MAGIC.decode() if weights_only else info.header.magic,
-        card={**_card(info), **(card or {})},
+        card=card,
+        tags=release_tags(name, card, parse_topics(topics)),
         new_version=new_version,
         expires_in_s=expires_in_s,
     )

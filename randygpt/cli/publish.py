@@ -89,6 +89,10 @@ def publish(
         str | None, typer.Option("--license", metavar="TEXT", help="License, for the model card.")
     ] = None,
     about: Annotated[str | None, typer.Option(metavar="TEXT", help="Description, for the model card.")] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOPIC", help="Topic under which others find it, such as poetry; repeatable, at most 10."),
+    ] = None,
     new_version: Annotated[
         bool, typer.Option("--new-version", help="Publish unchanged files as a new version.")
     ] = False,
@@ -157,6 +161,7 @@ def publish(
                 info,
                 name=name,
                 card=extra,
+                topics=tag or (),
                 weights_only=weights_only,
                 without_validation=without_validation,
                 new_version=new_version,
@@ -182,9 +187,9 @@ def publish(
         confirm(publication, info, yes=yes, quiet=quiet or as_json)
         with byte_progress("publishing", shown=not (as_json or quiet)) as on_progress:
             published = asyncio.run(publication.publish(on_progress))
-    if published.resumed and (extra or expires) and not quiet:
+    if published.resumed and (extra or tag or expires) and not quiet:
         print_stderr(
-            "already published: --license, --about and --expires are ignored; to change them, use --new-version"
+            "already published: --license, --about, --tag and --expires are ignored; to change them, use --new-version"
         )
     _report(published, published_references(published, copies=copies), as_json=as_json, quiet=quiet)
 

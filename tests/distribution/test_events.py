@@ -111,6 +111,13 @@ def test_release_draft_follows_the_protocol() -> None:
     assert made.content == '{"config":{"n_embd":16},"text":"Grüße 🧪"}'
 
 
+def test_further_tags_follow_the_topics() -> None:
+    tags = (("title", "demo"), ("t", "poetry"))
+    made, before = draft(tags=tags), draft()
+    assert made.tags == (*before.tags[:-1], *tags, before.tags[-1])
+    assert Release.parse(made.sign(KEY), now=NOW).name == "demo"
+
+
 def test_release_parses_to_what_was_drafted() -> None:
     event = draft().sign(KEY)
     assert Release.parse(event, now=NOW) == Release(

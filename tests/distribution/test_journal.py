@@ -60,6 +60,18 @@ def test_same_contents_find_the_same_record(journal: Journal) -> None:
     )
 
 
+def test_tags_are_recorded(journal: Journal, path: Path) -> None:
+    tags = (("title", "demo"), ("b", "00", "", "11", "base"))
+    journal.begin(AUTHOR, "demo", ONE, above=0, created_at=100, card=CARD, hint="wss://a", tags=tags)
+    found = journal.find(AUTHOR, "demo", ONE)
+    assert found is not None
+    assert found.tags == tags
+    with database(path) as other:
+        other.execute("UPDATE publishes SET tags = ?", ['[["name","other"]]'])
+    with pytest.raises(StoreError, match="the tag name is set by the release itself"):
+        journal.find(AUTHOR, "demo", ONE)
+
+
 @pytest.mark.parametrize(
     ("author", "name", "contents"), [(OTHER_AUTHOR, "demo", ONE), (AUTHOR, "other", ONE), (AUTHOR, "demo", TWO)]
 )

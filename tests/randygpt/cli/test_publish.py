@@ -172,6 +172,44 @@ def test_weights_only_leaves_out_optimizer_state(author: Path, threaded_relay: S
     assert fetched["files"][0]["sha256"] == hashlib.sha256(expected.read_bytes()).hexdigest()
 
 
+def test_release_is_tagged_for_other_programs(author: Path, threaded_relay: ScriptedRelay) -> None:
+    words = (
+        "publish",
+        "checkpoint_best.bin",
+        "--relay",
+        threaded_relay.url,
+        "--about",
+        "The\nplays",
+        "--license",
+        "MIT",
+    )
+    assert invoke(author, *words, "--tag", "#Poetry", "--tag", "ai-model", "--tag", "poetry").returncode == 0
+    again = invoke(author, *words, "--tag", "prose")
+    (release,) = (event for event in threaded_relay.events.values() if event["kind"] == 4181)
+    tags = [tag for tag in release["tags"] if tag[0] in {"title", "summary", "license", "published_at", "t"}]
+    assert sorted(tags) == [
+        ["license", "MIT"],
+        ["published_at", str(release["created_at"])],
+        ["summary", "The plays"],
+        ["t", "ai-model"],
+        ["t", "poetry"],
+        ["t", "randygpt"],
+        ["title", "demo"],
+    ]
+    assert "--tag and --expires are ignored" in again.stderr
+    assert [event["kind"] for event in threaded_relay.events.values()].count(4181) == 1
+
+
+@pytest.mark.parametrize("tags", [["two words"], ["x" * 41], [""], ["a\n"], [f"topic{n}" for n in range(11)]])
+def test_unusable_tags_are_refused(
+    author: Path, at_home: Path, tags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for tag in tags for word in ("--tag", tag)]
+    assert run(["publish", str(author / "checkpoint_best.bin"), "--relay", "ws://127.0.0.1:1", *words]) == 2
+    assert "tag" in only_line(capsys.readouterr().err)
+    assert list(at_home.glob("state")) == []
+
+
 def test_card_has_losses_up_to_the_checkpoint(author: Path, threaded_relay: ScriptedRelay) -> None:
     write_tiny(author / "checkpoint_best.bin", name="demo", seed=1000)  # of iteration 1000
     lines = [{"iter": at, "loss": 4 - at / 1000, "lr": 1e-4} for at in range(1501)]
