@@ -22,11 +22,11 @@ from relay_client.keys import SecretKey
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalChunk:
-    """A local chunk, and whether it is sent under its author's signature or as a copy."""
+    """A local chunk, and whether it is sent under its own signature or as a copy."""
 
     file: InstalledFile
     chunk: Chunk
-    sig: bytes | None  # the author's; None: send a copy
+    sig: bytes | None  # of the key that signed the release's chunks; None: send a copy
 
     @property
     def id(self) -> bytes:
@@ -111,7 +111,7 @@ class LocalRelease:
             return draft.sign(self._copier)
         return Event(
             id=local.id,
-            pubkey=self.release.author,
+            pubkey=self.manifest.chunk_author or self.release.author,
             created_at=draft.created_at,
             kind=draft.kind,
             tags=draft.tags,

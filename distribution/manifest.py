@@ -199,8 +199,10 @@ class Manifest:
     files: tuple[FileEntry, ...]
     chunk_size: int = CHUNK_SIZE  # bytes
     blob_size: int | None = None  # bytes of a piece on Blossom servers; None: no file is cut
+    chunk_author: bytes | None = None  # x-only public key that signs the chunk events; None: the release's author
 
     def __post_init__(self) -> None:
+        _check(self.chunk_author is None or is_digest(self.chunk_author), "chunk_author is not 32 bytes")
         _check(is_count(self.chunk_size, CHUNK_SIZE), "chunk_size is missing or malformed")
         if self.blob_size is not None:
             whole = is_count(self.blob_size, MAX_BLOB_SIZE) and self.blob_size % self.chunk_size == 0
@@ -249,8 +251,9 @@ class Manifest:
             | ({} if entry.pieces is None else {"blobs": entry.pieces})
             for entry in self.files
         ]
-        blob_size = {} if self.blob_size is None else {"blob_size": self.blob_size}
-        return bytes(msgpack.packb({"v": VERSION, "chunk_size": self.chunk_size, **blob_size, "files": files}))
+        optional = {"blob_size": self.blob_size, "chunk_author": self.chunk_author}
+        present = {key: value for key, value in optional.items() if value is not None}
+        return bytes(msgpack.packb({"v": VERSION, "chunk_size": self.chunk_size, **present, "files": files}))
 
     @classmethod
     def decode(cls, raw_manifest: bytes) -> "Manifest":
@@ -273,6 +276,7 @@ class Manifest:
             files=tuple(map(_decode_file, raw_files)),
             chunk_size=_value(raw, "chunk_size"),
             blob_size=_value(raw, "blob_size"),
+            chunk_author=_value(raw, "chunk_author"),
         )
 
 

@@ -79,6 +79,15 @@ def test_encoded_bytes_follow_the_protocol() -> None:
     assert decode(raw).encode() == msgpack.packb(raw)
 
 
+@pytest.mark.parametrize(
+    ("change", "author"), [({}, None), ({"chunk_author": None}, None), ({"chunk_author": b"k" * 32}, b"k" * 32)]
+)
+def test_chunk_author_may_be_missing(change: Raw, author: bytes | None) -> None:
+    manifest = decode(raw_manifest() | change)
+    assert manifest.chunk_author == author
+    assert ("chunk_author" in msgpack.unpackb(manifest.encode())) == bool(author)
+
+
 def test_unknown_keys_and_roles_are_accepted() -> None:
     raw = raw_manifest() | {"comment": "hello"}
     raw["files"][0]["mtime"] = 5
@@ -129,7 +138,8 @@ def manifests(draw: st.DrawFn) -> Manifest:
                 references=references,
             )
         )
-    return Manifest(files=tuple(draw(st.permutations(files))), chunk_size=chunk_size)
+    chunk_author = draw(st.none() | digests)
+    return Manifest(files=tuple(draw(st.permutations(files))), chunk_size=chunk_size, chunk_author=chunk_author)
 
 
 @given(manifests())
@@ -191,6 +201,12 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "chunk_size as float": (lambda raw: raw.update(chunk_size=46_080.0), "chunk_size"),
     "another chunk_size": (lambda raw: raw.update(chunk_size=46_079 // 2), "chunks"),
     "no chunk_size": (lambda raw: raw.pop("chunk_size"), "chunk_size"),
+    "chunk_author of 31 bytes": (lambda raw: raw.update(chunk_author=bytes(31)), "chunk_author"),
+    "chunk_author of 33 bytes": (lambda raw: raw.update(chunk_author=bytes(33)), "chunk_author"),
+    "chunk_author as hex": (lambda raw: raw.update(chunk_author="ab" * 32), "chunk_author"),
+    "chunk_author as text": (lambda raw: raw.update(chunk_author="a" * 32), "chunk_author"),
+    "chunk_author as a list": (lambda raw: raw.update(chunk_author=[bytes(32)]), "chunk_author"),
+    "empty chunk_author": (lambda raw: raw.update(chunk_author=b""), "chunk_author"),
     "no files": (lambda raw: raw.pop("files"), "files"),
     "files as a map": (lambda raw: raw.update(files={"0": raw["files"][0]}), "files"),
     "a file as a list": (lambda raw: raw["files"].append([]), "files"),

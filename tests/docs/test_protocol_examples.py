@@ -22,10 +22,11 @@ from support.independent_reader.refused import Refused
 from support.independent_reader.relay import Relay
 from support.independent_reader.server import Server
 from support.models import side_files
-from support.protocol_example import CHUNK_SIZE, CREATED_AT, KEY, NAME, examples, resigned, updated
+from support.protocol_example import CHUNK_KEY, CHUNK_SIZE, CREATED_AT, KEY, NAME, examples, resigned, updated
 from support.releases import checkpoint_bytes, fetch, publish, tiny_sources
 
 import randygpt
+from distribution.errors import InvalidManifest, NotFound
 from relay_client.blossom.local_server import LocalBlobServer
 from relay_client.event import Event
 from relay_client.keys import SecretKey
@@ -37,7 +38,9 @@ PAGE = (Path(__file__).parents[2] / "docs/protocol.md").read_text(encoding="utf-
 EXAMPLES = examples(PAGE)
 EVENTS = {name: json.loads(text) for name, text in EXAMPLES.items() if text.startswith("{")}
 FIRST = {
-    name: event for name, event in EVENTS.items() if name in {"manifest-chunk", "release", "head"} or "chunk" in name
+    name: event
+    for name, event in EVENTS.items()
+    if name in {"manifest-chunk", "release", "head"} or name.startswith("chunk-")
 }
 SECOND = FIRST | {name: EVENTS[name] for name in ("release-2", "head-2")}
 MANIFEST = bytes.fromhex("".join(line[:64].strip() for line in EXAMPLES["manifest"].splitlines()))
@@ -97,7 +100,7 @@ def versions_met(by: Reader) -> list[int]:
 
 def test_examples_match_the_code() -> None:
     assert updated(PAGE) == PAGE
-    assert len(EVENTS) == 18
+    assert len(EVENTS) == 21
 
 
 @pytest.mark.parametrize("name", EVENTS)
@@ -227,6 +230,43 @@ def test_changed_event_field_is_refused(name: str, field: str) -> None:
     else:
         with pytest.raises(Refused):
             reader(stored.values()).read(BY_NAME)
+
+
+# --- another key for chunks
+
+ANNOUNCED = [EVENTS["throwaway-manifest-event"], EVENTS["release-with-chunk-author"]]
+
+
+def throwaway_chunks() -> list[RawEvent]:
+    """Return the chunks of the example, signed by the throw-away key."""
+    date = EVENTS["throwaway-chunk"]["created_at"]
+    return [resigned(EVENTS[name], CHUNK_KEY, created_at=date) for name in FIRST if name.startswith("chunk-")]
+
+
+def test_chunks_by_another_key_are_read() -> None:
+    chunks = throwaway_chunks()
+    assert chunks[0] == EVENTS["throwaway-chunk"]
+    assert reader([*ANNOUNCED, *chunks]).read(ANNOUNCED[1]["id"]) == FILES
+    assert reader([*ANNOUNCED, *FIRST.values()]).read(ANNOUNCED[1]["id"]) == FILES  # the author's are copies of them
+    with pytest.raises(Refused):
+        reader([*ANNOUNCED, *chunks[1:]]).read(ANNOUNCED[1]["id"])
+
+
+async def test_chunk_key_signs_nothing_else(relay: str, tmp_path: Path) -> None:
+    manifest = resigned(ANNOUNCED[0], CHUNK_KEY)
+    release = resigned(
+        ANNOUNCED[1], tags=[[*tag[:1], manifest["id"]] if tag[0] == "e" else tag for tag in ANNOUNCED[1]["tags"]]
+    )
+    stored = [manifest, release, *throwaway_chunks(), resigned(EVENTS["head"], CHUNK_KEY, created_at=CREATED_AT + 9)]
+    for reference in (release["id"], BY_NAME):
+        with pytest.raises(Refused):
+            reader(stored).read(reference)
+    async with Pool([relay]) as pool:
+        await pool.publish([(Event.parse(event), [relay]) for event in stored])
+    with pytest.raises(InvalidManifest, match="not a chunk signed by the author"):
+        await fetch([relay], tmp_path, bytes.fromhex(release["id"]))
+    with pytest.raises(NotFound):
+        await fetch([relay], tmp_path, AddressReference(author=KEY.pubkey, name=NAME))
 
 
 # --- blobs

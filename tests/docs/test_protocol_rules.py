@@ -99,6 +99,11 @@ def with_blobs(**changes: object) -> bytes:
     return bytes(msgpack.packb(raw))
 
 
+def with_chunk_author(value: object) -> bytes:
+    """Return the manifest with a key for `chunk_author`."""
+    return bytes(msgpack.packb(msgpack.unpackb(MANIFEST) | {"chunk_author": value}))
+
+
 PLACES = list(places_in(msgpack.unpackb(MANIFEST)))
 MANIFESTS = {
     "value": [altered(path, value) for path in PLACES for value in ODD_VALUES],
@@ -117,6 +122,7 @@ MANIFESTS = {
         *(with_blobs(blob_size=80, blobs=bytes(32 * count)) for count in (3, 4, 5)),
         with_blobs(blob_size=..., blobs=...),
     ],
+    "chunk author": [with_chunk_author(value) for value in ODD_VALUES],
     "length": [MANIFEST, MANIFEST + b"\xc0", MANIFEST[:-1], b"", msgpack.packb([]), b"\x91" * 10_000],
 }
 

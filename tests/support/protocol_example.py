@@ -5,6 +5,7 @@ of code is an example if a comment `<!-- example: NAME -->` stands above it.
 """
 
 import hashlib
+import itertools
 import json
 import re
 import struct
@@ -38,10 +39,12 @@ from relay_client.event import Event, EventDraft, Signer
 from relay_client.nip19 import encode_npub
 
 SECRET = bytes.fromhex("01" * 32)
+CHUNK_SECRET = bytes.fromhex("02" * 32)  # of the throw-away key
 CREATED_AT = 1_750_000_000  # seconds since 1970
 HINT = "wss://relay.example"
 NAME = "tiny"
 BLOSSOM_VERSION = 3  # the version whose files are on servers
+CHUNK_KEY_VERSION = 4  # the version whose chunks a throw-away key signed
 CHUNK_SIZE = 80  # bytes; so that a file of some hundred bytes has several chunks
 BLOB_SIZE = 160  # bytes; two chunks
 SERVERS = ("https://blobs.example", "https://other.example:8443")
@@ -61,15 +64,17 @@ _BLOCK = re.compile(r"(<!-- example: ([a-z0-9-]+) -->\n```[a-z]+\n)(.*?)^(```)$"
 class ExampleKey:
     """Key that signs without randomness, so that the page is reproducible; never publish a real key like this."""
 
-    _key = coincurve.PrivateKey(SECRET)
-    pubkey = _key.public_key_xonly.format()
+    def __init__(self, secret: bytes) -> None:
+        self._key = coincurve.PrivateKey(secret)
+        self.pubkey = self._key.public_key_xonly.format()
 
     def sign(self, digest: bytes) -> bytes:
         """Sign by BIP-340 with auxiliary randomness of 32 zero bytes."""
         return self._key.sign_schnorr(digest, bytes(32))
 
 
-KEY = ExampleKey()
+KEY = ExampleKey(SECRET)
+CHUNK_KEY = ExampleKey(CHUNK_SECRET)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +83,7 @@ class ExampleFile:
 
     entry: FileEntry
     data: bytes
+    lengths: list[tuple[str, int]]  # (name, bytes) of each segment
     chunks: tuple[Event, ...]
 
 
@@ -120,24 +126,49 @@ class Example:
         return _chunk(self.blob_manifest)
 
     @cached_property
+    def throwaway_files(self) -> tuple[ExampleFile, ...]:
+        """The same files, with chunks that a throw-away key signed."""
+        return tuple(
+            _file(file.entry.path, file.entry.role, file.data, file.lengths, CHUNK_KEY, _date(CHUNK_KEY_VERSION))
+            for file in self.files
+        )
+
+    @cached_property
+    def throwaway_manifest(self) -> bytes:
+        """The manifest of those chunks, as msgpack."""
+        files = tuple(file.entry for file in self.throwaway_files)
+        return Manifest(files=files, chunk_size=CHUNK_SIZE, chunk_author=CHUNK_KEY.pubkey).encode()
+
+    @cached_property
+    def throwaway_manifest_event(self) -> Event:
+        """The one event that carries this manifest; the author signs it."""
+        return _chunk(self.throwaway_manifest, created_at=_date(CHUNK_KEY_VERSION))
+
+    @cached_property
     def manifest_chunk(self) -> Event:
         """The one event that carries the manifest."""
         return _chunk(self.manifest)
 
     def release(self, version: int) -> Event:
-        """Return a release event; all versions have the same files. The third is on Blossom servers."""
-        has_blobs = version == BLOSSOM_VERSION
+        """Return a release event; all versions have the same files. The third is on Blossom servers.
+
+        A throw-away key signed the chunks of the fourth.
+        """
+        manifest, carrier = {
+            BLOSSOM_VERSION: lambda: (self.blob_manifest, self.blob_manifest_event),
+            CHUNK_KEY_VERSION: lambda: (self.throwaway_manifest, self.throwaway_manifest_event),
+        }.get(version, lambda: (self.manifest, self.manifest_chunk))()
         return release_draft(
-            self.blob_manifest if has_blobs else self.manifest,
-            [self.blob_manifest_event.id if has_blobs else self.manifest_chunk.id],
+            manifest,
+            [carrier.id],
             name=NAME,
             version=version,
             format="RGPT0003",
             size=sum(len(file.data) for file in self.files),
             card=CARD,
             hint=HINT,
-            created_at=CREATED_AT + 3600 * (version - 1),
-            servers=SERVERS if has_blobs else (),
+            created_at=_date(version),
+            servers=SERVERS if version == BLOSSOM_VERSION else (),
         ).sign(KEY)
 
     def head(self, version: int, *, after_s: int) -> Event:
@@ -178,6 +209,9 @@ class Example:
             "release-with-servers": self.release(BLOSSOM_VERSION),
             "head-with-servers": self.head(BLOSSOM_VERSION, after_s=7205),
             "upload-token": self.token,
+            "throwaway-chunk": self.throwaway_files[0].chunks[0],
+            "throwaway-manifest-event": self.throwaway_manifest_event,
+            "release-with-chunk-author": self.release(CHUNK_KEY_VERSION),
             "escapes": EventDraft(kind=1, created_at=CREATED_AT, tags=(("t", '"'), ("x",)), content=ESCAPES).sign(KEY),
         }
 
@@ -194,6 +228,8 @@ class Example:
             "escapes-serialised": _wrapped(serialised[1].hex()),
             "manifest": "\n".join(self._walk(self.manifest)),
             "blob-manifest": "\n".join(self._walk(self.blob_manifest)),
+            "throwaway-key": f"secret  {CHUNK_SECRET.hex()}\npublic  {CHUNK_KEY.pubkey.hex()}",
+            "chunk-author": "\n".join(itertools.islice(self._walk(self.throwaway_manifest, self.throwaway_files), 5)),
             "upload-header": encode_header(self.token),
             "files": "\n".join(_listed(file) for file in self.files),
             "weights-only": _wrapped((b"RGPT0002" + self.files[0].data[8:weights]).hex()),
@@ -211,18 +247,26 @@ class Example:
         ]
         return (json.dumps(["REQ", name, wanted]) for name, wanted in zip("abcd", filters, strict=True))
 
-    def _walk(self, encoded: bytes) -> Iterator[str]:
+    def _walk(self, encoded: bytes, files: "tuple[ExampleFile, ...] | None" = None) -> Iterator[str]:
         """Return a manifest's bytes in hex, field by field."""
-        manifest = Manifest.decode(encoded)
-        entries = 3 + bool(manifest.blob_size)
+        manifest, files = Manifest.decode(encoded), files or self.files
+        entries = 3 + bool(manifest.blob_size) + bool(manifest.chunk_author)
         steps: list[tuple[bytes, str]] = [
             (bytes([0x80 + entries]), f"map of {entries} entries"),
             _field("v", 1),
             _field("chunk_size", CHUNK_SIZE),
             *([_field("blob_size", manifest.blob_size)] if manifest.blob_size else []),
-            (_pack("files") + bytes([0x90 + len(self.files)]), f'"files": array of {len(self.files)}'),
+            *(
+                [
+                    (_pack("chunk_author") + b"\xc4\x20", '"chunk_author": 32 bytes'),
+                    (manifest.chunk_author, "public key"),
+                ]
+                if manifest.chunk_author
+                else []
+            ),
+            (_pack("files") + bytes([0x90 + len(files)]), f'"files": array of {len(files)}'),
         ]
-        for file, entry in zip(self.files, manifest.files, strict=True):
+        for file, entry in zip(files, manifest.files, strict=True):
             keys = 6 + bool(entry.pieces)
             steps += [
                 (bytes([0x80 + keys]), f"map of {keys} entries"),
@@ -275,13 +319,25 @@ def examples(page: str) -> dict[str, str]:
     return {match[2]: match[3].rstrip("\n") for match in _BLOCK.finditer(page)}
 
 
-def _chunk(data: bytes) -> Event:
-    return chunk_draft(data, sha256=hashlib.sha256(data).digest(), created_at=CREATED_AT).sign(KEY)
+def _date(version: int) -> int:
+    """Return the date of a version's release."""
+    return CREATED_AT + 3600 * (version - 1)
 
 
-def _file(path: str, role: str, data: bytes, lengths: list[tuple[str, int]]) -> ExampleFile:
+def _chunk(data: bytes, key: Signer = KEY, created_at: int = CREATED_AT) -> Event:
+    return chunk_draft(data, sha256=hashlib.sha256(data).digest(), created_at=created_at).sign(key)
+
+
+def _file(
+    path: str,
+    role: str,
+    data: bytes,
+    lengths: list[tuple[str, int]],
+    key: Signer = KEY,
+    created_at: int = CREATED_AT,
+) -> ExampleFile:
     parts = [data[offset : offset + size] for offset, size in spans([size for _, size in lengths], CHUNK_SIZE)]
-    chunks = tuple(map(_chunk, parts))
+    chunks = tuple(_chunk(part, key, created_at) for part in parts)
     offset, cut = 0, []
     for name, size in lengths:
         cut.append(Segment(name=name, size=size, sha256=hashlib.sha256(data[offset : offset + size]).digest()))
@@ -296,7 +352,7 @@ def _file(path: str, role: str, data: bytes, lengths: list[tuple[str, int]]) -> 
             event.id + hashlib.sha256(part).digest() for event, part in zip(chunks, parts, strict=True)
         ),
     )
-    return ExampleFile(entry=entry, data=data, chunks=chunks)
+    return ExampleFile(entry=entry, data=data, lengths=lengths, chunks=chunks)
 
 
 def _serialised(event: Event) -> bytes:

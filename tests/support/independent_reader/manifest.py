@@ -16,6 +16,8 @@ def check_manifest(raw: bytes) -> dict[str, Any]:
     blob_size = manifest.get("blob_size")
     if blob_size is not None:
         need(is_number(blob_size, 1, 2**30) and blob_size % manifest["chunk_size"] == 0, "blob_size is malformed")
+    chunk_author = manifest.get("chunk_author")
+    need(chunk_author is None or is_hash(chunk_author), "chunk_author is malformed")
     files = manifest.get("files")
     need(isinstance(files, list) and len(files) <= 16, "files is malformed")
     for file in files:
