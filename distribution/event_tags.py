@@ -47,9 +47,9 @@ def check_time(event: Event, now: int) -> None:
         raise InvalidRelease(f"the event is dated {event.created_at - now} s in the future")
 
 
-def relay_hints(event: Event) -> tuple[str, ...]:
+def relay_hints(tags: Tags) -> tuple[str, ...]:
     """Return the relay hints in the `e` tags of an event, each once."""
-    return tuple(dict.fromkeys(hint for tag in event.tags if tag[:1] == ("e",) for hint in tag[2:3] if hint))
+    return tuple(dict.fromkeys(hint for tag in tags if tag[:1] == ("e",) for hint in tag[2:3] if hint))
 
 
 def named_servers(event: Event) -> tuple[str, ...]:

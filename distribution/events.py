@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self, TypeGuard
 
 import orjson
 
+from distribution.ancestors import NO_ANCESTORS, Ancestor, Lineage, parse_lineage
 from distribution.chunking import CHUNK_SIZE, encode
 from distribution.errors import InvalidRelease
 from distribution.event_tags import (
@@ -61,6 +62,7 @@ class Release:
     event: Event
     hints: tuple[str, ...] = ()  # relays that may have it, untrusted
     servers: tuple[str, ...] = ()  # origins of Blossom servers that may have it, untrusted
+    lineage: Lineage = NO_ANCESTORS  # what it was made from, as the author claims
 
     def __post_init__(self) -> None:
         same = (self.id, self.author, self.created_at) == (self.event.id, self.event.pubkey, self.event.created_at)
@@ -84,6 +86,16 @@ class Release:
         """First hex digits of the id."""
         return self.id.hex()[:SHORT_ID]
 
+    @property
+    def base(self) -> Ancestor | None:
+        """The release from which it was made, None if the author names none."""
+        return self.lineage.base
+
+    @property
+    def merged(self) -> tuple[Ancestor, ...]:
+        """The inputs of a merge; empty for other releases."""
+        return self.lineage.merged
+
     @classmethod
     def parse(cls, event: Event, *, now: int) -> Self:
         """Parse the release in a verified event.
@@ -106,6 +118,7 @@ class Release:
             manifest_ids=tuple(parse_digest(value) for value in event.tag_values("e")),
             card=_card(event.content),
             event=event,
+            lineage=parse_lineage(event.tags),
         )
 
 
@@ -171,7 +184,7 @@ def _shared_fields(event: Event) -> dict[str, Any]:
         "created_at": event.created_at,
         "version": decimal_value(event, "version", MAX_VERSION),
         "manifest_sha256": parse_digest(single_value(event, "x")),
-        "hints": relay_hints(event),
+        "hints": relay_hints(event.tags),
         "servers": named_servers(event),
     }
 

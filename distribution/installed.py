@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distribution.ancestors import NO_ANCESTORS, Lineage, parse_lineage
+from distribution.event_tags import relay_hints
 from distribution.events import MAX_VERSION, SHORT_ID, Release, is_card
 from distribution.manifest import MAX_FILE_SIZE, FileEntry, Manifest, find_set_fault, is_count, is_digest, is_name
 
@@ -65,6 +67,8 @@ class InstalledRelease:
     files: tuple[InstalledFile, ...]
     folder: Path
     installed_at: int  # seconds since 1970
+    lineage: Lineage = NO_ANCESTORS  # what it was made from, as the author claims
+    hints: tuple[str, ...] = ()  # relays that may have it, untrusted
 
     def __post_init__(self) -> None:
         if not is_digest(self.id) or not is_digest(self.author) or not is_name(self.name):
@@ -141,6 +145,7 @@ def _to_file_record(file: FileEntry, original: OriginalFile | None) -> dict[str,
 
 def from_record(record: Mapping[str, Any], folder: Path) -> InstalledRelease:
     """Parse the content of `release.json`; raises KeyError, TypeError or ValueError if it is damaged."""
+    tags = tuple(map(tuple, record["event"]["tags"]))
     return InstalledRelease(
         id=bytes.fromhex(record["release"]),
         author=bytes.fromhex(record["author"]),
@@ -151,6 +156,8 @@ def from_record(record: Mapping[str, Any], folder: Path) -> InstalledRelease:
         files=tuple(_from_file_record(file, folder) for file in record["files"]),
         folder=folder,
         installed_at=record["installed_at"],
+        lineage=parse_lineage(tags),
+        hints=relay_hints(tags),
     )
 
 

@@ -16,23 +16,11 @@ from relay_client.errors import InvalidEvent
 from relay_client.event import HashedEvent
 from relay_client.event_source import Answer, EventSource
 from relay_client.filter import Filter
-from relay_client.hexadecimal import parse_hex
 
 if TYPE_CHECKING:  # server_copies imports an HTTP client
     from collections.abc import Mapping
 
     from distribution.server_copies import ServerAvailability
-
-_MAX_ANCESTORS = 17  # one base, and 16 inputs of a merge
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ancestor:
-    """Release that an author names as the origin of another. A claim: it is signed, but not checked."""
-
-    id: bytes  # event id, 32
-    author: bytes  # x-only public key, 32
-    role: str  # base or merged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,17 +29,6 @@ class Preview:
 
     release: Release
     relays: tuple[str, ...]  # URLs
-
-    @property
-    def ancestors(self) -> list[Ancestor]:
-        """Ancestors that the author claims; malformed ones are left out."""
-        found = []
-        for tag in self.release.event.tags:
-            if tag[:1] == ("b",) and len(tag) >= 5 and tag[4] in {"base", "merged"}:  # noqa: PLR2004 (fields of the tag)
-                release_id, author = parse_hex(tag[1], 32), parse_hex(tag[3], 32)
-                if release_id and author:
-                    found.append(Ancestor(id=release_id, author=author, role=tag[4]))
-        return found[:_MAX_ANCESTORS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
+    from distribution.ancestors import Lineage
     from distribution.events import Release
     from distribution.installed import InstalledRelease
     from distribution.store import Store
@@ -99,6 +100,24 @@ def release_json(release: "InstalledRelease | Release", trusted: "TrustList") ->
         "name": release.name,
         "version": release.version,
     }
+
+
+def lineage_json(lineage: "Lineage") -> list[dict[str, object]]:
+    """Return the ancestors that a release claims, as JSON."""
+    from relay_client.nip19 import encode_npub
+
+    return [
+        {"release": each.release_id.hex(), "author": encode_npub(each.author), "role": role}
+        for role, each in lineage.ancestors
+    ]
+
+
+def lineage_lines(lineage: "Lineage", trusted: "TrustList") -> list[str]:
+    """Return the ancestors that a release claims, one a line, and that they are a claim; nothing without any."""
+    lines = [
+        f"{role} {each.release_id.hex()} by {trusted.display_name(each.author)}" for role, each in lineage.ancestors
+    ]
+    return [*lines, "(as the author claims)"] if lines else []
 
 
 def release_describer(home: Home) -> "Callable[[Sequence[InstalledRelease]], list[dict[str, object]]]":

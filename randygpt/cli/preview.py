@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from randygpt.cli.card import card_lines
-from randygpt.cli.installed import release_json
+from randygpt.cli.installed import lineage_json, lineage_lines, release_json
 from randygpt.cli.output import emit, format_date, format_size
 
 if TYPE_CHECKING:
@@ -23,13 +23,10 @@ def print_preview(preview: "Preview", trusted: "TrustList", reference: str, *, a
         "format": release.format,
         "size": release.size,
         "card": release.card,
-        "ancestors": [
-            {"release": each.id.hex(), "author": _npub(each.author), "role": each.role} for each in preview.ancestors
-        ],
+        "ancestors": lineage_json(release.lineage),
         "relays": list(preview.relays),
         "servers": list(release.servers),
     }
-    origins = [f"{each.role} {each.id.hex()} by {trusted.display_name(each.author)}" for each in preview.ancestors]
     indent = "\n" + " " * 12
     lines = {
         "release": release.id.hex(),
@@ -38,7 +35,7 @@ def print_preview(preview: "Preview", trusted: "TrustList", reference: str, *, a
         "date": format_date(release.created_at, minutes=True),
         "size": f"{format_size(release.size)} ({release.size:,} bytes), {release.format}",
         **card_lines(release.card),
-        "made from": indent.join([*origins, "(as the author claims)"]) if origins else "",
+        "made from": indent.join(lineage_lines(release.lineage, trusted)),
         "relays": indent.join(preview.relays),
         "servers": indent.join(release.servers),
         "fetch": f"randygpt fetch {shlex.quote(reference)}",
@@ -87,9 +84,3 @@ def _relay_line(url: str, report: "RelayReport", preview: "Preview") -> str:
     if url in preview.relays:
         return f"{url} has the release"
     return report.reason if url in report.reason else f"{url} {report.reason or 'did not return the release'}"
-
-
-def _npub(key: bytes) -> str:
-    from relay_client.nip19 import encode_npub
-
-    return encode_npub(key)

@@ -63,13 +63,19 @@ def _release(release: "InstalledRelease") -> tuple[dict[str, object], dict[str, 
     flags = installed.flags_of(store, release)
     marks = ", ".join(name for name, is_set in flags.items() if is_set)
     date = format_date(release.created_at, minutes=True)
-    extra = installed.release_json(release, trusted) | {"created_at": release.created_at, "card": release.card} | flags
+    extra = installed.release_json(release, trusted) | {
+        "created_at": release.created_at,
+        "card": release.card,
+        "ancestors": installed.lineage_json(release.lineage),
+        **flags,
+    }
     lines: dict[str, object] = {
         "release": release.id.hex(),
         "name": f"{release.title}{f' ({marks})' if marks else ''}",
         "signed by": f"{trusted.display_name(release.author)}, {date}",
         "license": one_line(release.card.get("license")),
         "about": one_line(release.card.get("about")),
+        "made from": ("\n" + " " * 12).join(installed.lineage_lines(release.lineage, trusted)),
     }
     return extra, lines
 

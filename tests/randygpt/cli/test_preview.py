@@ -14,8 +14,6 @@ from support.releases import publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay, relay_on_thread
 
 from distribution.events import CHUNK_KIND, Release
-from distribution.preview import Preview
-from relay_client.event import EventDraft
 from relay_client.keys import SecretKey
 from relay_client.nip19 import encode_npub
 
@@ -84,15 +82,6 @@ def test_show_of_a_remote_release_as_json(shelf: Shelf, tmp_path: Path) -> None:
     assert (facts["release"], facts["version"], facts["installed"]) == (shelf.first.id.hex(), 1, False)
     assert (facts["author"], facts["size"], facts["card"]) == (NPUB, shelf.first.size, CARD)
     assert (facts["relays"], facts["ancestors"]) == ([shelf.relay.url], [])
-
-
-def test_ancestors_of_a_malformed_release_are_left_out(shelf: Shelf) -> None:
-    event = shelf.first.event
-    tags = ((), ("b",), ("b", "1" * 64, "", "2" * 64, "base"), *event.tags)
-    draft = EventDraft(kind=event.kind, created_at=event.created_at, tags=tags, content=event.content)
-    release = Release.parse(draft.sign(KEY), now=event.created_at)
-    found = Preview(release=release, relays=()).ancestors
-    assert [(each.id.hex(), each.author.hex(), each.role) for each in found] == [("1" * 64, "2" * 64, "base")]
 
 
 def test_dry_run_of_a_fetch_installs_nothing(shelf: Shelf, tmp_path: Path) -> None:
