@@ -277,7 +277,7 @@ def _matches(wanted: Filter, raw_event: Mapping[str, object]) -> bool:
     return (
         (not wanted.ids or raw_event.get("id") in {value.hex() for value in wanted.ids})
         and (not wanted.authors or raw_event.get("pubkey") in {value.hex() for value in wanted.authors})
-        and (wanted.until is None or _time(raw_event) <= wanted.until)
+        and (wanted.since or 0) <= _time(raw_event) <= (math.inf if wanted.until is None else wanted.until)
         and (not wanted.kinds or raw_event.get("kind") in wanted.kinds)
         and all(
             any(tag[:1] == [name] and tag[1:2] and tag[1] in values for tag in claimed)

@@ -1,4 +1,4 @@
-"""Filters that select events on a relay (NIP-01). No I/O."""
+"""Filters that select events on a relay (NIP-01, NIP-50). No I/O."""
 
 import string
 from collections.abc import Mapping
@@ -23,14 +23,17 @@ class Filter:
     authors: tuple[bytes, ...] = ()  # x-only public keys, 32 bytes each
     kinds: tuple[int, ...] = ()
     tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # one-letter name -> values
-    until: int | None = None  # latest `created_at`, in seconds since 1970
+    since: int | None = None  # earliest `created_at`, in seconds since 1970
+    until: int | None = None  # latest `created_at`, the same
+    search: str = ""  # words to search for, on relays that offer it (NIP-50); the others refuse or ignore it
     limit: int  # always sent: some relays return at most 100 events without it
 
     def __post_init__(self) -> None:
         if not _is_integer(self.limit, 1, MAX_LIMIT):
             raise CallerError(f"a filter's limit must be at least 1, not {self.limit}")
-        if not (self.until is None or _is_integer(self.until, 0, MAX_TIMESTAMP)):
-            raise CallerError(f"a filter's until must be from 0 to {MAX_TIMESTAMP}, not {self.until}")
+        for name, time in (("since", self.since), ("until", self.until)):
+            if not (time is None or _is_integer(time, 0, MAX_TIMESTAMP)):
+                raise CallerError(f"a filter's {name} must be from 0 to {MAX_TIMESTAMP}, not {time}")
         if not all(map(_is_digest, (*self.ids, *self.authors))):
             raise CallerError("a filter's ids and authors must have 32 bytes each")
         if not all(_is_integer(kind, 0, MAX_KIND) for kind in self.kinds):
@@ -40,6 +43,8 @@ class Filter:
                 raise CallerError(f"a filter's tag name must be one letter, not {quote(name)}")
             if not all(map(_is_text, values)):
                 raise CallerError(f"a filter's values of tag {name} must be text")
+        if not _is_text(self.search):
+            raise CallerError("a filter's search must be text")
         object.__setattr__(self, "tags", MappingProxyType(dict(self.tags)))  # so that it stays valid
 
     def to_dict(self) -> dict[str, object]:
@@ -50,8 +55,9 @@ class Filter:
             "kinds": list(self.kinds),
             **{f"#{name}": list(values) for name, values in self.tags.items()},
         }
-        until = {} if self.until is None else {"until": self.until}
-        return {name: values for name, values in fields.items() if values} | until | {"limit": self.limit}
+        times = {name: time for name, time in (("since", self.since), ("until", self.until)) if time is not None}
+        words = {"search": self.search} if self.search else {}
+        return {name: values for name, values in fields.items() if values} | times | words | {"limit": self.limit}
 
 
 def _is_digest(value: object) -> bool:

@@ -18,7 +18,7 @@ from relay_client.proxy import find_proxy
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 MAX_SIZE = 64 << 10  # bytes of a document
-_COUNT_NIP = 45
+_COUNT_NIP, _SEARCH_NIP = 45, 50
 _LONGEST_NAME = 60  # characters
 _REQUIREMENTS = (
     ("payment_required", "requires payment"),
@@ -35,6 +35,7 @@ class RelayInfo:
     max_limit: int | None = None  # events per request
     requirements: tuple[str, ...] = ()  # in words, for the user
     counts: bool = False  # offers COUNT (NIP-45)
+    searches: bool = False  # offers search by words (NIP-50)
     name: str = field(default="", compare=False)
     software: str = field(default="", compare=False)  # with its version
     is_described: bool = field(default=False, compare=False)  # whether there is a document
@@ -50,6 +51,7 @@ class RelayInfo:
         raw_limits = raw.get("limitation") if isinstance(raw, dict) else None
         limits = raw_limits if isinstance(raw_limits, dict) else {}
         raw_nips = raw.get("supported_nips") if isinstance(raw, dict) else None
+        nips = raw_nips if isinstance(raw_nips, list) else []
         about = raw if isinstance(raw, dict) else {}
         return cls(
             name=_words(about.get("name")),
@@ -58,7 +60,8 @@ class RelayInfo:
             max_message_length=_positive(limits.get("max_message_length")),
             max_limit=_positive(limits.get("max_limit")),
             requirements=tuple(words for name, words in _REQUIREMENTS if limits.get(name) is True),
-            counts=isinstance(raw_nips, list) and _COUNT_NIP in raw_nips,
+            counts=_COUNT_NIP in nips,
+            searches=_SEARCH_NIP in nips,
         )
 
 

@@ -19,6 +19,8 @@ from relay_client.relay_status import RelayStatus
 from relay_client.sender import OnAccepted, RelaySender, run_senders
 from relay_client.settle import TOO_SLOW, settle
 
+OnRelayEvent = Callable[[str, Mapping[str, object]], bool | None]
+
 _RECONNECTS = 3  # attempts without progress to gather the rest from relays whose connection broke
 _READ_RETRIES = 6  # of reading what a relay accepted
 
@@ -80,13 +82,22 @@ class Pool(PoolConnections):
         Relays that are much slower than the first are left out, and dropped if the pool waits for all.
         """
         answers: list[Answer] = []
+        filters = wanted if isinstance(wanted, Mapping) else dict.fromkeys(self.urls, wanted)
+        await self.stream(filters, lambda url, raw_event: answers.append((url, raw_event)))
+        return answers
+
+    async def stream(self, wanted: Mapping[str, Filter], on_event: OnRelayEvent) -> None:
+        """Query relays as `query` does, and keep no event.
+
+        Args:
+            wanted: Filter for each relay.
+            on_event: Called with (relay, unverified event); returns True to end the query of that relay.
+        """
 
         async def ask(url: str, one: Filter) -> None:
-            await self._query(url, one, lambda raw_event: answers.append((url, raw_event)))
+            await self._query(url, one, lambda raw_event: on_event(url, raw_event))
 
-        filters = wanted if isinstance(wanted, Mapping) else dict.fromkeys(self.urls, wanted)
-        await self._ask_each({url: ask(url, one) for url, one in filters.items() if url in self.urls})
-        return answers
+        await self._ask_each({url: ask(url, one) for url, one in wanted.items() if url in self.urls})
 
     async def query_soon(
         self,

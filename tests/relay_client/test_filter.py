@@ -12,14 +12,19 @@ A, B = b"\xaa" * 32, b"\xbb" * 32
 
 
 def test_full_filter_in_nip_01_form() -> None:
-    wanted = Filter(ids=(A, B), authors=(B,), kinds=(1, 34181), tags={"d": ("x", "y"), "e": ("z",)}, until=7, limit=3)
+    tags = {"d": ("x", "y"), "e": ("z",)}
+    wanted = Filter(
+        ids=(A, B), authors=(B,), kinds=(1, 34181), tags=tags, since=5, until=7, search="a tale language:en", limit=3
+    )
     assert wanted.to_dict() == {
         "ids": ["aa" * 32, "bb" * 32],
         "authors": ["bb" * 32],
         "kinds": [1, 34181],
         "#d": ["x", "y"],
         "#e": ["z"],
+        "since": 5,
         "until": 7,
+        "search": "a tale language:en",
         "limit": 3,
     }
 
@@ -37,6 +42,8 @@ def test_empty_fields_are_left_out() -> None:
         ({"limit": -1}, "limit must be at least 1"),
         ({"limit": True}, "limit must be at least 1"),
         ({"until": -1}, "until must be from 0"),
+        ({"since": 2**53}, "since must be from 0"),
+        ({"search": "\ud800"}, "search must be text"),
         ({"ids": (b"short",)}, "32 bytes"),
         ({"ids": ("aa" * 32,)}, "32 bytes"),
         ({"authors": (bytes(33),)}, "32 bytes"),

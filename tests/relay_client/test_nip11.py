@@ -51,6 +51,10 @@ def test_limits_and_requirements_are_parsed() -> None:
     )
 
 
+def test_supported_nips_are_parsed() -> None:
+    assert RelayInfo.parse(b'{"supported_nips": [1, 45, 50]}') == RelayInfo(counts=True, searches=True)
+
+
 @pytest.mark.parametrize(
     "raw_info",
     [

@@ -66,6 +66,20 @@ async def test_query_asks_every_relay(scripted: ScriptedRelay, second: ScriptedR
     assert received == sorted([(scripted.url, 1), (scripted.url, 2), (second.url, 2), (second.url, 3)])
 
 
+async def test_stream_ends_for_one_relay_at_a_time(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
+    scripted.events = second.events = stored(made(9))
+    counts: Counter[str] = Counter()
+
+    def count(url: str, _raw_event: Mapping[str, object]) -> bool:
+        counts[url] += 1
+        return url == second.url and counts[url] == 2
+
+    async with asyncio.timeout(GIVE_UP_S), Pool([scripted.url, second.url]) as pool:
+        await pool.stream(dict.fromkeys(pool.urls, Filter(limit=9)), count)
+        assert counts == {scripted.url: 9, second.url: 2}
+        assert pool.failure_summary() == ""
+
+
 async def test_stored_ids_are_recomputed(scripted: ScriptedRelay, second: ScriptedRelay) -> None:
     events = made(120)
     scripted.events = stored(events)

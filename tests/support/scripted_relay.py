@@ -1,7 +1,7 @@
 """A small relay that misbehaves on purpose: real websockets, scripted answers.
 
-It stores what it is sent and gives it back by id, author, kind and `#d`, without checking anything, and passes every
-event through `deliver` on its way out: return another event, or None to withhold it.
+It stores what it is sent and gives it back by id, author, kind, time, tags and `search`, without checking anything, and
+passes every event through `deliver` on its way out: return another event, or None to withhold it.
 """
 
 import asyncio
@@ -149,7 +149,8 @@ def _matches(event: RawEvent, wanted: dict[str, Any]) -> bool:
         event["id"] in wanted.get("ids", [event["id"]])
         and event["pubkey"] in wanted.get("authors", [event["pubkey"]])
         and event["kind"] in wanted.get("kinds", [event["kind"]])
-        and event["created_at"] <= wanted.get("until", event["created_at"])
+        and wanted.get("since", 0) <= event["created_at"] <= wanted.get("until", event["created_at"])
+        and wanted.get("search", "") in event["content"]
         and all(
             any(tag[0] == name[1:] and tag[1] in values for tag in event["tags"])
             for name, values in wanted.items()
