@@ -1,7 +1,8 @@
 """Resolution of a model name that the user types, to an installed release or to a reference. Reads the store.
 
 A release is named by `current`, `previous`, its name, `name@version`, `alice/name` with a name from the trust list,
-`npub…/name`, a hex id or the first digits of an installed one, note, nevent, naddr, or a link that ends in one of them.
+`npub…/name`, a hex id or the first digits of an installed one, note, nevent, naddr, each also after `nostr:`, or a link
+that ends in one of them.
 """
 
 import re
@@ -15,7 +16,7 @@ from distribution.manifest import is_count, is_digest, is_name
 from distribution.store import Store
 from distribution.trust_list import TrustList
 from relay_client.errors import InvalidReference, quote
-from relay_client.nip19 import AddressReference, EventReference, encode_npub, parse_reference
+from relay_client.nip19 import AddressReference, EventReference, encode_npub, parse_reference, strip_scheme
 
 _ID_PREFIX = re.compile("[0-9a-f]{4,64}", re.IGNORECASE)
 _REFERENCE = re.compile(
@@ -64,9 +65,9 @@ def find_installed(store: Store, trusted: TrustList, text: str) -> InstalledRele
         CallerError: Several releases match, or the reference is not valid, or no release is current or previous.
         StoreError: The store is damaged.
     """
-    if text in _REFS:
-        return _by_ref(store, text)
     words, version = _split_version(text)
+    if words in _REFS:
+        return _by_ref(store, words)
     installed = [release for release in store.releases() if version in {None, release.version}]
     if reference := _parse(words, trusted):
         matching = [release for release in installed if _is_meant(release, reference)]
@@ -120,9 +121,9 @@ def resolve_name(store: Store, trusted: TrustList, text: str) -> AddressReferenc
 
 def _remote(store: Store, trusted: TrustList, text: str, *, author: bytes | None) -> Reference | None:
     """Return the reference to look for on relays, None if `text` makes sense only for what is installed."""
-    if text in _REFS:
-        return None
     words, version = _split_version(text)
+    if words in _REFS:
+        return None
     reference = _parse(words, trusted)
     if reference is None and is_name(words) and (known := _author_of_name(store, words, text, author)):
         reference = AddressReference(author=known, name=words)
@@ -141,6 +142,7 @@ def _parse(text: str, trusted: TrustList) -> EventReference | AddressReference |
 
 
 def _split_version(text: str) -> tuple[str, int | None]:
+    text = strip_scheme(text)
     found = _VERSIONED.fullmatch(text)
     return (found[1], int(found[2])) if found else (text, None)
 

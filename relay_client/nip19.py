@@ -6,6 +6,7 @@ The bech32 is pynostr's, which accepts any prefix and length, so these are check
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import coincurve
 from pynostr import bech32
@@ -20,8 +21,11 @@ _MAX_REFERENCE = 5_000  # characters of an nevent or naddr (NIP-19)
 _SPECIAL, _RELAY, _AUTHOR, _KIND = range(4)  # types of the fields in an nevent or naddr (NIP-19)
 _MAX_FIELD = 255  # bytes
 _KIND_SIZE = 4  # bytes, big-endian
-_LINK = re.compile("https?://[^/?#]+/(?:[^?#]*?/)??((?:npub1[a-z0-9]+/)?[^/?#]+)/?(?:[?#].*)?", re.IGNORECASE)
-_SCHEME = "nostr:"  # of a URI (NIP-21)
+_LINK = re.compile("https?://[^/?#]+(/[^?#]*)(?:[?][^#]*)?(#.*)?", re.IGNORECASE)
+_LINKED = re.compile(
+    "(?:note|nevent|naddr|npub|nsec)1.*|[0-9a-f]{64}", re.IGNORECASE
+)  # a part of a link that names one
+_SCHEME = re.compile("(?:web[+])?nostr:(?://)?", re.IGNORECASE)  # of a URI (NIP-21)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,8 @@ def parse_reference(raw_text: str) -> EventReference | AddressReference:
         raise InvalidReference("this is a SECRET key (nsec), and is now in your shell's history")
     if not text.isascii():
         raise InvalidReference(f"not an event id, note, nevent, naddr or npub…/name: {raw_text[:80]!a}")
+    if "://" in text:
+        raise InvalidReference(f"no note, nevent, naddr or npub…/name at the end of this link: {quote(raw_text)}")
     try:
         if "/" in text:
             raw_key, name = text.split("/", 1)
@@ -121,11 +127,24 @@ def parse_reference(raw_text: str) -> EventReference | AddressReference:
         raise InvalidReference(str(error)) from None
 
 
+def strip_scheme(text: str) -> str:
+    """Return a typed text without the scheme of a `nostr:` URI, in any case, and without spaces around it."""
+    text = text.strip()
+    scheme = _SCHEME.match(text)
+    return text[scheme.end() :] if scheme else text
+
+
 def _unwrap(text: str) -> str:
-    """Return the reference in a `nostr:` URI or a link, or the text itself."""
-    if link := _LINK.fullmatch(text):
-        text = link[1]
-    return text[len(_SCHEME) :] if text[: len(_SCHEME)].lower() == _SCHEME else text
+    """Return the reference in a `nostr:` URI, or at the end of a link's path or fragment, or the text itself."""
+    if not (link := _LINK.fullmatch(text)):
+        return strip_scheme(text)
+    for place in filter(None, link.groups()):
+        parts = [strip_scheme(part) for part in unquote(place.removeprefix("#")).split("/") if part]
+        if parts and _LINKED.fullmatch(parts[-1]):
+            return parts[-1]
+        if len(parts) > 1 and _LINKED.fullmatch(parts[-2]):
+            return "/".join(parts[-2:])
+    return text
 
 
 def _decode_author(raw_key: str) -> bytes:

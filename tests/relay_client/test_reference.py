@@ -96,6 +96,41 @@ def tlv(*fields: tuple[int, bytes], prefix: str = "nevent") -> str:
     return note(b"".join(bytes([kind, len(value)]) + value for kind, value in fields), prefix)
 
 
+AROUND = [
+    "NOSTR:{}",
+    "Nostr:{}",
+    "web+nostr:{}",
+    "nostr://{}",
+    "https://njump.me/{}",
+    "HTTPS://NJUMP.ME/{}",
+    "http://njump.me:8080/e/{}/?theme=dark#top",
+    "https://client.example/nostr:{}",
+    "https://client.example/nostr%3A{}",
+    "https://client.example/#/n/{}",
+]
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_reference_in_a_uri_or_link_is_parsed(around: str) -> None:
+    by_name = AddressReference(author=KEY.pubkey, name="demo")
+    for text in (ID.hex(), note(ID), note(ID).upper()):
+        assert parse_reference(around.format(text)) == EventReference(id=ID)
+    for text in (f"{NPUB}/demo", f"{NPUB.upper()}/demo", f"{KEY.pubkey.hex()}/demo"):
+        assert parse_reference(around.format(text)) == by_name
+    assert parse_reference(around.format(NEVENT.upper())) == EventReference(id=ID, relays=RELAYS)
+
+
+@pytest.mark.parametrize("prefix", ["nevent", "naddr"])
+def test_reference_of_5000_characters_is_parsed(prefix: str) -> None:
+    special = (0, ID if prefix == "nevent" else b"demo")
+    fields = (special, (2, KEY.pubkey), (3, bytes(2) + b"\x10\x55"), *[(1, b"wss://relay.example")] * 143)
+    size = (5_000 - len(prefix) - 7) * 5 // 8 - sum(2 + len(value) for _, value in fields)
+    text = tlv(*fields, (9, bytes(size - 2)), prefix=prefix)
+    assert 4_998 <= len(text) <= 5_000
+    for spelled in (text, text.upper(), f"NOSTR:{text.upper()}", f"https://njump.me/{text}"):
+        assert len(parse_reference(spelled).relays) == 143
+
+
 def test_nevent_with_40_relays_is_parsed() -> None:
     relays = tuple(f"wss://relay-{n}.example.com" for n in range(40))
     text = encode_nevent(ID, author=KEY.pubkey, kind=4181, relays=relays)
@@ -146,6 +181,8 @@ BAD = {
     "nevent spelled naddr": "naddr" + NEVENT.removeprefix("nevent"),
     "nprofile": note(b"\0\x20" + KEY.pubkey, "nprofile"),
     "prefix twice": f"nostr:nostr:{ID.hex()}",
+    "link without a reference": "https://njump.me/alice/demo",
+    "link to an author": f"https://njump.me/{NPUB}",
     "two words": f"{ID.hex()} {ID.hex()}",
     "lone surrogate": "\ud800",
     "surrogate in an nevent": "nevent1\ud800",

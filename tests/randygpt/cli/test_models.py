@@ -56,6 +56,7 @@ def spellings(release: InstalledRelease) -> dict[str, str]:
         "nostr URI": f"nostr:{nevent}",
         "uppercase nostr URI": f"NOSTR:{nevent.upper()}",
         "link": f"https://njump.me/{nevent}",
+        "prefix in a URI": f"NOSTR:{release.id.hex()[:8]}",
         "link with a path": f"https://nostr.example/e/{nevent}/?theme=dark",
         "name and version": f"tiny@{release.version}",
         "petname and version": f"alice/tiny@{release.version}",
@@ -64,6 +65,8 @@ def spellings(release: InstalledRelease) -> dict[str, str]:
     newest = {
         "name": "tiny",
         "petname": "alice/tiny",
+        "petname in a URI": "nostr:alice/tiny",
+        "uppercase naddr": naddr(KEY.pubkey, "tiny").upper(),
         "npub and name": f"{NPUB}/tiny",
         "uppercase npub": f"{NPUB.upper()}/tiny",
         "hex key and name": f"{KEY.pubkey.hex()}/tiny",
