@@ -14,8 +14,8 @@ from distribution.published import MAX_PUBLISHED, query_published
 from relay_client.blossom.authorizer import Authorizer
 from relay_client.blossom.client import BlossomClient
 from relay_client.blossom.token import Verb
-from relay_client.errors import PeerError, TransportError
-from relay_client.event import Signer
+from relay_client.errors import InvalidSigned, PeerError, SignerRefused, TransportError
+from relay_client.event import EventSigner
 from relay_client.pool import Pool
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
@@ -67,7 +67,7 @@ async def delete_blobs(
     origins: Sequence[str],
     hashes: Sequence[bytes],
     *,
-    signer: Signer,
+    signer: EventSigner,
     now: Callable[[], int],
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> dict[str, Deletion]:
@@ -76,9 +76,11 @@ async def delete_blobs(
     Args:
         origins: Servers, as `normalize_server` returns them.
         hashes: SHA-256 of each blob.
-        signer: Key that uploaded them.
+        signer: Signs as the one who uploaded them.
         now: Clock, in seconds since 1970.
         timeouts: How long to wait for servers.
+
+    Raises what the signer's `sign_event` raises.
     """
 
     async def delete(origin: str) -> Deletion:
@@ -88,6 +90,8 @@ async def delete_blobs(
             for digest in hashes:
                 try:
                     found = await client.delete(digest, lambda fresh, digest=digest: tokens.header(digest, fresh=fresh))  # type: ignore[misc]
+                except (SignerRefused, InvalidSigned):
+                    raise
                 except (TransportError, PeerError) as error:
                     return Deletion(deleted=deleted, absent=absent, reason=str(error))
                 deleted, absent = deleted + found, absent + (not found)

@@ -12,8 +12,7 @@ from distribution.event_tags import MAX_FUTURE_S, public_servers
 from distribution.events import Head, Release, head_draft, heads_filter, read_heads
 from distribution.heads import check_heads
 from distribution.revocation import heads_deletion_draft
-from relay_client.event import MAX_TIMESTAMP
-from relay_client.keys import SecretKey
+from relay_client.event import MAX_TIMESTAMP, EventSigner
 from relay_client.pool import Pool
 
 _ATTEMPTS = 3  # to replace a head while another publish of the same name does
@@ -24,12 +23,12 @@ class HeadWriter:
 
     Args:
         pool: Open pool of relays.
-        key: Secret key of the author.
+        key: Signs as the author.
         name: Name of the model.
         now: Clock, in seconds since 1970.
     """
 
-    def __init__(self, pool: Pool, key: SecretKey, name: str, *, now: Callable[[], int]) -> None:
+    def __init__(self, pool: Pool, key: EventSigner, name: str, *, now: Callable[[], int]) -> None:
         self._pool = pool
         self._key = key
         self._name = name
@@ -101,7 +100,7 @@ class HeadWriter:
             size = draft.signed_size
             if not urls:
                 break
-            await self._pool.publish([(draft.sign(self._key), urls)])
+            await self._pool.publish([(await self._key.sign_event(draft), urls)])
             self._check_reached("no relay accepted the head")
             settled = functools.partial(self._settled, release, revoked, draft.created_at)
             unread = await self._pool.wait_until_readable(settled)
@@ -118,7 +117,7 @@ class HeadWriter:
         if heads:
             created_at = max(self._now(), *(head.created_at for head in heads))  # some relays delete only older events
             draft = heads_deletion_draft(heads, created_at=created_at)
-            await self._pool.publish([(draft.sign(self._key), self._pool.urls)])
+            await self._pool.publish([(await self._key.sign_event(draft), self._pool.urls)])
             self._check_reached("no relay accepted the deletion of heads from the future")
 
     async def _query(self) -> None:

@@ -11,7 +11,7 @@ from distribution.events import Release
 from distribution.manifest import Manifest
 from relay_client.blossom.address import blob_url
 from relay_client.blossom.client import CONTENT_TYPE
-from relay_client.event import EventDraft, Signer, Tags
+from relay_client.event import EventDraft, EventSigner, Tags
 from relay_client.pool import Pool
 
 FILE_KIND = 1063
@@ -62,8 +62,11 @@ def file_drafts(
     return drafts
 
 
-async def publish_file_events(pool: Pool, key: Signer, drafts: Sequence[EventDraft]) -> FileEvents:
-    """Sign events and send them to the relays in use; the pool drops those that refuse."""
-    events, urls = [draft.sign(key) for draft in drafts], pool.urls
+async def publish_file_events(pool: Pool, key: EventSigner, drafts: Sequence[EventDraft]) -> FileEvents:
+    """Sign events and send them to the relays in use; the pool drops those that refuse.
+
+    Raises what the key's `sign_event` raises.
+    """
+    events, urls = [await key.sign_event(draft) for draft in drafts], pool.urls
     await pool.publish([(event, urls) for event in events])
     return FileEvents(ids=[event.id for event in events], relays={url: pool.reports[url].reason for url in urls})

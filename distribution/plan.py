@@ -16,7 +16,7 @@ from distribution.manifest import FileEntry, Manifest, is_digest
 from distribution.release_spec import ReleaseSpec
 from distribution.source import HashedSource, SourceFile
 from relay_client.allocation import Allocation
-from relay_client.event import Event, EventDraft, Signer
+from relay_client.event import Event, EventDraft, EventSigner, Signer
 
 MAX_EVENT_SIZE = 65_536  # bytes as JSON, the limit of common relays
 
@@ -39,7 +39,13 @@ class PlannedEvent:
 
     def sign(self, key: Signer) -> Event:
         """Draft the event again and sign it; raises CallerError if its file changed since."""
-        event = self.draft().sign(key)
+        return self._checked(self.draft().sign(key))
+
+    async def sign_by(self, signer: EventSigner) -> Event:
+        """Draft the event again and have it signed; raises CallerError as `sign` does, and what the signer raises."""
+        return self._checked(await signer.sign_event(self.draft()))
+
+    def _checked(self, event: Event) -> Event:
         if event.id != self.id:
             raise CallerError("a file changed while it was being published")
         return event

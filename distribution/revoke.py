@@ -15,9 +15,8 @@ from distribution.revocation import find_revocation, query_revoked, revocation_d
 from distribution.seen_versions import SeenVersions
 from distribution.trust import latest
 from relay_client.errors import InvalidEvent
-from relay_client.event import MAX_TIMESTAMP, Event
+from relay_client.event import MAX_TIMESTAMP, Event, EventSigner
 from relay_client.filter import Filter
-from relay_client.keys import SecretKey
 from relay_client.nip11 import fetch_relay_infos
 from relay_client.nip19 import AddressReference, EventReference
 from relay_client.pool import Pool
@@ -53,13 +52,13 @@ class Revoker:
     Args:
         pool: Open pool of relays.
         versions: Seen versions of this machine.
-        key: Secret key of the author.
+        key: Signs as the author.
         now: Clock, in seconds since 1970.
     """
 
     pool: Pool
     versions: SeenVersions
-    key: SecretKey
+    key: EventSigner
     now: Callable[[], int]
 
     async def revoke(self, reference: EventReference | AddressReference, *, reason: str = "") -> Revoked:
@@ -95,7 +94,8 @@ class Revoker:
         known = await query_revoked(self.pool, self.versions, address, writer.heads, now=self.now())
         target = target or self._latest(address.name, writer, known)
         earlier = await find_revocation(self.pool, self.key.pubkey, target.id, now=self.now())
-        revocation = earlier or revocation_draft(target.id, reason=reason, created_at=self.now()).sign(self.key)
+        draft = revocation_draft(target.id, reason=reason, created_at=self.now())
+        revocation = earlier or await self.key.sign_event(draft)
         await self._send(revocation)
         unconfirmed = await self._unconfirmed(revocation)
         revoked = known | {target.id}

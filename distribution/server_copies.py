@@ -16,7 +16,7 @@ from distribution.upload import LocalBlob, ReadBlob, ServerReport, Uploader, rea
 from relay_client.blossom.address import usable_servers
 from relay_client.blossom.client import BlossomClient
 from relay_client.errors import InvalidResponse, PeerError, TransportError
-from relay_client.event import Signer
+from relay_client.event import EventSigner
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 _random = random.SystemRandom()  # a server must not foresee what is checked
@@ -97,7 +97,7 @@ async def upload_installed(
     manifest: Manifest,
     origins: Sequence[str],
     *,
-    signer: Signer,
+    signer: EventSigner,
     now: Callable[[], int],
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
@@ -108,7 +108,7 @@ async def upload_installed(
         installed: The release.
         manifest: Its manifest, as the author published it.
         origins: Servers, as `normalize_server` returns them.
-        signer: Key that uploads.
+        signer: Signs as the one who uploads.
         now: Clock, in seconds since 1970.
         on_progress: Called with the bytes that a server has by now, on average, and the total.
         timeouts: How long to wait for servers.

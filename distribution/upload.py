@@ -21,8 +21,8 @@ from relay_client.blossom.authorizer import Authorizer
 from relay_client.blossom.client import MAX_UPLOADS, BlossomClient
 from relay_client.blossom.response import MISSING
 from relay_client.blossom.token import Verb
-from relay_client.errors import InvalidResponse, PeerError, ServerRefused, TransportError
-from relay_client.event import Signer
+from relay_client.errors import InvalidResponse, InvalidSigned, PeerError, ServerRefused, SignerRefused, TransportError
+from relay_client.event import EventSigner
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 BLOB_SIZE = 16_773_120  # bytes of a piece of a large file: 364 chunks
@@ -116,7 +116,7 @@ class Uploader:
         self,
         origins: Sequence[str],
         *,
-        signer: Signer,
+        signer: EventSigner,
         now: Callable[[], int],
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
@@ -169,6 +169,7 @@ class Uploader:
         Raises:
             CallerError: A file changed.
             OSError: A file cannot be read.
+            SignerRefused, InvalidSigned: The tokens are not signed.
         """
         origins = self.origins
         if not origins:
@@ -211,6 +212,8 @@ class Uploader:
         report = self._reports[origin]
         try:
             yield
+        except (SignerRefused, InvalidSigned):  # not the server's fault
+            raise
         except (TransportError, PeerError) as error:
             report.refused += isinstance(error, ServerRefused)
             report.reason = report.reason or str(error)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from distribution.server_hints import read_servers
 from randygpt.errors import CallerError, InvalidEvent, NotFound, NotPublished
 from relay_client.blossom.server_list import SERVER_LIST_KIND, extend_list, listed_servers
-from relay_client.event import Event, latest_event
+from relay_client.event import Event, EventSigner, latest_event
 from relay_client.event_source import Answer
 from relay_client.filter import Filter
-from relay_client.keys import SecretKey
+from relay_client.keys import local_key
 from relay_client.nip65 import RELAY_LIST_KIND, write_relays
 from relay_client.pool import Pool
 from relay_client.relay_status import RelayReport
@@ -28,7 +28,7 @@ class PublishedList:
     relays: Mapping[str, RelayReport]
 
 
-async def nip65_relays(relays: Sequence[str], key: SecretKey) -> list[str]:
+async def nip65_relays(relays: Sequence[str], key: EventSigner) -> list[str]:
     """Return the write relays in the newest relay list of `key` (NIP-65, kind 10002) that `relays` have.
 
     Raises:
@@ -42,7 +42,7 @@ async def nip65_relays(relays: Sequence[str], key: SecretKey) -> list[str]:
     return found
 
 
-async def bud03_servers(relays: Sequence[str], key: SecretKey) -> list[str]:
+async def bud03_servers(relays: Sequence[str], key: EventSigner) -> list[str]:
     """Return the servers in the newest server list of `key` (BUD-03, kind 10063) that `relays` have.
 
     Raises:
@@ -56,12 +56,14 @@ async def bud03_servers(relays: Sequence[str], key: SecretKey) -> list[str]:
     return found
 
 
-async def publish_servers(relays: Sequence[str], key: SecretKey, origins: Sequence[str], *, now: int) -> PublishedList:
+async def publish_servers(
+    relays: Sequence[str], key: EventSigner, origins: Sequence[str], *, now: int
+) -> PublishedList:
     """Add servers to the server list of `key` (BUD-03, kind 10063) on relays; what it names already stays.
 
     Args:
         relays: Where the list is read and published.
-        key: The author's key.
+        key: Signs as the author.
         origins: Servers, as `normalize_server` returns them.
         now: Seconds since 1970.
 
@@ -69,7 +71,7 @@ async def publish_servers(relays: Sequence[str], key: SecretKey, origins: Sequen
         NotPublished: A relay cannot be asked for its list, or no relay accepts and returns the new one.
         TransportError: No relay can be reached.
     """
-    async with Pool(relays, signer=key) as pool:
+    async with Pool(relays, signer=local_key(key)) as pool:
         answers = await pool.query(Filter(authors=(key.pubkey,), kinds=(SERVER_LIST_KIND,), limit=1))
         if missing := pool.failure_summary():
             raise NotPublished(
@@ -77,7 +79,7 @@ async def publish_servers(relays: Sequence[str], key: SecretKey, origins: Sequen
             )
         latest = latest_event(_events(answers), kind=SERVER_LIST_KIND, author=key.pubkey)
         draft = extend_list(latest, origins, now=now)
-        event = draft.sign(key) if draft else latest
+        event = await key.sign_event(draft) if draft else latest
         if not event:
             raise CallerError("no servers to publish")
 
@@ -95,11 +97,11 @@ async def publish_servers(relays: Sequence[str], key: SecretKey, origins: Sequen
 
 
 async def _query_list(
-    relays: Sequence[str], key: SecretKey, kind: int, read: Callable[[Iterable[Answer]], list[str]]
+    relays: Sequence[str], key: EventSigner, kind: int, read: Callable[[Iterable[Answer]], list[str]]
 ) -> list[str]:
     """Return what `read` finds in answers with events of one kind by `key`, without waiting for slow relays."""
     wanted = Filter(authors=(key.pubkey,), kinds=(kind,), limit=1)
-    async with Pool(relays, signer=key, wait_for_all=False) as pool:
+    async with Pool(relays, signer=local_key(key), wait_for_all=False) as pool:
         answers = await pool.query_soon(wanted, enough=lambda found: bool(read(found)), late=[])
     return read(answers)
 

@@ -11,11 +11,13 @@ RandyGPTError
 │   ├── InvalidEvent       not a NIP-01 event, or its id or signature does not verify
 │   ├── InvalidMessage     not a NIP-01 message, or not an answer to anything that was asked
 │   ├── InvalidResponse    a Blossom server's response is not the one that was asked for
+│   ├── InvalidSigned      a remote signer's answer is not the event that was to be signed (NIP-46)
 │   └── InvalidToken       not a Blossom authorization token, or not valid for this request (BUD-11)
 ├── TransportError     a peer cannot be reached, is overloaded, or lacks the data (exit code 4)
 │   ├── RelayRefused       the relay refuses the request
 │   ├── RelayTimeout       the relay does not answer, although its connection is open
-│   └── ServerRefused      a Blossom server refuses the request
+│   ├── ServerRefused      a Blossom server refuses the request
+│   └── SignerRefused      a remote signer refuses, or does not answer (NIP-46)
 └── StorageError       the local disk or store fails (exit code 5)
 """
 
@@ -80,6 +82,10 @@ class InvalidResponse(PeerError):
     """A Blossom server's response is not the one that was asked for."""
 
 
+class InvalidSigned(PeerError):
+    """A remote signer's answer is not the event that was to be signed (NIP-46)."""
+
+
 class InvalidToken(PeerError):
     """Not a Blossom authorization token, or not valid for this request (BUD-11)."""
 
@@ -95,3 +101,7 @@ class ServerRefused(TransportError):
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class SignerRefused(TransportError):
+    """A remote signer refuses, or does not answer in time (NIP-46)."""

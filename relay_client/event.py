@@ -34,6 +34,23 @@ class Signer(Protocol):
         """Return the BIP-340 signature (64 bytes) of a 32-byte digest."""
 
 
+class EventSigner(Protocol):
+    """Signer of a person's events: a `SecretKey`, or a remote signer (NIP-46), which may ask the person first."""
+
+    @property
+    def pubkey(self) -> bytes:
+        """X-only public key of the person, 32 bytes (BIP-340)."""
+
+    async def sign_event(self, draft: "EventDraft") -> "Event":
+        """Return the signed event: exactly the draft, by `pubkey`.
+
+        Raises:
+            CallerError: The event is too large for a remote signer.
+            SignerRefused: The remote signer refuses, or does not answer.
+            InvalidSigned: The remote signer signed something else.
+        """
+
+
 def decode_hex(raw_text: object, size: int) -> bytes:
     """Return the bytes of a lower-case hex string of exactly `size` bytes; raises InvalidEvent."""
     if (data := parse_hex(raw_text, size)) is None:

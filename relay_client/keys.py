@@ -8,6 +8,7 @@ from typing import NoReturn, Self
 import coincurve
 
 from relay_client.errors import InvalidKey
+from relay_client.event import Event, EventDraft, EventSigner
 from relay_client.nip19 import decode_bech32, encode_bech32
 
 _KEY_SIZE = 32  # bytes, secret or public
@@ -59,6 +60,10 @@ class SecretKey:
         """Return the BIP-340 signature (64 bytes) of a 32-byte digest."""
         return self._key.sign_schnorr(digest)
 
+    async def sign_event(self, draft: EventDraft) -> Event:
+        """Return the draft, signed."""
+        return draft.sign(self)
+
     def reveal_nsec(self) -> str:
         """Return the secret as `nsec1…` (NIP-19), for a key file and nothing else."""
         return encode_bech32("nsec", self._key.secret)
@@ -76,3 +81,8 @@ class SecretKey:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret key cannot be copied or pickled")
+
+
+def local_key(signer: EventSigner) -> SecretKey | None:
+    """Return the secret key of a signer, which authenticates to relays (NIP-42), or None if it is remote."""
+    return signer if isinstance(signer, SecretKey) else None

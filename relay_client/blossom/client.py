@@ -28,7 +28,7 @@ _UNDECIDED = frozenset({400, 401, 404, 405, 501})  # to HEAD /upload: a token is
 _UNAUTHORIZED = 401
 
 # Returns the header Authorization for a request; True: with a new token, because the server refused the last one.
-Authorize = Callable[[bool], str]
+Authorize = Callable[[bool], Awaitable[str]]
 OpenBody = Callable[[], AsyncIterator[bytes]]  # the bytes of a blob from the start; called again for each attempt
 
 _Result = TypeVar("_Result")
@@ -197,7 +197,7 @@ class BlossomClient:
             sha256: Hash of the blob.
             size: Its size, in bytes.
             open_body: Opens its bytes. What it raises is raised here.
-            authorize: Returns the header `Authorization`.
+            authorize: Returns the header `Authorization`. What it raises is raised here.
 
         Returns:
             The server's descriptor, which has this hash and size.
@@ -276,12 +276,12 @@ class BlossomClient:
         async def with_token() -> _Result:
             nonlocal renewed
             try:
-                return await attempt(authorize(False))
+                return await attempt(await authorize(False))
             except ServerRefused as error:
                 if error.status != _UNAUTHORIZED or renewed:
                     raise
             renewed = True
-            return await attempt(authorize(True))
+            return await attempt(await authorize(True))
 
         return await self._http.retry(with_token)
 

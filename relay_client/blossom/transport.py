@@ -11,7 +11,7 @@ import aiohttp
 from relay_client.blossom.address import redirect_target
 from relay_client.blossom.response import BUSY, describe_refusal, retry_after_s
 from relay_client.blossom.session import Sessions, proxy_for
-from relay_client.errors import InvalidResponse, ServerRefused, TransportError
+from relay_client.errors import InvalidResponse, ServerRefused, SignerRefused, TransportError
 from relay_client.timeouts import Timeouts
 from relay_client.url import normalize_origin
 from relay_client.websocket import describe_error
@@ -138,7 +138,7 @@ class Transport:
             asked_s = None
             try:
                 return await attempt()
-            except ServerRefused:
+            except (ServerRefused, SignerRefused):
                 raise
             except _Busy as error:
                 busy, asked_s = busy + 1, error.wait_s

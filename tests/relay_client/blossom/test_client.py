@@ -10,7 +10,7 @@ import pytest
 from support.blossom_server import Answer, Asked, BlossomServer, blossom_server
 
 from relay_client.blossom.client import MAX_UPLOADS, BlossomClient
-from relay_client.errors import InvalidResponse, PeerError, ServerRefused, TransportError
+from relay_client.errors import InvalidResponse, PeerError, ServerRefused, SignerRefused, TransportError
 from relay_client.timeouts import Timeouts
 
 DATA = bytes(range(256)) * 1_000
@@ -38,7 +38,7 @@ def body_of(data: bytes) -> Callable[[], AsyncIterator[bytes]]:
     return opened
 
 
-def token(fresh: bool) -> str:  # noqa: FBT001 (the client's type)
+async def token(fresh: bool) -> str:  # noqa: FBT001 (the client's type)
     return f"Nostr {'second' if fresh else 'first'}"
 
 
@@ -203,6 +203,19 @@ async def test_upload_renews_a_refused_token_once(client: BlossomClient, server:
     with pytest.raises(ServerRefused, match="does not accept the authorization: invalid base64"):
         await client.upload(server.add(DATA), SIZE, body_of(DATA), token)
     assert [asked.headers["authorization"] for asked in server.asked] == ["Nostr first", "Nostr second"]
+
+
+async def test_signer_that_refuses_is_asked_once(client: BlossomClient, server: BlossomServer) -> None:
+    asked = []
+
+    async def refuse(fresh: bool) -> str:  # noqa: FBT001 (the client's type)
+        asked.append(fresh)
+        raise SignerRefused("not now")
+
+    with pytest.raises(SignerRefused, match="not now"):
+        await client.upload(server.add(DATA), SIZE, body_of(DATA), refuse)
+    assert asked == [False]
+    assert server.asked == []
 
 
 @pytest.mark.parametrize(
