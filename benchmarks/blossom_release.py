@@ -14,7 +14,7 @@ from measure import SCRIPTS, Bench
 from rows_network import CHARACTERS, own_relay, peak_mib, write_model
 from support.relays import find_free_port
 
-from distribution.upload import BLOB_SIZE, CUT_ABOVE
+from distribution.source import BLOB_SIZE, CUT_ABOVE
 from randygpt.checkpoint.sidecar import inspect_checkpoint
 from randygpt.model.config import ModelConfig
 from randygpt.release_files import checkpoint_spec

@@ -5,39 +5,31 @@ and disk I/O through the journal.
 """
 
 import asyncio
-import contextlib
-import functools
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
-from distribution.clock import check_clock, clock_advice
-from distribution.confirm import ChunkCheck
+from distribution.clock import check_clock
 from distribution.dry_run import DryRun, make_dry_run
 from distribution.errors import CallerError, NotPublished
-from distribution.event_tags import MAX_FUTURE_S, public_servers
 from distribution.event_writer import EventWriter, head_time
-from distribution.events import MAX_VERSION, Head, Release
+from distribution.events import Release
 from distribution.head_writer import HeadWriter
-from distribution.journal import Journal, PublishRecord, contents_digest
+from distribution.journal import Journal
 from distribution.manifest import Manifest
 from distribution.nip94 import FileEvents, file_drafts, publish_file_events
-from distribution.plan import Plan, make_plan
-from distribution.receipts import Receipts
+from distribution.plan import make_plan
+from distribution.publish_history import PublishHistory
+from distribution.release_sender import ReleaseSender, check_reached
 from distribution.release_spec import ReleaseSpec
 from distribution.revocation import find_revocation
-from distribution.source import HashedSource
-from distribution.upload import BLOB_SIZE, CUT_ABOVE, ServerReport, Uploader, local_blobs
-from relay_client.errors import InvalidEvent
-from relay_client.event import Event
-from relay_client.filter import Filter
+from distribution.source import BLOB_SIZE, FileHasher, HashedSource
+from distribution.upload import ServerReport, Uploader, local_blobs
 from relay_client.keys import SecretKey
 from relay_client.nip11 import fetch_relay_infos
 from relay_client.pool import Pool
 from relay_client.relay_status import RelayReport
 
-_SAMPLE = 8  # chunks to ask a relay for before its receipts are believed
-_SIGNED_KEPT = 32  # signed events cached for the other relays, 2 MB
 _MANY = 50  # events from which a send rate is measured
 _FRAME = len('["EVENT",]')  # bytes around an event
 
@@ -116,17 +108,25 @@ class Publisher:
             return await self._publish(spec, uploader)
 
     async def _publish(self, spec: ReleaseSpec, uploader: Uploader) -> Published:
-        hashed = await asyncio.to_thread(_hash, spec, self._blob_size)
+        hasher = FileHasher(spec.files)
+        hashed = await hasher.hash(self._blob_size)
         writer = HeadWriter(self.pool, self.key, spec.name, now=self.now)
         infos, _ = await asyncio.gather(fetch_relay_infos(self.pool.urls, self.pool.timeouts), writer.read())
-        self._check_reached("no relay answers")
+        check_reached(self.pool, "no relay answers")
         check_clock((info.time for info in infos.values()), now=self.now(), from_future=writer.from_future)
-        earlier = self._find(spec, hashed)
+        earlier = self._history.find(spec, hashed)
         blob_size = earlier.blob_size if earlier else self._blob_size
-        hashed = await asyncio.to_thread(_hash_again, spec, hashed, self._blob_size, blob_size)
+        hashed = await hasher.hash(blob_size)
         await self._check_servers(uploader, hashed, blob_size or BLOB_SIZE)
-        record = self._begin(spec, hashed, writer.counting, uploader.origins, hint=self.pool.urls[0])
-        hashed = await asyncio.to_thread(_hash_again, spec, hashed, blob_size, record.blob_size)
+        record = self._history.begin(
+            spec,
+            hashed,
+            writer.counting,
+            hint=self.pool.urls[0],
+            servers=uploader.origins,
+            blob_size=blob_size if uploader.origins else None,
+        )
+        hashed = await hasher.hash(record.blob_size)
         plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
         if record.resumed:
             await self._check_not_revoked(spec.name, record.version, plan.release_id)
@@ -136,9 +136,19 @@ class Publisher:
         await uploader.upload(blobs, lambda done: self.on_progress(done, stored + plan.size))
         self._check_stored(uploader)
         self.pool.apply_limits(infos, frame_size=_FRAME + max(event.size for event in plan.events))
-        self._check_reached("no relay accepts events of this size")
+        check_reached(self.pool, "no relay accepts events of this size")
         with self.journal.receipts(plan.release_id) as receipts:
-            release = await self._send(plan, receipts, resumed=record.resumed, stored=stored)
+            sender = ReleaseSender(
+                pool=self.pool,
+                key=self.key,
+                now=self.now,
+                plan=plan,
+                receipts=receipts,
+                copies=self.copies,
+                check=self.check,
+                on_progress=lambda done: self.on_progress(stored + done, stored + plan.size),
+            )
+            release = await sender.send(resumed=record.resumed)
         for url, report in self.pool.reports.items():
             if report.accepted >= _MANY:
                 self.journal.record_send_rate(url, report.accepted / report.seconds)
@@ -168,12 +178,11 @@ class Publisher:
             StoreError: The journal cannot be used.
             OSError: A file cannot be read or written.
         """
-        hashed = await asyncio.to_thread(_hash, spec, self._blob_size)
-        record = self._begin(spec, hashed, (), (), hint=next(iter(self.pool.reports), ""))
-        hashed = await asyncio.to_thread(_hash_again, spec, hashed, self._blob_size, record.blob_size)
+        hasher = FileHasher(spec.files)
+        record = self._history.begin(spec, await hasher.hash(None), hint=next(iter(self.pool.reports), ""))
+        hashed = await hasher.hash(record.blob_size)
         plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
-        records = [each for name, each in self.journal.publishes(self.key.pubkey) if name == spec.name]
-        created_at = head_time(records, record.version)
+        created_at = head_time(self._history.records(spec.name), record.version)
         writer = EventWriter(file, on_progress=self.on_progress)
         release, size = await asyncio.to_thread(writer.write_plan, plan, record, self.key, created_at=created_at)
         return Published(
@@ -193,20 +202,10 @@ class Publisher:
             StoreError: The journal cannot be used.
             OSError: A file cannot be read.
         """
-        hashed = await asyncio.to_thread(_hash, spec, self._blob_size)
-        relays = list(self.pool.reports)
-        record = self._find(spec, hashed) or PublishRecord(
-            version=1 + self._highest(spec.name, ()),
-            created_at=self.now(),
-            card=spec.card,
-            hint=relays[0],
-            expires=self._expiry(spec),
-            blob_size=self._blob_size,
-            servers=tuple(self.servers),
-            tags=spec.tags_at(self.now()),
-            resumed=False,
-        )
-        hashed = await asyncio.to_thread(_hash_again, spec, hashed, self._blob_size, record.blob_size)
+        hasher, relays = FileHasher(spec.files), list(self.pool.reports)
+        hashed = await hasher.hash(self._blob_size)
+        record = self._history.preview(spec, hashed, hint=relays[0], servers=self.servers, blob_size=self._blob_size)
+        hashed = await hasher.hash(record.blob_size)
         plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
         blobs = local_blobs(plan.manifest, spec.files)
         plan = plan if self.send_chunks else plan.without_chunks()
@@ -220,6 +219,10 @@ class Publisher:
             servers=self.servers,
             blobs=blobs,
         )
+
+    @property
+    def _history(self) -> PublishHistory:
+        return PublishHistory(journal=self.journal, author=self.key.pubkey, now=self.now)
 
     @property
     def _blob_size(self) -> int | None:
@@ -237,155 +240,6 @@ class Publisher:
         if not self.send_chunks and not uploader.origins:
             raise NotPublished(f"no server takes the files: {uploader.failure_summary()}")
 
-    def _begin(
-        self,
-        spec: ReleaseSpec,
-        hashed: Sequence[HashedSource],
-        heads: Iterable[Head],
-        servers: Sequence[str],
-        *,
-        hint: str,
-    ) -> PublishRecord:
-        """Return the publish of these files from the journal, or record a new one."""
-        highest = self._highest(spec.name, heads)
-        return self._find(spec, hashed) or self.journal.begin(
-            self.key.pubkey,
-            spec.name,
-            _digest(hashed),
-            above=highest,
-            created_at=self.now(),
-            card=spec.card,
-            hint=hint,
-            expires=self._expiry(spec),
-            blob_size=BLOB_SIZE if servers else None,
-            servers=public_servers(servers),
-            tags=spec.tags_at(self.now()),
-        )
-
     async def _check_not_revoked(self, name: str, version: int, release_id: bytes) -> None:
         if await find_revocation(self.pool, self.key.pubkey, release_id, now=self.now()):
             raise CallerError(f"version {version} of {name} was these files, and is revoked: use --new-version")
-
-    def _find(self, spec: ReleaseSpec, hashed: Sequence[HashedSource]) -> PublishRecord | None:
-        record = None if spec.new_version else self.journal.find(self.key.pubkey, spec.name, _digest(hashed))
-        if record and record.created_at > self.now() + MAX_FUTURE_S:
-            return None  # recorded with a wrong clock: readers refuse it
-        if record and record.expires is not None and record.expires <= self.now():
-            raise CallerError(
-                f"version {record.version} of {spec.name} was these files, and has expired: use --new-version"
-            )
-        return record
-
-    def _highest(self, name: str, heads: Iterable[Head]) -> int:
-        """Return the highest version of a name so far; raise CallerError if none can follow it."""
-        recorded = self.journal.highest(self.key.pubkey, name)
-        highest = max([recorded, *(head.version for head in heads)])
-        if highest >= MAX_VERSION:
-            raise CallerError(f"{name} has reached the last version, {MAX_VERSION}: use another name")
-        return highest
-
-    def _expiry(self, spec: ReleaseSpec) -> int | None:
-        return None if spec.expires_in_s is None else self.now() + spec.expires_in_s
-
-    async def _send(self, plan: Plan, receipts: Receipts, *, resumed: bool, stored: int) -> Release:
-        """Send each relay the events that it lacks, and return the release as it was read back."""
-        held = await self._stored(plan, receipts) if resumed else {}
-        allocation = plan.allocation(self.pool.urls, copies=self.copies, held=held)
-        copies_left, done = allocation.pending, 0
-
-        @functools.lru_cache(maxsize=_SIGNED_KEPT)
-        def signed(number: int) -> Event:
-            return plan.events[number].sign(self.key)
-
-        def accepted(url: str, number: int) -> None:
-            nonlocal done
-            receipts.add(url, plan.events[number].id)
-            sent = plan.size * (copies_left - allocation.pending) // copies_left
-            done = max(done, sent)  # an event that moves to another relay is pending again
-            self.on_progress(stored + done, stored + plan.size)
-
-        check = ChunkCheck(
-            [event.id for event in plan.events[: plan.chunks]],
-            whole=self.check,
-            confirmed=held if self.check else {},
-            on_lost=receipts.forget,
-        )
-        while True:
-            await self.pool.send(allocation, signed, accepted)
-            if unplaced := len(allocation.unplaced):
-                reasons = self.pool.failure_summary()
-                failure = f"no relay accepted {unplaced:,} of {len(plan.events):,} events"
-                raise NotPublished(f"{failure}: {reasons}{clock_advice(reasons)}")
-            self._check_reached("no relay accepted the whole release")
-            if not await check.run(self.pool, allocation):
-                continue
-            release = await self._read_back(plan)
-            if set(allocation.relays) == set(self.pool.urls):  # otherwise the share of a dropped relay has to move
-                return release
-
-    async def _stored(self, plan: Plan, receipts: Receipts) -> dict[str, set[int]]:
-        """Return the numbers of the events that each relay has, from its receipts or else from a query.
-
-        A relay that does not return a sample of what it accepted has lost its events; its receipts are discarded.
-        """
-        ids = [event.id for event in plan.events]
-        known = {url: set[bytes]() if self.check else {*ids} & receipts.accepted_by(url) for url in self.pool.urls}
-        sample = {url: _sample([one for one in ids if one in taken], plan) for url, taken in known.items()}
-        shown = await self.pool.stored_ids(sample)
-        for url in known:
-            if not shown.get(url, set()).issuperset(sample[url]):
-                receipts.forget(url)
-                known[url] = set()
-        unknown = {url: [event_id for event_id in ids if event_id not in taken] for url, taken in known.items()}
-        held = {}
-        for url, found in (await self.pool.stored_ids(unknown)).items():
-            for event_id in found:
-                receipts.add(url, event_id)
-            held[url] = {number for number, event_id in enumerate(ids) if event_id in found | known[url]}
-            self.pool.note_duplicates(url, len(held[url]))
-        return held
-
-    async def _read_back(self, plan: Plan) -> Release:
-        """Wait until the relays return the announcement, and return the release as read back."""
-
-        async def complete() -> set[str]:
-            held = await self.pool.stored_ids(plan.announcement)
-            return {url for url, ids in held.items() if ids.issuperset(plan.announcement)}
-
-        await self._until_readable(complete)
-        for _, raw_event in await self.pool.query(Filter(ids=(plan.announcement[-1],), limit=1)):
-            with contextlib.suppress(InvalidEvent):
-                return Release.parse(Event.parse(raw_event), now=self.now())
-        raise NotPublished("no relay returns the release")
-
-    async def _until_readable(self, read: Callable[[], Awaitable[set[str]]]) -> None:
-        """Wait until all relays return what they accepted; `read` asks which do. Drop those that never do."""
-        for url in await self.pool.wait_until_readable(read):
-            self.pool.drop(url, "accepted the release but does not return it")
-        self._check_reached("no relay returns the release")
-
-    def _check_reached(self, failure: str) -> None:
-        if not self.pool.urls:
-            raise NotPublished(f"{failure}: {self.pool.failure_summary()}")
-
-
-def _hash(spec: ReleaseSpec, blob_size: int | None) -> list[HashedSource]:
-    """Hash the files, and the pieces of large ones if `blob_size` is given."""
-    return [file.hash(blob_size if file.size > CUT_ABOVE else None) for file in spec.files]
-
-
-def _hash_again(
-    spec: ReleaseSpec, hashed: list[HashedSource], before: int | None, blob_size: int | None
-) -> list[HashedSource]:
-    """Return the files cut as `blob_size` says: an earlier run may have cut them differently, or not at all."""
-    return hashed if before == blob_size else _hash(spec, blob_size)
-
-
-def _digest(hashed: Sequence[HashedSource]) -> bytes:
-    return contents_digest([(file.path, file.sha256) for file in hashed])
-
-
-def _sample(taken: Sequence[bytes], plan: Plan) -> list[bytes]:
-    """Return a sample of the chunks that a relay accepted, spread over the release, and all of the announcement."""
-    chunks = [event_id for event_id in taken if event_id not in plan.announcement]
-    return [*chunks[:: max(1, len(chunks) // _SAMPLE)], *taken[len(chunks) :]]

@@ -1,14 +1,18 @@
 """Files to publish: read through one open descriptor, hashed segment by segment. Does disk I/O."""
 
+import asyncio
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from distribution.chunking import spans
 from distribution.errors import CallerError
 from distribution.manifest import FileEntry, Segment, find_file_fault, is_digest
+
+BLOB_SIZE = 16_773_120  # bytes of a piece of a large file on Blossom servers: 364 chunks
+CUT_ABOVE = 32 << 20  # bytes of a checkpoint that stays one blob
 
 _READ_BYTES = 1 << 20
 
@@ -120,3 +124,32 @@ class HashedSource:
             references=references,
             pieces=self.pieces,
         )
+
+
+class FileHasher:
+    """Hashes of the files of a release, with those of the pieces that Blossom servers get.
+
+    Args:
+        files: The files.
+    """
+
+    def __init__(self, files: Sequence[SourceFile]) -> None:
+        self._files = files
+        self._hashed: dict[int | None, list[HashedSource]] = {}
+
+    async def hash(self, blob_size: int | None) -> list[HashedSource]:
+        """Return the hashes of the files, in order; read them unless they were hashed with the same pieces before.
+
+        Args:
+            blob_size: Size of the pieces of large files, in bytes; None: no file is cut.
+
+        Raises:
+            CallerError: The segments of a file are not the whole file.
+            OSError: A file cannot be read.
+        """
+        if blob_size not in self._hashed:
+            self._hashed[blob_size] = await asyncio.to_thread(self._hash, blob_size)
+        return self._hashed[blob_size]
+
+    def _hash(self, blob_size: int | None) -> list[HashedSource]:
+        return [file.hash(blob_size if file.size > CUT_ABOVE else None) for file in self._files]

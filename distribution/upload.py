@@ -25,9 +25,6 @@ from relay_client.errors import InvalidResponse, InvalidSigned, PeerError, Serve
 from relay_client.event import EventSigner
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
-BLOB_SIZE = 16_773_120  # bytes of a piece of a large file: 364 chunks
-CUT_ABOVE = 32 << 20  # bytes of a checkpoint that stays one blob
-
 _READ_BYTES = 1 << 20
 _READ_RETRIES = 6  # of reading back a blob that the server does not have yet
 _READ_WAIT_S = 0.1  # before the first of them; doubles

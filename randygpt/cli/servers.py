@@ -132,7 +132,7 @@ def publish(
 
 async def _refusals(origins: list[str]) -> dict[str, str]:
     """Return why each server would not take a piece of a large model; empty if it does not refuse."""
-    from distribution.upload import BLOB_SIZE
+    from distribution.source import BLOB_SIZE
     from relay_client.blossom.client import BlossomClient
 
     async def ask(origin: str) -> str:

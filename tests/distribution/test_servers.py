@@ -365,7 +365,7 @@ async def test_weights_alone_need_their_bytes_only(
     monkeypatch: pytest.MonkeyPatch,
     piece: int,
 ) -> None:
-    monkeypatch.setattr("distribution.publish.CUT_ABOVE", piece)
+    monkeypatch.setattr("distribution.source.CUT_ABOVE", piece)
     published = await blossom_only(scripted, tmp_path, key, [server], tiny_sources())
     server.served = 0
     fetched = await fetch(

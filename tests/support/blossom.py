@@ -18,7 +18,7 @@ FAST = Timeouts(answer_s=0.5, request_s=2, rate_limit_first_s=0.01, retry_first_
 def cut_small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Publish small files in pieces and fetch them in ranges, as large ones are."""
     monkeypatch.setattr("distribution.publish.BLOB_SIZE", PIECE)
-    monkeypatch.setattr("distribution.publish.CUT_ABOVE", 2 * CHUNK_SIZE)
+    monkeypatch.setattr("distribution.source.CUT_ABOVE", 2 * CHUNK_SIZE)
     monkeypatch.setattr("distribution.range_plan.RANGE_CHUNKS", 2)
     monkeypatch.setattr("distribution.range_plan._MIN_CHUNKS", 1)
 
