@@ -2,14 +2,13 @@
 
 import asyncio
 import re
-import shlex
-from dataclasses import asdict
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from randygpt.cli.events_output import check_events_output, open_events_output, report_events_output
+from randygpt.cli.events_output import check_events_output, open_events_output
 from randygpt.cli.flags import (
     Json,
     ModelPreset,
@@ -23,17 +22,12 @@ from randygpt.cli.flags import (
 )
 from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
 from randygpt.cli.models import ModelArgument, find_model
-from randygpt.cli.output import byte_progress, emit, format_duration, format_size, print_stderr
+from randygpt.cli.output import byte_progress, print_stderr
 from randygpt.cli.publish_confirm import ask_name, confirm
+from randygpt.cli.publish_report import report, report_dry_run, report_qr, report_written
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
 from relay_client.errors import quote
-
-if TYPE_CHECKING:
-    from distribution.dry_run import DryRun
-    from distribution.publish import Published
-    from distribution.references import References
-    from randygpt.sharing import Publication
 
 EXAMPLE = "Example: randygpt publish checkpoint_best.bin --name shakespeare --relay wss://relay.example"
 
@@ -109,6 +103,7 @@ def publish(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be sent and how long it would take.")
     ] = False,
+    qr: Annotated[bool, typer.Option("--qr", help="Print a QR code of the reference (naddr), on a terminal.")] = False,
     without_validation: Annotated[
         bool, typer.Option("--without-validation", help="Publish a checkpoint that was never evaluated.")
     ] = False,
@@ -130,7 +125,7 @@ def publish(
         check_events_output(
             out,
             as_json=as_json,
-            other=_without_sending(dry_run=dry_run, nip65=nip65, my_servers=my_servers, nip94=nip94),
+            other=_without_sending(dry_run=dry_run, nip65=nip65, my_servers=my_servers, nip94=nip94, qr=qr),
         )
     urls = home.resolve_relays(relay) if out is None or relay or home.relays() else []
     key = signing_key(home, key_file, password_file)
@@ -142,15 +137,9 @@ def publish(
     name = name or (None if yes else ask_name(info))
     extra = {key: value for key, value in (("license", license_), ("about", about)) if value}
     if nip65:
-        listed = asyncio.run(nip65_relays(urls, key))
-        urls = list(dict.fromkeys([*urls, *listed]))
-        if not quiet:
-            print_stderr(f"write relays from your NIP-65 list: {', '.join(listed)}")
+        urls = _extended(urls, nip65_relays(urls, key), "" if quiet else "write relays from your NIP-65 list")
     if my_servers:
-        listed = asyncio.run(bud03_servers(urls, key))
-        servers = list(dict.fromkeys([*servers, *listed]))
-        if not quiet:
-            print_stderr(f"servers from your published list: {', '.join(listed)}")
+        servers = _extended(servers, bud03_servers(urls, key), "" if quiet else "servers from your published list")
     with checkpoint.open("rb") as file:
         publication = Publication(
             home=home,
@@ -179,10 +168,10 @@ def publish(
                 byte_progress("writing", shown=not (as_json or quiet)) as on_progress,
             ):
                 written = asyncio.run(publication.write(events, on_progress))
-            _report_written(written, out, as_json=as_json, quiet=quiet)
+            report_written(written, out, as_json=as_json, quiet=quiet)
             return
         if dry_run:
-            _report_dry_run(publication, asyncio.run(publication.dry_run()), as_json=as_json)
+            report_dry_run(publication, asyncio.run(publication.dry_run()), as_json=as_json)
             return
         confirm(publication, info, yes=yes, quiet=quiet or as_json)
         with byte_progress("publishing", shown=not (as_json or quiet)) as on_progress:
@@ -191,122 +180,20 @@ def publish(
         print_stderr(
             "already published: --license, --about, --tag and --expires are ignored; to change them, use --new-version"
         )
-    _report(published, published_references(published, copies=copies), as_json=as_json, quiet=quiet)
+    references = published_references(published, copies=copies)
+    report(published, references, as_json=as_json, quiet=quiet)
+    if qr:
+        report_qr(references)
+
+
+def _extended(addresses: Sequence[str], listed: Coroutine[object, object, list[str]], title: str) -> list[str]:
+    """Return addresses and those of a list on relays, each once; print the list under a title, if there is one."""
+    found = asyncio.run(listed)
+    if title:
+        print_stderr(f"{title}: {', '.join(found)}")
+    return list(dict.fromkeys([*addresses, *found]))
 
 
 def _without_sending(**given: bool) -> str:
     """Return the first given flag that makes sense only for a publish that sends, empty if none is given."""
     return next((f"--{flag.replace('_', '-')}" for flag, is_given in given.items() if is_given), "")
-
-
-def _report_dry_run(publication: "Publication", estimate: "DryRun", *, as_json: bool) -> None:
-    total = f"{estimate.events:,} events, {format_size(estimate.bytes)}"
-    lines = [f"{publication.spec.name} version {estimate.version}: {total} (dry run, nothing sent)"]
-    for url, share in estimate.relays.items():
-        if not share.events:
-            lines.append(f"{url}  nothing to send")
-            continue
-        basis = "as fast as last time" if share.measured else "rough estimate"
-        lines.append(
-            f"{url}  {share.events:,} events, {format_size(share.bytes)}, {format_duration(share.seconds)} ({basis})"
-        )
-    lines += [f"{origin}  {each.blobs:,} files, {format_size(each.bytes)}" for origin, each in estimate.servers.items()]
-    emit(as_json, {"name": publication.spec.name, **asdict(estimate)}, "\n".join(lines))
-
-
-def _report_written(written: "Published", out: Path, *, as_json: bool, quiet: bool) -> None:
-    from relay_client.nip19 import encode_npub
-
-    release = written.release
-    result = {
-        "release": release.id.hex(),
-        "name": release.name,
-        "version": release.version,
-        "events": written.events,
-        "bytes": written.bytes,
-        "out": str(out),
-    }
-    text = "\n".join(
-        [
-            release.title,
-            f"author   {encode_npub(release.author)}",
-            f"release  {release.id.hex()}",
-            f"size     {written.events:,} events, {format_size(written.bytes)}",
-            f"fetch    {shlex.join(['randygpt', 'fetch', '--from', str(out)])}",
-        ]
-    )
-    report_events_output(out, result, text, as_json=as_json, quiet=quiet)
-
-
-def _report(published: "Published", references: "References", *, as_json: bool, quiet: bool) -> None:
-    from relay_client.nip19 import encode_npub
-
-    release, relays = published.release, published.relays
-    result = {
-        "release": release.id.hex(),
-        "nevent": references.nevent,
-        "naddr": references.naddr,
-        "fetch": references.command,
-        "name": release.name,
-        "version": release.version,
-        "files": [
-            {"path": file.path, "size": file.size, "sha256": file.sha256.hex()} for file in published.manifest.files
-        ],
-        "events": published.events,
-        "bytes": published.bytes,
-        "relays": {
-            url: {"accepted": report.accepted, "duplicate": report.duplicate, "refused": report.refused}
-            | ({"reason": report.reason} if report.reason else {})
-            for url, report in relays.items()
-        },
-        "servers": {
-            origin: {"uploaded": report.uploaded, "present": report.present, "refused": report.refused}
-            | ({"reason": report.reason} if report.reason else {})
-            for origin, report in published.servers.items()
-        },
-    }
-    if described := published.file_events:
-        result["file_events"] = {"ids": [each.hex() for each in described.ids], "relays": dict(described.relays)}
-    if not quiet:
-        _print_notes(published, references)
-    author = encode_npub(release.author)
-    text = "\n".join(
-        [
-            release.title,
-            f"author   {author}",
-            f"release  {release.id.hex()}",
-            f"nevent   {references.nevent}",
-            f"size     {published.events:,} events, {format_size(published.bytes)}",
-            *(
-                f"server   {origin}, {each.uploaded:,} files sent, {each.present:,} already there"
-                for origin, each in published.servers.items()
-                if not each.reason
-            ),
-            f"fetch    {references.command}",
-        ]
-    )
-    emit(as_json, result, text)
-
-
-def _print_notes(published: "Published", references: "References") -> None:
-    """Print on stderr what relays and servers did not take, and what a friend could not reach."""
-    described, relays = published.file_events, published.relays
-    for reason in filter(None, described.relays.values() if described else ()):
-        print_stderr(f"file events (--nip94) not stored: {reason}")
-    if described and not described.ids:
-        print_stderr("no file events (--nip94): no server has a file as one blob")
-    for stored in published.servers.values():
-        if stored.reason:
-            print_stderr(f"skipped server: {stored.reason}")
-    for url, report in relays.items():
-        if report.reason:
-            print_stderr(f"skipped relay: {report.reason}")
-        if report.requirements:
-            print_stderr(f"{url} announces: {', '.join(report.requirements)}")
-    if all(not report.accepted for report in relays.values()):
-        print_stderr("nothing sent: the relays already have every event")
-    if references.only_local:
-        print_stderr(
-            f"only this machine reaches {', '.join(references.relays)}; for a friend: "
-            "randygpt relay --host 0.0.0.0 --add"
-        )

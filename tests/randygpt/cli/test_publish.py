@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -20,9 +21,11 @@ from randygpt.checkpoint.header import CheckpointHeader, weights_size
 from randygpt.checkpoint.rgpt import Checkpoint, write_checkpoint
 from randygpt.checkpoint.sidecar import Sidecar, sidecar_path
 from randygpt.cli.main import run
+from randygpt.cli.qr import qr_lines
 from randygpt.model.config import ModelConfig
 from relay_client.event import EventDraft
 from relay_client.keys import SecretKey
+from relay_client.nip19 import parse_reference
 
 IN_FLIGHT = 8  # events
 
@@ -208,6 +211,36 @@ def test_unusable_tags_are_refused(
     assert run(["publish", str(author / "checkpoint_best.bin"), "--relay", "ws://127.0.0.1:1", *words]) == 2
     assert "tag" in only_line(capsys.readouterr().err)
     assert list(at_home.glob("state")) == []
+
+
+def test_qr_code_is_spelled_out_without_a_terminal(author: Path, threaded_relay: ScriptedRelay) -> None:
+    done = invoke(author, "publish", "checkpoint_best.bin", "--relay", threaded_relay.url, "--qr", "--json")
+    (line,) = (line for line in done.stderr.splitlines() if "--qr" in line)
+    uri = line.rpartition(" ")[2]
+    assert uri.startswith("NOSTR:NADDR1")
+    assert parse_reference(uri) == parse_reference(json.loads(done.stdout)["naddr"])
+    with_file = invoke(author, "publish", "checkpoint_best.bin", "--qr", "--out", "x")
+    assert "leave out --qr" in only_line(with_file.stderr)
+
+
+@pytest.mark.full
+def test_qr_code_is_drawn_on_a_terminal(author: Path, threaded_relay: ScriptedRelay) -> None:
+    words = f"publish checkpoint_best.bin --relay {threaded_relay.url} --yes --qr"
+    shell = f"stty cols 100 rows 60; {sys.executable} -m randygpt {words}"
+    done = subprocess.run(
+        [sys.executable, "-c", "import pty, sys; pty.spawn(sys.argv[1:])", "sh", "-c", shell],
+        cwd=author,
+        env=environment(author) | {"NO_COLOR": "1", "TERM": "dumb"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=True,
+    )
+    shown = done.stdout.decode()
+    naddr = re.search("fetch (naddr1[a-z0-9]+)", shown)
+    assert naddr
+    for line in qr_lines(f"NOSTR:{naddr[1].upper()}"):
+        assert line.rstrip() in shown
 
 
 def test_card_has_losses_up_to_the_checkpoint(author: Path, threaded_relay: ScriptedRelay) -> None:
