@@ -6,9 +6,10 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 SCRIPTS = Path(__file__).parent / "scripts"
 BASELINE, TEXT = "RANDYGPT_BASELINE", "RANDYGPT_TEXT"
@@ -42,11 +43,11 @@ class Bench:
         """Path of the training text."""
         return self.folder / "train.txt"
 
-    def train(self, *flags: str) -> Metrics:
-        """Run `randygpt train` as a process and return the lines of its metrics file."""
+    def train(self, *flags: str, **variables: str) -> Metrics:
+        """Run `randygpt train` as a process with these environment variables; return the lines of its metrics file."""
         prefix = self.folder / "bench"
         command = [sys.executable, "-m", "randygpt", "train", "--train-file", str(self.text)]
-        done = self._run([*command, "--checkpoint", str(prefix), "--json", *flags])
+        done = self._run([*command, "--checkpoint", str(prefix), "--json", *flags], variables)
         lines = prefix.with_name("bench.metrics.jsonl").read_text(encoding="utf-8").splitlines()
         metrics: Metrics = [json.loads(line) for line in lines]
         if len(metrics) != done["iteration"] + 1:
@@ -71,9 +72,9 @@ class Bench:
             raise RuntimeError(f"{BASELINE} names no program")
         return self._run([sys.executable, self.baseline, *arguments])
 
-    def _run(self, command: list[str]) -> Raw:
+    def _run(self, command: list[str], variables: Mapping[str, str] = MappingProxyType({})) -> Raw:
         """Run a command and return the JSON object it prints."""
-        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # as the command line sets it
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", **variables}  # the first as the command line sets it
         done = subprocess.run(command, stdout=subprocess.PIPE, cwd=self.folder, env=environment, check=True)
         printed: Raw = json.loads(done.stdout)
         return printed

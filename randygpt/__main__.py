@@ -13,6 +13,8 @@ from importlib.util import find_spec
 _INSTALLED_IN = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120 (pathlib is not loaded yet)
 _PACKAGES = ("relay_client", "distribution", "server")
 _USAGE_ERROR = 2
+_SPINS = "10000"  # of a waiting OpenMP thread before it sleeps; chosen by docs/performance.md
+_SPIN_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")  # GNU's and Intel's OpenMP
 
 
 def main() -> None:
@@ -33,9 +35,10 @@ def _limit_waiting_threads() -> None:
     """Limit how long threads of libraries wait in a loop, where the user has not. They read this as they are loaded."""
     # Products with one row are too small to share between OpenBLAS's threads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # With GNU OpenMP's own limit, one busy process on one of two cores makes a training iteration ten times slower.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # With the default of GNU OpenMP, which torch bundles, one busy process on one of two cores makes a training
+    # iteration ten times slower.
+    if not any(name in os.environ for name in _SPIN_SETTINGS):
+        os.environ["GOMP_SPINCOUNT"] = _SPINS
 
 
 def _end(code: int) -> None:

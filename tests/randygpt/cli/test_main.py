@@ -366,18 +366,36 @@ def test_closed_pipe_is_no_error(author: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+SPIN_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "KMP_LIBRARY")
+
+
 @pytest.mark.parametrize(
     ("variables", "spins"),
-    [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "passive"}, None)],
-    ids=["default", "set by the user", "policy set by the user"],
+    [
+        ({}, "10000"),
+        ({"GOMP_SPINCOUNT": "5"}, "5"),
+        ({"OMP_WAIT_POLICY": "passive"}, None),
+        ({"KMP_BLOCKTIME": "0"}, None),
+    ],
+    ids=["default", "set by the user", "policy set by the user", "Intel's set by the user"],
 )
 def test_waiting_of_openmp_threads_is_limited(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], spins: str | None
 ) -> None:
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+    for name in SPIN_SETTINGS:
         monkeypatch.setenv(name, "")  # so that it is restored
         monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     entry_point._limit_waiting_threads()
     assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
+def test_waiting_is_limited_before_torch_is_loaded(tmp_path: Path) -> None:
+    """OpenMP reads the limit once, when torch loads it."""
+    (tmp_path / "torch.py").write_text("import os; os.write(1, os.environ['GOMP_SPINCOUNT'].encode()); os._exit(7)")
+    child = environment(tmp_path) | {"PYTHONPATH": str(tmp_path)}
+    child = {name: value for name, value in child.items() if name not in SPIN_SETTINGS}
+    command = [sys.executable, "-m", "randygpt", "train", "--quiet"]
+    done = subprocess.run(command, env=child, capture_output=True, check=False)
+    assert (done.stdout, done.returncode) == (b"10000", 7)
