@@ -14,6 +14,7 @@ from distribution.source import SourceFile
 from randygpt.checkpoint.header import HEADER_SIZE, WEIGHTS_MAGIC, CheckpointHeader, segments, weights_size
 from randygpt.checkpoint.sidecar import CheckpointInfo
 from randygpt.errors import CallerError, InvalidCheckpoint, InvalidModelFile
+from randygpt.origins import lineage_of
 from randygpt.release_tags import parse_topics, release_tags
 from randygpt.training.plot import metrics_path, read_run
 from relay_client.errors import quote
@@ -62,7 +63,7 @@ def checkpoint_spec(  # noqa: PLR0913 (options by keyword)
         name=name,
         format=WEIGHTS_MAGIC.decode() if weights_only else info.header.magic,
         card=card,
-        tags=release_tags(name, card, parse_topics(topics)),
+        tags=(*release_tags(name, card, parse_topics(topics)), *lineage_of(info.sidecar).tags),
         new_version=new_version,
         expires_in_s=expires_in_s,
     )

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from randygpt.checkpoint.header import CheckpointHeader
+from randygpt.checkpoint.origin import Origin
 from randygpt.checkpoint.rgpt import Array, Checkpoint, check_finite, check_optimizer_state, read_checkpoint
 from randygpt.checkpoint.save import save_checkpoint
 from randygpt.checkpoint.sidecar import CheckpointInfo, Sidecar, read_json, read_tokenizer, sidecar_path
@@ -33,8 +34,14 @@ _STATE_PREFIXES = ("exp_avg.", "exp_avg_sq.")  # torch's names of AdamW's m and 
 _DTYPES = {"F64", "F32", "F16", "BF16"}
 
 
-def export_model(found: CheckpointInfo, folder: Path, kind: Format) -> list[str]:
+def export_model(found: CheckpointInfo, folder: Path, kind: Format, *, base: Origin | None = None) -> list[str]:
     """Write a checkpoint as a folder, which appears when it is complete, and return the names of its files.
+
+    Args:
+        found: The checkpoint.
+        folder: The folder to write.
+        kind: Format of the export.
+        base: The release that the checkpoint is, to be recorded where its sidecar would name its base.
 
     Raises:
         CallerError: The folder exists and is not empty, or its parent does not exist.
@@ -50,7 +57,12 @@ def export_model(found: CheckpointInfo, folder: Path, kind: Format) -> list[str]
         raise InvalidModelFile(f"{found.path} has no vocabulary: name its vocab.json with --vocab")
     checkpoint = read_checkpoint(found.path, found.config)
     with durable.atomic_directory(place) as building:
-        for name, data in _contents(checkpoint, found.tokenizer, found.sidecar, kind):
+        sidecar = found.sidecar
+        if base and not sidecar:
+            sidecar = Sidecar(
+                config=found.config, tokenizer=found.tokenizer, iteration=found.header.iteration, base=base
+            )
+        for name, data in _contents(checkpoint, found.tokenizer, sidecar, kind):
             durable.write(building / name, data)
     return sorted(path.name for path in place.iterdir())
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from randygpt.checkpoint.header import HEADER_SIZE, CheckpointHeader
+from randygpt.checkpoint.origin import Origin
 from randygpt.checkpoint.release_folder import ReleaseFolder, release_of
 from randygpt.errors import InvalidModelFile
 from randygpt.model.config import DEFAULT_PRESET, ModelConfig
@@ -34,6 +35,8 @@ class Sidecar:
     iteration: int = 0  # index of the last completed iteration
     losses: Mapping[str, float | None] = field(default_factory=dict)  # train, val, best_val
     training: Mapping[str, Any] = field(default_factory=dict)  # options and counters for an exact resume
+    base: Origin | None = None  # the release that it was trained from; of a merge, what its inputs have in common
+    merged: tuple[Origin, ...] = ()  # inputs of a merge
     source: str = field(default="the sidecar", compare=False)  # file it was read from, for messages
 
     def __post_init__(self) -> None:
@@ -52,6 +55,8 @@ class Sidecar:
             is_finite = type(value) in {int, float} and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
             if value is not None and not is_finite:
                 raise InvalidModelFile(f"the loss {name:.100} is neither a finite number nor null")
+        if self.merged and (self.base is None or len({each.release for each in self.merged}) != len(self.merged)):
+            raise InvalidModelFile("a merge needs a base and different inputs")
 
     def training_value(self, name: str, default: Any, allowed: Container[Any] = COUNTS) -> Any:  # noqa: ANN401 (int or str)
         """Return an option or counter of the run that saved this; raise InvalidModelFile if it is not allowed."""
@@ -75,12 +80,16 @@ class Sidecar:
 
     def to_json(self) -> dict[str, object]:
         """Return the JSON object of the file."""
+        origins: dict[str, object] = {"base": self.base.to_json()} if self.base else {}
+        if self.merged:
+            origins["merged"] = [each.to_json() for each in self.merged]
         return {
             "name": self.name,
             "config": self.config.to_json(self.tokenizer.kind),
             "iteration": self.iteration,
             "losses": self.losses,
             "training": self.training,
+            **origins,
             "tokenizer": self.tokenizer.to_json(),
         }
 
@@ -89,6 +98,9 @@ class Sidecar:
         """Parse a decoded sidecar, ignoring unknown keys; raise InvalidModelFile if it is wrong."""
         if not isinstance(raw, Mapping):
             raise InvalidModelFile("not a JSON object")
+        base, merged = raw.get("base"), raw.get("merged", [])
+        if not isinstance(merged, list):
+            raise InvalidModelFile("merged is not a JSON list")
         return cls(
             config=ModelConfig.from_json(raw.get("config")),
             tokenizer=tokenizer_from_json(raw.get("tokenizer")),
@@ -96,6 +108,8 @@ class Sidecar:
             iteration=raw.get("iteration", 0),
             losses=raw.get("losses", {}),
             training=raw.get("training", {}),
+            base=None if base is None else Origin.from_json(base),
+            merged=tuple(map(Origin.from_json, merged)),
         )
 
     def encode(self) -> bytes:

@@ -54,8 +54,12 @@ def export(
         raise UsageError("Missing argument 'DIR'.", context)
     from randygpt.checkpoint.export import export_model
     from randygpt.checkpoint.sidecar import inspect_checkpoint
+    from randygpt.origins import origin_of
 
-    names = export_model(inspect_checkpoint(find_model(model).path, preset=preset, vocab=vocab), folder, kind)
+    named = find_model(model)
+    base = origin_of(named.release) if named.release else None
+    found = inspect_checkpoint(named.path, preset=preset, vocab=vocab)
+    names = export_model(found, folder, kind, base=base)
     total = format_size(sum((folder / name).stat().st_size for name in names))
     result = {"folder": str(folder), "format": kind, "files": names}
     emit(as_json, result, f"{folder}: {', '.join(names)} ({total})")

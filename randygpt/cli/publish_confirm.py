@@ -74,6 +74,9 @@ def _many_events(publication: "Publication") -> str:
 
 def _describe(publication: "Publication", info: "CheckpointInfo") -> str:
     """Return what goes out, in lines of up to 80 characters: the model, its losses, and the bytes."""
+    from distribution.ancestors import parse_lineage
+    from distribution.events import SHORT_ID
+    from randygpt.cli.installed import short_npub
     from randygpt.release_files import is_validated
 
     losses = dict(info.sidecar.losses) if info.sidecar else {}
@@ -86,9 +89,11 @@ def _describe(publication: "Publication", info: "CheckpointInfo") -> str:
         size += "; two thirds are optimizer state, which only --resume needs\n         (--weights-only leaves it out)"
     else:
         size += ", weights only"
+    origins = parse_lineage(publication.spec.tags).ancestors
     return "\n".join(
         [
             f"model    {publication.spec.name}: {info.config.name}, iteration {info.header.iteration + 1:,}",
+            *(f"{role:<8} {each.release_id.hex()[:SHORT_ID]} by {short_npub(each.author)}" for role, each in origins),
             f"loss     {', '.join(facts)}",
             f"size     {size}",
         ]

@@ -10,8 +10,10 @@ import typer
 
 from randygpt.cli import systemd
 from randygpt.cli.flags import Json, Quiet, check_file_path, complete_preset, is_flag_given, validate_preset
+from randygpt.cli.installed import complete_or_file
 from randygpt.cli.output import emit, print_stderr
 from randygpt.cli.signals import deferred_signals
+from randygpt.cli.train_from import find_start
 from randygpt.cli.train_report import Report, describe_files, describe_run, loading, next_commands, reading
 from randygpt.cli.train_request import TrainRequest
 from randygpt.errors import CallerError
@@ -61,6 +63,15 @@ def train(
     ] = Path("checkpoint"),
     resume: Annotated[
         str | None, typer.Option(metavar="[FILE]", help="Resume from a checkpoint; without FILE, from PREFIX.bin.")
+    ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="Start a new run from the weights of a model: an installed release, or a file.",
+            autocompletion=complete_or_file,
+        ),
     ] = None,
     fine_tune: Annotated[
         bool, typer.Option("--fine-tune", help="Start a new run from the weights of the --resume checkpoint.")
@@ -122,13 +133,17 @@ def train(
     tune_malloc()
     place = find_device(device)
     checkpoint = check_file_path(checkpoint.parent / check_file_path(checkpoint).name.removesuffix(".bin"))
+    forked = None if from_ is None else find_start(from_, context)
     if fine_tune and resume is None:
         resume = ""
     fields = {"n_embd": dim, "n_head": heads, "n_layer": layers, "block_size": block}
     shape = {name: value for name, value in fields.items() if value is not None}
-    start = None if resume is None else _resume_path(resume, checkpoint)
-    found = inspect_checkpoint(start, preset=preset, shape=shape, vocab=vocab) if start else None
-    model = TrainRequest(found=found, fine_tune=fine_tune, preset=preset, shape=shape, bpe=bpe, vocab=vocab)
+    if forked:
+        model = TrainRequest(found=forked.found, fine_tune=True, base=forked.base, forked=True)
+    else:
+        start = None if resume is None else _resume_path(resume, checkpoint)
+        found = inspect_checkpoint(start, preset=preset, shape=shape, vocab=vocab) if start else None
+        model = TrainRequest(found=found, fine_tune=fine_tune, preset=preset, shape=shape, bpe=bpe, vocab=vocab)
     flags = TrainFlags(
         iterations=iters,
         recipe=recipe,
@@ -142,7 +157,7 @@ def train(
     )
     options = model.resolve_options(flags, device=place, prefix=checkpoint)
     text = _text_path(context, text, train_file)
-    _refuse_overwrite([text or DEFAULT_TEXT, vocab], options)
+    _refuse_overwrite([text or DEFAULT_TEXT, None if forked else vocab], options)
     with process_group(place) as world:
         first = world.rank == 0
         if model.continued and model.continued.header.iteration + 1 >= options.iterations:
@@ -157,7 +172,7 @@ def train(
         with reading(found_text, shown=shown) as stage:
             trainer = model.trainer(options, found_text, world, warn, stage)
         _warn_of_overwrite(trainer, warn)
-        warn(describe_run(trainer, found_text.source))
+        warn(describe_run(trainer, found_text.source, start=forked.title if forked else ""))
         _run(trainer, text, as_json=as_json, shown=shown, first=first)
 
 

@@ -33,8 +33,14 @@ _STALE = 5  # evaluations without a new best until a note says so
 _KINDS = {"char": "characters", "bpe": "BPE tokens"}
 
 
-def describe_run(trainer: "Trainer", source: str) -> str:
-    """Return the lines that say what is trained on what, and where the files go."""
+def describe_run(trainer: "Trainer", source: str, *, start: str = "") -> str:
+    """Return the lines that say what is trained on what, and where the files go.
+
+    Args:
+        trainer: The run.
+        source: Where the text is from.
+        start: The model that the run starts from; empty for none.
+    """
     options, config = trainer.options, trainer.model.config
     train, validation = trainer.text_sizes
     preset = "" if config.preset == "custom" else f"preset {config.preset}, "
@@ -44,11 +50,12 @@ def describe_run(trainer: "Trainer", source: str) -> str:
         f"{_KINDS[trainer.tokenizer.kind]}",
         "model": f"{preset}{config.parameter_count:,} parameters: {config.n_layer} layers, {config.n_head} heads, "
         f"width {config.n_embd}",
+        "from": start,
         "run": f"{options.recipe} recipe, {options.iterations:,} iterations of {options.batch_size} x "
         f"{config.block_size} tokens, {options.device}, {options.precision}",
         "files": f"{options.latest}, {options.best.name} and {options.metrics.name}",
     }
-    return "\n".join(f"{label:<8}{value}" for label, value in lines.items())
+    return "\n".join(f"{label:<8}{value}" for label, value in lines.items() if value)
 
 
 def loading(*, shown: bool) -> contextlib.AbstractContextManager[object]:

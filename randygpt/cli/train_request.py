@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from randygpt.errors import CallerError, InvalidModelFile
@@ -11,6 +11,7 @@ from randygpt.model.config import ModelConfig
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from randygpt.checkpoint.origin import Origin
     from randygpt.checkpoint.sidecar import CheckpointInfo, Sidecar
     from randygpt.model.tokenizer import Tokenizer
     from randygpt.training.distributed import World
@@ -27,10 +28,12 @@ class TrainRequest:
 
     found: "CheckpointInfo | None"  # checkpoint to resume
     fine_tune: bool
-    preset: str | None
-    shape: Mapping[str, int]  # overrides the preset
-    bpe: int | None
-    vocab: "Path | None"
+    forked: bool = False  # started from a model of any author (`--from`): with a schedule for that
+    base: "Origin | None" = None  # the release that `found` is
+    preset: str | None = None
+    shape: Mapping[str, int] = field(default_factory=dict)  # overrides the preset
+    bpe: int | None = None
+    vocab: "Path | None" = None
 
     @property
     def continued(self) -> "CheckpointInfo | None":
@@ -52,6 +55,7 @@ class TrainRequest:
             flags,
             resumed=self.resumed,
             recipe=CLASSIC if self.continued else FAST,
+            forked=self.forked,
             preset=self.found.config.preset if self.found else self.preset,
             precision=fastest_precision(others["device"]),
             **others,
@@ -115,7 +119,7 @@ class TrainRequest:
         from randygpt.training.trainer import Trainer
 
         stage(f"reading {text.source}")
-        trainer = Trainer.resume(options, text, found, fine_tune=self.fine_tune, **common)
+        trainer = Trainer.resume(options, text, found, fine_tune=self.fine_tune, base=self.base, **common)
         tokenizer = trainer.tokenizer
         if self.bpe and tokenizer.kind != "bpe":
             raise CallerError(f"{found.path} has a character vocabulary; resume it without --bpe")

@@ -138,6 +138,7 @@ def resolve_options(
     recipe: str,
     preset: str | None,
     precision: str,
+    forked: bool = False,
     **others: Any,  # noqa: ANN401 (fields of TrainOptions)
 ) -> TrainOptions:
     """Return the options of a run. A flag overrides the value of the resumed run, which overrides the recipe's default.
@@ -148,6 +149,7 @@ def resolve_options(
         recipe: The default recipe.
         preset: The model's preset, which sets the batch size of the classic recipe; None for the recipe's default.
         precision: The default precision on this machine.
+        forked: Start from a trained model, with the recipe's learning rate for that.
         **others: The remaining fields of `TrainOptions`.
 
     Raises:
@@ -160,7 +162,7 @@ def resolve_options(
     batch_size = _choose("batch_size", usual, flags, resumed)
     accumulate = _choose("accumulate", 1, flags, resumed)
     same = resumed if resumed and resumed.training.get("recipe", CLASSIC) == recipe else None
-    max_lr = _choose("max_lr", defaults.max_lr, flags, same)
+    max_lr = _choose("max_lr", defaults.fork_lr if forked else defaults.max_lr, flags, same)
     min_lr = _choose("min_lr", defaults.min_lr, flags, same)
     return TrainOptions(
         iterations=_choose("iterations", DEFAULT_ITERATIONS, flags, resumed),

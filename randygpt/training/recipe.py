@@ -22,6 +22,7 @@ class Recipe:
     """Optimizer, schedule and initialization, with the hyperparameters tuned for them."""
 
     max_lr: float
+    fork_lr: float  # max_lr of a run that starts from a trained model
     min_lr: float
     dropout: float
     eval_every: int  # iterations; a short run evaluates more often, see eval_interval
@@ -53,6 +54,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         # randyGPT train.rs
         CLASSIC: Recipe(
             max_lr=1e-4,
+            fork_lr=1e-4,
             min_lr=1e-5,
             dropout=0.1,
             eval_every=25,
@@ -65,6 +67,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         # docs/log.md
         FAST: Recipe(
             max_lr=0.03,
+            fork_lr=0.0086,
             min_lr=0.0015,
             dropout=0.0,
             eval_every=100,

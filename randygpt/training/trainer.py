@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from randygpt.checkpoint.header import MAX_COUNT, CheckpointHeader
+from randygpt.checkpoint.origin import Origin
 from randygpt.checkpoint.rgpt import Array, Checkpoint, read_checkpoint
 from randygpt.checkpoint.sidecar import CheckpointInfo, Sidecar
 from randygpt.errors import CallerError, Diverged, InvalidCheckpoint
@@ -54,12 +55,22 @@ class _State:
 class Trainer:
     """Training run: create it with `start` or `resume`, then call `run`."""
 
-    def __init__(self, options: TrainOptions, corpus: Corpus, state: _State, *, name: str, world: World) -> None:
+    def __init__(
+        self,
+        options: TrainOptions,
+        corpus: Corpus,
+        state: _State,
+        *,
+        name: str,
+        world: World,
+        base: Origin | None = None,
+    ) -> None:
         self.options = options
         self.model = state.model
         self._corpus = corpus
         self._state = state
         self._name = name
+        self._base = base
         self._world = world
         self._recipe = RECIPES[options.recipe]
         self.same_run = False  # resumed from the files that it will overwrite
@@ -117,6 +128,7 @@ class Trainer:
         found: CheckpointInfo,
         *,
         fine_tune: bool = False,
+        base: Origin | None = None,
         name: str = "",
         world: World = World(),  # noqa: B008 (frozen)
         warn: Callable[[str], None] = lambda _: None,
@@ -131,6 +143,7 @@ class Trainer:
             text: The training text.
             found: The checkpoint.
             fine_tune: Keep only the weights and the vocabulary, and start a new run.
+            base: The release that the checkpoint is; by default the base that its sidecar names.
             name: Name to publish the model under, if the sidecar has none.
             world: The processes of the run.
             warn: Receives messages for the user.
@@ -153,7 +166,8 @@ class Trainer:
         corpus = Corpus(text, tokenizer, found.config.block_size, warn=warn)
         if found.sidecar and not fine_tune:
             name = found.sidecar.name
-        trainer = cls(options, corpus, state, name=name, world=world)
+        base = base or (found.sidecar.base if found.sidecar else None)
+        trainer = cls(options, corpus, state, name=name, world=world, base=base)
         if not fine_tune:
             if loaded.header.step + options.iterations - loaded.header.iteration > MAX_COUNT:
                 raise InvalidCheckpoint(f"{path}: {loaded.header.step} steps leave no room below {MAX_COUNT}")
@@ -353,6 +367,7 @@ class Trainer:
                 "bytes_per_token": self._bytes_per_token,
             }
             | best_iteration,
+            base=self._base,
         )
         writer.submit(path, checkpoint, sidecar)
 

@@ -15,6 +15,7 @@ from distribution.manifest import FileEntry, Manifest, Segment
 from distribution.store import Store
 from randygpt.checkpoint.header import CheckpointHeader
 from randygpt.model.config import ModelConfig
+from relay_client.event import Tags
 from relay_client.keys import SecretKey
 from support.models import CONFIG, side_files
 
@@ -56,6 +57,8 @@ class ReleaseStore:
         name: str = "tiny",
         card: Mapping[str, object] = MappingProxyType({}),
         extra: Mapping[str, bytes] = MappingProxyType({}),
+        hint: str = "",
+        tags: Tags = (),
         **changed: bytes,
     ) -> InstalledRelease:
         """Install the next version; `changed` replaces files (`checkpoint`, `vocab`, `config`), `extra` adds some."""
@@ -71,8 +74,9 @@ class ReleaseStore:
             format="RGPT0002",
             size=manifest.size,
             card=dict(card),
-            hint="",
+            hint=hint,
             created_at=NOW,
+            tags=tags,
         )
         return self.store.install(Release.parse(draft.sign(self.key), now=NOW), manifest)
 

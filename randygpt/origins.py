@@ -1,0 +1,25 @@
+"""Releases that a checkpoint was made from: between its sidecar and the tags of a release. No I/O."""
+
+from distribution.ancestors import NO_ANCESTORS, Ancestor, Lineage
+from distribution.events import Release
+from distribution.installed import InstalledRelease
+from randygpt.checkpoint.origin import Origin
+from randygpt.checkpoint.sidecar import Sidecar
+from relay_client.hints import usable_hints
+
+
+def origin_of(release: Release | InstalledRelease) -> Origin:
+    """Return what a sidecar records of a release; the relay only if others can use it."""
+    relay = next(iter(usable_hints(release.hints, known=())), "")
+    return Origin(release=release.id, author=release.author, relay=relay)
+
+
+def lineage_of(sidecar: Sidecar | None) -> Lineage:
+    """Return the ancestors that a checkpoint's sidecar records, none without a sidecar."""
+    if sidecar is None or sidecar.base is None:
+        return NO_ANCESTORS
+    return Lineage(base=_ancestor(sidecar.base), merged=tuple(map(_ancestor, sidecar.merged)))
+
+
+def _ancestor(origin: Origin) -> Ancestor:
+    return Ancestor(release_id=origin.release, hint=origin.relay, author=origin.author)
