@@ -1,13 +1,13 @@
-"""Secret keys (nsec; ncryptsec, NIP-49). No I/O.
+"""Secret keys (nsec; ncryptsec, NIP-49), and encryption to another key (NIP-44). No I/O.
 
-NIP-49 goes through nostr-sdk, which is imported only when needed.
+NIP-44 and NIP-49 go through nostr-sdk, which is imported only when needed.
 """
 
 from typing import NoReturn, Self
 
 import coincurve
 
-from relay_client.errors import InvalidKey
+from relay_client.errors import InvalidKey, InvalidMessage
 from relay_client.event import Event, EventDraft, EventSigner
 from relay_client.nip19 import decode_bech32, encode_bech32
 
@@ -63,6 +63,23 @@ class SecretKey:
     async def sign_event(self, draft: EventDraft) -> Event:
         """Return the draft, signed."""
         return draft.sign(self)
+
+    def encrypt(self, pubkey: bytes, text: str) -> str:
+        """Return text of 1 to 65,535 bytes, encrypted so that only this key and `pubkey` can read it (NIP-44)."""
+        import nostr_sdk  # noqa: PLC0415 (a sixth of a second)
+
+        secret, other = nostr_sdk.SecretKey.from_bytes(self._key.secret), nostr_sdk.PublicKey.from_bytes(pubkey)
+        return str(nostr_sdk.nip44_encrypt(secret, other, text, nostr_sdk.Nip44Version.V2))
+
+    def decrypt(self, pubkey: bytes, payload: str) -> str:
+        """Return what `pubkey` encrypted to this key (NIP-44); raises InvalidMessage."""
+        import nostr_sdk  # noqa: PLC0415 (a sixth of a second)
+
+        secret = nostr_sdk.SecretKey.from_bytes(self._key.secret)
+        try:
+            return str(nostr_sdk.nip44_decrypt(secret, nostr_sdk.PublicKey.from_bytes(pubkey), payload))
+        except nostr_sdk.NostrSdkError as error:
+            raise InvalidMessage(f"cannot be decrypted (NIP-44): {error}") from None
 
     def reveal_nsec(self) -> str:
         """Return the secret as `nsec1…` (NIP-19), for a key file and nothing else."""
