@@ -3,16 +3,14 @@
 The head is last, so that a reader of a relay that imports the file sees a complete release. Does disk I/O.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from distribution.events import Release, head_draft
 from distribution.journal import PublishRecord
 from distribution.local_release import LocalRelease
 from distribution.plan import Plan
-from relay_client.event import Event
-from relay_client.keys import SecretKey
+from relay_client.event import Event, Signer
 
 OnProgress = Callable[[int, int], None]  # bytes written so far, total bytes; both approximate for an installed release
 
@@ -37,21 +35,15 @@ class EventWriter:
         self._events = 0
         self._bytes = 0  # of the events, without line ends
 
-    def write_plan(self, plan: Plan, record: PublishRecord, key: SecretKey, *, created_at: int) -> tuple[Release, int]:
-        """Sign and write the events of a publish, and a head of `created_at`; return the release and their bytes.
+    def write_plan(self, plan: Plan, chunk_key: Signer, last: Sequence[Event]) -> int:
+        """Sign and write the chunks of a publish, then write its `last` events; return the bytes of all.
 
         Raises:
             CallerError: A file changed while it was read.
         """
-        announced = plan.events[-1].sign(key)
-        self._write_all((planned.sign(key) for planned in plan.events[:-1]), plan.size)
-        self._write(announced, plan.size)
-        release = Release.parse(announced, now=record.created_at)
-        draft = head_draft(
-            release, hint=record.hint, created_at=created_at, expires=record.expires, servers=record.servers
-        )
-        self._write(draft.sign(key), plan.size)
-        return release, self._bytes
+        self._write_all((planned.sign(chunk_key) for planned in plan.events[: plan.chunks]), plan.size)
+        self._write_all(last, plan.size)
+        return self._bytes
 
     def write_installed(self, local: LocalRelease) -> WrittenEvents:
         """Write the events of an installed release, and its head if it is stored; raises StoreError.

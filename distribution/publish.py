@@ -13,7 +13,7 @@ from distribution.clock import check_clock
 from distribution.dry_run import DryRun, make_dry_run
 from distribution.errors import CallerError, NotPublished
 from distribution.event_writer import EventWriter, head_time
-from distribution.events import Release
+from distribution.events import Release, head_draft
 from distribution.head_writer import HeadWriter
 from distribution.journal import Journal
 from distribution.manifest import Manifest
@@ -25,7 +25,8 @@ from distribution.release_spec import ReleaseSpec
 from distribution.revocation import find_revocation
 from distribution.source import BLOB_SIZE, FileHasher, HashedSource
 from distribution.upload import ServerReport, Uploader, local_blobs
-from relay_client.keys import SecretKey
+from relay_client.event import EventSigner
+from relay_client.keys import SecretKey, local_key
 from relay_client.nip11 import fetch_relay_infos
 from relay_client.pool import Pool
 from relay_client.relay_status import RelayReport
@@ -57,7 +58,7 @@ class Publisher:
     Args:
         pool: Open pool of relays to publish to.
         journal: Journal of earlier publishes.
-        key: Secret key of the author.
+        key: Signs as the author; a remote signer cannot sign the chunks of files.
         now: Clock, in seconds since 1970.
         copies: Relays that each chunk goes to; None: all.
         check: Ignore the receipts of earlier runs, and ask the relays for every event.
@@ -72,7 +73,7 @@ class Publisher:
 
     pool: Pool
     journal: Journal
-    key: SecretKey
+    key: EventSigner
     now: Callable[[], int]
     copies: int | None = None
     check: bool = False
@@ -86,6 +87,8 @@ class Publisher:
             raise CallerError(f"copies must be above 0, not {self.copies}")
         if not self.send_chunks and not self.servers:
             raise CallerError("without chunks on relays, the files need a Blossom server: pass --server")
+        if self.send_chunks:
+            _ = self._chunk_key
 
     async def publish(self, spec: ReleaseSpec) -> Published:
         """Publish a release, and point its name at it.
@@ -141,6 +144,7 @@ class Publisher:
             sender = ReleaseSender(
                 pool=self.pool,
                 key=self.key,
+                chunk_key=self._chunk_key if plan.chunks else None,
                 now=self.now,
                 plan=plan,
                 receipts=receipts,
@@ -184,7 +188,13 @@ class Publisher:
         plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
         created_at = head_time(self._history.records(spec.name), record.version)
         writer = EventWriter(file, on_progress=self.on_progress)
-        release, size = await asyncio.to_thread(writer.write_plan, plan, record, self.key, created_at=created_at)
+        announced = [await event.sign_by(self.key) for event in plan.events[plan.chunks :]]
+        release = Release.parse(announced[-1], now=record.created_at)
+        draft = head_draft(
+            release, hint=record.hint, created_at=created_at, expires=record.expires, servers=record.servers
+        )
+        last = [*announced, await self.key.sign_event(draft)]
+        size = await asyncio.to_thread(writer.write_plan, plan, self._chunk_key, last)
         return Published(
             release=release,
             manifest=plan.manifest,
@@ -219,6 +229,14 @@ class Publisher:
             servers=self.servers,
             blobs=blobs,
         )
+
+    @property
+    def _chunk_key(self) -> SecretKey:
+        """Key that signs the chunks of files."""
+        key = local_key(self.key)
+        if key is None:
+            raise CallerError("a remote signer cannot sign the chunks of files: send them to servers only")
+        return key
 
     @property
     def _history(self) -> PublishHistory:

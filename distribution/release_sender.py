@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from distribution.clock import clock_advice
@@ -12,9 +12,8 @@ from distribution.events import Release
 from distribution.plan import Plan
 from distribution.receipts import Receipts
 from relay_client.errors import InvalidEvent
-from relay_client.event import Event
+from relay_client.event import Event, EventSigner, Signer
 from relay_client.filter import Filter
-from relay_client.keys import SecretKey
 from relay_client.pool import Pool
 
 _SAMPLE = 8  # chunks to ask a relay for before its receipts are believed
@@ -27,7 +26,8 @@ class ReleaseSender:
 
     Args:
         pool: Open pool.
-        key: Secret key of the author.
+        key: Signs as the author.
+        chunk_key: Signs the chunks of files, as they are sent; None: the plan has none.
         now: Clock, in seconds since 1970.
         plan: The events.
         receipts: Receipts of the release.
@@ -37,7 +37,8 @@ class ReleaseSender:
     """
 
     pool: Pool
-    key: SecretKey
+    key: EventSigner
+    chunk_key: Signer | None
     now: Callable[[], int]
     plan: Plan
     receipts: Receipts
@@ -53,15 +54,19 @@ class ReleaseSender:
 
         Raises:
             NotPublished: No relay accepted and returned all of it.
+            SignerRefused, InvalidSigned: The author's signer did not sign.
         """
         plan = self.plan
         held = await self._stored() if resumed else {}
         allocation = plan.allocation(self.pool.urls, copies=self.copies, held=held)
+        announced = await self._sign_announcement(held)  # while the author is here to approve
         copies_left, done = allocation.pending, 0
 
         @functools.lru_cache(maxsize=_SIGNED_KEPT)
         def signed(number: int) -> Event:
-            return plan.events[number].sign(self.key)
+            if self.chunk_key and number < plan.chunks:
+                return plan.events[number].sign(self.chunk_key)
+            return announced[number]
 
         def accepted(url: str, number: int) -> None:
             nonlocal done
@@ -88,6 +93,12 @@ class ReleaseSender:
             release = await self._read_back()
             if set(allocation.relays) == set(self.pool.urls):  # otherwise the share of a dropped relay has to move
                 return release
+
+    async def _sign_announcement(self, held: Mapping[str, Container[int]]) -> dict[int, Event]:
+        """Return the events of the manifest and the release that some relay lacks, signed, by their numbers."""
+        numbers = range(self.plan.chunks, len(self.plan.events))
+        lacking = [number for number in numbers if any(number not in held.get(url, ()) for url in self.pool.urls)]
+        return {number: await self.plan.events[number].sign_by(self.key) for number in lacking}
 
     async def _stored(self) -> dict[str, set[int]]:
         """Return the numbers of the events that each relay has, from its receipts or else from a query.
