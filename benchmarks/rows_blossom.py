@@ -5,6 +5,7 @@ smaller preset for quick trials. Servers, clients and lines of limited speed run
 the start of our program and of curl.
 """
 
+import asyncio
 import contextlib
 import functools
 import os
@@ -106,7 +107,7 @@ def curl_publish_ms(bench: Bench) -> float:
             origins=[service.server],
             now=lambda: int(time.time()),
         )
-        arguments = ["--header", f"Authorization: {tokens.header(release.hashes[0])}"]
+        arguments = ["--header", f"Authorization: {asyncio.run(tokens.header(release.hashes[0]))}"]
         for piece in release.pieces:
             arguments += ["--output", "/dev/null", "--upload-file", str(piece), f"{service.server}/upload"]
         return command_ms("sha256sum", release.pieces, folder / "empty") + curl_ms(*arguments)

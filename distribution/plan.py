@@ -118,54 +118,74 @@ def make_plan(spec: ReleaseSpec, hashed: Sequence[HashedSource], record: Publish
     """
     events: dict[bytes, PlannedEvent] = {}  # by id: equal chunks are one event
 
-    def plan(draft: Callable[[], EventDraft]) -> bytes:
-        made = draft()
-        event_id = made.id_for(author)
-        events.setdefault(event_id, PlannedEvent(draft=draft, id=event_id, size=made.signed_size))
+    def plan(draft: Callable[[], EventDraft], made: EventDraft | None = None) -> bytes:
+        event_id, size = (made or draft()).identify(author)
+        events.setdefault(event_id, PlannedEvent(draft=draft, id=event_id, size=size))
         return event_id
 
+    check_fits(spec, hashed, record)
     files = tuple(_plan_file(*pair, record, plan) for pair in zip(spec.files, hashed, strict=True))
     blob_size = record.blob_size if any(file.pieces for file in files) else None
     chunks, manifest = len(events), Manifest(files=files, blob_size=blob_size)
     encoded = manifest.encode()
-    part_size = record.part_size if len(encoded) <= MAX_MANIFEST_CHUNKS * record.part_size else CHUNK_SIZE
-    manifest_ids = [
-        plan(functools.partial(_draft_data, encoded[offset : offset + size], record))
-        for offset, size in spans([len(encoded)], part_size)
-    ]
-    if len(manifest_ids) > MAX_MANIFEST_CHUNKS:
-        raise CallerError(f"too large to publish: {manifest.size:,} bytes")
-    release_id = plan(
-        functools.partial(
-            release_draft,
-            encoded,
-            manifest_ids,
-            name=spec.name,
-            version=record.version,
-            format=spec.format,
-            size=manifest.size,
-            card=record.card,
-            hint=record.hint,
-            created_at=record.created_at,
-            expires=record.expires,
-            servers=record.servers,
-            tags=record.tags,
-        )
-    )
-    if events[release_id].size > MAX_EVENT_SIZE:
-        raise CallerError(f"the card is too long: with it the release event exceeds {MAX_EVENT_SIZE:,} bytes")
+    manifest_ids = [plan(functools.partial(_draft_data, part, record)) for part in _manifest_parts(encoded, record)]
+    plan(functools.partial(_draft_release, spec, encoded, manifest_ids, record))
     return Plan(manifest=manifest, events=list(events.values()), chunks=chunks)
 
 
+def check_fits(spec: ReleaseSpec, hashed: Sequence[HashedSource], record: PublishRecord) -> None:
+    """Raise CallerError if the files or the card are too large for a release; reads no file."""
+    files = []
+    for file in hashed:
+        chunks = sum(1 for _ in spans([segment.size for segment in file.segments]))
+        files.append(file.entry(bytes(64 * chunks)))  # as long as the ids and hashes that it will name
+    size = sum(file.size for file in files)
+    encoded = Manifest(files=tuple(files), blob_size=record.blob_size).encode()
+    parts = _manifest_parts(encoded, record)
+    if len(parts) > MAX_MANIFEST_CHUNKS:
+        raise CallerError(f"too large to publish: {size:,} bytes")
+    if _draft_release(spec, encoded, [bytes(32)] * len(parts), record).signed_size > MAX_EVENT_SIZE:
+        raise CallerError(f"the card is too long: with it the release event exceeds {MAX_EVENT_SIZE:,} bytes")
+
+
+def _manifest_parts(encoded: bytes, record: PublishRecord) -> list[bytes]:
+    """Cut a manifest into the contents of its events."""
+    part_size = record.part_size if len(encoded) <= MAX_MANIFEST_CHUNKS * record.part_size else CHUNK_SIZE
+    return [encoded[offset : offset + size] for offset, size in spans([len(encoded)], part_size)]
+
+
+def _draft_release(
+    spec: ReleaseSpec, encoded: bytes, manifest_ids: Sequence[bytes], record: PublishRecord
+) -> EventDraft:
+    return release_draft(
+        encoded,
+        manifest_ids,
+        name=spec.name,
+        version=record.version,
+        format=spec.format,
+        size=sum(file.size for file in spec.files),
+        card=record.card,
+        hint=record.hint,
+        created_at=record.created_at,
+        expires=record.expires,
+        servers=record.servers,
+        tags=record.tags,
+    )
+
+
 def _plan_file(
-    source: SourceFile, hashed: HashedSource, record: PublishRecord, plan: Callable[[Callable[[], EventDraft]], bytes]
+    source: SourceFile,
+    hashed: HashedSource,
+    record: PublishRecord,
+    plan: Callable[[Callable[[], EventDraft], EventDraft], bytes],
 ) -> FileEntry:
     references, whole = bytearray(), hashlib.sha256()
     for offset, size in spans([length for _, length in source.segments]):
         data = source.read(offset, size)
         whole.update(data)
-        references += plan(functools.partial(_draft_chunk, source, offset, size, record))
-        references += hashlib.sha256(data).digest()
+        sha256 = hashlib.sha256(data).digest()
+        draft = chunk_draft(data, sha256=sha256, created_at=record.created_at, expires=record.expires)
+        references += plan(functools.partial(_draft_chunk, source, offset, size, record), draft) + sha256
     if whole.digest() != hashed.sha256:
         raise CallerError(f"{source.path} changed while it was being published")
     return hashed.entry(bytes(references))

@@ -5,26 +5,27 @@ and disk I/O through the journal.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
+from distribution.chunking import encoded_length
 from distribution.clock import check_clock
 from distribution.dry_run import DryRun, make_dry_run
 from distribution.errors import CallerError, NotPublished
 from distribution.event_writer import EventWriter, head_time
 from distribution.events import Release, head_draft
 from distribution.head_writer import HeadWriter
-from distribution.journal import Journal
+from distribution.journal import Journal, PublishRecord
 from distribution.manifest import Manifest
 from distribution.nip94 import FileEvents, file_drafts, publish_file_events
-from distribution.plan import make_plan
+from distribution.plan import Plan, check_fits, make_plan
 from distribution.publish_history import PublishHistory
 from distribution.release_sender import ReleaseSender, check_reached
 from distribution.release_spec import ReleaseSpec
 from distribution.revocation import find_revocation
 from distribution.source import BLOB_SIZE, FileHasher, HashedSource
-from distribution.upload import ServerReport, Uploader, local_blobs
+from distribution.upload import ServerReport, Uploader, file_blobs, manifest_blob
 from relay_client.event import EventSigner
 from relay_client.keys import SecretKey, local_key
 from relay_client.nip11 import fetch_relay_infos
@@ -34,7 +35,9 @@ from relay_client.relay_status import RelayReport
 _MANY = 50  # events from which a send rate is measured
 _FRAME = len('["EVENT",]')  # bytes around an event
 
-OnProgress = Callable[[int, int], None]  # bytes sent so far, total bytes
+OnProgress = Callable[[int, int], None]  # bytes sent so far, total bytes; the total is an estimate at first
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,14 +132,8 @@ class Publisher:
             servers=uploader.origins,
             blob_size=blob_size if uploader.origins else None,
         )
-        hashed = await hasher.hash(record.blob_size)
-        plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
-        if record.resumed:
-            await self._check_not_revoked(spec.name, record.version, plan.release_id)
-        blobs = local_blobs(plan.manifest, spec.files) if uploader.origins else []
+        plan, stored = await self._plan_and_upload(spec, await hasher.hash(record.blob_size), record, uploader)
         plan = plan if self.send_chunks else plan.without_chunks()
-        stored = sum(blob.size for blob in blobs)
-        await uploader.upload(blobs, lambda done: self.on_progress(done, stored + plan.size))
         self._check_stored(uploader)
         self.pool.apply_limits(infos, frame_size=_FRAME + max(event.size for event in plan.events))
         check_reached(self.pool, "no relay accepts events of this size")
@@ -217,7 +214,7 @@ class Publisher:
         record = self._history.preview(spec, hashed, hint=relays[0], servers=self.servers, blob_size=self._blob_size)
         hashed = await hasher.hash(record.blob_size)
         plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
-        blobs = local_blobs(plan.manifest, spec.files)
+        blobs = [*file_blobs(spec.files, hashed, record.blob_size), manifest_blob(plan.manifest)]
         plan = plan if self.send_chunks else plan.without_chunks()
         return make_dry_run(
             plan,
@@ -247,6 +244,37 @@ class Publisher:
         """Size of the pieces of large files, in bytes; None: no file is cut."""
         return BLOB_SIZE if self.servers else None
 
+    async def _plan_and_upload(
+        self, spec: ReleaseSpec, hashed: Sequence[HashedSource], record: PublishRecord, uploader: Uploader
+    ) -> tuple[Plan, int]:
+        """Plan the events while the files are uploaded, then upload the manifest.
+
+        Returns:
+            The plan, and the bytes that a server has now.
+        """
+        blobs = file_blobs(spec.files, hashed, record.blob_size) if uploader.origins else []
+        stored = sum(blob.size for blob in blobs)
+        encoded = sum(encoded_length(file.size) for file in spec.files) if self.send_chunks else 0  # to send later
+        await asyncio.to_thread(check_fits, spec, hashed, record)
+
+        async def plan_events() -> Plan:
+            return await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
+
+        async def upload() -> None:
+            await uploader.upload(blobs, lambda done: self.on_progress(done, stored + encoded))
+
+        if record.resumed:  # nothing of a revoked release is uploaded
+            plan = await plan_events()
+            await self._check_not_revoked(spec.name, record.version, plan.release_id)
+            await upload()
+        else:
+            plan = await _first_of(plan_events(), upload())
+        if not blobs:
+            return plan, 0
+        manifest = manifest_blob(plan.manifest)
+        await uploader.upload([manifest])
+        return plan, stored + manifest.size
+
     async def _check_servers(self, uploader: Uploader, hashed: Sequence[HashedSource], blob_size: int) -> None:
         """Leave out the servers that would not take the largest blob."""
         if self.servers:
@@ -261,3 +289,14 @@ class Publisher:
     async def _check_not_revoked(self, name: str, version: int, release_id: bytes) -> None:
         if await find_revocation(self.pool, self.key.pubkey, release_id, now=self.now()):
             raise CallerError(f"version {version} of {name} was these files, and is revoked: use --new-version")
+
+
+async def _first_of(main: Coroutine[Any, Any, _Result], other: Coroutine[Any, Any, None]) -> _Result:
+    """Run both at once and return the result of the first; raise what either raises."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            result = group.create_task(main)
+            group.create_task(other)
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return result.result()

@@ -6,6 +6,7 @@ server has is not sent again, so a rerun completes an interrupted upload.
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Self
 from distribution.chunking import CHUNK_SIZE
 from distribution.errors import CallerError
 from distribution.manifest import Blob, FileEntry, Manifest
-from distribution.source import SourceFile
+from distribution.source import HashedSource, SourceFile
 from relay_client.blossom.authorizer import Authorizer
 from relay_client.blossom.client import MAX_UPLOADS, BlossomClient
 from relay_client.blossom.response import MISSING
@@ -45,9 +46,14 @@ class LocalBlob:
     async def blocks(self) -> AsyncIterator[bytes]:
         """Yield its bytes; raises CallerError if they are not those that were hashed, and OSError."""
         digest, offset = hashlib.sha256(), 0
-        while offset < self.size:
-            block = await asyncio.to_thread(self.read, offset, min(_READ_BYTES, self.size - offset))
+
+        def read() -> bytes:
+            block = self.read(offset, min(_READ_BYTES, self.size - offset))
             digest.update(block)
+            return block
+
+        while offset < self.size:
+            block = await asyncio.to_thread(read)
             offset += len(block)
             if not block or (offset == self.size and digest.digest() != self.sha256):
                 raise CallerError("a file changed while it was being published")
@@ -65,15 +71,32 @@ class ServerReport:
     reason: str = ""  # why the server was left out; empty while it is in use
 
 
-def local_blobs(manifest: Manifest, sources: Sequence[SourceFile]) -> list[LocalBlob]:
-    """Return every blob of a release, each once: those of its files, and the manifest."""
-    files = {source.path: source for source in sources}
+def file_blobs(sources: Sequence[SourceFile], hashed: Sequence[HashedSource], blob_size: int | None) -> list[LocalBlob]:
+    """Return the blobs of files, each once.
 
-    def reader(entry: FileEntry, blob: Blob) -> ReadBlob:
-        source = files[entry.path]
-        return lambda start, size: source.read(blob.offset + start, min(size, blob.size - start))
+    Args:
+        sources: The files.
+        hashed: Their hashes, in the same order.
+        blob_size: Size of the pieces of large files, in bytes; None: no file is cut.
+    """
+    blobs: dict[bytes, LocalBlob] = {}
+    for source, file in zip(sources, hashed, strict=True):
+        offset = 0
+        for sha256, size in file.blobs(blob_size or source.size):
+            blobs[sha256] = LocalBlob(sha256=sha256, size=size, read=functools.partial(_read, source, offset, size))
+            offset += size
+    return list(blobs.values())
 
-    return readable_blobs(manifest, reader)[0]
+
+def manifest_blob(manifest: Manifest) -> LocalBlob:
+    """Return the blob of a manifest."""
+    encoded = manifest.encode()
+    digest = hashlib.sha256(encoded).digest()
+    return LocalBlob(sha256=digest, size=len(encoded), read=lambda start, size: encoded[start : start + size])
+
+
+def _read(source: SourceFile, offset: int, length: int, start: int, size: int) -> bytes:
+    return source.read(offset + start, min(size, length - start))
 
 
 def readable_blobs(
@@ -93,10 +116,7 @@ def readable_blobs(
                 blobs[blob.sha256] = LocalBlob(sha256=blob.sha256, size=blob.size, read=read)
             else:
                 missing += 1
-    encoded = manifest.encode()
-    digest = hashlib.sha256(encoded).digest()
-    blobs[digest] = LocalBlob(sha256=digest, size=len(encoded), read=lambda start, size: encoded[start : start + size])
-    return list(blobs.values()), missing
+    return [*blobs.values(), manifest_blob(manifest)], missing
 
 
 class Uploader:
@@ -156,11 +176,11 @@ class Uploader:
 
         await asyncio.gather(*map(ask, self._clients.values()))
 
-    async def upload(self, blobs: Sequence[LocalBlob], on_progress: Callable[[int], None]) -> None:
+    async def upload(self, blobs: Sequence[LocalBlob], on_progress: Callable[[int], None] = lambda _done: None) -> None:
         """Upload to every server the blobs that it lacks, and read a random chunk of each blob back.
 
         Args:
-            blobs: Every blob of the release.
+            blobs: Blobs of the release.
             on_progress: Called with the bytes that a server has by now, on average.
 
         Raises:

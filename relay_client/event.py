@@ -20,7 +20,9 @@ Tags = tuple[tuple[str, ...], ...]
 MAX_KIND = 65_535
 MAX_TIMESTAMP = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 
-_FIELDS = ("id", "pubkey", "created_at", "kind", "tags", "content", "sig")
+# Bytes of a signed event as JSON beyond those that its id hashes: names, "id" and "sig", less the 0 and a comma.
+_SIGNED_EXTRA = sum(len(f'"{name}":') for name in ("id", "pubkey", "created_at", "kind", "tags", "content", "sig"))
+_SIGNED_EXTRA += len('"",') + 64 + len('"",') + 128 - len("0,")
 
 
 class Signer(Protocol):
@@ -68,8 +70,9 @@ def first_tag_value(raw_event: Mapping[str, object], name: str) -> str | None:
     return None
 
 
-def _digest(pubkey: bytes, created_at: int, kind: int, tags: Tags, content: str) -> bytes:
-    return hashlib.sha256(_dump([0, pubkey.hex(), created_at, kind, tags, content])).digest()
+def _serialise(pubkey: bytes, created_at: int, kind: int, tags: Tags, content: str) -> bytes:
+    """Return the bytes that the id of an event hashes (NIP-01)."""
+    return _dump([0, pubkey.hex(), created_at, kind, tags, content])
 
 
 def _dump(fields: list[object]) -> bytes:
@@ -91,20 +94,23 @@ class EventDraft:
     def __post_init__(self) -> None:
         try:
             _check_fields(self.kind, self.created_at, self.tags, self.content)
-            _dump([self.tags, self.content])
+            _dump([self.tags, "" if self.content.isascii() else self.content])
         except InvalidEvent as error:
             raise CallerError(f"no event can be made of this: {error}") from None
 
     def id_for(self, pubkey: bytes) -> bytes:
         """Return the id this draft gets when the key `pubkey` (32 bytes) signs it (NIP-01)."""
-        return _digest(pubkey, self.created_at, self.kind, self.tags, self.content)
+        return self.identify(pubkey)[0]
 
     @property
     def signed_size(self) -> int:
         """Size in bytes of the signed event as JSON."""
-        fields: list[object] = [self.created_at, self.kind, self.tags, self.content]
-        names = sum(len(name) + 4 for name in _FIELDS) + 1  # "name":value, with braces for the first comma
-        return len(_dump(fields)) - len(fields) - 1 + names + sum(size + 2 for size in (64, 64, 128))
+        return self.identify(bytes(32))[1]
+
+    def identify(self, pubkey: bytes) -> tuple[bytes, int]:
+        """Return `id_for(pubkey)` and `signed_size`, which take one serialisation together."""
+        serialised = _serialise(pubkey, self.created_at, self.kind, self.tags, self.content)
+        return hashlib.sha256(serialised).digest(), len(serialised) + _SIGNED_EXTRA
 
     def sign(self, signer: Signer) -> "Event":
         """Sign the event. The signature is made here, so it is not verified again."""
@@ -140,7 +146,8 @@ class HashedEvent:
         if not (_is_bytes(self.id, 32) and _is_bytes(self.pubkey, 32) and _is_bytes(self.sig, 64)):
             raise InvalidEvent("id, pubkey or sig has a wrong size")
         _check_fields(self.kind, self.created_at, self.tags, self.content)
-        if _digest(self.pubkey, self.created_at, self.kind, self.tags, self.content) != self.id:
+        serialised = _serialise(self.pubkey, self.created_at, self.kind, self.tags, self.content)
+        if hashlib.sha256(serialised).digest() != self.id:
             raise InvalidEvent("the id is not the hash of the event")
 
     @classmethod

@@ -96,16 +96,6 @@ async def test_release_is_on_relays_and_servers(
     assert published.release.manifest_sha256.hex() in servers[0].blobs
 
 
-async def test_one_signature_serves_all_blobs_and_servers(
-    scripted: ScriptedRelay, servers: list[BlossomServer], tmp_path: Path, key: SecretKey
-) -> None:
-    published = await blossom_only(scripted, tmp_path, key, servers)
-    tokens = {asked.headers["authorization"] for each in servers for asked in each.asked if asked.method == "PUT"}
-    assert len(tokens) == 1
-    assert published.events == 3  # the manifest, the release and the head
-    assert chunk_events(scripted) == []
-
-
 async def test_blob_that_a_server_has_is_not_sent_again(
     scripted: ScriptedRelay, server: BlossomServer, tmp_path: Path, key: SecretKey
 ) -> None:
