@@ -15,6 +15,7 @@ from torch import Tensor
 from randygpt.errors import CallerError, InvalidModelFile
 from randygpt.model import text_blocks
 from randygpt.model.tokenizer import Tokenizer
+from randygpt.training.device import copy_to
 from randygpt.training.text import Text
 from randygpt.training.token_cache import tokenize
 
@@ -76,18 +77,20 @@ class Corpus:
         self._train = _Windows(tokens.ids[:border], first, block_size)
         self._validation = _Windows(tokens.ids[border:], second - border, block_size)
 
-    def batch(self, *, seed: int, iteration: int, batch_size: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    def batch(
+        self, *, seed: int, iteration: int, batch_size: int, part: slice = slice(None), device: str = "cpu"
+    ) -> tuple[Tensor, Tensor]:
         """Return the sequences `part` of a random training batch: inputs (B, T) and targets (B, T), one token later."""
         choices = np.random.default_rng([seed, iteration]).integers(0, self._train.count, size=batch_size)
-        return self._cut(self._train, choices[part])
+        return self._cut(self._train, choices[part], device)
 
     def validation(self, count: int) -> tuple[Tensor, Tensor]:
         """Return `count` fixed sequences spread over the validation text: inputs (N, T) and targets (N, T)."""
         choices = np.linspace(0, self._validation.count - 1, num=count).astype(np.int64)
-        return self._cut(self._validation, choices)
+        return self._cut(self._validation, choices, "cpu")
 
-    def _cut(self, windows: "_Windows", choices: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        both = torch.from_numpy(windows.cut(choices))
+    def _cut(self, windows: "_Windows", choices: npt.NDArray[np.int64], device: str) -> tuple[Tensor, Tensor]:
+        both = copy_to(device, torch.from_numpy(windows.cut(choices)))
         self._tokens.release_pages()
         return both[:, :-1], both[:, 1:]
 

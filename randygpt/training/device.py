@@ -5,6 +5,7 @@ import os
 import sys
 
 import torch
+from torch import Tensor
 
 from randygpt.errors import CallerError
 
@@ -31,6 +32,18 @@ def fastest_precision(device: str) -> str:
     known = device == "cpu" and hasattr(torch.cpu, "get_capabilities")
     capabilities = torch.cpu.get_capabilities() if known else {}
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "float32"
+
+
+def copy_to(device: str, tensor: Tensor) -> Tensor:
+    """Return a tensor of the CPU on a device; an accelerator copies it while the CPU works on.
+
+    CUDA does so only from pinned memory. On Apple's GPUs the call waits: torch does not say when the tensor may change.
+    """
+    if device == "cpu":
+        return tensor
+    if device.startswith("cuda"):
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device != "mps")
 
 
 def tune_malloc() -> None:

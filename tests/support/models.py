@@ -19,7 +19,7 @@ from randygpt.model.config import ModelConfig
 from randygpt.model.decoder import Decoder
 from randygpt.model.gpt import GPT
 from randygpt.model.tokenizer import CharTokenizer
-from randygpt.training import recipe, trainer
+from randygpt.training import iterations, recipe
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 80  # 3,600 characters: enough for a window of each part
 TOKENIZER = CharTokenizer.from_text(TEXT)
@@ -54,10 +54,10 @@ def has_weights(decoder: Decoder, weights: Array) -> bool:
     return np.array_equal(decoder.logits(ids), Decoder.from_flat(CONFIG, weights).logits(ids))
 
 
-def evaluate_every(monkeypatch: pytest.MonkeyPatch, iterations: int) -> None:
+def evaluate_every(monkeypatch: pytest.MonkeyPatch, interval: int) -> None:
     """Make runs of the classic recipe evaluate every so many iterations instead of 25."""
-    changed = {**recipe.RECIPES, recipe.CLASSIC: replace(recipe.RECIPES[recipe.CLASSIC], eval_every=iterations)}
-    monkeypatch.setattr(trainer, "RECIPES", changed)
+    changed = {**recipe.RECIPES, recipe.CLASSIC: replace(recipe.RECIPES[recipe.CLASSIC], eval_every=interval)}
+    monkeypatch.setattr(iterations, "RECIPES", changed)
 
 
 def endless() -> LanguageModel:

@@ -21,6 +21,7 @@ from randygpt.model.config import ModelConfig
 from randygpt.model.gpt import GPT
 from randygpt.training import trainer as trainer_module
 from randygpt.training.checkpointing import CheckpointWriter, Step
+from randygpt.training.compute import EVAL_SEQUENCES
 from randygpt.training.data import Corpus
 from randygpt.training.options import TrainOptions
 from randygpt.training.recipe import RECIPES, Recipe
@@ -142,7 +143,7 @@ def test_best_checkpoint_has_the_lowest_validation_loss(tmp_path: Path, monkeypa
     assert found.header.best_loss == pytest.approx(losses[best], abs=1e-5)
     assert inspect_checkpoint(tmp_path / "m.bin").header.best_loss == found.header.best_loss
     model = GPT(found.config, torch.from_numpy(read_checkpoint(found.path, found.config).weights)).eval()
-    inputs, targets = Corpus(TEXT, TOKENIZER, BLOCK).validation(trainer_module.EVAL_SEQUENCES)
+    inputs, targets = Corpus(TEXT, TOKENIZER, BLOCK).validation(EVAL_SEQUENCES)
     with torch.inference_mode():
         loss = functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
     assert loss.item() == pytest.approx(losses[best], abs=1e-5)
