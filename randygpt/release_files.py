@@ -70,8 +70,8 @@ def checkpoint_spec(  # noqa: PLR0913 (options by keyword)
 
 
 def is_validated(info: CheckpointInfo) -> bool:
-    """Return whether a validation loss of this run is known."""
-    return math.isfinite(info.header.best_loss)
+    """Return whether a validation loss of this run is known; a merge needs none."""
+    return math.isfinite(info.header.best_loss) or bool(info.sidecar and info.sidecar.merge)
 
 
 def _default_name(info: CheckpointInfo) -> str:
@@ -131,7 +131,10 @@ def _card(info: CheckpointInfo) -> dict[str, object]:
             training["bits_per_byte"] = round(bits, 6)
     if history := _history(info):
         training["history"] = history
-    return {"config": info.config.to_json(info.tokenizer.kind), "training": training}
+    card: dict[str, object] = {"config": info.config.to_json(info.tokenizer.kind), "training": training}
+    if info.sidecar and info.sidecar.merge:
+        card["merge"] = info.sidecar.merge.to_json()
+    return card
 
 
 def _history(info: CheckpointInfo) -> list[list[float]]:

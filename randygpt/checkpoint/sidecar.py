@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from randygpt.checkpoint.header import HEADER_SIZE, CheckpointHeader
+from randygpt.checkpoint.merge_record import MergeRecord
 from randygpt.checkpoint.origin import Origin
 from randygpt.checkpoint.release_folder import ReleaseFolder, release_of
 from randygpt.errors import InvalidModelFile
@@ -37,6 +38,7 @@ class Sidecar:
     training: Mapping[str, Any] = field(default_factory=dict)  # options and counters for an exact resume
     base: Origin | None = None  # the release that it was trained from; of a merge, what its inputs have in common
     merged: tuple[Origin, ...] = ()  # inputs of a merge
+    merge: MergeRecord | None = None  # how they were merged
     source: str = field(default="the sidecar", compare=False)  # file it was read from, for messages
 
     def __post_init__(self) -> None:
@@ -57,6 +59,8 @@ class Sidecar:
                 raise InvalidModelFile(f"the loss {name:.100} is neither a finite number nor null")
         if self.merged and (self.base is None or len({each.release for each in self.merged}) != len(self.merged)):
             raise InvalidModelFile("a merge needs a base and different inputs")
+        if self.merge and len(self.merge.weights) != len(self.merged):
+            raise InvalidModelFile("merge is not the record of a merge of these inputs")
 
     def training_value(self, name: str, default: Any, allowed: Container[Any] = COUNTS) -> Any:  # noqa: ANN401 (int or str)
         """Return an option or counter of the run that saved this; raise InvalidModelFile if it is not allowed."""
@@ -83,6 +87,8 @@ class Sidecar:
         origins: dict[str, object] = {"base": self.base.to_json()} if self.base else {}
         if self.merged:
             origins["merged"] = [each.to_json() for each in self.merged]
+        if self.merge:
+            origins["merge"] = self.merge.to_json()
         return {
             "name": self.name,
             "config": self.config.to_json(self.tokenizer.kind),
@@ -110,6 +116,7 @@ class Sidecar:
             training=raw.get("training", {}),
             base=None if base is None else Origin.from_json(base),
             merged=tuple(map(Origin.from_json, merged)),
+            merge=None if raw.get("merge") is None else MergeRecord.from_json(raw["merge"]),
         )
 
     def encode(self) -> bytes:

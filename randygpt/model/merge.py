@@ -79,7 +79,12 @@ class MergeRule:
         multiple = math.lcm(*(share.denominator for share in shares))
         whole = [int(share * multiple) for share in shares]
         divisor = math.gcd(*whole)
-        return cls(weights=tuple(each // divisor for each in whole), scale=_decimal(scale, "--scale"), robust=robust)
+        return cls(weights=tuple(each // divisor for each in whole), scale=parse_scale(scale), robust=robust)
+
+
+def parse_scale(text: str) -> Fraction:
+    """Return the scale that a text spells; raise CallerError if it is not a decimal number."""
+    return _decimal(text, "--scale")
 
 
 def _decimal(text: str, flag: str) -> Fraction:
