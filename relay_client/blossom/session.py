@@ -4,32 +4,15 @@ Does network I/O.
 """
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
 from relay_client.errors import TransportError
-from relay_client.hints import is_public
 from relay_client.proxy import find_proxy
+from relay_client.public_resolver import PublicResolver
 from relay_client.timeouts import Timeouts
 
 _BUFFER = 256 << 10  # bytes of a response that wait to be read
 _LONGEST_HEADER = 8_190
-
-
-class _PublicResolver(AbstractResolver):
-    """Resolution of host names to publicly routable addresses only. The connection goes to what was checked."""
-
-    def __init__(self) -> None:
-        self._resolver = ThreadedResolver()
-
-    async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
-        found = await self._resolver.resolve(host, port, family)  # type: ignore[arg-type]  # an address family
-        if not found or not all(is_public(address["host"]) for address in found):
-            raise TransportError(f"https://{host}: not a public address")
-        return found
-
-    async def close(self) -> None:
-        await self._resolver.close()
 
 
 class Sessions:
@@ -50,7 +33,7 @@ class Sessions:
             timeouts = self._timeouts
             self._open[only_public] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    resolver=_PublicResolver() if only_public else ThreadedResolver(), limit=0
+                    resolver=PublicResolver() if only_public else ThreadedResolver(), limit=0
                 ),
                 timeout=aiohttp.ClientTimeout(total=None, connect=timeouts.connect_s, sock_read=timeouts.answer_s),
                 headers={"Accept-Encoding": "identity", "User-Agent": "randygpt"},
