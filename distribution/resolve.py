@@ -1,8 +1,8 @@
 """Resolution of a model name that the user types, to an installed release or to a reference. Reads the store.
 
 A release is named by `current`, `previous`, its name, `name@version`, `alice/name` with a name from the trust list,
-`npub…/name`, a hex id or the first digits of an installed one, note, nevent, naddr, each also after `nostr:`, or a link
-that ends in one of them.
+`alice@example.com/name` with a name of the web that was looked up (`distribution.web_names`), `npub…/name`, a hex id or
+the first digits of an installed one, note, nevent, naddr, each also after `nostr:`, or a link that ends in one of them.
 """
 
 import re
@@ -16,6 +16,7 @@ from distribution.manifest import is_count, is_digest, is_name
 from distribution.store import Store
 from distribution.trust_list import TrustList
 from relay_client.errors import InvalidReference, quote
+from relay_client.nip05 import Nip05Address
 from relay_client.nip19 import AddressReference, EventReference, encode_npub, parse_reference, strip_scheme
 
 _ID_PREFIX = re.compile("[0-9a-f]{4,64}", re.IGNORECASE)
@@ -23,6 +24,7 @@ _REFERENCE = re.compile(
     "https?://.*|(nostr:)?((note|nevent|naddr|nsec)1.*|npub1[^/]*(/.*)?|[0-9a-f]{64}(/.*)?)", re.IGNORECASE
 )
 _REFS = ("current", "previous")
+_FILE_SUFFIX = ".bin"  # a path to a checkpoint is no name of the web
 _VERSIONED = re.compile("(.+)@([1-9][0-9]{0,9})")
 
 
@@ -53,7 +55,7 @@ def resolve_installed(store: Store, trusted: TrustList, text: str) -> InstalledR
     """
     if found := find_installed(store, trusted, text):
         return found
-    if _remote(store, trusted, text, author=None):
+    if _remote(store, trusted, text, author=None) or split_web_name(split_version(text)[0], trusted):
         raise NotInstalled(f"{quote(text)} is not installed; install it with randygpt fetch")
     raise CallerError(_unknown(text, "no file and no installed release: {}; see randygpt list"))
 
@@ -65,7 +67,7 @@ def find_installed(store: Store, trusted: TrustList, text: str) -> InstalledRele
         CallerError: Several releases match, or the reference is not valid, or no release is current or previous.
         StoreError: The store is damaged.
     """
-    words, version = _split_version(text)
+    words, version = split_version(text)
     if words in _REFS:
         return _by_ref(store, words)
     installed = [release for release in store.releases() if version in {None, release.version}]
@@ -108,7 +110,7 @@ def resolve_name(store: Store, trusted: TrustList, text: str) -> AddressReferenc
         CallerError: `text` names one version only, or nothing.
         StoreError: The store is damaged.
     """
-    if _split_version(text)[1]:
+    if split_version(text)[1]:
         raise CallerError(f"{quote(text)} never changes: follow the name without a version")
     reference = resolve_reference(store, trusted, text)
     if isinstance(reference, AddressReference):
@@ -121,7 +123,7 @@ def resolve_name(store: Store, trusted: TrustList, text: str) -> AddressReferenc
 
 def _remote(store: Store, trusted: TrustList, text: str, *, author: bytes | None) -> Reference | None:
     """Return the reference to look for on relays, None if `text` makes sense only for what is installed."""
-    words, version = _split_version(text)
+    words, version = split_version(text)
     if words in _REFS:
         return None
     reference = _parse(words, trusted)
@@ -138,10 +140,25 @@ def _parse(text: str, trusted: TrustList) -> EventReference | AddressReference |
     author = next((key for key, known in trusted.names.items() if name and known == who), None)
     if author:
         return AddressReference(author=author, name=name)
+    if found := split_web_name(text, trusted):
+        known = trusted.addresses.get(str(found[0]))
+        return AddressReference(author=known, name=found[1]) if known else None
     return parse_reference(text) if _REFERENCE.fullmatch(text.strip()) else None
 
 
-def _split_version(text: str) -> tuple[str, int | None]:
+def split_web_name(text: str, trusted: TrustList) -> tuple[Nip05Address, str] | None:
+    """Split `alice@example.com/name` or `example.com/name` (NIP-05); None for what is no such name, or a petname."""
+    who, _, name = text.partition("/")
+    if "." not in who or not is_name(name) or name.endswith(_FILE_SUFFIX) or who in trusted.names.values():
+        return None
+    try:
+        return Nip05Address.parse(who), name
+    except CallerError:
+        return None
+
+
+def split_version(text: str) -> tuple[str, int | None]:
+    """Split a typed name into the name, without `nostr:`, and the version after `@`, None without one."""
     text = strip_scheme(text)
     found = _VERSIONED.fullmatch(text)
     return (found[1], int(found[2])) if found else (text, None)
@@ -181,7 +198,10 @@ def _only_author(releases: Sequence[InstalledRelease], text: str) -> bytes | Non
 
 def _unknown(text: str, otherwise: str) -> str:
     """Return why a text names no release: the author is not known, or `otherwise`."""
-    who, slash, name = _split_version(text)[0].partition("/")
+    words = split_version(text)[0]
+    if found := split_web_name(words, TrustList()):
+        return f"the key of {found[0]} is not known yet; look it up with randygpt fetch {quote(words)}"
+    who, slash, name = words.partition("/")
     if slash and who and is_name(name):
         return (
             f"no file {quote(text)}, and no author {quote(who)} on your trust list "

@@ -1,6 +1,7 @@
-"""Trusted authors and the names that the user gave them. Owns state/trust.json.
+"""Trusted authors, the names that the user gave them, and the keys that names of the web had. Owns state/trust.json.
 
-{"policy": "explicit" or "allowlist", "authors": {"<public key in hex>": "<name>"}}
+{"policy": "explicit" or "allowlist", "authors": {"<public key in hex>": "<name>"},
+"addresses": {"alice@example.com": "<public key in hex>"}}
 """
 
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ class TrustList:
 
     mode: Mode = "explicit"
     names: Mapping[bytes, str] = field(default_factory=dict)  # x-only public key, 32
+    addresses: Mapping[str, bytes] = field(default_factory=dict)  # NIP-05, to the key that it named first
 
     @property
     def policy(self) -> TrustPolicy:
@@ -72,6 +74,19 @@ class TrustStore:
             del content["authors"][author.hex()]
         return author
 
+    async def remember(self, address: str, pubkey: bytes) -> None:
+        """Keep the key that a name of the web (NIP-05) has, unless one is kept already; raises StoreError, OSError."""
+        async with self._file.changing() as content:
+            self._decode(content)
+            content.setdefault("addresses", {}).setdefault(address, pubkey.hex())
+
+    async def forget(self, address: str) -> None:
+        """Forget the key that a name of the web had; raises CallerError if none is kept."""
+        async with self._file.changing() as content:
+            if address not in self._decode(content).addresses:
+                raise CallerError(f"no key is remembered for {quote(address)}")
+            del content["addresses"][address]
+
     async def set_mode(self, mode: Mode) -> None:
         """Set the policy; raises StoreError and OSError."""
         async with self._file.changing() as content:
@@ -80,13 +95,15 @@ class TrustStore:
 
     def _decode(self, content: Mapping[str, Any]) -> TrustList:
         mode, authors = content.get("policy", MODES[0]), content.get("authors", {})
-        if mode not in MODES or not isinstance(authors, dict):
+        addresses = content.get("addresses", {})
+        if mode not in MODES or not isinstance(authors, dict) or not isinstance(addresses, dict):
             raise self._file.damaged("unknown policy, or no authors")
         try:
             names = {decode_pubkey(key): str(name) for key, name in authors.items()}
+            keys = {address: decode_pubkey(str(key)) for address, key in addresses.items()}
         except InvalidKey as error:
             raise self._file.damaged(error) from None
-        return TrustList(mode=mode, names=names)
+        return TrustList(mode=mode, names=names, addresses=keys)
 
 
 def _pubkey(who: str) -> bytes | None:

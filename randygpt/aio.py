@@ -31,6 +31,7 @@ from randygpt.sharing import (
     Publication,
     fetch_release,
     follow_target,
+    look_up_name,
     make_follower,
     no_progress,
     published_references,
@@ -228,7 +229,8 @@ async def follow(
     """
     with translate_os_errors():
         user = _home(home)
-        target = follow_target(user, name, relays=_urls(relays))
+        spelled = await look_up_name(user, name, on_note=log.info)
+        target = follow_target(user, spelled, relays=_urls(relays))
     installs: asyncio.Queue[Fetched | None] = asyncio.Queue()
 
     def on_update(update: Update) -> None:

@@ -27,6 +27,7 @@ from distribution.state_file import StateFile
 from distribution.store import Store
 from distribution.trust import TrustPolicy
 from distribution.trust_list import TrustList, TrustStore
+from distribution.web_names import spell_out
 from randygpt.checkpoint.header import WEIGHTS_MAGIC
 from randygpt.errors import CallerError, InvalidRelease, TransportError
 from randygpt.user import signing_key
@@ -149,7 +150,7 @@ class FetchOptions:
     follow_servers: bool = True  # ask servers that the author names too
     max_size: int = MAX_SIZE  # bytes; a larger release is refused
     weights_only: bool = False  # leave the optimizer state out: the installed checkpoint is then an RGPT0002 file
-    on_warning: Callable[[str], None] = lambda _text: None  # called with each announcement that does not count
+    on_warning: Callable[[str], None] = lambda _text: None  # told of what does not count, and of keys of web names
 
     @property
     def weights(self) -> HeaderRewrite | None:
@@ -178,7 +179,8 @@ async def fetch_release(
         CallerError: `reference` names nothing, or no relay is given.
         PeerError, TransportError, StorageError, OSError: as `Fetcher.fetch`.
     """
-    async with _open_fetcher(home, reference, options, on_progress=on_progress) as (fetcher, parsed):
+    opened = _open_fetcher(home, reference, options, remember=True, on_progress=on_progress)
+    async with opened as (fetcher, parsed):
         return await fetcher.fetch(parsed, activate=activate, weights=options.weights)
 
 
@@ -207,11 +209,12 @@ async def _open_fetcher(
     options: FetchOptions,
     *,
     policy: TrustPolicy | None = None,
+    remember: bool = False,
     on_progress: OnProgress = no_progress,
 ) -> AsyncIterator[tuple[Fetcher, Reference]]:
     """Open the relays for a reference, or the file, and yield a fetcher with the reference.
 
-    `policy` is for what is not the user's.
+    `policy` is for what is not the user's; `remember`: keep the key of a name of the web.
     """
     store, trusted = Store(home.folder), TrustStore(home.folder).read()
     policy = policy or trusted.policy
@@ -220,7 +223,8 @@ async def _open_fetcher(
         if options.events:
             source, parsed = options.events, await _resolve_in_file(store, trusted, options.events, reference, policy)
         else:
-            parsed = resolve_reference(store, trusted, reference or "")
+            reference = await look_up_name(home, reference or "", remember=remember, on_note=options.on_warning)
+            parsed = resolve_reference(store, trusted, reference)
             has_own_hints = not options.relays and not home.relays() and usable_hints(parsed.relays, known=())
             urls = [] if has_own_hints else home.resolve_relays(options.relays, hints=parsed.relays)
             signer = signing_key.signer(home)
@@ -238,6 +242,15 @@ async def _open_fetcher(
             follow_servers=options.follow_servers,
         )
         yield fetcher, parsed
+
+
+async def look_up_name(home: Home, text: str, *, remember: bool = True, on_note: Callable[[str], None]) -> str:
+    """Return a typed name of a model with the key of its author, if it has a name of the web (NIP-05).
+
+    Raises what `distribution.web_names.find_author` raises.
+    """
+    store = TrustStore(home.folder)
+    return await spell_out(text, store, remember=remember, on_note=on_note)
 
 
 async def _resolve_in_file(

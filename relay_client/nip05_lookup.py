@@ -21,15 +21,19 @@ _OK, _NOT_FOUND = 200, 404
 _REDIRECTS = range(300, 400)
 
 
-async def look_up(address: Nip05Address) -> Nip05Key | None:
+async def look_up(address: Nip05Address, *, timeout_s: float = LOOKUP_S) -> Nip05Key | None:
     """Ask a domain for the key of a name; None if it names none.
+
+    Args:
+        address: The name.
+        timeout_s: Seconds for all of it.
 
     Raises:
         InvalidResponse: The answer is a redirect, too large, or not as NIP-05 says.
         TransportError: The domain cannot be reached in time, is not at a public address, or fails.
     """
     try:
-        async with asyncio.timeout(LOOKUP_S):
+        async with asyncio.timeout(timeout_s):
             raw_answer = await _read(address)
     except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
         raise TransportError(f"{address}: https://{address.domain}: {describe_error(error)}") from None

@@ -65,11 +65,13 @@ def follow(
     Each new version becomes the current release. Older versions are refused, even after a restart. A release chosen
     with `use` stays until a newer version appears; a pinned release stays.
     """
-    from randygpt.sharing import follow_target, make_follower
+    from randygpt.sharing import follow_target, look_up_name, make_follower
 
     home, limit = Home.from_environment(), parse_size(max_size)
     store, trusted = installed.open_store(home)
-    target = follow_target(home, name, relays=relay, notify_only=notify_only)
+    note = (lambda _text: None) if quiet else print_stderr
+    spelled = asyncio.run(look_up_name(home, name, on_note=note))
+    target = follow_target(home, spelled, relays=relay, notify_only=notify_only)
     report = _Report(trusted, command, as_json=as_json, quiet=quiet)
     with byte_progress("fetching", shown=not (as_json or quiet)) as on_progress:
         follower = make_follower(

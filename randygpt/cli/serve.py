@@ -234,7 +234,7 @@ async def _following(follower: "Follower | None") -> AsyncIterator[None]:
 def _follower(home: Home, store: "Store", name: str, relay: list[str] | None, max_size: int) -> "Follower":
     """Return the follower to run with the server, which logs its events; raises CallerError and NotTrusted."""
     from distribution.follow import Installed, Skipped, VersionRevoked
-    from randygpt.sharing import follow_target, make_follower
+    from randygpt.sharing import follow_target, look_up_name, make_follower
 
     _, trusted = open_store(home)
 
@@ -249,7 +249,8 @@ def _follower(home: Home, store: "Store", name: str, relay: list[str] | None, ma
             case _:
                 log.warning("follow: %s", update.error)
 
-    target = follow_target(home, name, relays=relay)
+    spelled = asyncio.run(look_up_name(home, name, on_note=log.info))
+    target = follow_target(home, spelled, relays=relay)
     log.info("following %s on %s", name, ", ".join(target.urls))
     return make_follower(home, store, target, max_size=max_size, on_update=tell)
 

@@ -73,19 +73,38 @@ def remove(
     emit(as_json, {"npub": npub}, f"removed {npub} from the list")
 
 
+@app.command("forget", epilog="Example: randygpt trust forget alice@example.com")
+def forget(
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="Name of the web, such as alice@example.com.")],
+    as_json: Json = False,
+    _quiet: Quiet = False,
+) -> None:
+    """Forget the key of a name of the web (NIP-05).
+
+    The next `fetch` by that name accepts another key.
+    """
+    from relay_client.nip05 import Nip05Address
+
+    known = str(Nip05Address.parse(address))
+    asyncio.run(_book().forget(known))
+    emit(as_json, {"address": known}, f"forgot the key of {known}")
+
+
 @app.command("list", epilog="Example: randygpt trust list")
 def list_(as_json: Json = False, quiet: Quiet = False) -> None:
-    """Print the trusted authors."""
+    """Print the trusted authors, and the keys of names of the web that you fetched from."""
     from relay_client.nip19 import encode_npub
 
     trusted = _book().read()
     authors = sorted((name, encode_npub(key)) for key, name in trusted.names.items())
     if not quiet and not as_json:
         print_stderr(f"policy {trusted.mode}: {_POLICIES[trusted.mode]}")
-    if authors or as_json:
+    addresses = {address: encode_npub(key) for address, key in sorted(trusted.addresses.items())}
+    if authors or addresses or as_json:
         entries = [{"npub": npub, "name": name} for name, npub in authors]
-        text = "\n".join(f"{name}  {npub}" for name, npub in authors)
-        emit(as_json, {"policy": trusted.mode, "authors": entries}, text)
+        known = [f"{address}  {npub}  (name of the web, not trusted by itself)" for address, npub in addresses.items()]
+        text = "\n".join([f"{name}  {npub}" for name, npub in authors] + known)
+        emit(as_json, {"policy": trusted.mode, "authors": entries, "addresses": addresses}, text)
 
 
 @app.command("policy", epilog="Example: randygpt trust policy allowlist")

@@ -4,17 +4,11 @@ The public network is replaced below the code under test: its names and addresse
 """
 
 import asyncio
-import datetime as dt
-import socket
-import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from support.public_network import PRIVATE, PUBLIC, lead_to, server_context
 from support.releases import checkpoint_bytes, clock, publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay
 from websockets.asyncio.server import serve
@@ -30,62 +24,18 @@ from relay_client.keys import SecretKey
 from relay_client.nip19 import AddressReference, EventReference
 from relay_client.pool import Pool
 
-NAME, PUBLIC = "relay.example", "8.8.8.8"
-INSIDE, PRIVATE = "inside.example", "127.0.0.1"
+NAME, INSIDE = "relay.example", "inside.example"
 HINT = f"wss://{NAME}"
 GIVE_UP_S = 60  # a test that waits this long has failed
-
-
-def certificate(folder: Path) -> Path:
-    """A file with a key and a certificate for both names."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME), x509.DNSName(INSIDE)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "relay.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
-    return path
 
 
 @pytest.fixture
 async def hinted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ScriptedRelay]:
     """A relay that answers at HINT, on the default port."""
-    pem = certificate(tmp_path)
-    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
+    context = server_context(tmp_path, [NAME, INSIDE], monkeypatch)
     relay = ScriptedRelay(url=HINT)
     async with serve(relay.handle, "127.0.0.1", 0, ssl=context, compression=None) as server:
-        local = next(iter(server.sockets)).getsockname()
-        resolve = socket.getaddrinfo
-
-        def getaddrinfo(host: str, port: int, *rest: int, **named: int) -> object:
-            if host in {NAME, INSIDE}:
-                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC if host == NAME else PRIVATE, port))]
-            return resolve(host, port, *rest, **named)
-
-        loop = type(asyncio.get_running_loop())
-        sock_connect = loop.sock_connect
-
-        async def connect(self: asyncio.AbstractEventLoop, sock: socket.socket, address: tuple[str, int]) -> None:
-            await sock_connect(self, sock, local if address[1] == 443 else address)
-
-        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-        monkeypatch.setattr(loop, "sock_connect", connect)
+        lead_to(monkeypatch, {NAME: PUBLIC, INSIDE: PRIVATE}, next(iter(server.sockets)).getsockname())
         yield relay
 
 
