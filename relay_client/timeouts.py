@@ -17,6 +17,10 @@ class Timeouts:
     straggler_s: float = 15.0  # for other relays, once one of them gave an answer that each of them owes
     straggler_event_s: float = 0.5  # at most added to that for each event requested, while they arrive
     count_s: float = 5.0  # for the count of some events (NIP-45)
+    sign_s: float = 60.0  # for a remote signer, whose user may have to approve
+    sign_repeat_s: float = 15.0  # until a request is sent again that the signer has not answered
+    sign_notice_s: float = 1.0  # until the user is told what is waited for
+    pair_s: float = 300.0  # for a remote signer to scan our address
     relay_info_s: float = 3.0  # for a NIP-11 document
     retry_first_s: float = 0.5  # bound of the first wait before reconnecting; doubles up to `retry_longest_s`
     retry_longest_s: float = 60.0
