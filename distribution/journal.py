@@ -2,7 +2,8 @@
 
 A publish is identified by author, name and file hashes. The journal records what its event ids depend on and nothing
 else: version, time, expiry, card, tags, relay hint, servers, and the sizes of blobs and manifest events. With them a
-rerun creates the same drafts byte for byte, hence the same ids. Receipts of relays are separate, in state/receipts.
+rerun creates the same drafts byte for byte, hence the same ids. If a throw-away key signed the chunks, their signatures
+are recorded in its place. Receipts of relays are separate, in state/receipts.
 """
 
 import contextlib
@@ -17,17 +18,18 @@ from typing import Any, Self
 
 import orjson
 
+from distribution.chunk_signatures import ChunkSignatures
 from distribution.chunking import CHUNK_SIZE
 from distribution.errors import StoreError
 from distribution.event_tags import find_further_fault
 from distribution.events import MAX_VERSION
-from distribution.manifest import is_count
+from distribution.manifest import is_count, is_digest
 from distribution.receipts import Receipts
 from distribution.state_file import newer_state
 from relay_client import durable
 from relay_client.event import MAX_TIMESTAMP, Tags
 
-JOURNAL_VERSION = 3
+JOURNAL_VERSION = 4
 PART_SIZE = 29_952  # bytes of a manifest event: small enough for a remote signer (NIP-46)
 
 _SCHEMA = """
@@ -44,7 +46,12 @@ CREATE TABLE IF NOT EXISTS publishes (
     servers TEXT NOT NULL DEFAULT '[]',
     part_size INTEGER NOT NULL DEFAULT 46080,
     tags TEXT NOT NULL DEFAULT '[]',
+    chunk_author BLOB,          -- null: the author
     PRIMARY KEY (author, name, version)
+) STRICT;
+CREATE TABLE IF NOT EXISTS chunk_signatures (
+    chunk_author BLOB PRIMARY KEY,
+    signatures BLOB NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS rates (
     relay TEXT PRIMARY KEY,
@@ -57,8 +64,9 @@ _ADDED = {  # columns that older journals lack
     "servers": "TEXT NOT NULL DEFAULT '[]'",
     "part_size": f"INTEGER NOT NULL DEFAULT {CHUNK_SIZE}",
     "tags": "TEXT NOT NULL DEFAULT '[]'",
+    "chunk_author": "BLOB",
 }
-_COLUMNS = "version, created_at, card, hint, expires, blob_size, servers, part_size, tags"
+_COLUMNS = "version, created_at, card, hint, expires, blob_size, servers, part_size, tags, chunk_author"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +86,7 @@ class PublishRecord:
     servers: tuple[str, ...] = ()  # Blossom servers in the tags of the release
     part_size: int = PART_SIZE  # bytes of a manifest event
     tags: Tags = ()  # further tags of the release
+    chunk_author: bytes | None = None  # x-only public key that signed the chunks; None: the author's
     resumed: bool  # whether an earlier run recorded it
 
     def __post_init__(self) -> None:
@@ -85,6 +94,8 @@ class PublishRecord:
             raise StoreError(f"a publish in the journal has version {self.version} and time {self.created_at}")
         if self.expires is not None and not is_count(self.expires, MAX_TIMESTAMP):
             raise StoreError(f"a publish in the journal expires at {self.expires}")
+        if self.chunk_author is not None and not is_digest(self.chunk_author):
+            raise StoreError("a publish in the journal has a chunk_author that is not 32 bytes")
         if fault := find_further_fault(self.tags):
             raise StoreError(f"a publish in the journal has unusable tags: {fault}")
 
@@ -96,7 +107,7 @@ def contents_digest(files: list[tuple[str, bytes]]) -> bytes:
 
 def _record(row: Sequence[Any]) -> PublishRecord:
     """Return the publish in a row of `_COLUMNS`."""
-    version, created_at, card, hint, expires, blob_size, servers, part_size, tags = row
+    version, created_at, card, hint, expires, blob_size, servers, part_size, tags, chunk_author = row
     return PublishRecord(
         version=version,
         created_at=created_at,
@@ -107,6 +118,7 @@ def _record(row: Sequence[Any]) -> PublishRecord:
         servers=tuple(orjson.loads(servers)),
         part_size=part_size,
         tags=tuple(tuple(tag) for tag in orjson.loads(tags)),
+        chunk_author=chunk_author,
         resumed=True,
     )
 
@@ -191,14 +203,21 @@ class Journal:
         blob_size: int | None = None,
         servers: tuple[str, ...] = (),
         tags: Tags = (),
+        chunk_signatures: ChunkSignatures | None = None,
     ) -> PublishRecord:
         """Record a new publish durably, with a version above `above` and above every recorded one."""
-        with self._translated():
+        chunk_author = chunk_signatures.pubkey if chunk_signatures else None
+        with self._translated(), self._transaction():
+            if chunk_signatures:
+                self._database.execute(
+                    "INSERT INTO chunk_signatures VALUES (?, ?)", (chunk_author, chunk_signatures.encode())
+                )
             row = self._database.execute(
                 "INSERT INTO publishes (author, name, contents, created_at, card, hint, expires, blob_size, servers,"
-                " part_size, tags, version)"
-                " SELECT ?1, ?2, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 1 + max(?3, (SELECT coalesce(max(version), 0)"
-                " FROM publishes WHERE author = ?1 AND name = ?2)) RETURNING version",
+                " part_size, tags, chunk_author, version)"
+                " SELECT ?1, ?2, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,"
+                " 1 + max(?3, (SELECT coalesce(max(version), 0) FROM publishes WHERE author = ?1 AND name = ?2))"
+                " RETURNING version",
                 (
                     author,
                     name,
@@ -212,6 +231,7 @@ class Journal:
                     orjson.dumps(servers).decode(),
                     PART_SIZE,
                     orjson.dumps(tags).decode(),
+                    chunk_author,
                 ),
             ).fetchone()
         return PublishRecord(
@@ -223,8 +243,19 @@ class Journal:
             blob_size=blob_size,
             servers=servers,
             tags=tags,
+            chunk_author=chunk_author,
             resumed=False,
         )
+
+    def chunk_signatures(self, chunk_author: bytes) -> ChunkSignatures:
+        """Return the signatures that were recorded for the chunks of a publish."""
+        with self._translated():
+            row = self._database.execute(
+                "SELECT signatures FROM chunk_signatures WHERE chunk_author = ?", (chunk_author,)
+            ).fetchone()
+        if row is None:
+            raise StoreError(f"{self._path}: lacks the signatures of a release's chunks; use --new-version")
+        return ChunkSignatures.decode(chunk_author, row[0])
 
     def publishes(self, author: bytes) -> list[tuple[str, PublishRecord]]:
         """Return the name and the record of every publish of an author, oldest first."""
@@ -254,6 +285,16 @@ class Journal:
         """Record how many events per second a relay accepted."""
         with self._translated():
             self._database.execute("INSERT OR REPLACE INTO rates VALUES (?, ?)", (relay, events_per_s))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

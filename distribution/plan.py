@@ -5,9 +5,10 @@ An event is drafted once to compute its id, and again when it is signed and sent
 
 import functools
 import hashlib
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from distribution.chunk_signatures import ChunkSignatures
 from distribution.chunking import CHUNK_SIZE, spans
 from distribution.errors import CallerError
 from distribution.events import MAX_MANIFEST_CHUNKS, chunk_draft, release_draft
@@ -110,7 +111,7 @@ def make_plan(spec: ReleaseSpec, hashed: Sequence[HashedSource], record: Publish
         spec: What to publish.
         hashed: Hashes of `spec.files`, in the same order.
         record: Version, time, card, tags, hint and expiry from the journal.
-        author: X-only public key, 32 bytes.
+        author: X-only public key, 32 bytes. The record may name another for the chunks.
 
     Raises:
         CallerError: A file changed since it was hashed, or the files or the card are too large for a release.
@@ -118,15 +119,16 @@ def make_plan(spec: ReleaseSpec, hashed: Sequence[HashedSource], record: Publish
     """
     events: dict[bytes, PlannedEvent] = {}  # by id: equal chunks are one event
 
-    def plan(draft: Callable[[], EventDraft], made: EventDraft | None = None) -> bytes:
-        event_id, size = (made or draft()).identify(author)
+    def plan(draft: Callable[[], EventDraft], made: EventDraft | None = None, *, signed_by: bytes = author) -> bytes:
+        event_id, size = (made or draft()).identify(signed_by)
         events.setdefault(event_id, PlannedEvent(draft=draft, id=event_id, size=size))
         return event_id
 
     check_fits(spec, hashed, record)
-    files = tuple(_plan_file(*pair, record, plan) for pair in zip(spec.files, hashed, strict=True))
+    plan_chunk = functools.partial(plan, signed_by=record.chunk_author or author)
+    files = tuple(_plan_file(*pair, record, plan_chunk) for pair in zip(spec.files, hashed, strict=True))
     blob_size = record.blob_size if any(file.pieces for file in files) else None
-    chunks, manifest = len(events), Manifest(files=files, blob_size=blob_size)
+    chunks, manifest = len(events), Manifest(files=files, blob_size=blob_size, chunk_author=record.chunk_author)
     encoded = manifest.encode()
     manifest_ids = [plan(functools.partial(_draft_data, part, record)) for part in _manifest_parts(encoded, record)]
     plan(functools.partial(_draft_release, spec, encoded, manifest_ids, record))
@@ -140,7 +142,7 @@ def check_fits(spec: ReleaseSpec, hashed: Sequence[HashedSource], record: Publis
         chunks = sum(1 for _ in spans([segment.size for segment in file.segments]))
         files.append(file.entry(bytes(64 * chunks)))  # as long as the ids and hashes that it will name
     size = sum(file.size for file in files)
-    encoded = Manifest(files=tuple(files), blob_size=record.blob_size).encode()
+    encoded = Manifest(files=tuple(files), blob_size=record.blob_size, chunk_author=record.chunk_author).encode()
     parts = _manifest_parts(encoded, record)
     if len(parts) > MAX_MANIFEST_CHUNKS:
         raise CallerError(f"too large to publish: {size:,} bytes")
@@ -171,6 +173,22 @@ def _draft_release(
         servers=record.servers,
         tags=record.tags,
     )
+
+
+def sign_chunks(files: Iterable[SourceFile], record: PublishRecord, key: Signer) -> ChunkSignatures:
+    """Read the files, and sign the events of all their chunks; raises OSError.
+
+    Args:
+        files: Files to publish.
+        record: Time and expiry of the publish. Its version does not matter, and may be unknown yet.
+        key: Throw-away key.
+    """
+    drafts = (
+        _draft_chunk(file, offset, size, record)
+        for file in files
+        for offset, size in spans([length for _, length in file.segments])
+    )
+    return ChunkSignatures.make(key, (draft.id_for(key.pubkey) for draft in drafts))
 
 
 def _plan_file(

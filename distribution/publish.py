@@ -26,7 +26,7 @@ from distribution.release_spec import ReleaseSpec
 from distribution.revocation import find_revocation
 from distribution.source import BLOB_SIZE, FileHasher, HashedSource
 from distribution.upload import ServerReport, Uploader, file_blobs, manifest_blob
-from relay_client.event import EventSigner
+from relay_client.event import EventSigner, Signer
 from relay_client.keys import SecretKey, local_key
 from relay_client.nip11 import fetch_relay_infos
 from relay_client.pool import Pool
@@ -61,7 +61,9 @@ class Publisher:
     Args:
         pool: Open pool of relays to publish to.
         journal: Journal of earlier publishes.
-        key: Signs as the author; a remote signer cannot sign the chunks of files.
+        key: Signs as the author.
+        chunk_key: Throw-away key that signs the chunks of a new publish; None: the author does, with a local key. A
+            publish that is continued keeps the signatures of its own.
         now: Clock, in seconds since 1970.
         copies: Relays that each chunk goes to; None: all.
         check: Ignore the receipts of earlier runs, and ask the relays for every event.
@@ -78,6 +80,7 @@ class Publisher:
     journal: Journal
     key: EventSigner
     now: Callable[[], int]
+    chunk_key: SecretKey | None = None
     copies: int | None = None
     check: bool = False
     servers: Sequence[str] = ()
@@ -90,8 +93,8 @@ class Publisher:
             raise CallerError(f"copies must be above 0, not {self.copies}")
         if not self.send_chunks and not self.servers:
             raise CallerError("without chunks on relays, the files need a Blossom server: pass --server")
-        if self.send_chunks:
-            _ = self._chunk_key
+        if self.send_chunks and self.chunk_key is None and local_key(self.key) is None:
+            raise CallerError("a remote signer cannot sign the chunks of files: use --chunk-key throwaway")
 
     async def publish(self, spec: ReleaseSpec) -> Published:
         """Publish a release, and point its name at it.
@@ -124,13 +127,14 @@ class Publisher:
         blob_size = earlier.blob_size if earlier else self._blob_size
         hashed = await hasher.hash(blob_size)
         await self._check_servers(uploader, hashed, blob_size or BLOB_SIZE)
-        record = self._history.begin(
+        record = await self._history.begin(
             spec,
             hashed,
             writer.counting,
             hint=self.pool.urls[0],
             servers=uploader.origins,
             blob_size=blob_size if uploader.origins else None,
+            chunk_key=self.chunk_key,
         )
         plan, stored = await self._plan_and_upload(spec, await hasher.hash(record.blob_size), record, uploader)
         plan = plan if self.send_chunks else plan.without_chunks()
@@ -141,7 +145,7 @@ class Publisher:
             sender = ReleaseSender(
                 pool=self.pool,
                 key=self.key,
-                chunk_key=self._chunk_key if plan.chunks else None,
+                chunk_key=self._chunk_signer(spec.name, record) if plan.chunks else None,
                 now=self.now,
                 plan=plan,
                 receipts=receipts,
@@ -180,7 +184,8 @@ class Publisher:
             OSError: A file cannot be read or written.
         """
         hasher = FileHasher(spec.files)
-        record = self._history.begin(spec, await hasher.hash(None), hint=next(iter(self.pool.reports), ""))
+        hint = next(iter(self.pool.reports), "")
+        record = await self._history.begin(spec, await hasher.hash(None), hint=hint, chunk_key=self.chunk_key)
         hashed = await hasher.hash(record.blob_size)
         plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
         created_at = head_time(self._history.records(spec.name), record.version)
@@ -191,7 +196,7 @@ class Publisher:
             release, hint=record.hint, created_at=created_at, expires=record.expires, servers=record.servers
         )
         last = [*announced, await self.key.sign_event(draft)]
-        size = await asyncio.to_thread(writer.write_plan, plan, self._chunk_key, last)
+        size = await asyncio.to_thread(writer.write_plan, plan, self._chunk_signer(spec.name, record), last)
         return Published(
             release=release,
             manifest=plan.manifest,
@@ -211,7 +216,14 @@ class Publisher:
         """
         hasher, relays = FileHasher(spec.files), list(self.pool.reports)
         hashed = await hasher.hash(self._blob_size)
-        record = self._history.preview(spec, hashed, hint=relays[0], servers=self.servers, blob_size=self._blob_size)
+        record = self._history.preview(
+            spec,
+            hashed,
+            hint=relays[0],
+            servers=self.servers,
+            blob_size=self._blob_size,
+            chunk_author=self.chunk_key.pubkey if self.chunk_key else None,
+        )
         hashed = await hasher.hash(record.blob_size)
         plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
         blobs = [*file_blobs(spec.files, hashed, record.blob_size), manifest_blob(plan.manifest)]
@@ -228,16 +240,19 @@ class Publisher:
         )
 
     @property
-    def _chunk_key(self) -> SecretKey:
-        """Key that signs the chunks of files."""
-        key = local_key(self.key)
-        if key is None:
-            raise CallerError("a remote signer cannot sign the chunks of files: send them to servers only")
-        return key
-
-    @property
     def _history(self) -> PublishHistory:
         return PublishHistory(journal=self.journal, author=self.key.pubkey, now=self.now)
+
+    def _chunk_signer(self, name: str, record: PublishRecord) -> Signer:
+        """Return the signer of the chunks: the author, or the recorded signatures of a throw-away key."""
+        if record.chunk_author:
+            return self.journal.chunk_signatures(record.chunk_author)
+        if key := local_key(self.key):
+            return key
+        raise CallerError(
+            f"version {record.version} of {name} was these files, with chunks signed by a local key; a remote signer"
+            " cannot sign them: use that key, or --new-version"
+        )
 
     @property
     def _blob_size(self) -> int | None:

@@ -3,6 +3,7 @@
 Disk I/O through the journal.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,10 @@ from distribution.errors import CallerError
 from distribution.event_tags import MAX_FUTURE_S, public_servers
 from distribution.events import MAX_VERSION, Head
 from distribution.journal import Journal, PublishRecord, contents_digest
+from distribution.plan import sign_chunks
 from distribution.release_spec import ReleaseSpec
 from distribution.source import HashedSource
+from relay_client.keys import SecretKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +42,7 @@ class PublishHistory:
             )
         return record
 
-    def begin(
+    async def begin(
         self,
         spec: ReleaseSpec,
         hashed: Sequence[HashedSource],
@@ -48,6 +51,7 @@ class PublishHistory:
         hint: str,
         servers: Sequence[str] = (),
         blob_size: int | None = None,
+        chunk_key: SecretKey | None = None,
     ) -> PublishRecord:
         """Return the record of these files, or record a new publish of them.
 
@@ -58,23 +62,29 @@ class PublishHistory:
             hint: URL of a relay, for the tags of the release.
             servers: Origins of the Blossom servers that get the files; the tags name public ones only.
             blob_size: Size of the pieces of large files, in bytes; None: no file is cut.
+            chunk_key: Throw-away key that signs the chunks of a new publish; None: the author does.
 
         Raises:
             CallerError: The recorded version has expired, or no version can follow.
+            OSError: A file cannot be read.
         """
         highest = self._highest(spec.name, heads)
-        return self.find(spec, hashed) or self.journal.begin(
+        if record := self.find(spec, hashed):
+            return record
+        new = self._new(spec, highest, hint=hint, servers=public_servers(servers), blob_size=blob_size)
+        return self.journal.begin(
             self.author,
             spec.name,
             _digest(hashed),
             above=highest,
-            created_at=self.now(),
-            card=spec.card,
-            hint=hint,
-            expires=self._expiry(spec),
-            blob_size=blob_size,
-            servers=public_servers(servers),
-            tags=spec.tags_at(self.now()),
+            created_at=new.created_at,
+            card=new.card,
+            hint=new.hint,
+            expires=new.expires,
+            blob_size=new.blob_size,
+            servers=new.servers,
+            tags=new.tags,
+            chunk_signatures=await asyncio.to_thread(sign_chunks, spec.files, new, chunk_key) if chunk_key else None,
         )
 
     def preview(
@@ -85,23 +95,45 @@ class PublishHistory:
         hint: str,
         servers: Sequence[str],
         blob_size: int | None,
+        chunk_author: bytes | None,
     ) -> PublishRecord:
         """Return what `begin` would, as far as it is known without relays; records nothing."""
-        return self.find(spec, hashed) or PublishRecord(
-            version=1 + self._highest(spec.name, ()),
-            created_at=self.now(),
-            card=spec.card,
+        return self.find(spec, hashed) or self._new(
+            spec,
+            self._highest(spec.name, ()),
             hint=hint,
-            expires=self._expiry(spec),
-            blob_size=blob_size,
             servers=tuple(servers),
-            tags=spec.tags_at(self.now()),
-            resumed=False,
+            blob_size=blob_size,
+            chunk_author=chunk_author,
         )
 
     def records(self, name: str) -> list[PublishRecord]:
         """Return the records of a name, oldest first."""
         return [record for other, record in self.journal.publishes(self.author) if other == name]
+
+    def _new(
+        self,
+        spec: ReleaseSpec,
+        highest: int,
+        *,
+        hint: str,
+        servers: tuple[str, ...],
+        blob_size: int | None,
+        chunk_author: bytes | None = None,
+    ) -> PublishRecord:
+        now = self.now()
+        return PublishRecord(
+            version=highest + 1,
+            created_at=now,
+            card=spec.card,
+            hint=hint,
+            expires=None if spec.expires_in_s is None else now + spec.expires_in_s,
+            blob_size=blob_size,
+            servers=servers,
+            tags=spec.tags_at(now),
+            chunk_author=chunk_author,
+            resumed=False,
+        )
 
     def _highest(self, name: str, heads: Iterable[Head]) -> int:
         """Return the highest version of a name so far; raise CallerError if none can follow it."""
@@ -110,9 +142,6 @@ class PublishHistory:
         if highest >= MAX_VERSION:
             raise CallerError(f"{name} has reached the last version, {MAX_VERSION}: use another name")
         return highest
-
-    def _expiry(self, spec: ReleaseSpec) -> int | None:
-        return None if spec.expires_in_s is None else self.now() + spec.expires_in_s
 
 
 def _digest(hashed: Sequence[HashedSource]) -> bytes:

@@ -17,6 +17,7 @@ from relay_client.filter import Filter
 from relay_client.pool import Pool
 
 _SAMPLE = 8  # chunks to ask a relay for before its receipts are believed
+_NOT_ADMITTED = ("blocked:", "restricted:")  # prefixes of NIP-01
 _SIGNED_KEPT = 32  # signed events cached for the other relays, 2 MB
 
 
@@ -86,7 +87,7 @@ class ReleaseSender:
             if unplaced := len(allocation.unplaced):
                 reasons = self.pool.failure_summary()
                 failure = f"no relay accepted {unplaced:,} of {len(plan.events):,} events"
-                raise NotPublished(f"{failure}: {reasons}{clock_advice(reasons)}")
+                raise NotPublished(f"{failure}: {reasons}{clock_advice(reasons)}{self._chunk_key_advice(reasons)}")
             check_reached(self.pool, "no relay accepted the whole release")
             if not await check.run(self.pool, allocation):
                 continue
@@ -99,6 +100,16 @@ class ReleaseSender:
         numbers = range(self.plan.chunks, len(self.plan.events))
         lacking = [number for number in numbers if any(number not in held.get(url, ()) for url in self.pool.urls)]
         return {number: await self.plan.events[number].sign_by(self.key) for number in lacking}
+
+    def _chunk_key_advice(self, reasons: str) -> str:
+        """Return advice for relays that refuse unknown keys; empty if they did not, or if no such key signed."""
+        is_unknown = self.chunk_key is not None and self.chunk_key.pubkey != self.key.pubkey
+        if not is_unknown or not any(prefix in reasons for prefix in _NOT_ADMITTED):
+            return ""
+        return (
+            "; a throw-away key signed the chunks: for relays that admit listed keys only, publish with"
+            " --new-version --chunk-key author, or to a Blossom server with --no-relay-chunks"
+        )
 
     async def _stored(self) -> dict[str, set[int]]:
         """Return the numbers of the events that each relay has, from its receipts or else from a query.

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from distribution.chunk_signatures import make_chunk_key
 from distribution.download import OnProgress
 from distribution.dry_run import DryRun
 from distribution.event_file import EventFile
@@ -33,7 +34,7 @@ from randygpt.errors import CallerError, InvalidRelease, TransportError
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 from relay_client.hints import usable_hints
-from relay_client.keys import SecretKey
+from relay_client.keys import SecretKey, local_key
 from relay_client.pool import Pool
 from relay_client.relay_status import RelayReport
 
@@ -60,6 +61,7 @@ class Publication:
     servers: Sequence[str] = ()  # Blossom servers that the files go to
     send_chunks: bool = True  # send the files to relays too
     nip94: bool = False  # describe files on servers for other programs
+    throwaway_chunk_key: bool | None = None  # let a throw-away key sign the chunks; None: if the author's is remote
 
     def __post_init__(self) -> None:
         if self.nip94 and not self.servers:
@@ -76,13 +78,14 @@ class Publication:
     async def dry_run(self) -> DryRun:
         """Return what `publish` would send; connects to no relay, and records nothing."""
         with Journal(self.home.journal_path) as journal:
-            return await self._publisher(Pool(self.relays), journal).dry_run(self.spec)
+            return await self._publisher(Pool(self.relays), journal, self._chunk_key()).dry_run(self.spec)
 
     async def publish(self, on_progress: OnProgress = no_progress) -> Published:
         """Sign the release and send it; raises what `Publisher.publish` raises."""
         with Journal(self.home.journal_path) as journal:
-            async with Pool(self.relays, signer=self.key) as pool:
-                return await self._publisher(pool, journal, on_progress).publish(self.spec)
+            chunk_key = self._chunk_key()
+            async with Pool(self.relays, signer=local_key(self.key) or chunk_key) as pool:
+                return await self._publisher(pool, journal, chunk_key, on_progress).publish(self.spec)
 
     async def write(self, file: BinaryIO, on_progress: OnProgress = no_progress) -> Published:
         """Sign the release and write its events to a file; the first relay is named in them, and none is needed.
@@ -90,9 +93,15 @@ class Publication:
         Raises what `Publisher.write` raises.
         """
         with Journal(self.home.journal_path) as journal:
-            return await self._publisher(Pool(self.relays), journal, on_progress).write(self.spec, file)
+            publisher = self._publisher(Pool(self.relays), journal, self._chunk_key(), on_progress)
+            return await publisher.write(self.spec, file)
 
-    def _publisher(self, pool: Pool, journal: Journal, on_progress: OnProgress = no_progress) -> Publisher:
+    def _chunk_key(self) -> SecretKey | None:
+        return make_chunk_key(self.key, throwaway=self.throwaway_chunk_key)
+
+    def _publisher(
+        self, pool: Pool, journal: Journal, chunk_key: SecretKey | None, on_progress: OnProgress = no_progress
+    ) -> Publisher:
         return Publisher(
             pool=pool,
             journal=journal,
@@ -103,6 +112,7 @@ class Publication:
             servers=self.servers,
             send_chunks=self.send_chunks,
             nip94=self.nip94,
+            chunk_key=chunk_key,
             on_progress=on_progress,
         )
 

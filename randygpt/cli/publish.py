@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -77,6 +77,14 @@ def publish(
     ] = None,
     key_file: KeyFile = None,
     password_file: PasswordFile = None,
+    chunk_key: Annotated[
+        Literal["author", "throwaway"] | None,
+        typer.Option(
+            metavar="KEY",
+            help="Key that signs the chunks: author, or throwaway (a new one, which is not stored); default: author, "
+            "or throwaway with a remote signer.",
+        ),
+    ] = None,
     preset: ModelPreset = None,
     vocab: ModelVocab = None,
     license_: Annotated[
@@ -161,6 +169,7 @@ def publish(
             servers=[] if out else servers,
             send_chunks=relay_chunks or out is not None,
             nip94=nip94,
+            throwaway_chunk_key=None if chunk_key is None else chunk_key == "throwaway",
         )
         if out is not None:
             with (
@@ -176,9 +185,10 @@ def publish(
         confirm(publication, info, yes=yes, quiet=quiet or as_json)
         with byte_progress("publishing", shown=not (as_json or quiet)) as on_progress:
             published = asyncio.run(publication.publish(on_progress))
-    if published.resumed and (extra or tag or expires) and not quiet:
+    if published.resumed and (extra or tag or expires or chunk_key) and not quiet:
         print_stderr(
-            "already published: --license, --about, --tag and --expires are ignored; to change them, use --new-version"
+            "already published: --license, --about, --tag, --expires and --chunk-key are ignored; to change them, "
+            "use --new-version"
         )
     references = published_references(published, copies=copies)
     report(published, references, as_json=as_json, quiet=quiet)

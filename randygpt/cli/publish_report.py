@@ -44,6 +44,7 @@ def report_written(written: "Published", out: Path, *, as_json: bool, quiet: boo
         "events": written.events,
         "bytes": written.bytes,
         "out": str(out),
+        **_chunk_author(written),
     }
     text = "\n".join(
         [
@@ -84,6 +85,7 @@ def report(published: "Published", references: "References", *, as_json: bool, q
             | ({"reason": report.reason} if report.reason else {})
             for origin, report in published.servers.items()
         },
+        **_chunk_author(published),
     }
     if described := published.file_events:
         result["file_events"] = {"ids": [each.hex() for each in described.ids], "relays": dict(described.relays)}
@@ -113,6 +115,12 @@ def report_qr(references: "References") -> None:
     uri = f"nostr:{references.naddr}".upper()
     if not print_qr(uri):
         print_stderr(f"no QR code (--qr): it needs a terminal with UTF-8 and enough columns; the code would be {uri}")
+
+
+def _chunk_author(published: "Published") -> dict[str, str]:
+    """Return the public key that signed the chunks, for JSON; nothing if the author did."""
+    author = published.manifest.chunk_author
+    return {"chunk_author": author.hex()} if author else {}
 
 
 def _print_notes(published: "Published", references: "References") -> None:

@@ -76,6 +76,7 @@ async def publish(  # noqa: PLR0913 (whatever a test may want to vary)
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
     servers: Sequence[str] = (),
     send_chunks: bool = True,
+    chunk_key: SecretKey | None = None,
 ) -> Published:
     with Journal(home / "state" / "journal.sqlite") as journal:
         async with Pool(urls, signer=key, timeouts=timeouts) as pool:
@@ -88,6 +89,7 @@ async def publish(  # noqa: PLR0913 (whatever a test may want to vary)
                 check=check,
                 servers=servers,
                 send_chunks=send_chunks,
+                chunk_key=chunk_key,
             )
             spec = ReleaseSpec(
                 files=tuple(files),

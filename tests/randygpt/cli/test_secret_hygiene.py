@@ -1,6 +1,8 @@
 """A key that is planted, and looked for wherever a process may leave it: it is in its file, and nowhere else."""
 
 import base64
+import json
+import logging
 import os
 import signal
 import socket
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 from support.command import TIMEOUT_S, background, environment, invoke
 from support.models import write_tiny
+from support.scripted_relay import ScriptedRelay
 
 from randygpt import sharing
 from randygpt.cli.main import run
@@ -85,6 +88,28 @@ def test_output_traffic_and_files_have_no_secret(home: Path, tmp_path: Path, fre
     assert sum(path.stat().st_size for path in files(data)) > 10_000
     assert not shows_the_secret(*(each.stdout + each.stderr for each in done))
     assert [path for path in files(home, data) if shows_the_secret(path.read_bytes())] == [home / "keys/nsec"]
+
+
+def test_throwaway_key_leaves_no_trace(
+    author: Path, threaded_relay: ScriptedRelay, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(SecretKey, "generate", lambda: KEY)
+    caplog.set_level(logging.DEBUG)
+    words = ("publish", "checkpoint_best.bin", "--chunk-key", "throwaway", "--relay", threaded_relay.url)
+    threaded_relay.accept = lambda _event: (len(threaded_relay.received) < 3, "blocked: enough")
+    failed = invoke(author, *words)
+    threaded_relay.accept = lambda _event: (True, "")
+    done = invoke(author, *words, "--json")
+    assert (failed.returncode, done.returncode) == (4, 0), done.stderr
+    assert json.loads(done.stdout)["chunk_author"] == KEY.pubkey.hex()
+    assert not shows_the_secret(failed.stderr, done.stdout, done.stderr, caplog.text, str(threaded_relay.events))
+    assert not any(shows_the_secret(path.read_bytes()) for path in files(author))
+    monkeypatch.setattr(sharing, "Pool", None)  # a bug in the middle of a publish
+    with pytest.raises(TypeError) as caught:
+        invoke(author, *words, "--new-version")
+    report = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    assert "chunk_key = SecretKey(***)" in report
+    assert not shows_the_secret(report)
 
 
 def way_of(source: str, home: Path) -> tuple[list[str], dict[str, str]]:
