@@ -7,6 +7,8 @@ from randygpt.errors import InvalidModelFile
 from randygpt.model.config import ModelConfig
 
 _MAX_TEXT = 200  # characters
+_LOSSES = ("best_loss", "val_loss", "bits_per_byte")
+_MAX_LOSS = 1e6  # no model has a larger one
 
 
 def one_line(text: object) -> str:
@@ -24,6 +26,27 @@ def loss_text(value: object) -> str:
 def bits_text(value: object) -> str:
     """Return bits per byte of the validation text as text; empty if it is no number."""
     return f"{value:.3f} (validation text)" if isinstance(value, float) else ""
+
+
+def claimed_losses(card: Mapping[str, object]) -> dict[str, float]:
+    """Return the losses that a card claims: `val_loss`, else `best_loss`, and `bits_per_byte`; numbers only."""
+    training = card.get("training")
+    values = training if isinstance(training, dict) else {}
+    found = {name: float(value) for name, value in values.items() if name in _LOSSES and _is_number(value)}
+    if "val_loss" in found:
+        found.pop("best_loss", None)
+    return dict(sorted(found.items()))
+
+
+def losses_text(card: Mapping[str, object]) -> str:
+    """Return the losses that a card claims on one line; empty if it claims none."""
+    labels = {"best_loss": "loss {:.4f}", "val_loss": "loss {:.4f}", "bits_per_byte": "{:.3f} bits/byte"}
+    found = claimed_losses(card)
+    return ", ".join(label.format(found[name]) for name, label in labels.items() if name in found)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_LOSS
 
 
 def shape_text(config: ModelConfig) -> str:

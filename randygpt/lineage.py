@@ -1,0 +1,58 @@
+"""Ancestry and forks of models, with the user's home, relays and trust list. Does network and disk I/O."""
+
+import time
+from collections.abc import Iterable, Sequence
+
+from distribution.ancestors import Lineage
+from distribution.ancestry import Known
+from distribution.events import Release
+from distribution.store import Store
+from distribution.trace import TraceLimits, Tracer
+from randygpt.errors import TransportError
+from randygpt.user import signing_key
+from randygpt.user.home import Home
+from relay_client.hints import usable_hints
+from relay_client.pool import Pool
+
+
+async def trace_ancestry(
+    home: Home,
+    start: Release | None,
+    lineage: Lineage,
+    *,
+    limits: TraceLimits,
+    relays: Sequence[str] | None = None,
+) -> tuple[Known, str]:
+    """Return what is known of a model's ancestry, and why relays could not be asked; empty if they were.
+
+    Args:
+        home: Where the store, the list of relays and the key for relays that authenticate (NIP-42) are.
+        start: The release whose ancestry it is; None for a local file.
+        lineage: What the release or the file was made from.
+        limits: How far to go.
+        relays: Where to look; by default the user's relays, or those that the model names if the user has none.
+
+    Raises:
+        CallerError: A relay's address is wrong.
+        StoreError: The store is damaged.
+    """
+    store, now = Store(home.folder), int(time.time())
+    hints = [*(start.hints if start else ()), *(each.hint for _, each in lineage.ancestors)]
+    pool = _pool(home, relays, hints)
+    reason = "no relays are configured: only installed releases are known (randygpt relays add URL)"
+    if pool and lineage.ancestors:
+        try:
+            async with pool:
+                return await Tracer(store=store, pool=pool, now=now, limits=limits).trace(start, lineage), ""
+        except TransportError as error:
+            reason = str(error)
+    return await Tracer(store=store, pool=None, now=now, limits=limits).trace(start, lineage), reason
+
+
+def _pool(home: Home, relays: Sequence[str] | None, raw_hints: Iterable[str]) -> Pool | None:
+    """Return a pool of the named relays, else of the user's, else of the hints; None if there are none."""
+    hints = [hint for hint in raw_hints if hint]
+    urls = home.resolve_relays(relays) if relays or home.relays() else []
+    if not urls and not usable_hints(hints, known=()):
+        return None
+    return Pool(urls, signer=signing_key.signer(home), hints=hints, wait_for_all=False)
