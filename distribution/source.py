@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -56,24 +57,20 @@ class SourceFile:
             CallerError: The segments are not the whole file.
             OSError: The file cannot be read.
         """
-        whole, segments, pieces, offset = hashlib.sha256(), [], bytearray(), 0
-        for name, length in self.segments:
-            is_all = length == self.size  # then its hash is the file's
-            part, start, end = hashlib.sha256(), offset, offset + length
-            piece, border = hashlib.sha256(), min(end, start + (blob_size or length))
-            while offset < end and (block := self.read(offset, min(border - offset, _READ_BYTES))):
-                whole.update(block)
-                if not is_all:
-                    part.update(block)
-                if blob_size:
-                    piece.update(block)
-                offset += len(block)
-                if blob_size and offset == border:
-                    pieces += piece.digest()
-                    piece, border = hashlib.sha256(), min(end, border + blob_size)
-            segments.append(Segment(name=name, size=length, sha256=(whole if is_all else part).digest()))
-            if offset < end:
-                raise CallerError(f"{self.path}: shorter than its segments")
+        lengths = [length for _, length in self.segments]
+        whole, segments, offset = hashlib.sha256(), [], 0
+        pieces = _SpanHashes([size for _, size in spans(lengths, blob_size)] if blob_size else [])
+        with ThreadPoolExecutor(1) as pool:  # pieces are hashed on another core
+            for name, length in self.segments:
+                part = whole if offset == 0 else hashlib.sha256()  # the first segment begins with the file
+                for block in self._blocks(offset, length):
+                    hashing = pool.submit(pieces.update, block)
+                    whole.update(block)
+                    if part is not whole:
+                        part.update(block)
+                    hashing.result()
+                segments.append(Segment(name=name, size=length, sha256=part.digest()))
+                offset += length
         if not self.is_part and self.read(offset, 1):
             raise CallerError(f"{self.path}: longer than its segments")
         return HashedSource(
@@ -81,8 +78,41 @@ class SourceFile:
             role=self.role,
             sha256=whole.digest(),
             segments=tuple(segments),
-            pieces=bytes(pieces) if blob_size else None,
+            pieces=b"".join(pieces.digests) if blob_size else None,
         )
+
+    def _blocks(self, offset: int, length: int) -> Iterator[bytes]:
+        end = offset + length
+        while offset < end:
+            if not (block := self.read(offset, min(end - offset, _READ_BYTES))):
+                raise CallerError(f"{self.path}: shorter than its segments")
+            offset += len(block)
+            yield block
+
+
+class _SpanHashes:
+    """SHA-256 of consecutive spans of a file, which is read once.
+
+    Args:
+        sizes: Sizes of the spans, in bytes.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.digests: list[bytes] = []  # of the spans that are complete
+        self._sizes = iter(sizes)
+        self._left = next(self._sizes, 0)
+        self._hash = hashlib.sha256()
+
+    def update(self, block: bytes) -> None:
+        """Hash the next bytes of the file; those after the last span are ignored."""
+        view = memoryview(block)
+        while view and self._left:
+            part, view = view[: self._left], view[self._left :]
+            self._hash.update(part)
+            self._left -= len(part)
+            if not self._left:
+                self.digests.append(self._hash.digest())
+                self._hash, self._left = hashlib.sha256(), next(self._sizes, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
