@@ -43,7 +43,7 @@ def merge(
         ),
     ] = None,
     weights: Annotated[
-        str, typer.Option(metavar="W1,W2,...", help="Share of each model, in the order of the models; default: equal.")
+        str, typer.Option(metavar="NUMBERS", help="Share of each model, such as 2,1,1; default: equal shares.")
     ] = "",
     scale: Annotated[
         str, typer.Option(metavar="X", help="Go X times the averaged change away from the base, up to 4.")

@@ -35,14 +35,19 @@ def obtain(home: Home, which: str, relay: list[str] | None, *, shown: bool) -> "
     return MergeSource.read(found.path, found.release)
 
 
-def obtain_release(home: Home, release_id: bytes, relay: list[str] | None, *, shown: bool) -> "MergeSource":
-    """Return the release with this id; fetch its weights if it is not installed. Raise what `obtain` raises."""
+def obtain_release(
+    home: Home, release_id: bytes, relay: list[str] | None, *, shown: bool, reference: str = ""
+) -> "MergeSource":
+    """Return the release with this id; fetch its weights if it is not installed. Raise what `obtain` raises.
+
+    `reference` is how to fetch it, by default the id.
+    """
     from randygpt.merging import MergeSource
 
     store, _ = installed.open_store(home)
     if release := store.release(release_id):
         return MergeSource.read(release.file("checkpoint").local_path, release)
-    return _fetch(home, release_id.hex(), relay, shown=shown)
+    return _fetch(home, reference or release_id.hex(), relay, shown=shown)
 
 
 def _fetch(home: Home, which: str, relay: list[str] | None, *, shown: bool) -> "MergeSource":

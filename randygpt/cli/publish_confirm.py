@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from randygpt.cli.output import ask, format_size, is_confirmed, print_stderr
@@ -77,10 +78,9 @@ def _describe(publication: "Publication", info: "CheckpointInfo") -> str:
     from distribution.ancestors import parse_lineage
     from distribution.events import SHORT_ID
     from randygpt.cli.installed import short_npub
-    from randygpt.release_files import is_validated
 
     losses = dict(info.sidecar.losses) if info.sidecar else {}
-    facts = [f"validation {info.header.best_loss:.4f}" if is_validated(info) else "no validation loss"]
+    facts = [f"validation {info.header.best_loss:.4f}" if isfinite(info.header.best_loss) else "no validation loss"]
     if (train := losses.get("train")) is not None:
         facts.append(f"training {train:.4f}")
     files = publication.spec.files

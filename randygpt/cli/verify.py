@@ -34,6 +34,10 @@ def verify(
     remote: Annotated[
         bool, typer.Option("--remote", help="Ask relays and servers how much of the release they have.")
     ] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Fetch what the release was merged from, merge again, and compare.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --merge: fetch without asking.")] = False,
     relay: Relays = None,
     server: Servers = None,
     no_servers: NoServers = False,
@@ -42,7 +46,8 @@ def verify(
 ) -> None:
     """Check installed releases against their signed hashes.
 
-    With --remote, check which relays and Blossom servers still have a release.
+    With --remote, check which relays and Blossom servers still have a release. With --merge, check that it is the merge
+    that its author claims.
     """
     from distribution.errors import CallerError, StoreError
 
@@ -51,9 +56,18 @@ def verify(
     if which:
         model = find_model(which)
         if not model.release:
+            if merge:
+                raise CallerError(f"--merge checks a release, and {model.path} is a file: publish or fetch it first")
             _verify_file(model.path, as_json=as_json)
             return
         releases = [model.release]
+    if merge:
+        if not which or remote:
+            raise CallerError("--merge checks a single release, and not with --remote: name a RELEASE")
+        from randygpt.cli.verify_merge import verify_merge
+
+        verify_merge(Home.from_environment(), releases[0], relay, yes=yes, as_json=as_json, quiet=quiet)
+        return
     if remote:
         if not which:
             raise CallerError("--remote checks a single release: name a RELEASE")
