@@ -34,6 +34,7 @@ CHUNK_KIND = 1064  # registered as NIP-95 blob data
 RELEASE_KIND = 4181  # regular: a release never changes
 HEAD_KIND = 34181  # addressable: the latest release of a name
 PROTOCOL = "1"
+TOPIC = "randygpt"  # tag t of every release, by which it is found
 
 MAX_VERSION = 2**31 - 1
 MAX_MANIFEST_CHUNKS = 64
@@ -279,7 +280,7 @@ def release_draft(  # noqa: PLR0913 (a release has this many facts)
         ("x", hashlib.sha256(manifest).hexdigest()),
         *(("e", event_id.hex(), hint) for event_id in manifest_ids),
         *server_tags(servers),
-        ("t", "randygpt"),
+        ("t", TOPIC),
         ("t", "ai-model"),
         *tags,
         ("alt", f"Language model {name}, version {version}: fetch it with randygpt"),

@@ -15,9 +15,16 @@ from distribution.installed import InstalledRelease
 from distribution.manifest import is_count, is_digest, is_name
 from distribution.store import Store
 from distribution.trust_list import TrustList
-from relay_client.errors import InvalidReference, quote
+from relay_client.errors import InvalidKey, InvalidReference, quote
 from relay_client.nip05 import Nip05Address
-from relay_client.nip19 import AddressReference, EventReference, encode_npub, parse_reference, strip_scheme
+from relay_client.nip19 import (
+    AddressReference,
+    EventReference,
+    decode_pubkey,
+    encode_npub,
+    parse_reference,
+    strip_scheme,
+)
 
 _ID_PREFIX = re.compile("[0-9a-f]{4,64}", re.IGNORECASE)
 _REFERENCE = re.compile(
@@ -119,6 +126,25 @@ def resolve_name(store: Store, trusted: TrustList, text: str) -> AddressReferenc
     if installed is None:
         raise CallerError("a release never changes: follow a name, such as npub…/name")
     return AddressReference(author=installed.author, name=installed.name, relays=reference.relays)
+
+
+def resolve_author(trusted: TrustList, text: str) -> bytes:
+    """Return the public key of an author: npub, 64 hex digits, or a name on the trust list; raises CallerError."""
+    if author := next((key for key, name in trusted.names.items() if name == text), None):
+        return author
+    try:
+        return decode_pubkey(text.strip())
+    except InvalidKey:
+        raise InvalidReference(f"no author {quote(text)}: expected an npub, or a name on your trust list") from None
+
+
+def author_alone(text: str) -> bytes | None:
+    """Return the author if a text is nothing but an npub, with or without `nostr:`; None for anything else."""
+    npub = strip_scheme(text)
+    try:
+        return decode_pubkey(npub) if npub.lower().startswith("npub1") else None
+    except InvalidKey:
+        return None
 
 
 def _remote(store: Store, trusted: TrustList, text: str, *, author: bytes | None) -> Reference | None:

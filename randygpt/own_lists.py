@@ -1,4 +1,4 @@
-"""Lists that the user's key has on relays for all nostr programs: write relays (NIP-65), Blossom servers (BUD-03).
+"""Lists that the user's key has on relays for all nostr programs: write relays, Blossom servers, followed authors.
 
 Does network I/O.
 """
@@ -14,6 +14,7 @@ from relay_client.event import Event, EventSigner, latest_event
 from relay_client.event_source import Answer
 from relay_client.filter import Filter
 from relay_client.keys import local_key
+from relay_client.nip02 import FOLLOW_LIST_KIND, followed_authors
 from relay_client.nip65 import RELAY_LIST_KIND, write_relays
 from relay_client.pool import Pool
 from relay_client.relay_status import RelayReport
@@ -94,6 +95,21 @@ async def publish_servers(
             raise NotPublished(f"no relay has the list: {pool.failure_summary()}")
         added = len(event.tags) - len(latest.tags if latest else ())
         return PublishedList(servers=listed_servers(event), added=added, relays=pool.reports)
+
+
+async def query_followed(pool: Pool, author: bytes) -> list[bytes]:
+    """Return the authors in the newest follow list of a key (NIP-02, kind 3) that relays of an open pool have.
+
+    Args:
+        pool: Relays to ask, without waiting for slow ones.
+        author: X-only public key, 32 bytes.
+    """
+    wanted = Filter(authors=(author,), kinds=(FOLLOW_LIST_KIND,), limit=1)
+
+    def read(answers: Iterable[Answer]) -> list[bytes]:
+        return followed_authors(_events(answers), author=author)
+
+    return read(await pool.query_soon(wanted, enough=lambda found: bool(read(found)), late=[], may_fail=True))
 
 
 async def _query_list(

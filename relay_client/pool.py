@@ -86,16 +86,17 @@ class Pool(PoolConnections):
         await self.stream(filters, lambda url, raw_event: answers.append((url, raw_event)))
         return answers
 
-    async def stream(self, wanted: Mapping[str, Filter], on_event: OnRelayEvent) -> None:
+    async def stream(self, wanted: Mapping[str, Filter], on_event: OnRelayEvent, *, may_fail: bool = False) -> None:
         """Query relays as `query` does, and keep no event.
 
         Args:
             wanted: Filter for each relay.
             on_event: Called with (relay, unverified event); returns True to end the query of that relay.
+            may_fail: Keep using a relay that refuses this query.
         """
 
         async def ask(url: str, one: Filter) -> None:
-            await self._query(url, one, lambda raw_event: on_event(url, raw_event))
+            await self._query(url, one, lambda raw_event: on_event(url, raw_event), is_late=lambda: may_fail)
 
         await self._ask_each({url: ask(url, one) for url, one in wanted.items() if url in self.urls})
 

@@ -41,6 +41,27 @@ def parse_size(text: str) -> int:
     return int(found[1]) << 10 * " KMGT".index(found[2] or " ")
 
 
+_SECONDS = {"h": 3_600, "d": 86_400, "w": 7 * 86_400}
+_COUNTS = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000}
+
+
+def parse_duration(text: str) -> int:
+    """Return the seconds in a text such as 12h, 30d or 8w; raises CallerError."""
+    found = re.fullmatch("([1-9][0-9]{0,4})([hdw])", text)
+    if not found:
+        raise CallerError(f"{quote(text)} is not a duration such as 12h, 30d or 8w")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def parse_count(text: str) -> int:
+    """Return the number in a text such as 500K, 1.5M or 2B (powers of 1000); raises CallerError."""
+    found = re.fullmatch("([0-9]{1,15}(?:[.][0-9]{1,3})?)([KMB]?)", text.strip().upper())
+    count = round(float(found[1]) * _COUNTS[found[2]]) if found else 0
+    if not count:
+        raise CallerError(f"{quote(text)} is not a number such as 500K or 20M")
+    return count
+
+
 def check_file_path(path: Path) -> Path:
     """Return a path if it can name a file in an existing folder.
 

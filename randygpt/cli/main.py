@@ -34,6 +34,7 @@ from randygpt.cli import (
     remove,
     reseed,
     revoke,
+    search,
     serve,
     servers,
     show,
@@ -73,6 +74,7 @@ _PANELS: Mapping[str, Sequence[tuple[str, Callable[..., None], str]]] = {
     "Share": (
         ("publish", publish.publish, publish.EXAMPLE),
         ("fetch", fetch.fetch, fetch.EXAMPLE),
+        ("search", search.search, search.EXAMPLE),
         ("follow", follow.follow, follow.EXAMPLE),
         ("log", log.log, log.EXAMPLE),
         ("reseed", reseed.reseed, reseed.EXAMPLE),

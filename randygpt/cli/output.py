@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from randygpt.terminal import discard_output, escape_controls, escape_line
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def emit(as_json: bool, result: Mapping[str, object], text: str) -> None:  # noqa: FBT001 (passed on from the flag)
+def emit(as_json: bool, result: Mapping[str, object] | Sequence[object], text: str) -> None:  # noqa: FBT001 (passed on from the flag)
     """Print the result of a command on stdout: `result` as JSON, or `text`."""
     is_utf8 = sys.stdout.encoding.lower() in {"utf-8", "utf8"}
     write((json.dumps(result, ensure_ascii=not is_utf8) if as_json else text) + "\n")

@@ -1,7 +1,6 @@
 """`randygpt publish`: publish a checkpoint with its vocabulary and configuration as signed events."""
 
 import asyncio
-import re
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,6 +16,7 @@ from randygpt.cli.flags import (
     Quiet,
     Relays,
     Servers,
+    parse_duration,
     resolve_servers,
     validator,
 )
@@ -27,18 +27,8 @@ from randygpt.cli.publish_confirm import ask_name, confirm
 from randygpt.cli.publish_report import report, report_dry_run, report_qr, report_written
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
-from relay_client.errors import quote
 
 EXAMPLE = "Example: randygpt publish checkpoint_best.bin --name shakespeare --relay wss://relay.example"
-
-_SECONDS = {"h": 3_600, "d": 86_400, "w": 7 * 86_400}
-
-
-def _seconds(text: str) -> int:
-    found = re.fullmatch("([1-9][0-9]{0,4})([hdw])", text)
-    if not found:
-        raise CallerError(f"{quote(text)} is not a duration such as 12h, 30d or 8w")
-    return int(found[1]) * _SECONDS[found[2]]
 
 
 def publish(
@@ -72,7 +62,7 @@ def publish(
         typer.Option(
             metavar="TIME",
             help="Let relays delete it after, for example, 12h, 30d or 8w (NIP-40).",
-            callback=validator(_seconds),
+            callback=validator(parse_duration),
         ),
     ] = None,
     key_file: KeyFile = None,
@@ -128,7 +118,7 @@ def publish(
     from randygpt.release_files import checkpoint_spec
     from randygpt.sharing import Publication, published_references
 
-    home, expires_in_s = Home.from_environment(), _seconds(expires) if expires else None
+    home, expires_in_s = Home.from_environment(), parse_duration(expires) if expires else None
     if out is not None:
         check_events_output(
             out,

@@ -42,6 +42,9 @@ _EXAMPLES: Mapping[Key, object] = {  # what applies if nothing is set, where the
     ("train", "bpe"): 2000,
     ("train", "precision"): "float32",
     ("train", "device"): "cpu",
+    ("publish", "chunk-key"): "author",
+    ("search", "max-params"): "20M",
+    ("search", "max-size"): "50M",
     ("publish", "copies"): 2,
     ("relay", "blobs"): 3000,
 }

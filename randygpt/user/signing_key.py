@@ -91,6 +91,14 @@ def find_pubkey(home: Home, file: Path | None, password: Password) -> FoundPubke
     return FoundPubkey(pubkey, source.origin, source.warnings)
 
 
+def known_pubkey(home: Home) -> bytes | None:
+    """Return the public key of the user's key if there is one that needs no password, else None."""
+    try:
+        return find_pubkey(home, None, _refuse_password).pubkey
+    except (CallerError, OSError):
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class _Source:
     raw: str  # the secret, as it is stored

@@ -1,0 +1,79 @@
+"""Search for models with the user's relays, trust list and follow list. Does network and disk I/O."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+from distribution.search import Searcher, SearchResult
+from distribution.search_results import Claims, KnownAuthors, SearchQuery
+from distribution.store import Store
+from distribution.trust_list import TrustStore
+from randygpt.errors import InvalidModelFile
+from randygpt.model.config import ModelConfig
+from randygpt.own_lists import query_followed
+from randygpt.user import signing_key
+from randygpt.user.home import Home
+from relay_client.nip11 import fetch_relay_infos
+from relay_client.pool import Pool
+
+
+async def search_models(home: Home, query: SearchQuery, *, relays: Sequence[str] | None = None) -> SearchResult:
+    """Return the models on relays that match a query, those of trusted and followed authors first.
+
+    Args:
+        home: Where relays, trust list and installed models are, and the key whose follow list counts, if there is one.
+        query: What to look for.
+        relays: URLs; by default the user's.
+
+    Raises:
+        CallerError: No relay is given.
+        TransportError: No relay can be reached.
+        StorageError: The trust list or the store is damaged.
+    """
+    urls, trusted = home.resolve_relays(relays), frozenset(TrustStore(home.folder).read().names)
+    own = signing_key.known_pubkey(home)
+    async with Pool(urls, signer=signing_key.signer(home), wait_for_all=False) as pool:
+        followed = await query_followed(pool, own) if own and query.author is None else []
+        infos = await fetch_relay_infos(pool.urls, pool.timeouts) if query.words and query.author is None else {}
+        searcher = Searcher(
+            pool=pool,
+            query=query,
+            known=KnownAuthors(
+                trusted=trusted,
+                followed=frozenset(followed),
+                models=frozenset((each.author, each.name) for each in Store(home.folder).releases()),
+            ),
+            read_card=read_claims,
+            now=int(time.time()),
+            word_relays={url for url, info in infos.items() if info.searches},
+        )
+        return await searcher.search()
+
+
+def read_claims(card: Mapping[str, object]) -> Claims:
+    """Return what a card says of a model; values of a wrong form are left out."""
+    raw_training = card.get("training")
+    training: Mapping[str, object] = raw_training if isinstance(raw_training, dict) else {}
+    loss = _positive(training.get("val_loss"))
+    return Claims(
+        parameters=_parameters(card.get("config")),
+        loss=_positive(training.get("best_loss")) if loss is None else loss,
+        bits_per_byte=_positive(training.get("bits_per_byte")),
+        license=_text(card.get("license")),
+        about=_text(card.get("about")),
+    )
+
+
+def _parameters(raw_config: object) -> int | None:
+    try:
+        return ModelConfig.from_json(raw_config).parameter_count
+    except InvalidModelFile:
+        return None
+
+
+def _positive(value: object) -> float | None:
+    return float(value) if type(value) in {int, float} and 0 < value < math.inf else None  # type: ignore[operator,arg-type]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
