@@ -1,4 +1,4 @@
-"""Lists that the user's key has on relays for all nostr programs: write relays, Blossom servers, followed authors.
+"""Events that the user's key has on relays for all nostr programs: its lists (NIP-65, BUD-03, NIP-02), its profile.
 
 Does network I/O.
 """
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from distribution.server_hints import read_servers
 from randygpt.errors import CallerError, InvalidEvent, NotFound, NotPublished
 from relay_client.blossom.server_list import SERVER_LIST_KIND, extend_list, listed_servers
-from relay_client.event import Event, EventSigner, latest_event
+from relay_client.event import Event, EventDraft, EventSigner, Signer, latest_event
 from relay_client.event_source import Answer
 from relay_client.filter import Filter
 from relay_client.keys import local_key
 from relay_client.nip02 import FOLLOW_LIST_KIND, followed_authors
 from relay_client.nip65 import RELAY_LIST_KIND, write_relays
 from relay_client.pool import Pool
+from relay_client.profile import PROFILE_KIND, profile_filter
 from relay_client.relay_status import RelayReport
 
 
@@ -72,17 +73,53 @@ async def publish_servers(
         NotPublished: A relay cannot be asked for its list, or no relay accepts and returns the new one.
         TransportError: No relay can be reached.
     """
+
+    def extend(latest: Event | None) -> EventDraft | None:
+        if not latest and not origins:
+            raise CallerError("no servers to publish")
+        return extend_list(latest, origins, now=now)
+
+    replaced = await replace_event(relays, key, SERVER_LIST_KIND, extend)
+    event, latest = replaced.event, replaced.latest
+    added = len(event.tags) - len(latest.tags if latest else ())
+    return PublishedList(servers=listed_servers(event), added=added, relays=replaced.relays)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplacedEvent:
+    """A replaceable event as relays have it now."""
+
+    event: Event
+    latest: Event | None  # what relays had before, the same event if nothing changed
+    relays: Mapping[str, RelayReport]
+
+
+async def replace_event(
+    relays: Sequence[str], key: EventSigner, kind: int, change: Callable[[Event | None], EventDraft | None]
+) -> ReplacedEvent:
+    """Change the newest event of a replaceable kind that relays have of `key`, and bring it to all of them.
+
+    Args:
+        relays: Where the event is read and published.
+        key: Signs as the author.
+        kind: Kind of the event.
+        change: Returns the next event for the newest one, which may be None; None to leave it as it is.
+
+    Raises:
+        NotPublished: A relay cannot be asked for its event, or no relay accepts and returns the new one.
+        TransportError: No relay can be reached.
+    """
     async with Pool(relays, signer=local_key(key)) as pool:
-        answers = await pool.query(Filter(authors=(key.pubkey,), kinds=(SERVER_LIST_KIND,), limit=1))
+        answers = await pool.query(Filter(authors=(key.pubkey,), kinds=(kind,), limit=1))
         if missing := pool.failure_summary():
             raise NotPublished(
-                f"a relay that may have a newer list cannot be asked: {missing}; name the others with --relay"
+                f"a relay that may have a newer version cannot be asked: {missing}; name the others with --relay"
             )
-        latest = latest_event(_events(answers), kind=SERVER_LIST_KIND, author=key.pubkey)
-        draft = extend_list(latest, origins, now=now)
+        latest = latest_event(_events(answers), kind=kind, author=key.pubkey)
+        draft = change(latest)
         event = await key.sign_event(draft) if draft else latest
         if not event:
-            raise CallerError("no servers to publish")
+            raise CallerError("nothing to publish")
 
         async def holders() -> set[str]:
             return {url for url, ids in (await pool.stored_ids([event.id])).items() if event.id in ids}
@@ -90,11 +127,19 @@ async def publish_servers(
         held = await holders()
         await pool.publish([(event, [url for url in pool.urls if url not in held])])
         for url in await pool.wait_until_readable(holders):
-            pool.drop(url, "accepted the list but does not return it")
+            pool.drop(url, "accepted the event but does not return it")
         if not pool.urls:
-            raise NotPublished(f"no relay has the list: {pool.failure_summary()}")
-        added = len(event.tags) - len(latest.tags if latest else ())
-        return PublishedList(servers=listed_servers(event), added=added, relays=pool.reports)
+            raise NotPublished(f"no relay has the event: {pool.failure_summary()}")
+        return ReplacedEvent(event=event, latest=latest, relays=pool.reports)
+
+
+async def newest_profile(relays: Sequence[str], pubkey: bytes, *, signer: Signer | None = None) -> Event | None:
+    """Return the newest profile of a key (kind 0) that relays have, None without one; raises TransportError.
+
+    `signer` authenticates to relays (NIP-42).
+    """
+    async with Pool(relays, signer=signer) as pool:
+        return latest_event(_events(await pool.query(profile_filter(pubkey))), kind=PROFILE_KIND, author=pubkey)
 
 
 async def query_followed(pool: Pool, author: bytes) -> list[bytes]:

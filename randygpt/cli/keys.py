@@ -106,8 +106,7 @@ def show(
 
     Asks for the password of an encrypted key at most once; then it remembers the public key.
     """
-    found = key_sources.find_pubkey(Home.from_environment(), key_file, _password_source(password_file))
-    _warn(found.warnings)
+    found = _find_public(Home.from_environment(), key_file, password_file)
     _show(found.pubkey, found.origin, as_json=as_json)
 
 
@@ -139,6 +138,11 @@ def export(
         emit(as_json, result | {"secret": secret}, secret)
 
 
+def find_pubkey(home: Home, key_file: Path | None, password_file: Path | None) -> bytes:
+    """Find the public key of the key to sign with, and print its warnings; raises what `signing_key` raises."""
+    return _find_public(home, key_file, password_file).pubkey
+
+
 def signing_key(home: Home, key_file: Path | None, password_file: Path | None) -> SecretKey:
     """Find the key to sign with, and print its warnings; raises what `randygpt.user.signing_key.find` raises."""
     return _find(home, key_file, password_file).key
@@ -146,6 +150,12 @@ def signing_key(home: Home, key_file: Path | None, password_file: Path | None) -
 
 def _find(home: Home, key_file: Path | None, password_file: Path | None) -> key_sources.FoundKey:
     found = key_sources.find(home, key_file, _password_source(password_file))
+    _warn(found.warnings)
+    return found
+
+
+def _find_public(home: Home, key_file: Path | None, password_file: Path | None) -> key_sources.FoundPubkey:
+    found = key_sources.find_pubkey(home, key_file, _password_source(password_file))
     _warn(found.warnings)
     return found
 

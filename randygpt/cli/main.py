@@ -28,6 +28,7 @@ from randygpt.cli import (
     log,
     merge,
     plot,
+    profile,
     publish,
     relay,
     relays,
@@ -104,6 +105,7 @@ _GROUPS = {
     "servers": servers.app,
     "config": config.app,
 }
+keys.app.command("profile", epilog=profile.EXAMPLE)(profile.profile)
 for name, group in _GROUPS.items():
     app.add_typer(group, name=name, rich_help_panel="Keys, relays and settings")
 for group in (app, *_GROUPS.values()):

@@ -109,7 +109,7 @@ def test_list_is_not_published_past_a_silent_relay(tmp_path: Path, threaded_rela
         second.refuse = lambda _: "error: no memory"
         done = invoke(tmp_path, "servers", "publish", "--relay", threaded_relay.url, "--relay", second.url)
     assert done.returncode == 4
-    assert "may have a newer list" in only_line(done.stderr)
+    assert "may have a newer version" in only_line(done.stderr)
     assert not threaded_relay.received
 
 
