@@ -189,14 +189,14 @@ class Publisher:
         hashed = await hasher.hash(record.blob_size)
         plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
         created_at = head_time(self._history.records(spec.name), record.version)
-        writer = EventWriter(file, on_progress=self.on_progress)
+        chunk_key, writer = self._chunk_signer(spec.name, record), EventWriter(file, on_progress=self.on_progress)
         announced = [await event.sign_by(self.key) for event in plan.events[plan.chunks :]]
         release = Release.parse(announced[-1], now=record.created_at)
         draft = head_draft(
             release, hint=record.hint, created_at=created_at, expires=record.expires, servers=record.servers
         )
         last = [*announced, await self.key.sign_event(draft)]
-        size = await asyncio.to_thread(writer.write_plan, plan, self._chunk_signer(spec.name, record), last)
+        size = await asyncio.to_thread(writer.write_plan, plan, chunk_key, last)
         return Published(
             release=release,
             manifest=plan.manifest,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from distribution.chunk_signatures import ChunkSignatures
 from distribution.errors import StoreError
 from distribution.journal import Journal, PublishRecord, contents_digest
 
@@ -198,6 +199,43 @@ def test_folder_instead_of_a_journal_is_reported(path: Path) -> None:
     path.mkdir(parents=True)
     with pytest.raises(StoreError, match=r"journal\.sqlite"):
         Journal(path)
+
+
+# --- signatures of chunks
+
+SIGNATURES = ChunkSignatures(pubkey=b"\xcc" * 32, by_id={ONE: b"\x03" * 64, TWO: b"\x04" * 64})
+
+
+def begin_signed(journal: Journal) -> PublishRecord:
+    return journal.begin(
+        AUTHOR, "demo", ONE, above=0, created_at=100, card=CARD, hint="wss://a", chunk_signatures=SIGNATURES
+    )
+
+
+def test_signatures_of_chunks_are_recorded(path: Path, journal: Journal) -> None:
+    assert begin_signed(journal).chunk_author == SIGNATURES.pubkey
+    with Journal(path) as other:
+        found = other.find(AUTHOR, "demo", ONE)
+        assert found is not None
+        assert found.chunk_author == SIGNATURES.pubkey
+        assert other.chunk_signatures(SIGNATURES.pubkey) == SIGNATURES
+
+
+def test_publish_and_signatures_are_recorded_together(path: Path, journal: Journal) -> None:
+    with database(path) as other:
+        other.execute("ALTER TABLE publishes ADD COLUMN mood TEXT NOT NULL DEFAULT 'x' CHECK (mood <> 'x')")
+        with pytest.raises(StoreError, match="CHECK"):
+            begin_signed(journal)
+        assert other.execute("SELECT count(*) FROM chunk_signatures").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM chunk_signatures", "UPDATE chunk_signatures SET signatures = x'00'"])
+def test_missing_or_damaged_signatures_are_reported(path: Path, journal: Journal, change: str) -> None:
+    begin_signed(journal)
+    with database(path) as other:
+        other.execute(change)
+    with pytest.raises(StoreError, match="signatures of a release's chunks"):
+        journal.chunk_signatures(SIGNATURES.pubkey)
 
 
 # --- digest of contents

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -44,10 +45,10 @@ def write_larger(path: Path) -> Path:
 # --- killed
 
 
-def publish_until(home: Path, relay: ScriptedRelay, moment: int | str) -> None:
+def publish_until(home: Path, relay: ScriptedRelay, moment: int | str, words: Sequence[str]) -> None:
     """Publish, and kill the process when the relay has received so many events, or one of this kind."""
     with subprocess.Popen(
-        [sys.executable, "-m", "randygpt", "publish", "checkpoint_best.bin", "--relay", relay.url],
+        [sys.executable, "-m", "randygpt", "publish", "checkpoint_best.bin", "--relay", relay.url, *words],
         cwd=home,
         env=environment(home),
         stderr=subprocess.DEVNULL,
@@ -65,21 +66,28 @@ def publish_until(home: Path, relay: ScriptedRelay, moment: int | str) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment",
+    ("moment", "words"),
     [
-        pytest.param(1, marks=pytest.mark.full, id="first event"),
-        pytest.param(20, id="20th event"),
-        pytest.param("4181", marks=pytest.mark.full, id="release"),
-        pytest.param("34181", marks=pytest.mark.full, id="head"),
+        pytest.param(1, [], marks=pytest.mark.full, id="first event"),
+        pytest.param(20, [], id="20th event"),
+        pytest.param("4181", [], marks=pytest.mark.full, id="release"),
+        pytest.param("34181", [], marks=pytest.mark.full, id="head"),
+        *(
+            pytest.param(moment, ["--chunk-key", "throwaway"], marks=pytest.mark.full, id=f"throw-away key, {moment}")
+            for moment in (1, 20, 55, "4181", "34181")
+        ),
     ],
 )
-def test_publish_resumes_after_kill(author: Path, threaded_relay: ScriptedRelay, moment: int | str) -> None:
+def test_publish_resumes_after_kill(
+    author: Path, threaded_relay: ScriptedRelay, moment: int | str, words: list[str]
+) -> None:
     relay = threaded_relay
     write_larger(author / "checkpoint_best.bin")
-    publish_until(author, relay, moment)
+    publish_until(author, relay, moment, words)
     before = len(relay.received)
-    done = invoke(author, "publish", "checkpoint_best.bin", "--relay", relay.url, "--json")
+    done = invoke(author, "publish", "checkpoint_best.bin", "--relay", relay.url, *words, "--json")
     published = json.loads(done.stdout)
+    assert ("chunk_author" in published) == bool(words)
     kinds = Counter(event["kind"] for event in relay.events.values())
     assert (kinds[4181], kinds[34181]) == (1, 1)
     assert published["release"] in relay.events
