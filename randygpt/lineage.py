@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 from distribution.ancestors import Lineage
 from distribution.ancestry import Known
 from distribution.events import Release
+from distribution.forks import Forks, query_forks
 from distribution.store import Store
 from distribution.trace import TraceLimits, Tracer
-from randygpt.errors import TransportError
+from distribution.trust_list import TrustStore
+from randygpt.errors import CallerError, TransportError
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 from relay_client.hints import usable_hints
@@ -47,6 +49,30 @@ async def trace_ancestry(
         except TransportError as error:
             reason = str(error)
     return await Tracer(store=store, pool=None, now=now, limits=limits).trace(start, lineage), reason
+
+
+async def find_forks(
+    home: Home, ancestor: Release, *, relays: Sequence[str] | None = None, only_trusted: bool = False
+) -> Forks:
+    """Return the forks of a release that relays have, those by authors on the trust list first.
+
+    Args:
+        home: Where the trust list, the list of relays and the key for relays that authenticate (NIP-42) are.
+        ancestor: The release.
+        relays: Where to look; by default the user's relays, or those that the release names if the user has none.
+        only_trusted: Leave out authors who are not on the trust list.
+
+    Raises:
+        CallerError: No relay is given, or an address is wrong.
+        StoreError: The trust list is damaged.
+        TransportError: No relay can be reached.
+    """
+    trusted = TrustStore(home.folder).read().names
+    pool = _pool(home, relays, ancestor.hints)
+    if pool is None:
+        raise CallerError("no relays are configured: pass --relay, or randygpt relays add URL")
+    async with pool:
+        return await query_forks(pool, ancestor, trusted=trusted, only_trusted=only_trusted, now=int(time.time()))
 
 
 def _pool(home: Home, relays: Sequence[str] | None, raw_hints: Iterable[str]) -> Pool | None:

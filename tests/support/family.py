@@ -27,10 +27,11 @@ def make_release(
     base: Release | Ancestor | None = None,
     merged: Sequence[Release] = (),
     card: Mapping[str, object] = MappingProxyType({}),
+    created_at: int | None = None,
 ) -> Release:
-    """Return a signed release, a second newer than those that it was made from."""
+    """Return a signed release, by default a second newer than those that it was made from."""
     origins = [each for each in (base, *merged) if isinstance(each, Release)]
-    created_at = max((each.created_at for each in origins), default=NOW - 10_000) + 1
+    later = max((each.created_at for each in origins), default=NOW - 10_000) + 1
     lineage = Lineage(base=claim(base) if isinstance(base, Release) else base, merged=tuple(map(claim, merged)))
     draft = release_draft(
         b"manifest",
@@ -41,7 +42,7 @@ def make_release(
         size=1,
         card=dict(card),
         hint="",
-        created_at=created_at,
+        created_at=later if created_at is None else created_at,
         tags=lineage.tags,
     )
     return Release.parse(draft.sign(key), now=NOW)
