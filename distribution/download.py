@@ -97,9 +97,9 @@ class Download:
                 rewrite = self.rewrite if self._rewrites(file) else None
                 if rewrite:
                     original = OriginalFile(sha256=sha256, start=partials[sha256].read(0, rewrite.size))
-                blobs[sha256] = await asyncio.to_thread(self.store.add_blob, partials[sha256], file, rewrite)
+                blobs[sha256] = await asyncio.to_thread(self.store.add_blob, partials[sha256], rewrite)
         for file in self.manifest.files:
-            if not self._rewrites(file):
+            if wanted.get(file.sha256) is not file and not self._rewrites(file):  # stored before
                 await asyncio.to_thread(self.store.check_segments, file)
         files = tuple(replace(file, sha256=blobs.get(file.sha256, file.sha256)) for file in self.manifest.files)
         return await asyncio.to_thread(self.store.install, self.release, replace(self.manifest, files=files), original)

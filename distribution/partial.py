@@ -5,12 +5,13 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from distribution.errors import CallerError, InvalidManifest
+from distribution.file_hash import FileHash, SpanHashes
 from distribution.manifest import FileEntry
 from relay_client import durable
 
@@ -23,14 +24,16 @@ class PartialFile:
 
     Args:
         path: The part file; created if it does not exist.
-        size: Size of the complete file, in bytes.
+        file: The file that it will be.
     """
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, file: FileEntry) -> None:
         self._path = path
+        self._file = file
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, durable.SECRET)
-        os.ftruncate(self._descriptor, size)
-        self._digest, self._hashed = hashlib.sha256(), 0  # over the first _hashed bytes
+        os.ftruncate(self._descriptor, file.size)
+        self._hash = FileHash([segment.size for segment in file.segments])
+        self._hashed = 0  # bytes from the start that `_hash` covers
         self._using = threading.Lock()  # `advance` runs on a thread, and may outlive a cancelled caller
         self._closed = False
 
@@ -82,20 +85,24 @@ class PartialFile:
                 self._hash_to(end)
                 os.fsync(self._descriptor)
 
-    def finish(self, sha256: bytes, folder: Path, rewrite: "HeaderRewrite | None" = None) -> bytes:
-        """Verify the complete file, apply the rewrite if given, and move the file to `folder` under its hash.
+    def finish(self, folder: Path, rewrite: "HeaderRewrite | None" = None) -> bytes:
+        """Verify the file and its segments, apply the rewrite if given, and move the file to `folder` under its hash.
 
         Returns:
             SHA-256 of the moved file.
 
         Raises:
-            InvalidManifest: The file does not hash to `sha256`; it is removed.
+            InvalidManifest: The file or a segment does not hash right; the file is removed.
             OSError: The disk failed.
         """
-        self._hash_to(os.fstat(self._descriptor).st_size)
-        if self._digest.digest() != sha256:
+        file = self._file
+        self._hash_to(file.size)
+        if (sha256 := self._hash.digest()) != file.sha256:
             self._path.unlink()
             raise InvalidManifest("the chunks match the manifest, but the file that they make does not")
+        if wrong := find_wrong_segment(file, self._hash.segments):
+            self._path.unlink()
+            raise InvalidManifest(wrong)
         if rewrite:
             self.write(0, rewrite.apply(self.read(0, rewrite.size)))
             sha256 = _hash(self._descriptor)
@@ -107,7 +114,7 @@ class PartialFile:
 
     def _hash_to(self, end: int) -> None:
         for block in _blocks(self._descriptor, self._hashed, end):
-            self._digest.update(block)
+            self._hash.update(block)
             self._hashed += len(block)
 
 
@@ -145,20 +152,23 @@ def hashes_to(path: Path, sha256: bytes, *, start: bytes = b"") -> bool:
         os.close(descriptor)
 
 
-def wrong_segment(path: Path, file: FileEntry) -> str | None:
-    """Return the name of the first segment of a verified file that does not hash right, or None; raises OSError."""
-    if len(file.segments) == 1:
-        return None if file.segments[0].sha256 == file.sha256 else file.segments[0].name
-    with path.open("rb") as opened:
-        offset = 0
-        for segment in file.segments:
-            digest = hashlib.sha256()
-            for block in _blocks(opened.fileno(), offset, offset + segment.size):
-                digest.update(block)
-            if digest.digest() != segment.sha256:
-                return segment.name
-            offset += segment.size
+def find_wrong_segment(file: FileEntry, digests: Sequence[bytes]) -> str | None:
+    """Return what is wrong with a file whose segments hash to `digests`, or None."""
+    for segment, sha256 in zip(file.segments, digests, strict=True):
+        if segment.sha256 != sha256:
+            return f"{file.path} matches the manifest, but its segment {segment.name} does not"
     return None
+
+
+def hash_segments(path: Path, file: FileEntry) -> list[bytes]:
+    """Return the SHA-256 of each segment of a complete file; raises OSError."""
+    if len(file.segments) == 1:
+        return [file.sha256]
+    hashes = SpanHashes([segment.size for segment in file.segments])
+    with path.open("rb") as opened:
+        for block in _blocks(opened.fileno(), 0):
+            hashes.update(block)
+    return hashes.digests
 
 
 def _hash(descriptor: int, start: bytes = b"") -> bytes:

@@ -5,9 +5,9 @@ some sources, or received. A source that answered without a chunk is not asked f
 asked last: only for chunks that no other source has left.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 from distribution.manifest import Blob
 
@@ -64,7 +64,7 @@ class RangePlan:
     @property
     def remaining(self) -> int:
         """Number of chunks not received yet."""
-        return sum(map(self.wants, self._chunks.values()))
+        return sum(self.wants(self._chunks[number]) for number in self._owed)
 
     def nearly_done(self, before: int) -> bool:
         """Return whether the rest will arrive within 4 more intervals at the current rate.
@@ -85,8 +85,10 @@ class RangePlan:
         if lacking is None:
             return False
         return any(
-            number not in lacking and source not in self._in_flight.get(number, ()) and self.wants(chunk)
-            for number, chunk in self._chunks.items()
+            number not in lacking
+            and source not in self._in_flight.get(number, ())
+            and self.wants(self._chunks[number])
+            for number in self._owed
         )
 
     def next_range(self, server: str) -> list[WantedChunk]:
@@ -205,6 +207,11 @@ class RangePlan:
             del self._unassigned[number]
         for number in [number for number in self._in_flight if not self.wants(self._chunks[number])]:
             del self._in_flight[number]
+
+    @property
+    def _owed(self) -> Iterator[int]:
+        """Numbers of all missing chunks, and of some that came since."""
+        return chain(self._unassigned, self._in_flight)
 
     @property
     def _well_behaved(self) -> set[str]:

@@ -1,7 +1,6 @@
 """Files to publish: read through one open descriptor, hashed segment by segment. Does disk I/O."""
 
 import asyncio
-import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from typing import BinaryIO
 
 from distribution.chunking import spans
 from distribution.errors import CallerError
+from distribution.file_hash import FileHash, SpanHashes
 from distribution.manifest import FileEntry, Segment, find_file_fault, is_digest
 
 BLOB_SIZE = 16_773_120  # bytes of a piece of a large file on Blossom servers: 364 chunks
@@ -58,61 +58,28 @@ class SourceFile:
             OSError: The file cannot be read.
         """
         lengths = [length for _, length in self.segments]
-        whole, segments, offset = hashlib.sha256(), [], 0
-        pieces = _SpanHashes([size for _, size in spans(lengths, blob_size)] if blob_size else [])
+        whole, offset = FileHash(lengths), 0
+        pieces = SpanHashes([size for _, size in spans(lengths, blob_size)] if blob_size else [])
         with ThreadPoolExecutor(1) as pool:  # pieces are hashed on another core
-            for name, length in self.segments:
-                part = whole if offset == 0 else hashlib.sha256()  # the first segment begins with the file
-                for block in self._blocks(offset, length):
-                    hashing = pool.submit(pieces.update, block)
-                    whole.update(block)
-                    if part is not whole:
-                        part.update(block)
-                    hashing.result()
-                segments.append(Segment(name=name, size=length, sha256=part.digest()))
-                offset += length
+            while offset < self.size:
+                if not (block := self.read(offset, min(self.size - offset, _READ_BYTES))):
+                    raise CallerError(f"{self.path}: shorter than its segments")
+                hashing = pool.submit(pieces.update, block)
+                whole.update(block)
+                hashing.result()
+                offset += len(block)
         if not self.is_part and self.read(offset, 1):
             raise CallerError(f"{self.path}: longer than its segments")
         return HashedSource(
             path=self.path,
             role=self.role,
             sha256=whole.digest(),
-            segments=tuple(segments),
+            segments=tuple(
+                Segment(name=name, size=size, sha256=sha256)
+                for (name, size), sha256 in zip(self.segments, whole.segments, strict=True)
+            ),
             pieces=b"".join(pieces.digests) if blob_size else None,
         )
-
-    def _blocks(self, offset: int, length: int) -> Iterator[bytes]:
-        end = offset + length
-        while offset < end:
-            if not (block := self.read(offset, min(end - offset, _READ_BYTES))):
-                raise CallerError(f"{self.path}: shorter than its segments")
-            offset += len(block)
-            yield block
-
-
-class _SpanHashes:
-    """SHA-256 of consecutive spans of a file, which is read once.
-
-    Args:
-        sizes: Sizes of the spans, in bytes.
-    """
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self.digests: list[bytes] = []  # of the spans that are complete
-        self._sizes = iter(sizes)
-        self._left = next(self._sizes, 0)
-        self._hash = hashlib.sha256()
-
-    def update(self, block: bytes) -> None:
-        """Hash the next bytes of the file; those after the last span are ignored."""
-        view = memoryview(block)
-        while view and self._left:
-            part, view = view[: self._left], view[self._left :]
-            self._hash.update(part)
-            self._left -= len(part)
-            if not self._left:
-                self.digests.append(self._hash.digest())
-                self._hash, self._left = hashlib.sha256(), next(self._sizes, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from distribution.event_archive import EventArchive
 from distribution.events import Release
 from distribution.installed import InstalledFile, InstalledRelease, OriginalFile, from_record, to_record
 from distribution.manifest import RESERVED, FileEntry, Manifest
-from distribution.partial import HeaderRewrite, PartialFile, hashes_to, wrong_segment
+from distribution.partial import HeaderRewrite, PartialFile, find_wrong_segment, hash_segments, hashes_to
 from distribution.seen_versions import SeenVersions
 from distribution.state_file import StateFile, damaged, read_object
 from relay_client import durable
@@ -110,8 +110,8 @@ class Store:
 
     def check_segments(self, file: FileEntry) -> None:
         """Raise InvalidManifest unless the segments of a stored file hash right; also raises OSError."""
-        if name := wrong_segment(self.blob_path(file.sha256), file):
-            raise InvalidManifest(f"{file.path} matches the manifest, but its segment {name} does not")
+        if wrong := find_wrong_segment(file, hash_segments(self.blob_path(file.sha256), file)):
+            raise InvalidManifest(wrong)
 
     def check_space(self, size: int) -> None:
         """Raise StoreError unless `size` more bytes fit on the disk, with a little to spare for records."""
@@ -148,7 +148,7 @@ class Store:
     def partial(self, release_id: bytes, file: FileEntry) -> PartialFile:
         """Open the part file of a file being fetched; the caller holds the lock of the release."""
         durable.make_directory(self._partial)
-        return PartialFile(self._partial_path(release_id, file), file.size)
+        return PartialFile(self._partial_path(release_id, file), file)
 
     def partial_size(self, release_id: bytes, file: FileEntry) -> int:
         """Return how many bytes of a file an interrupted fetch left on disk, verified or not."""
@@ -158,17 +158,17 @@ class Store:
             return 0
         return min(file.size, facts.st_blocks * _STAT_BLOCK)
 
-    def add_blob(self, partial: PartialFile, file: FileEntry, rewrite: HeaderRewrite | None = None) -> bytes:
+    def add_blob(self, partial: PartialFile, rewrite: HeaderRewrite | None = None) -> bytes:
         """Verify a complete part file, rewrite it if asked, and move it to the blobs.
 
         Returns:
             SHA-256 of the blob.
 
         Raises:
-            InvalidManifest: The bytes are not those of `file`.
+            InvalidManifest: The bytes are not those of the file, or of a segment.
             OSError: The disk failed.
         """
-        return partial.finish(file.sha256, durable.make_directory(self._blobs), rewrite)
+        return partial.finish(durable.make_directory(self._blobs), rewrite)
 
     def install(self, release: Release, manifest: Manifest, original: OriginalFile | None = None) -> InstalledRelease:
         """Make a release visible in one step, after all its blobs are stored.

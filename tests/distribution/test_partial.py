@@ -49,7 +49,7 @@ def test_part_file_is_resumed(tmp_path: Path) -> None:
         assert partial.read(5_000, 10) == bytes(10)
         partial.write(0, DATA[:1_000])
         partial.write(5_000, DATA[5_000:])
-        Store(tmp_path).add_blob(partial, FILE)
+        Store(tmp_path).add_blob(partial)
     assert Store(tmp_path).has_blob(FILE.sha256)
     assert parts(tmp_path) == []
 
@@ -69,7 +69,7 @@ def test_part_file_of_another_length_is_resized(store: Store, tmp_path: Path, si
     with store.partial(RELEASE, FILE) as partial:
         assert part.stat().st_size == FILE.size
         partial.write(0, DATA)
-        store.add_blob(partial, FILE)
+        store.add_blob(partial)
     assert store.has_blob(FILE.sha256)
 
 
@@ -78,7 +78,7 @@ def test_wrong_file_is_removed_and_not_stored(store: Store, tmp_path: Path, wron
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, wrong)
         with pytest.raises(InvalidManifest, match="the file that they make"):
-            store.add_blob(partial, FILE)
+            store.add_blob(partial)
     assert parts(tmp_path) == []
     assert not store.has_blob(FILE.sha256)
 
@@ -125,7 +125,7 @@ def test_running_hash_covers_bytes_as_written(store: Store) -> None:
         partial.advance(100_000)
         partial.advance(50_000)  # never back
         partial.write(100_000, DATA[100_000:])
-        store.add_blob(partial, FILE)
+        store.add_blob(partial)
     assert store.has_blob(FILE.sha256)
 
 
@@ -135,7 +135,7 @@ def test_wrong_running_hash_stores_no_blob(store: Store) -> None:
         partial.advance(100_000)
         partial.write(0, DATA)
         with pytest.raises(InvalidManifest, match="the file that they make"):
-            store.add_blob(partial, FILE)
+            store.add_blob(partial)
     assert not store.has_blob(FILE.sha256)
 
 
@@ -148,7 +148,7 @@ def test_closed_part_file_is_not_touched(store: Store) -> None:
 def test_rewritten_file_is_stored_under_its_new_hash(store: Store, tmp_path: Path) -> None:
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, DATA)
-        sha256_ = store.add_blob(partial, FILE, HeaderRewrite(size=3, apply=lambda start: start[::-1]))
+        sha256_ = store.add_blob(partial, HeaderRewrite(size=3, apply=lambda start: start[::-1]))
     blob = tmp_path / "store" / "blobs" / sha256_.hex()
     assert blob.read_bytes() == bytes([2, 1, 0]) + DATA[3:]
     assert sha256_ == sha256(blob.read_bytes()).digest()
@@ -177,10 +177,10 @@ def test_blob_is_synced_before_it_is_renamed(store: Store, monkeypatch: pytest.M
 
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, DATA)
-        store.add_blob(partial, FILE)  # the folder of the blobs is there from now on
+        store.add_blob(partial)  # the folder of the blobs is there from now on
     with store.partial(RELEASE, FILE) as partial:
         partial.write(0, DATA)
         monkeypatch.setattr(os, "fsync", recording_fsync)
         monkeypatch.setattr(os, "replace", recording_replace)
-        store.add_blob(partial, FILE)
+        store.add_blob(partial)
     assert calls == ["fsync", f"replace {FILE.sha256.hex()}", "fsync folder"]

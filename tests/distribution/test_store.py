@@ -62,7 +62,7 @@ RELEASE = release_of(ENTRIES)
 def put(store: Store, file: FileEntry, data: bytes) -> None:
     with store.partial(RELEASE.id, file) as partial:
         partial.write(0, data)
-        store.add_blob(partial, file)
+        store.add_blob(partial)
 
 
 def fill(store: Store) -> None:

@@ -93,7 +93,7 @@ class ReleaseStore:
         )
         with self.store.partial(bytes(32), entry) as partial:
             partial.write(0, data)
-            self.store.add_blob(partial, entry)
+            self.store.add_blob(partial)
         return entry
 
 
