@@ -85,9 +85,7 @@ class RangePlan:
         if lacking is None:
             return False
         return any(
-            number not in lacking
-            and source not in self._in_flight.get(number, ())
-            and self.wants(self._chunks[number])
+            number not in lacking and source not in self._in_flight.get(number, ()) and self.wants(self._chunks[number])
             for number in self._owed
         )
 

@@ -202,6 +202,8 @@ async def test_release_on_servers_only_is_fetched(
     counts = fetched.chunks.servers
     assert sum(each.bytes for each in counts.values()) == published.release.size
     assert all(each.rejected == 0 for each in counts.values())
+    archive = Store(tmp_path / "b").event_archive
+    assert archive.manifest(published.release.id)  # its signed events came from the relay
 
 
 def named_servers(relay: ScriptedRelay, release: Release, key: SecretKey, *servers: str) -> None:
