@@ -4,14 +4,13 @@ Anybody can sign any number of forks, so those by trusted authors are asked for 
 hides them, and the others are read newest first, up to a limit.
 """
 
-import asyncio
-import contextlib
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from distribution.errors import InvalidRelease
+from distribution.event_tags import MAX_FUTURE_S
 from distribution.events import RELEASE_KIND, Release
+from distribution.paged_reader import PagedReader, ReadLimits
 from distribution.trace import query_revocations
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event
@@ -20,13 +19,10 @@ from relay_client.pool import Pool
 
 MAX_TRUSTED = 1000  # forks by trusted authors
 MAX_STRANGERS = 500  # forks by others
-SEARCH_S = 60.0
+LIMITS = ReadLimits(events=2_500)  # of each relay
 
-_PAGE = 500  # events in an answer
-_LEAST_CUT = 100  # events from which an answer may be cut off; no common relay has a lower limit
-_MAX_PAGES = 5  # of each relay
 _AUTHORS = 200  # in a request
-_DIGEST = 32  # bytes of an id
+_ID_DIGITS = 64  # of an id in hex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,73 +78,62 @@ async def query_forks(
         only_trusted: Leave out the others.
         now: Seconds since 1970.
     """
-    search = _Search(pool, ancestor, now)
+    search, reader = _Search(ancestor, now), PagedReader(pool, LIMITS)
     authors = sorted(trusted)
-    batches = [tuple(authors[start : start + _AUTHORS]) for start in range(0, len(authors), _AUTHORS)]
-    complete, revoked = False, dict[bytes, str]()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(SEARCH_S):
-            ends = [await search.read_pages(batch, room=MAX_TRUSTED) for batch in batches]
-            if not only_trusted:
-                ends.append(await search.read_pages((), room=MAX_STRANGERS))
-            signers = {each: {release.author} for each, release in search.releases.items()}
-            revoked = await query_revocations(pool, signers, now=now)
-            complete = all(ends)
+    for start in range(0, len(authors), _AUTHORS):
+        search.begin(authors[start : start + _AUTHORS], MAX_TRUSTED)
+        await reader.within_limit(search.read(reader), "reading forks by trusted authors")
+    if not only_trusted:
+        search.begin((), MAX_STRANGERS)
+        await reader.within_limit(search.read(reader), "reading forks")
+    revoked: dict[bytes, str] = {}
+
+    async def find_revoked() -> None:
+        signers = {each: {release.author} for each, release in search.releases.items()}
+        revoked.update(await query_revocations(pool, signers, now=now))
+
+    await reader.within_limit(find_revoked(), "reading revocations")
     found = newest_of_each_name(search.releases.values(), ancestor, trusted, revoked)
+    complete = not (reader.incomplete or search.overflowed)
     return Forks(found=found, complete=complete, refused=len(search.refused) + len(revoked))
 
 
 @dataclass(slots=True)
 class _Search:
-    """State of one search."""
+    """What one search has found so far."""
 
-    pool: Pool
     ancestor: Release
     now: int
     releases: dict[bytes, Release] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)  # ids in hex
+    overflowed: bool = False  # more forks than a search keeps
+    _authors: Collection[bytes] = ()
+    _most: int = 0
 
-    async def read_pages(self, authors: tuple[bytes, ...], *, room: int) -> bool:
-        """Read up to `room` forks by some authors, or by all; return whether the relays have no more."""
-        most = len(self.releases) + room
-        first = Filter(kinds=(RELEASE_KIND,), authors=authors, tags={"b": (self.ancestor.id.hex(),)}, limit=_PAGE)
-        pages = dict.fromkeys(self.pool.urls, first)
-        times: dict[str, set[tuple[int, bytes]]] = defaultdict(set)  # of the verified events of a page
+    def begin(self, authors: Collection[bytes], room: int) -> None:
+        """Look for the forks by some authors next, or by all; keep up to `room` more."""
+        self._authors, self._most = authors, len(self.releases) + room
 
-        def read(url: str, raw_event: Mapping[str, object]) -> bool:
-            if event := self._verify(raw_event, authors):
-                times[url].add((event.created_at, event.id))
-                self._keep(event)
-            return len(self.releases) >= most
+    async def read(self, reader: PagedReader) -> None:
+        """Read all pages from all relays, within the reader's limits."""
+        wanted = Filter(
+            kinds=(RELEASE_KIND,),
+            authors=tuple(self._authors),
+            tags={"b": (self.ancestor.id.hex(),)},
+            until=self.now + MAX_FUTURE_S,
+            limit=reader.limits.page,
+        )
+        await reader.read_pages(dict.fromkeys(reader.pool.urls, wanted), self._keep)
 
-        for _ in range(_MAX_PAGES):
-            before = dict(times)
-            times.clear()
-            await self.pool.stream(pages, read)
-            if len(self.releases) >= most:
-                return False
-            pages = {
-                url: replace(first, until=min(page)[0])
-                for url, page in times.items()
-                if len(page) >= _LEAST_CUT and not page <= before.get(url, set())
-            }
-            if not pages:
-                return True
-        return False
-
-    def _verify(self, raw_event: Mapping[str, object], authors: Collection[bytes]) -> Event | None:
-        """Return a verified event that was asked for, None for anything else."""
-        with contextlib.suppress(InvalidEvent):
-            event = Event.parse(raw_event)
-            if event.kind == RELEASE_KIND and (not authors or event.pubkey in authors):
-                return event
-        self.refused.add(str(raw_event.get("id"))[: 2 * _DIGEST])
-        return None
-
-    def _keep(self, event: Event) -> None:
-        with contextlib.suppress(InvalidRelease):
-            release = Release.parse(event, now=self.now)
-            if find_role(release, self.ancestor):
-                self.releases[release.id] = release
-                return
-        self.refused.add(event.id.hex())
+    def _keep(self, _url: str, raw_event: Mapping[str, object]) -> None:
+        try:
+            release = Release.parse(Event.parse(raw_event), now=self.now)
+        except (InvalidEvent, InvalidRelease):
+            self.refused.add(str(raw_event.get("id"))[:_ID_DIGITS])
+            return
+        if (self._authors and release.author not in self._authors) or not find_role(release, self.ancestor):
+            self.refused.add(release.id.hex())
+        elif release.id in self.releases or len(self.releases) < self._most:
+            self.releases[release.id] = release
+        else:
+            self.overflowed = True

@@ -5,11 +5,12 @@ from collections.abc import Collection
 import orjson
 import pytest
 from support.family import NOW, claim, make_release, revoke_on, store_on
-from support.scripted_relay import RawEvent, ScriptedRelay
+from support.scripted_relay import ScriptedRelay
 
-from distribution import forks
+from distribution import forks, paged_reader
 from distribution.events import Release
 from distribution.forks import Forks, find_role, newest_of_each_name, query_forks
+from distribution.paged_reader import ReadLimits
 from relay_client.keys import SecretKey
 from relay_client.pool import Pool
 
@@ -85,7 +86,7 @@ async def test_trusted_fork_is_not_hidden_by_hostile_ones(
 
 
 async def test_pages_are_read_until_the_end(scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forks, "_LEAST_CUT", 10)
+    monkeypatch.setattr(paged_reader, "LEAST_CUT", 10)
     store_on(scripted, hostile_forks(25))
     scripted.most = 10
     result = await search(scripted, trusted=())
@@ -95,7 +96,7 @@ async def test_pages_are_read_until_the_end(scripted: ScriptedRelay, monkeypatch
 async def test_pages_of_false_forks_do_not_end_the_search(
     scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forks, "_LEAST_CUT", 10)
+    monkeypatch.setattr(paged_reader, "LEAST_CUT", 10)
     wrong = claim(BASE, author=FRIEND.pubkey)
     false = [make_release(STRANGER, f"false{count}", base=wrong, created_at=NOW - count) for count in range(15)]
     store_on(scripted, [*false, MERGE])
@@ -104,12 +105,13 @@ async def test_pages_of_false_forks_do_not_end_the_search(
     assert (found(result), result.refused) == ([(MERGE, "merged", False)], 15)
 
 
-async def test_relay_that_repeats_a_page_is_left(scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forks, "_LEAST_CUT", 10)
-    store_on(scripted, [make_release(STRANGER, f"fork{count}", base=BASE) for count in range(12)])  # of one second
+async def test_relay_that_sends_without_end_is_left(scripted: ScriptedRelay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paged_reader, "LEAST_CUT", 10)
+    monkeypatch.setattr(forks, "LIMITS", ReadLimits(events=30))
+    endless = make_release(STRANGER, base=BASE)
+    scripted.junk = [orjson.loads(endless.event.to_json())] * 20  # before every answer, whatever is asked for
     result = await search(scripted, trusted=())
-    asked: list[RawEvent] = [each for each in scripted.requests if "#b" in each]
-    assert (len(result.found), len(asked)) == (12, 2)
+    assert (found(result), result.complete) == ([(endless, "base", False)], False)
 
 
 @pytest.mark.full
