@@ -25,7 +25,7 @@ class Provenance:
         store: Has the releases.
         status_path: The file that `randygpt follow` writes its status to.
         describe: Returns name, version, author and id of each release, with the author's name on the user's list.
-        refer: Returns a release's reference and the command that fetches it.
+        refer: Returns a release's reference, the command that fetches it, and what it was made from.
         max_releases: Number of releases to list; the latest installed come first.
     """
 

@@ -102,12 +102,22 @@ def release_json(release: "InstalledRelease | Release", trusted: "TrustList") ->
     }
 
 
-def lineage_json(lineage: "Lineage") -> list[dict[str, object]]:
+def lineage_json(lineage: "Lineage", trusted: "TrustList") -> list[dict[str, object]]:
     """Return the ancestors that a release claims, as JSON."""
-    from relay_client.nip19 import encode_npub
+    from distribution.events import RELEASE_KIND
+    from relay_client.hints import usable_hints
+    from relay_client.nip19 import encode_nevent, encode_npub
 
     return [
-        {"release": each.release_id.hex(), "author": encode_npub(each.author), "role": role}
+        {
+            "release": each.release_id.hex(),
+            "author": encode_npub(each.author),
+            "author_name": trusted.names.get(each.author),
+            "role": role,
+            "nevent": encode_nevent(
+                each.release_id, author=each.author, kind=RELEASE_KIND, relays=usable_hints([each.hint], known=())
+            ),
+        }
         for role, each in lineage.ancestors
     ]
 
@@ -131,7 +141,7 @@ def release_describer(home: Home) -> "Callable[[Sequence[InstalledRelease]], lis
 
 
 def release_references(home: Home) -> "Callable[[InstalledRelease], dict[str, object]]":
-    """Return a function that gives the reference of a release and the command that fetches it, for other people.
+    """Return a function that gives a release's reference, the command that fetches it, and its ancestors.
 
     The hints are the user's public relays, or the others if none is public, without those whose URL has a query: it may
     be a secret.
@@ -145,7 +155,8 @@ def release_references(home: Home) -> "Callable[[InstalledRelease], dict[str, ob
         except CallerError:  # a damaged list; `relays list` reports it
             relays = []
         found = make_references(release, usable_hints(relays, known=()) or relays)
-        return {"nevent": found.nevent, "fetch": found.exact_command}
+        ancestors = lineage_json(release.lineage, open_store(home)[1])
+        return {"nevent": found.nevent, "fetch": found.exact_command, "ancestors": ancestors}
 
     return references
 

@@ -23,7 +23,7 @@ def print_preview(preview: "Preview", trusted: "TrustList", reference: str, *, a
         "format": release.format,
         "size": release.size,
         "card": release.card,
-        "ancestors": lineage_json(release.lineage),
+        "ancestors": lineage_json(release.lineage, trusted),
         "relays": list(preview.relays),
         "servers": list(release.servers),
     }

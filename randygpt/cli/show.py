@@ -72,7 +72,7 @@ def _release(release: "InstalledRelease") -> tuple[dict[str, object], dict[str, 
     extra = installed.release_json(release, trusted) | {
         "created_at": release.created_at,
         "card": release.card,
-        "ancestors": installed.lineage_json(release.lineage),
+        "ancestors": installed.lineage_json(release.lineage, trusted),
         **flags,
     }
     lines: dict[str, object] = {

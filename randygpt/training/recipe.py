@@ -67,7 +67,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         # docs/log.md
         FAST: Recipe(
             max_lr=0.03,
-            fork_lr=0.0086,
+            fork_lr=0.008,
             min_lr=0.0015,
             dropout=0.0,
             eval_every=100,

@@ -106,8 +106,16 @@ function origin(release, card) {
     ["Signed by", release.author_name ? `${release.author_name} (${key})` : key],
     ["Signed on", timeOf(release.created_at)],
     ...license,
+    ...(release.ancestors ?? []).map(ancestor),
     ["Size", `${(release.size / 1e6).toFixed(1)} MB${release.partial ? ", weights only" : ""}`],
   ];
+}
+
+/** Return the row of a release that this one was made from: its author's claim, with a link to it. */
+function ancestor({ role, author, author_name: name, release, nevent }) {
+  const link = make("a", `${release.slice(0, 12)} by ${name ?? `${author.slice(0, 12)}…`}`);
+  if (/^nevent1[a-z0-9]+$/.test(nevent)) link.href = `nostr:${nevent}`;
+  return [role === "base" ? "Made from" : "Merges", link];
 }
 
 function details(model, release) {

@@ -14,6 +14,7 @@ import pytest
 from support.release_store import ReleaseStore, without_checkpoint
 from support.serving import serving_releases
 
+from distribution.ancestors import Ancestor, Lineage
 from distribution.events import RELEASE_KIND
 from distribution.trust_list import TrustStore
 from randygpt.user.home import Home
@@ -142,6 +143,24 @@ async def test_facts_say_how_to_fetch_the_release(
     nevent = encode_nevent(release.id, author=release.author, kind=RELEASE_KIND, relays=hints)
     assert facts["release"]["nevent"] == nevent
     assert facts["release"]["fetch"] == f"randygpt fetch {nevent}{flags}"
+
+
+async def test_facts_have_what_the_release_was_made_from(
+    releases: ReleaseStore, session: aiohttp.ClientSession
+) -> None:
+    base = Ancestor(release_id=bytes(32), hint="wss://relay.example", author=releases.key.pubkey)
+    releases.store.activate(releases.install(tags=Lineage(base=base).tags).id)
+    async with serving_releases(releases) as address:
+        _, facts = await get_facts(session, address)
+    assert facts["release"]["ancestors"] == [
+        {
+            "release": "00" * 32,
+            "author": encode_npub(base.author),
+            "author_name": None,
+            "role": "base",
+            "nevent": encode_nevent(base.release_id, author=base.author, kind=RELEASE_KIND, relays=[base.hint]),
+        }
+    ]
 
 
 async def test_unchanged_facts_give_304(releases: ReleaseStore, session: aiohttp.ClientSession) -> None:

@@ -19,6 +19,7 @@ from support.release_store import ReleaseStore, without_checkpoint
 from support.scrape import sequence_count
 from support.serving import serving, serving_releases
 
+from distribution.ancestors import Ancestor, Lineage
 from distribution.events import RELEASE_KIND
 from distribution.trust_list import TrustStore
 from randygpt.model.decoder import Array, Decoder
@@ -311,6 +312,21 @@ async def test_page_shows_how_to_get_the_release(page: Tab, releases: ReleaseSto
         await page.until("document.querySelector('#fetch button').innerText === 'copied'")
         assert await page.run("navigator.clipboard.readText()") == f"randygpt fetch {nevent}"
         assert await page.run("document.querySelector('#nostr').href") == f"nostr:{nevent}"
+    assert page.console == []
+
+
+async def test_page_links_what_the_release_was_made_from(page: Tab, releases: ReleaseStore) -> None:
+    ids = [bytes([number]) * 32 for number in range(3)]
+    base, *merged = (Ancestor(release_id=each, author=releases.key.pubkey) for each in ids)
+    release = releases.install(tags=Lineage(base=base, merged=tuple(merged)).tags)
+    releases.store.activate(release.id)
+    async with serving_releases(releases) as address:
+        await page.go(address)
+        await shows_version(page, 1)
+        links = await page.run("[...document.querySelectorAll('#origin a')].map((link) => link.href)")
+        labels = await page.run("[...document.querySelectorAll('#origin dt')].map((term) => term.textContent)")
+    assert links == [f"nostr:{encode_nevent(each, author=base.author, kind=RELEASE_KIND, relays=[])}" for each in ids]
+    assert [label for label in labels if label in {"Made from", "Merges"}] == ["Made from", "Merges", "Merges"]
     assert page.console == []
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from support.blossom_server import Answer, blossom_on_thread
 from support.command import invoke, only_line
+from support.family import make_release, store_on
 from support.models import CONFIG
+from support.release_store import ReleaseStore
 from support.releases import publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay, relay_on_thread
 
@@ -82,6 +84,21 @@ def test_show_of_a_remote_release_as_json(shelf: Shelf, tmp_path: Path) -> None:
     assert (facts["release"], facts["version"], facts["installed"]) == (shelf.first.id.hex(), 1, False)
     assert (facts["author"], facts["size"], facts["card"]) == (NPUB, shelf.first.size, CARD)
     assert (facts["relays"], facts["ancestors"]) == ([shelf.relay.url], [])
+
+
+def test_show_has_what_a_release_was_made_from(tmp_path: Path, threaded_relay: ScriptedRelay) -> None:
+    author = SecretKey(bytes.fromhex("33" * 32))
+    base = make_release(author, "base")
+    merge = make_release(KEY, "both", base=base, merged=[make_release(author, name, base=base) for name in ("a", "b")])
+    store_on(threaded_relay, [merge])
+    installed = ReleaseStore(home=tmp_path, key=KEY).install(tags=merge.lineage.tags)
+    for which in (merge.id.hex(), installed.id.hex()):
+        lines = invoke(tmp_path, "show", which, "--relay", threaded_relay.url).stdout.splitlines()
+        start = lines.index(f"made from   base {base.id.hex()} by {encode_npub(author.pubkey)}")
+        assert [line.split()[0] for line in lines[start + 1 : start + 4]] == ["merged", "merged", "(as"]
+        facts = json.loads(invoke(tmp_path, "show", which, "--relay", threaded_relay.url, "--json").stdout)
+        roles = [(each["release"], each["role"]) for each in facts["ancestors"]]
+        assert roles == [(each.release_id.hex(), role) for role, each in merge.lineage.ancestors]
 
 
 def test_dry_run_of_a_fetch_installs_nothing(shelf: Shelf, tmp_path: Path) -> None:
