@@ -3,7 +3,8 @@
 A publish is identified by author, name and file hashes. The journal records what its event ids depend on and nothing
 else: version, time, expiry, card, tags, relay hint, servers, and the sizes of blobs and manifest events. With them a
 rerun creates the same drafts byte for byte, hence the same ids. If a throw-away key signed the chunks, their signatures
-are recorded in its place. Receipts of relays are separate, in state/receipts.
+are recorded in its place; those of a remote signer are recorded so that the person is asked once. Receipts of relays
+are separate, in state/receipts.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from distribution.state_file import newer_state
 from relay_client import durable
 from relay_client.event import MAX_TIMESTAMP, Tags
 
-JOURNAL_VERSION = 4
+JOURNAL_VERSION = 5
 PART_SIZE = 29_952  # bytes of a manifest event: small enough for a remote signer (NIP-46)
 
 _SCHEMA = """
@@ -50,8 +51,15 @@ CREATE TABLE IF NOT EXISTS publishes (
     PRIMARY KEY (author, name, version)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS chunk_signatures (
-    chunk_author BLOB PRIMARY KEY,
-    signatures BLOB NOT NULL
+    author BLOB NOT NULL,
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    signatures BLOB NOT NULL,
+    PRIMARY KEY (author, name, version)
+) STRICT;
+CREATE TABLE IF NOT EXISTS signatures (
+    event_id BLOB PRIMARY KEY,
+    signature BLOB NOT NULL     -- of a remote signer
 ) STRICT;
 CREATE TABLE IF NOT EXISTS rates (
     relay TEXT PRIMARY KEY,
@@ -208,10 +216,6 @@ class Journal:
         """Record a new publish durably, with a version above `above` and above every recorded one."""
         chunk_author = chunk_signatures.pubkey if chunk_signatures else None
         with self._translated(), self._transaction():
-            if chunk_signatures:
-                self._database.execute(
-                    "INSERT INTO chunk_signatures VALUES (?, ?)", (chunk_author, chunk_signatures.encode())
-                )
             row = self._database.execute(
                 "INSERT INTO publishes (author, name, contents, created_at, card, hint, expires, blob_size, servers,"
                 " part_size, tags, chunk_author, version)"
@@ -234,6 +238,10 @@ class Journal:
                     chunk_author,
                 ),
             ).fetchone()
+            if chunk_signatures:
+                self._database.execute(
+                    "INSERT INTO chunk_signatures VALUES (?, ?, ?, ?)", (author, name, *row, chunk_signatures.encode())
+                )
         return PublishRecord(
             version=row[0],
             created_at=created_at,
@@ -247,15 +255,29 @@ class Journal:
             resumed=False,
         )
 
-    def chunk_signatures(self, chunk_author: bytes) -> ChunkSignatures:
-        """Return the signatures that were recorded for the chunks of a publish."""
+    def chunk_signatures(self, author: bytes, name: str, record: PublishRecord) -> ChunkSignatures | None:
+        """Return the signatures that were recorded for the chunks of a publish, None if its author signs them."""
+        if record.chunk_author is None:
+            return None
         with self._translated():
             row = self._database.execute(
-                "SELECT signatures FROM chunk_signatures WHERE chunk_author = ?", (chunk_author,)
+                "SELECT signatures FROM chunk_signatures WHERE author = ? AND name = ? AND version = ?",
+                (author, name, record.version),
             ).fetchone()
         if row is None:
             raise StoreError(f"{self._path}: lacks the signatures of a release's chunks; use --new-version")
-        return ChunkSignatures.decode(chunk_author, row[0])
+        return ChunkSignatures.decode(record.chunk_author, row[0])
+
+    def signature(self, event_id: bytes) -> bytes | None:
+        """Return the recorded signature of an event, unverified, or None."""
+        with self._translated():
+            row = self._database.execute("SELECT signature FROM signatures WHERE event_id = ?", (event_id,)).fetchone()
+        return row[0] if row else None
+
+    def record_signature(self, event_id: bytes, signature: bytes) -> None:
+        """Record the signature of an event."""
+        with self._translated():
+            self._database.execute("INSERT OR REPLACE INTO signatures VALUES (?, ?)", (event_id, signature))
 
     def publishes(self, author: bytes) -> list[tuple[str, PublishRecord]]:
         """Return the name and the record of every publish of an author, oldest first."""

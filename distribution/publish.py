@@ -23,6 +23,7 @@ from distribution.plan import Plan, check_fits, make_plan
 from distribution.publish_history import PublishHistory
 from distribution.release_sender import ReleaseSender, check_reached
 from distribution.release_spec import ReleaseSpec
+from distribution.remembering_signer import RememberingSigner
 from distribution.revocation import find_revocation
 from distribution.source import BLOB_SIZE, FileHasher, HashedSource
 from distribution.upload import ServerReport, Uploader, file_blobs, manifest_blob
@@ -144,7 +145,7 @@ class Publisher:
         with self.journal.receipts(plan.release_id) as receipts:
             sender = ReleaseSender(
                 pool=self.pool,
-                key=self.key,
+                key=self._author,
                 chunk_key=self._chunk_signer(spec.name, record) if plan.chunks else None,
                 now=self.now,
                 plan=plan,
@@ -190,12 +191,12 @@ class Publisher:
         plan = await asyncio.to_thread(make_plan, spec, hashed, record, author=self.key.pubkey)
         created_at = head_time(self._history.records(spec.name), record.version)
         chunk_key, writer = self._chunk_signer(spec.name, record), EventWriter(file, on_progress=self.on_progress)
-        announced = [await event.sign_by(self.key) for event in plan.events[plan.chunks :]]
+        announced = [await event.sign_by(self._author) for event in plan.events[plan.chunks :]]
         release = Release.parse(announced[-1], now=record.created_at)
         draft = head_draft(
             release, hint=record.hint, created_at=created_at, expires=record.expires, servers=record.servers
         )
-        last = [*announced, await self.key.sign_event(draft)]
+        last = [*announced, await self._author.sign_event(draft)]
         size = await asyncio.to_thread(writer.write_plan, plan, chunk_key, last)
         return Published(
             release=release,
@@ -243,12 +244,15 @@ class Publisher:
     def _history(self) -> PublishHistory:
         return PublishHistory(journal=self.journal, author=self.key.pubkey, now=self.now)
 
+    @property
+    def _author(self) -> EventSigner:
+        """Signer of events that a rerun makes again: a remote one is asked once for each."""
+        return self.key if local_key(self.key) else RememberingSigner(self.key, self.journal)
+
     def _chunk_signer(self, name: str, record: PublishRecord) -> Signer:
         """Return the signer of the chunks: the author, or the recorded signatures of a throw-away key."""
-        if record.chunk_author:
-            return self.journal.chunk_signatures(record.chunk_author)
-        if key := local_key(self.key):
-            return key
+        if signer := self.journal.chunk_signatures(self.key.pubkey, name, record) or local_key(self.key):
+            return signer
         raise CallerError(
             f"version {record.version} of {name} was these files, with chunks signed by a local key; a remote signer"
             " cannot sign them: use that key, or --new-version"

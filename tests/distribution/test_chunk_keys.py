@@ -187,13 +187,45 @@ async def test_person_signs_at_most_15_events_of_172_mb(
     files = [source("checkpoint.bin", "checkpoint", data, [("weights", len(data))]), *tiny_sources()[1:]]
     signer = CountingSigner(key)
     with Journal(tmp_path / "state" / "journal.sqlite") as journal:
-        async with Pool([relay]) as pool:
+        async with Pool([relay]) as pool, LocalBlobServer(folder=tmp_path / "blobs") as server:
             publisher = Publisher(pool=pool, journal=journal, key=signer, now=clock, chunk_key=chunk_key)
             published = await publisher.publish(spec_of(files))
-    assert published.events > 3_700
-    assert len(signer.kinds) <= 15
-    fetched = await fetch([relay], tmp_path / "b", AddressReference(author=key.pubkey, name="demo"))
-    assert fetched.release.file("checkpoint").local_path.read_bytes() == data
+            assert published.events > 3_700
+            assert len(signer.kinds) <= 15
+            fetched = await fetch([relay], tmp_path / "b", AddressReference(author=key.pubkey, name="demo"))
+            assert fetched.release.file("checkpoint").local_path.read_bytes() == data
+            signer.kinds.clear()
+            await replace(publisher, servers=[server.origin]).publish(replace(spec_of(files), new_version=True))
+            assert len(signer.kinds) <= 15
+
+
+async def test_rerun_asks_the_person_for_the_head_only(
+    scripted: ScriptedRelay, tmp_path: Path, key: SecretKey, chunk_key: SecretKey
+) -> None:
+    signer = CountingSigner(key)
+
+    async def publish_again(url: str) -> bytes:
+        signer.kinds.clear()
+        with Journal(tmp_path / "state" / "journal.sqlite") as journal:
+            async with Pool([url]) as pool:
+                publisher = Publisher(pool=pool, journal=journal, key=signer, now=clock, chunk_key=chunk_key)
+                return (await publisher.publish(spec_of(tiny_sources()))).release.id
+
+    scripted.accept = lambda event: (event["pubkey"] == key.pubkey.hex(), "blocked: later")
+    with pytest.raises(NotPublished):
+        await publish_again(scripted.url)
+    assert signer.kinds == [CHUNK_KIND, RELEASE_KIND]
+    scripted.accept = lambda _event: (True, "")
+    first = await publish_again(scripted.url)
+    assert signer.kinds == [HEAD_KIND]
+    async with scripted_relay() as added:
+        assert await publish_again(added.url) == first
+        assert signer.kinds == [HEAD_KIND]
+    with contextlib.closing(sqlite3.connect(tmp_path / "state" / "journal.sqlite", isolation_level=None)) as database:
+        database.execute("UPDATE signatures SET signature = zeroblob(64)")
+    async with scripted_relay() as added:
+        assert await publish_again(added.url) == first
+    assert signer.kinds == [CHUNK_KIND, RELEASE_KIND, HEAD_KIND]
 
 
 async def test_remote_signer_needs_another_chunk_key(tmp_path: Path, key: SecretKey) -> None:

@@ -214,11 +214,12 @@ def begin_signed(journal: Journal) -> PublishRecord:
 
 def test_signatures_of_chunks_are_recorded(path: Path, journal: Journal) -> None:
     assert begin_signed(journal).chunk_author == SIGNATURES.pubkey
+    begin_signed(journal)  # another version, signed by the same key
     with Journal(path) as other:
         found = other.find(AUTHOR, "demo", ONE)
         assert found is not None
         assert found.chunk_author == SIGNATURES.pubkey
-        assert other.chunk_signatures(SIGNATURES.pubkey) == SIGNATURES
+        assert other.chunk_signatures(AUTHOR, "demo", found) == SIGNATURES
 
 
 def test_publish_and_signatures_are_recorded_together(path: Path, journal: Journal) -> None:
@@ -231,11 +232,11 @@ def test_publish_and_signatures_are_recorded_together(path: Path, journal: Journ
 
 @pytest.mark.parametrize("change", ["DELETE FROM chunk_signatures", "UPDATE chunk_signatures SET signatures = x'00'"])
 def test_missing_or_damaged_signatures_are_reported(path: Path, journal: Journal, change: str) -> None:
-    begin_signed(journal)
+    record = begin_signed(journal)
     with database(path) as other:
         other.execute(change)
     with pytest.raises(StoreError, match="signatures of a release's chunks"):
-        journal.chunk_signatures(SIGNATURES.pubkey)
+        journal.chunk_signatures(AUTHOR, "demo", record)
 
 
 # --- digest of contents
