@@ -29,6 +29,7 @@ class Preview:
 
     release: Release
     relays: tuple[str, ...]  # URLs
+    claimed_name: str = ""  # of the author, in the profile on relays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,18 @@
 """Trusted authors, the names that the user gave them, and the keys that names of the web had. Owns state/trust.json.
 
+Authors without such a name are shown by their key and the name that they claim.
+
 {"policy": "explicit" or "allowlist", "authors": {"<public key in hex>": "<name>"},
 "addresses": {"alice@example.com": "<public key in hex>"}}
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from distribution.author_claims import ClaimStore
+from distribution.confusables import skeleton
 from distribution.errors import CallerError
 from distribution.state_file import StateFile
 from distribution.trust import MODES, Mode, TrustPolicy
@@ -16,6 +20,7 @@ from relay_client.errors import InvalidKey, quote
 from relay_client.nip19 import decode_pubkey, encode_npub
 
 _MAX_NAME = 64
+_SHORT_CLAIM = 12  # characters of a claimed name in a table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,16 +30,48 @@ class TrustList:
     mode: Mode = "explicit"
     names: Mapping[bytes, str] = field(default_factory=dict)  # x-only public key, 32
     addresses: Mapping[str, bytes] = field(default_factory=dict)  # NIP-05, to the key that it named first
+    claims: Mapping[bytes, str] = field(default_factory=dict)  # names in profiles of authors, which prove nothing
 
     @property
     def policy(self) -> TrustPolicy:
         """The policy that a fetch applies."""
         return TrustPolicy(mode=self.mode, authors=frozenset(self.names))
 
+    def with_claim(self, author: bytes, name: str) -> Self:
+        """Return the list with the name that an author claims now, if any."""
+        return replace(self, claims={**self.claims, author: name}) if name else self
+
     def display_name(self, author: bytes) -> str:
-        """Return an author for display: the name on the list, if any, and always the npub."""
+        """Return an author for display: the name on the list, or else the claimed one, and always the npub."""
         npub = encode_npub(author)
-        return f"{self.names[author]} ({npub})" if author in self.names else npub
+        if author in self.names:
+            return f"{self.names[author]} ({npub})"
+        if imitated := self.imitated(author):
+            return f"{npub}, calls itself like your {imitated}, and is another key"
+        claim = self.claims.get(author)
+        return f'{npub}, calls itself "{claim}"' if claim else npub
+
+    def short_name(self, author: bytes) -> str:
+        """Return an author for a table: the name on the list, or else the ends of the npub and the claimed name.
+
+        The ends of an npub are too short to tell a forged key from a real one.
+        """
+        npub = encode_npub(author)
+        short = f"{npub[:9]}…{npub[-4:]}"
+        if author in self.names:
+            return self.names[author]
+        if imitated := self.imitated(author):
+            return f"{short} (not your {imitated})"
+        claim = self.claims.get(author, "")
+        return f'"{claim[:_SHORT_CLAIM]}{"…" if claim[_SHORT_CLAIM:] else ""}"? {short}' if claim else short
+
+    def imitated(self, author: bytes) -> str:
+        """Return the name on the list that another author's claimed name looks like, empty if it looks like none."""
+        claim = self.claims.get(author)
+        if not claim or author in self.names:
+            return ""
+        form = skeleton(claim)
+        return next((name for name in self.names.values() if skeleton(name) == form), "")
 
 
 class TrustStore:
@@ -42,10 +79,11 @@ class TrustStore:
 
     def __init__(self, home: Path) -> None:
         self._file = StateFile(home / "state" / "trust.json")
+        self._claims = ClaimStore(home)
 
     def read(self) -> TrustList:
-        """Return the list; raises StoreError."""
-        return self._decode(self._file.read())
+        """Return the list, with the names that other authors claim; raises StoreError."""
+        return replace(self._decode(self._file.read()), claims=self._claims.read())
 
     async def add(self, author: bytes, name: str) -> None:
         """Trust an author, or rename one.

@@ -6,9 +6,10 @@ The command line and the public functions of `randygpt` are thin callers of this
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
+from distribution.author_claims import ClaimStore, ask_names, learn_names
 from distribution.chunk_signatures import make_chunk_key
 from distribution.download import OnProgress
 from distribution.dry_run import DryRun
@@ -191,7 +192,10 @@ async def fetch_release(
     """
     opened = _open_fetcher(home, reference, options, remember=True, on_progress=on_progress)
     async with opened as (fetcher, parsed):
-        return await fetcher.fetch(parsed, activate=activate, weights=options.weights)
+        fetched = await fetcher.fetch(parsed, activate=activate, weights=options.weights)
+        if not options.events:
+            await _learn_name(home, fetcher.pool, fetched.release.author)
+        return fetched
 
 
 async def preview_release(home: Home, reference: str, *, relays: Sequence[str] | None = None) -> Preview:
@@ -200,7 +204,9 @@ async def preview_release(home: Home, reference: str, *, relays: Sequence[str] |
     Raises what `fetch_release` raises.
     """
     async with _open_fetcher(home, reference, FetchOptions(relays=relays), policy=TrustPolicy()) as (fetcher, parsed):
-        return await look(fetcher, parsed)
+        preview = await look(fetcher, parsed)
+        names = await ask_names(fetcher.pool, [preview.release.author], now=_now())
+        return replace(preview, claimed_name=(names or {}).get(preview.release.author, ""))
 
 
 async def plan_fetch_release(
@@ -252,6 +258,12 @@ async def _open_fetcher(
             follow_servers=options.follow_servers,
         )
         yield fetcher, parsed
+
+
+async def _learn_name(home: Home, source: "EventSource", author: bytes) -> None:
+    """Ask for the profile of an author to whom the user gave no name."""
+    if author not in TrustStore(home.folder).read().names:
+        await learn_names(source, [author], ClaimStore(home.folder), now=_now())
 
 
 async def look_up_name(home: Home, text: str, *, remember: bool = True, on_note: Callable[[str], None]) -> str:

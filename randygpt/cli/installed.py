@@ -97,6 +97,7 @@ def release_json(release: "InstalledRelease | Release", trusted: "TrustList") ->
         "release": release.id.hex(),
         "author": encode_npub(release.author),
         "author_name": trusted.names.get(release.author),
+        "claimed_name": None if release.author in trusted.names else trusted.claims.get(release.author),
         "name": release.name,
         "version": release.version,
     }
@@ -167,8 +168,8 @@ def release_title(release: "InstalledRelease", trusted: "TrustList") -> str:
 
 
 def author_title(release: "InstalledRelease", trusted: "TrustList") -> str:
-    """Return the author's petname, or the ends of the npub; `show` has all of it."""
-    return trusted.names.get(release.author) or short_npub(release.author)
+    """Return the author's petname, or the ends of the npub and a claimed name; `show` has all of it."""
+    return trusted.short_name(release.author)
 
 
 def flags_of(store: "Store", release: "InstalledRelease") -> dict[str, bool]:

@@ -60,7 +60,8 @@ def _show_remote(reference: str, relay: list[str] | None, *, as_json: bool) -> N
 
     home = Home.from_environment()
     preview = asyncio.run(preview_release(home, reference, relays=relay))
-    print_preview(preview, installed.open_store(home)[1], reference, as_json=as_json)
+    trusted = installed.open_store(home)[1].with_claim(preview.release.author, preview.claimed_name)
+    print_preview(preview, trusted, reference, as_json=as_json)
 
 
 def _release(release: "InstalledRelease") -> tuple[dict[str, object], dict[str, object]]:

@@ -206,10 +206,11 @@ def test_verify_file_finds_its_release(friend: Friend, capsys: pytest.CaptureFix
 
 def test_trust_list_is_edited_by_commands(at_home: Path, capsys: pytest.CaptureFixture[str], key: SecretKey) -> None:
     npub = encode_npub(key.pubkey)
-    assert said(capsys, "trust", "list") == {"policy": "explicit", "authors": []}
+    assert said(capsys, "trust", "list") == {"policy": "explicit", "authors": [], "addresses": {}}
     assert said(capsys, "trust", "add", npub, "alice") == {"npub": npub, "name": "alice"}
     assert said(capsys, "trust", "policy", "allowlist") == {"policy": "allowlist"}
-    assert said(capsys, "trust", "list") == {"policy": "allowlist", "authors": [{"npub": npub, "name": "alice"}]}
+    alice = {"npub": npub, "name": "alice"}
+    assert said(capsys, "trust", "list") == {"policy": "allowlist", "authors": [alice], "addresses": {}}
     assert said(capsys, "trust", "remove", "alice") == {"npub": npub}
     assert "not on your trust list" in refused(capsys, "trust", "remove", "alice")
     assert "no such policy" in refused(capsys, "trust", "policy", "everybody")
