@@ -57,14 +57,16 @@ class Dropout:
     def __init__(self, probability: float) -> None:
         self.probability = probability
         self._generators: list[np.random.Generator] = []
-        self._device_seed: int | None = None  # for the first mask of a pass on another device than a CPU
 
-    def begin(self, *, seed: int, iteration: int, sequences: range) -> Self:
+    def begin(self, *, seed: int, iteration: int, sequences: range, device: str = "cpu") -> Self:
         """Seed the masks for a forward pass of these sequences of the global batch."""
-        self._generators = [
-            np.random.Generator(np.random.SFC64([seed, iteration, index])) for index in sequences if self.probability
-        ]
-        self._device_seed = int(np.random.SeedSequence([seed, iteration, sequences.start]).generate_state(1)[0])
+        if not self.probability:
+            return self
+        if device != "cpu":
+            torch.manual_seed(int(np.random.SeedSequence([seed, iteration, sequences.start]).generate_state(1)[0]))
+            return self
+        seeds = ([seed, iteration, index] for index in sequences)
+        self._generators = [np.random.Generator(np.random.SFC64(each)) for each in seeds]
         return self
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -72,9 +74,6 @@ class Dropout:
         if not self.probability:
             return x
         if x.device.type != "cpu":
-            if self._device_seed is not None:
-                torch.manual_seed(self._device_seed)
-                self._device_seed = None
             return functional.dropout(x, self.probability)
         size = x[0].numel()
         bits = np.empty((len(x), -(-size // 4)), dtype=np.uint64)  # 16 random bits per element are cheaper than a float

@@ -48,7 +48,7 @@ class Compute:
                 part=slice(part.start, part.stop),
                 device=options.device,
             )
-            self._model.dropout.begin(seed=options.seed, iteration=iteration, sequences=part)
+            self._model.dropout.begin(seed=options.seed, iteration=iteration, sequences=part, device=options.device)
             loss = _loss(self._model, inputs, targets) * (len(part) / options.batch_size)
             loss.backward()
             total += loss.detach()

@@ -90,7 +90,7 @@ class Iterations:
         losses = [each.loss for each in unread]
         if self._is_evaluation_due:
             losses.append(self._compute.evaluate())
-        values: list[float] = torch.stack(losses).tolist()
+        values: list[float] = torch.stack(losses).cpu().tolist()
         ms = (time.perf_counter() - self._started) * 1e3 / len(unread)
         val_loss = values.pop() if len(values) > len(unread) else None
         self._check(values, val_loss)

@@ -162,12 +162,18 @@ def _parameter(values: Tensor, gradient: Tensor) -> nn.Parameter:
 
 
 def _adamw(parameter: nn.Parameter, *, betas: tuple[float, float], weight_decay: float) -> torch.optim.Optimizer:
-    fused = parameter.device.type in {"cpu", "cuda"}
+    fused = _is_fused(parameter)
     return torch.optim.AdamW([parameter], lr=0.0, betas=betas, eps=EPS, weight_decay=weight_decay, fused=fused)
 
 
+def _is_fused(parameter: nn.Parameter) -> bool:
+    """Return whether AdamW runs as one kernel; on Apple's GPUs it was never tried."""
+    return parameter.device.type != "mps"
+
+
 def _restore(adamw: torch.optim.Optimizer, parameter: nn.Parameter, steps: int, first: Tensor, second: Tensor) -> None:
-    step = torch.tensor(float(steps), device=parameter.device)
+    # Without that kernel, torch reads the number of steps in every step, which must not wait for another device.
+    step = torch.tensor(float(steps), device=parameter.device if _is_fused(parameter) else "cpu")
     adamw.state[parameter] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
 
 

@@ -1,11 +1,14 @@
 """Torch network: against a plain reference, and as views of one flat vector."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from support import compile_probe
 from support.models import CONFIG
 from torch import Tensor
 
@@ -131,3 +134,9 @@ def test_dropout_acts_only_in_training() -> None:
     assert not torch.equal(model.train()(ids), model(ids))
     assert torch.equal(model.eval()(ids), plain.eval()(ids))
     assert torch.equal(plain.train()(ids), plain(ids))
+
+
+@pytest.mark.full
+def test_network_compiles_to_one_graph() -> None:
+    done = subprocess.run([sys.executable, compile_probe.__file__], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "torch.float32\ntorch.bfloat16\n"), done.stderr
