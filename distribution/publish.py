@@ -147,6 +147,7 @@ class Publisher:
                 pool=self.pool,
                 key=self._author,
                 chunk_key=self._chunk_signer(spec.name, record) if plan.chunks else None,
+                is_local=local_key(self.key) is not None,
                 now=self.now,
                 plan=plan,
                 receipts=receipts,

@@ -29,6 +29,7 @@ class ReleaseSender:
         pool: Open pool.
         key: Signs as the author.
         chunk_key: Signs the chunks of files, as they are sent; None: the plan has none.
+        is_local: Whether the author could sign the chunks.
         now: Clock, in seconds since 1970.
         plan: The events.
         receipts: Receipts of the release.
@@ -40,6 +41,7 @@ class ReleaseSender:
     pool: Pool
     key: EventSigner
     chunk_key: Signer | None
+    is_local: bool
     now: Callable[[], int]
     plan: Plan
     receipts: Receipts
@@ -106,9 +108,10 @@ class ReleaseSender:
         is_unknown = self.chunk_key is not None and self.chunk_key.pubkey != self.key.pubkey
         if not is_unknown or not any(prefix in reasons for prefix in _NOT_ADMITTED):
             return ""
+        own = "publish with --new-version --chunk-key author, or " if self.is_local else ""
         return (
-            "; a throw-away key signed the chunks: for relays that admit listed keys only, publish with"
-            " --new-version --chunk-key author, or to a Blossom server with --no-relay-chunks"
+            "; a throw-away key signed the chunks: if these relays admit listed keys only, "
+            f"{own}send the files to a Blossom server with --server and --no-relay-chunks"
         )
 
     async def _stored(self) -> dict[str, set[int]]:

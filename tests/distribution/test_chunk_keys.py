@@ -252,6 +252,11 @@ async def test_relay_of_listed_authors_refuses_with_advice(
     async with LocalRelay(port=free_port, limits=RelayLimits(authors=frozenset({key.pubkey}))) as relay:
         with pytest.raises(NotPublished, match=r"not on the relay's list.*--new-version --chunk-key author"):
             await publish([relay.url], tmp_path, key, tiny_sources(), chunk_key=chunk_key)
+        with Journal(tmp_path / "b" / "journal.sqlite") as journal:
+            async with Pool([relay.url]) as pool:
+                remote = Publisher(pool=pool, journal=journal, key=CountingSigner(key), now=clock, chunk_key=chunk_key)
+                with pytest.raises(NotPublished, match="listed keys only, send the files to a Blossom server"):
+                    await remote.publish(spec_of(tiny_sources()))
         await publish([relay.url], tmp_path, key, tiny_sources(), new_version=True)
 
 
