@@ -18,6 +18,7 @@ from distribution.search_results import Candidates, FoundModel, KnownAuthors, Re
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, HashedEvent
 from relay_client.filter import Filter
+from relay_client.hexadecimal import parse_hex
 from relay_client.pool import Pool
 
 _AUTHORS_PER_REQUEST = 100
@@ -29,7 +30,7 @@ class SearchResult:
 
     models: Sequence[FoundModel]
     more: int = 0  # further releases that match; not all of them need be readable
-    crowded: Collection[bytes] = ()  # authors with more models than are listed
+    crowded: Collection[bytes] = ()  # authors of listed models who have more
     incomplete: Sequence[str] = ()  # why something may be missing, a line each
 
 
@@ -58,7 +59,7 @@ class Searcher:
         return SearchResult(
             models=[candidates.complete(model) for model in passed[: self.query.limit]],
             more=len(ranked) - checks.checked + max(0, len(passed) - self.query.limit),
-            crowded=candidates.crowded | checks.crowded,
+            crowded=(candidates.crowded | checks.crowded) & {model.author for model in checks.listed},
             incomplete=[*reader.incomplete, *([failed] if failed else [])],
         )
 
@@ -67,9 +68,9 @@ class Searcher:
 
         def receive(url: str, raw_event: Mapping[str, object]) -> None:
             with contextlib.suppress(InvalidEvent, InvalidRelease):
-                event_id = HashedEvent.parse(raw_event).id
-                if candidates.has(event_id):
-                    candidates.add_relay(event_id, url)
+                claimed_id = parse_hex(raw_event.get("id"), 32)
+                if claimed_id and candidates.has(claimed_id):  # its signature was verified
+                    candidates.add_relay(HashedEvent.parse(raw_event).id, url)
                 else:
                     candidates.offer(Release.parse(Event.parse(raw_event), now=self.now), url)
 

@@ -1,13 +1,11 @@
 """One contract on every relay: publish, fetch, follow, revoke, reseed, find copies."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from support.following import Follow
-from support.relays import npm_relay, python_relay
+from support.relays import running_relay
 from support.releases import checkpoint_bytes, clock, fetch, publish, source, tiny_sources
 from support.scripted_relay import scripted_relay
 
@@ -19,7 +17,6 @@ from distribution.store import Store
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
-from relay_client.local_relay import LocalRelay
 from relay_client.nip19 import AddressReference, EventReference
 from relay_client.pool import Pool
 
@@ -28,21 +25,10 @@ WAIT_S = 60
 RELAYS = ("embedded, memory", "embedded, disk", "nostr-relay, sqlite", "nostr-relay, lmdb", "npm, sqlite")
 
 
-@contextlib.asynccontextmanager
-async def running(name: str, folder: Path, port: int) -> AsyncIterator[str]:
-    if name.startswith("embedded"):
-        async with LocalRelay(port=port, folder=folder if "disk" in name else None) as relay:
-            yield relay.url
-    else:
-        manager = npm_relay(folder) if name.startswith("npm") else python_relay(folder, port, name.split(", ")[1])
-        with manager as url:
-            yield url
-
-
 @pytest.mark.parametrize("name", RELAYS)
 async def test_publish_and_fetch(name: str, tmp_path: Path, free_port: int, key: SecretKey) -> None:
     big = b"".join(bytes([number]) * 46_080 for number in range(130))  # more events than some relays give at once
-    async with running(name, tmp_path, free_port) as url:
+    async with running_relay(name, tmp_path, free_port) as url:
         first = await publish([url], tmp_path / "a", key, tiny_sources(seed=1))
         again = await publish([url], tmp_path / "a", key, tiny_sources(seed=1))
         sources = [source("big.bin", "checkpoint", big, [("weights", len(big))]), *tiny_sources()[1:]]
@@ -58,7 +44,7 @@ async def test_publish_and_fetch(name: str, tmp_path: Path, free_port: int, key:
 
 @pytest.mark.parametrize("name", RELAYS)
 async def test_follow_and_revoke(name: str, tmp_path: Path, free_port: int, key: SecretKey) -> None:
-    async with running(name, tmp_path, free_port) as url:
+    async with running_relay(name, tmp_path, free_port) as url:
         first = (await publish([url], tmp_path / "a", key, tiny_sources(seed=1))).release
         async with Follow([url], tmp_path / "home", key.pubkey).running() as follow:
             await follow.until(lambda: follow.store.current() == first.id)
@@ -84,7 +70,7 @@ async def test_stranger_reseeds_a_release(name: str, tmp_path: Path, free_port: 
     big = b"".join(bytes([number]) * 46_080 for number in range(70))
     sources = [source("big.bin", "checkpoint", big, [("weights", len(big))]), *tiny_sources()[1:]]
     address = AddressReference(author=key.pubkey, name="demo")
-    async with running(name, tmp_path, free_port) as url:
+    async with running_relay(name, tmp_path, free_port) as url:
         async with scripted_relay() as first:
             release = (await publish([first.url], tmp_path / "author", key, sources)).release
             fetched = await fetch([first.url], tmp_path / "stranger", address)
@@ -104,7 +90,7 @@ async def test_stranger_reseeds_a_release(name: str, tmp_path: Path, free_port: 
 async def test_copies_signed_by_another_key(
     name: str, tmp_path: Path, free_port: int, key: SecretKey, stranger: SecretKey
 ) -> None:
-    async with running(name, tmp_path, free_port) as url, scripted_relay() as full:
+    async with running_relay(name, tmp_path, free_port) as url, scripted_relay() as full:
         published = await publish([full.url], tmp_path / "a", key, tiny_sources(seed=1))
         wanted = [chunk.event_id for file in published.manifest.files for chunk in file.chunks(46_080)]
         announced = (*published.release.manifest_ids, published.release.id)

@@ -10,8 +10,8 @@ import msgpack
 import orjson
 
 from distribution.chunking import CHUNK_SIZE, count
-from distribution.events import Release, chunk_draft, head_draft, release_draft
-from relay_client.event import Event, Tags
+from distribution.events import RELEASE_KIND, Release, chunk_draft, head_draft, release_draft
+from relay_client.event import Event, EventDraft, Tags
 from relay_client.keys import SecretKey
 from support.scripted_relay import RawEvent
 
@@ -78,3 +78,35 @@ def _file(path: str, role: str, segment: str, size: int) -> dict[str, Any]:
 def stored(events: Iterable[Event]) -> dict[str, RawEvent]:
     """Return events as a scripted relay stores them."""
     return {event.id.hex(): orjson.loads(event.to_json()) for event in events}
+
+
+def real_models(now: int) -> list[Announcement]:
+    """Return 20 complete models by ten authors, older than any flood."""
+    authors = [SecretKey.generate() for _ in range(10)]
+    return [
+        announce(key, f"model{author}-{number}", created_at=now - 50_000 - 10 * author - number)
+        for author, key in enumerate(authors)
+        for number in range(2)
+    ]
+
+
+def flood(count: int, now: int) -> list[Event]:
+    """Return hostile events of the kinds that a search reads, most of them newer than every real model.
+
+    A third are releases by as many keys, without a head; others are events that are no release, many of one second;
+    models of one key; models whose manifest is missing, by names of real models; heads that name nothing; and events as
+    large as relays allow.
+    """
+    spammer = SecretKey.generate()
+    events: list[Event] = []
+    for number in range(-(-count // 6)):
+        one = SecretKey.generate()
+        events += [announce(one, f"spam{number}", created_at=now - number % 3_000).release]
+        events += [announce(SecretKey.generate(), f"spam-{number}", created_at=now - 7).release]
+        junk: Tags = (("t", "randygpt"), ("name", f"{number}"))
+        content = "x" * (60_000 if number % 50 == 0 else 10)
+        events += [EventDraft(kind=RELEASE_KIND, created_at=now - number % 2, tags=junk, content=content).sign(one)]
+        many = announce(spammer, f"many{number}", created_at=now - number)
+        imitation = announce(one, f"model{number % 10}-{number % 2}", size=300 + number, created_at=now - 100)
+        events += [many.release, imitation.release, imitation.head]
+    return events[:count]

@@ -5,9 +5,10 @@ import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from relay_client.local_relay import LocalRelay
 from support.output import read_line
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +35,18 @@ _STORAGE = {
     "sqlite": "  sqlalchemy.url: sqlite+aiosqlite:///{folder}/events.sqlite3",
     "lmdb": "  class: nostr_relay.storage.kv.LMDBStorage\n  path: {folder}/lmdb\n  map_size: 1000000000",
 }
+
+
+@contextlib.asynccontextmanager
+async def running_relay(name: str, folder: Path, port: int) -> AsyncIterator[str]:
+    """Run a relay, such as `embedded, disk`, `nostr-relay, lmdb` or `npm, sqlite`; yield its address."""
+    if name.startswith("embedded"):
+        async with LocalRelay(port=port, folder=folder if "disk" in name else None) as relay:
+            yield relay.url
+    else:
+        manager = npm_relay(folder) if name.startswith("npm") else python_relay(folder, port, name.split(", ")[1])
+        with manager as url:
+            yield url
 
 
 def find_free_port() -> int:
