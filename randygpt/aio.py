@@ -26,6 +26,7 @@ from randygpt.checkpoint.sidecar import inspect_checkpoint, read_json, read_toke
 from randygpt.errors import CallerError, translate_os_errors
 from randygpt.model.config import ModelConfig
 from randygpt.release_files import checkpoint_spec
+from randygpt.remote_signing import remote_signer
 from randygpt.sharing import (
     FetchOptions,
     Publication,
@@ -36,11 +37,13 @@ from randygpt.sharing import (
     no_progress,
     published_references,
 )
-from randygpt.user import signing_key
 from randygpt.user.home import Home
+from randygpt.user.signer import find_signer
 from relay_client.errors import quote
+from relay_client.event import EventSigner
 from relay_client.keys import SecretKey
 from relay_client.nip19 import encode_npub
+from relay_client.nip46.remote_signer import Pairing
 
 if TYPE_CHECKING:
     from randygpt.language_model import LanguageModel
@@ -285,15 +288,19 @@ def _urls(urls: Sequence[str] | None) -> Sequence[str] | None:
     return urls
 
 
-def _key(home: Home, key: SecretKey | PathLike[str] | None) -> SecretKey:
+def _key(home: Home, key: SecretKey | PathLike[str] | None) -> EventSigner:
     if isinstance(key, SecretKey):
         return key
     if isinstance(key, str):  # it may be the secret itself, which must not appear in an error
         raise CallerError("key must be a SecretKey (SecretKey.from_nsec) or the Path of a file, not a str")
-    found = signing_key.find(home, None if key is None else Path(key), _refuse_password)
+    found = find_signer(home, None if key is None else Path(key), _refuse_password, _remote)
     for warning in found.warnings:
         warnings.warn(warning, stacklevel=3)
-    return found.key
+    return found.signer
+
+
+def _remote(pairing: Pairing) -> EventSigner:
+    return remote_signer(pairing, log.warning)
 
 
 def _refuse_password(origin: str) -> str:

@@ -13,6 +13,7 @@ from randygpt.model.config import ModelConfig
 from randygpt.own_lists import query_followed
 from randygpt.user import signing_key
 from randygpt.user.home import Home
+from randygpt.user.signer import known_pubkey
 from relay_client.nip11 import fetch_relay_infos
 from relay_client.pool import Pool
 
@@ -31,7 +32,7 @@ async def search_models(home: Home, query: SearchQuery, *, relays: Sequence[str]
         StorageError: The trust list or the store is damaged.
     """
     urls, trusted = home.resolve_relays(relays), frozenset(TrustStore(home.folder).read().names)
-    own = signing_key.known_pubkey(home)
+    own = known_pubkey(home)
     async with Pool(urls, signer=signing_key.signer(home), wait_for_all=False) as pool:
         followed = await query_followed(pool, own) if own and query.author is None else []
         infos = await fetch_relay_infos(pool.urls, pool.timeouts) if query.words and query.author is None else {}

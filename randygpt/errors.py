@@ -14,6 +14,7 @@ RandyGPTError
 │   ├── InvalidEvent       an event's form, id or signature does not verify
 │   ├── InvalidMessage     a relay's message breaks NIP-01
 │   ├── InvalidResponse    a Blossom server's response is not the one that was asked for
+│   ├── InvalidSigned      a remote signer did not sign what it was asked to sign
 │   ├── InvalidToken       a Blossom token is malformed, or not valid for this request
 │   ├── InvalidRelease, InvalidManifest, InvalidChunk
 │   │                      a release breaks the protocol
@@ -26,7 +27,8 @@ RandyGPTError
 │   ├── NotPublished       no relay accepted all of it
 │   ├── RelayRefused, RelayTimeout
 │   │                      one relay refuses, or does not answer
-│   └── ServerRefused      one Blossom server refuses
+│   ├── ServerRefused      one Blossom server refuses
+│   └── SignerRefused      your remote signer refuses, or does not answer
 └── StorageError       the local disk or store fails (exit code 5)
     └── StoreError         the local store is damaged or full
         └── NewerState         a newer version of this program wrote the file
@@ -57,12 +59,14 @@ from relay_client.errors import (
     InvalidMessage,
     InvalidReference,
     InvalidResponse,
+    InvalidSigned,
     InvalidToken,
     PeerError,
     RandyGPTError,
     RelayRefused,
     RelayTimeout,
     ServerRefused,
+    SignerRefused,
     StorageError,
     TransportError,
 )
@@ -83,6 +87,7 @@ __all__ = [
     "InvalidRelease",
     "InvalidResponse",
     "InvalidSetting",
+    "InvalidSigned",
     "InvalidToken",
     "NewerState",
     "NotFound",
@@ -95,6 +100,7 @@ __all__ = [
     "RelayTimeout",
     "Rollback",
     "ServerRefused",
+    "SignerRefused",
     "StorageError",
     "StoreError",
     "TooLarge",

@@ -34,8 +34,10 @@ from randygpt.checkpoint.header import WEIGHTS_MAGIC
 from randygpt.errors import CallerError, InvalidRelease, TransportError
 from randygpt.user import signing_key
 from randygpt.user.home import Home
+from relay_client.event import EventSigner
 from relay_client.hints import usable_hints
 from relay_client.keys import SecretKey, local_key
+from relay_client.nip46.remote_signer import kept_open
 from relay_client.pool import Pool
 from relay_client.relay_status import RelayReport
 
@@ -55,7 +57,7 @@ class Publication:
 
     home: Home
     relays: Sequence[str]
-    key: SecretKey
+    key: EventSigner
     spec: ReleaseSpec
     copies: int | None = None  # relays that each chunk goes to; None: all
     check: bool = False  # ask the relays for every event instead of trusting the receipts
@@ -85,7 +87,7 @@ class Publication:
         """Sign the release and send it; raises what `Publisher.publish` raises."""
         with Journal(self.home.journal_path) as journal:
             chunk_key = self._chunk_key()
-            async with Pool(self.relays, signer=local_key(self.key) or chunk_key) as pool:
+            async with kept_open(self.key), Pool(self.relays, signer=local_key(self.key) or chunk_key) as pool:
                 return await self._publisher(pool, journal, chunk_key, on_progress).publish(self.spec)
 
     async def write(self, file: BinaryIO, on_progress: OnProgress = no_progress) -> Published:
@@ -126,7 +128,7 @@ def published_references(published: Published, *, copies: int | None = None) -> 
 
 
 async def own_versions(
-    home: Home, key: SecretKey, *, relays: Sequence[str] | None = None
+    home: Home, key: EventSigner, *, relays: Sequence[str] | None = None
 ) -> tuple[list[PublishedVersion], str]:
     """Return the versions that `key` published, from relays and this machine's journal, and what could not be asked.
 
@@ -144,7 +146,7 @@ async def own_versions(
     if not urls:
         return add_recorded((), records), "no relays are configured"
     try:
-        async with Pool(urls, signer=key, wait_for_all=False) as pool:
+        async with Pool(urls, signer=local_key(key), wait_for_all=False) as pool:
             found = await query_published(pool, key.pubkey, now=_now())
             return add_recorded(found, records), pool.failure_summary()
     except TransportError as error:

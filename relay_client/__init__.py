@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         StorageError,
         TransportError,
     )
-    from relay_client.event import Event, EventDraft, HashedEvent, Signer
+    from relay_client.event import Event, EventDraft, EventSigner, HashedEvent, Signer
     from relay_client.filter import Filter
     from relay_client.keys import SecretKey
     from relay_client.local_relay import LocalRelay
@@ -57,6 +57,7 @@ __all__ = [
     "Event",
     "EventDraft",
     "EventReference",
+    "EventSigner",
     "Filter",
     "HashedEvent",
     "InvalidEvent",
@@ -86,7 +87,7 @@ __all__ = [
 
 _MODULES = {
     "connection": ("Connection",),
-    "event": ("Event", "EventDraft", "HashedEvent", "Signer"),
+    "event": ("Event", "EventDraft", "EventSigner", "HashedEvent", "Signer"),
     "filter": ("Filter",),
     "keys": ("SecretKey",),
     "local_relay": ("LocalRelay",),

@@ -1,10 +1,10 @@
-"""`randygpt keys`: create, import, show and export the signing key; loading it for other commands."""
+"""`randygpt keys`: create, import, show and export the signing key; finding the signer for other commands."""
 
 import getpass
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +15,13 @@ from randygpt.errors import CallerError
 from randygpt.terminal import escape_controls
 from randygpt.user import signing_key as key_sources
 from randygpt.user.home import Home
+from randygpt.user.signer import FoundIdentity, KeyKind, find_identity, find_signer
+from relay_client.event import EventSigner
 from relay_client.keys import SecretKey
 from relay_client.nip19 import encode_npub
+
+if TYPE_CHECKING:
+    from relay_client.nip46.remote_signer import Pairing
 
 app = typer.Typer(
     cls=Group,
@@ -54,7 +59,7 @@ def new(
     key_sources.disable_core_dumps()
     home, key = Home.from_environment(), SecretKey.generate()
     key_sources.store(home, _encode(key, new_password_file, encrypt=encrypt), key.pubkey)
-    _show(key.pubkey, str(home.key_path), as_json=as_json)
+    _show(key.pubkey, str(home.key_path), _stored_kind(home), as_json=as_json)
 
 
 @app.command("import", epilog="Example: randygpt keys import old-key.txt")
@@ -84,7 +89,7 @@ def import_(
         raw = key_sources.read_secret(file)
     else:
         raw = (
-            _ask("Secret key (nsec, ncryptsec or 64 hex digits): ")
+            ask_secret("Secret key (nsec, ncryptsec or 64 hex digits): ")
             if sys.stdin.isatty()
             else sys.stdin.readline(key_sources.MAX_SECRET)
         )
@@ -95,19 +100,21 @@ def import_(
     key_sources.store(home, raw.strip() if is_locked else _encode(key, new_password_file, encrypt=encrypt), key.pubkey)
     if hex_key and not quiet:
         print_stderr("64 hex digits taken as a secret key: check that this is your npub")
-    _show(key.pubkey, str(home.key_path), as_json=as_json)
+    _show(key.pubkey, str(home.key_path), _stored_kind(home), as_json=as_json)
 
 
 @app.command("show", epilog="Example: randygpt keys show")
 def show(
-    key_file: KeyFile = None, password_file: PasswordFile = None, as_json: Json = False, _quiet: Quiet = False
+    key_file: KeyFile = None, password_file: PasswordFile = None, as_json: Json = False, quiet: Quiet = False
 ) -> None:
-    """Print your public key (npub).
+    """Print your public key (npub), and say where the secret key is.
 
     Asks for the password of an encrypted key at most once; then it remembers the public key.
     """
-    found = _find_public(Home.from_environment(), key_file, password_file)
-    _show(found.pubkey, found.origin, as_json=as_json)
+    found = _find_identity(Home.from_environment(), key_file, password_file)
+    if sys.stdout.isatty() and not (as_json or quiet):  # a script wants the npub alone
+        print_stderr(_describe(found))
+    _show(found.pubkey, found.origin, found.kind, as_json=as_json)
 
 
 @app.command("export", epilog="Example: randygpt keys export --encrypt key-backup.txt")
@@ -139,13 +146,21 @@ def export(
 
 
 def find_pubkey(home: Home, key_file: Path | None, password_file: Path | None) -> bytes:
-    """Find the public key of the key to sign with, and print its warnings; raises what `signing_key` raises."""
-    return _find_public(home, key_file, password_file).pubkey
+    """Find the public key of the user's signer, and print its warnings; raises what `signing_key` raises."""
+    return _find_identity(home, key_file, password_file).pubkey
 
 
-def signing_key(home: Home, key_file: Path | None, password_file: Path | None) -> SecretKey:
-    """Find the key to sign with, and print its warnings; raises what `randygpt.user.signing_key.find` raises."""
-    return _find(home, key_file, password_file).key
+def signing_key(home: Home, key_file: Path | None, password_file: Path | None) -> EventSigner:
+    """Find the user's signer, and print its warnings; raises what `randygpt.user.signer.find_signer` raises."""
+    found = find_signer(home, key_file, _password_source(password_file), _remote)
+    _warn(found.warnings)
+    return found.signer
+
+
+def _remote(pairing: "Pairing") -> EventSigner:
+    from randygpt.remote_signing import remote_signer
+
+    return remote_signer(pairing, print_stderr)
 
 
 def _find(home: Home, key_file: Path | None, password_file: Path | None) -> key_sources.FoundKey:
@@ -154,8 +169,8 @@ def _find(home: Home, key_file: Path | None, password_file: Path | None) -> key_
     return found
 
 
-def _find_public(home: Home, key_file: Path | None, password_file: Path | None) -> key_sources.FoundPubkey:
-    found = key_sources.find_pubkey(home, key_file, _password_source(password_file))
+def _find_identity(home: Home, key_file: Path | None, password_file: Path | None) -> FoundIdentity:
+    found = find_identity(home, key_file, _password_source(password_file))
     _warn(found.warnings)
     return found
 
@@ -165,14 +180,30 @@ def _warn(warnings: tuple[str, ...]) -> None:
         print_stderr(f"warning: {warning}")
 
 
-def _show(pubkey: bytes, origin: str, *, as_json: bool) -> None:
+def _show(pubkey: bytes, origin: str, kind: KeyKind, *, as_json: bool) -> None:
     npub = encode_npub(pubkey)
-    emit(as_json, {"npub": npub, "pubkey": pubkey.hex(), "file": origin}, npub)
+    emit(as_json, {"npub": npub, "pubkey": pubkey.hex(), "file": origin, "kind": str(kind)}, npub)
+
+
+def _stored_kind(home: Home) -> KeyKind:
+    is_encrypted = key_sources.is_encrypted(key_sources.read_secret(home.key_path))
+    return KeyKind.ENCRYPTED if is_encrypted else KeyKind.LOCAL
+
+
+def _describe(found: FoundIdentity) -> str:
+    """Return in words where the secret key is."""
+    match found.kind:
+        case KeyKind.LOCAL:
+            return f"the secret key is in {found.origin}, not encrypted"
+        case KeyKind.ENCRYPTED:
+            return f"the secret key is in {found.origin}, encrypted with a password"
+        case KeyKind.REMOTE:
+            return f"the secret key is in your remote signer, which listens at {', '.join(found.relays)}"
 
 
 def _password_source(file: Path | None) -> key_sources.Password:
     """Return a function that reads the password from a file, or asks for it."""
-    return lambda origin: _password_in(file) if file else _ask(f"Password of {origin}: ")
+    return lambda origin: _password_in(file) if file else ask_secret(f"Password of {origin}: ")
 
 
 def _encode(key: SecretKey, new_password_file: Path | None, *, encrypt: bool) -> str:
@@ -181,8 +212,8 @@ def _encode(key: SecretKey, new_password_file: Path | None, *, encrypt: bool) ->
         return key.reveal_ncryptsec(_password_in(new_password_file))
     if not encrypt:
         return key.reveal_nsec()
-    password = _ask("New password: ")
-    if _ask("Repeat the password: ") != password:
+    password = ask_secret("New password: ")
+    if ask_secret("Repeat the password: ") != password:
         raise CallerError("passwords do not match")
     return key.reveal_ncryptsec(password)
 
@@ -194,7 +225,7 @@ def _password_in(file: Path) -> str:
     return password
 
 
-def _ask(prompt: str) -> str:
+def ask_secret(prompt: str) -> str:
     """Ask for a secret on the terminal without echo; raises CallerError if there is no terminal or no answer."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))

@@ -14,6 +14,7 @@ import typer
 
 import randygpt
 from randygpt.cli import (
+    bunker,
     config,
     demo,
     evaluate,
@@ -108,6 +109,8 @@ _GROUPS = {
     "config": config.app,
 }
 keys.app.command("profile", epilog=profile.EXAMPLE)(profile.profile)
+keys.app.command("bunker", epilog=bunker.BUNKER_EXAMPLE)(bunker.bunker)
+keys.app.command("connect", epilog=bunker.CONNECT_EXAMPLE)(bunker.connect)
 for name, group in _GROUPS.items():
     app.add_typer(group, name=name, rich_help_panel="Keys, relays and settings")
 for group in (app, *_GROUPS.values()):

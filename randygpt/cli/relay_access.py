@@ -68,12 +68,13 @@ def _trusted(home: Home) -> frozenset[bytes]:
 
 def _own_key(home: Home) -> frozenset[bytes]:
     """Return the user's public key, nothing without a key; raises CallerError if it cannot be read."""
-    from randygpt.user import signing_key
+    from randygpt.user.signer import find_identity
 
     def refuse(origin: str) -> str:
         raise CallerError(f"{origin} is encrypted")
 
-    return frozenset({signing_key.find_pubkey(home, None, refuse).pubkey}) if home.key_path.exists() else frozenset()
+    has_key = home.key_path.exists() or home.pairing_path.exists()
+    return frozenset({find_identity(home, None, refuse).pubkey}) if has_key else frozenset()
 
 
 def describe_limits(limits: "RelayLimits") -> str:

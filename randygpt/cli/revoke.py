@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from distribution.blob_deletion import Deletion
     from distribution.resolve import Reference
     from distribution.revoke import Revoked
-    from relay_client.keys import SecretKey
+    from relay_client.event import EventSigner
 
 EXAMPLE = 'Example: randygpt revoke nevent1… --reason "trained on the wrong text"'
 
@@ -95,7 +95,7 @@ def revoke(
 async def _revoke(
     home: Home,
     urls: list[str],
-    key: "SecretKey",
+    key: "EventSigner",
     reference: "Reference",
     reason: str,
     servers: list[str] | None,
@@ -106,10 +106,12 @@ async def _revoke(
     from distribution.resolve import VersionReference
     from distribution.revoke import Revoker
     from distribution.store import Store
+    from relay_client.keys import local_key
     from relay_client.nip19 import EventReference
+    from relay_client.nip46.remote_signer import kept_open
     from relay_client.pool import Pool
 
-    async with Pool(urls, signer=key) as pool:
+    async with kept_open(key), Pool(urls, signer=local_key(key)) as pool:
         if isinstance(reference, VersionReference):
             found = await find_version(pool, reference.author, reference.name, reference.version, now=int(time.time()))
             reference = EventReference(id=found.id)

@@ -1,6 +1,7 @@
 """The user's home folder: where its files are, and the lists of relays and servers. Does disk I/O.
 
 keys/nsec      the secret key, and keys/npub its public half (`randygpt.user.signing_key`)
+keys/bunker    instead of it: the remote signer that has the key (`randygpt.user.pairing`)
 relays.json    relay URLs, in the order they were added
 servers.json   Blossom servers, the same
 """
@@ -50,6 +51,11 @@ class Home:
     def key_path(self) -> Path:
         """File of the secret key."""
         return self.folder / "keys" / "nsec"
+
+    @property
+    def pairing_path(self) -> Path:
+        """File of the pairing with a remote signer, which has the secret key."""
+        return self.folder / "keys" / "bunker"
 
     @property
     def npub_path(self) -> Path:

@@ -1,8 +1,8 @@
 """Signing key: where the secret key is read from, and how it is stored. Disk I/O; no prompts, no output.
 
 Sources, in this order: `$CREDENTIALS_DIRECTORY/nsec`, provided by systemd; the file that the user names; `keys/nsec`
-in the home folder; `$RANDYGPT_NSEC`, with a warning. Each contains an nsec, or an ncryptsec (NIP-49), which needs a
-password.
+in the home folder; `$RANDYGPT_NSEC`, with a warning, unless a remote signer is paired (`randygpt.user.signer`). Each
+contains an nsec, or an ncryptsec (NIP-49), which needs a password.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ _OTHERS = {  # by how a text begins
     "nsec1": "",
     "ncryptsec1": "",
     "npub1": "this is a public key (npub); expected the secret key: an nsec or ncryptsec",
-    "bunker://": "bunker:// names a remote signer (NIP-46), which keeps the key; expected an nsec or ncryptsec",
+    "bunker://": "bunker:// names a remote signer (NIP-46), which keeps the key; pair it with randygpt keys bunker",
 }
 _SEED_WORDS = range(12, 25)
 _VARIABLE = "RANDYGPT_NSEC"
@@ -56,6 +56,7 @@ class FoundPubkey:
     pubkey: bytes  # 32, x-only
     origin: str
     warnings: tuple[str, ...]
+    is_encrypted: bool
 
 
 def find(home: Home, file: Path | None, password: Password) -> FoundKey:
@@ -88,15 +89,7 @@ def find_pubkey(home: Home, file: Path | None, password: Password) -> FoundPubke
         if is_own:
             with contextlib.suppress(OSError):  # a read-only home: the password is asked for each time
                 _remember_pubkey(home, source.raw, pubkey)
-    return FoundPubkey(pubkey, source.origin, source.warnings)
-
-
-def known_pubkey(home: Home) -> bytes | None:
-    """Return the public key of the user's key if there is one that needs no password, else None."""
-    try:
-        return find_pubkey(home, None, _refuse_password).pubkey
-    except (CallerError, OSError):
-        return None
+    return FoundPubkey(pubkey, source.origin, source.warnings, is_encrypted(source.raw))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +111,25 @@ def _read_source(home: Home, file: Path | None) -> _Source:
             warnings.append(f"--key-file {file} is not used: the key is {origin}")
     elif file or home.key_path.exists():
         origin, raw = str(file or home.key_path), read_secret(file or home.key_path)
+    elif home.pairing_path.exists():
+        raise CallerError(f"the secret key stays in your remote signer (paired in {home.pairing_path})")
     elif variable:
         origin, raw = _VARIABLE, variable
     else:
         raise CallerError(f"no key at {home.key_path}: create one with randygpt keys new")
-    if variable and origin != _VARIABLE:
-        warnings.append(f"{_VARIABLE} is not used: the key is {origin}")
+    if origin != _VARIABLE:
+        warnings += unused_variable(origin)
     return _Source(raw, origin, tuple(warnings))
+
+
+def has_local_key(home: Home) -> bool:
+    """Return whether a credential or the home has a secret key."""
+    return _credential() is not None or home.key_path.exists()
+
+
+def unused_variable(origin: object) -> tuple[str, ...]:
+    """Take a key out of the environment, and return a warning if there was one: the key that is used is `origin`."""
+    return (f"{_VARIABLE} is not used: the key is {origin}",) if _environment_key() else ()
 
 
 def _remembered_pubkey(home: Home, secret: str) -> bytes | None:
@@ -157,7 +162,7 @@ def signer(home: Home) -> Signer | None:
 
     The key is read when a relay first asks. An encrypted key is refused, as a transfer cannot prompt for a password.
     """
-    return _LazyKey(home) if home.key_path.exists() or _credential() else None
+    return _LazyKey(home) if has_local_key(home) else None
 
 
 class _LazyKey:
@@ -169,7 +174,7 @@ class _LazyKey:
     @functools.cached_property
     def _key(self) -> SecretKey:
         try:
-            return find(self._home, None, _refuse_password).key
+            return find(self._home, None, refuse_password).key
         except (CallerError, OSError) as error:
             raise RelayRefused(f"cannot authenticate: {error}") from None
 
@@ -181,7 +186,8 @@ class _LazyKey:
         return self._key.sign(digest)
 
 
-def _refuse_password(origin: str) -> str:
+def refuse_password(origin: str) -> str:
+    """Raise CallerError: the password of an encrypted key is not asked for."""
     raise CallerError(f"{origin} is encrypted with a password")
 
 
@@ -229,11 +235,18 @@ def store(home: Home, secret: str, pubkey: bytes | None = None) -> None:
 
     The public key of an ncryptsec is remembered, so that showing it needs no password.
     """
-    durable.make_directory(home.folder)
-    durable.make_directory(home.key_path.parent, mode=0o700)
+    if home.pairing_path.exists():
+        raise CallerError(f"a key exists already, in your remote signer: {home.pairing_path}")
+    prepare_keys_folder(home)
     write_secret(home.key_path, secret, "a key exists already")
     if pubkey and is_encrypted(secret):
         _remember_pubkey(home, secret, pubkey)
+
+
+def prepare_keys_folder(home: Home) -> None:
+    """Make the folder of keys, which only its owner can read, if it is missing; raises OSError."""
+    durable.make_directory(home.folder)
+    durable.make_directory(home.key_path.parent, mode=0o700)
 
 
 def write_secret(path: Path, secret: str, taken: str) -> None:

@@ -71,6 +71,7 @@ def test_import_key_from_stdin(
         "npub": encode_npub(key.pubkey),
         "pubkey": key.pubkey.hex(),
         "file": str(home / "keys/nsec"),
+        "kind": "local",
     }
 
 

@@ -1,0 +1,47 @@
+"""Remote signers (NIP-46) for the user's events: what they are asked to sign, in their terms and in the user's.
+
+Does network I/O when a signer is used.
+"""
+
+import collections
+from collections.abc import Callable
+
+from distribution.events import CHUNK_KIND, HEAD_KIND, RELEASE_KIND
+from distribution.nip94 import FILE_KIND
+from distribution.revocation import REVOCATION_KIND
+from relay_client.blossom.server_list import SERVER_LIST_KIND
+from relay_client.blossom.token import TOKEN_KIND
+from relay_client.event import EventDraft
+from relay_client.nip46.remote_signer import Pairing, RemoteSigner
+from relay_client.profile import PROFILE_KIND
+
+CLIENT_NAME = "randygpt"
+
+_DESCRIPTIONS = {  # what an event of a kind is, with the values of its tags
+    RELEASE_KIND: "release {name} {version}",
+    HEAD_KIND: "{d} {version} as its latest version",
+    CHUNK_KIND: "a part of the release's manifest",
+    REVOCATION_KIND: "a deletion request",
+    TOKEN_KIND: "a token to {t} files at {server}",
+    SERVER_LIST_KIND: "your list of servers",
+    FILE_KIND: "a file event",
+    PROFILE_KIND: "your profile",
+}
+# The kinds that the user signs, and nothing else: no encryption, no authentication to relays.
+PERMISSIONS = ",".join(f"sign_event:{kind}" for kind in _DESCRIPTIONS)
+
+
+def describe_draft(draft: EventDraft) -> str:
+    """Return in a few words what an event is, for the user who has to approve it."""
+    values = collections.defaultdict(str, {tag[0]: tag[1] for tag in reversed(draft.tags) if len(tag) > 1})
+    return _DESCRIPTIONS.get(draft.kind, f"an event of kind {draft.kind}").format_map(values)
+
+
+def remote_signer(pairing: Pairing, say: Callable[[str], None]) -> RemoteSigner:
+    """Return the signer of a pairing, which says with `say` what it waits for."""
+    return RemoteSigner(
+        pairing,
+        describe=describe_draft,
+        on_waiting=lambda what: say(f"waiting for your signer to approve: {what}"),
+        on_auth_url=lambda url: say(f"your signer wants you to approve at {url}"),
+    )
