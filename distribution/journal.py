@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import orjson
 
+from distribution.ancestors import Ancestor
 from distribution.chunk_signatures import ChunkSignatures
 from distribution.chunking import CHUNK_SIZE
 from distribution.errors import StoreError
@@ -60,6 +61,12 @@ CREATE TABLE IF NOT EXISTS chunk_signatures (
 CREATE TABLE IF NOT EXISTS signatures (
     event_id BLOB PRIMARY KEY,
     signature BLOB NOT NULL     -- of a remote signer
+) STRICT;
+CREATE TABLE IF NOT EXISTS checkpoints (
+    weights BLOB PRIMARY KEY,   -- SHA-256 of the segment
+    release BLOB NOT NULL,      -- the last that has it
+    author BLOB NOT NULL,
+    hint TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS rates (
     relay TEXT PRIMARY KEY,
@@ -296,6 +303,20 @@ class Journal:
                 "SELECT coalesce(max(version), 0) FROM publishes WHERE author = ? AND name = ?", (author, name)
             ).fetchone()
         return int(version)
+
+    def record_weights(self, sha256: bytes, release: Ancestor) -> None:
+        """Record which release has these weights (SHA-256 of the segment), so that its forks can name it."""
+        row = (sha256, release.release_id, release.author, release.hint)
+        with self._translated():
+            self._database.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?)", row)
+
+    def find_weights(self, sha256: bytes) -> Ancestor | None:
+        """Return the last published release with these weights (SHA-256 of the segment), or None."""
+        with self._translated():
+            row = self._database.execute(
+                "SELECT release, author, hint FROM checkpoints WHERE weights = ?", (sha256,)
+            ).fetchone()
+        return Ancestor(release_id=row[0], author=row[1], hint=row[2]) if row else None
 
     def send_rate(self, relay: str) -> float | None:
         """Return the events per second that a relay accepted when it was last sent many, or None."""

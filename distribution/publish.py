@@ -159,6 +159,7 @@ class Publisher:
         for url, report in self.pool.reports.items():
             if report.accepted >= _MANY:
                 self.journal.record_send_rate(url, report.accepted / report.seconds)
+        self._history.record_release(release, plan.manifest, hint=record.hint)
         head_size = await writer.send(release, hint=record.hint, expires=record.expires, servers=uploader.origins)
         published = Published(
             release=release,
@@ -199,6 +200,7 @@ class Publisher:
         )
         last = [*announced, await self._author.sign_event(draft)]
         size = await asyncio.to_thread(writer.write_plan, plan, chunk_key, last)
+        self._history.record_release(release, plan.manifest, hint=record.hint)
         return Published(
             release=release,
             manifest=plan.manifest,

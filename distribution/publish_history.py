@@ -7,10 +7,12 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from distribution.ancestors import Ancestor
 from distribution.errors import CallerError
 from distribution.event_tags import MAX_FUTURE_S, public_servers
-from distribution.events import MAX_VERSION, Head
+from distribution.events import MAX_VERSION, Head, Release
 from distribution.journal import Journal, PublishRecord, contents_digest
+from distribution.manifest import Manifest
 from distribution.plan import sign_chunks
 from distribution.release_spec import ReleaseSpec
 from distribution.source import HashedSource
@@ -106,6 +108,12 @@ class PublishHistory:
             blob_size=blob_size,
             chunk_author=chunk_author,
         )
+
+    def record_release(self, release: Release, manifest: Manifest, *, hint: str) -> None:
+        """Record which release has the weights of the published checkpoint."""
+        checkpoint = next(file for file in manifest.files if file.role == "checkpoint")
+        published = Ancestor(release_id=release.id, author=release.author, hint=hint)
+        self.journal.record_weights(checkpoint.segments[0].sha256, published)
 
     def records(self, name: str) -> list[PublishRecord]:
         """Return the records of a name, oldest first."""

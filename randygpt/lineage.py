@@ -1,5 +1,6 @@
 """Ancestry and forks of models, with the user's home, relays and trust list. Does network and disk I/O."""
 
+import hashlib
 import time
 from collections.abc import Iterable, Sequence
 
@@ -7,14 +8,51 @@ from distribution.ancestors import Lineage
 from distribution.ancestry import Known
 from distribution.events import Release
 from distribution.forks import Forks, query_forks
+from distribution.journal import Journal
 from distribution.store import Store
 from distribution.trace import TraceLimits, Tracer
 from distribution.trust_list import TrustStore
+from randygpt.checkpoint.header import WEIGHTS_MAGIC, weights_size
+from randygpt.checkpoint.origin import Origin
+from randygpt.checkpoint.sidecar import CheckpointInfo
 from randygpt.errors import CallerError, TransportError
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 from relay_client.hints import usable_hints
 from relay_client.pool import Pool
+
+_BLOCK = 1 << 20  # bytes
+
+
+def find_origin(home: Home, found: CheckpointInfo) -> Origin | None:
+    """Return the release that a checkpoint file is, else the one that it was made from; None if none is known.
+
+    A file is a release if it was published on this machine, with its optimizer state or without.
+
+    Raises:
+        StoreError: The journal cannot be used.
+        OSError: The file cannot be read.
+    """
+    if home.journal_path.is_file():
+        with Journal(home.journal_path) as journal:
+            for digest in _weights_digests(found):
+                if release := journal.find_weights(digest):
+                    relay = next(iter(usable_hints([release.hint], known=())), "")
+                    return Origin(release=release.release_id, author=release.author, relay=relay)
+    return found.sidecar.base if found.sidecar else None
+
+
+def _weights_digests(found: CheckpointInfo) -> list[bytes]:
+    """Return the SHA-256 of the weights as a publish of the file has them, and as one of the weights only has them."""
+    with found.path.open("rb") as file:
+        start = file.read(len(WEIGHTS_MAGIC))
+        whole, alone = hashlib.sha256(start), hashlib.sha256(WEIGHTS_MAGIC)
+        left = weights_size(found.config) - len(start)
+        while data := file.read(min(left, _BLOCK)):
+            whole.update(data)
+            alone.update(data)
+            left -= len(data)
+    return [whole.digest(), alone.digest()]
 
 
 async def trace_ancestry(

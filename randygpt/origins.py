@@ -1,6 +1,6 @@
 """Releases that a checkpoint was made from: between its sidecar and the tags of a release. No I/O."""
 
-from distribution.ancestors import NO_ANCESTORS, Ancestor, Lineage
+from distribution.ancestors import MAX_MERGED, MIN_MERGED, NO_ANCESTORS, Ancestor, Lineage
 from distribution.events import Release
 from distribution.installed import InstalledRelease
 from randygpt.checkpoint.origin import Origin
@@ -18,7 +18,8 @@ def lineage_of(sidecar: Sidecar | None) -> Lineage:
     """Return the ancestors that a checkpoint's sidecar records, none without a sidecar."""
     if sidecar is None or sidecar.base is None:
         return NO_ANCESTORS
-    return Lineage(base=_ancestor(sidecar.base), merged=tuple(map(_ancestor, sidecar.merged)))
+    merged = tuple(map(_ancestor, sidecar.merged))
+    return Lineage(base=_ancestor(sidecar.base), merged=merged if MIN_MERGED <= len(merged) <= MAX_MERGED else ())
 
 
 def _ancestor(origin: Origin) -> Ancestor:

@@ -8,6 +8,7 @@ import typer
 from randygpt.cli.flags import is_flag_given
 from randygpt.cli.models import find_model
 from randygpt.errors import CallerError
+from randygpt.user.home import Home
 
 if TYPE_CHECKING:
     from randygpt.checkpoint.origin import Origin
@@ -21,11 +22,11 @@ _KEPT = {"preset": "shape", "dim": "shape", "heads": "shape", "layers": "shape",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartModel:
-    """A model to start from, and the release that it is; None for a file that was not published."""
+    """A model to start from."""
 
     found: "CheckpointInfo"
     title: str
-    base: "Origin | None"
+    base: "Origin | None"  # the release that it is, or the nearest one that it was made from
 
 
 def find_start(which: str, context: typer.Context) -> StartModel:
@@ -50,4 +51,6 @@ def find_start(which: str, context: typer.Context) -> StartModel:
         from randygpt.origins import origin_of
 
         return StartModel(found=found, title=model.release.title, base=origin_of(model.release))
-    return StartModel(found=found, title=str(model.path), base=found.sidecar.base if found.sidecar else None)
+    from randygpt.lineage import find_origin
+
+    return StartModel(found=found, title=str(model.path), base=find_origin(Home.from_environment(), found))

@@ -135,3 +135,13 @@ def test_publish_names_the_base(author: Path, threaded_relay: ScriptedRelay) -> 
         ["b", base.id.hex(), RELAY, FRIEND.pubkey.hex(), "base"]
     ]
     assert f"base     {base.id.hex()[:12]} by npub1" in done.stderr
+
+
+@pytest.mark.parametrize("flags", [(), ("--weights-only",)], ids=["whole", "weights only"])
+def test_published_file_is_the_base_itself(author: Path, threaded_relay: ScriptedRelay, flags: tuple[str, ...]) -> None:
+    (author / "mine.txt").write_text(TEXT, encoding="utf-8")
+    done = invoke(author, "publish", "checkpoint_best.bin", "--relay", threaded_relay.url, "--json", *flags)
+    words = ("train", "mine.txt", "--from", "checkpoint_best.bin", "--iters", "1", "--batch", "2", "--quiet")
+    assert invoke(author, *words, "--checkpoint", "fork").returncode == 0
+    base = json.loads((author / "fork.json").read_text(encoding="utf-8"))["base"]
+    assert base == {"release": json.loads(done.stdout)["release"], "author": base["author"], "relay": ""}
