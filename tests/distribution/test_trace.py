@@ -8,7 +8,7 @@ import pytest
 from support.family import NOW, claim, make_release, revoke_on, store_on
 from support.scripted_relay import RawEvent, ScriptedRelay, scripted_relay
 
-from distribution.ancestors import Ancestor
+from distribution.ancestors import Ancestor, Lineage
 from distribution.ancestry import Known, Node, State, build_ancestry
 from distribution.errors import CallerError
 from distribution.events import Release
@@ -136,3 +136,15 @@ async def test_nothing_is_asked_without_relays(tmp_path: Path) -> None:
 def test_limits_are_above_zero() -> None:
     with pytest.raises(CallerError):
         TraceLimits(depth=0)
+
+
+async def test_private_hint_of_an_ancestor_is_not_followed(
+    scripted: ScriptedRelay, other: ScriptedRelay, tmp_path: Path
+) -> None:
+    store_on(other, [BASE])
+    fork = make_release(FRIEND, base=claim(BASE))
+    hinted = Lineage(base=claim(BASE, hint=other.url))
+    async with Pool([scripted.url], wait_for_all=False) as pool:
+        known = await Tracer(store=Store(tmp_path), pool=pool, now=NOW).trace(fork, hinted)
+    assert states(known)[BASE.id] is State.MISSING
+    assert other.connections == 0

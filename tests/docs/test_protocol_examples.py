@@ -100,7 +100,7 @@ def versions_met(by: Reader) -> list[int]:
 
 def test_examples_match_the_code() -> None:
     assert updated(PAGE) == PAGE
-    assert len(EVENTS) == 21
+    assert len(EVENTS) == 22
 
 
 @pytest.mark.parametrize("name", EVENTS)

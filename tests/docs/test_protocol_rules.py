@@ -9,10 +9,12 @@ import msgpack
 import orjson
 import pytest
 from support.independent_reader import events
+from support.independent_reader.ancestors import ancestors
 from support.independent_reader.manifest import check_manifest
 from support.independent_reader.refused import Refused
 from support.protocol_example import CREATED_AT, Example, resigned
 
+from distribution.ancestors import parse_lineage
 from distribution.assembler import Assembler
 from distribution.errors import InvalidChunk, InvalidManifest, InvalidRelease
 from distribution.events import Head, Release
@@ -157,6 +159,35 @@ def test_reader_and_code_accept_the_same_events(name: str) -> None:
         )
     ]
     assert 0 < len(taken) < len(changes)
+
+
+def test_reader_and_code_see_the_same_ancestors() -> None:
+    event = EVENTS["release-of-a-merge"]
+    named = [tag for tag in event["tags"] if tag[0] == "b"]
+    others = [[*tag[:1], text, *tag[2:]] for tag in named for text in ("ab" * 32, "AB" * 32, "ab")]
+    others += [[*tag[:3], "ab", tag[4]] for tag in named]
+    others += [[*tag[:4], role] for tag in named for role in ("base", "merged", "other")]
+    changes = [
+        named,
+        named[1:],
+        named[:2],
+        named[:1],
+        [tag[:4] for tag in named],
+        [[*tag, "more"] for tag in named],
+        [],
+    ]
+    changes += [[*named[:at], other, *named[at:]] for at in range(4) for other in others]
+    changes += [
+        [named[0], *([*named[1][:1], f"{count:064x}", *named[1][2:]] for count in range(size))] for size in (16, 17)
+    ]
+    seen = set()
+    for tags in changes:
+        made = event | {"tags": tags}
+        lineage = parse_lineage(tuple(map(tuple, tags)))
+        ours = (lineage.base and lineage.base.release_id.hex(), [each.release_id.hex() for each in lineage.merged])
+        assert ours == ancestors(made), tags
+        seen.add((ours[0] is None, len(ours[1])))
+    assert seen >= {(True, 0), (False, 0), (False, 2), (False, 3), (False, 16)}
 
 
 @pytest.mark.parametrize("field", EVENTS["release"])

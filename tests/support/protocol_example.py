@@ -20,6 +20,7 @@ import coincurve
 import msgpack
 import orjson
 
+from distribution.ancestors import Ancestor, Lineage
 from distribution.chunking import spans
 from distribution.events import (
     CHUNK_KIND,
@@ -45,6 +46,7 @@ HINT = "wss://relay.example"
 NAME = "tiny"
 BLOSSOM_VERSION = 3  # the version whose files are on servers
 CHUNK_KEY_VERSION = 4  # the version whose chunks a throw-away key signed
+MERGE_VERSION = 5  # a merge of the second and the third version
 CHUNK_SIZE = 80  # bytes; so that a file of some hundred bytes has several chunks
 BLOB_SIZE = 160  # bytes; two chunks
 SERVERS = ("https://blobs.example", "https://other.example:8443")
@@ -152,7 +154,7 @@ class Example:
     def release(self, version: int) -> Event:
         """Return a release event; all versions have the same files. The third is on Blossom servers.
 
-        A throw-away key signed the chunks of the fourth.
+        A throw-away key signed the chunks of the fourth. The fifth is a merge.
         """
         manifest, carrier = {
             BLOSSOM_VERSION: lambda: (self.blob_manifest, self.blob_manifest_event),
@@ -169,7 +171,16 @@ class Example:
             hint=HINT,
             created_at=_date(version),
             servers=SERVERS if version == BLOSSOM_VERSION else (),
+            tags=self._lineage.tags if version == MERGE_VERSION else (),
         ).sign(KEY)
+
+    @property
+    def _lineage(self) -> Lineage:
+        """What the fifth version was made from."""
+        base, *merged = (
+            Ancestor(release_id=self.release(version).id, hint=HINT, author=KEY.pubkey) for version in (1, 2, 3)
+        )
+        return Lineage(base=base, merged=tuple(merged))
 
     def head(self, version: int, *, after_s: int) -> Event:
         """Return a head event that names one version."""
@@ -212,6 +223,7 @@ class Example:
             "throwaway-chunk": self.throwaway_files[0].chunks[0],
             "throwaway-manifest-event": self.throwaway_manifest_event,
             "release-with-chunk-author": self.release(CHUNK_KEY_VERSION),
+            "release-of-a-merge": self.release(MERGE_VERSION),
             "escapes": EventDraft(kind=1, created_at=CREATED_AT, tags=(("t", '"'), ("x",)), content=ESCAPES).sign(KEY),
         }
 
@@ -244,8 +256,9 @@ class Example:
             {"authors": [author], "kinds": [HEAD_KIND], "#d": [NAME], "limit": 10},
             {"authors": [author], "kinds": [5], "#e": [release, self.release(2).id.hex()], "limit": 100},
             {"kinds": [CHUNK_KIND], "#x": [chunk_sha256], "limit": 100},
+            {"kinds": [RELEASE_KIND], "#b": [release], "limit": 500},
         ]
-        return (json.dumps(["REQ", name, wanted]) for name, wanted in zip("abcd", filters, strict=True))
+        return (json.dumps(["REQ", name, wanted]) for name, wanted in zip("abcde", filters, strict=True))
 
     def _walk(self, encoded: bytes, files: "tuple[ExampleFile, ...] | None" = None) -> Iterator[str]:
         """Return a manifest's bytes in hex, field by field."""
