@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, TypeVar
 
+from distribution.announce import SentEvent
 from distribution.chunking import encoded_length
 from distribution.clock import check_clock
 from distribution.dry_run import DryRun, make_dry_run
@@ -53,6 +54,7 @@ class Published:
     servers: Mapping[str, ServerReport] = field(default_factory=dict)
     resumed: bool  # the same files were published before, and keep their version, card and id
     file_events: FileEvents | None = None  # if they were asked for
+    announced: Mapping[str, SentEvent] = field(default_factory=dict)  # `note` and `handler`, if they were asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

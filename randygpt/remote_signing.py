@@ -6,6 +6,7 @@ Does network I/O when a signer is used.
 import collections
 from collections.abc import Callable
 
+from distribution.announce import HANDLER_KIND, NOTE_KIND
 from distribution.events import CHUNK_KIND, HEAD_KIND, RELEASE_KIND
 from distribution.nip94 import FILE_KIND
 from distribution.revocation import REVOCATION_KIND
@@ -26,9 +27,12 @@ _DESCRIPTIONS = {  # what an event of a kind is, with the values of its tags
     SERVER_LIST_KIND: "your list of servers",
     FILE_KIND: "a file event",
     PROFILE_KIND: "your profile",
+    NOTE_KIND: "a note about a model",
+    HANDLER_KIND: "what reads releases, for other programs",
 }
-# The kinds that the user signs, and nothing else: no encryption, no authentication to relays.
-PERMISSIONS = ",".join(f"sign_event:{kind}" for kind in _DESCRIPTIONS)
+# The kinds that the user signs, and nothing else: no encryption, no authentication to relays. A note speaks to people
+# in the name of the user: the signer should ask about each.
+PERMISSIONS = ",".join(f"sign_event:{kind}" for kind in _DESCRIPTIONS if kind != NOTE_KIND)
 
 
 def describe_draft(draft: EventDraft) -> str:

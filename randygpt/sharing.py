@@ -6,9 +6,10 @@ The command line and the public functions of `randygpt` are thin callers of this
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO
 
+from distribution.announce import Announcement, announce
 from distribution.author_claims import ClaimStore, ask_names, learn_names
 from distribution.chunk_signatures import make_chunk_key
 from distribution.download import OnProgress
@@ -64,6 +65,7 @@ class Publication:
     servers: Sequence[str] = ()  # Blossom servers that the files go to
     send_chunks: bool = True  # send the files to relays too
     nip94: bool = False  # describe files on servers for other programs
+    announcement: Announcement = field(default_factory=Announcement)  # events to send after the release
     throwaway_chunk_key: bool | None = None  # let a throw-away key sign the chunks; None: if the author's is remote
 
     def __post_init__(self) -> None:
@@ -84,11 +86,16 @@ class Publication:
             return await self._publisher(Pool(self.relays), journal, self._chunk_key()).dry_run(self.spec)
 
     async def publish(self, on_progress: OnProgress = no_progress) -> Published:
-        """Sign the release and send it; raises what `Publisher.publish` raises."""
+        """Sign the release and send it, then what announces it; raises what `Publisher.publish` raises."""
         with Journal(self.home.journal_path) as journal:
             chunk_key = self._chunk_key()
-            async with kept_open(self.key), Pool(self.relays, signer=local_key(self.key) or chunk_key) as pool:
-                return await self._publisher(pool, journal, chunk_key, on_progress).publish(self.spec)
+            async with kept_open(self.key):
+                async with Pool(self.relays, signer=local_key(self.key) or chunk_key) as pool:
+                    published = await self._publisher(pool, journal, chunk_key, on_progress).publish(self.spec)
+                naddr = published_references(published, copies=self.copies).naddr
+                relays = [url for url, report in published.relays.items() if report.in_use]
+                sent = await announce(self.announcement, published.release, relays, self.key, naddr=naddr, now=_now())
+                return replace(published, announced=sent)
 
     async def write(self, file: BinaryIO, on_progress: OnProgress = no_progress) -> Published:
         """Sign the release and write its events to a file; the first relay is named in them, and none is needed.

@@ -61,6 +61,11 @@ def encode_npub(pubkey: bytes) -> str:
     return encode_bech32("npub", pubkey)
 
 
+def encode_note(event_id: bytes) -> str:
+    """Encode a 32-byte event id as `note1…` (NIP-19)."""
+    return encode_bech32("note", event_id)
+
+
 def encode_nevent(event_id: bytes, *, author: bytes, kind: int, relays: Sequence[str]) -> str:
     """Encode an event id as `nevent1…` with author, kind and relay hints (NIP-19)."""
     return _encode_with_fields("nevent", event_id, author, kind, relays)

@@ -101,6 +101,12 @@ def publish(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be sent and how long it would take.")
     ] = False,
+    note: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Send a note (kind 1) with this text and a link to the model.")
+    ] = None,
+    nip89: Annotated[
+        bool, typer.Option("--nip89", help="Tell other programs that randygpt reads releases (NIP-89).")
+    ] = False,
     qr: Annotated[bool, typer.Option("--qr", help="Print a QR code of the reference (naddr), on a terminal.")] = False,
     without_validation: Annotated[
         bool, typer.Option("--without-validation", help="Publish a checkpoint that was never evaluated.")
@@ -113,6 +119,7 @@ def publish(
 
     Publishing the same files again keeps the release id and sends only what the relays lack.
     """
+    from distribution.announce import Announcement
     from randygpt.checkpoint.sidecar import inspect_checkpoint
     from randygpt.own_lists import bud03_servers, nip65_relays
     from randygpt.release_files import checkpoint_spec
@@ -123,7 +130,15 @@ def publish(
         check_events_output(
             out,
             as_json=as_json,
-            other=_without_sending(dry_run=dry_run, nip65=nip65, my_servers=my_servers, nip94=nip94, qr=qr),
+            other=_without_sending(
+                dry_run=dry_run,
+                nip65=nip65,
+                my_servers=my_servers,
+                nip94=nip94,
+                note=note is not None,
+                nip89=nip89,
+                qr=qr,
+            ),
         )
     urls = home.resolve_relays(relay) if out is None or relay or home.relays() else []
     key = signing_key(home, key_file, password_file)
@@ -159,6 +174,7 @@ def publish(
             servers=[] if out else servers,
             send_chunks=relay_chunks or out is not None,
             nip94=nip94,
+            announcement=Announcement(note=note, handler=nip89),
             throwaway_chunk_key=None if chunk_key is None else chunk_key == "throwaway",
         )
         if out is not None:

@@ -60,7 +60,7 @@ def report_written(written: "Published", out: Path, *, as_json: bool, quiet: boo
 
 def report(published: "Published", references: "References", *, as_json: bool, quiet: bool) -> None:
     """Print a published release, with the references for others, and what relays and servers did not take."""
-    from relay_client.nip19 import encode_npub
+    from relay_client.nip19 import encode_note, encode_npub
 
     release, relays = published.release, published.relays
     result = {
@@ -89,8 +89,13 @@ def report(published: "Published", references: "References", *, as_json: bool, q
     }
     if described := published.file_events:
         result["file_events"] = {"ids": [each.hex() for each in described.ids], "relays": dict(described.relays)}
+    for name, sent in published.announced.items():
+        result[name] = {"id": sent.id.hex() if sent.id else None, "relays": dict(sent.relays), "failure": sent.failure}
     if not quiet:
         _print_notes(published, references)
+        for name, sent in published.announced.items():
+            for reason in filter(None, [sent.failure, *sent.relays.values()]):
+                print_stderr(f"{name} not sent: {reason}")
     author = encode_npub(release.author)
     text = "\n".join(
         [
@@ -104,6 +109,7 @@ def report(published: "Published", references: "References", *, as_json: bool, q
                 for origin, each in published.servers.items()
                 if not each.reason
             ),
+            *(f"{name:<8} {encode_note(sent.id)}" for name, sent in published.announced.items() if sent.id),
             f"fetch    {references.command}",
         ]
     )
