@@ -83,14 +83,17 @@ class Searcher:
         topic = {"t": (query.tag,)} if query.tag else {}
         until, limit = self.now + MAX_FUTURE_S, self.limits.page
         wanted = Filter(kinds=(RELEASE_KIND,), tags=topic, since=query.since, until=until, limit=limit)
-        if query.author:
+        groups = [self.known.trusted, self.known.followed - self.known.trusted]
+        if query.author:  # the names of trusted authors' models show what imitates them
             yield dict.fromkeys(self.pool.urls, replace(wanted, authors=(query.author,))), False
-            return
-        for group in (self.known.trusted, self.known.followed - self.known.trusted):
+            groups = [] if query.author in self.known.trusted else groups[:1]
+        for group in groups:
             authors = sorted(group)
             for start in range(0, len(authors), _AUTHORS_PER_REQUEST):
                 some = tuple(authors[start : start + _AUTHORS_PER_REQUEST])
                 yield dict.fromkeys(self.pool.urls, replace(wanted, authors=some)), True
+        if query.author:
+            return
         wanted = replace(wanted, tags=topic or {"t": (TOPIC,)})
         if query.words:
             by_words = replace(wanted, search=" ".join(query.words))

@@ -6,8 +6,9 @@
     fetched = randygpt.fetch(published.nevent)
     print(fetched.load().generate("Once upon a time", max_tokens=100, seed=1))
 
-`randygpt.aio` has `publish` and `fetch` as coroutines, and `follow`. Errors are in `randygpt.errors`. Names are
-imported when they are first used, so that importing this package is quick. Only `LanguageModel.logits` imports torch.
+`search` finds models. `randygpt.aio` has all three as coroutines, and `follow`. Errors are in `randygpt.errors`. Names
+are imported when they are first used, so that importing this package is quick. Only `LanguageModel.logits` imports
+torch.
 """
 
 from importlib import import_module
@@ -17,22 +18,36 @@ TYPE_CHECKING = (
 )
 if TYPE_CHECKING:
     from randygpt import aio, errors
-    from randygpt.aio import Fetched, Published
-    from randygpt.blocking import fetch, publish
+    from randygpt.aio import Fetched, ModelInfo, Published
+    from randygpt.blocking import fetch, publish, search
     from randygpt.language_model import LanguageModel, load
     from randygpt.model.evaluation import Evaluation
 
-__all__ = ["Evaluation", "Fetched", "LanguageModel", "Published", "aio", "errors", "fetch", "load", "publish"]
+__all__ = [
+    "Evaluation",
+    "Fetched",
+    "LanguageModel",
+    "ModelInfo",
+    "Published",
+    "aio",
+    "errors",
+    "fetch",
+    "load",
+    "publish",
+    "search",
+]
 __version__ = "0.1.0"
 
 _MODULES = {
     "Evaluation": "randygpt.model.evaluation",
     "Fetched": "randygpt.aio",
     "LanguageModel": "randygpt.language_model",
+    "ModelInfo": "randygpt.aio",
     "Published": "randygpt.aio",
     "fetch": "randygpt.blocking",
     "load": "randygpt.language_model",
     "publish": "randygpt.blocking",
+    "search": "randygpt.blocking",
 }
 
 if not TYPE_CHECKING:  # else a type checker takes any name for one of this module

@@ -1,8 +1,9 @@
-"""The public functions as coroutines: `publish` and `fetch`, and `follow` as an async iterator.
+"""The public functions as coroutines: `publish`, `fetch` and `search`, and `follow` as an async iterator.
 
     fetched = await randygpt.aio.fetch("npub1…/shakespeare")
     async for newer in randygpt.aio.follow("npub1…/shakespeare"):
         ...
+    models = await randygpt.aio.search("tales", max_params=20_000_000)
 
 They use the home folder, the key, the relays and the trust list of the command `randygpt`, unless an argument says
 otherwise. Every error is a `randygpt.errors.RandyGPTError`. Does network and disk I/O; imports no torch.
@@ -12,21 +13,30 @@ import asyncio
 import contextlib
 import logging
 import warnings
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from distribution.event_file import EventFile, open_event_file
 from distribution.fetch import MAX_SIZE
 from distribution.follow import Failed, Installed, Update, VersionRevoked
-from distribution.installed import InstalledRelease
+from distribution.resolve import resolve_author
+from distribution.search_results import SearchQuery, Sort
 from distribution.store import Store
-from randygpt.checkpoint.sidecar import inspect_checkpoint, read_json, read_tokenizer
+from distribution.trust_list import TrustStore
+from randygpt.checkpoint.sidecar import inspect_checkpoint
 from randygpt.errors import CallerError, translate_os_errors
-from randygpt.model.config import ModelConfig
 from randygpt.release_files import checkpoint_spec
 from randygpt.remote_signing import remote_signer
+from randygpt.results import (
+    Fetched,
+    ModelInfo,
+    Published,
+    describe_fetched,
+    describe_model,
+    describe_published,
+)
 from randygpt.sharing import (
     FetchOptions,
     Publication,
@@ -35,58 +45,20 @@ from randygpt.sharing import (
     look_up_name,
     make_follower,
     no_progress,
-    published_references,
 )
 from randygpt.user.home import Home
 from randygpt.user.signer import find_signer
+from relay_client import durable
 from relay_client.errors import quote
 from relay_client.event import EventSigner
 from relay_client.keys import SecretKey
-from relay_client.nip19 import encode_npub
 from relay_client.nip46.remote_signer import Pairing
 
-if TYPE_CHECKING:
-    from randygpt.language_model import LanguageModel
-
-__all__ = ["Fetched", "Published", "fetch", "follow", "publish"]
+__all__ = ["Fetched", "ModelInfo", "Published", "fetch", "follow", "publish", "search"]
 
 log = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int], None]  # bytes done, bytes in all
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """A release that relays have."""
-
-    release: str  # event id, 64 hex digits
-    nevent: str  # the same, with author and relays (NIP-19)
-    naddr: str  # author, name and relays: the latest version (NIP-19)
-    author: str  # npub
-    name: str
-    version: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fetched:
-    """A release that is verified and installed."""
-
-    release: str  # event id, 64 hex digits
-    author: str  # npub
-    name: str
-    version: int
-    path: Path  # the folder of the release
-    checkpoint: Path
-    config: Path
-    tokenizer: Path
-
-    def load(self) -> "LanguageModel":
-        """Return the model; raises InvalidModelFile, CallerError and StorageError."""
-        from randygpt.language_model import from_weights  # noqa: PLC0415 (numpy, for those who generate)
-
-        with translate_os_errors():
-            config = ModelConfig.from_json(read_json(self.config))
-            return from_weights(self.checkpoint, config, read_tokenizer(self.tokenizer))
 
 
 async def publish(  # noqa: PLR0913 (options by keyword)
@@ -95,6 +67,7 @@ async def publish(  # noqa: PLR0913 (options by keyword)
     name: str,
     relays: Sequence[str] | None = None,
     servers: Sequence[str] | None = None,
+    events: str | PathLike[str] | None = None,
     home: str | PathLike[str] | None = None,
     key: SecretKey | PathLike[str] | None = None,
     card: Mapping[str, object] | None = None,
@@ -113,6 +86,7 @@ async def publish(  # noqa: PLR0913 (options by keyword)
         name: a-z, 0-9, dot, dash and underscore, at most 64 characters.
         relays: URLs; by default the relays of the user.
         servers: Blossom servers that get the files too; by default those of the user.
+        events: File to write the signed events to (JSONL) instead of sending them; it needs no relay.
         home: The folder of keys and state; by default the user's.
         key: The author's key, or a file with an nsec; by default the key of the user.
         card: Further facts about the model, such as `{"license": "MIT", "about": "…"}`.
@@ -129,7 +103,9 @@ async def publish(  # noqa: PLR0913 (options by keyword)
     """
     with translate_os_errors():
         user = _home(home)
-        urls, signer, path = user.resolve_relays(_urls(relays)), _key(user, key), Path(checkpoint)
+        needs_relays = events is None or relays or user.relays()
+        urls = user.resolve_relays(_urls(relays)) if needs_relays else []
+        signer, path = _key(user, key), Path(checkpoint)
         info = await asyncio.to_thread(inspect_checkpoint, path)
         with await asyncio.to_thread(path.open, "rb") as file:
             spec = await asyncio.to_thread(
@@ -143,26 +119,23 @@ async def publish(  # noqa: PLR0913 (options by keyword)
                 without_validation=without_validation,
                 new_version=new_version,
             )
-            origins = user.resolve_servers(_urls(servers))
+            origins = [] if events is not None else user.resolve_servers(_urls(servers))
             publication = Publication(home=user, relays=urls, servers=origins, key=signer, spec=spec)
-            done = await publication.publish(on_progress or no_progress)
-    release, references = done.release, published_references(done)
-    return Published(
-        release=release.id.hex(),
-        nevent=references.nevent,
-        naddr=references.naddr,
-        author=encode_npub(release.author),
-        name=release.name,
-        version=release.version,
-    )
+            if events is None:
+                done = await publication.publish(on_progress or no_progress)
+            else:
+                with durable.atomic_file(Path(events)) as written:
+                    done = await publication.write(written, on_progress or no_progress)
+    return describe_published(done)
 
 
 async def fetch(  # noqa: PLR0913 (options by keyword)
-    reference: str,
+    reference: str | None = None,
     *,
     relays: Sequence[str] | None = None,
     servers: Sequence[str] | None = None,
     follow_servers: bool = True,
+    events: str | PathLike[str] | None = None,
     home: str | PathLike[str] | None = None,
     max_size: int = MAX_SIZE,
     weights_only: bool = False,
@@ -173,10 +146,11 @@ async def fetch(  # noqa: PLR0913 (options by keyword)
 
     Args:
         reference: An event id in hex, note, nevent, naddr, `npub…/name`, `alice/name` by a trusted author, or the name
-            of an installed release.
+            of an installed release. None: the only model in `events`.
         relays: URLs; by default the relays of the user, or those in `reference` if the user has none.
         servers: Blossom servers to ask; by default those of the user.
         follow_servers: Ask servers that the author names too.
+        events: File of events (JSONL) to fetch from, instead of relays and servers.
         home: The folder of the store and the trust list; by default the user's.
         max_size: Bytes; a larger release is refused.
         weights_only: Leave the optimizer state out: a third of the bytes.
@@ -189,22 +163,79 @@ async def fetch(  # noqa: PLR0913 (options by keyword)
         TransportError: relays cannot be reached, or lack some of it; a rerun continues.
         StorageError: the disk or the store fails.
     """
+    if events is not None and (relays or servers):
+        raise CallerError("events are fetched from a file: leave out relays and servers")
+    if reference is None and events is None:
+        raise CallerError("name a model, or a file of events")
     with translate_os_errors():
         user = _home(home)
-        found = await fetch_release(
-            user,
-            reference,
-            FetchOptions(
-                relays=_urls(relays),
-                servers=user.resolve_servers(_urls(servers)),
-                follow_servers=follow_servers,
-                max_size=max_size,
-                weights_only=weights_only,
-            ),
-            activate=activate,
-            on_progress=on_progress or no_progress,
+        with _open_events(user, events, max_size) as file:
+            found = await fetch_release(
+                user,
+                reference,
+                FetchOptions(
+                    relays=_urls(relays),
+                    events=file,
+                    servers=[] if file else user.resolve_servers(_urls(servers)),
+                    follow_servers=follow_servers and file is None,
+                    max_size=max_size,
+                    weights_only=weights_only,
+                ),
+                activate=activate,
+                on_progress=on_progress or no_progress,
+            )
+    return describe_fetched(found.release)
+
+
+async def search(  # noqa: PLR0913 (options by keyword)
+    *words: str,
+    author: str | None = None,
+    tag: str | None = None,
+    max_params: int | None = None,
+    max_size: int | None = None,
+    since: int | None = None,
+    sort: Sort = "new",
+    limit: int = 20,
+    relays: Sequence[str] | None = None,
+    home: str | PathLike[str] | None = None,
+) -> list[ModelInfo]:
+    """Return models on relays, those of trusted and followed authors first. What is missing is logged.
+
+    Args:
+        words: Words in name, title, topics, description or license; all of them.
+        author: npub, or a name on the trust list.
+        tag: Topic.
+        max_params: Largest number of parameters that a model may claim.
+        max_size: Largest number of bytes.
+        since: Earliest date of the version, in seconds since 1970.
+        sort: new (newest first), size (smallest first) or bits (lowest claimed bits per byte first).
+        limit: Largest number of models, at most 1,000.
+        relays: URLs; by default the relays of the user.
+        home: The folder of the trust list; by default the user's.
+
+    Raises:
+        CallerError: an argument is wrong.
+        TransportError: no relay can be reached.
+        StorageError: the trust list or the store is damaged.
+    """
+    from randygpt.discovery import search_models  # noqa: PLC0415 (an HTTP client)
+
+    with translate_os_errors():
+        user = _home(home)
+        query = SearchQuery(
+            words=words,
+            author=resolve_author(TrustStore(user.folder).read(), author) if author else None,
+            tag=tag or "",
+            max_params=max_params,
+            max_size=max_size,
+            since=since,
+            sort=sort,
+            limit=limit,
         )
-    return _fetched(found.release)
+        result = await search_models(user, query, relays=_urls(relays))
+    for reason in result.incomplete:
+        log.warning("incomplete search: %s", reason)
+    return [describe_model(model) for model in result.models]
 
 
 async def follow(
@@ -238,7 +269,7 @@ async def follow(
 
     def on_update(update: Update) -> None:
         if isinstance(update, Installed):
-            installs.put_nowait(_fetched(update.release))
+            installs.put_nowait(describe_fetched(update.release))
         elif isinstance(update, Failed):
             log.warning("following %s: %s", name, update.error)
         elif isinstance(update, VersionRevoked):
@@ -266,20 +297,19 @@ async def follow(
             await task
 
 
-def _fetched(installed: InstalledRelease) -> Fetched:
-    return Fetched(
-        release=installed.id.hex(),
-        author=encode_npub(installed.author),
-        name=installed.name,
-        version=installed.version,
-        path=installed.folder,
-        **{role: installed.file(role).local_path for role in ("checkpoint", "config", "tokenizer")},
-    )
-
-
 def _home(folder: str | PathLike[str] | None) -> Home:
     user = Home.from_environment()
     return user if folder is None else replace(user, folder=Path(folder).absolute())
+
+
+@contextlib.contextmanager
+def _open_events(home: Home, path: str | PathLike[str] | None, max_size: int) -> Iterator[EventFile | None]:
+    """Open a file of events, if one is given; raises CallerError, OSError."""
+    if path is None:
+        yield None
+        return
+    with open_event_file(Path(path), folder=durable.make_directory(home.folder), max_size=max_size) as file:
+        yield file
 
 
 def _urls(urls: Sequence[str] | None) -> Sequence[str] | None:

@@ -1,4 +1,4 @@
-"""`publish` and `fetch` of `randygpt.aio` as functions that return when they are done, for programs without asyncio."""
+"""`publish`, `fetch` and `search` of `randygpt.aio` as functions, for programs without asyncio."""
 
 import asyncio
 import functools
@@ -29,3 +29,4 @@ def _blocking(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
 
 publish = _blocking(aio.publish)
 fetch = _blocking(aio.fetch)
+search = _blocking(aio.search)

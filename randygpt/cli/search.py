@@ -4,6 +4,7 @@ import asyncio
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -130,12 +131,13 @@ def _search(
     home: Home, trusted: "TrustList", query: "SearchQuery", relay: list[str] | None, *, as_json: bool, quiet: bool
 ) -> None:
     from randygpt.discovery import search_models
+    from randygpt.results import describe_model
 
     result = asyncio.run(search_models(home, query, relays=relay))
     if not quiet:
         _print_notes(result, as_json=as_json)
     if as_json:
-        emit(as_json, [_as_json(model) for model in result.models], "")
+        emit(as_json, [asdict(describe_model(model)) for model in result.models], "")
     elif result.models:
         first = shlex.join(["randygpt", "fetch", _reference(result.models[0], trusted), *_relay_flags(relay)])
         emit(as_json, [], f"{search_table(result.models, trusted)}\n\n{first}")
@@ -161,22 +163,3 @@ def _reference(model: "FoundModel", trusted: "TrustList") -> str:
 
 def _relay_flags(relays: Sequence[str] | None) -> list[str]:
     return [word for url in relays or () for word in ("--relay", url)]
-
-
-def _as_json(model: "FoundModel") -> dict[str, object]:
-    from relay_client.nip19 import encode_npub
-
-    claims = model.claims
-    return {
-        "name": model.name,
-        "version": model.version,
-        "release": model.release_id.hex(),
-        "author": encode_npub(model.author),
-        "params": claims.parameters,
-        "size": model.size,
-        "loss": claims.loss,
-        "license": claims.license or None,
-        "created_at": model.created_at,
-        "base": model.base.hex() if model.base else None,
-        "relays": list(model.relays),
-    }

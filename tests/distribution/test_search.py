@@ -186,6 +186,14 @@ async def test_one_key_fills_five_places(scripted: ScriptedRelay) -> None:
     assert len(alone.models) == 30
 
 
+async def test_imitation_is_marked_in_a_list_of_one_author(scripted: ScriptedRelay) -> None:
+    imitation = announce(MALLORY, "real-1", created_at=NOW)
+    scripted.events = stored(events_of([*REAL, imitation]))
+    known = KnownAuthors(trusted=frozenset({ALICE.pubkey}))
+    (found,) = (await search([scripted.url], known=known, author=MALLORY.pubkey)).models
+    assert (found.name, found.resembles) == ("real-1", "real1")
+
+
 async def test_limit_counts_what_is_left_out(scripted: ScriptedRelay) -> None:
     scripted.events = stored(events_of(REAL))
     result = await search([scripted.url], limit=3)

@@ -16,6 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 EXAMPLES = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 OUTPUT = {
     "Publish and fetch": r"nevent1\w+ 1\n.*checkpoint_best\.bin npub1\w+\n",
+    "Search": r"tales 1 npub1\w+ \d+ \d+ 2\.5 None\n",
     "Generate text": r"(?s).*torch\.Size\(\[1, 3, \d+\]\)\n\d+ \[.*\]\n",
     "With asyncio": r"latest: 1\ninstalled: 1 .*checkpoint_best\.bin\n",
     "Errors": r"try again later: .*0{64}.*\n",
@@ -38,8 +39,9 @@ def test_example_runs(
 ) -> None:
     signing_key.store(Home(at_home), key.reveal_nsec())
     checkpoint = write_tiny(at_home / "checkpoint_best.bin")
-    if "npub1…" in code:
-        blocking.publish(checkpoint, name="shakespeare", relays=[relay], home=at_home)
+    if "npub1…" in code or "search(" in code:
+        name = "tales" if "search(" in code else "shakespeare"
+        blocking.publish(checkpoint, name=name, relays=[relay], home=at_home)
     code = code.replace("ws://127.0.0.1:7777", relay).replace("npub1…", encode_npub(key.pubkey))
     exec(compile(code, f"{PAGE.name}: {section}", "exec"), {"__name__": "__main__"})  # noqa: S102 (our own page)
     out, err = capsys.readouterr()

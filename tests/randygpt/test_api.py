@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.command import TIMEOUT_S
-from support.models import write_tiny
+from support.models import CONFIG, write_tiny
 from support.releases import clock
 from support.scripted_relay import ScriptedRelay
 
@@ -82,7 +82,7 @@ async def test_blocking_functions_do_the_same(
     assert fetched.path.is_relative_to(friend)
 
 
-@pytest.mark.parametrize("name", ["publish", "fetch"])
+@pytest.mark.parametrize("name", ["publish", "fetch", "search"])
 async def test_blocking_functions_refuse_an_event_loop(name: str) -> None:
     with pytest.raises(CallerError, match=rf"await randygpt\.aio\.{name} instead"):
         getattr(randygpt, name)("m.bin")
@@ -120,6 +120,32 @@ async def test_servers_of_the_author_may_be_left_out(
         with pytest.raises(TransportError, match="chunks missing") as failed:
             await aio.fetch(published.naddr, home=friend, relays=[scripted.url], follow_servers=follow_servers)
         assert ("blobs.example.invalid" in str(failed.value)) == follow_servers
+
+
+async def test_file_of_events_carries_a_release(author: Path, friend: Path, checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "release.jsonl"
+    published = await aio.publish(checkpoint, name="demo", events=file, home=author)
+    fetched = [await aio.fetch(which, events=file, home=friend) for which in (None, "demo", published.release)]
+    assert [(each.release, each.version) for each in fetched] == 3 * [(published.release, 1)]
+    with pytest.raises(CallerError, match="leave out relays"):
+        await aio.fetch(events=file, relays=[NOWHERE], home=friend)
+    with pytest.raises(CallerError, match="name a model"):
+        await aio.fetch(home=friend)
+
+
+async def test_search_finds_what_was_published(
+    relay: str, author: Path, friend: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    card = {"license": "MIT", "about": "tales"}
+    published = await aio.publish(checkpoint, name="demo", card=card, tags=["verse"], relays=[relay], home=author)
+    (found,) = await aio.search("TALES", tag="verse", author=published.author, relays=[relay, NOWHERE], home=friend)
+    assert isinstance(found, randygpt.ModelInfo)
+    assert (found.release, found.author, found.version) == (published.release, published.author, 1)
+    assert (found.license, found.params, found.loss, found.base) == ("MIT", CONFIG.parameter_count, 2.5, None)
+    assert found.relays == [relay]
+    assert "incomplete search: ws://127.0.0.1:1" in caplog.text
+    with pytest.raises(CallerError, match="no author 'bob'"):
+        await aio.search(author="bob", relays=[relay], home=friend)
 
 
 async def test_weights_only_and_card_reach_the_release(
@@ -238,7 +264,7 @@ async def test_damaged_state_is_a_storage_error(friend: Path) -> None:
     [
         ("randygpt.__all__", ["torch", "numpy", "nostr_sdk", "aiohttp", "websockets", "asyncio", "distribution"]),
         ("randygpt.load", ["torch", "nostr_sdk", "aiohttp", "websockets"]),
-        ("randygpt.publish, randygpt.fetch, randygpt.aio.follow", ["torch"]),
+        ("randygpt.publish, randygpt.fetch, randygpt.aio.follow, randygpt.search", ["torch"]),
     ],
     ids=["import", "load", "publish"],
 )
