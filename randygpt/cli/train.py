@@ -69,7 +69,7 @@ def train(
         typer.Option(
             "--from",
             metavar="MODEL",
-            help="Start a new run from the weights of a model: an installed release, or a file.",
+            help="Start a new run from the weights of a model: a release (fetched if not installed), or a file.",
             autocompletion=complete_or_file,
         ),
     ] = None,
@@ -133,7 +133,7 @@ def train(
     tune_malloc()
     place = find_device(device)
     checkpoint = check_file_path(checkpoint.parent / check_file_path(checkpoint).name.removesuffix(".bin"))
-    forked = None if from_ is None else find_start(from_, context)
+    forked = None if from_ is None else find_start(from_, context, shown=not (as_json or quiet))
     if fine_tune and resume is None:
         resume = ""
     fields = {"n_embd": dim, "n_head": heads, "n_layer": layers, "block_size": block}

@@ -1,4 +1,4 @@
-"""The model that `randygpt train --from` starts from, and the release that it is. Reads files."""
+"""The model that `randygpt train --from` starts from, and the release that it is. Network and disk I/O."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from randygpt.cli.flags import is_flag_given
-from randygpt.cli.models import find_model
+from randygpt.cli.obtain import obtain
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
@@ -29,15 +29,16 @@ class StartModel:
     base: "Origin | None"  # the release that it is, or the nearest one that it was made from
 
 
-def find_start(which: str, context: typer.Context) -> StartModel:
-    """Return the model that `--from` names.
+def find_start(which: str, context: typer.Context, *, shown: bool) -> StartModel:
+    """Return the model that `--from` names; fetch its weights if it is not installed, and show progress if `shown`.
 
     Raises:
         CallerError: Nothing matches, or a flag contradicts `--from`.
         InvalidModelFile: The checkpoint is wrong.
-        StorageError: The store is damaged.
+        PeerError, TransportError, StorageError: As `fetch`.
     """
-    from randygpt.checkpoint.sidecar import inspect_checkpoint
+    from randygpt.lineage import find_origin
+    from randygpt.origins import origin_of
 
     for flag in ("resume", "fine_tune"):
         if is_flag_given(context, flag):
@@ -45,12 +46,8 @@ def find_start(which: str, context: typer.Context) -> StartModel:
     for flag, part in _KEPT.items():
         if is_flag_given(context, flag):
             raise CallerError(f"--from keeps the {part} of {which}: leave out --{flag}")
-    model = find_model(which)
-    found = inspect_checkpoint(model.path)
+    home = Home.from_environment()
+    model = obtain(home, which, None, shown=shown)
     if model.release:
-        from randygpt.origins import origin_of
-
-        return StartModel(found=found, title=model.release.title, base=origin_of(model.release))
-    from randygpt.lineage import find_origin
-
-    return StartModel(found=found, title=str(model.path), base=find_origin(Home.from_environment(), found))
+        return StartModel(found=model.info, title=model.release.title, base=origin_of(model.release))
+    return StartModel(found=model.info, title=str(model.info.path), base=find_origin(home, model.info))

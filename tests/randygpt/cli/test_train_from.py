@@ -17,6 +17,7 @@ from randygpt.checkpoint.rgpt import read_checkpoint
 from randygpt.checkpoint.sidecar import Sidecar, inspect_checkpoint, read_sidecar
 from randygpt.cli.main import run
 from relay_client.keys import SecretKey
+from relay_client.nip19 import encode_npub
 
 FRIEND = SecretKey(bytes.fromhex("22" * 32))
 RELAY = "wss://relay.example"
@@ -102,10 +103,16 @@ def test_preset_in_a_settings_file_does_not_contradict() -> None:
     assert train("--from", "tiny", "--iters", "1") == 0
 
 
-@pytest.mark.usefixtures("base")
-def test_release_that_is_not_installed_names_fetch(capsys: pytest.CaptureFixture[str]) -> None:
-    assert train("--from", "3" * 64) == 2
-    assert "is not installed; install it with randygpt fetch" in only_line(capsys.readouterr().err)
+def test_release_that_is_not_installed_is_fetched(author: Path, threaded_relay: ScriptedRelay, key: SecretKey) -> None:
+    (author / "mine.txt").write_text(TEXT, encoding="utf-8")
+    published = invoke(author, "publish", "checkpoint_best.bin", "--relay", threaded_relay.url, "--json")
+    assert invoke(author, "relays", "add", threaded_relay.url).returncode == 0
+    words = ("train", "mine.txt", "--iters", "1", "--batch", "2", "--checkpoint", "fork", "--quiet")
+    done = invoke(author, *words, "--from", f"{encode_npub(key.pubkey)}/demo")
+    assert (done.returncode, done.stderr) == (0, "")
+    base = json.loads((author / "fork.json").read_text(encoding="utf-8"))["base"]
+    assert base["release"] == json.loads(published.stdout)["release"]
+    assert "current" not in invoke(author, "list").stdout
 
 
 @pytest.mark.usefixtures("base")
