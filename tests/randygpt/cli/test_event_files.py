@@ -1,22 +1,16 @@
 """Releases as files of events: `publish --out`, `fetch --from` and `export --events`."""
 
-import asyncio
 import json
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support.command import environment, invoke, invoke_with_input, only_line
+from support.command import invoke, invoke_with_input, only_line
 from support.models import write_tiny
-from support.relays import find_free_port
 from support.scripted_relay import ScriptedRelay
 
 from distribution.events import CHUNK_KIND, HEAD_KIND, RELEASE_KIND
 from distribution.store import Store
 from relay_client.keys import SecretKey
-from relay_client.local_relay import LocalRelay
 from relay_client.nip19 import encode_npub
 
 
@@ -34,10 +28,6 @@ def written(author: Path) -> Path:
     done = invoke(author, "publish", "checkpoint_best.bin", "--out", "release.jsonl", "--quiet")
     assert done.returncode == 0, done.stderr
     return author / "release.jsonl"
-
-
-DOCS = Path(__file__).parents[3] / "docs" / "distribution.md"
-SEND, RECEIVE = re.findall(r"^```python\n(# (?:send|receive)\.py.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def lines(path: Path) -> list[bytes]:
@@ -221,35 +211,3 @@ def test_later_publish_sends_the_same_events(author: Path, written: Path, thread
     assert done.returncode == 0, done.stderr
     ids = [json.loads(line)["id"] for line in lines(written)]
     assert threaded_relay.received[:-1] == ids[:-1]
-
-
-@pytest.mark.full
-def test_relay_imports_and_exports_a_release(author: Path, written: Path, friend: Path, key: SecretKey) -> None:
-    async def through_relay(events: bytes) -> bytes:
-        async with LocalRelay(port=find_free_port()) as relay:
-            await _script(SEND, relay.url, stdin=events)
-            done = await asyncio.to_thread(
-                subprocess.run,
-                [sys.executable, "-m", "randygpt", "fetch", f"{encode_npub(key.pubkey)}/demo", "--relay", relay.url],
-                env=environment(friend),
-                capture_output=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
-            return await _script(RECEIVE, relay.url, key.pubkey.hex())
-
-    exported = asyncio.run(through_relay(written.read_bytes()))
-    assert checkpoint(friend) == (author / "checkpoint_best.bin").read_bytes()
-    other = friend.with_name("other")
-    other.mkdir()
-    done = invoke_with_input(other, exported, "fetch", "--from", "-")
-    assert done.returncode == 0, done.stderr
-    assert checkpoint(other) == checkpoint(friend)
-
-
-async def _script(text: str, *words: str, stdin: bytes = b"") -> bytes:
-    done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", text, *words], input=stdin, capture_output=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
