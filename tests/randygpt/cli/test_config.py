@@ -16,7 +16,7 @@ from support.command import TIMEOUT_S, invoke_until_terminated, only_line, randy
 from support.models import write_tiny
 
 from randygpt.cli import installed
-from randygpt.cli.demo import _Stage
+from randygpt.cli.demo_stage import Stage
 from randygpt.cli.main import app, run
 from randygpt.cli.settings import parameters
 from randygpt.model.config import ModelConfig
@@ -350,7 +350,7 @@ def test_settings_and_variables_match_parameters() -> None:
 def test_demo_ignores_the_users_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANDYGPT_SERVE_PORT", "1")
     monkeypatch.setenv("RANDYGPT_RELAYS", "ws://x")
-    variables = _Stage(tmp_path)._environment("author")
+    variables = Stage(tmp_path)._environment("author")
     ours = {name: value for name, value in variables.items() if name.startswith("RANDYGPT_")}
     assert ours == {"RANDYGPT_HOME": str(tmp_path / "author"), "RANDYGPT_CONFIG": os.devnull}
 
