@@ -104,7 +104,8 @@ class Publication:
         """
         with Journal(self.home.journal_path) as journal:
             publisher = self._publisher(Pool(self.relays), journal, self._chunk_key(), on_progress)
-            return await publisher.write(self.spec, file)
+            async with kept_open(self.key):
+                return await publisher.write(self.spec, file)
 
     def _chunk_key(self) -> SecretKey | None:
         return make_chunk_key(self.key, throwaway=self.throwaway_chunk_key)

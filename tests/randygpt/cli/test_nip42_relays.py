@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.bunker import bunker_on_thread
 from support.command import invoke, only_line
 from support.models import write_tiny
 from support.releases import visible
@@ -49,6 +50,23 @@ def test_release_lifecycle_on_nip42_relay(nip42_relay: str, author: Path, tmp_pa
     assert (said(friend, "reseed", second))["relays"][nip42_relay]["reason"] == ""
     assert (said(author, "revoke", second))["latest"]["release"] == first
     assert (said(friend, "follow", name, "--once"))["release"] == first
+
+
+def test_remote_signer_leaves_authentication_to_the_chunk_key(
+    nip42_relay: str, threaded_relay: ScriptedRelay, author: Path, tmp_path: Path, free_port: int
+) -> None:
+    home = tmp_path / "remote"
+    home.mkdir()
+    write_tiny(home / "m.bin", name="demo")
+    threaded_relay.members = ["nobody"]
+    with bunker_on_thread(free_port) as bunker:
+        said(home, "keys", "bunker", bunker.uri)
+        done = said(home, "publish", "m.bin", "--relay", nip42_relay, "--relay", threaded_relay.url)
+        assert set(bunker.signed_kinds) == {1064, 4181, 34181}
+    assert done["relays"][nip42_relay]["accepted"] == done["events"]
+    assert done["chunk_author"] in threaded_relay.identities
+    assert bunker.user.pubkey.hex() not in threaded_relay.identities
+    assert said(author, "fetch", done["release"], "--relay", nip42_relay)["release"] == done["release"]
 
 
 def test_fetch_without_key_says_authentication_is_required(nip42_relay: str, author: Path, tmp_path: Path) -> None:
