@@ -7,7 +7,7 @@ network I/O through a pool.
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from distribution.errors import InvalidRelease
 from distribution.event_tags import MAX_FUTURE_S
@@ -32,6 +32,7 @@ class SearchResult:
     more: int = 0  # further releases that match; not all of them need be readable
     crowded: Collection[bytes] = ()  # authors of listed models who have more
     incomplete: Sequence[str] = ()  # why something may be missing, a line each
+    claimed_names: Mapping[bytes, str] = field(default_factory=dict)  # of authors, in their profiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,9 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from distribution.author_claims import MAX_ASKED, ask_names
 from distribution.search import Searcher, SearchResult
 from distribution.search_results import Claims, KnownAuthors, SearchQuery
 from distribution.store import Store
@@ -48,7 +50,10 @@ async def search_models(home: Home, query: SearchQuery, *, relays: Sequence[str]
             now=int(time.time()),
             word_relays={url for url, info in infos.items() if info.searches},
         )
-        return await searcher.search()
+        result = await searcher.search()
+        strangers = list(dict.fromkeys(model.author for model in result.models if model.author not in trusted))
+        names = await ask_names(pool, strangers[:MAX_ASKED], now=searcher.now) if strangers else {}
+        return replace(result, claimed_names=names or {})
 
 
 def read_claims(card: Mapping[str, object]) -> Claims:

@@ -134,6 +134,8 @@ def _search(
     from randygpt.results import describe_model
 
     result = asyncio.run(search_models(home, query, relays=relay))
+    for author, name in result.claimed_names.items():
+        trusted = trusted.with_claim(author, name)
     if not quiet:
         _print_notes(result, as_json=as_json)
     if as_json:

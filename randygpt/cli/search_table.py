@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 _LEAST_WIDTH = 80
 _COLUMNS = (  # heading, width, aligned to the right
-    ("MODEL", 17, False),
-    ("AUTHOR", 14, False),
+    ("MODEL", 15, False),
+    ("AUTHOR", 18, False),
     ("PARAMS", 6, True),
     ("SIZE", 9, True),
     ("BITS", 5, True),
-    ("LICENSE", 10, False),
+    ("LICENSE", 8, False),
     ("AGE", 3, True),
     ("FROM", 6, False),
 )
-_LEGEND = {"*": "author trusted", "+": "author followed", "!": "named like a model of a trusted author"}
+_LEGEND = {"*": "trusted", "+": "followed", "!": "named like a trusted author, or a model of one"}
 _BASE_DIGITS = 6
 _LICENSE = re.compile("[A-Za-z0-9.+-]+")  # an SPDX identifier
 _UNITS = ((365 * 86_400, "y"), (7 * 86_400, "w"), (86_400, "d"), (3_600, "h"), (60, "m"))
@@ -38,7 +38,7 @@ def search_table(models: Sequence["FoundModel"], trusted: "TrustList") -> str:
     """Return a line for each model, below a heading, and what the marks in the first column mean."""
     now, wider = int(time.time()), max(0, _width() - _LEAST_WIDTH)
     rows = [("", tuple(heading for heading, _, _ in _COLUMNS))]
-    rows += [(_mark(model), _cells(model, trusted, now)) for model in models]
+    rows += [(_mark(model, trusted), _cells(model, trusted, now)) for model in models]
     lines = [f"{mark:1} {_line(cells, wider)}".rstrip() for mark, cells in rows]
     legend = [f"{mark} {meaning}" for mark, meaning in _LEGEND.items() if any(mark == used for used, _ in rows)]
     return "\n".join([*lines, *([", ".join(legend)] if legend else [])])
@@ -49,7 +49,7 @@ def _cells(model: "FoundModel", trusted: "TrustList", now: int) -> tuple[str, ..
     bits = claims.bits_per_byte
     return (
         f"{model.name}@{model.version}",
-        trusted.names.get(model.author) or short_npub(model.author),
+        _author(model.author, trusted, _COLUMNS[1][1]),
         format_count(claims.parameters) if claims.parameters else "-",
         format_size(model.size),
         f"{bits:.3f}"[:5] if bits is not None and bits < 100 else "-",  # noqa: PLR2004 (no model is so bad)
@@ -59,10 +59,23 @@ def _cells(model: "FoundModel", trusted: "TrustList", now: int) -> tuple[str, ..
     )
 
 
-def _mark(model: "FoundModel") -> str:
+def _author(author: bytes, trusted: "TrustList", width: int) -> str:
+    """Return the name on the trust list, else the claimed name and the end of the npub, else the npub's ends."""
+    claim, npub = trusted.claims.get(author, ""), short_npub(author)
+    if author in trusted.names or not claim or trusted.imitated(author):
+        return trusted.names.get(author) or npub
+    ending = f'"? {npub[-5:]}'
+    return f'"{_cut(claim, width - 1 - cell_len(ending))}{ending}'
+
+
+def _cut(text: str, width: int) -> str:
+    return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1)}…"
+
+
+def _mark(model: "FoundModel", trusted: "TrustList") -> str:
     from distribution.search_results import Standing
 
-    if model.resembles:
+    if model.resembles or trusted.imitated(model.author):
         return "!"
     return {Standing.TRUSTED: "*", Standing.FOLLOWED: "+", Standing.STRANGER: ""}[model.standing]
 
@@ -72,7 +85,7 @@ def _line(cells: Sequence[str], wider: int) -> str:
     parts = []
     for number, (text, (_, width, to_the_right)) in enumerate(zip(cells, _COLUMNS, strict=True)):
         width += 0 if number else wider  # noqa: PLW2901 (the first column)
-        cut = text if cell_len(text) <= width else f"{set_cell_size(text, width - 1)}…"
+        cut = _cut(text, width)
         padding = " " * (width - cell_len(cut))
         parts.append(f"{padding}{cut}" if to_the_right else f"{cut}{padding}")
     return " ".join(parts)

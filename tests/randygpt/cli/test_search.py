@@ -70,14 +70,29 @@ def test_table_fits_80_columns(reader: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     head, *rows, legend, gap, fetch = done.stdout.splitlines()
     assert head.split() == ["MODEL", "AUTHOR", "PARAMS", "SIZE", "BITS", "LICENSE", "AGE", "FROM"]
-    assert rows[0].split() == ["*", "shakespeare@3", "alice", "11.2K", "30.0", "MB", "2.125", "Apache-2.0", "1w"]
+    assert rows[0].split() == ["*", "shakespeare@3", "alice", "11.2K", "30.0", "MB", "2.125", "Apache-…", "1w"]
     assert re.fullmatch(r"\+ tales@1 +npub1\S+ +- 300 bytes +- +4w [0-9a-f]{6}", rows[1]), rows[1]
-    assert rows[2].startswith("  a-name-that-is-a… npub1")
+    assert rows[2].startswith("  a-name-that-is… npub1")
     assert rows[3].startswith("! shake5peare@1")
     assert rows[3].split()[-2:] == ["other", "1h"]
-    assert legend == "* author trusted, + author followed, ! named like a model of a trusted author"
+    assert legend == "* trusted, + followed, ! named like a trusted author, or a model of one"
     assert (gap, fetch) == ("", "randygpt fetch alice/shakespeare")
     assert max(map(len, [head, *rows, legend])) <= 80
+
+
+def test_claimed_names_of_authors_are_marked(reader: Path, shelf: ScriptedRelay) -> None:
+    names = {BOB: "bob the builder", CAROL: f"{HOSTILE}", MALLORY: "AIice"}
+    profiles = [
+        EventDraft(kind=0, created_at=1, content=json.dumps({"name": name})).sign(key) for key, name in names.items()
+    ]
+    shelf.events |= stored(profiles)
+    lines = invoke(reader, "search").stdout.splitlines()
+    authors = [line[18:36].rstrip() for line in lines[1:5]]
+    npubs = {key: encode_npub(key.pubkey) for key in names}
+    assert authors[:2] == ["alice", f'"bob the …"? …{npubs[BOB][-4:]}']
+    assert authors[3] == f"{npubs[MALLORY][:9]}…{npubs[MALLORY][-4:]}"
+    assert lines[4].startswith("! ")
+    assert len(lines) == 8
 
 
 def test_json_has_the_documented_fields(reader: Path, shelf: ScriptedRelay, now: int) -> None:
