@@ -34,7 +34,7 @@ from distribution.partial import HeaderRewrite
 from distribution.published import find_version
 from distribution.resolve import Reference, VersionReference
 from distribution.revocation import OnRevoked, query_revoked, read_revoked
-from distribution.server_hints import query_servers
+from distribution.server_hints import query_servers, query_write_relays
 from distribution.store import Store
 from distribution.trust import TrustPolicy
 from relay_client.blossom.address import MAX_HINTED_SERVERS, MAX_SERVERS, usable_servers
@@ -210,7 +210,10 @@ class Fetcher:
         return release
 
     async def _query_heads(self, address: AddressReference) -> list[Answer]:
-        """Query the relays, and those that were hinted at if the others have no head; late answers are kept."""
+        """Query the relays for heads; late answers are kept.
+
+        If none has a head, relays that were hinted at are asked, then those that the author writes to (NIP-65).
+        """
         wanted, has_hints = heads_filter(address.author, address.name), self.pool.has_hints
 
         def has_head(answers: Sequence[Answer]) -> bool:
@@ -220,6 +223,10 @@ class Fetcher:
         if has_hints and not has_head(answers):
             await self.pool.connect_hints()
             answers += await self.pool.query_soon(wanted, enough=has_head, late=self._late)
+        if not has_head(answers):
+            self.pool.add_hints(await query_write_relays(self.pool, address.author))
+            if await self.pool.connect_hints():
+                answers += await self.pool.query_soon(wanted, enough=has_head, late=self._late)
         return answers
 
     async def _record_late(self, release: Release) -> None:

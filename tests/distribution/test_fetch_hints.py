@@ -20,8 +20,10 @@ from distribution.publish import Published
 from distribution.store import Store
 from distribution.trust import TrustPolicy
 from relay_client.errors import TransportError
+from relay_client.event import EventDraft
 from relay_client.keys import SecretKey
 from relay_client.nip19 import AddressReference, EventReference
+from relay_client.nip65 import RELAY_LIST_KIND
 from relay_client.pool import Pool
 
 NAME, INSIDE = "relay.example", "inside.example"
@@ -100,6 +102,27 @@ async def test_hint_in_the_head_leads_to_its_release(
     address = AddressReference(author=key.pubkey, name="demo")
     assert (await fetch([scripted.url], tmp_path, address)).release.id == published.release.id
     assert hinted.connections == 1
+
+
+async def test_name_is_found_at_write_relays_of_its_author(
+    scripted: ScriptedRelay, hinted: ScriptedRelay, tmp_path: Path, published: Published, key: SecretKey
+) -> None:
+    def listing(signer: SecretKey, url: str, created_at: int) -> None:
+        tags = (("r", url), ("r", "wss://read.example", "read"))
+        event = EventDraft(kind=RELAY_LIST_KIND, created_at=created_at, tags=tags).sign(signer)
+        scripted.events[event.id.hex()] = event.to_dict()
+
+    listing(key, "wss://old.example", 1)
+    listing(key, HINT, 2)
+    listing(SecretKey.generate(), "wss://127.0.0.1", 3)
+    address = AddressReference(author=key.pubkey, name="demo")
+    assert (await fetch([scripted.url], tmp_path, address)).release.id == published.release.id
+    assert hinted.connections == 1
+    scripted.events |= hinted.events
+    scripted.requests.clear()
+    await fetch([scripted.url], tmp_path, address)
+    assert hinted.connections == 1
+    assert not any(RELAY_LIST_KIND in wanted.get("kinds", ()) for wanted in scripted.requests)
 
 
 @pytest.mark.parametrize(
