@@ -129,8 +129,14 @@ def resolve_name(store: Store, trusted: TrustList, text: str) -> AddressReferenc
 
 
 def resolve_author(trusted: TrustList, text: str) -> bytes:
-    """Return the public key of an author: npub, 64 hex digits, or a name on the trust list; raises CallerError."""
+    """Return the public key of an author: npub, 64 hex digits, petname, or a name of the web that is remembered.
+
+    Raises:
+        CallerError: `text` names no author.
+    """
     if author := next((key for key, name in trusted.names.items() if name == text), None):
+        return author
+    if author := trusted.addresses.get(text.strip().lower()):
         return author
     try:
         return decode_pubkey(text.strip())

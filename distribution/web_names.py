@@ -5,7 +5,7 @@ Does network I/O; what is remembered is in the trust list.
 
 from collections.abc import Callable
 
-from distribution.errors import NotFound, NotTrusted
+from distribution.errors import CallerError, NotFound, NotTrusted
 from distribution.events import HEAD_KIND
 from distribution.resolve import split_version, split_web_name
 from distribution.trust_list import TrustList, TrustStore
@@ -13,7 +13,7 @@ from relay_client.errors import TransportError
 from relay_client.hints import usable_hints
 from relay_client.nip05 import ROOT_NAME, Nip05Address, Nip05Key
 from relay_client.nip05_lookup import look_up
-from relay_client.nip19 import encode_naddr, encode_npub
+from relay_client.nip19 import encode_naddr, encode_npub, strip_scheme
 
 OnNote = Callable[[str], None]
 
@@ -64,6 +64,17 @@ async def spell_out(text: str, store: TrustStore, *, remember: bool, on_note: On
     hints = usable_hints(found.relays, known=())
     naddr = encode_naddr(name, author=found.pubkey, kind=HEAD_KIND, relays=hints)
     return naddr if version is None else f"{naddr}@{version}"
+
+
+def address_alone(text: str, trusted: TrustList) -> Nip05Address | None:
+    """Return `alice@example.com` if a text is nothing but such a name, and no petname; None for anything else."""
+    text = strip_scheme(text)
+    if "@" not in text or "/" in text or text in trusted.names.values():
+        return None
+    try:
+        return Nip05Address.parse(text)
+    except CallerError:
+        return None
 
 
 def _check_same(trusted: TrustList, address: Nip05Address, found: Nip05Key | None, known: bytes | None) -> None:

@@ -145,8 +145,8 @@ async def fetch(  # noqa: PLR0913 (options by keyword)
     """Fetch a release, verify every byte, and install it.
 
     Args:
-        reference: An event id in hex, note, nevent, naddr, `npub…/name`, `alice/name` by a trusted author, or the name
-            of an installed release. None: the only model in `events`.
+        reference: An event id in hex, note, nevent, naddr, `npub…/name`, `alice/name` by a trusted author,
+            `alice@example.com/name` (NIP-05), or the name of an installed release. None: the only model in `events`.
         relays: URLs; by default the relays of the user, or those in `reference` if the user has none.
         servers: Blossom servers to ask; by default those of the user.
         follow_servers: Ask servers that the author names too.

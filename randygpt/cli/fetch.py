@@ -22,7 +22,7 @@ from randygpt.cli.flags import (
 )
 from randygpt.cli.output import byte_progress, emit, format_size, print_stderr
 from randygpt.cli.preview import print_plan
-from randygpt.cli.search import list_models_of
+from randygpt.cli.search import find_author_alone, list_models_of
 from randygpt.cli.usage import UsageError
 from randygpt.errors import CallerError
 from randygpt.user.home import Home
@@ -71,9 +71,8 @@ def fetch(
     """Fetch, verify and install a model.
 
     Every byte is verified against the author's signature; the release is installed completely or not at all. With an
-    npub alone, list that author's models and fetch nothing.
+    npub or alice@example.com alone, list that author's models and fetch nothing.
     """
-    from distribution.resolve import author_alone
     from distribution.trust_list import TrustStore
     from randygpt.sharing import FetchOptions, fetch_release, plan_fetch_release
     from relay_client.nip19 import encode_npub
@@ -83,7 +82,7 @@ def fetch(
         raise UsageError("Missing argument 'MODEL'.", context)
     if source is not None and any(is_flag_given(context, flag) for flag in ("relay", "server")):
         raise CallerError("--from asks no relay and no server: leave out --relay and --server")
-    if reference is not None and source is None and (listed := author_alone(reference)):
+    if reference is not None and source is None and (listed := find_author_alone(home, reference, quiet=quiet)):
         list_models_of(home, listed, relay, as_json=as_json, quiet=quiet)
         return
     with _open_events(home, source, limit) as events:

@@ -69,12 +69,11 @@ def _describe(fork: "Fork", names: "TrustList") -> str:
     from distribution.events import SHORT_ID
 
     release = fork.release
-    author = names.names.get(release.author) or installed.short_npub(release.author)
     losses = losses_text(release.card)
     facts = [
         release.id.hex()[:SHORT_ID],
         f"{release.name}@{release.version}",
-        author,
+        names.short_name(release.author),
         format_date(release.created_at),
         *([losses] if losses else []),
         *(["(a merge of it)"] if fork.role == "merged" else []),

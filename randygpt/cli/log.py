@@ -118,7 +118,7 @@ def _describe(node: "Node", trusted: "TrustList", title: str) -> str:
 
 
 def _name(author: bytes, trusted: "TrustList") -> str:
-    return trusted.names.get(author) or installed.short_npub(author)
+    return trusted.short_name(author)
 
 
 def _as_json(node: "Node", trusted: "TrustList") -> dict[str, object]:

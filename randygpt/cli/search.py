@@ -5,6 +5,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -117,6 +118,25 @@ def search(
         limit=limit,
     )
     _search(home, trusted, query, relay, as_json=as_json, quiet=quiet)
+
+
+def find_author_alone(home: Home, text: str, *, quiet: bool) -> bytes | None:
+    """Return the author if a text is nothing but an npub or a name of the web, which is looked up; None otherwise.
+
+    Raises what `distribution.web_names.find_author` raises.
+    """
+    from distribution.resolve import author_alone
+
+    if "@" not in text or Path(text).exists():
+        return author_alone(text)
+    from distribution.trust_list import TrustStore
+    from distribution.web_names import address_alone, find_author
+
+    store = TrustStore(home.folder)
+    if not (address := address_alone(text, store.read())):
+        return None
+    note = (lambda _text: None) if quiet else print_stderr
+    return asyncio.run(find_author(store, address, remember=False, on_note=note)).pubkey
 
 
 def list_models_of(home: Home, author: bytes, relay: list[str] | None, *, as_json: bool, quiet: bool) -> None:

@@ -12,7 +12,7 @@ from randygpt.cli.flags import Json, ModelPreset, Quiet, Relays
 from randygpt.cli.models import DefaultModelArgument, find_model
 from randygpt.cli.output import emit, format_date, format_size
 from randygpt.cli.preview import print_preview
-from randygpt.cli.search import list_models_of
+from randygpt.cli.search import find_author_alone, list_models_of
 from randygpt.errors import NotInstalled
 from randygpt.user.home import Home
 
@@ -35,13 +35,13 @@ def show(
     """Show shape, training, size and hash of a model.
 
     For a release, also who signed it. One that is not installed is looked up on the relays, without fetching its files.
-    With an npub alone, list that author's models.
+    With an npub or alice@example.com alone, list that author's models.
     """
-    from distribution.resolve import author_alone
     from randygpt.checkpoint.sidecar import inspect_checkpoint
 
-    if which is not None and (listed := author_alone(which)):
-        list_models_of(Home.from_environment(), listed, relay, as_json=as_json, quiet=quiet)
+    home = Home.from_environment()
+    if which is not None and (listed := find_author_alone(home, which, quiet=quiet)):
+        list_models_of(home, listed, relay, as_json=as_json, quiet=quiet)
         return
     try:
         model = find_model(which)

@@ -44,6 +44,7 @@ def test_forks_as_json(home: Path, threaded_relay: ScriptedRelay) -> None:
                 "release": FORK.id.hex(),
                 "author": encode_npub(FRIEND.pubkey),
                 "author_name": "bob",
+                "claimed_name": None,
                 "name": "verse",
                 "version": 3,
                 "role": "base",

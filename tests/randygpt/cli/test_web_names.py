@@ -56,6 +56,19 @@ def test_model_is_fetched_by_a_name_of_the_web(friend: Path, web: WebServer, key
     assert len(web.asked) == asked  # what is installed is found by the remembered key
 
 
+def test_name_of_the_web_alone_lists_its_models(friend: Path, web: WebServer, key: SecretKey) -> None:
+    for command in ("show", "fetch"):
+        done = invoke(friend, command, "alice@web.example")
+        assert (done.returncode, "demo@1" in done.stdout) == (0, True)
+        assert f"alice@web.example is {encode_npub(key.pubkey)}" in done.stderr
+    assert remembered(friend) == {}
+    assert invoke(friend, "list").stdout == ""
+    (friend / "alice@web.example").write_bytes(b"a file")
+    asked = len(web.asked)
+    assert invoke(friend, "show", "alice@web.example").returncode == 2
+    assert len(web.asked) == asked
+
+
 @pytest.mark.parametrize("name", ["web.example/demo", "_@web.example/demo", "_@WEB.example/demo"])
 def test_domain_alone_names_its_root_key(friend: Path, web: WebServer, name: str) -> None:
     assert invoke(friend, "fetch", name).returncode == 0
