@@ -139,7 +139,7 @@ def resolve_author(trusted: TrustList, text: str) -> bytes:
     if author := trusted.addresses.get(text.strip().lower()):
         return author
     try:
-        return decode_pubkey(text.strip())
+        return decode_pubkey(strip_scheme(text))
     except InvalidKey:
         raise InvalidReference(f"no author {quote(text)}: expected an npub, or a name on your trust list") from None
 

@@ -21,10 +21,8 @@ from pathlib import Path
 from distribution.event_file import EventFile, open_event_file
 from distribution.fetch import MAX_SIZE
 from distribution.follow import Failed, Installed, Update, VersionRevoked
-from distribution.resolve import resolve_author
 from distribution.search_results import SearchQuery, Sort
 from distribution.store import Store
-from distribution.trust_list import TrustStore
 from randygpt.checkpoint.sidecar import inspect_checkpoint
 from randygpt.errors import CallerError, translate_os_errors
 from randygpt.release_files import checkpoint_spec
@@ -203,7 +201,7 @@ async def search(  # noqa: PLR0913 (options by keyword)
 
     Args:
         words: Words in name, title, topics, description or license; all of them.
-        author: npub, or a name on the trust list.
+        author: npub, a name on the trust list, or a name of the web (NIP-05).
         tag: Topic.
         max_params: Largest number of parameters that a model may claim.
         max_size: Largest number of bytes.
@@ -218,13 +216,13 @@ async def search(  # noqa: PLR0913 (options by keyword)
         TransportError: no relay can be reached.
         StorageError: the trust list or the store is damaged.
     """
-    from randygpt.discovery import search_models  # noqa: PLC0415 (an HTTP client)
+    from randygpt.discovery import find_author_key, search_models  # noqa: PLC0415 (an HTTP client)
 
     with translate_os_errors():
         user = _home(home)
         query = SearchQuery(
             words=words,
-            author=resolve_author(TrustStore(user.folder).read(), author) if author else None,
+            author=await find_author_key(user, author, on_note=log.info) if author else None,
             tag=tag or "",
             max_params=max_params,
             max_size=max_size,

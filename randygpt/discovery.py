@@ -2,20 +2,23 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from distribution.author_claims import MAX_ASKED, ask_names
+from distribution.resolve import resolve_author
 from distribution.search import Searcher, SearchResult
 from distribution.search_results import Claims, KnownAuthors, SearchQuery
 from distribution.store import Store
 from distribution.trust_list import TrustStore
+from distribution.web_names import find_author
 from randygpt.errors import InvalidModelFile
 from randygpt.model.config import ModelConfig
 from randygpt.own_lists import query_followed
 from randygpt.user import signing_key
 from randygpt.user.home import Home
 from randygpt.user.signer import known_pubkey
+from relay_client.nip05 import Nip05Address
 from relay_client.nip11 import fetch_relay_infos
 from relay_client.pool import Pool
 
@@ -54,6 +57,26 @@ async def search_models(home: Home, query: SearchQuery, *, relays: Sequence[str]
         strangers = list(dict.fromkeys(model.author for model in result.models if model.author not in trusted))
         names = await ask_names(pool, strangers[:MAX_ASKED], now=searcher.now) if strangers else {}
         return replace(result, claimed_names=names or {})
+
+
+async def find_author_key(home: Home, text: str, *, on_note: Callable[[str], None]) -> bytes:
+    """Return the public key of an author: npub, name on the trust list, or name of the web (NIP-05).
+
+    Args:
+        home: Where the trust list is.
+        text: What the user typed.
+        on_note: Called with which key a name of the web has, in words.
+
+    Raises:
+        CallerError: It names no author.
+        PeerError, TransportError, StorageError: as `distribution.web_names.find_author`.
+    """
+    store = TrustStore(home.folder)
+    trusted = store.read()
+    if "." not in text or text in trusted.names.values():
+        return resolve_author(trusted, text)
+    found = await find_author(store, Nip05Address.parse(text), remember=False, on_note=on_note)
+    return found.pubkey
 
 
 def read_claims(card: Mapping[str, object]) -> Claims:

@@ -3,7 +3,7 @@
 import asyncio
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -57,7 +57,7 @@ def search(
         str | None,
         typer.Option(
             metavar="AUTHOR",
-            help="Only this author: npub, or name on your trust list.",
+            help="Only this author: npub, name on your trust list, or alice@example.com.",
             autocompletion=_complete_author,
         ),
     ] = None,
@@ -102,14 +102,15 @@ def search(
 
     Models of authors whom you trust or follow come first. What a model says of itself is its author's claim.
     """
-    from distribution.resolve import resolve_author
     from distribution.search_results import SearchQuery
+    from randygpt.discovery import find_author_key
 
     home = Home.from_environment()
     _, trusted = installed.open_store(home)
+    note: Callable[[str], None] = (lambda _text: None) if quiet else print_stderr
     query = SearchQuery(
         words=tuple(words or ()),
-        author=resolve_author(trusted, author) if author else None,
+        author=asyncio.run(find_author_key(home, author, on_note=note)) if author else None,
         tag=tag or "",
         max_params=parse_count(max_params) if max_params else None,
         max_size=parse_size(max_size) if max_size else None,

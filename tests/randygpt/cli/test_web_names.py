@@ -76,6 +76,15 @@ def test_domain_alone_names_its_root_key(friend: Path, web: WebServer, name: str
     assert web.asked == ["web.example/.well-known/nostr.json?name=_"]
 
 
+@pytest.mark.usefixtures("web")
+def test_search_takes_a_name_of_the_web(friend: Path, key: SecretKey) -> None:
+    done = invoke(friend, "search", "--author", "alice@web.example", "--json")
+    assert [model["author"] for model in json.loads(done.stdout)] == [encode_npub(key.pubkey)]
+    assert "alice@web.example is npub1" in only_line(done.stderr)
+    assert remembered(friend) == {}
+    assert "no author 'alice@web'" in only_line(invoke(friend, "search", "--author", "alice@web").stderr)
+
+
 @pytest.mark.parametrize("name", [{"alice": "22" * 32}, {}], ids=["another key", "no key"])
 def test_changed_key_of_a_name_is_refused(
     friend: Path, web: WebServer, key: SecretKey, stranger: SecretKey, name: dict[str, str]
