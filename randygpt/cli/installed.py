@@ -162,12 +162,12 @@ def release_references(home: Home) -> "Callable[[InstalledRelease], dict[str, ob
     return references
 
 
-def release_title(release: "InstalledRelease", trusted: "TrustList") -> str:
+def release_title(release: "InstalledRelease | Release", trusted: "TrustList") -> str:
     """Return name, version and author of a release as text; the author by petname, or by the ends of the npub."""
     return f"{release.title} by {author_title(release, trusted)}"
 
 
-def author_title(release: "InstalledRelease", trusted: "TrustList") -> str:
+def author_title(release: "InstalledRelease | Release", trusted: "TrustList") -> str:
     """Return the author's petname, or the ends of the npub and a claimed name; `show` has all of it."""
     return trusted.short_name(release.author)
 

@@ -10,6 +10,7 @@ import typer
 
 from randygpt.cli import installed
 from randygpt.cli.flags import Json, Quiet, Relays, check_file_path
+from randygpt.cli.merge_forks import choose_forks
 from randygpt.cli.obtain import obtain, obtain_release
 from randygpt.cli.output import byte_progress, emit, print_stderr
 from randygpt.errors import CallerError
@@ -25,15 +26,16 @@ EXAMPLE = "Example: randygpt merge alice/poems bob/poems --eval test.txt --out b
 
 
 def merge(
+    out: Annotated[Path, typer.Option(metavar="PREFIX", help="Write PREFIX.bin and PREFIX.json.")],
     models: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="MODEL",
             help="2 to 16 models that were trained from one base: files, or releases (fetched if not installed).",
             autocompletion=installed.complete_or_file,
+            show_default=False,
         ),
-    ],
-    out: Annotated[Path, typer.Option(metavar="PREFIX", help="Write PREFIX.bin and PREFIX.json.")],
+    ] = None,
     base: Annotated[
         str | None,
         typer.Option(
@@ -42,6 +44,18 @@ def merge(
             autocompletion=installed.complete_or_file,
         ),
     ] = None,
+    forks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Merge the newest forks of this release instead of named models; needs --trusted.",
+            autocompletion=installed.complete_or_file,
+        ),
+    ] = None,
+    trusted: Annotated[
+        bool, typer.Option("--trusted", help="With --forks: only forks by authors on your trust list.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --forks: merge without asking.")] = False,
     weights: Annotated[
         str, typer.Option(metavar="NUMBERS", help="Share of each model, such as 2,1,1; default: equal shares.")
     ] = "",
@@ -69,20 +83,21 @@ def merge(
     merges the same releases gets the same file.
     """
     from randygpt.checkpoint.save import save_checkpoint
-    from randygpt.merging import ModelMerge, check_bases, find_base
+    from randygpt.merging import ModelMerge
     from randygpt.model.merge import MergeRule
 
-    rule = MergeRule.parse(len(models), weights=weights, scale=scale, robust=robust)
+    home, shown = Home.from_environment(), not (as_json or quiet)
+    if bool(models) == bool(forks):
+        raise CallerError("name the models to merge, or the release whose forks to merge with --forks")
+    if forks and (base or weights):
+        raise CallerError("--forks excludes --base and --weights: name the models instead")
     target = _target(out)
     text = _read_text(eval_) if eval_ else None
-    home, shown = Home.from_environment(), not (as_json or quiet)
-    inputs = [obtain(home, which, relay, shown=shown) for which in models]
-    store, trusted = installed.open_store(home)
-    if base:
-        common = obtain(home, base, relay, shown=shown)
-        check_bases(store, common, inputs)
-    else:
-        common = obtain_release(home, find_base(store, inputs), relay, shown=shown)
+    if forks:
+        release, found = choose_forks(home, forks, relay, trusted=trusted, yes=yes, quiet=quiet)
+        base, models = release.id.hex(), [each.id.hex() for each in found]
+    rule = MergeRule.parse(len(models or ()), weights=weights, scale=scale, robust=robust)
+    common, inputs = _find_sources(home, base, models or [], relay, shown=shown)
     model_merge = ModelMerge(base=common, inputs=tuple(inputs), rule=rule)
     if not quiet:
         _note_revoked(home, [common, *inputs])
@@ -91,9 +106,24 @@ def merge(
     figures = _Figures.measure(model_merge, merged, text, shown=shown) if text else None
     save_checkpoint(target, merged.checkpoint, model_merge.sidecar(merged))
     result = _as_json(model_merge, merged, target, figures)
-    emit(as_json, result, _as_text(model_merge, merged, target, trusted, figures))
+    emit(as_json, result, _as_text(model_merge, merged, target, installed.open_store(home)[1], figures))
     if not (quiet or model_merge.is_repeatable):
         print_stderr("files that are not releases cannot be named as inputs when the merge is published")
+
+
+def _find_sources(
+    home: Home, base: str | None, models: "Sequence[str]", relay: list[str] | None, *, shown: bool
+) -> "tuple[MergeSource, list[MergeSource]]":
+    """Return the base and the inputs; raise CallerError if they do not fit, and what `obtain` raises."""
+    from randygpt.merging import check_bases, find_base
+
+    inputs = [obtain(home, which, relay, shown=shown) for which in models]
+    store, _ = installed.open_store(home)
+    if base is None:
+        return obtain_release(home, find_base(store, inputs), relay, shown=shown), inputs
+    common = obtain(home, base, relay, shown=shown)
+    check_bases(store, common, inputs)
+    return common, inputs
 
 
 def _target(out: Path) -> Path:
