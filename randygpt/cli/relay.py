@@ -74,7 +74,7 @@ def relay(
         int, typer.Option(min=1, metavar="N", help="Delay an address that sends more events a minute.")
     ] = 6000,
     add: Annotated[bool, typer.Option("--add", help="Add it to your lists, under its network address.")] = False,
-    max_connections: Annotated[int, typer.Option(min=1, metavar="N", help="Open connections at once.")] = 256,
+    max_connections: Annotated[int, typer.Option(min=1, metavar="N", help="Open connections at once, to each.")] = 256,
     blobs: Annotated[
         int | None, typer.Option(min=1, max=65535, metavar="PORT", help="Also run a Blossom server on this port.")
     ] = None,
@@ -154,6 +154,7 @@ def relay(
                 limits=BlobLimits(
                     max_blob_size=parse_size(max_blob_size),
                     max_total_size=parse_size(max_blobs_size),
+                    max_connections=max_connections,
                     types=frozenset(blob_type or ()),
                 ),
                 may_upload=None if open_ else may_write(allow),

@@ -1,7 +1,7 @@
 """Requests to the built-in Blossom server and its responses: headers, bodies, refusals. Does network and disk I/O."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from aiohttp import StreamReader, web
@@ -30,6 +30,23 @@ PREFLIGHT = {
 }
 # A browser must not run what a stranger uploaded.
 _INERT = {"Content-Security-Policy": "default-src 'none'; sandbox", "X-Content-Type-Options": "nosniff"}
+
+
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class _Full(asyncio.Protocol):
+    """A connection beyond the limit, which is answered and closed."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.write(_FULL)
+        transport.close()
+
+
+def limit_connections(server: web.Server, most: int) -> Callable[[], asyncio.BaseProtocol]:
+    """Return the protocol factory of a server that has at most so many connections."""
+    return lambda: server() if len(server.connections) < most else _Full()
 
 
 class Refused(Exception):

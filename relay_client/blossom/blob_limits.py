@@ -13,10 +13,13 @@ class BlobLimits:
     max_total_size: int = 20 << 30  # bytes
     max_blobs: int = 100_000  # the server keeps a record of each in memory
     max_uploads: int = 16  # at once; more are answered with 503
+    max_connections: int = 256  # open at once; more are answered with 503
+    headers_s: float = 30.0  # for the headers of a request, and between two requests of a connection
     types: frozenset[str] = frozenset()  # media types to accept; empty: all
 
     def __post_init__(self) -> None:
-        if min(self.max_blob_size, self.max_total_size, self.max_blobs, self.max_uploads) < 1:
+        counts = (self.max_blob_size, self.max_total_size, self.max_blobs, self.max_uploads, self.max_connections)
+        if min(counts) < 1 or self.headers_s <= 0:
             raise CallerError("limits of a Blossom server must be at least 1")
         if any("/" not in each or each != each.lower().strip() for each in self.types):
             raise CallerError("a media type looks like application/octet-stream, in lower case")

@@ -23,6 +23,7 @@ from relay_client.blossom.blob_http import (
     hash_header,
     int_header,
     keep_waiting,
+    limit_connections,
     media_type_of,
     origin_of,
     parse_number,
@@ -88,6 +89,7 @@ class LocalBlobServer:
         self._may_upload = may_upload or (lambda _pubkey: True)
         self._uploads = 0
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
         self._store.__enter__()
@@ -104,24 +106,37 @@ class LocalBlobServer:
             ]
         )
         self._runner = web.AppRunner(
-            app, access_log=None, max_field_size=_MAX_HEADER, max_line_size=_MAX_HEADER, lingering_time=_LINGER_S
+            app,
+            access_log=None,
+            max_field_size=_MAX_HEADER,
+            max_line_size=_MAX_HEADER,
+            lingering_time=_LINGER_S,
+            keepalive_timeout=self._limits.headers_s,
         )
         host, port = self._address
         try:
-            await self._runner.setup()
-            await web.TCPSite(self._runner, host, port).start()
+            await self._listen(self._runner, host, port)
         except OSError as error:
             await self.__aexit__(None, None, None)
             raise CallerError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
-        self.origin = self._url or origin_of(*self._runner.addresses[0][:2])
         return self
+
+    async def _listen(self, runner: web.AppRunner, host: str, port: int) -> None:
+        await runner.setup()
+        if runner.server is None:
+            raise RuntimeError("the runner was not set up")
+        connect = limit_connections(runner.server, self._limits.max_connections)
+        self._listening = await asyncio.get_running_loop().create_server(connect, host, port)
+        self.origin = self._url or origin_of(*self._listening.sockets[0].getsockname()[:2])
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._listening:
+            self._listening.close()
         if self._runner:
             await self._runner.cleanup()
         self._store.__exit__(None, None, None)
