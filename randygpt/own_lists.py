@@ -15,7 +15,7 @@ from relay_client.event_source import Answer
 from relay_client.filter import Filter
 from relay_client.keys import local_key
 from relay_client.nip02 import FOLLOW_LIST_KIND, followed_authors
-from relay_client.nip65 import RELAY_LIST_KIND, write_relays
+from relay_client.nip65 import RELAY_LIST_KIND, extend_relay_list, listed_write_relays, write_relays
 from relay_client.pool import Pool
 from relay_client.profile import PROFILE_KIND, profile_filter
 from relay_client.relay_status import RelayReport
@@ -30,6 +30,15 @@ class PublishedList:
     relays: Mapping[str, RelayReport]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedRelays:
+    """A list of relays as relays have it now."""
+
+    write: Sequence[str]  # URLs of its write relays
+    added: int  # number of write relays that the list on relays did not name
+    relays: Mapping[str, RelayReport]
+
+
 async def nip65_relays(relays: Sequence[str], key: EventSigner) -> list[str]:
     """Return the write relays in the newest relay list of `key` (NIP-65, kind 10002) that `relays` have.
 
@@ -40,7 +49,10 @@ async def nip65_relays(relays: Sequence[str], key: EventSigner) -> list[str]:
         relays, key, RELAY_LIST_KIND, lambda answers: write_relays(_events(answers), author=key.pubkey)
     )
     if not found:
-        raise NotFound("your relays have no NIP-65 list of this key that names a relay to write to")
+        raise NotFound(
+            "your relays have no NIP-65 list of this key that names a relay to write to; publish yours with "
+            "`randygpt relays publish`"
+        )
     return found
 
 
@@ -83,6 +95,27 @@ async def publish_servers(
     event, latest = replaced.event, replaced.latest
     added = len(event.tags) - len(latest.tags if latest else ())
     return PublishedList(servers=listed_servers(event), added=added, relays=replaced.relays)
+
+
+async def publish_relays(relays: Sequence[str], key: EventSigner, urls: Sequence[str], *, now: int) -> PublishedRelays:
+    """Add write relays to the relay list of `key` (NIP-65, kind 10002) on relays; what it names already stays.
+
+    Args:
+        relays: Where the list is read and published.
+        key: Signs as the author.
+        urls: Relays to add, as `normalize_url` returns them.
+        now: Seconds since 1970.
+
+    Raises:
+        NotPublished: A relay cannot be asked for its list, or no relay accepts and returns the new one.
+        TransportError: No relay can be reached.
+    """
+    replaced = await replace_event(
+        relays, key, RELAY_LIST_KIND, lambda latest: extend_relay_list(latest, urls, now=now)
+    )
+    named = listed_write_relays(replaced.event)
+    before = listed_write_relays(replaced.latest) if replaced.latest else []
+    return PublishedRelays(write=named, added=len(named) - len(before), relays=replaced.relays)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from relay_client.blossom.server_list import SERVER_LIST_KIND
 from relay_client.blossom.token import TOKEN_KIND
 from relay_client.event import EventDraft
 from relay_client.nip46.remote_signer import Pairing, RemoteSigner
+from relay_client.nip65 import RELAY_LIST_KIND
 from relay_client.profile import PROFILE_KIND
 
 CLIENT_NAME = "randygpt"
@@ -25,6 +26,7 @@ _DESCRIPTIONS = {  # what an event of a kind is, with the values of its tags
     REVOCATION_KIND: "a deletion request",
     TOKEN_KIND: "a token to {t} files at {server}",
     SERVER_LIST_KIND: "your list of servers",
+    RELAY_LIST_KIND: "your list of relays",
     FILE_KIND: "a file event",
     PROFILE_KIND: "your profile",
     NOTE_KIND: "a note about a model",

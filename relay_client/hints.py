@@ -38,6 +38,11 @@ def usable_hints(raw_hints: Iterable[str], known: Container[str]) -> list[str]:
     return list(urls)[:MAX_HINTS]
 
 
+def is_usable_hint(raw_url: str) -> bool:
+    """Return whether others may follow this address from an event of ours."""
+    return _checked(raw_url) is not None
+
+
 def is_public(raw_address: str) -> bool:
     """Return whether a text is a publicly routable IP address."""
     try:

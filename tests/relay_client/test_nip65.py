@@ -2,7 +2,7 @@
 
 from relay_client.event import Event, EventDraft, Tags
 from relay_client.keys import SecretKey
-from relay_client.nip65 import write_relays
+from relay_client.nip65 import extend_relay_list, listed_write_relays, write_relays
 
 
 def relay_list(key: SecretKey, *tags: tuple[str, ...], created_at: int = 1, kind: int = 10002) -> Event:
@@ -22,6 +22,28 @@ def test_write_relays_exclude_read_relays(key: SecretKey) -> None:
     )
     expected = ["wss://both.example", "wss://write.example", "wss://empty.example"]
     assert write_relays([event], author=key.pubkey) == expected
+
+
+def test_extended_list_keeps_what_it_had(key: SecretKey) -> None:
+    event = relay_list(
+        key,
+        ("r", "wss://read.example/", "read"),
+        ("r", "wss://b.example"),
+        ("p", "x"),
+        ("r", "nonsense"),
+        created_at=90,
+    )
+    draft = extend_relay_list(event, ["wss://b.example", "wss://read.example", "wss://c.example"], now=50)
+    assert draft is not None
+    kept = (("r", "wss://b.example"), ("p", "x"), ("r", "nonsense"))
+    assert draft.tags == (*kept, ("r", "wss://read.example"), ("r", "wss://c.example", "write"))
+    assert draft.created_at == 91
+    extended = draft.sign(key)
+    assert listed_write_relays(extended) == ["wss://b.example", "wss://read.example", "wss://c.example"]
+    assert extend_relay_list(extended, ["wss://c.example"], now=95) is None
+    first = extend_relay_list(None, ["wss://c.example"], now=50)
+    assert first is not None
+    assert (first.tags, first.created_at) == ((("r", "wss://c.example", "write"),), 50)
 
 
 def test_latest_list_wins(key: SecretKey) -> None:

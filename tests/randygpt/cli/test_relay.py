@@ -90,6 +90,27 @@ async def test_network_relay_accepts_own_key_and_trusted_authors(tmp_path: Path,
         assert "WARNING: the network reaches this relay at ws://" in notes
 
 
+def test_relay_list_is_merged_with_what_relays_have(
+    author: Path, threaded_relay: ScriptedRelay, key: SecretKey
+) -> None:
+    words = ("relays", "publish", "--relay", threaded_relay.url)
+    nothing = invoke(author, *words)
+    assert (nothing.returncode, "the list is empty" in only_line(nothing.stderr)) == (2, True)
+    for url in ("ws://192.168.1.20:7777", "wss://new.example"):
+        assert invoke(author, "relays", "add", url).returncode == 0
+    tags = (("r", "wss://old.example"), ("client", "another program"))
+    before = EventDraft(kind=10002, created_at=100, tags=tags).sign(key)
+    threaded_relay.events[before.id.hex()] = before.to_dict()
+    published = invoke(author, *words, "--json")
+    assert only_line(published.stderr) == "not published: ws://192.168.1.20:7777 is not a public wss relay"
+    done = json.loads(published.stdout)
+    assert (done["write"], done["added"]) == (["wss://old.example", "wss://new.example"], 1)
+    event = threaded_relay.events[threaded_relay.received[-1]]
+    assert event["tags"] == [*map(list, tags), ["r", "wss://new.example", "write"]]
+    assert json.loads(invoke(author, *words, "--json").stdout)["added"] == 0
+    assert len(threaded_relay.received) == 1
+
+
 @pytest.mark.parametrize(
     ("limit", "reason", "code", "words"),
     [

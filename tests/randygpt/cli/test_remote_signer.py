@@ -25,7 +25,7 @@ from relay_client.nip46.remote_signer import RemoteSigner
 from relay_client.timeouts import Timeouts
 
 RELEASE, HEAD, PART, DELETION = 4181, 34181, 1064, 5
-PERMISSIONS = [4181, 34181, 1064, 5, 24242, 10063, 1063, 0, 31990]
+PERMISSIONS = [4181, 34181, 1064, 5, 24242, 10063, 10002, 1063, 0, 31990]
 
 
 @pytest.fixture
