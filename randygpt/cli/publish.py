@@ -126,6 +126,7 @@ def publish(
     from randygpt.sharing import Publication, published_references
 
     home, expires_in_s = Home.from_environment(), parse_duration(expires) if expires else None
+    announcement = Announcement(note=note, handler=nip89)
     if out is not None:
         check_events_output(
             out,
@@ -174,7 +175,7 @@ def publish(
             servers=[] if out else servers,
             send_chunks=relay_chunks or out is not None,
             nip94=nip94,
-            announcement=Announcement(note=note, handler=nip89),
+            announcement=announcement,
             throwaway_chunk_key=None if chunk_key is None else chunk_key == "throwaway",
         )
         if out is not None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from support.command import invoke, only_line
-from support.scripted_relay import RawEvent, ScriptedRelay
+from support.scripted_relay import RawEvent, ScriptedRelay, relay_on_thread
 
-from randygpt.cli.main import run
+from distribution.announce import handler_draft
 from relay_client.keys import SecretKey
 from relay_client.nip19 import AddressReference, parse_reference
 
@@ -57,23 +57,41 @@ def test_refused_note_leaves_the_release_published(author: Path, threaded_relay:
     assert len(events_of(threaded_relay, 31990)) == 1
 
 
-@pytest.mark.parametrize("text", ["", " \n", "x" * 4_001, "my key is NSEC1abc"])
-def test_unusable_note_sends_nothing(
-    author: Path, threaded_relay: ScriptedRelay, text: str, capsys: pytest.CaptureFixture[str], at_home: Path
-) -> None:
-    words = ["publish", str(author / "checkpoint_best.bin"), "--relay", threaded_relay.url, "--note", text]
-    assert run(words) == 2
-    assert "note" in only_line(capsys.readouterr().err)
-    assert (threaded_relay.connections, list(at_home.glob("state"))) == (0, [])
+def test_note_of_an_earlier_run_is_not_repeated_with_other_hints(author: Path, threaded_relay: ScriptedRelay) -> None:
+    assert invoke(author, *publish_words(threaded_relay, "--note", "once")).returncode == 0
+    with relay_on_thread() as other:
+        both = publish_words(threaded_relay, "--relay", other.url, "--note", "once")
+        assert invoke(author, *both).returncode == 0
+        assert events_of(other, 1) == events_of(threaded_relay, 1)
+    assert len(events_of(threaded_relay, 1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("", "1 to 4,000"), (" \n", "1 to 4,000"), ("x" * 4_001, "1 to 4,000"), ("my key is NSEC1abc", "SECRET key")],
+)
+def test_unusable_note_sends_nothing(author: Path, threaded_relay: ScriptedRelay, text: str, says: str) -> None:
+    done = invoke(author, *publish_words(threaded_relay, "--note", text))
+    assert done.returncode == 2
+    assert says in only_line(done.stderr)
+    assert "NSEC1abc" not in done.stderr
+    assert (threaded_relay.connections, list(author.glob("state"))) == (0, [])
 
 
 def test_handler_names_the_kinds_of_releases(author: Path, threaded_relay: ScriptedRelay) -> None:
-    for _ in range(2):
-        assert invoke(author, *publish_words(threaded_relay, "--nip89")).returncode == 0
+    assert invoke(author, *publish_words(threaded_relay, "--nip89")).returncode == 0
     (handler,) = events_of(threaded_relay, 31990)
     tags = [tag for tag in handler["tags"] if tag[0] != "alt"]
     assert tags == [["d", "randygpt"], ["k", "4181"], ["k", "34181"]]
     assert json.loads(str(handler["content"]))["name"] == "randygpt"
+
+
+def test_handler_is_sent_once(author: Path, threaded_relay: ScriptedRelay, key: SecretKey) -> None:
+    earlier = handler_draft(now=1).sign(key)
+    threaded_relay.events[earlier.id.hex()] = json.loads(earlier.to_json())
+    done = json.loads(invoke(author, *publish_words(threaded_relay, "--nip89", "--json")).stdout)
+    assert done["handler"]["id"] == earlier.id.hex()
+    assert len(events_of(threaded_relay, 31990)) == 1
 
 
 @pytest.mark.parametrize("flag", [("--note", "hello"), ("--nip89",)])
