@@ -161,7 +161,8 @@ async def test_host_header_does_not_name_the_server(tmp_path: Path, web: aiohttp
         headers = token(key, Verb.UPLOAD, "https://other.example") | {"Host": "other.example"}
         assert (await web.put(f"{origin}/upload", data=BLOB, headers=headers)).status == 401
     async with LocalBlobServer(folder=tmp_path, url="https://blobs.example") as server:
-        address = server._runner.addresses[0] if server._runner else ("", 0)
+        assert server._listening
+        address = server._listening.sockets[0].getsockname()
         here = f"http://{address[0]}:{address[1]}"
         response = await web.put(f"{here}/upload", data=BLOB, headers=token(key, Verb.UPLOAD, "https://blobs.example"))
         assert response.status == 201
