@@ -71,6 +71,8 @@ class SecondTensor(Tensor):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled() and func._can_decompose():  # elsewhere torch does that before it asks
+            return func.decompose(*args, **kwargs)
         name = func.overloadpacket.__name__
         leaves, structure = tree.tree_flatten((args, kwargs))
         crosses = name in _COPIES and _crosses(args, kwargs)
