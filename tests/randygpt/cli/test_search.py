@@ -1,5 +1,6 @@
 """`randygpt search`, and the models of one author: what is printed in 80 columns and as JSON."""
 
+import asyncio
 import json
 import re
 import time
@@ -12,7 +13,10 @@ from support.models import CONFIG
 from support.scripted_relay import ScriptedRelay
 
 from distribution.ancestors import Ancestor, Lineage
+from distribution.trust_list import TrustStore
 from randygpt.cli.search_table import format_count
+from randygpt.user import signing_key
+from randygpt.user.home import Home
 from relay_client.event import EventDraft
 from relay_client.keys import SecretKey
 from relay_client.nip19 import encode_npub
@@ -54,15 +58,13 @@ def shelf(threaded_relay: ScriptedRelay, now: int) -> ScriptedRelay:
 @pytest.fixture
 def reader(tmp_path: Path, shelf: ScriptedRelay) -> Path:
     """A home with a key that follows Bob, and a trust list with Alice."""
-    home = tmp_path / "reader"
-    home.mkdir()
-    invoke(home, "keys", "new", "--quiet")
-    invoke(home, "relays", "add", shelf.url)
-    invoke(home, "trust", "add", encode_npub(ALICE.pubkey), "alice")
-    own = SecretKey.from_nsec((home / "keys" / "nsec").read_text())
+    home, own = Home(tmp_path / "reader"), SecretKey(bytes([9]) * 32)
+    signing_key.store(home, own.reveal_nsec())
+    home.write_relays([shelf.url])
+    asyncio.run(TrustStore(home.folder).add(ALICE.pubkey, "alice"))
     follows = EventDraft(kind=3, created_at=1, tags=(("p", BOB.pubkey.hex()),)).sign(own)
     shelf.events |= stored([follows])
-    return home
+    return home.folder
 
 
 def test_table_fits_80_columns(reader: Path) -> None:
