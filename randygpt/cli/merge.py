@@ -186,14 +186,13 @@ class _Figures:
                 found.append(evaluation.bits_per_byte)
         return cls(base=found[0], inputs=tuple(found[1:-1]), merged=found[-1])
 
-    @property
-    def verdict(self) -> str:
-        """Whether merging helped, in words."""
-        best = min(self.base, *self.inputs)
+    def verdict(self, titles: "Sequence[str]") -> str:
+        """Return in words whether merging helped; `titles` are those of base and inputs."""
+        others = (self.base, *self.inputs)
+        best, title = min(zip(others, titles, strict=True))
         if self.merged < best:
             return f"merging helped: {best - self.merged:.4f} bits per byte below the best of the others"
-        what = "the base" if self.base == best else "one of the models"
-        return f"merging did NOT help: {what} alone is {self.merged - best:.4f} bits per byte lower"
+        return f"merging did NOT help: {title} alone is {self.merged - best:.4f} bits per byte lower"
 
 
 def _as_json(
@@ -230,15 +229,13 @@ def _as_text(
     def title(source: "MergeSource") -> str:
         return installed.release_title(source.release, trusted) if source.release else str(source.info.path)
 
-    values = (
-        [f"{each:.4f}  " for each in (figures.base, *figures.inputs)]
-        if figures
-        else [""] * (1 + len(model_merge.inputs))
-    )
-    lines = [f"base      {values[0]}{title(model_merge.base)}"]
-    for each, reason, value in zip(model_merge.inputs, merged.reasons, values[1:], strict=True):
-        lines.append(f"left out  {value}{title(each)}: {reason}" if reason else f"merged    {value}{title(each)}")
-    lines.append(f"result    {f'{figures.merged:.4f}  ' if figures else ''}{target}")
-    if figures:
-        lines = ["          bits per byte", *lines, figures.verdict]
-    return "\n".join([*lines, f"next      randygpt publish {target}"])
+    titles = [title(each) for each in (model_merge.base, *model_merge.inputs)]
+    whys = ("", *merged.reasons, "")
+    labels = ("base", *("left out" if reason else "merged" for reason in merged.reasons), "result")
+    texts = [f"{text}: {why}" if why else text for text, why in zip((*titles, str(target)), whys, strict=True)]
+    following = f"next      randygpt publish {target}"
+    if figures is None:
+        return "\n".join([*(f"{label:<10}{text}" for label, text in zip(labels, texts, strict=True)), following])
+    values = (figures.base, *figures.inputs, figures.merged)
+    rows = [f"{label:<10}{value:8.4f}  {text}" for label, value, text in zip(labels, values, texts, strict=True)]
+    return "\n".join(["          bits per byte", *rows, figures.verdict(titles), following])

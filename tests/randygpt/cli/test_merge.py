@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from support.release_store import checkpoint, weights
 
 from distribution.seen_versions import SeenVersions
 from randygpt.checkpoint.origin import Origin
-from randygpt.checkpoint.rgpt import read_checkpoint
+from randygpt.checkpoint.rgpt import read_checkpoint, write_checkpoint
 from randygpt.checkpoint.sidecar import inspect_checkpoint, read_sidecar
 from randygpt.cli.main import run
 from relay_client.nip19 import encode_npub
@@ -111,11 +112,34 @@ def test_eval_compares_on_the_same_windows(family: Family, capsys: pytest.Captur
     assert [figures["base"], *figures["inputs"], figures["merged"]] == expected
 
 
+def test_merge_that_helps_says_by_how_much(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = TEXT[:200]
+    Path("test.txt").write_text(text, encoding="utf-8")
+    write_tiny(at_home / "base.bin")
+    info = inspect_checkpoint(Path("base.bin"))
+    base = replace(read_checkpoint(info.path, info.config), weights=weights(1))
+    write_checkpoint(info.path, base)
+    for name, half in (("left", slice(None, None, 2)), ("right", slice(1, None, 2))):
+        flat = base.weights.copy()
+        flat[half] *= 0.5  # towards a uniform distribution, which is better than wrong certainty
+        write_checkpoint(Path(f"{name}.bin"), replace(base, weights=flat))
+        Path(f"{name}.json").write_bytes(Path("base.json").read_bytes())
+    words = ("left", "right", "--base", "base.bin", "--scale", "2", "--eval", "test.txt", "--out", "both")
+    figures = said(capsys, *words)["eval"]
+    assert figures["merged"] < min(figures["base"], *figures["inputs"])
+    Path("both.bin").unlink()
+    Path("both.json").unlink()
+    assert run(["merge", *words]) == 0
+    out = capsys.readouterr().out
+    assert "merging helped: " in out
+    assert "bits per byte below the best of the others\nnext      randygpt publish both.bin\n" in out
+
+
 @pytest.mark.usefixtures("family")
 def test_merge_that_does_not_help_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     Path("test.txt").write_text(TEXT[:200], encoding="utf-8")
     assert run(["merge", "fork1", "liar", "--scale", "4", "--eval", "test.txt", "--out", "both"]) == 0
-    assert "merging did NOT help: " in capsys.readouterr().out
+    assert "merging did NOT help: base version 1 by npub1" in capsys.readouterr().out
 
 
 def test_fork_of_a_fork_has_the_base_in_common(family: Family, capsys: pytest.CaptureFixture[str]) -> None:
