@@ -1,6 +1,7 @@
 """Relays of other projects, as processes: PyPI `nostr-relay` (sqlite and LMDB) and npm `@nostr-relay/core`."""
 
 import contextlib
+import os
 import secrets
 import socket
 import subprocess
@@ -92,8 +93,9 @@ def npm_relay(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _process(command: list[str], folder: Path, stdout: int) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(command, cwd=folder, stdout=stdout, stderr=subprocess.DEVNULL) as process:
+def _process(command: list[str], folder: Path, stdout: int, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    environment = os.environ | variables
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=stdout, stderr=subprocess.DEVNULL) as process:
         try:
             yield process
         finally:
@@ -104,3 +106,14 @@ def _process(command: list[str], folder: Path, stdout: int) -> Iterator[subproce
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def npm_bunker(folder: Path, relay: str, behavior: str, *, key: bytes, token: str) -> Iterator[str]:
+    """Run the remote signer of npm's `@nostr-dev-kit/ndk` at a relay (see bunker.mjs); yield its address."""
+    command = ["node", str(NPM_RELAY.with_name("bunker.mjs")), relay, behavior]
+    with _process(command, folder, subprocess.PIPE, BUNKER_KEY=key.hex(), BUNKER_TOKEN=token) as process:
+        assert process.stdout is not None
+        address = read_line(process.stdout.fileno(), timeout_s=START_S)
+        assert address.startswith("bunker://"), "the signer did not start"
+        yield address
