@@ -58,7 +58,7 @@ def test_remote_signer_leaves_authentication_to_the_chunk_key(
     home = tmp_path / "remote"
     home.mkdir()
     write_tiny(home / "m.bin", name="demo")
-    threaded_relay.members = ["nobody"]
+    threaded_relay.members = ["another key"]
     with bunker_on_thread(free_port) as bunker:
         said(home, "keys", "bunker", bunker.uri)
         done = said(home, "publish", "m.bin", "--relay", nip42_relay, "--relay", threaded_relay.url)
