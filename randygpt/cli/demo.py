@@ -9,7 +9,7 @@ import tempfile
 import textwrap
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,17 +23,26 @@ _SAMPLE_TOKENS = 320
 _WIDTH = 76  # of the sample, in characters
 
 
-def demo(as_json: Json = False, quiet: Quiet = False) -> None:
+def demo(
+    together: Annotated[
+        bool, typer.Option("--together", help="Show how several people train one model: forks and a merge.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Train, publish, fetch and serve a model on this machine.
 
     Then publishes a new version, which the server loads while a client sends requests. Uses a temporary folder and
     deletes it at the end.
     """
+    from randygpt.cli.demo_together import run_together
+
+    run = run_together if together else _run
     started = time.monotonic()
     narration = io.StringIO() if as_json or quiet else sys.stdout
     try:
         with contextlib.redirect_stdout(narration), tempfile.TemporaryDirectory(prefix="randygpt-demo-") as folder:
-            result = _run(Stage(Path(folder)))
+            result = run(Stage(Path(folder)))
     except DemoFailed as failure:
         sys.stdout.write(f"\nThe demo FAILED: {failure}\n")
         raise typer.Exit(1) from None

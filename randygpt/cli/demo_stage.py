@@ -31,9 +31,10 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def text(self, user: str, *arguments: str) -> str:
-        """Run a command and return what it prints; raises DemoFailed if it fails."""
-        self._show(user, arguments)
+    def text(self, user: str, *arguments: str, shown: bool = True) -> str:
+        """Run a command, show it, and return what it prints; raises DemoFailed if it fails."""
+        if shown:
+            self._show(user, arguments)
         done = subprocess.run(
             self._command(arguments), cwd=self.folder, env=self._environment(user), stdout=subprocess.PIPE, check=False
         )

@@ -36,14 +36,19 @@ class Text:
         return cls(lambda: io.BytesIO(data), source, len(data))
 
     @classmethod
+    def built_in(cls) -> Self:
+        """Return the Python manual without tables."""
+        from pydoc_data.topics import topics  # noqa: PLC0415 (half a megabyte)
+
+        paragraphs = "\n\n".join(topics.values()).split("\n\n")
+        prose = [each for each in paragraphs if not each.lstrip().startswith(("+-", "|"))]
+        return cls.of("\n\n".join(prose), "the Python manual (built in)")
+
+    @classmethod
     def find(cls, path: Path | None) -> Self:
         """Return the text in a file, else in `train.txt`, else the Python manual without tables; raise OSError."""
         if path is None and not DEFAULT_TEXT.is_file():
-            from pydoc_data.topics import topics  # noqa: PLC0415 (half a megabyte)
-
-            paragraphs = "\n\n".join(topics.values()).split("\n\n")
-            prose = [each for each in paragraphs if not each.lstrip().startswith(("+-", "|"))]
-            return cls.of("\n\n".join(prose), "the Python manual (built in)")
+            return cls.built_in()
         found = path or DEFAULT_TEXT
         if not found.is_file():
             return cls.of(found.read_bytes(), str(found))  # a pipe, or raise why it cannot be read
