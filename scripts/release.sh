@@ -25,17 +25,23 @@ fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 wheel=dist/randygpt-$version-py3-none-any.whl
+platform=dist/randygpt-$version-py3-none-$("$python" -c 'import hatch_build; print(hatch_build.wheel_platform())').whl
 sdist=dist/randygpt-$version.tar.gz
 
 say "building $version"
-rm -f "$wheel" "$sdist"
-"$python" -I -m hatchling build --target sdist --target wheel --directory dist
+rm -f "$wheel" "$platform" "$sdist"
+RANDYGPT_DECODE_KERNEL=0 "$python" -I -m hatchling build --target sdist --target wheel --directory dist
+"$python" -I -m hatchling build --target wheel --directory dist
+[ -e "$platform" ] || die "no wheel for this platform: install a C compiler"
 
 say "comparing the content with the committed files"
 git ls-files "${packages[@]}" | LC_ALL=C sort >"$scratch/expected"
 "$python" -I -c 'import sys, zipfile; print(*zipfile.ZipFile(sys.argv[1]).namelist(), sep="\n")' "$wheel" |
   grep -v '\.dist-info/' | LC_ALL=C sort >"$scratch/found"
 diff "$scratch/expected" "$scratch/found" || die "the wheel differs from the committed files (<) of the packages"
+"$python" -I -c 'import sys, zipfile; print(*zipfile.ZipFile(sys.argv[1]).namelist(), sep="\n")' "$platform" |
+  grep -v -e '\.dist-info/' -e '^randygpt/model/decode_step\.so$' | LC_ALL=C sort >"$scratch/found"
+diff "$scratch/expected" "$scratch/found" || die "the wheel for this platform differs from the committed files (<)"
 git ls-files | grep -vE '^\.(ci|github)/' | LC_ALL=C sort >"$scratch/expected"
 tar -tzf "$sdist" | sed 's|^[^/]*/||' | grep -vx PKG-INFO | LC_ALL=C sort >"$scratch/found"
 diff "$scratch/expected" "$scratch/found" || die "the sdist differs from the committed files (<)"
@@ -46,13 +52,15 @@ tar -xzf "$sdist" -C "$scratch/source" --strip-components 1
 (
   builder=$PWD/$python
   cd "$scratch/source"
-  "$builder" -I -m hatchling build --target wheel --directory "$scratch/rebuilt"
+  RANDYGPT_DECODE_KERNEL=0 "$builder" -I -m hatchling build --target wheel --directory "$scratch/rebuilt"
 )
 cmp "$wheel" "$scratch/rebuilt/${wheel##*/}" || die "the sdist builds another wheel"
 
 say "installing the wheel into an environment of its own"
 "$python" -I -m venv "$scratch/environment"
-"$scratch/environment/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt "$wheel"
+"$scratch/environment/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt "$platform"
+"$scratch/environment/bin/python" -I -c 'from randygpt.model import decode_kernel; assert decode_kernel._load()' ||
+  die "the wheel for this platform has no decode kernel"
 
 say "smoke test"
 export RANDYGPT_HOME="$scratch/home" RANDYGPT_CONFIG=/dev/null
@@ -64,5 +72,5 @@ mkdir "$scratch/folder"
 )
 
 say "ready"
-"$python" -I -m pip hash "$wheel" "$sdist"
-printf '\nTo publish it:\n  git tag --sign v%s && git push origin v%s\n  twine upload %s %s\n' "$version" "$version" "$wheel" "$sdist"
+"$python" -I -m pip hash "$wheel" "$platform" "$sdist"
+printf '\nTo publish it:\n  git tag --sign v%s && git push origin v%s\n  twine upload %s %s %s\n' "$version" "$version" "$wheel" "$platform" "$sdist"

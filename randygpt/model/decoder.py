@@ -2,7 +2,7 @@
 
 Sequences are batched, each with its keys and values in one slot of a KV cache, so that a decode step computes one row
 per sequence. At this size decoding is bound by memory bandwidth: weights are packed into column blocks that a product
-reads sequentially (decisions 0015 and 0029).
+reads sequentially (decisions 0015 and 0029). Where it was built, a compiled kernel computes decode steps (0061).
 
 Shapes: B sequences, T tokens, D = n_embd, H = n_head, L = n_layer, V = vocab_size; N is the number of rows of a step.
 """
@@ -16,13 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from randygpt.model.config import NORM_EPS, ModelConfig
+from randygpt.model.decode_kernel import DecodeKernel, default_threads
 from randygpt.model.layout import tensor_shapes
 
 Array = npt.NDArray[np.float32]
 PREFILL_CHUNK = 64  # prompt tokens per step: more would delay the other sequences without finishing sooner
 _MAX_LOGITS = 1 << 22  # logits of several positions that are computed at once
 _EPS = np.float32(NORM_EPS)
-_BLOCK_COLUMNS, _BLOCK_SIZE = 64, 1 << 15  # columns and entries of a weight block, at most
+_BLOCK_WIDTHS = (64, 32, 16)  # columns of a weight block; the decode kernel needs whole vectors
+_BLOCK_SIZE = 1 << 15  # entries of a weight block, at most, unless it has the fewest columns
 _MAX_PRODUCT = 10**6  # multiplications up to which OpenBLAS does not copy the matrix first
 
 
@@ -43,8 +45,12 @@ class KVCache:
     def partition(self, index: int, count: int) -> "KVCache":
         """Return a view of the slots of decode worker `index` out of `count`, about as many for each."""
         total = len(self.lengths)
-        part, slots = copy(self), slice(total * index // count, total * (index + 1) // count)
-        part.keys, part.values, part.lengths = self.keys[slots], self.values[slots], self.lengths[slots]
+        return self.slots(slice(total * index // count, total * (index + 1) // count))
+
+    def slots(self, which: slice) -> "KVCache":
+        """Return a view of some slots."""
+        part = copy(self)
+        part.keys, part.values, part.lengths = self.keys[which], self.values[which], self.lengths[which]
         return part
 
     def get(self, slot: int) -> tuple[Array, Array]:
@@ -75,7 +81,7 @@ class Decoder:
         layer = ((3, (3 * dim, dim)), (1, (dim, dim)), (1, (4 * dim, dim)), (1, (dim, 4 * dim)))
         linears = [(1, (config.vocab_size, dim)), *(layer * config.n_layer)]
         sizes = [_BlockedLinear.packed_size(shape) for _, shape in linears]
-        memory = np.empty(sum(sizes), np.float32)  # one allocation: the kernel backs it with huge pages
+        memory = _aligned(sum(sizes))  # one allocation: the kernel backs it with huge pages
         buffers = np.split(memory, np.cumsum(sizes)[:-1])
         self._wte, self._wpe = next(remaining).copy(), next(remaining).copy()  # (V, D), (block_size, D)
         self._lm_head, *rest = (
@@ -83,6 +89,8 @@ class Decoder:
             for (count, _), buffer in zip(linears, buffers, strict=True)
         )
         self._layers = [rest[start : start + 4] for start in range(0, len(rest), 4)]
+        blocks = [each.blocks for each in (*rest, self._lm_head)]
+        self._kernel = DecodeKernel.load(config, self._wte, self._wpe, blocks)
 
     @classmethod
     def from_flat(cls, config: ModelConfig, weights: Array) -> Self:
@@ -122,20 +130,36 @@ class Decoder:
         for start in range(0, len(ids) - PREFILL_CHUNK, PREFILL_CHUNK):
             self._run_layers(cache, (), [(slot, ids[start : start + PREFILL_CHUNK])])
         rest = ids[(len(ids) - 1) // PREFILL_CHUNK * PREFILL_CHUNK :]
-        logits: Array = self.forward(cache, (), [(slot, rest)])[0]
+        if len(ids) == 1:
+            last = self.forward(cache.slots(slice(slot, slot + 1)), ids, (), threads=default_threads())
+        else:
+            last = self.forward(cache, (), [(slot, rest)])
+        logits: Array = last[0]
         return logits
 
-    def forward(self, cache: KVCache, tokens: Sequence[int], chunks: Sequence[tuple[int, Sequence[int]]]) -> Array:
+    def forward(
+        self,
+        cache: KVCache,
+        tokens: Sequence[int],
+        chunks: Sequence[tuple[int, Sequence[int]]],
+        *,
+        threads: int = 1,
+    ) -> Array:
         """Run one step: decode one token for each of the first B slots, and prefill C chunks of prompts.
 
         Args:
             cache: Grows by what is given; every slot must have room for it.
             tokens: The last token (B,) of each of the first B slots.
             chunks: (slot, ids) of each prompt chunk.
+            threads: Threads to decode with, where the decode kernel is used.
 
         Returns:
             Logits (B + C, V) after each token and after the last id of each chunk.
         """
+        if self._kernel and tokens:
+            decoded = self._kernel.step(tokens, cache.lengths, (cache.keys, cache.values), threads)
+            cache.lengths[: len(tokens)] += 1
+            return np.concatenate([decoded, self.forward(cache, (), chunks)]) if chunks else decoded
         x = self._run_layers(cache, tokens, chunks)  # (N, D)
         ends = np.cumsum([1] * len(tokens) + [len(ids) for _, ids in chunks]) - 1
         return self._lm_head(x if len(ends) == len(x) else x[ends])
@@ -185,9 +209,9 @@ class _BlockedLinear:
         self._out = len(whole)
         width = self._block_width(whole.shape[1])
         padded = np.pad(whole, ((0, -self._out % width), (0, 0)))
-        self._blocks = buffer.reshape(-1, whole.shape[1], width)  # (blocks, in, width)
-        self._blocks[:] = padded.reshape(-1, width, whole.shape[1]).transpose(0, 2, 1)
-        self._max_rows = max(1, _MAX_PRODUCT // self._blocks[0].size)
+        self.blocks = buffer.reshape(-1, whole.shape[1], width)  # (blocks, in, width)
+        self.blocks[:] = padded.reshape(-1, width, whole.shape[1]).transpose(0, 2, 1)
+        self._max_rows = max(1, _MAX_PRODUCT // self.blocks[0].size)
 
     @classmethod
     def packed_size(cls, shape: tuple[int, int]) -> int:
@@ -197,15 +221,15 @@ class _BlockedLinear:
 
     @staticmethod
     def _block_width(columns: int) -> int:
-        return max(1, min(_BLOCK_COLUMNS, _BLOCK_SIZE // columns))
+        return next((width for width in _BLOCK_WIDTHS if width * columns <= _BLOCK_SIZE), _BLOCK_WIDTHS[-1])
 
     def __call__(self, x: Array) -> Array:
-        out = np.empty((len(x), len(self._blocks), self._blocks.shape[2]), np.float32)  # (N, blocks, width)
+        out = np.empty((len(x), len(self.blocks), self.blocks.shape[2]), np.float32)  # (N, blocks, width)
         by_block = out.transpose(1, 0, 2)
         rows = -(-len(x) // -(-len(x) // self._max_rows))  # even parts of at most max_rows
         for start in range(0, len(x), rows):
             # (rows, in) @ (blocks, in, width) -> (blocks, rows, width)
-            np.matmul(x[start : start + rows], self._blocks, out=by_block[:, start : start + rows])
+            np.matmul(x[start : start + rows], self.blocks, out=by_block[:, start : start + rows])
         return out.reshape(len(x), -1)[:, : self._out]  # drop the padding
 
 
@@ -240,6 +264,14 @@ class _DecodeAttention:
         output = (scores[:, :, None] @ cache.values[:count, layer, :, : self._end])[:, :, 0]
         output /= scores.sum(axis=-1, keepdims=True)
         return output.reshape(count, -1)
+
+
+def _aligned(count: int) -> Array:
+    """Return uninitialized memory (count,) that begins at a cache line."""
+    line = 64  # bytes
+    memory = np.empty(count + line // 4, np.float32)
+    start = -memory.ctypes.data % line // 4
+    return memory[start : start + count]
 
 
 def _prefill_attention(heads: Array, keys: Array, values: Array, start: int) -> Array:

@@ -40,9 +40,9 @@ class Paced(Decoder):
         self.__dict__.update(other.__dict__)
         self.turns = threading.Semaphore(0)
 
-    def forward(self, *facts: Any) -> Array:  # noqa: ANN401 (passed on)
+    def forward(self, *facts: Any, **options: Any) -> Array:  # noqa: ANN401 (passed on)
         self.turns.acquire()
-        return super().forward(*facts)
+        return super().forward(*facts, **options)
 
 
 @pytest.fixture

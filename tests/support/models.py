@@ -77,10 +77,10 @@ class Gated(Decoder):
         self.opened = opened
         self.entered = threading.Event()
 
-    def forward(self, *args: Any) -> Array:  # noqa: ANN401 (passed on)
+    def forward(self, *args: Any, **options: Any) -> Array:  # noqa: ANN401 (passed on)
         self.entered.set()
         self.opened.wait()
-        return super().forward(*args)
+        return super().forward(*args, **options)
 
 
 def write_tiny(path: Path, *, seed: int = 0, name: str = "", with_optimizer: bool = True) -> Path:

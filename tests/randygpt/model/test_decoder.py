@@ -20,9 +20,14 @@ def some_ids(length: int, *, seed: int = 7) -> list[int]:
     return [int(token) for token in np.random.default_rng(seed).integers(CONFIG.vocab_size, size=length)]
 
 
-@pytest.fixture
-def decoder() -> Decoder:
-    return decoder_of(lively())
+@pytest.fixture(params=["numpy", "kernel"])
+def decoder(request: pytest.FixtureRequest) -> Decoder:
+    decoder = decoder_of(lively())
+    if request.param == "numpy":
+        decoder._kernel = None
+    elif decoder._kernel is None:
+        pytest.skip("the decode kernel is not compiled: no C compiler")
+    return decoder
 
 
 @pytest.mark.parametrize("length", [1, 2, 40, BLOCK])
