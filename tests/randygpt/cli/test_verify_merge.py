@@ -43,7 +43,7 @@ def publish(home: Path, relay: str, name: str, flat: np.ndarray, base: Origin | 
     return Origin(release=bytes.fromhex(json.loads(done.stdout)["release"]), author=AUTHOR.pubkey)
 
 
-def test_published_merge_is_verified_by_somebody_else(tmp_path: Path, threaded_relay: ScriptedRelay) -> None:
+def test_published_merge_is_verified_by_a_friend(tmp_path: Path, threaded_relay: ScriptedRelay) -> None:
     home, friend, relay = tmp_path / "author", tmp_path / "friend", threaded_relay.url
     for folder in (home, friend):
         folder.mkdir()
