@@ -83,6 +83,7 @@ class PagedReader:
     pool: Pool
     limits: ReadLimits = DEFAULT_READ_LIMITS
     incomplete: dict[str, None] = field(default_factory=dict)  # reasons, a line each
+    slow: set[str] = field(default_factory=set)  # relays that others did not wait for: they are not asked again
 
     def budgets(self) -> dict[str, Budget]:
         """Return the budgets of one question, by relay."""
@@ -104,7 +105,8 @@ class PagedReader:
             on_event: Called with each event.
             may_fail: Keep using a relay that refuses this request.
         """
-        pages = {url: Page() for url in filters if url in budgets and not budgets[url].is_spent}
+        asked = filters.keys() & budgets.keys() - self.slow
+        pages = {url: Page() for url in asked if not budgets[url].is_spent}
 
         def receive(url: str, raw_event: Mapping[str, object]) -> bool:
             pages[url].add(raw_event)
@@ -114,7 +116,7 @@ class PagedReader:
             on_event(url, raw_event)
             return False
 
-        await self.pool.stream({url: filters[url] for url in pages}, receive, may_fail=may_fail)
+        self.slow |= await self.pool.stream({url: filters[url] for url in pages}, receive, may_fail=may_fail)
         return pages
 
     async def read_pages(

@@ -86,19 +86,25 @@ class Pool(PoolConnections):
         await self.stream(filters, lambda url, raw_event: answers.append((url, raw_event)))
         return answers
 
-    async def stream(self, wanted: Mapping[str, Filter], on_event: OnRelayEvent, *, may_fail: bool = False) -> None:
+    async def stream(self, wanted: Mapping[str, Filter], on_event: OnRelayEvent, *, may_fail: bool = False) -> set[str]:
         """Query relays as `query` does, and keep no event.
 
         Args:
             wanted: Filter for each relay.
             on_event: Called with (relay, unverified event); returns True to end the query of that relay.
             may_fail: Keep using a relay that refuses this query.
+
+        Returns:
+            The relays that were not waited for.
         """
+        slow = set(self.urls).intersection(wanted)
 
-        async def ask(url: str, one: Filter) -> None:
-            await self._query(url, one, lambda raw_event: on_event(url, raw_event), is_late=lambda: may_fail)
+        async def ask(url: str) -> None:
+            await self._query(url, wanted[url], lambda raw_event: on_event(url, raw_event), is_late=lambda: may_fail)
+            slow.remove(url)
 
-        await self._ask_each({url: ask(url, one) for url, one in wanted.items() if url in self.urls})
+        await self._ask_each({url: ask(url) for url in list(slow)})
+        return slow
 
     async def query_soon(
         self,

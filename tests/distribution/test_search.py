@@ -19,6 +19,7 @@ from relay_client.filter import Filter
 from relay_client.keys import SecretKey
 from relay_client.local_relay import LocalRelay
 from relay_client.pool import Pool
+from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 NOW = 1_790_000_000
 ALICE, BOB, MALLORY = (SecretKey(bytes([number]) * 32) for number in (1, 2, 3))
@@ -38,9 +39,10 @@ async def search(
     known: KnownAuthors = NOBODY,
     word_relays: Iterable[str] = (),
     limits: ReadLimits | None = None,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
     **query: Any,  # noqa: ANN401 (passed on)
 ) -> SearchResult:
-    async with asyncio.timeout(TIMEOUT_S), Pool(urls, wait_for_all=False) as pool:
+    async with asyncio.timeout(TIMEOUT_S), Pool(urls, wait_for_all=False, timeouts=timeouts) as pool:
         searcher = Searcher(
             pool=pool,
             query=SearchQuery(**query),
@@ -227,6 +229,17 @@ async def test_stage_that_takes_too_long_ends(scripted: ScriptedRelay) -> None:
     result = await search([scripted.url], limits=ReadLimits(seconds=0.3))
     assert (result.models, result.more) == ([], 0)
     assert "checking the releases took more than 0 s" in result.incomplete
+
+
+async def test_mute_relay_is_asked_once(scripted: ScriptedRelay) -> None:
+    scripted.events = stored(events_of(REAL))
+    async with scripted_relay() as mute:
+        mute.ignores = lambda _: True
+        known = KnownAuthors(trusted=frozenset({ALICE.pubkey}))
+        result = await search([mute.url, scripted.url], known=known, timeouts=Timeouts(settle_s=0.05))
+        assert len([wanted for wanted in mute.requests if "kinds" in wanted]) == 1
+    assert names(result) == NAMES
+    assert [line for line in result.incomplete if f"{mute.url}: no complete answer yet" in line]
 
 
 async def test_small_flood_on_a_real_relay(free_port: int) -> None:

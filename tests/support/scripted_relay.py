@@ -32,6 +32,7 @@ class ScriptedRelay:
     accept: Callable[[RawEvent], tuple[bool, str]] = lambda _event: (True, "")  # (OK, reason)
     refuse: Callable[[dict[str, Any]], str] = lambda _wanted: ""  # reason of a CLOSED; empty: answered
     most: int = 1 << 20  # maximum number of events in one answer
+    ignores: Callable[[dict[str, Any]], bool] = lambda _: False  # gets filters; True: this request is never answered
     before_answer: Callable[[dict[str, Any]], Awaitable[None]] | None = None  # may delay an answer
     stalls: Callable[[dict[str, Any]], bool] = lambda _: False  # gets filters and events; answers nothing from there on
     stall_frame: Callable[[str], object] | None = None  # what it repeats then, given the subscription; None: nothing
@@ -92,6 +93,8 @@ class ScriptedRelay:
 
     async def _give(self, socket: ServerConnection, subscription: str, wanted: dict[str, Any]) -> None:
         self.requests.append(wanted)
+        if self.ignores(wanted):
+            return
         if self.stalls(wanted):
             await self._stall(socket, subscription)
         if self.before_answer:
