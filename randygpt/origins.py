@@ -14,8 +14,10 @@ def origin_of(release: Release | InstalledRelease) -> Origin:
     return Origin(release=release.id, author=release.author, relay=relay)
 
 
-def lineage_of(sidecar: Sidecar | None) -> Lineage:
-    """Return the ancestors that a checkpoint's sidecar records, none without a sidecar."""
+def lineage_of(sidecar: Sidecar | None, base: Origin | None = None) -> Lineage:
+    """Return the ancestors that a checkpoint's sidecar records; `base` alone if the checkpoint is that release."""
+    if base:
+        return Lineage(base=_ancestor(base))
     if sidecar is None or sidecar.base is None:
         return NO_ANCESTORS
     merged = tuple(map(_ancestor, sidecar.merged))

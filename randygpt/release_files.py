@@ -12,6 +12,7 @@ from distribution.manifest import is_name
 from distribution.release_spec import ReleaseSpec
 from distribution.source import SourceFile
 from randygpt.checkpoint.header import HEADER_SIZE, WEIGHTS_MAGIC, CheckpointHeader, segments, weights_size
+from randygpt.checkpoint.origin import Origin
 from randygpt.checkpoint.sidecar import CheckpointInfo
 from randygpt.errors import CallerError, InvalidCheckpoint, InvalidModelFile
 from randygpt.origins import lineage_of
@@ -30,6 +31,7 @@ def checkpoint_spec(  # noqa: PLR0913 (options by keyword)
     name: str | None = None,
     card: Mapping[str, object] | None = None,
     topics: Sequence[str] = (),
+    base: Origin | None = None,
     weights_only: bool = False,
     without_validation: bool = False,
     new_version: bool = False,
@@ -43,6 +45,7 @@ def checkpoint_spec(  # noqa: PLR0913 (options by keyword)
         name: By default the name in the JSON file of the checkpoint.
         card: Additional metadata of the model; it overrides that from the files.
         topics: Topics under which others can find it, besides those that every release has.
+        base: The release of another author that the file is; by default what its JSON file says that it was made from.
         weights_only: Leave the optimizer state out. The checkpoint in the release is then an RGPT0002 file.
         without_validation: Accept a checkpoint that was never evaluated.
         new_version: Publish the same files again, under a new version.
@@ -63,7 +66,7 @@ def checkpoint_spec(  # noqa: PLR0913 (options by keyword)
         name=name,
         format=WEIGHTS_MAGIC.decode() if weights_only else info.header.magic,
         card=card,
-        tags=(*release_tags(name, card, parse_topics(topics)), *lineage_of(info.sidecar).tags),
+        tags=(*release_tags(name, card, parse_topics(topics)), *lineage_of(info.sidecar, base).tags),
         new_version=new_version,
         expires_in_s=expires_in_s,
     )

@@ -50,6 +50,7 @@ def print_plan(plan: "FetchPlan", reports: "Mapping[str, RelayReport]", trusted:
         "files": [
             {"path": file.path, "role": file.role, "size": file.size, "sha256": file.sha256.hex()} for file in files
         ],
+        "ancestors": lineage_json(release.lineage, trusted),
         "size": plan.manifest.size,
         "missing": plan.missing_bytes,
         "chunks": {"total": plan.chunks, "missing": plan.missing_chunks},
@@ -66,6 +67,7 @@ def print_plan(plan: "FetchPlan", reports: "Mapping[str, RelayReport]", trusted:
     lines = [
         f"{release.title}, signed by {trusted.display_name(release.author)}",
         f"release   {release.id.hex()}",
+        *(f"made from {line}" for line in lineage_lines(release.lineage, trusted)),
         *(f"file      {file.path} ({format_size(file.size)})" for file in files),
         f"download  {download if plan.missing_bytes else 'nothing: all of it is here'} (dry run, nothing fetched)",
         *(

@@ -121,6 +121,7 @@ def publish(
     """
     from distribution.announce import Announcement
     from randygpt.checkpoint.sidecar import inspect_checkpoint
+    from randygpt.origins import origin_of
     from randygpt.own_lists import bud03_servers, nip65_relays
     from randygpt.release_files import checkpoint_spec
     from randygpt.sharing import Publication, published_references
@@ -146,7 +147,8 @@ def publish(
     if my_servers and no_servers:
         raise CallerError("--no-servers excludes --my-servers")
     servers = resolve_servers(home, server, none=no_servers)
-    checkpoint = find_model(model).path
+    named = find_model(model)
+    checkpoint, release = named.path, named.release
     info = inspect_checkpoint(checkpoint, preset=preset, vocab=vocab)
     name = name or (None if yes else ask_name(info))
     extra = {key: value for key, value in (("license", license_), ("about", about)) if value}
@@ -165,6 +167,7 @@ def publish(
                 name=name,
                 card=extra,
                 topics=tag or (),
+                base=origin_of(release) if release and release.author != key.pubkey else None,
                 weights_only=weights_only,
                 without_validation=without_validation,
                 new_version=new_version,

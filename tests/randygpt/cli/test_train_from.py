@@ -142,6 +142,15 @@ def test_publish_names_the_base(author: Path, threaded_relay: ScriptedRelay) -> 
         ["b", base.id.hex(), RELAY, FRIEND.pubkey.hex(), "base"]
     ]
     assert f"base     {base.id.hex()[:12]} by npub1" in done.stderr
+    planned = invoke(author, "fetch", release["id"], "--relay", threaded_relay.url, "--dry-run").stdout
+    assert f"made from base {base.id.hex()} by {encode_npub(FRIEND.pubkey)}\n" in planned
+
+
+def test_release_of_another_author_is_the_base_when_published(author: Path, threaded_relay: ScriptedRelay) -> None:
+    base = ReleaseStore(home=author, key=FRIEND).install(hint=RELAY)
+    done = invoke(author, "publish", "tiny", "--name", "copy", "--relay", threaded_relay.url, "--json")
+    release = threaded_relay.events[json.loads(done.stdout)["release"]]
+    assert [tag[1] for tag in release["tags"] if tag[0] == "b"] == [base.id.hex()]
 
 
 @pytest.mark.parametrize("flags", [(), ("--weights-only",)], ids=["whole", "weights only"])
