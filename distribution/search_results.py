@@ -170,7 +170,7 @@ class Candidates:
             self._trusted_names.setdefault(skeleton(release.name), release.name)
 
     def offer(self, release: Release, url: str) -> None:
-        """Keep a release if it matches, there is room, and no later version of it is known."""
+        """Keep a release that matches, if its author has room left and no later version is known."""
         self.note(release, url)
         if found := self.describe(release):
             self._keep(found)

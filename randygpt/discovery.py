@@ -1,5 +1,6 @@
 """Search for models with the user's relays, trust list and follow list. Does network and disk I/O."""
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ async def search_models(home: Home, query: SearchQuery, *, relays: Sequence[str]
     """Return the models on relays that match a query, those of trusted and followed authors first.
 
     Args:
-        home: Where relays, trust list and installed models are, and the key whose follow list counts, if there is one.
+        home: Where relays, trust list and installed models are, and the key whose follow list counts, if any.
         query: What to look for.
         relays: URLs; by default the user's.
 
@@ -39,8 +40,7 @@ async def search_models(home: Home, query: SearchQuery, *, relays: Sequence[str]
     urls, trusted = home.resolve_relays(relays), frozenset(TrustStore(home.folder).read().names)
     own = known_pubkey(home)
     async with Pool(urls, signer=signing_key.signer(home), wait_for_all=False) as pool:
-        followed = await query_followed(pool, own) if own and query.author is None else []
-        infos = await fetch_relay_infos(pool.urls, pool.timeouts) if query.words and query.author is None else {}
+        followed, word_relays = await asyncio.gather(_followed(pool, own, query), _word_relays(pool, query))
         searcher = Searcher(
             pool=pool,
             query=query,
@@ -51,12 +51,24 @@ async def search_models(home: Home, query: SearchQuery, *, relays: Sequence[str]
             ),
             read_card=read_claims,
             now=int(time.time()),
-            word_relays={url for url, info in infos.items() if info.searches},
+            word_relays=word_relays,
         )
         result = await searcher.search()
         strangers = list(dict.fromkeys(model.author for model in result.models if model.author not in trusted))
         names = await ask_names(pool, strangers[:MAX_ASKED], now=searcher.now) if strangers else {}
         return replace(result, claimed_names=names or {})
+
+
+async def _followed(pool: Pool, own: bytes | None, query: SearchQuery) -> list[bytes]:
+    return await query_followed(pool, own) if own and query.author is None else []
+
+
+async def _word_relays(pool: Pool, query: SearchQuery) -> set[str]:
+    """Return the relays that offer search by words (NIP-50), if the query has any."""
+    if not query.words or query.author is not None:
+        return set()
+    infos = await fetch_relay_infos(pool.urls, pool.timeouts)
+    return {url for url, info in infos.items() if info.searches}
 
 
 async def find_author_key(home: Home, text: str, *, on_note: Callable[[str], None]) -> bytes:

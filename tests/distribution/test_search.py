@@ -25,7 +25,7 @@ NOW = 1_790_000_000
 ALICE, BOB, MALLORY = (SecretKey(bytes([number]) * 32) for number in (1, 2, 3))
 REAL = [announce(key, f"real{number}", created_at=NOW - 9_000 - number) for key in (ALICE, BOB) for number in (1, 2)]
 NAMES = sorted(each.release.tag_values("name")[0] for each in REAL)
-NOBODY = KnownAuthors()
+NO_AUTHORS = KnownAuthors()
 TIMEOUT_S = 60
 
 
@@ -36,7 +36,7 @@ def read_card(_card: Mapping[str, object]) -> Claims:
 async def search(
     urls: list[str],
     *,
-    known: KnownAuthors = NOBODY,
+    known: KnownAuthors = NO_AUTHORS,
     word_relays: Iterable[str] = (),
     limits: ReadLimits | None = None,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,

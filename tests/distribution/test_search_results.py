@@ -17,7 +17,7 @@ NOW = 1_790_000_000
 URL = "ws://relay"
 KEYS = [SecretKey(bytes([number]) * 32) for number in range(1, 6)]
 ALICE, BOB, MALLORY = KEYS[:3]
-NOBODY = KnownAuthors()
+NO_AUTHORS = KnownAuthors()
 
 
 def read_card(card: Mapping[str, object]) -> Claims:
@@ -28,7 +28,7 @@ def release(key: SecretKey = MALLORY, name: str = "demo", *, age: int = 0, **fie
     return Release.parse(announce(key, name, created_at=NOW - age, **fields).release, now=NOW)
 
 
-def candidates(known: KnownAuthors = NOBODY, **query: Any) -> Candidates:  # noqa: ANN401 (passed on)
+def candidates(known: KnownAuthors = NO_AUTHORS, **query: Any) -> Candidates:  # noqa: ANN401 (passed on)
     return Candidates(SearchQuery(**query), known, read_card)
 
 

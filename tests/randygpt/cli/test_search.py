@@ -181,6 +181,12 @@ def test_unreachable_relay_is_named(reader: Path, shelf: ScriptedRelay) -> None:
     assert invoke(reader, "search", "--relay", "ws://127.0.0.1:1").returncode == 4
 
 
+def test_words_are_sent_to_relays_that_search(reader: Path, shelf: ScriptedRelay) -> None:
+    shelf.description = {"supported_nips": [1, 50]}
+    assert invoke(reader, "search", "old", "tales").returncode == 0
+    assert [wanted["search"] for wanted in shelf.requests if "search" in wanted] == ["old tales"]
+
+
 def test_search_without_a_key_asks_for_no_follow_list(tmp_path: Path, shelf: ScriptedRelay) -> None:
     done = invoke(tmp_path, "search", "--relay", shelf.url, "--json")
     assert len(json.loads(done.stdout)) == 4
