@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from distribution.events import head_draft
 from distribution.journal import Journal, PublishRecord
+from distribution.nip94 import file_drafts
 from distribution.plan import Plan
 from distribution.upload import LocalBlob
 from relay_client.url import is_loopback
@@ -40,6 +41,7 @@ class DryRun:
     version: int
     events: int  # of the release, its head included
     bytes: int  # of those events, as JSON
+    file_events: int  # events for other programs (NIP-94), in addition
     relays: Mapping[str, RelayEstimate]  # by URL
     servers: Mapping[str, ServerEstimate]  # by origin
     resumed: bool  # the same files were published before
@@ -55,7 +57,7 @@ class _Announced:
     manifest_sha256: bytes
 
 
-def make_dry_run(
+def make_dry_run(  # noqa: PLR0913 (a publish has this many options)
     plan: Plan,
     record: PublishRecord,
     journal: Journal,
@@ -65,6 +67,7 @@ def make_dry_run(
     copies: int | None,
     servers: Sequence[str],
     blobs: Sequence[LocalBlob],
+    nip94: bool,
 ) -> DryRun:
     """Estimate what a publish would send, without asking relays or servers.
 
@@ -77,6 +80,7 @@ def make_dry_run(
         copies: Relays that each chunk goes to; None: all.
         servers: Origins of Blossom servers.
         blobs: Blobs that each server would get.
+        nip94: Whether files on servers would be described by events of their own (NIP-94).
     """
     announced = _Announced(
         id=plan.release_id,
@@ -87,19 +91,38 @@ def make_dry_run(
     head = head_draft(
         announced, hint=record.hint, created_at=record.created_at, expires=record.expires, servers=servers
     )
+    described = (
+        file_drafts(announced, plan.manifest, servers, created_at=record.created_at, expires=record.expires)
+        if nip94
+        else []
+    )
     size = sum(blob.size for blob in blobs)
     return DryRun(
         version=record.version,
         events=len(plan.events) + 1,
         bytes=plan.size + head.signed_size,
-        relays=_estimate_relays(plan, journal, relays, copies=copies, head_size=head.signed_size),
+        file_events=len(described),
+        relays=_estimate_relays(
+            plan,
+            journal,
+            relays,
+            copies=copies,
+            head_size=head.signed_size,
+            file_sizes=[draft.signed_size for draft in described],
+        ),
         servers={origin: ServerEstimate(blobs=len(blobs), bytes=size) for origin in servers},
         resumed=record.resumed,
     )
 
 
 def _estimate_relays(
-    plan: Plan, journal: Journal, relays: Sequence[str], *, copies: int | None, head_size: int
+    plan: Plan,
+    journal: Journal,
+    relays: Sequence[str],
+    *,
+    copies: int | None,
+    head_size: int,
+    file_sizes: Sequence[int],
 ) -> dict[str, RelayEstimate]:
     """Estimate what each relay would be sent, without asking it.
 
@@ -109,6 +132,7 @@ def _estimate_relays(
         relays: URLs.
         copies: Relays that each chunk goes to; None: all.
         head_size: Size of the head event, in bytes.
+        file_sizes: Size of each file event (NIP-94); they are sent each time.
     """
     receipts = journal.receipts(plan.release_id)
     stored = {
@@ -121,10 +145,10 @@ def _estimate_relays(
     for url in relays:
         numbers = allocation.missing_from(url)
         rate = journal.send_rate(url)
-        events = len(numbers) + bool(numbers)  # and the head
+        events = len(numbers) + bool(numbers) + len(file_sizes)  # and the head
         estimates[url] = RelayEstimate(
             events=events,
-            bytes=sum(plan.events[number].size for number in numbers) + head_size * bool(numbers),
+            bytes=sum(plan.events[number].size for number in numbers) + head_size * bool(numbers) + sum(file_sizes),
             seconds=events / (rate or (ASSUMED_LOOPBACK_RATE if is_loopback(url) else ASSUMED_RATE)),
             measured=rate is not None,
         )

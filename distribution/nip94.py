@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distribution.event_tags import expiration_tags, public_servers
-from distribution.events import Release
+from distribution.events import Named
 from distribution.manifest import Manifest
 from relay_client.blossom.address import blob_url
 from relay_client.blossom.client import CONTENT_TYPE
@@ -26,7 +26,7 @@ class FileEvents:
 
 
 def file_drafts(
-    release: Release, manifest: Manifest, origins: Sequence[str], *, expires: int | None = None
+    release: Named, manifest: Manifest, origins: Sequence[str], *, created_at: int, expires: int | None = None
 ) -> list[EventDraft]:
     """Return the drafts for the files that are one blob each; the same for each publish of a release.
 
@@ -34,6 +34,7 @@ def file_drafts(
         release: The release.
         manifest: Its manifest.
         origins: Blossom servers that have its blobs. If any is public, only public ones are named.
+        created_at: Seconds since 1970.
         expires: Seconds since 1970 (NIP-40); None: never.
     """
     servers = public_servers(origins) or tuple(origins)
@@ -58,7 +59,7 @@ def file_drafts(
             ("alt", about),
             *expiration_tags(expires),
         )
-        drafts.append(EventDraft(kind=FILE_KIND, created_at=release.created_at, tags=tags, content=about))
+        drafts.append(EventDraft(kind=FILE_KIND, created_at=created_at, tags=tags, content=about))
     return drafts
 
 

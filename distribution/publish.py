@@ -174,7 +174,9 @@ class Publisher:
         )
         if not self.nip94:
             return published
-        drafts = file_drafts(release, plan.manifest, uploader.origins, expires=record.expires)
+        drafts = file_drafts(
+            release, plan.manifest, uploader.origins, created_at=record.created_at, expires=record.expires
+        )
         return replace(published, file_events=await publish_file_events(self.pool, self.key, drafts))
 
     async def write(self, spec: ReleaseSpec, file: BinaryIO) -> Published:
@@ -243,6 +245,7 @@ class Publisher:
             copies=self.copies,
             servers=self.servers,
             blobs=blobs,
+            nip94=self.nip94,
         )
 
     @property

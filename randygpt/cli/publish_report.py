@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 def report_dry_run(publication: "Publication", estimate: "DryRun", *, as_json: bool) -> None:
     """Print what a publish would send."""
     total = f"{estimate.events:,} events, {format_size(estimate.bytes)}"
+    if estimate.file_events:
+        total += f", and {estimate.file_events} that describe files (--nip94)"
     lines = [f"{publication.spec.name} version {estimate.version}: {total} (dry run, nothing sent)"]
     for url, share in estimate.relays.items():
         if not share.events:

@@ -184,10 +184,10 @@ async def test_file_events_leave_pieces_out_and_prefer_public_servers(
     published = await blossom_only(scripted, tmp_path, key, [server])
     whole = [file.sha256.hex() for file in published.manifest.files if file.role != "checkpoint"]
     origins = [server.url, "https://a.example", "https://b.example"]
-    drafts = file_drafts(published.release, published.manifest, origins)
+    drafts = file_drafts(published.release, published.manifest, origins, created_at=clock())
     urls_of = [[tag[1] for tag in draft.tags if tag[0] in {"url", "fallback"}] for draft in drafts]
     assert urls_of == [[f"{origin}/{sha256}.bin" for origin in origins[1:]] for sha256 in whole]
-    assert file_drafts(published.release, published.manifest, []) == []
+    assert file_drafts(published.release, published.manifest, [], created_at=clock()) == []
 
 
 # --- fetching

@@ -44,7 +44,7 @@ def drafts() -> dict[str, EventDraft]:
         "head": head_draft(release, hint=HINT, created_at=CREATED_AT, servers=SERVERS),
         "note": note_draft(release, "It knows a letter now. #nostr", naddr=naddr, hint=HINT),
         "handler": handler_draft(now=CREATED_AT),
-        "file": file_drafts(release, manifest, SERVERS)[0],
+        "file": file_drafts(release, manifest, SERVERS, created_at=release.created_at)[0],
     }
 
 

@@ -130,8 +130,11 @@ def test_file_events_describe_whole_files(author: Path, server: BlossomServer, t
     words = ("publish", "checkpoint_best.bin", "--name", "tiny", "--relay", threaded_relay.url, "--yes", "--nip94")
     without = invoke(author, *words)
     assert (without.returncode, "pass --server" in only_line(without.stderr)) == (2, True)
+    planned = json.loads(invoke(author, *words, "--server", server.url, "--dry-run", "--json").stdout)
     assert invoke(author, *words, "--server", server.url).returncode == 0
+    assert planned["relays"][threaded_relay.url]["events"] == len(threaded_relay.events)
     done = json.loads(invoke(author, *words, "--server", server.url, "--json").stdout)  # the relay has them
+    assert planned["file_events"] == len(done["file_events"]["ids"])
     events = [event for event in threaded_relay.events.values() if event["kind"] == 1063]
     assert {event["id"] for event in events} == set(done["file_events"]["ids"])
     assert done["file_events"]["relays"] == {threaded_relay.url: ""}
