@@ -33,6 +33,7 @@ from relay_client.filter import Filter
 CHUNK_KIND = 1064  # registered as NIP-95 blob data
 RELEASE_KIND = 4181  # regular: a release never changes
 HEAD_KIND = 34181  # addressable: the latest release of a name
+FILE_KIND = 1063  # describes a file for other programs (NIP-94)
 PROTOCOL = "1"
 TOPIC = "randygpt"  # tag t of every release, by which it is found
 

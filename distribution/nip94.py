@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distribution.event_tags import expiration_tags, public_servers
-from distribution.events import Named
+from distribution.events import FILE_KIND, Named
 from distribution.manifest import Manifest
 from relay_client.blossom.address import blob_url
 from relay_client.blossom.client import CONTENT_TYPE
 from relay_client.event import EventDraft, EventSigner, Tags
 from relay_client.pool import Pool
-
-FILE_KIND = 1063
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,16 +68,16 @@ async def query_published(pool: EventSource, author: bytes, *, now: int) -> list
         now: Seconds since 1970.
     """
     releases, relays = {}, defaultdict(list)
-    for url, event in await _query(pool, author, RELEASE_KIND):
+    for url, event in await query_all(pool, author, RELEASE_KIND):
         with contextlib.suppress(InvalidRelease):
             releases[event.id] = Release.parse(event, now=now)
             relays[event.id].append(url)
     heads = {}
-    for _, event in await _query(pool, author, HEAD_KIND):
+    for _, event in await query_all(pool, author, HEAD_KIND):
         with contextlib.suppress(InvalidRelease):
             heads[event.id] = Head.parse(event, now=now)
     revoked: set[bytes] = set()
-    for _, event in await _query(pool, author, REVOCATION_KIND):
+    for _, event in await query_all(pool, author, REVOCATION_KIND):
         with contextlib.suppress(InvalidRelease):
             revoked |= Revocation.parse(event, now=now).event_ids
     current = _latest_ids(heads.values(), revoked)
@@ -114,7 +114,7 @@ def add_recorded(
     return sorted(merged, key=lambda each: (each.name, -each.version, -each.created_at))
 
 
-async def _query(pool: EventSource, author: bytes, kind: int) -> list[tuple[str, Event]]:
+async def query_all(pool: EventSource, author: bytes, kind: int) -> list[tuple[str, Event]]:
     """Return the valid events of a kind by an author, with the relay that returned them.
 
     Each relay is asked for pages, the newest first, until one has nothing new.

@@ -4,17 +4,17 @@ Only `query_revoked` does I/O: on the network through a pool, and on disk to rem
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from distribution.errors import InvalidRelease
 from distribution.event_tags import check_time
-from distribution.events import HEAD_KIND, RELEASE_KIND, Head
+from distribution.events import FILE_KIND, HEAD_KIND, RELEASE_KIND, Head
 from distribution.manifest import is_digest
 from distribution.seen_versions import SeenVersions
 from relay_client.errors import InvalidEvent
-from relay_client.event import Event, EventDraft
+from relay_client.event import Event, EventDraft, Tags
 from relay_client.event_source import Answer, EventSource
 from relay_client.filter import Filter
 from relay_client.gather_plan import IDS_PER_REQUEST
@@ -55,9 +55,20 @@ class Revocation:
         return cls(id=event.id, author=event.pubkey, event_ids=ids, reason=sanitize(event.content))
 
 
-def revocation_draft(release_id: bytes, *, reason: str, created_at: int) -> EventDraft:
-    """Return the draft of the event by which an author revokes a release."""
-    tags = (("e", release_id.hex()), ("k", str(RELEASE_KIND)))
+def revocation_draft(
+    release_id: bytes, *, reason: str, created_at: int, file_events: Sequence[bytes] = ()
+) -> EventDraft:
+    """Return the draft of the event by which an author revokes a release.
+
+    Args:
+        release_id: Event id of the release.
+        reason: Shown to readers.
+        created_at: Seconds since 1970.
+        file_events: Ids of the events that describe its files (NIP-94); relays delete them too.
+    """
+    tags: Tags = (("e", release_id.hex()), ("k", str(RELEASE_KIND)))
+    if file_events:
+        tags += (*(("e", event_id.hex()) for event_id in file_events), ("k", str(FILE_KIND)))
     return EventDraft(kind=REVOCATION_KIND, created_at=created_at, tags=tags, content=reason)
 
 

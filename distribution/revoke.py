@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from distribution.clock import check_clock
 from distribution.errors import CallerError, InvalidRelease, NotFound, NotPublished
-from distribution.events import HEAD_KIND, RELEASE_KIND, Head, Release
+from distribution.events import FILE_KIND, HEAD_KIND, RELEASE_KIND, Head, Release
 from distribution.head_writer import HeadWriter
+from distribution.published import query_all
 from distribution.revocation import find_revocation, query_revoked, revocation_draft
 from distribution.seen_versions import SeenVersions
 from distribution.trust import latest
@@ -22,7 +23,7 @@ from relay_client.nip19 import AddressReference, EventReference
 from relay_client.pool import Pool
 from relay_client.relay_status import RelayReport
 
-_RELEASES = 500  # common limit of relays; they return the newest first
+_FILE_EVENTS = 100  # of one release; each publish to other servers makes new ones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +95,9 @@ class Revoker:
         known = await query_revoked(self.pool, self.versions, address, writer.heads, now=self.now())
         target = target or self._latest(address.name, writer, known)
         earlier = await find_revocation(self.pool, self.key.pubkey, target.id, now=self.now())
-        draft = revocation_draft(target.id, reason=reason, created_at=self.now())
-        revocation = earlier or await self.key.sign_event(draft)
+        described = await self._file_events(target.id)
+        draft = revocation_draft(target.id, reason=reason, created_at=self.now(), file_events=described)
+        revocation = earlier if earlier and not described else await self.key.sign_event(draft)
         await self._send(revocation)
         unconfirmed = await self._unconfirmed(revocation)
         revoked = known | {target.id}
@@ -136,7 +138,7 @@ class Revoker:
             if release.author != self.key.pubkey:
                 raise CallerError("that release belongs to another author: only its author can revoke it")
             return RevokedVersion(id=release.id, name=release.name, version=release.version)
-        for event in await self._query(Filter(authors=(self.key.pubkey,), kinds=(HEAD_KIND,), limit=_RELEASES)):
+        for _, event in await query_all(self.pool, self.key.pubkey, HEAD_KIND):
             with contextlib.suppress(InvalidRelease):
                 head = Head.parse(event, now=MAX_TIMESTAMP)
                 if (head.author, head.release_id) == (self.key.pubkey, release_id):
@@ -150,13 +152,24 @@ class Revoker:
 
     async def _releases(self, name: str) -> list[Release]:
         """Return all releases of a name that the relays have."""
-        found = []
-        for event in await self._query(Filter(authors=(self.key.pubkey,), kinds=(RELEASE_KIND,), limit=_RELEASES)):
+        found = {}
+        for _, event in await query_all(self.pool, self.key.pubkey, RELEASE_KIND):
             with contextlib.suppress(InvalidRelease):
                 release = Release.parse(event, now=self.now())
-                if (release.author, release.name) == (self.key.pubkey, name):
-                    found.append(release)
-        return found
+                if release.name == name:
+                    found[release.id] = release
+        return list(found.values())
+
+    async def _file_events(self, release_id: bytes) -> list[bytes]:
+        """Return the ids of the events that describe the files of a release (NIP-94), as the relays have them."""
+        author, named = self.key.pubkey, release_id.hex()
+        wanted = Filter(authors=(author,), kinds=(FILE_KIND,), tags={"e": (named,)}, limit=_FILE_EVENTS)
+        events = await self._query(wanted)
+        return [
+            event.id
+            for event in events
+            if (event.pubkey, event.kind) == (author, FILE_KIND) and named in event.tag_values("e")
+        ]
 
     async def _query(self, wanted: Filter) -> list[Event]:
         """Return the verified events that the relays have, each once."""

@@ -7,8 +7,7 @@ import collections
 from collections.abc import Callable
 
 from distribution.announce import HANDLER_KIND, NOTE_KIND
-from distribution.events import CHUNK_KIND, HEAD_KIND, RELEASE_KIND
-from distribution.nip94 import FILE_KIND
+from distribution.events import CHUNK_KIND, FILE_KIND, HEAD_KIND, RELEASE_KIND
 from distribution.revocation import REVOCATION_KIND
 from relay_client.blossom.server_list import SERVER_LIST_KIND
 from relay_client.blossom.token import TOKEN_KIND
