@@ -50,7 +50,7 @@ from relay_client import durable
 from relay_client.errors import quote
 from relay_client.event import EventSigner
 from relay_client.keys import SecretKey
-from relay_client.nip46.remote_signer import Pairing
+from relay_client.nip46.pairing import Pairing
 
 __all__ = ["Fetched", "ModelInfo", "Published", "fetch", "follow", "publish", "search"]
 

@@ -12,7 +12,8 @@ from distribution.revocation import REVOCATION_KIND
 from relay_client.blossom.server_list import SERVER_LIST_KIND
 from relay_client.blossom.token import TOKEN_KIND
 from relay_client.event import EventDraft
-from relay_client.nip46.remote_signer import Pairing, RemoteSigner
+from relay_client.nip46.pairing import Pairing
+from relay_client.nip46.remote_signer import RemoteSigner
 from relay_client.nip65 import RELAY_LIST_KIND
 from relay_client.profile import PROFILE_KIND
 

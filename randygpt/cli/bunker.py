@@ -15,7 +15,7 @@ from randygpt.user.home import Home
 from randygpt.user.signing_key import MAX_SECRET
 
 if TYPE_CHECKING:
-    from relay_client.nip46.remote_signer import Pairing
+    from relay_client.nip46.pairing import Pairing
 
 BUNKER_EXAMPLE = "Example: randygpt keys bunker 'bunker://…'"
 CONNECT_EXAMPLE = "Example: randygpt keys connect"

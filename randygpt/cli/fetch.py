@@ -82,7 +82,7 @@ def fetch(
         raise UsageError("Missing argument 'MODEL'.", context)
     if source is not None and any(is_flag_given(context, flag) for flag in ("relay", "server")):
         raise CallerError("--from asks no relay and no server: leave out --relay and --server")
-    if reference is not None and source is None and (listed := find_author_alone(home, reference, quiet=quiet)):
+    if reference is not None and source is None and (listed := find_author_alone(reference, quiet=quiet)):
         list_models_of(home, listed, relay, as_json=as_json, quiet=quiet)
         return
     with _open_events(home, source, limit) as events:

@@ -21,7 +21,7 @@ from relay_client.keys import SecretKey
 from relay_client.nip19 import encode_npub
 
 if TYPE_CHECKING:
-    from relay_client.nip46.remote_signer import Pairing
+    from relay_client.nip46.pairing import Pairing
 
 app = typer.Typer(
     cls=Group,

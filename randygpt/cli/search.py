@@ -121,7 +121,7 @@ def search(
     _search(home, trusted, query, relay, as_json=as_json, quiet=quiet)
 
 
-def find_author_alone(home: Home, text: str, *, quiet: bool) -> bytes | None:
+def find_author_alone(text: str, *, quiet: bool) -> bytes | None:
     """Return the author if a text is nothing but an npub or a name of the web, which is looked up; None otherwise.
 
     Raises what `distribution.web_names.find_author` raises.
@@ -133,7 +133,7 @@ def find_author_alone(home: Home, text: str, *, quiet: bool) -> bytes | None:
     from distribution.trust_list import TrustStore
     from distribution.web_names import address_alone, find_author
 
-    store = TrustStore(home.folder)
+    store = TrustStore(Home.from_environment().folder)
     if not (address := address_alone(text, store.read())):
         return None
     note = (lambda _text: None) if quiet else print_stderr

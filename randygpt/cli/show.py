@@ -39,9 +39,8 @@ def show(
     """
     from randygpt.checkpoint.sidecar import inspect_checkpoint
 
-    home = Home.from_environment()
-    if which is not None and (listed := find_author_alone(home, which, quiet=quiet)):
-        list_models_of(home, listed, relay, as_json=as_json, quiet=quiet)
+    if which is not None and (listed := find_author_alone(which, quiet=quiet)):
+        list_models_of(Home.from_environment(), listed, relay, as_json=as_json, quiet=quiet)
         return
     try:
         model = find_model(which)

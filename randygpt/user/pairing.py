@@ -14,7 +14,7 @@ from randygpt.user.signing_key import MAX_SECRET, disable_core_dumps, prepare_ke
 from relay_client.errors import InvalidKey
 from relay_client.hexadecimal import parse_hex
 from relay_client.keys import SecretKey
-from relay_client.nip46.remote_signer import Pairing
+from relay_client.nip46.pairing import Pairing
 from relay_client.url import normalize_url
 
 _KEY_SIZE = 32  # bytes

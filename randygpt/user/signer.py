@@ -15,7 +15,7 @@ from randygpt.user.home import Home
 from randygpt.user.pairing import read_pairing
 from randygpt.user.signing_key import Password
 from relay_client.event import EventSigner
-from relay_client.nip46.remote_signer import Pairing
+from relay_client.nip46.pairing import Pairing
 
 
 class KeyKind(StrEnum):

@@ -3,40 +3,25 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import orjson
 
-from relay_client.errors import CallerError, InvalidEvent, InvalidSigned
+from relay_client.errors import InvalidEvent, InvalidSigned
 from relay_client.event import Event, EventDraft, EventSigner
 from relay_client.hexadecimal import parse_hex
 from relay_client.keys import SecretKey
 from relay_client.nip19 import encode_npub
 from relay_client.nip46.client import SignerClient
 from relay_client.nip46.messages import Method, Request, sign_request
-from relay_client.nip46.uri import MAX_RELAYS, BunkerUri
+from relay_client.nip46.pairing import Pairing
+from relay_client.nip46.uri import BunkerUri
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 _KEY_SIZE = 32  # bytes
 _ACK = "ack"
 
 OnAuthUrl = Callable[[str], None]  # gets the address at which the user has to approve
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pairing:
-    """What is kept of a pairing with a remote signer; the secret of its address is not."""
-
-    signer: bytes  # x-only public key of the signer, 32 bytes
-    relays: tuple[str, ...]  # URLs on which it listens
-    client_key: SecretKey  # ours, which the signer knows
-    user: bytes  # x-only public key that it signs with: the author, 32 bytes
-
-    def __post_init__(self) -> None:
-        sizes = {len(self.signer), len(self.user)}
-        if sizes != {_KEY_SIZE} or not 0 < len(self.relays) <= MAX_RELAYS:
-            raise CallerError(f"a pairing needs two public keys and 1 to {MAX_RELAYS} relays")
 
 
 async def pair(

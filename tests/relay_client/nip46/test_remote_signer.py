@@ -12,7 +12,8 @@ from websockets.asyncio.client import connect
 from relay_client.errors import CallerError, InvalidSigned, SignerRefused
 from relay_client.event import EventDraft
 from relay_client.keys import SecretKey
-from relay_client.nip46.remote_signer import Pairing, RemoteSigner, accept_pairing, kept_open, pair
+from relay_client.nip46.pairing import Pairing
+from relay_client.nip46.remote_signer import RemoteSigner, accept_pairing, kept_open, pair
 from relay_client.nip46.uri import BunkerUri
 from relay_client.timeouts import Timeouts
 
