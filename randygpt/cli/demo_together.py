@@ -1,4 +1,4 @@
-"""`randygpt demo --together`: a base, three forks and a liar, their merge, and somebody who checks it."""
+"""`randygpt demo --together`: a base, three forks and a liar, their merge, and a check of it."""
 
 import contextlib
 import shlex
@@ -10,7 +10,7 @@ from typing import Any
 from randygpt.cli.demo_stage import PROMPT, Client, Stage, check, free_port, say
 
 _AUTHOR, _FRIENDS, _LIAR, _OTHER = "ann", ("ann", "bob", "cleo"), "mallory", "dora"
-_PARTS = 5  # of the text: for the base, for each fork, and one that nobody trains on
+_PARTS = 5  # of the text: for the base, for each fork, and one held out
 _BASE_ITERS = 300
 _FORK_ITERS = 120
 _LIE = -10  # times the change of another fork
@@ -132,14 +132,14 @@ def _checkpoint(fetched: Mapping[str, Any]) -> Path:
 
 
 def _merge(stage: Stage, forks: Mapping[str, Mapping[str, Any]], text: str) -> dict[str, object]:
-    """Merge all forks, show what each is worth on a text that nobody trained on, and check that the merge is better."""
+    """Merge all forks, show what each is worth on a held-out text, and check that the merge is better."""
     words = ("--robust", "--eval", text, "--out", "merged", "--json")
     merged = stage.json(_AUTHOR, "merge", *(fork["release"] for fork in forks.values()), *words)
     inputs = {each["release"]: each for each in merged["inputs"]}
     figures = dict(zip(inputs, merged["eval"]["inputs"], strict=True))
     bits = {user: figures[fork["release"]] for user, fork in forks.items()}
     reasons = {user: inputs[fork["release"]]["reason"] for user, fork in forks.items()}
-    say("  bits per byte of a text that nobody trained on:")
+    say("  bits per byte of a held-out text:")
     say(f"    {merged['eval']['base']:8.4f}  base")
     for user, value in bits.items():
         say(f"    {value:8.4f}  {user}{f', left out: {reasons[user]}' if reasons[user] else ''}")
