@@ -37,7 +37,8 @@ class Bunker:
     key: SecretKey = field(default_factory=SecretKey.generate)
     user: SecretKey = field(default_factory=SecretKey.generate)  # not the signer's own key
     sign: Sign = signs
-    asked: list[dict[str, Any]] = field(default_factory=list)  # requests, decrypted
+    asked: list[dict[str, Any]] = field(default_factory=list, repr=False)  # requests, decrypted
+    frames: list[bytes] = field(default_factory=list, repr=False)  # what the relay passed on, as it came
     clients: list[str] = field(default_factory=list)  # public keys that connected
     answers: int = 1 << 20  # until it falls silent
 
@@ -54,6 +55,7 @@ class Bunker:
             await socket.send(orjson.dumps(["REQ", "b", {"kinds": [24133], "#p": [self.key.pubkey.hex()]}]).decode())
             async with asyncio.TaskGroup() as group:
                 async for frame in socket:
+                    self.frames.append(frame if isinstance(frame, bytes) else frame.encode())
                     message = orjson.loads(frame)
                     if message[0] == "EOSE":
                         started()

@@ -13,13 +13,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from support.command import TIMEOUT_S, background, environment, invoke
+from support.bunker import TOKEN, bunker_on_thread
+from support.command import TIMEOUT_S, background, environment, invoke, invoke_with_input
 from support.models import write_tiny
 from support.scripted_relay import ScriptedRelay
 
 from randygpt import sharing
 from randygpt.cli.main import run
 from relay_client.keys import SecretKey
+from relay_client.nip46 import client
 
 SECRET = bytes.fromhex("5eed" * 16)
 KEY = SecretKey(SECRET)
@@ -110,6 +112,34 @@ def test_throwaway_key_leaves_no_trace(
     report = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
     assert "chunk_key = SecretKey(***)" in report
     assert not shows_the_secret(report)
+
+
+def test_pairing_with_a_signer_leaves_no_trace(
+    author: Path, free_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    (author / "keys/nsec").unlink()
+    with bunker_on_thread(free_port) as bunker:
+        with monkeypatch.context() as patch:
+            patch.setattr(SecretKey, "generate", lambda: KEY)  # the key with which this machine asks
+            done = [invoke_with_input(author, bunker.uri.encode(), "keys", "bunker", "--json")]
+        publish = ("publish", "checkpoint_best.bin", "--yes", "--relay", bunker.relay)
+        done += [
+            invoke(author, *line) for line in (("keys", "show", "--json"), ("keys", "export", "--stdout"), publish)
+        ]
+        assert [each.returncode for each in done] == [0, 0, 2, 0], [each.stderr for each in done]
+        monkeypatch.setattr(client, "Exchange", None)  # a bug while the signer is asked
+        with pytest.raises(TypeError) as caught:
+            invoke(author, *publish, "--new-version")
+        report = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    texts = [*(each.stdout + each.stderr for each in done), report, caplog.text]
+    seen = [*(text.encode() for text in texts), *bunker.frames]
+    assert len(bunker.frames) > 5
+    assert not shows_the_secret(*seen)
+    assert not any(TOKEN.encode() in text for text in seen)
+    kept = {path: path.read_bytes() for path in files(author)}
+    assert [path for path, content in kept.items() if shows_the_secret(content)] == [author / "keys/bunker"]
+    assert not [path for path, content in kept.items() if TOKEN.encode() in content]
 
 
 def way_of(source: str, home: Path) -> tuple[list[str], dict[str, str]]:
