@@ -44,7 +44,7 @@ def checkpoint_spec(  # noqa: PLR0913 (options by keyword)
         info: Shape and vocabulary of the checkpoint.
         name: By default the name in the JSON file of the checkpoint.
         card: Additional metadata of the model; it overrides that from the files.
-        topics: Topics under which others can find it, besides those that every release has.
+        topics: Topics under which others can find it, in addition to those that every release has.
         base: The release of another author that the file is; by default what its JSON file says that it was made from.
         weights_only: Leave the optimizer state out. The checkpoint in the release is then an RGPT0002 file.
         without_validation: Accept a checkpoint that was never evaluated.

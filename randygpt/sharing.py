@@ -171,7 +171,9 @@ class FetchOptions:
     follow_servers: bool = True  # ask servers that the author names too
     max_size: int = MAX_SIZE  # bytes; a larger release is refused
     weights_only: bool = False  # leave the optimizer state out: the installed checkpoint is then an RGPT0002 file
-    on_warning: Callable[[str], None] = lambda _text: None  # told of what does not count, and of keys of web names
+    on_warning: Callable[[str], None] = lambda _text: (
+        None
+    )  # called with what does not count, and with keys of web names
 
     @property
     def weights(self) -> HeaderRewrite | None:

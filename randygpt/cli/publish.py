@@ -207,7 +207,7 @@ def publish(
 
 
 def _extended(addresses: Sequence[str], listed: Coroutine[object, object, list[str]], title: str) -> list[str]:
-    """Return addresses and those of a list on relays, each once; print the list under a title, if there is one."""
+    """Return addresses and those of a list on relays, each once; print the list under a title if it is not empty."""
     found = asyncio.run(listed)
     if title:
         print_stderr(f"{title}: {', '.join(found)}")

@@ -122,6 +122,6 @@ def test_petname_comes_before_a_name_of_the_web(friend: Path, web: WebServer, ke
     assert web.asked == []
 
 
-def test_path_of_a_missing_file_asks_nobody(friend: Path, web: WebServer) -> None:
+def test_path_of_a_missing_file_asks_no_domain(friend: Path, web: WebServer) -> None:
     done = invoke(friend, "show", "web.example/model.bin")
     assert (done.returncode, web.asked) == (2, [])
