@@ -107,7 +107,7 @@ def parse_relay_message(raw_message: str | bytes) -> RelayMessage | None:
         case ["EVENT" | "EOSE" | "CLOSED" | "COUNT" as kind, str(subscription_id), *rest]:
             message = _request_message(kind, subscription_id, rest)
         case ["OK", raw_id, bool(accepted), *rest]:
-            message = OkMessage(event_id=_event_id(raw_id), accepted=accepted, text=_text(rest))
+            message = OkMessage(event_id=_event_id(raw_id, _text(rest)), accepted=accepted, text=_text(rest))
         case ["NOTICE", *rest]:
             message = NoticeMessage(text=_text(rest))
         case ["AUTH", str(challenge)] if len(challenge) <= _MAX_CHALLENGE:
@@ -156,8 +156,8 @@ def _count(rest: list[object]) -> int | None:
     return None
 
 
-def _event_id(raw_id: object) -> bytes:
+def _event_id(raw_id: object, text: str) -> bytes:
     try:
         return decode_hex(raw_id, 32)
-    except InvalidEvent as error:
-        raise InvalidMessage(f"OK without an event id: {error}") from None
+    except InvalidEvent as error:  # nostr-relay refuses some events like this
+        raise InvalidMessage(f"OK without an event id: {text or error}") from None

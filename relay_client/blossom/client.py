@@ -15,7 +15,7 @@ import orjson
 
 from relay_client.blossom.address import blob_url
 from relay_client.blossom.descriptor import BlobDescriptor
-from relay_client.blossom.response import MISSING, body_start
+from relay_client.blossom.response import MISSING, body_start, describe_refusal
 from relay_client.blossom.transport import Reply, Transport, translated
 from relay_client.errors import InvalidResponse, ServerRefused, TransportError
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
@@ -24,8 +24,11 @@ MAX_UPLOADS = 2  # at a time; servers with few workers answer more with 503
 CONTENT_TYPE = "application/octet-stream"
 
 _BLOCK = 128 << 10  # bytes sent at once
-_UNDECIDED = frozenset({400, 401, 404, 405, 501})  # to HEAD /upload: a token is missing, or BUD-06 is
+_UNDECIDED = frozenset({400, 401, 404, 405, 500, 501})  # to HEAD /upload: a token is missing, or BUD-06 is
 _UNAUTHORIZED = 401
+_CONFLICT = frozenset({409})  # the server has the blob, or received another one
+_CONFIRM_TRIES = 6  # to ask for a blob that a server may store later
+_CONFIRM_WAIT_S = 0.1  # before the second of them; doubles
 
 # Returns the header Authorization for a request; True: with a new token, because the server refused the last one.
 Authorize = Callable[[bool], Awaitable[str]]
@@ -200,47 +203,46 @@ class BlossomClient:
             authorize: Returns the header `Authorization`. What it raises is raised here.
 
         Returns:
-            The server's descriptor, which has this hash and size.
+            The server's descriptor, which has this hash and size. A server that sends none is asked for the blob.
 
         Raises:
             ServerRefused: The server does not take it.
-            InvalidResponse: The server stored something else.
+            InvalidResponse: The server stored something else, or nothing.
             TransportError: The server cannot be reached, is busy or too slow.
         """
         headers = {"Content-Type": CONTENT_TYPE, "Content-Length": str(size), "X-SHA-256": sha256.hex()}
         url = f"{self.origin}/upload"
 
-        async def attempt(authorization: str) -> BlobDescriptor:
+        async def attempt(authorization: str) -> Reply:
             all_headers = {**headers, "Authorization": authorization}
             failed: list[Exception] = []
             try:
                 async with asyncio.timeout(self._answer_s) as stall:
                     body = self._body(open_body(), stall, failed)
-                    reply = await self._http.exchange("PUT", url, headers=all_headers, body=body, size=size)
+                    return await self._http.exchange(
+                        "PUT", url, headers=all_headers, body=body, size=size, accept=_CONFLICT
+                    )
             except TransportError:
                 if failed:  # the file, not the server
                     raise failed[0] from None
                 raise
             except TimeoutError:
                 raise TransportError(f"{self.origin}: no answer in time") from None
-            return self._descriptor(reply, sha256, size)
 
         async with self._uploads:
-            return await self._authorized(attempt, authorize)
+            return await self._confirm(await self._authorized(attempt, authorize), sha256, size)
 
     async def mirror(self, source: str, sha256: bytes, size: int, authorize: Authorize) -> BlobDescriptor:
         """Have the server copy a blob from the server `source` (BUD-04); returns and raises as `upload` does."""
         body = orjson.dumps({"url": blob_url(source, sha256)})
         url = f"{self.origin}/mirror"
 
-        async def attempt(authorization: str) -> BlobDescriptor:
+        async def attempt(authorization: str) -> Reply:
             headers = {"Content-Type": "application/json", "Authorization": authorization}
-            return self._descriptor(
-                await self._http.exchange("PUT", url, headers=headers, body=body, size=size), sha256, size
-            )
+            return await self._http.exchange("PUT", url, headers=headers, body=body, size=size, accept=_CONFLICT)
 
         async with self._uploads:
-            return await self._authorized(attempt, authorize)
+            return await self._confirm(await self._authorized(attempt, authorize), sha256, size)
 
     async def delete(self, sha256: bytes, authorize: Authorize) -> bool:
         """Delete a blob (BUD-12), and return whether the server had it; raises ServerRefused, TransportError."""
@@ -285,9 +287,28 @@ class BlossomClient:
 
         return await self._http.retry(with_token)
 
-    def _descriptor(self, reply: Reply, sha256: bytes, size: int) -> BlobDescriptor:
-        with self._http.named():
-            found = BlobDescriptor.parse(reply.body)
-            if (found.sha256, found.size) != (sha256, size):
-                raise InvalidResponse(f"stored another file: {found.size:,} bytes, {found.sha256.hex()}")
-        return found
+    async def _confirm(self, reply: Reply, sha256: bytes, size: int) -> BlobDescriptor:
+        """Return the descriptor in the reply to a change; without one, ask whether the server has the blob now."""
+        found = None
+        if reply.status not in _CONFLICT:
+            with contextlib.suppress(InvalidResponse):
+                found = BlobDescriptor.parse(reply.body)
+        if found and (found.sha256, found.size) != (sha256, size):
+            raise InvalidResponse(f"{self.origin}: stored another file: {found.size:,} bytes, {found.sha256.hex()}")
+        if found or await self._has_soon(sha256, size, tries=1 if reply.status in _CONFLICT else _CONFIRM_TRIES):
+            return found or BlobDescriptor(sha256=sha256, size=size)
+        if reply.status in _CONFLICT:
+            words = describe_refusal(reply.status, reply.headers, reply.body)
+            raise ServerRefused(f"{self.origin}: {words}", status=reply.status)
+        raise InvalidResponse(f"{self.origin}: reports success, and does not have the file")
+
+    async def _has_soon(self, sha256: bytes, size: int, *, tries: int) -> bool:
+        wait_s = _CONFIRM_WAIT_S
+        for left in reversed(range(tries)):
+            with contextlib.suppress(ServerRefused):  # it does not answer HEAD
+                if await self.has(sha256, size):
+                    return True
+            if left:
+                await asyncio.sleep(wait_s)
+                wait_s *= 2
+        return False

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 
 import orjson
 
@@ -11,6 +12,7 @@ from relay_client.messages import sanitize
 BUSY = frozenset({429, 503})
 MISSING = frozenset({404, 410})
 
+_REDIRECTS = range(300, 400)
 _WORDS = {
     400: "does not understand the request",
     401: "does not accept the authorization",
@@ -33,7 +35,9 @@ _LONGEST_WAIT_S = 60
 
 def describe_refusal(status: int, headers: Mapping[str, str], raw_body: bytes) -> str:
     """Return in words why a server refuses: what the status means, then the server's own reason."""
-    if status == 402:  # noqa: PLR2004 (Payment Required)
+    if status in _REDIRECTS and (location := headers.get("Location")):
+        words = f"redirects to {quote(location)}, which is not followed: use that address if you trust it"
+    elif status == 402:  # noqa: PLR2004 (Payment Required)
         words = f"asks for payment{_payment(headers)}, which is never made"
     else:
         words = _WORDS.get(status, f"answers with HTTP status {status}")
@@ -69,9 +73,13 @@ def _payment(headers: Mapping[str, str]) -> str:
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that a busy server asks to wait, at most a minute; None if it names none."""
     text = headers.get("Retry-After", "")
-    if not text.isascii() or not text.isdecimal():
+    if text.isascii() and text.isdecimal():
+        return min(int(text[:9]), _LONGEST_WAIT_S)
+    try:  # a date; the server's own clock counts
+        wait_s = (parsedate_to_datetime(text) - parsedate_to_datetime(headers.get("Date", ""))).total_seconds()
+    except (TypeError, ValueError, OverflowError):
         return None
-    return min(int(text[:9]), _LONGEST_WAIT_S)
+    return min(max(wait_s, 0.0), _LONGEST_WAIT_S)
 
 
 def body_start(status: int, headers: Mapping[str, str], *, start: int, end: int, size: int) -> int:

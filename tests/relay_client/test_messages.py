@@ -234,3 +234,8 @@ def test_arbitrary_fields_are_parsed_or_refused(kind: str, rest: list[object]) -
     text = getattr(message, "text", "")
     assert len(text) <= 200
     assert text.isprintable()
+
+
+def test_refusal_without_an_event_id_has_the_relays_words() -> None:
+    with pytest.raises(InvalidMessage, match="without an event id: invalid: too large"):
+        parse("OK", "", False, "invalid: too large")

@@ -227,6 +227,10 @@ async def test_signer_that_refuses_is_asked_once(client: BlossomClient, server: 
         (Answer(status=402, headers={"X-Cashu": "creqA"}), r"payment \(Cashu\)"),
         (Answer(status=403, body=b"<h1>", headers={"Content-Type": "text/html"}), "refuses this key or file$"),
         (Answer(status=507, body=b"a\x1b[2Jb"), "no space left: a .2Jb"),
+        (
+            Answer(status=308, headers={"Location": "https://b.example/upload"}),
+            "redirects to .https://b.example/upload",
+        ),
         (Answer(status=418), "HTTP status 418"),
     ],
     ids=lambda value: str(value.status) if isinstance(value, Answer) else "",
@@ -278,7 +282,10 @@ async def test_upload_survives_a_failing_server(client: BlossomClient, server: B
 
 
 @pytest.mark.parametrize("body", [b"", orjson.dumps({"sha256": "00" * 32, "size": SIZE})], ids=["empty", "another"])
-async def test_success_without_our_blob_is_refused(client: BlossomClient, server: BlossomServer, body: bytes) -> None:
+async def test_success_without_our_blob_is_refused(
+    client: BlossomClient, server: BlossomServer, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay_client.blossom.client._CONFIRM_WAIT_S", 0.001)
     digest = server.add(DATA)
     server.script = lambda _: Answer(status=200, body=body)
     with pytest.raises(InvalidResponse):
@@ -323,7 +330,7 @@ async def test_has_trusts_no_other_size(client: BlossomClient, server: BlossomSe
     assert await client.has(digest, SIZE)
 
 
-@pytest.mark.parametrize("status", [200, 204, 400, 401, 404, 405])
+@pytest.mark.parametrize("status", [200, 204, 400, 401, 404, 405, 500])
 async def test_upload_may_be_tried(client: BlossomClient, server: BlossomServer, status: int) -> None:
     server.script = lambda _: Answer(status=status)
     await client.check_upload(bytes(32), SIZE)
