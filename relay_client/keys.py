@@ -103,3 +103,12 @@ class SecretKey:
 def local_key(signer: EventSigner) -> SecretKey | None:
     """Return the secret key of a signer, which authenticates to relays (NIP-42), or None if it is remote."""
     return signer if isinstance(signer, SecretKey) else None
+
+
+def is_public_key(value: bytes) -> bool:
+    """Return whether 32 bytes are an x-only public key, which can be encrypted to."""
+    try:
+        coincurve.PublicKeyXOnly(value)
+    except ValueError:
+        return False
+    return len(value) == _KEY_SIZE

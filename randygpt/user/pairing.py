@@ -47,7 +47,7 @@ def check_can_pair(home: Home) -> None:
 
 
 def store_pairing(home: Home, pairing: Pairing) -> None:
-    """Store a pairing as the user's key; raises CallerError if there is a key, and OSError."""
+    """Store a pairing as the user's key; raises CallerError if the home has a key, and OSError."""
     check_can_pair(home)
     fields = {
         "signer": pairing.signer.hex(),

@@ -81,7 +81,7 @@ def find_identity(home: Home, file: Path | None, password: Password) -> FoundIde
 
 
 def known_pubkey(home: Home) -> bytes | None:
-    """Return the user's public key if finding it needs no password, None if there is no such key."""
+    """Return the user's public key if finding it needs no password, else None."""
     try:
         return find_identity(home, None, signing_key.refuse_password).pubkey
     except (CallerError, OSError):

@@ -65,7 +65,9 @@ class SignerClient:
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(ended, Exception):  # a fault of this program: relays' failures do not end a task
+                raise ended
 
     async def ask(self, make_request: Callable[[str], Request], *, what: str) -> str:
         """Send a request and return the result, which is not checked.

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 
 from relay_client.errors import CallerError
-from relay_client.keys import SecretKey
+from relay_client.keys import SecretKey, is_public_key
 from relay_client.nip46.uri import MAX_RELAYS
-
-_KEY_SIZE = 32  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +17,6 @@ class Pairing:
     user: bytes  # x-only public key that it signs with: the author, 32 bytes
 
     def __post_init__(self) -> None:
-        sizes = {len(self.signer), len(self.user)}
-        if sizes != {_KEY_SIZE} or not 0 < len(self.relays) <= MAX_RELAYS:
+        are_keys = is_public_key(self.signer) and is_public_key(self.user)
+        if not are_keys or not 0 < len(self.relays) <= MAX_RELAYS:
             raise CallerError(f"a pairing needs two public keys and 1 to {MAX_RELAYS} relays")

@@ -10,7 +10,7 @@ import orjson
 from relay_client.errors import InvalidEvent, InvalidSigned
 from relay_client.event import Event, EventDraft, EventSigner
 from relay_client.hexadecimal import parse_hex
-from relay_client.keys import SecretKey
+from relay_client.keys import SecretKey, is_public_key
 from relay_client.nip19 import encode_npub
 from relay_client.nip46.client import SignerClient
 from relay_client.nip46.messages import Method, Request, sign_request
@@ -45,7 +45,7 @@ async def pair(
         result = await client.ask(
             lambda request_id: Request(id=request_id, method=Method.CONNECT, params=params), what="the connection"
         )
-        if result not in {_ACK, uri.secret}:
+        if not result or result not in {_ACK, uri.secret}:
             raise InvalidSigned("your signer did not acknowledge the connection")
         return await _finish(client, key, uri.signer, uri.relays)
 
@@ -70,7 +70,7 @@ async def _finish(client: SignerClient, key: SecretKey, signer: bytes, relays: t
         lambda request_id: Request(id=request_id, method=Method.GET_PUBLIC_KEY), what="to name your public key"
     )
     user = parse_hex(result, _KEY_SIZE)
-    if user is None:
+    if user is None or not is_public_key(user):
         raise InvalidSigned("your signer did not name a public key")
     return Pairing(signer=signer, relays=relays, client_key=key, user=user)
 

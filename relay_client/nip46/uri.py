@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 from relay_client.errors import CallerError
 from relay_client.hexadecimal import parse_hex
+from relay_client.keys import is_public_key
 from relay_client.url import normalize_url
 
 MAX_RELAYS = 8
@@ -26,7 +27,7 @@ class BunkerUri:
     secret: str = field(default="", repr=False)  # empty: none
 
     def __post_init__(self) -> None:
-        if len(self.signer) != _KEY_SIZE or not 0 < len(self.relays) <= MAX_RELAYS:
+        if not is_public_key(self.signer) or not 0 < len(self.relays) <= MAX_RELAYS:
             raise CallerError(f"a signer's address needs its public key and 1 to {MAX_RELAYS} relays")
 
     @classmethod

@@ -13,6 +13,7 @@ from support.blossom_server import Answer, Asked, BlossomServer, blossom_server
 from support.releases import WEIGHTS_ONLY, clock, fetch, many_sources, publish, tiny_sources, visible
 from support.scripted_relay import ScriptedRelay
 
+from distribution.blob_deletion import delete_blobs
 from distribution.chunking import CHUNK_SIZE
 from distribution.errors import ChunksMissing, InvalidManifest, NotFound, NotPublished
 from distribution.events import CHUNK_KIND, Release, head_draft
@@ -24,6 +25,8 @@ from distribution.server_hints import read_servers
 from distribution.source import HashedSource, SourceFile
 from distribution.store import Store
 from distribution.trust import TrustPolicy
+from relay_client.blossom.token import TOKEN_KIND
+from relay_client.errors import SignerRefused
 from relay_client.event import Event, EventDraft
 from relay_client.keys import SecretKey
 from relay_client.nip19 import AddressReference
@@ -94,6 +97,26 @@ async def test_release_is_on_relays_and_servers(
     pieces = [blob for file in manifest.files for blob in manifest.blobs(file)]
     assert {blob.sha256.hex() for blob in pieces} < servers[0].blobs.keys()
     assert published.release.manifest_sha256.hex() in servers[0].blobs
+
+
+class RefusingSigner(SecretKey):
+    """A remote signer whose user refuses tokens."""
+
+    async def sign_event(self, draft: EventDraft) -> Event:
+        if draft.kind == TOKEN_KIND:
+            raise SignerRefused("your signer refuses a token")
+        return draft.sign(self)
+
+
+async def test_refused_token_is_not_the_servers_fault(
+    scripted: ScriptedRelay, server: BlossomServer, tmp_path: Path
+) -> None:
+    signer = RefusingSigner.generate()
+    with pytest.raises(SignerRefused, match="refuses a token"):
+        await blossom_only(scripted, tmp_path, signer, [server])
+    with pytest.raises(SignerRefused, match="refuses a token"):
+        await delete_blobs([server.url], [bytes(32)], signer=signer, now=clock, timeouts=FAST)
+    assert (server.count("PUT"), server.count("DELETE")) == (0, 0)
 
 
 async def test_blob_that_a_server_has_is_not_sent_again(

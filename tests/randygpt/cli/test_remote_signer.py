@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import stat
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -149,8 +151,19 @@ def test_wrong_signer_is_one_line(home: Path, bunker: Bunker, sign: Any, code: i
     assert (ended, out) == (code, "")
     assert words in only_line(err)
     assert "\x1b" not in err
+
+
+def test_ctrl_c_ends_the_wait(home: Path, bunker: Bunker) -> None:
+    async def is_interrupted(_bunker: Bunker, _draft: dict[str, Any]) -> AsyncIterator[Reply]:
+        os.kill(os.getpid(), signal.SIGINT)
+        for reply in list[Reply]():
+            yield reply
+
+    bunker.sign = is_interrupted
+    code, out, err = publish(home, bunker, "--quiet")
+    assert (code, out, err) == (130, "", "interrupted\n")
     bunker.sign = signs
-    assert publish(home, bunker)[0] == 0
+    assert publish(home, bunker, "--quiet")[0] == 0
 
 
 def test_publish_continues_after_the_signer_died(home: Path, bunker: Bunker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,7 +194,7 @@ async def test_signer_scans_our_address(relay: str) -> None:
     assert pairing.client_key is key
 
 
-async def test_nobody_scans_our_address(relay: str) -> None:
+async def test_address_that_no_signer_scans_expires(relay: str) -> None:
     with pytest.raises(SignerRefused, match="no signer connected for"):
         await accept_pairing([relay], STRANGER, "secret", on_auth_url=lambda _: None, timeouts=HURRIED)
 
