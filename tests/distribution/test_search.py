@@ -96,8 +96,7 @@ async def test_incomplete_or_revoked_models_are_not_listed(scripted: ScriptedRel
         announce(BOB, name, created_at=NOW - 9, size=300 + number)
         for number, name in enumerate(("no-head", "no-manifest", "other", "revoked", "mixed"))
     )
-    forged = EventDraft(kind=1064, created_at=1, content="AAAA").sign(BOB)
-    tags = tuple(("e", forged.id.hex(), "") if tag[0] == "e" else tag for tag in other_manifest.release.tags)
+    tags = tuple(("e", revoked.manifest.id.hex(), "") if tag[0] == "e" else tag for tag in other_manifest.release.tags)
     bad = EventDraft(kind=RELEASE_KIND, created_at=NOW, tags=tags, content="{}").sign(BOB)
     head = tuple(("e", bad.id.hex(), "") if tag[0] == "e" else tag for tag in other_manifest.head.tags)
     wrong = tuple(("version", "7") if tag[0] == "version" else tag for tag in mixed.head.tags)
@@ -109,7 +108,6 @@ async def test_incomplete_or_revoked_models_are_not_listed(scripted: ScriptedRel
             no_manifest.release,
             no_manifest.head,
             bad,
-            forged,
             EventDraft(kind=HEAD_KIND, created_at=NOW, tags=head).sign(BOB),
             mixed.manifest,
             mixed.release,
