@@ -99,6 +99,7 @@ async def upload_installed(
     *,
     signer: EventSigner,
     now: Callable[[], int],
+    named: Sequence[str] = (),
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> Uploaded:
@@ -110,6 +111,7 @@ async def upload_installed(
         origins: Servers, as `normalize_server` returns them.
         signer: Signs as the one who uploads.
         now: Clock, in seconds since 1970.
+        named: Servers that the release names; the others are asked to copy from the public ones, which saves an upload.
         on_progress: Called with the bytes that a server has by now, on average, and the total.
         timeouts: How long to wait for servers.
 
@@ -119,7 +121,8 @@ async def upload_installed(
     """
     blobs, missing = _installed_blobs(installed, manifest)
     total = sum(blob.size for blob in blobs)
-    async with Uploader(origins, signer=signer, now=now, timeouts=timeouts) as uploader:
+    sources = usable_servers(named, known=origins)
+    async with Uploader(origins, signer=signer, now=now, sources=sources, timeouts=timeouts) as uploader:
         largest = max(blobs, key=lambda blob: blob.size)
         await uploader.check(sha256=largest.sha256, size=largest.size)
         await uploader.upload(blobs, lambda done: on_progress(done, total))

@@ -65,6 +65,7 @@ class ServerReport:
     """Result at one server so far, in blobs."""
 
     uploaded: int = 0
+    mirrored: int = 0  # the server copied them from another one
     present: int = 0  # the server had them before
     refused: int = 0
     bytes: int = 0  # of the blobs that were uploaded
@@ -126,6 +127,7 @@ class Uploader:
         origins: Servers, as `normalize_server` returns them.
         signer: Signs the tokens.
         now: Clock, in seconds since 1970.
+        sources: Public servers that may have the blobs; servers are asked to copy from them before a blob is uploaded.
         timeouts: How long to wait for servers.
     """
 
@@ -135,12 +137,14 @@ class Uploader:
         *,
         signer: EventSigner,
         now: Callable[[], int],
+        sources: Sequence[str] = (),
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self._signer = signer
         self._now = now
         self._timeouts = timeouts
         self._reports = {origin: ServerReport() for origin in origins}
+        self._sources = {origin: list(sources) for origin in origins}  # that it may still copy from
         self._clients: dict[str, BlossomClient] = {}
         self._stack = AsyncExitStack()
 
@@ -220,9 +224,30 @@ class Uploader:
         if await _has(client, blob):
             report.present += 1
             return
+        if await self._mirrored(client, blob, tokens):
+            report.mirrored += 1
+            return
         await client.upload(blob.sha256, blob.size, blob.blocks, lambda fresh: tokens.header(blob.sha256, fresh=fresh))
         report.uploaded += 1
         report.bytes += blob.size
+
+    async def _mirrored(self, client: BlossomClient, blob: LocalBlob, tokens: Authorizer) -> bool:
+        """Return whether the server copied a blob from another; a source that fails is not tried again."""
+        sources = self._sources[client.origin]
+        for source in list(sources):
+            try:
+                await client.mirror(
+                    source, blob.sha256, blob.size, lambda fresh: tokens.header(blob.sha256, fresh=fresh)
+                )
+                await _read_back(client, blob)
+            except (SignerRefused, InvalidSigned):
+                raise
+            except (TransportError, PeerError):
+                if source in sources:
+                    sources.remove(source)
+            else:
+                return True
+        return False
 
     @contextlib.contextmanager
     def _left_out_on_failure(self, origin: str) -> Iterator[None]:

@@ -83,21 +83,35 @@ def _reseed_servers(
     store, trusted, release = installed.find_release(which)
     check_not_revoked(store, release)
     key = signing_key(Home.from_environment(), key_file, password_file)
-    manifest = read_manifest(store, read_release(release, int(time.time())))
+    signed = read_release(release, int(time.time()))
+    manifest = read_manifest(store, signed)
     with byte_progress("uploading", shown=not (as_json or quiet)) as on_progress:
         done = asyncio.run(
             upload_installed(
-                release, manifest, origins, signer=key, now=lambda: int(time.time()), on_progress=on_progress
+                release,
+                manifest,
+                origins,
+                signer=key,
+                now=lambda: int(time.time()),
+                named=signed.servers,
+                on_progress=on_progress,
             )
         )
     servers = {
-        origin: {"uploaded": report.uploaded, "present": report.present, "reason": report.reason}
+        origin: {
+            "uploaded": report.uploaded,
+            "mirrored": report.mirrored,
+            "present": report.present,
+            "reason": report.reason,
+        }
         for origin, report in done.servers.items()
     }
     if done.missing and not quiet:
         print_stderr(f"{done.missing:,} files cannot be uploaded: their data is not in the store (weights only?)")
     lines = [
-        report["reason"] or f"{report['uploaded']:>7,} uploaded, {report['present']:,} already there  {origin}"
+        report["reason"]
+        or f"{report['uploaded']:>7,} uploaded, {report['mirrored']:,} copied from another server, "
+        f"{report['present']:,} already there  {origin}"
         for origin, report in servers.items()
     ]
     result = installed.release_json(release, trusted) | {"missing": done.missing, "servers": servers}

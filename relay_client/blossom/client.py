@@ -16,7 +16,7 @@ import orjson
 from relay_client.blossom.address import blob_url
 from relay_client.blossom.descriptor import BlobDescriptor
 from relay_client.blossom.response import MISSING, body_start, describe_refusal
-from relay_client.blossom.transport import Reply, Transport, translated
+from relay_client.blossom.transport import MAX_FAILURES, Reply, Transport, translated
 from relay_client.errors import InvalidResponse, ServerRefused, TransportError
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
@@ -24,6 +24,7 @@ MAX_UPLOADS = 2  # at a time; servers with few workers answer more with 503
 CONTENT_TYPE = "application/octet-stream"
 
 _BLOCK = 128 << 10  # bytes sent at once
+_SLOWEST_MIRROR = 256 << 10  # bytes per second; a slower copy is given up
 _UNDECIDED = frozenset({400, 401, 404, 405, 500, 501})  # to HEAD /upload: a token is missing, or BUD-06 is
 _UNAUTHORIZED = 401
 _CONFLICT = frozenset({409})  # the server has the blob, or received another one
@@ -233,16 +234,25 @@ class BlossomClient:
             return await self._confirm(await self._authorized(attempt, authorize), sha256, size)
 
     async def mirror(self, source: str, sha256: bytes, size: int, authorize: Authorize) -> BlobDescriptor:
-        """Have the server copy a blob from the server `source` (BUD-04); returns and raises as `upload` does."""
+        """Have the server copy a blob from the server `source` (BUD-04); returns and raises as `upload` does.
+
+        It is asked once, and given up when it takes too long.
+        """
         body = orjson.dumps({"url": blob_url(source, sha256)})
         url = f"{self.origin}/mirror"
 
         async def attempt(authorization: str) -> Reply:
             headers = {"Content-Type": "application/json", "Authorization": authorization}
-            return await self._http.exchange("PUT", url, headers=headers, body=body, size=size, accept=_CONFLICT)
+            try:
+                async with asyncio.timeout(self._answer_s + size / _SLOWEST_MIRROR):
+                    return await self._http.exchange(
+                        "PUT", url, headers=headers, body=body, size=size, accept=_CONFLICT
+                    )
+            except TimeoutError:
+                raise TransportError(f"{self.origin}: no answer in time") from None
 
         async with self._uploads:
-            return await self._confirm(await self._authorized(attempt, authorize), sha256, size)
+            return await self._confirm(await self._authorized(attempt, authorize, max_failures=1), sha256, size)
 
     async def delete(self, sha256: bytes, authorize: Authorize) -> bool:
         """Delete a blob (BUD-12), and return whether the server had it; raises ServerRefused, TransportError."""
@@ -271,7 +281,9 @@ class BlossomClient:
             failed.append(error)
             raise
 
-    async def _authorized(self, attempt: Callable[[str], Awaitable[_Result]], authorize: Authorize) -> _Result:
+    async def _authorized(
+        self, attempt: Callable[[str], Awaitable[_Result]], authorize: Authorize, *, max_failures: int = MAX_FAILURES
+    ) -> _Result:
         """Make attempts at a change, once more with a new token if the server refuses the first."""
         renewed = False
 
@@ -285,7 +297,7 @@ class BlossomClient:
             renewed = True
             return await attempt(await authorize(True))
 
-        return await self._http.retry(with_token)
+        return await self._http.retry(with_token, max_failures=max_failures)
 
     async def _confirm(self, reply: Reply, sha256: bytes, size: int) -> BlobDescriptor:
         """Return the descriptor in the reply to a change; without one, ask whether the server has the blob now."""

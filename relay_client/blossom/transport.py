@@ -22,7 +22,7 @@ _SLOWEST = 32 << 10  # bytes per second; a transfer that is slower on average en
 _MAX_REDIRECTS = 2
 _MAX_REPLY = 64 << 10  # bytes of a descriptor or a refusal
 _MAX_BUSY = 6  # answers "busy" to one request until the server is given up
-_MAX_FAILURES = 3  # of the connection or the server (5xx), the same
+MAX_FAILURES = 3  # of the connection or the server (5xx), the same
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _OK = range(200, 300)
 _FULL = 507
@@ -131,7 +131,7 @@ class Transport:
             only_public = only_public or normalize_origin(url, ("http", "https"))[0] != self.origin
         raise InvalidResponse(f"{self.origin}: redirects more than {_MAX_REDIRECTS} times")
 
-    async def retry(self, attempt: Callable[[], Awaitable[_Result]], *, max_failures: int = _MAX_FAILURES) -> _Result:
+    async def retry(self, attempt: Callable[[], Awaitable[_Result]], *, max_failures: int = MAX_FAILURES) -> _Result:
         """Make attempts until one succeeds, with longer and longer waits while the server is busy or fails."""
         busy, failures, wait_s = 0, 0, self.timeouts.rate_limit_first_s
         while True:

@@ -217,7 +217,7 @@ def test_reader_moves_a_release_to_another_server(
     assert invoke(reader, "keys", "new").returncode == 0
     with blossom_on_thread() as other:
         moved = json.loads(invoke(reader, "reseed", "tiny", "--server", other.url, "--json").stdout)
-        assert moved["servers"][other.url] == {"uploaded": 4, "present": 0, "reason": ""}
+        assert moved["servers"][other.url] == {"uploaded": 4, "mirrored": 0, "present": 0, "reason": ""}
         assert other.blobs == server.blobs
         server.blobs.popitem()
         lost = invoke(reader, "verify", "tiny", "--remote", *relay, "--server", server.url, "--json")
