@@ -30,9 +30,10 @@ TOKEN = "5eed-of-the-pairing"  # noqa: S105 (planted)
 
 
 @pytest.fixture
-def relay(tmp_path: Path, free_port: int) -> Iterator[str]:  # on a process of its own: commands block this one
+def relay(tmp_path: Path, free_port: int, unused_port: int) -> Iterator[str]:
+    """A relay and a Blossom server in a process of their own: commands block this one."""
     assert (NPM_MODULES / "@nostr-dev-kit/ndk").exists(), "run make tests/relays/node_modules/.installed"
-    with background(tmp_path, "relay", "--port", free_port) as (_, url):
+    with background(tmp_path, "relay", "--open", "--port", free_port, "--blobs", unused_port) as (_, url):
         yield url
 
 
@@ -64,6 +65,19 @@ def test_ndk_signer_publishes_a_release(home: Path, tmp_path: Path, relay: str) 
         fetched = invoke(home, "fetch", release, "--relay", relay, "--json")
         assert json.loads(fetched.stdout)["author"] == encode_npub(USER.pubkey)
         assert invoke(home, "revoke", release, "--relay", relay).returncode == 0
+
+
+def test_ndk_signer_gives_tokens_to_upload_and_delete(home: Path, tmp_path: Path, relay: str, unused_port: int) -> None:
+    server = f"http://127.0.0.1:{unused_port}"
+    words = ("--relay", relay, "--server", server)
+    with npm_bunker(tmp_path, relay, "signs", key=SECRET, token=TOKEN):
+        sent = invoke(home, "publish", "checkpoint_best.bin", *words, "--no-relay-chunks", "--yes", "--json")
+        assert sent.returncode == 0, sent.stderr
+        result = json.loads(sent.stdout)
+        assert result["servers"][server]["uploaded"] > 0
+        revoked = invoke(home, "revoke", result["release"], *words, "--delete-blobs", "--json")
+        assert revoked.returncode == 0, revoked.stderr
+        assert json.loads(revoked.stdout)["servers"][server]["deleted"] == result["servers"][server]["uploaded"]
 
 
 def test_ndk_signer_that_refuses_is_one_line(home: Path, tmp_path: Path, relay: str) -> None:
