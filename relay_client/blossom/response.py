@@ -1,11 +1,11 @@
 """Responses of Blossom servers: refusals in words, ranges, and when to try again. No I/O."""
 
-import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 import orjson
 
+from relay_client.blossom.payment import describe_payment
 from relay_client.errors import InvalidResponse, quote
 from relay_client.messages import sanitize
 
@@ -28,8 +28,6 @@ _WORDS = {
     503: "is busy",
     507: "has no space left",
 }
-_LIGHTNING = re.compile("ln(?:bc|tb|tbs|bcrt)([0-9]{1,12})([munp]?)1", re.IGNORECASE)  # of an invoice (BOLT-11)
-_MILLISATOSHI = {"": 10**11, "m": 10**8, "u": 10**5, "n": 10**2, "p": 0.1}  # per unit of its amount
 _LONGEST_WAIT_S = 60
 
 
@@ -38,7 +36,7 @@ def describe_refusal(status: int, headers: Mapping[str, str], raw_body: bytes) -
     if status in _REDIRECTS and (location := headers.get("Location")):
         words = f"redirects to {quote(location)}, which is not followed: use that address if you trust it"
     elif status == 402:  # noqa: PLR2004 (Payment Required)
-        words = f"asks for payment{_payment(headers)}, which is never made"
+        words = f"asks for payment{describe_payment(headers)}, which is never made"
     else:
         words = _WORDS.get(status, f"answers with HTTP status {status}")
     reason = _reason(headers, raw_body)
@@ -56,18 +54,6 @@ def _reason(headers: Mapping[str, str], raw_body: bytes) -> str:
         if isinstance(raw, dict):
             text = next((str(raw[name]) for name in ("message", "error", "reason") if raw.get(name)), "")
     return sanitize(text).strip()
-
-
-def _payment(headers: Mapping[str, str]) -> str:
-    """Return the amount and method that a server asks for (BUD-07), in brackets."""
-    methods = []
-    if "X-Lightning" in headers:
-        found = _LIGHTNING.match(headers["X-Lightning"])
-        satoshi = int(found[1]) * _MILLISATOSHI[found[2].lower()] / 1_000 if found else 0
-        methods.append(f"Lightning, {satoshi:,.0f} sat" if found else "Lightning")
-    if "X-Cashu" in headers:
-        methods.append("Cashu")
-    return f" ({' or '.join(methods)})" if methods else ""
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
