@@ -71,4 +71,4 @@ tests/relays/node_modules/.installed: tests/relays/package.json
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-relays .venv-lm-eval tests/relays/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-relays .venv-lm-eval tests/relays/node_modules benchmarks/peers/.packages benchmarks/peers/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from peer_installs import PACKAGES, PEERS
+
 SCRIPTS = Path(__file__).parent / "scripts"
 BASELINE, TEXT = "RANDYGPT_BASELINE", "RANDYGPT_TEXT"
 ROUNDS = 3  # A B A B A B: reference and ours alternate
@@ -58,6 +60,10 @@ class Bench:
         """Run a script of `scripts/` as a process and return the figures it prints."""
         return self._run([sys.executable, str(SCRIPTS / script), *arguments])
 
+    def run_peer(self, script: str, *arguments: str) -> Raw:
+        """Run a script of `peers/`, with the packages installed there, and return the figures it prints."""
+        return self._run([sys.executable, str(PEERS / script), *arguments], {"PYTHONPATH": str(PACKAGES)})
+
     def plain_training_ms(self, preset: str, steps: int) -> float:
         """Measure a training iteration of the plain program, in ms."""
         flags = ["--preset", preset, "--vocab", str(self.vocab_size), "--batch", "64", "--steps", str(steps)]
@@ -91,6 +97,7 @@ class Row:
     at_most: bool = False  # the goal is an upper limit, not a lower one
     needs: tuple[str, ...] = ()  # environment variables
     program: Path | None = None  # installed by `make test-all`
+    setup: Callable[[], str] | None = None  # installs the peer, or returns why it cannot be had
 
     def missing(self, bench: Bench) -> list[str]:
         """Return the missing requirements of this row, in words."""
@@ -98,6 +105,8 @@ class Row:
         missing = [f"{name} is not set" for name in self.needs if not available[name]]
         if self.program and not self.program.exists():
             missing.append(f"{self.program.name} is not installed")
+        if not missing and self.setup and (reason := self.setup()):
+            missing.append(reason)
         return missing
 
 

@@ -42,6 +42,27 @@ class Comparison:
 
 COMPARISONS = (
     Comparison(
+        title="Decoding one sequence, preset l, vocabulary 2,000, float32",
+        row="one sequence, preset l: against llama.cpp, float32",
+        peer="llama.cpp",
+        amount=1,
+        unit="tokens/s",
+    ),
+    Comparison(
+        title="Serving 32 HTTP clients; llama.cpp decodes 32 sequences without HTTP",
+        row="clients over HTTP, preset l, 32: against llama.cpp in its process, float32",
+        peer="llama.cpp",
+        amount=1,
+        unit="tokens/s",
+    ),
+    Comparison(
+        title="Training, preset l, batch size 64, next to torch.compile in bf16",
+        row="training iteration, preset l, batch 64: against a compiled bf16 program",
+        peer="compiled PyTorch",
+        amount=ITERATION,
+        unit="tokens/s",
+    ),
+    Comparison(
         title="Training, preset l, batch size 64",
         row="training iteration, preset l, batch 64",
         peer="plain PyTorch",

@@ -22,6 +22,7 @@ import rows_machine
 import rows_model
 import rows_neighbour
 import rows_network
+import rows_peers
 import rows_search
 import rows_server
 from machine import machine
@@ -31,7 +32,14 @@ from randygpt.model.tokenizer import CharTokenizer
 from randygpt.training.text import Text
 
 RESULTS = Path(__file__).parent / "results"
-DEFAULT_ROWS = (*rows_model.ROWS, *rows_neighbour.ROWS, *rows_server.ROWS, *rows_load.ROWS, *rows_events.ROWS)
+DEFAULT_ROWS = (
+    *rows_peers.ROWS,
+    *rows_model.ROWS,
+    *rows_neighbour.ROWS,
+    *rows_server.ROWS,
+    *rows_load.ROWS,
+    *rows_events.ROWS,
+)
 DEFAULT_ROWS += (*rows_network.ROWS, *rows_blossom.ROWS, *rows_search.ROWS, *rows_machine.ROWS)
 
 

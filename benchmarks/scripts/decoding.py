@@ -1,4 +1,7 @@
-"""Decoding of 200 tokens with preset l and a vocabulary of 2,000. Prints {"tokens_per_s"}. Without torch."""
+"""Decoding of 200 tokens with a vocabulary of 2,000: `decoding.py [PRESET]`, by default l. Without torch.
+
+Prints {"tokens_per_s"}.
+"""
 
 import json
 import sys
@@ -14,9 +17,9 @@ from randygpt.model.sampling import Sampling, generate
 TOKENS = 200
 
 
-def main() -> None:
+def main(preset: str = "l") -> None:
     """Measure and print the figures."""
-    config = ModelConfig.from_preset("l", vocab_size=2000)
+    config = ModelConfig.from_preset(preset, vocab_size=2000)
     count = sum(rows * columns for rows, columns in tensor_shapes(config).values())
     weights = np.random.default_rng(0).standard_normal(count, dtype=np.float32) * np.float32(0.02)
     decoder = Decoder.from_flat(config, weights)
@@ -29,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
