@@ -48,6 +48,16 @@ def remote_signer(pairing: Pairing, say: Callable[[str], None]) -> RemoteSigner:
     return RemoteSigner(
         pairing,
         describe=describe_draft,
-        on_waiting=lambda what: say(f"waiting for your signer to approve: {what}"),
-        on_auth_url=lambda url: say(f"your signer wants you to approve at {url}"),
+        on_waiting=lambda what: say(describe_wait(what)),
+        on_auth_url=lambda url: say(describe_auth_url(url)),
     )
+
+
+def describe_wait(what: str) -> str:
+    """Return in words what the user may have to approve."""
+    return f"waiting for your signer to approve: {what}"
+
+
+def describe_auth_url(url: str) -> str:
+    """Return in words where the user has to approve."""
+    return f"your signer wants you to approve at {url}"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 BUNKER_EXAMPLE = "Example: randygpt keys bunker 'bunker://…'"
 CONNECT_EXAMPLE = "Example: randygpt keys connect"
 
+_RELAYS = 3  # with more, the QR code may not fit 80 columns
+
 
 def bunker(
     address: Annotated[
@@ -35,17 +37,17 @@ def bunker(
     which it asks the signer for each signature.
     """
     from randygpt.remote_signing import PERMISSIONS
-    from randygpt.user.pairing import check_can_pair
+    from randygpt.user.pairing import prepare_pairing
     from relay_client.nip46.remote_signer import pair
     from relay_client.nip46.uri import BunkerUri
 
     home = Home.from_environment()
-    check_can_pair(home)
+    prepare_pairing(home)
     if address is None:
         is_typed = sys.stdin.isatty()
         address = ask_secret("Address (bunker://…): ") if is_typed else sys.stdin.readline(MAX_SECRET)
     uri = BunkerUri.parse(address)
-    pairing = asyncio.run(pair(uri, permissions=PERMISSIONS, on_auth_url=_print_auth_url))
+    pairing = asyncio.run(pair(uri, permissions=PERMISSIONS, on_waiting=_print_wait, on_auth_url=_print_auth_url))
     _finish(home, pairing, as_json=as_json)
 
 
@@ -55,24 +57,32 @@ def connect(relay: Relays = None, as_json: Json = False, quiet: Quiet = False) -
     Shows a nostrconnect:// address, also as a QR code, and waits up to five minutes for the signer at your relays.
     """
     from randygpt.remote_signing import CLIENT_NAME, PERMISSIONS
-    from randygpt.user.pairing import check_can_pair
+    from randygpt.user.pairing import prepare_pairing
     from relay_client.keys import SecretKey
     from relay_client.nip46.remote_signer import accept_pairing
-    from relay_client.nip46.uri import MAX_RELAYS, connect_uri
+    from relay_client.nip46.uri import connect_uri
 
     home = Home.from_environment()
-    check_can_pair(home)
-    relays, key, secret = home.resolve_relays(relay)[:MAX_RELAYS], SecretKey.generate(), secrets.token_hex(8)
+    prepare_pairing(home)
+    relays, key, secret = home.resolve_relays(relay)[:_RELAYS], SecretKey.generate(), secrets.token_hex(8)
     uri = connect_uri(key.pubkey, relays, secret=secret, permissions=PERMISSIONS, name=CLIENT_NAME)
     if not print_qr(uri) and sys.stderr.isatty() and not quiet:
         print_stderr("the QR code does not fit this terminal")
     print_stderr(f"Scan or paste this in your signer, and leave this running:\n{uri}")
-    pairing = asyncio.run(accept_pairing(relays, key, secret, on_auth_url=_print_auth_url))
+    pairing = asyncio.run(accept_pairing(relays, key, secret, on_waiting=_print_wait, on_auth_url=_print_auth_url))
     _finish(home, pairing, as_json=as_json)
 
 
+def _print_wait(what: str) -> None:
+    from randygpt.remote_signing import describe_wait
+
+    print_stderr(describe_wait(what))
+
+
 def _print_auth_url(url: str) -> None:
-    print_stderr(f"your signer wants you to approve at {url}")
+    from randygpt.remote_signing import describe_auth_url
+
+    print_stderr(describe_auth_url(url))
 
 
 def _finish(home: Home, pairing: "Pairing", *, as_json: bool) -> None:

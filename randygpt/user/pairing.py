@@ -39,16 +39,18 @@ def read_pairing(home: Home) -> Pairing:
         ) from None
 
 
-def check_can_pair(home: Home) -> None:
-    """Raise CallerError if the home has a key already."""
+def prepare_pairing(home: Home) -> None:
+    """Prepare the home for a pairing, whose secret is valid once; raises CallerError if it has a key, and OSError."""
+    disable_core_dumps()
     for path in (home.key_path, home.pairing_path):
         if os.path.lexists(path):
             raise CallerError(f"a key exists already: {path}")
+    prepare_keys_folder(home)
 
 
 def store_pairing(home: Home, pairing: Pairing) -> None:
     """Store a pairing as the user's key; raises CallerError if the home has a key, and OSError."""
-    check_can_pair(home)
+    prepare_pairing(home)
     fields = {
         "signer": pairing.signer.hex(),
         "user": pairing.user.hex(),
@@ -58,5 +60,4 @@ def store_pairing(home: Home, pairing: Pairing) -> None:
     text = json.dumps(fields, indent=1)
     if len(text.encode()) >= MAX_SECRET:
         raise CallerError("the addresses of the signer's relays are too long")
-    prepare_keys_folder(home)
     write_secret(home.pairing_path, text, "a key exists already")

@@ -21,6 +21,9 @@ from relay_client.nip46.messages import NIP46_KIND, Request, Response
 from relay_client.session import OkReceived, Verdict
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
+OnWaiting = Callable[[str], None]  # gets what the user may have to approve
+OnAuthUrl = Callable[[str], None]  # gets the address at which the user has to approve
+
 _STORED = 10  # answers to ask for that a relay stored although it need not
 _ACCEPTED = {Verdict.ACCEPTED, Verdict.DUPLICATE}
 
@@ -32,6 +35,7 @@ class SignerClient:
         relays: URLs of the relays on which the signer listens.
         client_key: Key of this client, which the signer knows.
         signer: X-only public key of the signer; None: `accept` waits for one.
+        on_waiting: Called with what is asked for if the signer takes longer than a program would.
         on_auth_url: Called with an address at which the user has to approve, once for a request.
         timeouts: How long to wait for relays and for the signer.
     """
@@ -42,12 +46,14 @@ class SignerClient:
         client_key: SecretKey,
         signer: bytes | None,
         *,
-        on_auth_url: Callable[[str], None] = lambda _url: None,
+        on_waiting: OnWaiting,
+        on_auth_url: OnAuthUrl,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self.signer = signer
         self._relays = relays
         self._client_key = client_key
+        self._on_waiting = on_waiting
         self._on_auth_url = on_auth_url
         self._timeouts = timeouts
         self._exchange: Exchange | None = None
@@ -74,7 +80,7 @@ class SignerClient:
 
         Args:
             make_request: Makes the request of an id.
-            what: What is asked for, for errors.
+            what: What is asked for, for the user.
 
         Raises:
             CallerError: The request is too large.
@@ -93,10 +99,12 @@ class SignerClient:
             self._exchange = exchange
             asked, self._asked = self._asked, asyncio.Event()
             asked.set()
+            notice = asyncio.get_running_loop().call_later(self._timeouts.sign_notice_s, self._on_waiting, what)
             try:
                 response = await self._answer(exchange, what)
             finally:
                 self._exchange = None
+                notice.cancel()
         if response.error:
             raise SignerRefused(f"your signer refuses {what}: {response.error[:200]!r}")
         return response.result

@@ -1,6 +1,5 @@
 """A person's remote signer: pairing with it, and signatures from it, each verified. Does network I/O."""
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import Self
@@ -12,7 +11,7 @@ from relay_client.event import Event, EventDraft, EventSigner
 from relay_client.hexadecimal import parse_hex
 from relay_client.keys import SecretKey, is_public_key
 from relay_client.nip19 import encode_npub
-from relay_client.nip46.client import SignerClient
+from relay_client.nip46.client import OnAuthUrl, OnWaiting, SignerClient
 from relay_client.nip46.messages import Method, Request, sign_request
 from relay_client.nip46.pairing import Pairing
 from relay_client.nip46.uri import BunkerUri
@@ -21,17 +20,21 @@ from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 _KEY_SIZE = 32  # bytes
 _ACK = "ack"
 
-OnAuthUrl = Callable[[str], None]  # gets the address at which the user has to approve
-
 
 async def pair(
-    uri: BunkerUri, *, permissions: str, on_auth_url: OnAuthUrl, timeouts: Timeouts = DEFAULT_TIMEOUTS
+    uri: BunkerUri,
+    *,
+    permissions: str,
+    on_waiting: OnWaiting,
+    on_auth_url: OnAuthUrl,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> Pairing:
     """Connect to the signer of a `bunker://` address, and learn whose key it has.
 
     Args:
         uri: The address.
         permissions: What this client will ask for, comma-separated (NIP-46).
+        on_waiting: Called with what the user may have to approve.
         on_auth_url: Called with an address at which the user has to approve.
         timeouts: How long to wait for relays and for the signer.
 
@@ -41,7 +44,9 @@ async def pair(
     """
     key = SecretKey.generate()
     params = (uri.signer.hex(), uri.secret, permissions)
-    async with SignerClient(uri.relays, key, uri.signer, on_auth_url=on_auth_url, timeouts=timeouts) as client:
+    async with SignerClient(
+        uri.relays, key, uri.signer, on_waiting=on_waiting, on_auth_url=on_auth_url, timeouts=timeouts
+    ) as client:
         result = await client.ask(
             lambda request_id: Request(id=request_id, method=Method.CONNECT, params=params), what="the connection"
         )
@@ -55,11 +60,14 @@ async def accept_pairing(
     client_key: SecretKey,
     secret: str,
     *,
+    on_waiting: OnWaiting,
     on_auth_url: OnAuthUrl,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> Pairing:
     """Wait for a signer that was shown our `nostrconnect://` address, and learn whose key it has; raises as `pair`."""
-    async with SignerClient(relays, client_key, None, on_auth_url=on_auth_url, timeouts=timeouts) as client:
+    async with SignerClient(
+        relays, client_key, None, on_waiting=on_waiting, on_auth_url=on_auth_url, timeouts=timeouts
+    ) as client:
         signer = await client.accept(secret, limit_s=timeouts.pair_s)
         return await _finish(client, client_key, signer, tuple(relays))
 
@@ -93,7 +101,7 @@ class RemoteSigner:
         pairing: Pairing,
         *,
         describe: Callable[[EventDraft], str],
-        on_waiting: Callable[[str], None],
+        on_waiting: OnWaiting,
         on_auth_url: OnAuthUrl,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
@@ -123,24 +131,24 @@ class RemoteSigner:
 
     async def sign_event(self, draft: EventDraft) -> Event:
         """Have an event signed, and verify that it is the draft; see `EventSigner`."""
-        what = self._describe(draft)
-        notice = asyncio.get_running_loop().call_later(self._timeouts.sign_notice_s, self._on_waiting, what)
-        try:
-            if self._client:
-                return await self._sign(self._client, draft, what)
-            async with self._new_client() as client:
-                return await self._sign(client, draft, what)
-        finally:
-            notice.cancel()
+        if self._client:
+            return await self._sign(self._client, draft)
+        async with self._new_client() as client:
+            return await self._sign(client, draft)
 
-    async def _sign(self, client: SignerClient, draft: EventDraft, what: str) -> Event:
-        result = await client.ask(lambda request_id: sign_request(request_id, draft), what=what)
+    async def _sign(self, client: SignerClient, draft: EventDraft) -> Event:
+        result = await client.ask(lambda request_id: sign_request(request_id, draft), what=self._describe(draft))
         return check_signed(result, draft, self.pubkey)
 
     def _new_client(self) -> SignerClient:
         kept = self.pairing
         return SignerClient(
-            kept.relays, kept.client_key, kept.signer, on_auth_url=self._on_auth_url, timeouts=self._timeouts
+            kept.relays,
+            kept.client_key,
+            kept.signer,
+            on_waiting=self._on_waiting,
+            on_auth_url=self._on_auth_url,
+            timeouts=self._timeouts,
         )
 
 

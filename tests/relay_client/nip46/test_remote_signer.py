@@ -29,9 +29,17 @@ async def bunker(relay: str) -> AsyncIterator[Bunker]:
         yield started
 
 
+def ignore(_text: str) -> None:
+    pass
+
+
 async def paired(bunker: Bunker, timeouts: Timeouts = FAST) -> Pairing:
     return await pair(
-        BunkerUri.parse(bunker.uri), permissions="sign_event:4181", on_auth_url=lambda _: None, timeouts=timeouts
+        BunkerUri.parse(bunker.uri),
+        permissions="sign_event:4181",
+        on_waiting=lambda _: None,
+        on_auth_url=ignore,
+        timeouts=timeouts,
     )
 
 
@@ -75,10 +83,24 @@ async def test_open_signer_asks_one_question_at_a_time(bunker: Bunker) -> None:
         pass
 
 
+async def test_signer_that_asks_before_pairing_is_announced(bunker: Bunker) -> None:
+    bunker.answers, waiting = 0, list[str]()
+    hurried = Timeouts(sign_s=0.2, sign_notice_s=0.01)
+    with pytest.raises(SignerRefused, match="approve the connection there"):
+        await pair(
+            BunkerUri.parse(bunker.uri),
+            permissions="",
+            on_waiting=waiting.append,
+            on_auth_url=ignore,
+            timeouts=hurried,
+        )
+    assert waiting == ["the connection"]
+
+
 async def test_wrong_secret_is_refused_in_one_line(bunker: Bunker) -> None:
     uri = BunkerUri.parse(bunker.uri.replace(TOKEN, "other"))
     with pytest.raises(SignerRefused, match=r"^your signer refuses the connection: 'wrong secret'$"):
-        await pair(uri, permissions="", on_auth_url=lambda _: None, timeouts=FAST)
+        await pair(uri, permissions="", on_waiting=ignore, on_auth_url=ignore, timeouts=FAST)
 
 
 async def refuses(_bunker: Bunker, _draft: dict[str, Any]) -> AsyncIterator[Reply]:
@@ -166,7 +188,7 @@ async def test_auth_url_is_shown_once_and_waited_for(bunker: Bunker) -> None:
 async def test_relay_that_loses_messages_delays_only(bunker: Bunker, every: int) -> None:
     async with lossy_relay(bunker.relay, every=every) as (url, lost):
         uri = BunkerUri(signer=bunker.key.pubkey, relays=(url,), secret=TOKEN)
-        pairing = await pair(uri, permissions="", on_auth_url=lambda _: None, timeouts=FAST)
+        pairing = await pair(uri, permissions="", on_waiting=ignore, on_auth_url=ignore, timeouts=FAST)
         async with kept_open(signer := signer_of(pairing)):
             drafts = [EventDraft(kind=1, created_at=n, tags=(("name", "demo"),)) for n in range(6)]
             events = [await signer.sign_event(draft) for draft in drafts]
@@ -188,7 +210,7 @@ async def test_signer_scans_our_address(relay: str) -> None:
 
     async with running(bunker):
         scanning = asyncio.create_task(scan())
-        pairing = await accept_pairing([relay], key, secret, on_auth_url=lambda _: None, timeouts=FAST)
+        pairing = await accept_pairing([relay], key, secret, on_waiting=ignore, on_auth_url=ignore, timeouts=FAST)
         scanning.cancel()
     assert (pairing.signer, pairing.user) == (bunker.key.pubkey, bunker.user.pubkey)
     assert pairing.client_key is key
@@ -196,7 +218,7 @@ async def test_signer_scans_our_address(relay: str) -> None:
 
 async def test_address_that_no_signer_scans_expires(relay: str) -> None:
     with pytest.raises(SignerRefused, match="no signer connected for"):
-        await accept_pairing([relay], STRANGER, "secret", on_auth_url=lambda _: None, timeouts=HURRIED)
+        await accept_pairing([relay], STRANGER, "secret", on_waiting=ignore, on_auth_url=ignore, timeouts=HURRIED)
 
 
 async def test_event_that_no_relay_passes_on_is_not_sent(bunker: Bunker) -> None:
