@@ -147,7 +147,10 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
 
 @functools.cache
 def register() -> str:
-    """Make the device known to torch, once in a process, and return its name."""
+    """Make the device known to torch, once in a process, and return its name.
+
+    Call it before the first backward pass: torch counts devices then. `torch.compile` fails from then on.
+    """
     _setup_privateuseone_for_python_backend(NAME)
     library = torch.library.Library("aten", "IMPL")
     kernels: dict[str, Callable[..., Tensor]] = {

@@ -23,11 +23,7 @@ from randygpt.training.trainer import Trainer
 
 SHAPE = replace(SHORT, n_layer=1, block_size=16)
 FILES = ("m.bin", "m.json", "m_best.bin", "m_best.json")
-
-
-@pytest.fixture(scope="module")
-def second() -> str:
-    return second_device.register()
+SECOND = second_device.register()  # while tests are collected: torch counts devices in the first backward pass
 
 
 def options(folder: Path, device: str, recipe: str = "fast", **changes: Any) -> TrainOptions:  # noqa: ANN401 (fields)
@@ -47,10 +43,10 @@ def train(asked: TrainOptions, *, stop_after: int | None = None) -> list[Step]:
     return steps
 
 
-def test_devices_do_not_mix(second: str) -> None:
+def test_devices_do_not_mix() -> None:
     x = torch.ones(3)
     with recorded() as record:
-        moved = x.to(second)
+        moved = x.to(SECOND)
         with pytest.raises(RuntimeError, match="same device"):
             moved + x
         assert (moved + moved.sum()).cpu().tolist() == [4, 4, 4]
@@ -58,8 +54,8 @@ def test_devices_do_not_mix(second: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", [pytest.param("classic", marks=pytest.mark.full), "fast"])
-def test_losses_and_weights_are_those_of_the_cpu(tmp_path: Path, second: str, recipe: str) -> None:
-    asked = [options(tmp_path / device, device, recipe, dropout=0.0) for device in ("cpu", second)]
+def test_losses_and_weights_are_those_of_the_cpu(tmp_path: Path, recipe: str) -> None:
+    asked = [options(tmp_path / device, device, recipe, dropout=0.0) for device in ("cpu", SECOND)]
     expected, found = (train(each) for each in asked)
     assert [step.iteration for step in found] == list(range(16))
     for step, exact in zip(found, expected, strict=True):
@@ -70,8 +66,8 @@ def test_losses_and_weights_are_those_of_the_cpu(tmp_path: Path, second: str, re
 
 
 @pytest.mark.parametrize("recipe", ["classic", "fast"])
-def test_cpu_waits_only_to_read_losses(tmp_path: Path, second: str, recipe: str) -> None:
-    trainer = Trainer.start(options(tmp_path, second, recipe, dropout=0.1), TEXT, lambda _: SHAPE)
+def test_cpu_waits_only_to_read_losses(tmp_path: Path, recipe: str) -> None:
+    trainer = Trainer.start(options(tmp_path, SECOND, recipe, dropout=0.1), TEXT, lambda _: SHAPE)
     with recorded() as record:
         for _ in range(6):
             trainer._iterations.advance()
@@ -84,9 +80,9 @@ def test_cpu_waits_only_to_read_losses(tmp_path: Path, second: str, recipe: str)
 
 
 @pytest.mark.parametrize("recipe", ["classic", pytest.param("fast", marks=pytest.mark.full)])
-def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, second: str, recipe: str) -> None:
+def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, recipe: str) -> None:
     folders = [tmp_path / name for name in ("whole", "parts")]
-    whole, parts = (options(folder, second, recipe, dropout=0.1) for folder in folders)
+    whole, parts = (options(folder, SECOND, recipe, dropout=0.1) for folder in folders)
     train(whole)
     assert [step.iteration for step in train(parts, stop_after=5)] == list(range(5))
     train(parts)
@@ -96,8 +92,8 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path, second: str, recip
     assert [json.loads(line)["iter"] for line in lines] == list(range(16))
 
 
-def test_losses_are_reported_in_order_and_often(tmp_path: Path, second: str) -> None:
-    trainer = Trainer.start(options(tmp_path, second, iterations=10_000), TEXT, lambda _: SHAPE)
+def test_losses_are_reported_in_order_and_often(tmp_path: Path) -> None:
+    trainer = Trainer.start(options(tmp_path, SECOND, iterations=10_000), TEXT, lambda _: SHAPE)
     reported: list[tuple[int, int]] = []
     trainer.run(
         lambda step: reported.append((step.iteration, trainer.next_iteration)), lambda: trainer.next_iteration == 13
@@ -105,9 +101,9 @@ def test_losses_are_reported_in_order_and_often(tmp_path: Path, second: str) -> 
     assert reported == [*((iteration, 10) for iteration in range(10)), *((iteration, 13) for iteration in (10, 11, 12))]
 
 
-def test_diverged_run_saves_nothing(tmp_path: Path, second: str) -> None:
+def test_diverged_run_saves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Diverged, match=r"at iteration [1-9]:"):
-        train(options(tmp_path, second, "classic", iterations=1000, max_lr=1e30))
+        train(options(tmp_path, SECOND, "classic", iterations=1000, max_lr=1e30))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -124,9 +120,9 @@ class Names(TorchFunctionMode):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
-def test_attention_is_the_library_function_on_an_accelerator(second: str, dtype: torch.dtype) -> None:
-    model = GPT.initialize(SHAPE, seed=0, device=second)
+def test_attention_is_the_library_function_on_an_accelerator(dtype: torch.dtype) -> None:
+    model = GPT.initialize(SHAPE, seed=0, device=SECOND)
     model.set_training_dtype(dtype)
     with Names() as names:
-        model(torch.zeros(1, 8, dtype=torch.int64).to(second))
+        model(torch.zeros(1, 8, dtype=torch.int64).to(SECOND))
     assert names.called.count("scaled_dot_product_attention") == SHAPE.n_layer
