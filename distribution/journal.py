@@ -183,12 +183,12 @@ class Journal:
             raise newer_state(self._path, version, JOURNAL_VERSION)
         if version == JOURNAL_VERSION:
             return
-        self._database.executescript(_SCHEMA)
+        self._database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")  # one transaction waits for the disk once
         columns = {column for _, column, *_ in self._database.execute("PRAGMA table_info(publishes)")}
         for column in _ADDED.keys() - columns:
-            with contextlib.suppress(sqlite3.OperationalError):  # another process was quicker
-                self._database.execute(f"ALTER TABLE publishes ADD COLUMN {column} {_ADDED[column]}")
+            self._database.execute(f"ALTER TABLE publishes ADD COLUMN {column} {_ADDED[column]}")
         self._database.execute(f"PRAGMA user_version = {JOURNAL_VERSION}")
+        self._database.execute("COMMIT")
 
     def receipts(self, release_id: bytes) -> Receipts:
         """Return the receipts of one release."""
