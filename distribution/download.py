@@ -24,6 +24,7 @@ from distribution.server_fetch import RelaySource, ServerFetch
 from distribution.store import Store
 from relay_client import gather
 from relay_client.errors import InvalidEvent
+from relay_client.event import claimed_id
 from relay_client.event_source import EventSource
 from relay_client.gather_plan import IDS_PER_REQUEST
 
@@ -238,7 +239,7 @@ class _ChunkWriter:
             data, places = self._assembler.offer(raw_event)
         except (InvalidEvent, InvalidChunk) as error:
             self._counts.rejected += 1
-            self._refusals[str(raw_event["id"])] = f"{url}: {error}"
+            self._refusals[claimed_id(raw_event)] = f"{url}: {error}"
             return False
         if places:
             self._signatures.add(raw_event)

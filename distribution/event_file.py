@@ -23,7 +23,7 @@ from distribution.events import CHUNK_KIND, HEAD_KIND, RELEASE_KIND, Head, Relea
 from distribution.revocation import REVOCATION_KIND
 from distribution.trust import TrustPolicy
 from relay_client.errors import InvalidEvent
-from relay_client.event import Event
+from relay_client.event import Event, claimed_id
 from relay_client.event_source import Answer
 from relay_client.filter import Filter
 from relay_client.gather import BY_ID, AcceptEvent, KeyLookup
@@ -275,8 +275,8 @@ def _matches(wanted: Filter, raw_event: Mapping[str, object]) -> bool:
     tags = raw_event.get("tags")
     claimed = [tag for tag in tags if isinstance(tag, list)] if isinstance(tags, list) else []
     return (
-        (not wanted.ids or raw_event.get("id") in {value.hex() for value in wanted.ids})
-        and (not wanted.authors or raw_event.get("pubkey") in {value.hex() for value in wanted.authors})
+        (not wanted.ids or claimed_id(raw_event) in {value.hex() for value in wanted.ids})
+        and (not wanted.authors or raw_event.get("pubkey") in [value.hex() for value in wanted.authors])
         and (wanted.since or 0) <= _time(raw_event) <= (math.inf if wanted.until is None else wanted.until)
         and (not wanted.kinds or raw_event.get("kind") in wanted.kinds)
         and all(

@@ -13,7 +13,7 @@ from distribution.events import RELEASE_KIND, Release
 from distribution.paged_reader import PagedReader, ReadLimits
 from distribution.trace import query_revocations
 from relay_client.errors import InvalidEvent
-from relay_client.event import Event
+from relay_client.event import Event, claimed_id
 from relay_client.filter import Filter
 from relay_client.pool import Pool
 
@@ -129,7 +129,7 @@ class _Search:
         try:
             release = Release.parse(Event.parse(raw_event), now=self.now)
         except (InvalidEvent, InvalidRelease):
-            self.refused.add(str(raw_event.get("id"))[:_ID_DIGITS])
+            self.refused.add(claimed_id(raw_event)[:_ID_DIGITS])
             return
         if (self._authors and release.author not in self._authors) or not find_role(release, self.ancestor):
             self.refused.add(release.id.hex())

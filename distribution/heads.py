@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from distribution.errors import InvalidRelease, NotFound, RandyGPTError
 from distribution.events import Head, Release
 from relay_client.errors import InvalidEvent
-from relay_client.event import Event
+from relay_client.event import Event, claimed_id
 from relay_client.event_source import EventSource
 
 
@@ -75,7 +75,7 @@ async def gather_signed(
         try:
             event = Event.parse(raw_event)
         except InvalidEvent as error:
-            rejected[str(raw_event["id"])] = f"{url}: {error}"
+            rejected[claimed_id(raw_event)] = f"{url}: {error}"
             return False
         found[event.id] = event
         return True

@@ -144,7 +144,7 @@ def _to_file_record(file: FileEntry, original: OriginalFile | None) -> dict[str,
 
 
 def from_record(record: Mapping[str, Any], folder: Path) -> InstalledRelease:
-    """Parse the content of `release.json`; raises KeyError, TypeError or ValueError if it is damaged."""
+    """Parse the content of `release.json`; raises KeyError, TypeError, ValueError or AttributeError for damage."""
     tags = tuple(map(tuple, record["event"]["tags"]))
     return InstalledRelease(
         id=bytes.fromhex(record["release"]),

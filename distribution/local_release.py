@@ -125,7 +125,7 @@ def read_release(installed: InstalledRelease, now: int) -> Release:
     path = installed.folder / RESERVED
     try:
         return Release.parse(Event.parse(orjson.loads(path.read_bytes())["event"]), now=now)
-    except (orjson.JSONDecodeError, KeyError, InvalidEvent, InvalidRelease) as error:
+    except (orjson.JSONDecodeError, KeyError, TypeError, InvalidEvent, InvalidRelease) as error:
         raise StoreError(f"{path}: damaged ({error!r})") from None
 
 

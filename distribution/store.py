@@ -80,7 +80,7 @@ class Store:
             return None
         try:
             return from_record(record, folder)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise damaged(folder / RESERVED, error) from None
 
     def releases(self) -> list[InstalledRelease]:

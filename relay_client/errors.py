@@ -30,7 +30,7 @@ def quote(raw_value: object) -> str:
         return repr(raw_value[:_MAX_QUOTED])
     try:
         return repr(raw_value)[:_MAX_QUOTED]
-    except ValueError:  # an integer of thousands of digits
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or lists nested a thousand deep
         return f"{type(raw_value).__name__} out of range"
 
 

@@ -70,6 +70,12 @@ def first_tag_value(raw_event: Mapping[str, object], name: str) -> str | None:
     return None
 
 
+def claimed_id(raw_event: Mapping[str, object]) -> str:
+    """Return the id that an unchecked event claims; empty if it is no text."""
+    raw_id = raw_event.get("id")
+    return raw_id if isinstance(raw_id, str) else ""
+
+
 def _serialise(pubkey: bytes, created_at: int, kind: int, tags: Tags, content: str) -> bytes:
     """Return the bytes that the id of an event hashes (NIP-01)."""
     return _dump([0, pubkey.hex(), created_at, kind, tags, content])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from relay_client.connection import Connection
 from relay_client.errors import PeerError, RelayRefused, TransportError
-from relay_client.event import first_tag_value
+from relay_client.event import claimed_id, first_tag_value
 from relay_client.filter import Filter
 from relay_client.gather_plan import GatherPlan
 from relay_client.settle import settle
@@ -47,7 +47,7 @@ class KeyLookup:
 
 BY_ID = KeyLookup(
     filter=lambda keys: Filter(ids=tuple(map(bytes.fromhex, keys)), limit=len(keys)),
-    key=lambda raw_event: str(raw_event.get("id")),
+    key=claimed_id,
     relay_can_verify=True,  # the id is the hash of the event
 )
 

@@ -7,7 +7,7 @@ from yarl import URL
 
 from relay_client.errors import TransportError
 from relay_client.messages import sanitize
-from relay_client.url import is_loopback
+from relay_client.url import is_loopback, parse_address
 
 _SUPPORTED = {"http", "https"}
 
@@ -51,7 +51,7 @@ def find_proxy(url: str) -> Proxy | None:
 
 def _parse(raw_proxy: str) -> URL | None:
     try:
-        proxy = URL(raw_proxy if "://" in raw_proxy else f"http://{raw_proxy}")
+        proxy = parse_address(raw_proxy if "://" in raw_proxy else f"http://{raw_proxy}")
     except ValueError:
         return None
     return proxy if proxy.raw_host else None

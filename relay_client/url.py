@@ -32,6 +32,14 @@ def normalize_url(raw_url: str) -> str:
         raise CallerError(f"not a relay's address: {quote(raw_url)} (expected wss://relay.example)") from None
 
 
+def parse_address(raw_text: str) -> URL:
+    """Return an address in its parts; raises ValueError if a text is none."""
+    try:
+        return URL(raw_text)
+    except IndexError:  # yarl: a bracket after a user's name without a host
+        raise ValueError("no host") from None
+
+
 def is_loopback(url: str) -> bool:
     """Return whether a relay's address names this machine."""
     return is_loopback_host(URL(url).raw_host or "")
@@ -51,7 +59,7 @@ def normalize_origin(text: str, schemes: Collection[str]) -> tuple[str, str]:
     Raises:
         ValueError: It is not an address with one of these schemes, or it names a user or a fragment.
     """
-    url = URL(text)
+    url = parse_address(text)
     if url.scheme not in schemes or not url.raw_host or url.port == 0:
         raise ValueError("no such address")
     if url.raw_user is not None or url.raw_password is not None or url.raw_fragment:

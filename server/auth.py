@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from yarl import URL
 
 from relay_client.errors import CallerError, quote
+from relay_client.url import parse_address
 
 _LABEL = "[A-Za-z0-9_-]+"
 _HOST = re.compile(rf"(?:\[(?P<ip>[0-9A-Fa-f:.]+)\]|(?P<name>{_LABEL}(?:\.{_LABEL})*)\.?)(?P<port>:[0-9]{{0,5}})?")
@@ -71,7 +72,7 @@ def canonical_origin(raw_origin: str) -> str:
     if text in {"*", "null"}:
         return text
     try:
-        url = URL(text)
+        url = parse_address(text)
         host = url.raw_host or ""
         found = _split_host(f"[{host}]" if ":" in host else host)
         if found and url.scheme and url == url.origin():

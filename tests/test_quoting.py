@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 
 import msgpack
+import orjson
 import pytest
 
 from distribution.manifest import Manifest
@@ -79,8 +80,8 @@ def test_error_quotes_little_foreign_input(parser: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [LONG, [LONG], 10**50_000, {LONG: 1}, "\x1b[31m" * 1000],
-    ids=["text", "list", "digits", "key", "escapes"],
+    [LONG, [LONG], 10**50_000, {LONG: 1}, "\x1b[31m" * 1000, orjson.loads("[" * 1010 + "]" * 1010)],
+    ids=["text", "list", "digits", "key", "escapes", "nested"],
 )
 def test_quoted_value_is_short(value: object) -> None:
     assert quote(value).isprintable()

@@ -106,7 +106,9 @@ def _show(urls: list[str], pubkey: bytes, *, as_json: bool) -> None:
 
 
 def _text(fields: Mapping[str, Any]) -> str:
+    from relay_client.errors import quote
+
     return "\n".join(
-        escape_line(f"{field:<12}  {value if isinstance(value, str) else repr(value)}"[:_MAX_VALUE])
+        escape_line(f"{field:<12}  {value if isinstance(value, str) else quote(value)}"[:_MAX_VALUE])
         for field, value in fields.items()
     )

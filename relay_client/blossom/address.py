@@ -8,11 +8,9 @@ import re
 from collections.abc import Container, Iterable
 from urllib.parse import urljoin, urlsplit
 
-from yarl import URL
-
 from relay_client.errors import CallerError, InvalidResponse, quote
 from relay_client.hints import is_public_host
-from relay_client.url import normalize_origin
+from relay_client.url import normalize_origin, parse_address
 
 MAX_SERVERS = 16  # `server` tags of one event
 MAX_HINTED_SERVERS = 3
@@ -84,7 +82,7 @@ def redirect_target(raw_location: str, *, url: str, sha256: bytes) -> str:
             its path does not end in the same hash.
     """
     try:
-        target = URL(urljoin(url, raw_location))
+        target = parse_address(urljoin(url, raw_location))
         origin, _ = normalize_origin(str(target.with_fragment(None)), ("http", "https"))
         here, _ = normalize_origin(url, ("http", "https"))
     except ValueError:

@@ -45,8 +45,8 @@ class BlobDescriptor:
         return cls(
             sha256=parse_hex(raw.get("sha256"), _DIGEST) or b"",
             size=raw.get("size"),  # type: ignore[arg-type]  # checked on construction
-            url=str(raw.get("url", "")),
-            type=str(raw.get("type", "")),
+            url=_text(raw.get("url")),
+            type=_text(raw.get("type")),
             uploaded=uploaded if type(uploaded) is int else 0,
         )
 
@@ -59,3 +59,7 @@ class BlobDescriptor:
             "type": self.type,
             "uploaded": self.uploaded,
         }
+
+
+def _text(raw_value: object) -> str:
+    return raw_value if isinstance(raw_value, str) else ""

@@ -52,7 +52,8 @@ def _reason(headers: Mapping[str, str], raw_body: bytes) -> str:
         except orjson.JSONDecodeError:
             raw = None
         if isinstance(raw, dict):
-            text = next((str(raw[name]) for name in ("message", "error", "reason") if raw.get(name)), "")
+            found = next((raw[name] for name in ("message", "error", "reason") if raw.get(name)), "")
+            text = found if isinstance(found, str) else quote(found)
     return sanitize(text).strip()
 
 

@@ -83,7 +83,16 @@ class Response:
 
 
 def _text(raw_value: object) -> str:
-    """Return a field as text; some signers send an object where the text of its JSON belongs."""
+    """Return a field as text; some signers send an object where the text of its JSON belongs.
+
+    Raises:
+        InvalidMessage: The object is nested too deeply.
+    """
     if raw_value is None:
         return ""
-    return raw_value if isinstance(raw_value, str) else orjson.dumps(raw_value).decode()
+    if isinstance(raw_value, str):
+        return raw_value
+    try:
+        return orjson.dumps(raw_value).decode()
+    except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
+        raise InvalidMessage("a response of the signer is nested too deeply") from None

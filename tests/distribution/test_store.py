@@ -15,6 +15,7 @@ from distribution.chunking import count
 from distribution.errors import StoreError
 from distribution.events import Release, release_draft
 from distribution.installed import InstalledRelease
+from distribution.local_release import read_release
 from distribution.manifest import FileEntry, Manifest, Segment
 from distribution.seen_versions import Seen
 from distribution.store import Store
@@ -262,11 +263,18 @@ def test_missing_file_is_detected(store: Store, installed: InstalledRelease) -> 
 NOT_JSON = [b"", b"{", b"\xff", b"damaged"]
 
 
-@pytest.mark.parametrize("record", [*NOT_JSON, b"[]", b"{}", b"null", b'"x"', b'{"release": "zz"}', b'{"files": 1}'])
+NO_FILE = b'{"event":{"tags":[]},"release":"","author":"","name":"","version":1,"created_at":1,"card":{},"files":[1]}'
+
+
+@pytest.mark.parametrize(
+    "record", [*NOT_JSON, b"[]", b"{}", b"null", b'"x"', b'{"release": "zz"}', b'{"files": 1}', NO_FILE]
+)
 def test_damaged_record_is_reported(store: Store, installed: InstalledRelease, record: bytes) -> None:
     (installed.folder / "release.json").write_bytes(record)
     with pytest.raises(StoreError, match=r"release\.json: damaged"):
         store.release(RELEASE.id)
+    with pytest.raises(StoreError, match=r"release\.json: damaged"):
+        read_release(installed, RELEASE.created_at)
 
 
 # --- disk space and locks

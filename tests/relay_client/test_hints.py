@@ -38,6 +38,7 @@ def test_hints_are_limited() -> None:
         "ws://relay.example",
         "https://relay.example",
         "wss://user:word@relay.example",
+        "wss://[]@",
         "wss://localhost",
         "wss://router",
         "wss://router.local",

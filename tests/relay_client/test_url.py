@@ -67,6 +67,7 @@ def test_url_is_normalized(raw_url: str, url: str) -> None:
     [
         "",
         " ",
+        "wss://[]@",  # an IndexError in yarl
         "relay.example",
         "//relay.example",
         "relay.example:443",
