@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distribution.events import head_draft
-from distribution.journal import Journal, PublishRecord
+from distribution.journal import Journal
 from distribution.nip94 import file_drafts
 from distribution.plan import Plan
+from distribution.publish_record import PublishRecord
 from distribution.upload import LocalBlob
 from relay_client.url import is_loopback
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from distribution.journal import PublishRecord
 from distribution.local_release import LocalRelease
 from distribution.plan import Plan
+from distribution.publish_record import PublishRecord
 from relay_client.event import Event, Signer
 
 OnProgress = Callable[[int, int], None]  # bytes written so far, total bytes; both approximate for an installed release

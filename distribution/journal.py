@@ -8,134 +8,23 @@ are separate, in state/receipts.
 """
 
 import contextlib
-import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import orjson
 
 from distribution.ancestors import Ancestor
 from distribution.chunk_signatures import ChunkSignatures
-from distribution.chunking import CHUNK_SIZE
 from distribution.errors import StoreError
-from distribution.event_tags import find_further_fault
-from distribution.events import MAX_VERSION
-from distribution.manifest import is_count, is_digest
+from distribution.journal_schema import upgrade
+from distribution.publish_record import COLUMNS, PART_SIZE, PublishRecord, parse_record
 from distribution.receipts import Receipts
-from distribution.state_file import newer_state
 from relay_client import durable
-from relay_client.event import MAX_TIMESTAMP, Tags
-
-JOURNAL_VERSION = 5
-PART_SIZE = 29_952  # bytes of a manifest event: small enough for a remote signer (NIP-46)
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS publishes (
-    author BLOB NOT NULL,
-    name TEXT NOT NULL,
-    version INTEGER NOT NULL,
-    contents BLOB NOT NULL,     -- one hash over all paths and file hashes
-    created_at INTEGER NOT NULL,
-    card TEXT NOT NULL,
-    hint TEXT NOT NULL,
-    expires INTEGER,            -- null: never
-    blob_size INTEGER,          -- null: no file is cut into blobs
-    servers TEXT NOT NULL DEFAULT '[]',
-    part_size INTEGER NOT NULL DEFAULT 46080,
-    tags TEXT NOT NULL DEFAULT '[]',
-    chunk_author BLOB,          -- null: the author
-    PRIMARY KEY (author, name, version)
-) STRICT;
-CREATE TABLE IF NOT EXISTS chunk_signatures (
-    author BLOB NOT NULL,
-    name TEXT NOT NULL,
-    version INTEGER NOT NULL,
-    signatures BLOB NOT NULL,
-    PRIMARY KEY (author, name, version)
-) STRICT;
-CREATE TABLE IF NOT EXISTS signatures (
-    event_id BLOB PRIMARY KEY,
-    signature BLOB NOT NULL     -- of a remote signer
-) STRICT;
-CREATE TABLE IF NOT EXISTS checkpoints (
-    weights BLOB PRIMARY KEY,   -- SHA-256 of the segment
-    release BLOB NOT NULL,      -- the last that has it
-    author BLOB NOT NULL,
-    hint TEXT NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS rates (
-    relay TEXT PRIMARY KEY,
-    events_per_s REAL NOT NULL  -- that it accepted when it was last sent many
-) STRICT;
-"""
-_ADDED = {  # columns that older journals lack
-    "expires": "INTEGER",
-    "blob_size": "INTEGER",
-    "servers": "TEXT NOT NULL DEFAULT '[]'",
-    "part_size": f"INTEGER NOT NULL DEFAULT {CHUNK_SIZE}",
-    "tags": "TEXT NOT NULL DEFAULT '[]'",
-    "chunk_author": "BLOB",
-}
-_COLUMNS = "version, created_at, card, hint, expires, blob_size, servers, part_size, tags, chunk_author"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishRecord:
-    """One publish in the journal.
-
-    Raises:
-        StoreError: The values cannot be those of a publish.
-    """
-
-    version: int
-    created_at: int  # seconds since 1970, of every event but the head
-    card: Mapping[str, object]
-    hint: str  # URL of the relay in the tags of the release
-    expires: int | None = None  # seconds since 1970
-    blob_size: int | None = None  # bytes of the pieces of large files on Blossom servers; None: files are not cut
-    servers: tuple[str, ...] = ()  # Blossom servers in the tags of the release
-    part_size: int = PART_SIZE  # bytes of a manifest event
-    tags: Tags = ()  # further tags of the release
-    chunk_author: bytes | None = None  # x-only public key that signed the chunks; None: the author's
-    resumed: bool  # whether an earlier run recorded it
-
-    def __post_init__(self) -> None:
-        if not is_count(self.version, MAX_VERSION) or not is_count(self.created_at, MAX_TIMESTAMP):
-            raise StoreError(f"a publish in the journal has version {self.version} and time {self.created_at}")
-        if self.expires is not None and not is_count(self.expires, MAX_TIMESTAMP):
-            raise StoreError(f"a publish in the journal expires at {self.expires}")
-        if self.chunk_author is not None and not is_digest(self.chunk_author):
-            raise StoreError("a publish in the journal has a chunk_author that is not 32 bytes")
-        if fault := find_further_fault(self.tags):
-            raise StoreError(f"a publish in the journal has unusable tags: {fault}")
-
-
-def contents_digest(files: list[tuple[str, bytes]]) -> bytes:
-    """Return one SHA-256 over the (path, SHA-256) of all files, in any order."""
-    return hashlib.sha256(b"".join(path.encode() + b"\0" + sha256 for path, sha256 in sorted(files))).digest()
-
-
-def _record(row: Sequence[Any]) -> PublishRecord:
-    """Return the publish in a row of `_COLUMNS`."""
-    version, created_at, card, hint, expires, blob_size, servers, part_size, tags, chunk_author = row
-    return PublishRecord(
-        version=version,
-        created_at=created_at,
-        card=orjson.loads(card),
-        hint=hint,
-        expires=expires,
-        blob_size=blob_size,
-        servers=tuple(orjson.loads(servers)),
-        part_size=part_size,
-        tags=tuple(tuple(tag) for tag in orjson.loads(tags)),
-        chunk_author=chunk_author,
-        resumed=True,
-    )
+from relay_client.event import Tags
 
 
 def _create_private(path: Path) -> None:
@@ -163,7 +52,7 @@ class Journal:
             self._database = sqlite3.connect(path, timeout=10, isolation_level=None)
             try:
                 self._database.execute("PRAGMA synchronous = EXTRA")  # syncs the directory too
-                self._upgrade()
+                upgrade(self._database, path)
             except (sqlite3.Error, StoreError):
                 self._database.close()
                 raise
@@ -176,20 +65,6 @@ class Journal:
     ) -> None:
         self._database.close()
 
-    def _upgrade(self) -> None:
-        """Bring the tables to the present schema version; a journal without a number has version 1."""
-        (version,) = self._database.execute("PRAGMA user_version").fetchone()
-        if version > JOURNAL_VERSION:
-            raise newer_state(self._path, version, JOURNAL_VERSION)
-        if version == JOURNAL_VERSION:
-            return
-        self._database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")  # one transaction waits for the disk once
-        columns = {column for _, column, *_ in self._database.execute("PRAGMA table_info(publishes)")}
-        for column in _ADDED.keys() - columns:
-            self._database.execute(f"ALTER TABLE publishes ADD COLUMN {column} {_ADDED[column]}")
-        self._database.execute(f"PRAGMA user_version = {JOURNAL_VERSION}")
-        self._database.execute("COMMIT")
-
     def receipts(self, release_id: bytes) -> Receipts:
         """Return the receipts of one release."""
         return Receipts(self._path.with_name("receipts") / release_id.hex())
@@ -198,11 +73,11 @@ class Journal:
         """Return the newest publish of exactly these files under this name, or None."""
         with self._translated():
             row = self._database.execute(
-                f"SELECT {_COLUMNS} FROM publishes"  # noqa: S608 (our own columns)
+                f"SELECT {COLUMNS} FROM publishes"  # noqa: S608 (our own columns)
                 " WHERE author = ? AND name = ? AND contents = ? ORDER BY version DESC LIMIT 1",
                 (author, name, contents),
             ).fetchone()
-        return _record(row) if row else None
+        return parse_record(row) if row else None
 
     def begin(  # noqa: PLR0913 (a publish has this many facts)
         self,
@@ -290,11 +165,11 @@ class Journal:
         """Return the name and the record of every publish of an author, oldest first."""
         with self._translated():
             rows = self._database.execute(
-                f"SELECT name, {_COLUMNS} FROM publishes"  # noqa: S608 (the same)
+                f"SELECT name, {COLUMNS} FROM publishes"  # noqa: S608 (the same)
                 " WHERE author = ? ORDER BY created_at, name, version",
                 (author,),
             ).fetchall()
-        return [(name, _record(rest)) for name, *rest in rows]
+        return [(name, parse_record(rest)) for name, *rest in rows]
 
     def highest(self, author: bytes, name: str) -> int:
         """Return the highest recorded version of a name, 0 if none is recorded."""

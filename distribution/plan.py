@@ -12,8 +12,8 @@ from distribution.chunk_signatures import ChunkSignatures
 from distribution.chunking import CHUNK_SIZE, spans
 from distribution.errors import CallerError
 from distribution.events import MAX_MANIFEST_CHUNKS, chunk_draft, release_draft
-from distribution.journal import PublishRecord
 from distribution.manifest import FileEntry, Manifest, is_digest
+from distribution.publish_record import PublishRecord
 from distribution.release_spec import ReleaseSpec
 from distribution.source import HashedSource, SourceFile
 from relay_client.allocation import Allocation

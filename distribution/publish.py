@@ -17,11 +17,12 @@ from distribution.errors import CallerError, NotPublished
 from distribution.event_writer import EventWriter, head_time
 from distribution.events import Release, head_draft
 from distribution.head_writer import HeadWriter
-from distribution.journal import Journal, PublishRecord
+from distribution.journal import Journal
 from distribution.manifest import Manifest
 from distribution.nip94 import FileEvents, file_drafts, publish_file_events
 from distribution.plan import Plan, check_fits, make_plan
 from distribution.publish_history import PublishHistory
+from distribution.publish_record import PublishRecord
 from distribution.release_sender import ReleaseSender, check_reached
 from distribution.release_spec import ReleaseSpec
 from distribution.remembering_signer import RememberingSigner

@@ -11,9 +11,10 @@ from distribution.ancestors import Ancestor
 from distribution.errors import CallerError
 from distribution.event_tags import MAX_FUTURE_S, public_servers
 from distribution.events import MAX_VERSION, Head, Release
-from distribution.journal import Journal, PublishRecord, contents_digest
+from distribution.journal import Journal
 from distribution.manifest import Manifest
 from distribution.plan import sign_chunks
+from distribution.publish_record import PublishRecord, contents_digest
 from distribution.release_spec import ReleaseSpec
 from distribution.source import HashedSource
 from relay_client.keys import SecretKey

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from distribution.errors import Equivocation, InvalidRelease, NotFound
 from distribution.events import HEAD_KIND, RELEASE_KIND, Head, Release
-from distribution.journal import PublishRecord
+from distribution.publish_record import PublishRecord
 from distribution.revocation import REVOCATION_KIND, Revocation
 from distribution.trust import latest
 from relay_client.errors import InvalidEvent

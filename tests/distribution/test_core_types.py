@@ -15,10 +15,10 @@ from distribution.events import Head, Release, head_draft, release_draft
 from distribution.fetch import Fetcher
 from distribution.follow import FollowTarget
 from distribution.installed import InstalledFile, InstalledRelease, OriginalFile
-from distribution.journal import PublishRecord
 from distribution.manifest import Chunk, FileEntry, Manifest, Segment
 from distribution.partial import HeaderRewrite
 from distribution.plan import Plan, PlannedEvent
+from distribution.publish_record import PublishRecord
 from distribution.release_spec import ReleaseSpec
 from distribution.revocation import Revocation, revocation_draft
 from distribution.seen_versions import Seen, SeenVersion

@@ -10,7 +10,7 @@ import pytest
 from distribution.event_file import open_event_file
 from distribution.event_writer import head_time
 from distribution.events import CHUNK_KIND, HEAD_KIND
-from distribution.journal import PublishRecord
+from distribution.publish_record import PublishRecord
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey

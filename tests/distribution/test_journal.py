@@ -12,7 +12,8 @@ import pytest
 
 from distribution.chunk_signatures import ChunkSignatures
 from distribution.errors import StoreError
-from distribution.journal import Journal, PublishRecord, contents_digest
+from distribution.journal import Journal
+from distribution.publish_record import PublishRecord, contents_digest
 
 AUTHOR, OTHER_AUTHOR = b"\xaa" * 32, b"\xbb" * 32
 ONE, TWO = b"\x01" * 32, b"\x02" * 32

@@ -11,7 +11,8 @@ from support.release_store import ReleaseStore
 
 from distribution.errors import NewerState, StoreError
 from distribution.gc import Quota
-from distribution.journal import JOURNAL_VERSION, Journal
+from distribution.journal import Journal
+from distribution.journal_schema import JOURNAL_VERSION
 from distribution.seen_versions import SeenVersions
 from distribution.state_file import StateFile
 from distribution.store import Store

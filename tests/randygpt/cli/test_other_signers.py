@@ -13,7 +13,7 @@ from support.models import write_tiny
 from support.relays import NPM_MODULES, npm_bunker
 
 from distribution.events import chunk_draft
-from distribution.journal import PART_SIZE
+from distribution.publish_record import PART_SIZE
 from randygpt.remote_signing import remote_signer
 from randygpt.user.home import Home
 from randygpt.user.pairing import read_pairing
