@@ -11,6 +11,7 @@ from relay_client.messages import sanitize
 
 BUSY = frozenset({429, 503})
 MISSING = frozenset({404, 410})
+FAILING = frozenset({408, 425, *range(500, 600)}) - {507}  # the same request may succeed later
 
 _REDIRECTS = range(300, 400)
 _WORDS = {
@@ -84,11 +85,12 @@ def body_start(status: int, headers: Mapping[str, str], *, start: int, end: int,
     Raises:
         InvalidResponse: It is neither exactly this range nor the whole blob, or it is compressed.
     """
-    if headers.get("Content-Encoding", "identity").lower() != "identity":
+    if headers.get("Content-Encoding", "").strip().lower() not in {"", "identity"}:
         raise InvalidResponse(f"sends a compressed file ({quote(headers['Content-Encoding'])})")
     if status == 206:  # noqa: PLR2004 (Partial Content)
         found = headers.get("Content-Range", "")
-        if found not in {f"bytes {start}-{end - 1}/{size}", f"bytes {start}-{end - 1}/*"}:
+        spelled = "".join(found.lower().split()).replace("bytes=", "bytes", 1)
+        if spelled not in {f"bytes{start}-{end - 1}/{size}", f"bytes{start}-{end - 1}/*"}:
             raise InvalidResponse(f"answers with another range: {quote(found)} for {start}-{end - 1}/{size}")
         return start
     length = headers.get("Content-Length")

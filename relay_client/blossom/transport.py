@@ -9,7 +9,7 @@ from typing import TypeVar
 import aiohttp
 
 from relay_client.blossom.address import redirect_target
-from relay_client.blossom.response import BUSY, describe_refusal, retry_after_s
+from relay_client.blossom.response import BUSY, FAILING, describe_refusal, retry_after_s
 from relay_client.blossom.session import Sessions, proxy_for
 from relay_client.errors import InvalidResponse, ServerRefused, SignerRefused, TransportError
 from relay_client.timeouts import Timeouts
@@ -25,8 +25,6 @@ _MAX_BUSY = 6  # answers "busy" to one request until the server is given up
 MAX_FAILURES = 3  # of the connection or the server (5xx), the same
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _OK = range(200, 300)
-_FULL = 507
-_SERVER_ERRORS = range(500, 600)
 
 _Result = TypeVar("_Result")
 
@@ -159,7 +157,7 @@ class Transport:
         words = f"{self.origin}: {describe_refusal(response.status, response.headers, body)}"
         if response.status in BUSY:
             raise _Busy(words, retry_after_s(response.headers))
-        if response.status in _SERVER_ERRORS and response.status != _FULL:
+        if response.status in FAILING:
             raise TransportError(words)
         raise ServerRefused(words, status=response.status)
 

@@ -126,3 +126,24 @@ async def test_upload_that_is_refused_before_its_end_is_told_in_words() -> None:
     async with tcp_server(answer) as port, BlossomClient(f"http://127.0.0.1:{port}", timeouts=FAST) as client:
         with pytest.raises(ServerRefused, match="no file of this size: at most 1 MB"):
             await client.upload(bytes(32), 1 << 40, endless, token)
+
+
+@pytest.mark.parametrize(
+    "spelled", ["bytes 100-199/{}", "Bytes 100-199/{}", "bytes=100-199/{}", " bytes 100 - 199 / * "]
+)
+@pytest.mark.parametrize("encoding", ["", "Identity"])
+async def test_range_is_read_however_it_is_spelled(
+    client: BlossomClient, server: BlossomServer, spelled: str, encoding: str
+) -> None:
+    headers = {"Content-Range": spelled.format(SIZE), "Content-Encoding": encoding}
+    server.script = lambda _: Answer(status=206, headers=headers, body=DATA[100:200])
+    assert await client.read_range(server.add(DATA), size=SIZE, start=100, end=200) == DATA[100:200]
+
+
+@pytest.mark.parametrize("status", [408, 425, 500, 520])
+async def test_request_that_may_succeed_later_is_repeated(
+    client: BlossomClient, server: BlossomServer, status: int
+) -> None:
+    server.script = lambda _: Answer(status=status) if len(server.asked) < 3 else None
+    assert await client.has(server.add(DATA), SIZE)
+    assert len(server.asked) == 3
