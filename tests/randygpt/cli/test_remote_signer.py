@@ -23,11 +23,19 @@ from randygpt.cli.main import run
 from randygpt.user import signing_key
 from relay_client.keys import SecretKey
 from relay_client.nip19 import encode_npub
+from relay_client.nip46 import remote_signer
 from relay_client.nip46.remote_signer import RemoteSigner
 from relay_client.timeouts import Timeouts
 
 RELEASE, HEAD, PART, DELETION = 4181, 34181, 1064, 5
 PERMISSIONS = [4181, 34181, 1064, 5, 24242, 10063, 10002, 1063, 0, 31990]
+
+
+@pytest.fixture(autouse=True)
+def _long_wait_before_a_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Print no notice because the machine is busy."""
+    for function in (RemoteSigner.__init__, remote_signer.pair, remote_signer.accept_pairing):
+        monkeypatch.setitem(function.__kwdefaults__, "timeouts", Timeouts(sign_notice_s=60))  # type: ignore[arg-type]
 
 
 @pytest.fixture
