@@ -145,23 +145,7 @@ class Publisher:
         self._check_stored(uploader)
         self.pool.apply_limits(infos, frame_size=_FRAME + max(event.size for event in plan.events))
         check_reached(self.pool, "no relay accepts events of this size")
-        with self.journal.receipts(plan.release_id) as receipts:
-            sender = ReleaseSender(
-                pool=self.pool,
-                key=self._author,
-                chunk_key=self._chunk_signer(spec.name, record) if plan.chunks else None,
-                is_local=local_key(self.key) is not None,
-                now=self.now,
-                plan=plan,
-                receipts=receipts,
-                copies=self.copies,
-                check=self.check,
-                on_progress=lambda done: self.on_progress(stored + done, stored + plan.size),
-            )
-            release = await sender.send(resumed=record.resumed)
-        for url, report in self.pool.reports.items():
-            if report.accepted >= _MANY:
-                self.journal.record_send_rate(url, report.accepted / report.seconds)
+        release = await self._send(spec, plan, record, stored)
         self._history.record_release(release, plan.manifest, hint=record.hint)
         head_size = await writer.send(release, hint=record.hint, expires=record.expires, servers=uploader.origins)
         published = Published(
@@ -302,6 +286,27 @@ class Publisher:
         manifest = manifest_blob(plan.manifest)
         await uploader.upload([manifest])
         return plan, stored + manifest.size
+
+    async def _send(self, spec: ReleaseSpec, plan: Plan, record: PublishRecord, stored: int) -> Release:
+        """Send the events to relays, and record how fast each was; `stored` bytes are on servers already."""
+        with self.journal.receipts(plan.release_id) as receipts:
+            sender = ReleaseSender(
+                pool=self.pool,
+                key=self._author,
+                chunk_key=self._chunk_signer(spec.name, record) if plan.chunks else None,
+                is_local=local_key(self.key) is not None,
+                now=self.now,
+                plan=plan,
+                receipts=receipts,
+                copies=self.copies,
+                check=self.check,
+                on_progress=lambda done: self.on_progress(stored + done, stored + plan.size),
+            )
+            release = await sender.send(resumed=record.resumed)
+        for url, report in self.pool.reports.items():
+            if report.accepted >= _MANY:
+                self.journal.record_send_rate(url, report.accepted / report.seconds)
+        return release
 
     async def _check_servers(self, uploader: Uploader, hashed: Sequence[HashedSource], blob_size: int) -> None:
         """Leave out the servers that would not take the largest blob."""
