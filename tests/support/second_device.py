@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as tree
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "second"
@@ -74,24 +73,43 @@ class SecondTensor(Tensor):
         if torch.is_inference_mode_enabled() and func._can_decompose():  # elsewhere torch does that before it asks
             return func.decompose(*args, **kwargs)
         name = func.overloadpacket.__name__
-        leaves, structure = tree.tree_flatten((args, kwargs))
+        leaves = list(_leaves((args, kwargs)))
         crosses = name in _COPIES and _crosses(args, kwargs)
         _note(name, crosses=crosses, waits=name in _READS or (crosses and not _is_queued(name, args, kwargs)))
         if not crosses:
             _refuse_mixture(name, leaves)
+        mine = {id(leaf.raw): leaf for leaf in leaves if isinstance(leaf, cls)}
+
+        def wrap(value: object) -> object:
+            if not isinstance(value, Tensor):
+                return value
+            return mine[id(value)] if id(value) in mine else cls.wrap(value)
+
         with torch.inference_mode(False):  # a view that is made in inference mode must not be an inference tensor
-            raw_args, raw_kwargs = tree.tree_unflatten([_on_cpu(leaf) for leaf in leaves], structure)
-            out = func(*raw_args, **raw_kwargs)
+            out = func(*_each(_on_cpu, args), **_each(_on_cpu, kwargs))
             if crosses and not isinstance(args[0], cls):  # to the CPU, in place
                 return args[0]
-            if crosses and name == "_to_copy":
-                return out
-            mine = {id(leaf.raw): leaf for leaf in leaves if isinstance(leaf, cls)}
+            return out if crosses and name == "_to_copy" else _each(wrap, out)
 
-            def wrap(found: Tensor) -> Tensor:
-                return mine[id(found)] if id(found) in mine else cls.wrap(found)
 
-            return tree.tree_map_only(Tensor, wrap, out)
+def _leaves(value: object) -> Iterator[object]:
+    """Yield the values in nested lists, tuples and dictionaries."""
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _leaves(each)
+    elif isinstance(value, dict):
+        yield from _leaves(list(value.values()))
+    else:
+        yield value
+
+
+def _each(change: Callable[[Any], Any], value: Any) -> Any:  # noqa: ANN401 (arguments and results of any operation)
+    """Return nested lists, tuples and dictionaries with each value changed."""
+    if isinstance(value, list | tuple):
+        return type(value)(_each(change, each) for each in value)
+    if isinstance(value, dict):
+        return {name: _each(change, each) for name, each in value.items()}
+    return change(value)
 
 
 def _crosses(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
