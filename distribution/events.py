@@ -6,7 +6,7 @@ breaks the protocol can exist.
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeGuard
 
@@ -26,9 +26,7 @@ from distribution.event_tags import (
     single_value,
 )
 from distribution.manifest import MAX_FILE_SIZE, is_count, is_digest, is_name
-from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft, Tags
-from relay_client.filter import Filter
 
 CHUNK_KIND = 1064  # registered as NIP-95 blob data
 RELEASE_KIND = 4181  # regular: a release never changes
@@ -42,7 +40,6 @@ MAX_MANIFEST_CHUNKS = 64
 MAX_MANIFEST_SIZE = MAX_MANIFEST_CHUNKS * CHUNK_SIZE  # bytes
 MAX_CARD_DEPTH = 64  # nested objects and lists
 SHORT_ID = 12  # hex digits of an id where people read it
-_HEADS_PER_RELAY = 10  # an honest relay returns one
 
 _FORMAT = re.compile("[A-Za-z0-9._-]{1,32}")
 
@@ -189,50 +186,6 @@ def _shared_fields(event: Event) -> dict[str, Any]:
         "hints": relay_hints(event.tags),
         "servers": named_servers(event),
     }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundHead:
-    """A verified head and the relay that returned it."""
-
-    url: str
-    head: Head
-    event: Event
-
-
-def heads_filter(author: bytes, name: str) -> Filter:
-    """Return the filter that asks for the heads of an author's name."""
-    return Filter(authors=(author,), kinds=(HEAD_KIND,), tags={"d": (name,)}, limit=_HEADS_PER_RELAY)
-
-
-def read_heads(
-    answers: Iterable[tuple[str, Mapping[str, object]]], author: bytes, name: str, *, now: int
-) -> tuple[list[FoundHead], list[Exception]]:
-    """Verify the answers to `heads_filter`.
-
-    Args:
-        answers: (relay, raw event) pairs, as `Pool.query` returns them.
-        author: X-only public key, 32 bytes.
-        name: Model name.
-        now: Seconds since 1970.
-
-    Returns:
-        The valid heads of this author and name, and one error for each answer that is not one.
-    """
-    found: list[FoundHead] = []
-    errors: list[Exception] = []
-    for url, raw_event in answers:
-        try:
-            event = Event.parse(raw_event)
-            head = Head.parse(event, now=now)
-        except (InvalidEvent, InvalidRelease) as error:
-            errors.append(error)
-            continue
-        if (head.author, head.name) == (author, name):
-            found.append(FoundHead(url=url, head=head, event=event))
-        else:
-            errors.append(InvalidRelease("the head belongs to another author or name"))
-    return found, errors
 
 
 def chunk_draft(data: bytes, *, sha256: bytes, created_at: int, expires: int | None = None) -> EventDraft:

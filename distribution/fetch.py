@@ -12,21 +12,9 @@ from typing import TYPE_CHECKING
 
 from distribution import trust
 from distribution.download import ChunkCounts, Download, OnProgress
-from distribution.errors import (
-    CallerError,
-    InvalidRelease,
-    NotFound,
-    PeerError,
-    TooLarge,
-    TransportError,
-)
-from distribution.events import (
-    HEAD_KIND,
-    Release,
-    heads_filter,
-    read_heads,
-)
-from distribution.heads import check_heads
+from distribution.errors import CallerError, InvalidRelease, NotFound, PeerError, TooLarge, TransportError
+from distribution.events import HEAD_KIND, Release
+from distribution.heads import check_heads, heads_filter, read_heads
 from distribution.installed import InstalledRelease
 from distribution.manifest import Manifest, is_name
 from distribution.manifest_fetch import FoundManifest, find_manifest, gather_verified

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Sequence
 
 from distribution.errors import NotPublished
 from distribution.event_tags import MAX_FUTURE_S, public_servers
-from distribution.events import Head, Release, head_draft, heads_filter, read_heads
-from distribution.heads import check_heads
+from distribution.events import Head, Release, head_draft
+from distribution.heads import check_heads, heads_filter, read_heads
 from distribution.revocation import heads_deletion_draft
 from relay_client.event import MAX_TIMESTAMP, EventSigner
 from relay_client.pool import Pool

@@ -1,16 +1,64 @@
-"""Heads that count: a relay returns the release that they name, it verifies, and both agree.
+"""Heads of a name: the query for them, and which of them count.
 
-Does network I/O through a pool.
+A head counts if a relay returns the release that it names, the release verifies, and both agree. Does network I/O
+through a pool.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from distribution.errors import InvalidRelease, NotFound, RandyGPTError
-from distribution.events import Head, Release
+from distribution.events import HEAD_KIND, Head, Release
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, claimed_id
 from relay_client.event_source import EventSource
+from relay_client.filter import Filter
+
+_HEADS_PER_RELAY = 10  # an honest relay returns one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundHead:
+    """A verified head and the relay that returned it."""
+
+    url: str
+    head: Head
+    event: Event
+
+
+def heads_filter(author: bytes, name: str) -> Filter:
+    """Return the filter that asks for the heads of an author's name."""
+    return Filter(authors=(author,), kinds=(HEAD_KIND,), tags={"d": (name,)}, limit=_HEADS_PER_RELAY)
+
+
+def read_heads(
+    answers: Iterable[tuple[str, Mapping[str, object]]], author: bytes, name: str, *, now: int
+) -> tuple[list[FoundHead], list[Exception]]:
+    """Verify the answers to `heads_filter`.
+
+    Args:
+        answers: (relay, raw event) pairs, as `Pool.query` returns them.
+        author: X-only public key, 32 bytes.
+        name: Model name.
+        now: Seconds since 1970.
+
+    Returns:
+        The valid heads of this author and name, and one error for each answer that is not one.
+    """
+    found: list[FoundHead] = []
+    errors: list[Exception] = []
+    for url, raw_event in answers:
+        try:
+            event = Event.parse(raw_event)
+            head = Head.parse(event, now=now)
+        except (InvalidEvent, InvalidRelease) as error:
+            errors.append(error)
+            continue
+        if (head.author, head.name) == (author, name):
+            found.append(FoundHead(url=url, head=head, event=event))
+        else:
+            errors.append(InvalidRelease("the head belongs to another author or name"))
+    return found, errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from distribution.chunking import decode
 from distribution.confirm import ChunkCheck
 from distribution.errors import InvalidChunk, NotPublished
-from distribution.events import CHUNK_KIND, Release, heads_filter
+from distribution.events import CHUNK_KIND, Release
+from distribution.heads import heads_filter
 from distribution.installed import InstalledRelease
 from distribution.local_release import LocalChunk, LocalRelease
 from distribution.manifest import Manifest

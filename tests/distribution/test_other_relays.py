@@ -9,8 +9,9 @@ from support.relays import running_relay
 from support.releases import checkpoint_bytes, clock, fetch, publish, source, tiny_sources
 from support.scripted_relay import scripted_relay
 
-from distribution.events import CHUNK_KIND, heads_filter
+from distribution.events import CHUNK_KIND
 from distribution.follow import Failed
+from distribution.heads import heads_filter
 from distribution.reseed import Reseeder
 from distribution.revoke import Revoker
 from distribution.store import Store
