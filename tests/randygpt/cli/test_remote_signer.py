@@ -18,6 +18,7 @@ from support.models import write_tiny
 from support.process import restored_handlers
 from websockets.asyncio.client import connect
 
+from randygpt import aio
 from randygpt.cli import bunker as bunker_commands
 from randygpt.cli.main import run
 from randygpt.user import signing_key
@@ -127,6 +128,13 @@ def test_events_are_written_to_a_file(home: Path, bunker: Bunker) -> None:
     assert code == 0, err
     events = [json.loads(line) for line in (home / "release.jsonl").read_text().splitlines()]
     assert events[-1]["pubkey"] == events[-2]["pubkey"] == bunker.user.pubkey.hex()
+    assert sorted(bunker.signed_kinds) == [PART, RELEASE, HEAD]
+
+
+def test_api_signs_with_the_signer(home: Path, bunker: Bunker) -> None:
+    path = home / "checkpoint_best.bin"
+    published = asyncio.run(aio.publish(path, name="demo", relays=[bunker.relay], home=home))
+    assert published.author == encode_npub(bunker.user.pubkey)
     assert sorted(bunker.signed_kinds) == [PART, RELEASE, HEAD]
 
 
