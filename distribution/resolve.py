@@ -141,7 +141,9 @@ def resolve_author(trusted: TrustList, text: str) -> bytes:
     try:
         return decode_pubkey(strip_scheme(text))
     except InvalidKey:
-        raise InvalidReference(f"no author {quote(text)}: expected an npub, or a name on your trust list") from None
+        raise InvalidReference(
+            f"no author {quote(text)}: expected an npub, alice@example.com, or a name on your trust list"
+        ) from None
 
 
 def author_alone(text: str) -> bytes | None:

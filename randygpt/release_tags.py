@@ -46,12 +46,12 @@ def parse_topics(raw_topics: Sequence[str]) -> tuple[str, ...]:
         topic = unicodedata.normalize("NFC", raw_topic.removeprefix("#").lower())
         if not _TOPIC.fullmatch(topic):
             raise CallerError(
-                f"{quote(raw_topic)} is not a tag: letters, digits, dash and underscore, at most {MAX_TOPIC}"
+                f"{quote(raw_topic)} is not a topic: letters, digits, dash and underscore, at most {MAX_TOPIC}"
             )
         topics[topic] = None
     found = tuple(topic for topic in topics if topic not in _ALWAYS)
     if len(found) > MAX_TOPICS:
-        raise CallerError(f"{len(found)} tags: pass --tag at most {MAX_TOPICS} times")
+        raise CallerError(f"{len(found)} topics: pass --tag at most {MAX_TOPICS} times")
     return found
 
 

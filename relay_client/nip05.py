@@ -46,7 +46,10 @@ class Nip05Address:
         except ValueError:
             origin, path = "", ""
         host = "" if path else origin.removeprefix("https://")
-        return cls(name=name.lower() if at else ROOT_NAME, domain=host)
+        try:
+            return cls(name=name.lower() if at else ROOT_NAME, domain=host)
+        except CallerError:
+            raise CallerError(f"not a name such as alice@example.com: {quote(raw_text)}") from None
 
     @property
     def url(self) -> URL:

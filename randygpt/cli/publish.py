@@ -16,6 +16,7 @@ from randygpt.cli.flags import (
     Quiet,
     Relays,
     Servers,
+    is_flag_given,
     parse_duration,
     resolve_servers,
     validator,
@@ -32,6 +33,7 @@ EXAMPLE = "Example: randygpt publish checkpoint_best.bin --name shakespeare --re
 
 
 def publish(
+    context: typer.Context,
     model: ModelArgument,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the model; default: the name it was trained under.")
@@ -140,6 +142,8 @@ def publish(
                 note=note is not None,
                 nip89=nip89,
                 qr=qr,
+                server=is_flag_given(context, "server"),
+                no_relay_chunks=is_flag_given(context, "relay_chunks") and not relay_chunks,
             ),
         )
     urls = home.resolve_relays(relay) if out is None or relay or home.relays() else []
@@ -197,7 +201,7 @@ def publish(
             published = asyncio.run(publication.publish(on_progress))
     if published.resumed and (extra or tag or expires or chunk_key) and not quiet:
         print_stderr(
-            "already published: --license, --about, --tag, --expires and --chunk-key are ignored; to change them, "
+            "already published: license, description, topics, expiry and chunk key stay as they were; to change them, "
             "use --new-version"
         )
     references = published_references(published, copies=copies)

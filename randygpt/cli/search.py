@@ -104,7 +104,10 @@ def search(
     """
     from distribution.search_results import SearchQuery
     from randygpt.discovery import find_author_key
+    from randygpt.release_tags import parse_topics
 
+    if tag:
+        parse_topics([tag])
     home = Home.from_environment()
     _, trusted = installed.open_store(home)
     note: Callable[[str], None] = (lambda _text: None) if quiet else print_stderr

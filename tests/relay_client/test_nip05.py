@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.public_network import PRIVATE, PUBLIC, WebServer, lead_to, server_context, web_server
 
-from relay_client.errors import CallerError, InvalidResponse, PeerError, TransportError
+from relay_client.errors import CallerError, InvalidResponse, PeerError, TransportError, quote
 from relay_client.keys import SecretKey
 from relay_client.nip05 import Nip05Address, Nip05Key, parse_answer
 from relay_client.nip05_lookup import look_up
@@ -70,7 +71,7 @@ def test_root_name_is_written_as_the_domain() -> None:
     ],
 )
 def test_other_text_is_no_address(text: str) -> None:
-    with pytest.raises(CallerError):
+    with pytest.raises(CallerError, match=re.escape(f"not a name such as alice@example.com: {quote(text)}")):
         Nip05Address.parse(text)
 
 

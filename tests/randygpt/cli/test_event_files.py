@@ -197,6 +197,10 @@ def test_export_of_weights_names_what_is_missing(written: Path, friend: Path) ->
         pytest.param(["publish", "checkpoint_best.bin", "--out", "x/y"], "x does not exist", id="no-folder"),
         pytest.param(["publish", "checkpoint_best.bin", "--out", "/dev/null"], "regular", id="device"),
         pytest.param(["publish", "checkpoint_best.bin", "--out", "x", "--dry-run"], "--dry-run", id="dry-run"),
+        pytest.param(["publish", "checkpoint_best.bin", "--out", "x", "--server", "http://h"], "--server", id="server"),
+        pytest.param(
+            ["publish", "checkpoint_best.bin", "--out", "x", "--no-relay-chunks"], "relay-chunks", id="chunks"
+        ),
         pytest.param(["publish", "checkpoint_best.bin", "--out", "-", "--json"], "--json", id="json"),
         pytest.param(["export", "checkpoint_best.bin"], "DIR", id="export-folder"),
     ],

@@ -140,7 +140,8 @@ def test_flags_select_models(reader: Path, words: list[str], expected: list[str]
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        pytest.param(["--author", "bob"], "no author 'bob'", id="author"),
+        pytest.param(["--author", "bob"], "no author 'bob': expected an npub, alice@example.com, or", id="author"),
+        pytest.param(["--tag", "old tales"], "'old tales' is not a topic", id="topic"),
         pytest.param(["--max-params", "many"], "'many' is not a number such as 500K", id="parameters"),
         pytest.param(["--since", "yesterday"], "'yesterday' is not a duration", id="since"),
         pytest.param(["--sort", "name"], "choose one of new, size, bits", id="sort"),
