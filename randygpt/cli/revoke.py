@@ -125,4 +125,5 @@ async def _revoke(
     hashes = own.only_of(revoked.release.id)
     if not hashes:
         return revoked, {}
-    return revoked, await delete_blobs(origins, hashes, signer=key, now=lambda: int(time.time()))
+    async with kept_open(key):  # one question after the other
+        return revoked, await delete_blobs(origins, hashes, signer=key, now=lambda: int(time.time()))
