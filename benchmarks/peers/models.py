@@ -14,6 +14,7 @@ import torch
 from ctranslate2.converters import TransformersConverter
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 CONTEXT = 256
 FIRST = "t0"  # token 0, which ends a text
@@ -23,6 +24,7 @@ PRODUCTS = {"attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "mlp.c_fc":
 
 def main(folder: Path, width: int, heads: int, layers: int, vocabulary: int) -> None:
     """Write the three models and print {"parameters"}."""
+    disable_progress_bar()
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=vocabulary,

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import torch
 from transformers import GPT2LMHeadModel
+from transformers.utils.logging import disable_progress_bar
 
 PROMPT = 16  # tokens
 
 
 def main(folder: Path, sequences: int, tokens: int) -> None:
     """Measure and print the figures."""
+    disable_progress_bar()
     torch.manual_seed(0)
     model = GPT2LMHeadModel.from_pretrained(folder).eval()
     generate(model, sequences, 8)

@@ -46,6 +46,7 @@ class Iterations:
         self._options, self._state, self._compute = options, state, compute
         self._recipe = RECIPES[options.recipe]
         self._read_every = 1 if options.device == "cpu" else READ_EVERY
+        self._has_read = False
         self._unread: list[_Unread] = []
         self._started = 0.0  # of the first unread iteration
 
@@ -70,8 +71,8 @@ class Iterations:
 
     @property
     def is_read_due(self) -> bool:
-        """True after the same iterations in all processes of a run: each one on a CPU, else some."""
-        return self._state.next_iteration % self._read_every == 0 or self._is_evaluation_due
+        """True after the same iterations in all processes of a run: each one on a CPU, else the first and some."""
+        return not self._has_read or self._state.next_iteration % self._read_every == 0 or self._is_evaluation_due
 
     @property
     def _is_evaluation_due(self) -> bool:
@@ -94,7 +95,7 @@ class Iterations:
         ms = (time.perf_counter() - self._started) * 1e3 / len(unread)
         val_loss = values.pop() if len(values) > len(unread) else None
         self._check(values, val_loss)
-        self._unread = []
+        self._unread, self._has_read = [], True
         state.train_loss = values[-1]
         waited = state.plateau.waited
         steps = [
