@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS = $(shell $(BIN)/python -c "import os; print(min(8, 1 + (os.cpu_count() or 1)))")
 PARALLEL = --numprocesses=$(WORKERS) --dist=worksteal
 
-.PHONY: demo test test-all lint fmt bench bench-recipe release install clean
+.PHONY: demo test test-all fuzz lint fmt bench bench-recipe release install clean
 
 # With bytecode on disk, the processes that tests start begin sooner.
 test test-all: export PYTHONDONTWRITEBYTECODE =
@@ -18,8 +18,14 @@ test: $(INSTALLED)
 	$(BIN)/pytest -m "not full" $(PARALLEL)
 
 test-all: $(INSTALLED) .venv-relays/.installed .venv-lm-eval/.installed tests/relays/node_modules/.installed
+	@$(MAKE) --silent .venv-fuzz/.installed || echo "NOT FUZZED: no atheris for this Python"
 	$(BIN)/pytest -m "not full" $(PARALLEL) --hypothesis-profile=thorough
 	$(BIN)/pytest -m full --hypothesis-profile=thorough
+
+# `make fuzz SECONDS=600 ONLY=manifest SEED=7` fuzzes the targets whose name contains the text.
+fuzz: SECONDS = 60
+fuzz: $(INSTALLED) .venv-fuzz/.installed
+	PYTHONPATH=.venv-fuzz:tests:. $(BIN)/python -m fuzz.runner --seconds "$(SECONDS)" --seed "$(SEED)" --only "$(ONLY)"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -66,9 +72,14 @@ $(INSTALLED): pyproject.toml constraints.txt hatch_build.py randygpt/model/decod
 	.venv-lm-eval/bin/pip install --quiet --disable-pip-version-check --requirement tests/server/lm_eval_requirements.txt
 	touch $@
 
+# The fuzzer, which has wheels for some versions of Python only.
+.venv-fuzz/.installed: tests/fuzz/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --only-binary :all: --upgrade --target .venv-fuzz --requirement tests/fuzz/requirements.txt
+	touch $@
+
 tests/relays/node_modules/.installed: tests/relays/package.json
 	npm install --prefix tests/relays --no-audit --no-fund --loglevel=error
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-relays .venv-lm-eval tests/relays/node_modules benchmarks/peers/.packages benchmarks/peers/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-relays .venv-lm-eval .venv-fuzz fuzz-findings tests/relays/node_modules benchmarks/peers/.packages benchmarks/peers/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
