@@ -36,6 +36,10 @@ _ADVANCE_BYTES = 8 << 20  # of verified bytes between two calls of PartialFile.a
 OnProgress = Callable[[int, int], None]  # verified bytes so far, total bytes; never decreases
 
 
+def no_progress(_done: int, _total: int) -> None:
+    """Show no progress."""
+
+
 @dataclass(slots=True)
 class ServerCounts:
     """What one Blossom server sent."""

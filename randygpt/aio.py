@@ -18,6 +18,7 @@ from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
+from distribution.download import no_progress
 from distribution.event_file import EventFile, open_event_file
 from distribution.fetch import MAX_SIZE
 from distribution.follow import Failed, Installed, Update, VersionRevoked
@@ -25,6 +26,8 @@ from distribution.search_results import SearchQuery, Sort
 from distribution.store import Store
 from randygpt.checkpoint.sidecar import inspect_checkpoint
 from randygpt.errors import CallerError, translate_os_errors
+from randygpt.fetching import FetchOptions, fetch_release, follow_target, look_up_name, make_follower
+from randygpt.publishing import Publication
 from randygpt.release_files import checkpoint_spec
 from randygpt.remote_signing import remote_signer
 from randygpt.results import (
@@ -34,15 +37,6 @@ from randygpt.results import (
     describe_fetched,
     describe_model,
     describe_published,
-)
-from randygpt.sharing import (
-    FetchOptions,
-    Publication,
-    fetch_release,
-    follow_target,
-    look_up_name,
-    make_follower,
-    no_progress,
 )
 from randygpt.user.home import Home
 from randygpt.user.signer import find_signer

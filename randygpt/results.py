@@ -9,7 +9,7 @@ from distribution.search_results import FoundModel
 from randygpt.checkpoint.sidecar import read_json, read_tokenizer
 from randygpt.errors import translate_os_errors
 from randygpt.model.config import ModelConfig
-from randygpt.sharing import published_references
+from randygpt.publishing import published_references
 from relay_client.nip19 import encode_npub
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from distribution import server_copies, server_fetch  # noqa: F401 (imported when needed; here as part of the start)
 from randygpt.checkpoint.sidecar import inspect_checkpoint
+from randygpt.fetching import FetchOptions, fetch_release
+from randygpt.publishing import Publication
 from randygpt.release_files import checkpoint_spec
-from randygpt.sharing import FetchOptions, Publication, fetch_release
 from randygpt.user.home import Home
 from relay_client.blossom import client  # noqa: F401 (the same)
 from relay_client.keys import SecretKey

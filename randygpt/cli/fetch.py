@@ -74,7 +74,7 @@ def fetch(
     npub or alice@example.com alone, list that author's models and fetch nothing.
     """
     from distribution.trust_list import TrustStore
-    from randygpt.sharing import FetchOptions, fetch_release, plan_fetch_release
+    from randygpt.fetching import FetchOptions, fetch_release, plan_fetch_release
     from relay_client.nip19 import encode_npub
 
     home, limit, warn = Home.from_environment(), parse_size(max_size), (lambda _text: None) if quiet else print_stderr

@@ -65,7 +65,7 @@ def follow(
     Each new version becomes the current release. Older versions are refused, even after a restart. A release chosen
     with `use` stays until a newer version appears; a pinned release stays.
     """
-    from randygpt.sharing import follow_target, look_up_name, make_follower
+    from randygpt.fetching import follow_target, look_up_name, make_follower
 
     home, limit = Home.from_environment(), parse_size(max_size)
     store, trusted = installed.open_store(home)

@@ -71,8 +71,8 @@ def find_start(home: Home, which: str | None, relay: list[str] | None) -> "tuple
     """
     from distribution.local_release import read_release
     from randygpt.checkpoint.sidecar import read_sidecar
+    from randygpt.fetching import preview_release
     from randygpt.origins import lineage_of
-    from randygpt.sharing import preview_release
 
     try:
         model = find_model(which)

@@ -51,8 +51,8 @@ def obtain_release(
 
 
 def _fetch(home: Home, which: str, relay: list[str] | None, *, shown: bool) -> "MergeSource":
+    from randygpt.fetching import FetchOptions, fetch_release
     from randygpt.merging import MergeSource
-    from randygpt.sharing import FetchOptions, fetch_release
 
     if shown:
         print_stderr(f"fetching {which}")

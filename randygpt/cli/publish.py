@@ -125,8 +125,8 @@ def publish(
     from randygpt.checkpoint.sidecar import inspect_checkpoint
     from randygpt.origins import origin_of
     from randygpt.own_lists import bud03_servers, nip65_relays
+    from randygpt.publishing import Publication, published_references
     from randygpt.release_files import checkpoint_spec
-    from randygpt.sharing import Publication, published_references
 
     home, expires_in_s = Home.from_environment(), parse_duration(expires) if expires else None
     announcement = Announcement(note=note, handler=nip89)

@@ -10,7 +10,7 @@ from randygpt.errors import CallerError
 
 if TYPE_CHECKING:
     from randygpt.checkpoint.sidecar import CheckpointInfo
-    from randygpt.sharing import Publication
+    from randygpt.publishing import Publication
 
 _MANY = 1_000  # more events than this to a public relay need a confirmation
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from distribution.dry_run import DryRun
     from distribution.publish import Published
     from distribution.references import References
-    from randygpt.sharing import Publication
+    from randygpt.publishing import Publication
 
 
 def report_dry_run(publication: "Publication", estimate: "DryRun", *, as_json: bool) -> None:

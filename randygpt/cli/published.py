@@ -22,7 +22,7 @@ def list_published(
     quiet: bool,
 ) -> None:
     """Print the user's published versions, as relays and the journal of this machine know them."""
-    from randygpt.sharing import own_versions
+    from randygpt.publishing import own_versions
     from relay_client.nip19 import encode_npub
 
     home = Home.from_environment()

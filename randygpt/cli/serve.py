@@ -234,7 +234,7 @@ async def _following(follower: "Follower | None") -> AsyncIterator[None]:
 def _follower(home: Home, store: "Store", name: str, relay: list[str] | None, max_size: int) -> "Follower":
     """Return the follower to run with the server, which logs its events; raises CallerError and NotTrusted."""
     from distribution.follow import Installed, Skipped, VersionRevoked
-    from randygpt.sharing import follow_target, look_up_name, make_follower
+    from randygpt.fetching import follow_target, look_up_name, make_follower
 
     _, trusted = open_store(home)
 

@@ -55,7 +55,7 @@ def show(
 
 
 def _show_remote(reference: str, relay: list[str] | None, *, as_json: bool) -> None:
-    from randygpt.sharing import preview_release
+    from randygpt.fetching import preview_release
 
     home = Home.from_environment()
     preview = asyncio.run(preview_release(home, reference, relays=relay))

@@ -18,7 +18,7 @@ from support.command import TIMEOUT_S, background, environment, invoke, invoke_w
 from support.models import write_tiny
 from support.scripted_relay import ScriptedRelay
 
-from randygpt import sharing
+from randygpt import publishing
 from randygpt.cli.main import run
 from relay_client.keys import SecretKey
 from relay_client.nip46 import client
@@ -106,7 +106,7 @@ def test_throwaway_key_leaves_no_trace(
     assert json.loads(done.stdout)["chunk_author"] == KEY.pubkey.hex()
     assert not shows_the_secret(failed.stderr, done.stdout, done.stderr, caplog.text, str(threaded_relay.events))
     assert not any(shows_the_secret(path.read_bytes()) for path in files(author))
-    monkeypatch.setattr(sharing, "Pool", None)  # a bug in the middle of a publish
+    monkeypatch.setattr(publishing, "Pool", None)  # a bug in the middle of a publish
     with pytest.raises(TypeError) as caught:
         invoke(author, *words, "--new-version")
     report = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
@@ -201,7 +201,7 @@ def test_process_with_key_does_not_expose_it(home: Path, source: str, number: in
 def test_traceback_with_locals_has_no_secret(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANDYGPT_HOME", str(home))
     monkeypatch.chdir(home)
-    monkeypatch.setattr(sharing, "Journal", None)  # a bug in the middle of a publish
+    monkeypatch.setattr(publishing, "Journal", None)  # a bug in the middle of a publish
     with pytest.raises(TypeError) as caught:
         run(["publish", "checkpoint_best.bin", "--relay", "ws://127.0.0.1:1"])
     report = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
