@@ -28,7 +28,7 @@ from relay_client.session import (
     StoredEventsSent,
 )
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
-from relay_client.websocket import describe_error, open_websocket
+from relay_client.websocket import acknowledge_at_once, describe_error, open_websocket
 
 OnEvent = Callable[[Mapping[str, object]], bool | None]  # gets an unverified event; True ends the query
 OnLiveEvent = Callable[[Mapping[str, object]], bool]  # gets an unverified event; False if it was not wanted
@@ -286,6 +286,7 @@ class Connection:
         try:
             async with asyncio.timeout(self._timeouts.answer_s):
                 await self._socket.send(frame, text=True)
+            acknowledge_at_once(self._socket)
         except (ConnectionClosed, TimeoutError) as error:
             raise self._failure or TransportError(f"{self.url}: {describe_error(error)}") from None
 

@@ -1,7 +1,8 @@
 """Opening of websockets to relays, with size and time limits; for hints, to public hosts only. Does network I/O."""
 
 import asyncio
-from socket import SOCK_STREAM
+import contextlib
+import socket
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -52,6 +53,19 @@ async def open_websocket(
         raise TransportError(f"{url}: {describe_error(error)}{through}") from None
 
 
+def acknowledge_at_once(opened: ClientConnection) -> None:
+    """Have the kernel acknowledge the next packets at once.
+
+    Otherwise it may wait for 40 ms, and a relay without TCP_NODELAY holds the end of its answer back for as long. The
+    kernel forgets the setting, so it is repeated for each message. Linux only.
+    """
+    option = getattr(socket, "TCP_QUICKACK", None)
+    connected = opened.transport.get_extra_info("socket")
+    if option is not None and connected is not None:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            connected.setsockopt(socket.IPPROTO_TCP, option, 1)
+
+
 def describe_error(error: Exception) -> str:
     """Describe an error of the operating system or a library in a few words, without its class name."""
     if isinstance(error, TimeoutError):
@@ -67,7 +81,7 @@ async def _public_address(url: str, timeouts: Timeouts) -> str:
         raise TransportError(f"{url}: not connected through a proxy, which hides the relay's real address")
     parts = urlsplit(url)
     async with asyncio.timeout(timeouts.connect_s):
-        found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port or 443, type=SOCK_STREAM)
+        found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
     addresses = [str(address[0]) for *_, address in found]
     if not addresses or not all(map(is_public, addresses)):
         raise TransportError(f"{url}: not a public address")

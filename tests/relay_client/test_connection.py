@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
@@ -174,6 +175,16 @@ async def test_close_reason_is_safe_to_print() -> None:
         with pytest.raises(TransportError, match="red") as caught:
             await connection.query(WANTED, ignore)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="Linux only")
+async def test_answers_are_acknowledged_at_once(scripted: ScriptedRelay) -> None:
+    # A relay without TCP_NODELAY holds the end of an answer back until its start is acknowledged.
+    async with opened(scripted.url) as connection:
+        for _ in range(20):
+            await connection.query(WANTED, lambda _: None)
+            opened_socket = connection._socket.transport.get_extra_info("socket")
+            assert opened_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 1
 
 
 async def test_unanswered_event_times_out(scripted: ScriptedRelay) -> None:
