@@ -1,4 +1,4 @@
-"""Check and measure training on a GPU: `python benchmarks/gpu.py`, in less than five minutes.
+"""Check and measure training on a GPU: `python benchmarks/gpu.py`, made to take less than five minutes.
 
 Checks: attention in one kernel and no waiting in a training step (CUDA only), the loss curve against the CPU's and
 bf16's against float32's, a resumed run, and the export. Then it measures iterations of preset l. Prints a line for each

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 _INSTALLED_IN = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120 (pathlib is not loaded yet)
 _PACKAGES = ("relay_client", "distribution", "server")
 _USAGE_ERROR = 2
-_SPINS = "10000"  # of a waiting OpenMP thread before it sleeps; chosen by docs/performance.md
+_SPINS = "10000"  # of a waiting OpenMP thread before it sleeps; measured by benchmarks/rows_neighbour.py
 _SPIN_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")  # GNU's and Intel's OpenMP
 
 
