@@ -207,7 +207,7 @@ def test_release_is_tagged_for_other_programs(author: Path, threaded_relay: Scri
         ["t", "randygpt"],
         ["title", "demo"],
     ]
-    assert "--chunk-key are ignored" in again.stderr
+    assert "topics, expiry and chunk key stay as they were" in again.stderr
     assert [event["kind"] for event in threaded_relay.events.values()].count(4181) == 1
 
 
