@@ -106,14 +106,14 @@ def fetch(
     for url in fetched.misbehaving if not quiet else ():
         others = "" if source else "; others were preferred from then on"
         print_stderr(f"{url} {'has' if source else 'sent'} data that failed verification{others}")
-    text = "\n".join(
-        [
-            f"{release.title}, signed by {trusted.display_name(release.author)}",
-            f"release  {release.id.hex()}{' (weights only)' if release.partial else ''}",
-            f"path     {release.file('checkpoint').local_path} ({format_size(release.file('checkpoint').size)})",
-        ]
-    )
-    emit(as_json, _as_json(fetched, author), text)
+    following = 'generate "Once upon a time"' if fetched.activated else f"use {release.id.hex()[:8]}"
+    lines = [
+        f"{release.title}, signed by {trusted.display_name(release.author)}",
+        f"release  {release.id.hex()}{' (weights only)' if release.partial else ''}",
+        f"path     {release.file('checkpoint').local_path} ({format_size(release.file('checkpoint').size)})",
+        *([] if quiet else [f"next     randygpt {following}"]),
+    ]
+    emit(as_json, _as_json(fetched, author), "\n".join(lines))
 
 
 @contextlib.contextmanager

@@ -50,6 +50,16 @@ def test_published_file_is_fetched_without_a_relay(author: Path, written: Path, 
         assert invoke(friend, "fetch", name, "--from", written).returncode == 0
 
 
+def test_fetch_ends_with_the_next_command(written: Path, friend: Path) -> None:
+    (release,) = [event["id"] for event in map(json.loads, lines(written)) if event["kind"] == RELEASE_KIND]
+    last = invoke(friend, "fetch", "--from", written, "--no-activate").stdout.splitlines()[-1]
+    assert last == f"next     randygpt use {release[:8]}"
+    assert invoke(friend, "use", release[:8]).returncode == 0
+    last = invoke(friend, "fetch", "--from", written).stdout.splitlines()[-1]
+    assert last == 'next     randygpt generate "Once upon a time"'
+    assert "next  " not in invoke(friend, "fetch", "--from", written, "--quiet").stdout
+
+
 def test_events_are_in_the_order_of_sending(written: Path) -> None:
     events = [json.loads(line) for line in lines(written)]
     kinds = [event["kind"] for event in events]
