@@ -69,7 +69,16 @@ def connect(relay: Relays = None, as_json: Json = False, quiet: Quiet = False) -
     if not print_qr(uri) and sys.stderr.isatty() and not quiet:
         print_stderr("the QR code does not fit this terminal")
     print_stderr(f"Scan or paste this in your signer, and leave this running:\n{uri}")
-    pairing = asyncio.run(accept_pairing(relays, key, secret, on_waiting=_print_wait, on_auth_url=_print_auth_url))
+    pairing = asyncio.run(
+        accept_pairing(
+            relays,
+            key,
+            secret,
+            on_waiting=_print_wait,
+            on_auth_url=_print_auth_url,
+            on_failure=lambda reason: None if quiet else print_stderr(f"{reason}; trying again"),
+        )
+    )
     _finish(home, pairing, as_json=as_json)
 
 

@@ -23,6 +23,7 @@ from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 OnWaiting = Callable[[str], None]  # gets what the user may have to approve
 OnAuthUrl = Callable[[str], None]  # gets the address at which the user has to approve
+OnFailure = Callable[[str], None]  # gets why a relay cannot be used, once for each relay
 
 _STORED = 10  # answers to ask for that a relay stored although it need not
 _ACCEPTED = {Verdict.ACCEPTED, Verdict.DUPLICATE}
@@ -37,6 +38,7 @@ class SignerClient:
         signer: X-only public key of the signer; None: `accept` waits for one.
         on_waiting: Called with what is asked for if the signer takes longer than a program would.
         on_auth_url: Called with an address at which the user has to approve, once for a request.
+        on_failure: Called when a relay cannot be used, which is tried again.
         timeouts: How long to wait for relays and for the signer.
     """
 
@@ -48,6 +50,7 @@ class SignerClient:
         *,
         on_waiting: OnWaiting,
         on_auth_url: OnAuthUrl,
+        on_failure: OnFailure = lambda _reason: None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self.signer = signer
@@ -55,6 +58,7 @@ class SignerClient:
         self._client_key = client_key
         self._on_waiting = on_waiting
         self._on_auth_url = on_auth_url
+        self._on_failure = on_failure
         self._timeouts = timeouts
         self._exchange: Exchange | None = None
         self._secret = ""  # that a signer has to repeat; empty: none is awaited
@@ -168,12 +172,15 @@ class SignerClient:
 
     async def _keep_open(self, url: str) -> None:
         """Stay connected to a relay until cancelled."""
-        backoff = Backoff(self._timeouts)
+        backoff, announced = Backoff(self._timeouts), False
         while True:
             try:
                 await self._converse(url)
             except (TransportError, PeerError) as error:
                 self._failures[url] = str(error)
+                if not announced:
+                    announced = True
+                    self._on_failure(str(error))
             await asyncio.sleep(backoff.next())
 
     async def _converse(self, url: str) -> None:

@@ -11,7 +11,7 @@ from relay_client.event import Event, EventDraft, EventSigner
 from relay_client.hexadecimal import parse_hex
 from relay_client.keys import SecretKey, is_public_key
 from relay_client.nip19 import encode_npub
-from relay_client.nip46.client import OnAuthUrl, OnWaiting, SignerClient
+from relay_client.nip46.client import OnAuthUrl, OnFailure, OnWaiting, SignerClient
 from relay_client.nip46.messages import Method, Request, sign_request
 from relay_client.nip46.pairing import Pairing
 from relay_client.nip46.uri import BunkerUri
@@ -62,11 +62,18 @@ async def accept_pairing(
     *,
     on_waiting: OnWaiting,
     on_auth_url: OnAuthUrl,
+    on_failure: OnFailure,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
 ) -> Pairing:
     """Wait for a signer that was shown our `nostrconnect://` address, and learn whose key it has; raises as `pair`."""
     async with SignerClient(
-        relays, client_key, None, on_waiting=on_waiting, on_auth_url=on_auth_url, timeouts=timeouts
+        relays,
+        client_key,
+        None,
+        on_waiting=on_waiting,
+        on_auth_url=on_auth_url,
+        on_failure=on_failure,
+        timeouts=timeouts,
     ) as client:
         signer = await client.accept(secret, limit_s=timeouts.pair_s)
         return await _finish(client, client_key, signer, tuple(relays))

@@ -1,7 +1,7 @@
 """A remote signer over a real relay: pairing, signatures, and everything it can do wrong."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import orjson
@@ -31,6 +31,14 @@ async def bunker(relay: str) -> AsyncIterator[Bunker]:
 
 def ignore(_text: str) -> None:
     pass
+
+
+async def accept(
+    relays: list[str], key: SecretKey, secret: str, timeouts: Timeouts, on_failure: Callable[[str], None] = ignore
+) -> Pairing:
+    return await accept_pairing(
+        relays, key, secret, on_waiting=ignore, on_auth_url=ignore, on_failure=on_failure, timeouts=timeouts
+    )
 
 
 async def paired(bunker: Bunker, timeouts: Timeouts = FAST) -> Pairing:
@@ -210,7 +218,7 @@ async def test_signer_scans_our_address(relay: str) -> None:
 
     async with running(bunker):
         scanning = asyncio.create_task(scan())
-        pairing = await accept_pairing([relay], key, secret, on_waiting=ignore, on_auth_url=ignore, timeouts=FAST)
+        pairing = await accept([relay], key, secret, FAST)
         scanning.cancel()
     assert (pairing.signer, pairing.user) == (bunker.key.pubkey, bunker.user.pubkey)
     assert pairing.client_key is key
@@ -218,7 +226,15 @@ async def test_signer_scans_our_address(relay: str) -> None:
 
 async def test_address_that_no_signer_scans_expires(relay: str) -> None:
     with pytest.raises(SignerRefused, match="no signer connected for"):
-        await accept_pairing([relay], STRANGER, "secret", on_waiting=ignore, on_auth_url=ignore, timeouts=HURRIED)
+        await accept([relay], STRANGER, "secret", HURRIED)
+
+
+async def test_relay_that_is_away_is_reported_once(free_port: int) -> None:
+    url, reasons = f"ws://127.0.0.1:{free_port}", list[str]()
+    with pytest.raises(SignerRefused, match="no signer connected for"):
+        await accept([url], STRANGER, "secret", HURRIED, reasons.append)
+    assert len(reasons) == 1
+    assert url in reasons[0]
 
 
 async def test_event_that_no_relay_passes_on_is_not_sent(bunker: Bunker) -> None:
