@@ -139,7 +139,7 @@ def check_bases(store: Store, base: MergeSource, inputs: Sequence[MergeSource]) 
     """Raise CallerError if an input names another base. One that names none is taken to have this one."""
     for each in inputs:
         line = _line(store, each)
-        if line and base.id not in line:
+        if line and base.id not in (each.id, *line):  # that an input is the base, `ModelMerge` refuses
             other = f"it was made from the release {line[-1].hex()}"
             raise CallerError(f"{each.title} has another base than {base.title}: {other}")
 

@@ -9,6 +9,7 @@ from randygpt.model.config import ModelConfig
 _MAX_TEXT = 200  # characters
 _LOSSES = ("best_loss", "val_loss", "bits_per_byte")
 _MAX_LOSS = 1e6  # no model has a larger one
+_WIDE = 1000  # bits per byte that four decimals do not fit into a column for
 
 
 def one_line(text: object) -> str:
@@ -26,6 +27,11 @@ def loss_text(value: object) -> str:
 def bits_text(value: object) -> str:
     """Return bits per byte of the validation text as text; empty if it is no number."""
     return f"{value:.3f} (validation text)" if isinstance(value, float) else ""
+
+
+def bits_cell(value: float) -> str:
+    """Return bits per byte for a column of a table; those of broken models are rounded, to fit."""
+    return f"{value:8.4f}" if value < _WIDE else f"{value:8.0e}"
 
 
 def claimed_losses(card: Mapping[str, object]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from randygpt.cli import installed
+from randygpt.cli.card import bits_cell
 from randygpt.cli.flags import Json, Quiet, Relays, check_file_path
 from randygpt.cli.merge_forks import choose_forks
 from randygpt.cli.obtain import obtain, obtain_release
@@ -87,8 +88,12 @@ def merge(
     from randygpt.model.merge import MergeRule
 
     home, shown = Home.from_environment(), not (as_json or quiet)
-    if bool(models) == bool(forks):
+    if models and forks:
+        raise CallerError("--forks excludes models: name the models, or the release whose forks to merge")
+    if not (models or forks):
         raise CallerError("name the models to merge, or the release whose forks to merge with --forks")
+    if models and (trusted or yes):
+        raise CallerError("--trusted and --yes are for --forks: leave them out")
     if forks and (base or weights):
         raise CallerError("--forks excludes --base and --weights: name the models instead")
     target = _target(out)
@@ -237,5 +242,5 @@ def _as_text(
     if figures is None:
         return "\n".join([*(f"{label:<10}{text}" for label, text in zip(labels, texts, strict=True)), following])
     values = (figures.base, *figures.inputs, figures.merged)
-    rows = [f"{label:<10}{value:8.4f}  {text}" for label, value, text in zip(labels, values, texts, strict=True)]
+    rows = [f"{label:<10}{bits_cell(value)}  {text}" for label, value, text in zip(labels, values, texts, strict=True)]
     return "\n".join(["          bits per byte", *rows, figures.verdict(titles), following])

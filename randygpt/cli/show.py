@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: randygpt show shakespeare_best.bin"
 
+_INDENT = "\n" + " " * 12
 _KINDS = {"char": "characters", "bpe": "BPE tokens"}
 
 
@@ -48,8 +49,8 @@ def show(
         assert which is not None  # noqa: S101 (nothing else can be not installed)
         _show_remote(which, relay, as_json=as_json)
         return
-    extra, first = _release(model.release) if model.release else ({}, {})
     found = inspect_checkpoint(model.path, preset=preset)
+    extra, first = _release(model.release) if model.release else _ancestors(found)
     facts = _facts(found) | extra
     emit(as_json, facts, _text(found, facts, first))
 
@@ -81,9 +82,26 @@ def _release(release: "InstalledRelease") -> tuple[dict[str, object], dict[str, 
         "signed by": f"{trusted.display_name(release.author)}, {date}",
         "license": one_line(release.card.get("license")),
         "about": one_line(release.card.get("about")),
-        "made from": ("\n" + " " * 12).join(installed.lineage_lines(release.lineage, trusted)),
+        "made from": _INDENT.join(installed.lineage_lines(release.lineage, trusted)),
     }
     return extra, lines
+
+
+def _ancestors(found: "CheckpointInfo") -> tuple[dict[str, object], dict[str, object]]:
+    """Return a JSON field and lines of text with what a file was made from, by its sidecar."""
+    from randygpt.origins import lineage_of
+
+    lineage = lineage_of(found.sidecar)
+    if not (found.sidecar and lineage.ancestors):
+        return {}, {}
+    trusted = installed.open_store(Home.from_environment())[1]
+    ancestors = installed.lineage_lines(lineage, trusted)[:-1]  # without the note that its author claims them
+    lines: dict[str, object] = {
+        "file": "",  # its place; `_text` has the path
+        "name": one_line(found.sidecar.name),
+        "made from": _INDENT.join(ancestors),
+    }
+    return {"ancestors": installed.lineage_json(lineage, trusted)}, lines
 
 
 def _facts(found: "CheckpointInfo") -> dict[str, object]:

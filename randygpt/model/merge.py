@@ -29,7 +29,7 @@ _HALF = 16  # bits of the lower half of a change, which has at most 33 with its 
 _FULL = 1 << 16  # clip factor of a change that is not clipped
 _MAX_TOTAL = 1 << 16  # sum of all weights of inputs
 _MAX_SCALE = 4
-_MAX_DENOMINATOR = 1000  # of the scale; with these limits no sum exceeds 63 bits
+_SCALE_STEPS = 1000  # per 1 of the scale; with these limits no sum exceeds 63 bits
 _DECIMAL = re.compile("[0-9]{1,9}([.][0-9]{1,9})?")
 
 Floats = npt.NDArray[np.float32]
@@ -55,7 +55,7 @@ class MergeRule:
             raise CallerError("the weights of a merge must be whole numbers above 0 without a common divisor")
         if sum(self.weights) > _MAX_TOTAL:
             raise CallerError("--weights are too finely graded: use small whole numbers, such as 3,1,1")
-        if not 0 < self.scale <= _MAX_SCALE or self.scale.denominator > _MAX_DENOMINATOR:
+        if not 0 < self.scale <= _MAX_SCALE or _SCALE_STEPS % self.scale.denominator:
             raise CallerError(f"--scale must be above 0 and at most {_MAX_SCALE}, with at most three decimals")
 
     @classmethod

@@ -18,6 +18,7 @@ from distribution.seen_versions import SeenVersions
 from randygpt.checkpoint.origin import Origin
 from randygpt.checkpoint.rgpt import read_checkpoint, write_checkpoint
 from randygpt.checkpoint.sidecar import inspect_checkpoint, read_sidecar
+from randygpt.cli.card import bits_cell
 from randygpt.cli.main import run
 from relay_client.nip19 import encode_npub
 
@@ -93,6 +94,19 @@ def test_sidecar_records_the_merge(family: Family) -> None:
     }
 
 
+def test_show_names_what_a_merge_was_made_from(family: Family, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "fork1", "fork2", "--out", "both")
+    assert run(["show", "both.bin"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["file", "name"]
+    assert lines[2].startswith(f"made from   base {family.base.id.hex()} by npub1")
+    assert {line.split()[1] for line in lines[3:5]} == {each.id.hex() for each in family.forks[:2]}
+    assert lines[5].startswith("format")
+    assert run(["show", "both", "--json"]) == 0
+    roles = [each["role"] for each in json.loads(capsys.readouterr().out)["ancestors"]]
+    assert roles == ["base", "merged", "merged"]
+
+
 @pytest.mark.usefixtures("family")
 def test_left_out_input_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["merge", "fork1", "fork2", "fork3", "liar", "--robust", "--out", "safe"]) == 0
@@ -142,6 +156,15 @@ def test_merge_that_does_not_help_says_so(capsys: pytest.CaptureFixture[str]) ->
     assert "merging did NOT help: base version 1 by npub1" in capsys.readouterr().out
 
 
+def test_huge_figures_keep_the_columns() -> None:
+    assert [bits_cell(value) for value in (2.25, 999.5, 559_700.0, 3e15)] == [
+        "  2.2500",
+        "999.5000",
+        "   6e+05",
+        "   3e+15",
+    ]
+
+
 def test_fork_of_a_fork_has_the_base_in_common(family: Family, capsys: pytest.CaptureFixture[str]) -> None:
     family.fork("grandchild", 2 * change(1), (b_tag(family.forks[0]),))
     assert said(capsys, "grandchild", "fork2", "--out", "both")["base"] == family.base.id.hex()
@@ -161,6 +184,9 @@ def test_other_base_is_refused(family: Family, capsys: pytest.CaptureFixture[str
     assert "have no common base" in refused(capsys, "fork1", "false", "--out", "both")
     said_ = refused(capsys, "fork1", "false", "--base", "base", "--out", "both")
     assert f"has another base than base version 1 ({family.base.short_id}): it was made from the release" in said_
+    said_ = refused(capsys, "fork1", "fork2", "--base", "fork1", "--out", "both")
+    assert "fork2 version 2" in said_
+    assert "has another base than fork1 version 1" in said_
     family.fork("silent", change(1), ())
     assert "names no release that it was made from: name the common one with --base" in refused(
         capsys, "fork1", "silent", "--out", "both"

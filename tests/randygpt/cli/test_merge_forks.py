@@ -73,5 +73,6 @@ def test_mistakes_name_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
         capsys, "--forks", "liar", "--trusted", "--yes"
     )
     assert "--forks excludes --base and --weights" in refused(capsys, "--forks", "base", "--weights", "1,1")
-    assert "name the models to merge, or the release whose forks" in refused(capsys, "--forks", "base", "fork1")
+    assert "--forks excludes models: name the models, or the release" in refused(capsys, "--forks", "base", "fork1")
+    assert "--trusted and --yes are for --forks" in refused(capsys, "fork1", "fork2", "--trusted")
     assert "name the models to merge, or the release whose forks" in refused(capsys)
