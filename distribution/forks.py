@@ -12,6 +12,7 @@ from distribution.event_tags import MAX_FUTURE_S
 from distribution.events import RELEASE_KIND, Release
 from distribution.paged_reader import PagedReader, ReadLimits
 from distribution.trace import query_revocations
+from relay_client.batches import batched
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, claimed_id
 from relay_client.filter import Filter
@@ -79,9 +80,8 @@ async def query_forks(
         now: Seconds since 1970.
     """
     search, reader = _Search(ancestor, now), PagedReader(pool, LIMITS)
-    authors = sorted(trusted)
-    for start in range(0, len(authors), _AUTHORS):
-        search.begin(authors[start : start + _AUTHORS], MAX_TRUSTED)
+    for authors in batched(sorted(trusted), _AUTHORS):
+        search.begin(authors, MAX_TRUSTED)
         await reader.within_limit(search.read(reader), "reading forks by trusted authors")
     if not only_trusted:
         search.begin((), MAX_STRANGERS)

@@ -19,6 +19,7 @@ from distribution.local_release import LocalChunk, LocalRelease
 from distribution.manifest import Manifest
 from distribution.store import Store
 from relay_client.allocation import Allocation
+from relay_client.batches import batched
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, HashedEvent
 from relay_client.filter import Filter
@@ -149,10 +150,9 @@ class Reseeder:
     async def _copies(self, hashes: Collection[bytes]) -> dict[str, set[bytes]]:
         """Return which of these hashes each relay has as a chunk of any author, by URL."""
         found: dict[str, set[bytes]] = {url: set() for url in self._pool.urls}
-        wanted = sorted(hashes)
-        for start in range(0, len(wanted), IDS_PER_REQUEST):
-            batch = tuple(digest.hex() for digest in wanted[start : start + IDS_PER_REQUEST])
-            asked = Filter(kinds=(CHUNK_KIND,), tags={"x": batch}, limit=2 * len(batch))
+        for batch in batched(sorted(hashes), IDS_PER_REQUEST):
+            values = tuple(digest.hex() for digest in batch)
+            asked = Filter(kinds=(CHUNK_KIND,), tags={"x": values}, limit=2 * len(batch))
             for url, raw_event in await self._pool.query(asked):
                 with contextlib.suppress(InvalidEvent, InvalidChunk):
                     found[url].add(hashlib.sha256(decode(HashedEvent.parse(raw_event).content)).digest())

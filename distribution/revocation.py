@@ -13,6 +13,7 @@ from distribution.event_tags import check_time
 from distribution.events import FILE_KIND, HEAD_KIND, RELEASE_KIND, Head
 from distribution.manifest import is_digest
 from distribution.seen_versions import SeenVersions
+from relay_client.batches import batched
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, EventDraft, Tags
 from relay_client.event_source import Answer, EventSource
@@ -131,8 +132,8 @@ async def query_revoked(
     candidates = sorted(known.keys() - seen.revoked)
     revoked: dict[bytes, str] = {}
     late = [] if late is None else late
-    for start in range(0, len(candidates), IDS_PER_REQUEST):
-        ids = tuple(release_id.hex() for release_id in candidates[start : start + IDS_PER_REQUEST])
+    for batch in batched(candidates, IDS_PER_REQUEST):
+        ids = tuple(release_id.hex() for release_id in batch)
         wanted = Filter(authors=(address.author,), kinds=(REVOCATION_KIND,), tags={"e": ids}, limit=2 * len(ids))
         answers = await pool.query_soon(wanted, enough=lambda _: True, late=late)
         revoked |= read_revoked(answers, address.author, known, now=now)

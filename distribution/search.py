@@ -15,6 +15,7 @@ from distribution.events import RELEASE_KIND, TOPIC, Release
 from distribution.paged_reader import DEFAULT_READ_LIMITS, PagedReader, ReadLimits
 from distribution.search_checks import ResultChecks
 from distribution.search_results import Candidates, FoundModel, KnownAuthors, ReadCard, SearchQuery
+from relay_client.batches import batched
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, HashedEvent
 from relay_client.filter import Filter
@@ -89,10 +90,8 @@ class Searcher:
             yield dict.fromkeys(self.pool.urls, replace(wanted, authors=(query.author,))), False
             groups = [] if query.author in self.known.trusted else groups[:1]
         for group in groups:
-            authors = sorted(group)
-            for start in range(0, len(authors), _AUTHORS_PER_REQUEST):
-                some = tuple(authors[start : start + _AUTHORS_PER_REQUEST])
-                yield dict.fromkeys(self.pool.urls, replace(wanted, authors=some)), True
+            for authors in batched(sorted(group), _AUTHORS_PER_REQUEST):
+                yield dict.fromkeys(self.pool.urls, replace(wanted, authors=authors)), True
         if query.author:
             return
         wanted = replace(wanted, tags=topic or {"t": (TOPIC,)})

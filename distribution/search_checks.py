@@ -6,7 +6,7 @@ Does network I/O through a pool.
 import contextlib
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -19,6 +19,7 @@ from distribution.paged_reader import LEAST_CUT, Budget, OnRelayEvent, PagedRead
 from distribution.revocation import REVOCATION_KIND, Revocation
 from distribution.search_results import Candidates, FoundModel
 from distribution.trust import latest
+from relay_client.batches import batched
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event
 from relay_client.filter import Filter
@@ -144,7 +145,7 @@ class ResultChecks:
     async def _readable(self, models: Sequence[FoundModel]) -> list[FoundModel]:
         """Return the models whose manifest begins on a relay; a manifest of one event is checked as a whole."""
         found: dict[bytes, Event] = {}
-        for ids in _batches(dict.fromkeys(model.manifest_ids[0] for model in models)):
+        for ids in batched(dict.fromkeys(model.manifest_ids[0] for model in models), IDS_PER_REQUEST):
             events, _ = await gather_signed(self.reader.pool, ids, patient=False)
             found |= events
         return [model for model in models if _begins_manifest(model, found.get(model.manifest_ids[0]))]
@@ -168,9 +169,3 @@ def _begins_manifest(model: FoundModel, event: Event | None) -> bool:
     except (InvalidChunk, InvalidManifest):
         return False
     return hashlib.sha256(encoded).digest() == model.manifest_sha256 and manifest.size == model.size
-
-
-def _batches(ids: Iterable[bytes]) -> Iterator[list[bytes]]:
-    waiting = iter(ids)
-    while batch := list(islice(waiting, IDS_PER_REQUEST)):
-        yield batch

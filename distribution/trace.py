@@ -17,6 +17,7 @@ from distribution.heads import gather_signed
 from distribution.local_release import read_release
 from distribution.revocation import REVOCATION_KIND, Revocation
 from distribution.store import Store
+from relay_client.batches import batched
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event
 from relay_client.event_source import EventSource
@@ -131,9 +132,7 @@ async def query_revocations(
         now: Seconds since 1970.
     """
     revoked: dict[bytes, str] = {}
-    ids = list(authors)
-    for start in range(0, len(ids), IDS_PER_REQUEST):
-        batch = ids[start : start + IDS_PER_REQUEST]
+    for batch in batched(authors, IDS_PER_REQUEST):
         signers = tuple({author for each in batch for author in authors[each]})
         tags = {"e": tuple(each.hex() for each in batch)}
         wanted = Filter(authors=signers, kinds=(REVOCATION_KIND,), tags=tags, limit=2 * len(batch))

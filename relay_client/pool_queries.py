@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
+from relay_client.batches import batched
 from relay_client.connection import OnEvent
 from relay_client.errors import InvalidEvent, PeerError, RelayRefused, RelayTimeout, TransportError
 from relay_client.event import HashedEvent
@@ -113,9 +114,7 @@ class PoolQueries(PoolConnections):
                         arrived_at[url] = asyncio.get_running_loop().time()
 
             wanted = ids.get(url, ()) if isinstance(ids, Mapping) else ids
-            size = self._relays[url].ids_per_request
-            for start in range(0, len(wanted), size):
-                batch = tuple(wanted[start : start + size])
+            for batch in batched(wanted, self._relays[url].ids_per_request):
                 await self._query(url, Filter(ids=batch, limit=len(batch)), add)
 
         most = max((len(ids.get(url, ()) if isinstance(ids, Mapping) else ids) for url in stored), default=0)
@@ -133,8 +132,7 @@ class PoolQueries(PoolConnections):
         async def ask(url: str) -> None:
             relay, total = self._relays[url], 0
             try:
-                for start in range(0, len(ids[url]), relay.ids_per_request):
-                    batch = tuple(ids[url][start : start + relay.ids_per_request])
+                for batch in batched(ids[url], relay.ids_per_request):
                     count = await self._connection(url).count(Filter(ids=batch, limit=len(batch)))
                     if count is None:
                         return

@@ -6,6 +6,7 @@ Does no I/O but the signer's.
 import asyncio
 from collections.abc import Callable, Sequence
 
+from relay_client.batches import batched
 from relay_client.blossom.token import LIFETIME_S, MAX_HASHES, Verb, encode_header, token_draft
 from relay_client.event import EventSigner
 
@@ -36,8 +37,7 @@ class Authorizer:
         self._verb = verb
         self._origins = origins
         self._now = now
-        listed = list(dict.fromkeys(hashes))
-        batches = [tuple(listed[start : start + MAX_HASHES]) for start in range(0, len(listed), MAX_HASHES)]
+        batches = batched(dict.fromkeys(hashes), MAX_HASHES)
         self._batch = {digest: batch for batch in batches for digest in batch}
         self._made: dict[tuple[bytes, ...], tuple[int, str]] = {}  # blobs -> time and header
 
