@@ -224,7 +224,7 @@ class Fetcher:
         heads = [each.head for each in found if each.head.version > release.version]
         seen = versions.seen(author, name)
         known = {release.id, *(head.release_id for head in heads), *(one.release_id for one in seen.versions.values())}
-        revoked = read_revoked(self._late, author, known, now=self.now()).keys()
+        revoked = read_revoked(self._late, dict.fromkeys(known, (author,)), now=self.now()).keys()
         await versions.revoke(author, name, revoked)
         with contextlib.suppress(PeerError, TransportError, TimeoutError):
             left = [head for head in heads if head.release_id not in seen.revoked | revoked]

@@ -11,7 +11,7 @@ from distribution.errors import InvalidRelease
 from distribution.event_tags import MAX_FUTURE_S
 from distribution.events import RELEASE_KIND, Release
 from distribution.paged_reader import PagedReader, ReadLimits
-from distribution.trace import query_revocations
+from distribution.revocation import query_revocations
 from relay_client.batches import batched
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, claimed_id

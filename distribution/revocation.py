@@ -1,10 +1,10 @@
 """Revocation of releases by deletion requests (NIP-09), to and from events.
 
-Only `query_revoked` does I/O: on the network through a pool, and on disk to remember revocations.
+The queries do network I/O through a pool; `query_revoked` remembers revocations on disk. The rest does no I/O.
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -73,14 +73,16 @@ def revocation_draft(
     return EventDraft(kind=REVOCATION_KIND, created_at=created_at, tags=tags, content=reason)
 
 
-def read_revoked(answers: Iterable[Answer], author: bytes, known: Collection[bytes], *, now: int) -> dict[bytes, str]:
-    """Return the `known` release ids that an author revoked, and why, according to the valid answers."""
+def read_revoked(
+    answers: Iterable[Answer], authors: Mapping[bytes, Collection[bytes]], *, now: int
+) -> dict[bytes, str]:
+    """Return the reasons of revoked releases, by id, from the valid answers; `authors` as in `query_revocations`."""
     revoked: dict[bytes, str] = {}
     for _, raw_event in answers:
         with contextlib.suppress(InvalidEvent, InvalidRelease):  # not a revocation
             revocation = Revocation.parse(Event.parse(raw_event), now=now)
-            if revocation.author == author:
-                revoked |= dict.fromkeys(revocation.event_ids & set(known), revocation.reason)
+            meant = {each for each in revocation.event_ids & authors.keys() if revocation.author in authors[each]}
+            revoked |= dict.fromkeys(meant, revocation.reason)
     return revoked
 
 
@@ -100,6 +102,32 @@ async def find_revocation(pool: EventSource, author: bytes, release_id: bytes, *
             if revocation.author == author and release_id in revocation.event_ids:
                 return event
     return None
+
+
+async def query_revocations(
+    pool: EventSource,
+    authors: Mapping[bytes, Collection[bytes]],
+    *,
+    now: int,
+    late: list[Answer] | None = None,
+) -> dict[bytes, str]:
+    """Return the reasons of revoked releases, by id, as the relays of an open pool know them.
+
+    Args:
+        pool: Relays to ask.
+        authors: Keys whose revocation counts, by release id.
+        now: Seconds since 1970.
+        late: Gets the answers of relays that were not waited for (see `Pool.query_soon`).
+    """
+    revoked: dict[bytes, str] = {}
+    late = [] if late is None else late
+    for batch in batched(authors, IDS_PER_REQUEST):
+        signers = tuple({author for each in batch for author in authors[each]})
+        tags = {"e": tuple(each.hex() for each in batch)}
+        wanted = Filter(authors=signers, kinds=(REVOCATION_KIND,), tags=tags, limit=2 * len(batch))
+        answers = await pool.query_soon(wanted, enough=lambda _: True, late=late)
+        revoked |= read_revoked(answers, authors, now=now)
+    return revoked
 
 
 async def query_revoked(
@@ -129,14 +157,8 @@ async def query_revoked(
     seen = versions.seen(address.author, address.name)
     known = {one.release_id: version for version, one in seen.versions.items()}
     known |= {head.release_id: head.version for head in heads}
-    candidates = sorted(known.keys() - seen.revoked)
-    revoked: dict[bytes, str] = {}
-    late = [] if late is None else late
-    for batch in batched(candidates, IDS_PER_REQUEST):
-        ids = tuple(release_id.hex() for release_id in batch)
-        wanted = Filter(authors=(address.author,), kinds=(REVOCATION_KIND,), tags={"e": ids}, limit=2 * len(ids))
-        answers = await pool.query_soon(wanted, enough=lambda _: True, late=late)
-        revoked |= read_revoked(answers, address.author, known, now=now)
+    authors = dict.fromkeys(sorted(known.keys() - seen.revoked), (address.author,))
+    revoked = await query_revocations(pool, authors, now=now, late=late)
     await versions.revoke(address.author, address.name, revoked.keys())
     for release_id, reason in revoked.items():
         if release_id not in seen.revoked:

@@ -15,14 +15,9 @@ from distribution.errors import CallerError, InvalidRelease, StoreError
 from distribution.events import Release
 from distribution.heads import gather_signed
 from distribution.local_release import read_release
-from distribution.revocation import REVOCATION_KIND, Revocation
+from distribution.revocation import query_revocations
 from distribution.store import Store
-from relay_client.batches import batched
-from relay_client.errors import InvalidEvent
-from relay_client.event import Event
 from relay_client.event_source import EventSource
-from relay_client.filter import Filter
-from relay_client.gather_plan import IDS_PER_REQUEST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,26 +114,3 @@ class Tracer:
                 self._revoked[release.id] = ""
         if self.pool:
             self._revoked |= await query_revocations(self.pool, authors, now=self.now)
-
-
-async def query_revocations(
-    pool: EventSource, authors: Mapping[bytes, Collection[bytes]], *, now: int
-) -> dict[bytes, str]:
-    """Return the reasons of revoked releases, by id, as the relays of an open pool know them.
-
-    Args:
-        pool: Relays to ask.
-        authors: Keys whose revocation counts, by release id.
-        now: Seconds since 1970.
-    """
-    revoked: dict[bytes, str] = {}
-    for batch in batched(authors, IDS_PER_REQUEST):
-        signers = tuple({author for each in batch for author in authors[each]})
-        tags = {"e": tuple(each.hex() for each in batch)}
-        wanted = Filter(authors=signers, kinds=(REVOCATION_KIND,), tags=tags, limit=2 * len(batch))
-        for _, raw_event in await pool.query_soon(wanted, enough=lambda _: True, late=[]):
-            with contextlib.suppress(InvalidEvent, InvalidRelease):  # not a revocation
-                one = Revocation.parse(Event.parse(raw_event), now=now)
-                meant = {each for each in one.event_ids & authors.keys() if one.author in authors[each]}
-                revoked |= dict.fromkeys(meant, one.reason)
-    return revoked

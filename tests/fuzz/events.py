@@ -41,7 +41,7 @@ def _ancestors(event: Event) -> None:
 
 def _revocation(event: Event) -> None:
     found = Revocation.parse(event, now=NOW)
-    revoked = read_revoked([("", event.to_dict())], KEY.pubkey, found.event_ids, now=NOW)
+    revoked = read_revoked([("", event.to_dict())], dict.fromkeys(found.event_ids, (KEY.pubkey,)), now=NOW)
     same(found.event_ids, revoked.keys())
 
 
