@@ -1,7 +1,7 @@
 """Resolution of a model name that the user types, to an installed release or to a reference. Reads the store.
 
 A release is named by `current`, `previous`, its name, `name@version`, `alice/name` with a name from the trust list,
-`alice@example.com/name` with a name of the web that was looked up (`distribution.web_names`), `npub…/name`, a hex id or
+`alice@example.com/name` with a NIP-05 address that was looked up (`distribution.web_names`), `npub…/name`, a hex id or
 the first digits of an installed one, note, nevent, naddr, each also after `nostr:`, or a link that ends in one of them.
 """
 
@@ -31,7 +31,7 @@ _REFERENCE = re.compile(
     "https?://.*|(nostr:)?((note|nevent|naddr|nsec)1.*|npub1[^/]*(/.*)?|[0-9a-f]{64}(/.*)?)", re.IGNORECASE
 )
 _REFS = ("current", "previous")
-_FILE_SUFFIX = ".bin"  # a path to a checkpoint is no name of the web
+_FILE_SUFFIX = ".bin"  # a path to a checkpoint is no NIP-05 address
 _VERSIONED = re.compile("(.+)@([1-9][0-9]{0,9})")
 
 
@@ -129,7 +129,7 @@ def resolve_name(store: Store, trusted: TrustList, text: str) -> AddressReferenc
 
 
 def resolve_author(trusted: TrustList, text: str) -> bytes:
-    """Return the public key of an author: npub, 64 hex digits, petname, or a name of the web that is remembered.
+    """Return the public key of an author: npub, 64 hex digits, petname, or a NIP-05 address that is remembered.
 
     Raises:
         CallerError: `text` names no author.

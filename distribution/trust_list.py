@@ -1,4 +1,4 @@
-"""Trusted authors, the names that the user gave them, and the keys that names of the web had. Owns state/trust.json.
+"""Trusted authors, the names that the user gave them, and the keys that NIP-05 addresses had. Owns state/trust.json.
 
 Authors without such a name are shown by their key and the name that they claim.
 
@@ -113,13 +113,13 @@ class TrustStore:
         return author
 
     async def remember(self, address: str, pubkey: bytes) -> None:
-        """Keep the key that a name of the web (NIP-05) has, unless one is kept already; raises StoreError, OSError."""
+        """Keep the key that a NIP-05 address has, unless one is kept already; raises StoreError, OSError."""
         async with self._file.changing() as content:
             self._decode(content)
             content.setdefault("addresses", {}).setdefault(address, pubkey.hex())
 
     async def forget(self, address: str) -> None:
-        """Forget the key that a name of the web had; raises CallerError if none is kept."""
+        """Forget the key that a NIP-05 address had; raises CallerError if none is kept."""
         async with self._file.changing() as content:
             if address not in self._decode(content).addresses:
                 raise CallerError(f"no key is remembered for {quote(address)}")

@@ -1,4 +1,4 @@
-"""Names of the web (NIP-05) for authors: looked up, remembered, and refused when their key changes.
+"""NIP-05 addresses of authors: looked up, remembered, and refused when their key changes.
 
 Does network I/O; what is remembered is in the trust list.
 """
@@ -52,7 +52,7 @@ async def find_author(store: TrustStore, address: Nip05Address, *, remember: boo
 
 
 async def spell_out(text: str, store: TrustStore, *, remember: bool, on_note: OnNote) -> str:
-    """Return a typed name of a model with the author's key, as an naddr, in place of a name of the web.
+    """Return a typed name of a model with the author's key, as an naddr, in place of a NIP-05 address.
 
     Any other text is returned as it is. Raises what `find_author` raises.
     """

@@ -195,7 +195,7 @@ async def search(  # noqa: PLR0913 (options by keyword)
 
     Args:
         words: Words in name, title, topics, description or license; all of them.
-        author: npub, a name on the trust list, or a name of the web (NIP-05).
+        author: npub, a name on the trust list, or a NIP-05 address.
         tag: Topic.
         max_params: Largest number of parameters that a model may claim.
         max_size: Largest number of bytes.

@@ -72,12 +72,12 @@ async def _word_relays(pool: Pool, query: SearchQuery) -> set[str]:
 
 
 async def find_author_key(home: Home, text: str, *, on_note: Callable[[str], None]) -> bytes:
-    """Return the public key of an author: npub, name on the trust list, or name of the web (NIP-05).
+    """Return the public key of an author: npub, name on the trust list, or NIP-05 address.
 
     Args:
         home: Where the trust list is.
         text: What the user typed.
-        on_note: Called with which key a name of the web has, in words.
+        on_note: Called with which key a NIP-05 address has, in words.
 
     Raises:
         CallerError: It names no author.

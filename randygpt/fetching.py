@@ -49,7 +49,7 @@ class FetchOptions:
     weights_only: bool = False  # leave the optimizer state out: the installed checkpoint is then an RGPT0002 file
     on_warning: Callable[[str], None] = lambda _text: (
         None
-    )  # called with what does not count, and with keys of web names
+    )  # called with what does not count, and with keys of NIP-05 addresses
 
     @property
     def weights(self) -> HeaderRewrite | None:
@@ -118,7 +118,7 @@ async def _open_fetcher(
 ) -> AsyncIterator[tuple[Fetcher, Reference]]:
     """Open the relays for a reference, or the file, and yield a fetcher with the reference.
 
-    `policy` is for what is not the user's; `remember`: keep the key of a name of the web.
+    `policy` is for what is not the user's; `remember`: keep the key of a NIP-05 address.
     """
     store, trusted = Store(home.folder), TrustStore(home.folder).read()
     policy = policy or trusted.policy
@@ -155,7 +155,7 @@ async def _learn_name(home: Home, source: "EventSource", author: bytes) -> None:
 
 
 async def look_up_name(home: Home, text: str, *, remember: bool = True, on_note: Callable[[str], None]) -> str:
-    """Return a typed name of a model with the key of its author, if it has a name of the web (NIP-05).
+    """Return a typed name of a model with the key of its author, if it has a NIP-05 address.
 
     Raises what `distribution.web_names.find_author` raises.
     """

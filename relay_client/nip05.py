@@ -1,4 +1,4 @@
-"""Names of the web for keys, such as `alice@example.com`, and the document that names the key (NIP-05). No I/O."""
+"""NIP-05 addresses for keys, such as `alice@example.com`, and the document that names the key (NIP-05). No I/O."""
 
 import re
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _NAME = re.compile("[a-z0-9._-]{1,64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nip05Address:
-    """A name of the web for a key, in lower case; the domain in ASCII.
+    """The NIP-05 address of a key, in lower case; the domain in ASCII.
 
     Raises:
         CallerError: It cannot be one.

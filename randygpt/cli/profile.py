@@ -29,7 +29,7 @@ def profile(
     about: Annotated[str | None, typer.Option(metavar="TEXT", help=f"About you; {_EMPTY_REMOVES}.")] = None,
     nip05: Annotated[
         str | None,
-        typer.Option("--nip05", metavar="ADDRESS", help=f"Name of the web, alice@example.com; {_EMPTY_REMOVES}."),
+        typer.Option("--nip05", metavar="ADDRESS", help=f"NIP-05 address: alice@example.com; {_EMPTY_REMOVES}."),
     ] = None,
     relay: Relays = None,
     key_file: KeyFile = None,

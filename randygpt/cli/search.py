@@ -125,7 +125,7 @@ def search(
 
 
 def find_author_alone(text: str, *, quiet: bool) -> bytes | None:
-    """Return the author if a text is nothing but an npub or a name of the web, which is looked up; None otherwise.
+    """Return the author if a text is nothing but an npub or a NIP-05 address, which is looked up; None otherwise.
 
     Raises what `distribution.web_names.find_author` raises.
     """

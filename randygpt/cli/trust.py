@@ -75,11 +75,11 @@ def remove(
 
 @app.command("forget", epilog="Example: randygpt trust forget alice@example.com")
 def forget(
-    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="Name of the web, such as alice@example.com.")],
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="NIP-05 address, such as alice@example.com.")],
     as_json: Json = False,
     _quiet: Quiet = False,
 ) -> None:
-    """Forget the key of a name of the web (NIP-05).
+    """Forget the key of a NIP-05 address.
 
     The next `fetch` by that name accepts another key.
     """
@@ -92,7 +92,7 @@ def forget(
 
 @app.command("list", epilog="Example: randygpt trust list")
 def list_(as_json: Json = False, quiet: Quiet = False) -> None:
-    """Print the trusted authors, and the keys of names of the web that you fetched from."""
+    """Print the trusted authors, and the keys of NIP-05 addresses that you fetched from."""
     from relay_client.nip19 import encode_npub
 
     trusted = _book().read()
@@ -102,7 +102,7 @@ def list_(as_json: Json = False, quiet: Quiet = False) -> None:
     addresses = {address: encode_npub(key) for address, key in sorted(trusted.addresses.items())}
     if authors or addresses or as_json:
         entries = [{"npub": npub, "name": name} for name, npub in authors]
-        known = [f"{address}  {npub}  (name of the web, not trusted by itself)" for address, npub in addresses.items()]
+        known = [f"{address}  {npub}  (NIP-05 address, not trusted by itself)" for address, npub in addresses.items()]
         text = "\n".join([f"{name}  {npub}" for name, npub in authors] + known)
         emit(as_json, {"policy": trusted.mode, "authors": entries, "addresses": addresses}, text)
 

@@ -1,4 +1,4 @@
-"""Names of the web for keys (NIP-05): what is a name, and the lookup at its domain, honest and hostile."""
+"""NIP-05 addresses of keys: what is a name, and the lookup at its domain, honest and hostile."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Names of the web for authors (NIP-05) on the command line: looked up, remembered, refused when their key changes."""
+"""NIP-05 addresses of authors on the command line: looked up, remembered, refused when their key changes."""
 
 import json
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def remembered(home: Path) -> dict[str, str]:
     return found
 
 
-def test_model_is_fetched_by_a_name_of_the_web(friend: Path, web: WebServer, key: SecretKey) -> None:
+def test_model_is_fetched_by_a_nip05_address(friend: Path, web: WebServer, key: SecretKey) -> None:
     npub = encode_npub(key.pubkey)
     shown = invoke(friend, "show", ADDRESS, "--json")
     assert (shown.returncode, json.loads(shown.stdout)["author"], remembered(friend)) == (0, npub, {})
@@ -56,7 +56,7 @@ def test_model_is_fetched_by_a_name_of_the_web(friend: Path, web: WebServer, key
     assert len(web.asked) == asked  # what is installed is found by the remembered key
 
 
-def test_name_of_the_web_alone_lists_its_models(friend: Path, web: WebServer, key: SecretKey) -> None:
+def test_nip05_address_alone_lists_its_models(friend: Path, web: WebServer, key: SecretKey) -> None:
     for command in ("show", "fetch"):
         done = invoke(friend, command, "alice@web.example")
         assert (done.returncode, "demo@1" in done.stdout) == (0, True)
@@ -77,7 +77,7 @@ def test_domain_alone_names_its_root_key(friend: Path, web: WebServer, name: str
 
 
 @pytest.mark.usefixtures("web")
-def test_search_takes_a_name_of_the_web(friend: Path, key: SecretKey) -> None:
+def test_search_takes_a_nip05_address(friend: Path, key: SecretKey) -> None:
     done = invoke(friend, "search", "--author", "alice@web.example", "--json")
     assert [model["author"] for model in json.loads(done.stdout)] == [encode_npub(key.pubkey)]
     assert "alice@web.example is npub1" in only_line(done.stderr)
@@ -116,7 +116,7 @@ def test_unreachable_domain_leaves_the_remembered_key(friend: Path, web: WebServ
     assert "status 503; using the key that it named before" in only_line(again.stderr)
 
 
-def test_petname_comes_before_a_name_of_the_web(friend: Path, web: WebServer, key: SecretKey) -> None:
+def test_petname_comes_before_a_nip05_address(friend: Path, web: WebServer, key: SecretKey) -> None:
     assert invoke(friend, "trust", "add", encode_npub(key.pubkey), "alice@web.example").returncode == 0
     assert invoke(friend, "fetch", ADDRESS).returncode == 0
     assert web.asked == []
