@@ -7,6 +7,7 @@ from fuzz.signed import KEY, NOW, on_event
 from distribution.ancestors import parse_lineage
 from distribution.events import HEAD_KIND, RELEASE_KIND, Head, Release
 from distribution.revocation import REVOCATION_KIND, Revocation, read_revoked
+from randygpt.cli.card import card_lines, losses_text
 from randygpt.discovery import read_claims
 from randygpt.release_tags import release_tags
 from relay_client.blossom.server_list import SERVER_LIST_KIND, extend_list, listed_servers
@@ -31,6 +32,13 @@ def _release(event: Event) -> None:
     read_claims(release.card)
     release_tags(release.name, release.card)
     _ = release.title, release.short_id, release.base, release.merged
+
+
+def _card(event: Event) -> None:
+    card = Release.parse(event, now=NOW).card
+    for text in (*card_lines(card).values(), losses_text(card)):
+        if len(text.splitlines()) > 1:
+            raise BrokenPromise(f"more than one line: {text!r}")
 
 
 def _ancestors(event: Event) -> None:
@@ -69,6 +77,7 @@ def _server_list(event: Event) -> None:
 TARGETS: dict[str, Target] = {
     "event": _event,
     "release": on_event(RELEASE_KIND, _release),
+    "card": on_event(RELEASE_KIND, _card),
     "head": on_event(HEAD_KIND, lambda event: Head.parse(event, now=NOW)),
     "ancestors": on_event(RELEASE_KIND, _ancestors),
     "revocation": on_event(REVOCATION_KIND, _revocation),

@@ -27,7 +27,7 @@ print(result.finding.read_bytes()[:1])
 """
 
 
-_IMPORTS_TORCH = pytest.mark.full
+_HEAVY = {"safetensors": pytest.mark.full, "http-connection": pytest.mark.full}  # they import torch, start a thread
 
 
 @pytest.fixture
@@ -37,9 +37,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": f"{REPOSITORY / '.venv-fuzz'}:{REPOSITORY / 'tests'}:{REPOSITORY}"}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=_IMPORTS_TORCH if name == "safetensors" else ()) for name in TARGETS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_HEAVY.get(name, ())) for name in TARGETS])
 def test_corpus_is_read_or_refused(name: str) -> None:
     paths = sorted((CORPUS / name).iterdir())
     assert paths
