@@ -13,8 +13,9 @@ from typing import TypeVar
 
 from distribution.errors import CallerError, InvalidRelease, RandyGPTError
 from distribution.events import HEAD_KIND, Head, Release
-from distribution.fetch import Fetcher, check_address
+from distribution.fetch import Fetcher
 from distribution.installed import InstalledRelease
+from distribution.release_finder import check_address
 from distribution.revocation import REVOCATION_KIND, Revocation
 from distribution.state_file import StateFile
 from distribution.store import Store
