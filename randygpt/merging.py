@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from distribution.errors import StoreError
 from distribution.installed import InstalledRelease
 from distribution.store import Store
 from randygpt.checkpoint.merge import Merged, MergeFile, OnProgress, merge_files
@@ -97,7 +98,13 @@ class ModelMerge:
         return all(each.release for each in (self.base, *self.inputs))
 
     def run(self, on_progress: OnProgress = lambda _done, _total: None) -> Merged:
-        """Merge the files; raise what `merge_files` raises."""
+        """Merge the files; raise what `merge_files` raises, and StoreError if a release was removed meanwhile."""
+        for each in (self.base, *self.inputs):
+            if each.release and not each.info.path.exists():
+                raise StoreError(
+                    f"{each.title} was removed from the store before it was merged: run this again; if base and inputs "
+                    "do not fit into the quota, raise it (randygpt gc --quota)"
+                )
         return merge_files(self.base.file(), [each.file() for each in self.inputs], self.rule, on_progress)
 
     def sidecar(self, merged: Merged) -> Sidecar:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from support.forks import FRIEND, Family, b_tag, change
 from support.models import CONFIG, TEXT, write_tiny
 from support.release_store import checkpoint, weights
 
+from distribution.errors import StoreError
 from distribution.seen_versions import SeenVersions
 from randygpt.checkpoint.origin import Origin
 from randygpt.checkpoint.rgpt import read_checkpoint, write_checkpoint
 from randygpt.checkpoint.sidecar import inspect_checkpoint, read_sidecar
 from randygpt.cli.card import bits_cell
 from randygpt.cli.main import run
+from randygpt.merging import MergeSource, ModelMerge
+from randygpt.model.merge import MergeRule
 from relay_client.nip19 import encode_npub
 
 
@@ -147,6 +151,14 @@ def test_merge_that_helps_says_by_how_much(at_home: Path, capsys: pytest.Capture
     out = capsys.readouterr().out
     assert "merging helped: " in out
     assert "bits per byte below the best of the others\nnext      randygpt publish both.bin\n" in out
+
+
+def test_input_that_left_the_store_meanwhile_is_named(family: Family) -> None:
+    sources = [MergeSource.read(each.file("checkpoint").local_path, each) for each in (family.base, *family.forks)]
+    shutil.rmtree(family.forks[1].folder)
+    merge = ModelMerge(base=sources[0], inputs=tuple(sources[1:]), rule=MergeRule(weights=(1, 1, 1)))
+    with pytest.raises(StoreError, match=f"fork2 version 2 .{family.forks[1].short_id}. was removed from the store"):
+        merge.run()
 
 
 @pytest.mark.usefixtures("family")
