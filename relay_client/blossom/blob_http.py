@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from aiohttp import StreamReader, web
+from aiohttp import StreamReader, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from relay_client.blossom.blob_store import IncomingBlob, StoredBlob
 from relay_client.hexadecimal import parse_hex
@@ -47,6 +50,19 @@ class _Full(asyncio.Protocol):
 def limit_connections(server: web.Server, most: int) -> Callable[[], asyncio.BaseProtocol]:
     """Return the protocol factory of a server that has at most so many connections."""
     return lambda: server() if len(server.connections) < most else _Full()
+
+
+def drop_other_expectations(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """Return a request factory that ignores an Expect header other than `100-continue`: aiohttp fails on some."""
+
+    def make_request(message: RawRequestMessage, *args: Any) -> web.BaseRequest:  # noqa: ANN401 (aiohttp's)
+        if message.headers.get(hdrs.EXPECT, "").lower() != "100-continue":
+            headers = CIMultiDict(message.headers)
+            headers.popall(hdrs.EXPECT, [])
+            message = message._replace(headers=CIMultiDictProxy(headers))
+        return make(message, *args)
+
+    return make_request
 
 
 class Refused(Exception):

@@ -20,6 +20,7 @@ from relay_client.blossom.blob_http import (
     PREFLIGHT,
     BlobResponse,
     Refused,
+    drop_other_expectations,
     hash_header,
     int_header,
     keep_waiting,
@@ -128,6 +129,7 @@ class LocalBlobServer:
         await runner.setup()
         if runner.server is None:
             raise RuntimeError("the runner was not set up")
+        runner.server.request_factory = drop_other_expectations(runner.server.request_factory)
         connect = limit_connections(runner.server, self._limits.max_connections)
         self._listening = await asyncio.get_running_loop().create_server(connect, host, port)
         self.origin = self._url or origin_of(*self._listening.sockets[0].getsockname()[:2])

@@ -311,3 +311,15 @@ async def test_killed_server_keeps_whole_blobs_only(tmp_path: Path, free_port: i
         async with aiohttp.ClientSession() as web:
             assert await (await web.get(f"{origin}/{DIGEST.hex()}")).read() == BLOB
             assert (await put(web, origin, key, other)).status == 201
+
+
+@pytest.mark.parametrize("expect", [b"\xcd00-continue", b"tea", b"100-Continue"])
+@pytest.mark.parametrize(("target", "status"), [(b"/nothing", b"404"), (b"/" + ABSENT.hex().encode(), b"404")])
+async def test_unknown_expectation_is_ignored(tmp_path: Path, expect: bytes, target: bytes, status: bytes) -> None:
+    async with blob_server(tmp_path) as origin:
+        host, port = origin.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: %b\r\n\r\n" % (target, expect))
+        reply = await reader.read()
+        writer.close()
+    assert b"HTTP/1.1 %b " % status in reply
