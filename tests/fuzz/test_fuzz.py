@@ -27,7 +27,7 @@ print(result.finding.read_bytes()[:1])
 """
 
 
-_HEAVY = {"safetensors": pytest.mark.full, "http-connection": pytest.mark.full}  # they import torch, start a thread
+_HEAVY = dict.fromkeys(("safetensors", "http-connection", "blossom-connection"), pytest.mark.full)  # torch, threads
 
 
 @pytest.fixture
