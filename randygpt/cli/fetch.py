@@ -71,7 +71,7 @@ def fetch(
     """Fetch, verify and install a model.
 
     Every byte is verified against the author's signature; the release is installed completely or not at all. With an
-    npub or alice@example.com alone, list that author's models and fetch nothing.
+    npub, alice or alice@example.com alone, list that author's models and fetch nothing.
     """
     from distribution.trust_list import TrustStore
     from randygpt.fetching import FetchOptions, fetch_release, plan_fetch_release

@@ -1,11 +1,11 @@
 """`randygpt search`: find models on relays; the models of one author for `fetch` and `show`."""
 
 import asyncio
+import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,8 +20,10 @@ from randygpt.cli.flags import (
     parse_size,
     validator,
 )
+from randygpt.cli.models import find_file
 from randygpt.cli.output import emit, print_stderr
 from randygpt.cli.search_table import search_table
+from randygpt.errors import CallerError
 from randygpt.user.home import Home
 
 if TYPE_CHECKING:
@@ -125,22 +127,44 @@ def search(
 
 
 def find_author_alone(text: str, *, quiet: bool) -> bytes | None:
-    """Return the author if a text is nothing but an npub or a NIP-05 address, which is looked up; None otherwise.
+    """Return the author if a text is nothing but an npub, a petname or a NIP-05 address, which is looked up.
 
-    Raises what `distribution.web_names.find_author` raises.
+    None for anything else, and for a petname that names a file or an installed release too. Raises what
+    `distribution.web_names.find_author` raises.
     """
     from distribution.resolve import author_alone
 
-    if "@" not in text or Path(text).exists():
-        return author_alone(text)
+    if (author := author_alone(text)) or _names_file(text):
+        return author
     from distribution.trust_list import TrustStore
-    from distribution.web_names import address_alone, find_author
 
     store = TrustStore(Home.from_environment().folder)
+    if "@" not in text:
+        return _find_petname_alone(text, store.read())
+    from distribution.web_names import address_alone, find_author
+
     if not (address := address_alone(text, store.read())):
         return None
     note = (lambda _text: None) if quiet else print_stderr
     return asyncio.run(find_author(store, address, remember=False, on_note=note)).pubkey
+
+
+def _names_file(text: str) -> bool:
+    try:
+        return os.path.exists(text) or find_file(text) is not None  # noqa: PTH110 (false for text that is too long)
+    except CallerError:  # a folder with several checkpoints
+        return True
+
+
+def _find_petname_alone(text: str, trusted: "TrustList") -> bytes | None:
+    author = next((key for key, name in trusted.names.items() if name == text), None)
+    if author is None:
+        return None
+    try:
+        installed.find_release(text)
+    except CallerError:
+        return author
+    return None
 
 
 def list_models_of(home: Home, author: bytes, relay: list[str] | None, *, as_json: bool, quiet: bool) -> None:

@@ -36,7 +36,7 @@ def show(
     """Show shape, training, size and hash of a model.
 
     For a release, also who signed it. One that is not installed is looked up on the relays, without fetching its files.
-    With an npub or alice@example.com alone, list that author's models.
+    With an npub, alice or alice@example.com alone, list that author's models.
     """
     from randygpt.checkpoint.sidecar import inspect_checkpoint
 

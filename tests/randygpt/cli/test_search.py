@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.announcements import announce, stored
 from support.command import invoke, only_line
-from support.models import CONFIG
+from support.models import CONFIG, write_tiny
 from support.scripted_relay import ScriptedRelay
 
 from distribution.ancestors import Ancestor, Lineage
@@ -173,6 +173,19 @@ def test_npub_alone_lists_the_authors_models(reader: Path, command: str) -> None
     models = json.loads(invoke(reader, command, npub, "--json").stdout)
     assert [model["name"] for model in models] == ["tales"]
     assert not (reader / "store" / "releases").exists()
+
+
+def test_petname_alone_lists_unless_it_names_a_model(reader: Path) -> None:
+    models = json.loads(invoke(reader, "fetch", "alice", "--json").stdout)
+    assert [model["name"] for model in models] == ["shakespeare"]
+    write_tiny(reader / "alice_best.bin", name="demo")
+    assert json.loads(invoke(reader, "show", "alice", "--json").stdout)["name"] == "demo"
+
+
+@pytest.mark.parametrize("text", ["a" * 5_000, "a" * 5_000 + "@example.com"], ids=["name", "address"])
+def test_long_text_is_no_author(reader: Path, text: str) -> None:
+    done = invoke(reader, "fetch", text)
+    assert (done.returncode, "too long" in only_line(done.stderr)) == (2, False)
 
 
 def test_unreachable_relay_is_named(reader: Path, shelf: ScriptedRelay) -> None:
