@@ -17,7 +17,7 @@ from distribution.errors import CallerError
 from distribution.state_file import StateFile
 from distribution.trust import MODES, Mode, TrustPolicy
 from relay_client.errors import InvalidKey, quote
-from relay_client.nip19 import decode_pubkey, encode_npub
+from relay_client.nip19 import decode_pubkey, encode_npub, short_npub
 
 _MAX_NAME = 64
 _SHORT_CLAIM = 12  # characters of a claimed name in a table
@@ -56,14 +56,17 @@ class TrustList:
 
         The ends of an npub are too short to tell a forged key from a real one.
         """
-        npub = encode_npub(author)
-        short = f"{npub[:9]}…{npub[-4:]}"
+        short = short_npub(author)
         if author in self.names:
             return self.names[author]
         if imitated := self.imitated(author):
             return f"{short} (not your {imitated})"
         claim = self.claims.get(author, "")
         return f'"{claim[:_SHORT_CLAIM]}{"…" if claim[_SHORT_CLAIM:] else ""}"? {short}' if claim else short
+
+    def model_address(self, author: bytes, name: str) -> str:
+        """Return a model's name as it is typed: with the author's name on the list, or else the npub."""
+        return f"{self.names.get(author) or encode_npub(author)}/{name}"
 
     def imitated(self, author: bytes) -> str:
         """Return the name on the list that another author's claimed name looks like, empty if it looks like none."""

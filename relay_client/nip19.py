@@ -61,6 +61,12 @@ def encode_npub(pubkey: bytes) -> str:
     return encode_bech32("npub", pubkey)
 
 
+def short_npub(pubkey: bytes) -> str:
+    """Return the two ends of an npub, for tables. Too short to tell a forged key from a real one."""
+    npub = encode_npub(pubkey)
+    return f"{npub[:9]}…{npub[-4:]}"
+
+
 def encode_note(event_id: bytes) -> str:
     """Encode a 32-byte event id as `note1…` (NIP-19)."""
     return encode_bech32("note", event_id)

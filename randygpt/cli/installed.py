@@ -57,10 +57,9 @@ def complete(incomplete: str) -> list[str]:
 
 def complete_address(incomplete: str) -> list[str]:
     """Complete author and name of installed releases, by the author's petname if there is one."""
-    from relay_client.nip19 import encode_npub
 
     def names(releases: "list[InstalledRelease]", trusted: "TrustList") -> list[str]:
-        return [f"{trusted.names.get(each.author) or encode_npub(each.author)}/{each.name}" for each in releases]
+        return [trusted.model_address(each.author, each.name) for each in releases]
 
     return complete_from_store(incomplete, names)
 
@@ -239,14 +238,6 @@ def _table(rows: list[list[str]]) -> str:
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
-
-
-def short_npub(author: bytes) -> str:
-    """Return the two ends of an npub, for tables. Too short to tell a forged key from a real one."""
-    from relay_client.nip19 import encode_npub
-
-    npub = encode_npub(author)
-    return f"{npub[:9]}…{npub[-4:]}"
 
 
 def use(which: Which, as_json: Json = False, _quiet: Quiet = False) -> None:

@@ -77,7 +77,7 @@ def _describe(publication: "Publication", info: "CheckpointInfo") -> str:
     """Return what goes out, in lines of up to 80 characters: the model, its losses, and the bytes."""
     from distribution.ancestors import parse_lineage
     from distribution.events import SHORT_ID
-    from randygpt.cli.installed import short_npub
+    from relay_client.nip19 import short_npub
 
     losses = dict(info.sidecar.losses) if info.sidecar else {}
     facts = [f"validation {info.header.best_loss:.4f}" if isfinite(info.header.best_loss) else "no validation loss"]

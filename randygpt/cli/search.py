@@ -28,7 +28,7 @@ from randygpt.user.home import Home
 
 if TYPE_CHECKING:
     from distribution.search import SearchResult
-    from distribution.search_results import FoundModel, SearchQuery
+    from distribution.search_results import SearchQuery
     from distribution.trust_list import TrustList
 
 EXAMPLE = "Example: randygpt search tales --max-params 20M --sort bits"
@@ -189,26 +189,24 @@ def _search(
     if as_json:
         emit(as_json, [asdict(describe_model(model)) for model in result.models], "")
     elif result.models:
-        first = shlex.join(["randygpt", "fetch", _reference(result.models[0], trusted), *_relay_flags(relay)])
+        best = result.models[0]
+        address = trusted.model_address(best.author, best.name)
+        first = shlex.join(["randygpt", "fetch", address, *_relay_flags(relay)])
         emit(as_json, [], f"{search_table(result.models, trusted)}\n\n{first}")
 
 
 def _print_notes(result: "SearchResult", *, as_json: bool) -> None:
+    from relay_client.nip19 import short_npub
+
     for reason in result.incomplete:
         print_stderr(f"incomplete: {reason}")
     if result.models and result.more:
         print_stderr(f"{result.more:,} more releases may match: raise --limit, or search for less")
     for author in sorted(result.crowded)[:1]:
         others = f" and {len(result.crowded) - 1:,} others" if len(result.crowded) > 1 else ""
-        print_stderr(f"more models by {installed.short_npub(author)}{others}: pass --author")
+        print_stderr(f"more models by {short_npub(author)}{others}: pass --author")
     if not (result.models or as_json):
         print_stderr("no models found")
-
-
-def _reference(model: "FoundModel", trusted: "TrustList") -> str:
-    from relay_client.nip19 import encode_npub
-
-    return f"{trusted.names.get(model.author) or encode_npub(model.author)}/{model.name}"
 
 
 def _relay_flags(relays: Sequence[str] | None) -> list[str]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 
-from randygpt.cli.installed import short_npub
 from randygpt.cli.output import format_size
 
 if TYPE_CHECKING:
@@ -61,6 +60,8 @@ def _cells(model: "FoundModel", trusted: "TrustList", now: int) -> tuple[str, ..
 
 def _author(author: bytes, trusted: "TrustList", width: int) -> str:
     """Return the name on the trust list, else the claimed name and the end of the npub, else the npub's ends."""
+    from relay_client.nip19 import short_npub
+
     claim, npub = trusted.claims.get(author, ""), short_npub(author)
     if author in trusted.names or not claim or trusted.imitated(author):
         return trusted.names.get(author) or npub

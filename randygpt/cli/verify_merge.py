@@ -63,11 +63,13 @@ def _reference(ancestor: "Ancestor") -> str:
 
 def _ask(missing: "list[Ancestor]", home: Home) -> None:
     """Ask before releases are fetched that the author named, not the user; raise CallerError if the answer is no."""
+    from relay_client.nip19 import short_npub
+
     _, trusted = installed.open_store(home)
     unknown = {each.author for each in missing if each.author not in trusted.names}
     if not unknown:
         return
-    authors = ", ".join(map(installed.short_npub, sorted(unknown)))
+    authors = ", ".join(map(short_npub, sorted(unknown)))
     count = sum(each.author in unknown for each in missing)
     what = f"{count} of the merged releases, by {authors}, who are not on your trust list"
     if not sys.stdin.isatty():
