@@ -11,7 +11,7 @@ from distribution.errors import InvalidRelease, NotFound, RandyGPTError
 from distribution.events import HEAD_KIND, Head, Release
 from relay_client.errors import InvalidEvent
 from relay_client.event import Event, claimed_id
-from relay_client.event_source import EventSource
+from relay_client.event_source import EventSource, describe_lack
 from relay_client.filter import Filter
 
 _HEADS_PER_RELAY = 10  # an honest relay returns one
@@ -139,8 +139,7 @@ def _named_release(
     if reason := rejected.get(head.release_id):
         raise InvalidRelease(f"the release does not verify: {reason}")
     if head.release_id not in events:
-        reasons = f" ({pool.failure_summary()})" if pool.failure_summary() else ""
-        raise NotFound(f"{pool.lacking} the release: {head.release_id.hex()}{reasons}")
+        raise NotFound(describe_lack(pool, f"the release: {head.release_id.hex()}"))
     release = Release.parse(events[head.release_id], now=now)
     if not head.names(release):
         raise InvalidRelease(f"the head of {head.name!r} does not match the release that it names")

@@ -13,7 +13,7 @@ from distribution.events import CHUNK_KIND, MAX_MANIFEST_SIZE, Release
 from distribution.heads import gather_signed
 from distribution.manifest import Manifest
 from relay_client.event import Event
-from relay_client.event_source import EventSource
+from relay_client.event_source import EventSource, describe_lack
 
 if TYPE_CHECKING:  # it imports an HTTP client
     from relay_client.blossom.client import BlossomClient
@@ -53,8 +53,7 @@ async def gather_verified(pool: EventSource, ids: Sequence[bytes], what: str) ->
         if reason := rejected.get(event_id):
             raise InvalidRelease(f"the {what} does not verify: {reason}")
     if missing:
-        reasons = pool.failure_summary()
-        raise NotFound(f"{pool.lacking} the {what}: {missing[0].hex()}{f' ({reasons})' if reasons else ''}")
+        raise NotFound(describe_lack(pool, f"the {what}: {missing[0].hex()}"))
     return found
 
 

@@ -22,7 +22,7 @@ from distribution.server_hints import query_write_relays
 from distribution.trust import TrustPolicy
 from relay_client.errors import quote
 from relay_client.event import Event
-from relay_client.event_source import Answer, EventSource
+from relay_client.event_source import Answer, EventSource, describe_lack
 from relay_client.nip19 import AddressReference, EventReference, encode_npub
 
 
@@ -102,7 +102,7 @@ class ReleaseFinder:
                 raise InvalidRelease(f"{self.pool.lacking} a valid head of {who}: {errors[0]}")
             if own:
                 raise NotFound(f"the author revoked every version of {who} that the relays have")
-            raise NotFound(f"{self.pool.lacking} a model {who}{self._failures()}")
+            raise NotFound(describe_lack(self.pool, f"a model {who}"))
         for head in left:
             if error := checked.refused.get(head.id):
                 self.on_warning(f"ignored version {head.version} of {head.name}, announced without a release: {error}")
@@ -149,7 +149,3 @@ class ReleaseFinder:
     async def _by_id(self, release_id: bytes) -> Release:
         event = (await gather_verified(self.pool, [release_id], "release"))[release_id]
         return Release.parse(event, now=self.now())
-
-    def _failures(self) -> str:
-        reasons = self.pool.failure_summary()
-        return f" ({reasons})" if reasons else ""

@@ -67,3 +67,9 @@ class EventSource(Protocol):
         self, keys: Iterable[bytes], accept: AcceptEvent, lookup: KeyLookup = BY_ID, *, patient: bool = True
     ) -> list[bytes]:
         """Fetch events by key, and return the keys that did not arrive."""
+
+
+def describe_lack(source: EventSource, what: str) -> str:
+    """Return an error that something is missing, with the reasons of the source."""
+    reasons = source.failure_summary()
+    return f"{source.lacking} {what}{f' ({reasons})' if reasons else ''}"
