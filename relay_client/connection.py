@@ -15,8 +15,7 @@ from relay_client.errors import PeerError, RelayRefused, RelayTimeout, Transport
 from relay_client.event import HashedEvent, Signer
 from relay_client.filter import Filter
 from relay_client.messages import reason_prefix
-from relay_client.rate_control import MAX_QUERY_RETRIES, RateControl
-from relay_client.session import (
+from relay_client.outcomes import (
     AuthAnswered,
     AuthRequested,
     CountReceived,
@@ -24,9 +23,10 @@ from relay_client.session import (
     NoticeReceived,
     OkReceived,
     RequestClosed,
-    Session,
     StoredEventsSent,
 )
+from relay_client.rate_control import MAX_QUERY_RETRIES, RateControl
+from relay_client.session import Session
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from relay_client.websocket import acknowledge_at_once, describe_error, open_websocket
 

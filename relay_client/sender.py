@@ -17,9 +17,9 @@ from relay_client.backoff import Backoff
 from relay_client.connection import Connection
 from relay_client.errors import PeerError, RelayRefused, RelayTimeout, TransportError
 from relay_client.event import Event
+from relay_client.outcomes import NoticeReceived, OkReceived, Verdict
 from relay_client.rate_control import RateControl, mentions_rate_limit
 from relay_client.relay_status import SendCounts
-from relay_client.session import NoticeReceived, OkReceived, Verdict
 from relay_client.settle import TOO_SLOW
 from relay_client.timeouts import Timeouts
 

@@ -18,7 +18,7 @@ from relay_client.filter import Filter
 from relay_client.keys import SecretKey
 from relay_client.nip46.exchange import Exchange, read_response
 from relay_client.nip46.messages import NIP46_KIND, Request, Response
-from relay_client.session import OkReceived, Verdict
+from relay_client.outcomes import OkReceived, Verdict
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 
 OnWaiting = Callable[[str], None]  # gets what the user may have to approve

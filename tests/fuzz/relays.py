@@ -12,7 +12,8 @@ from relay_client.filter import Filter
 from relay_client.hints import is_public, usable_hints
 from relay_client.messages import parse_relay_message
 from relay_client.nip11 import RelayInfo
-from relay_client.session import AuthRequested, EventReceived, Session
+from relay_client.outcomes import AuthRequested, EventReceived
+from relay_client.session import Session
 from relay_client.url import is_loopback, normalize_url
 
 _DRAFT = EventDraft(kind=1, created_at=NOW)

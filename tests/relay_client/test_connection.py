@@ -18,7 +18,7 @@ from relay_client.errors import CallerError, InvalidMessage, PeerError, RelayRef
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
-from relay_client.session import OkReceived, Verdict
+from relay_client.outcomes import OkReceived, Verdict
 from relay_client.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from relay_client.url import normalize_url
 

@@ -9,7 +9,7 @@ from relay_client.errors import CallerError, InvalidMessage
 from relay_client.event import Event, EventDraft
 from relay_client.filter import Filter
 from relay_client.keys import SecretKey
-from relay_client.session import (
+from relay_client.outcomes import (
     AuthAnswered,
     AuthRequested,
     EventReceived,
@@ -17,10 +17,10 @@ from relay_client.session import (
     OkReceived,
     Outcome,
     RequestClosed,
-    Session,
     StoredEventsSent,
     Verdict,
 )
+from relay_client.session import Session
 
 KEY = SecretKey(bytes.fromhex("11" * 32))
 ID, OTHER_ID = b"\xaa" * 32, b"\xbb" * 32
