@@ -160,10 +160,13 @@ class EventFile:
             NotTrusted: It has models of other authors only.
             CallerError: It has several.
         """
-        found = _Models()
+        found, has_other = _Models(), False
         async for raw_event in self._events():
             model = _read_model(raw_event, now)
-            if model is None or name not in {None, model.name}:
+            if model is None:
+                continue
+            if name not in {None, model.name}:
+                has_other = True
                 continue
             try:
                 policy.check(model.author)
@@ -177,7 +180,7 @@ class EventFile:
             return reference
         if found.refused:
             raise found.refused
-        if self._junk:
+        if self._junk and not has_other:
             raise InvalidRelease(f"{self.name} has no model; {self.failure_summary()}")
         raise NotFound(f"{self.name} has no model{f' called {name}' if name else ''}")
 

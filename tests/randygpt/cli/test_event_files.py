@@ -130,6 +130,12 @@ def test_file_without_a_release_is_one_line(friend: Path, content: bytes, code: 
     assert not (friend / "store" / "releases").exists()
 
 
+def test_wrong_name_is_said_in_spite_of_junk(written: Path, friend: Path) -> None:
+    written.write_bytes(b"junk\n" + written.read_bytes())
+    done = invoke(friend, "fetch", "--from", written, "other")
+    assert (done.returncode, only_line(done.stderr)) == (4, f"randygpt: {written} has no model called other")
+
+
 def test_junk_among_the_events_is_skipped(author: Path, written: Path, friend: Path) -> None:
     events = lines(written)
     mixed = b"\0\xff\n{}\n[]\n\n".join([b'{"kind":1,"content":"hi"}\n', *events, events[0].replace(b"sig", b"gis")])
