@@ -22,6 +22,7 @@ MAX_TRUSTED = 1000  # forks by trusted authors
 MAX_STRANGERS = 500  # forks by others
 LIMITS = ReadLimits(events=2_500)  # of each relay
 
+_OVERFLOWED = "more forks exist: only the newest were read (--trusted reads those by authors you trust)"
 _AUTHORS = 200  # in a request
 _ID_DIGITS = 64  # of an id in hex
 
@@ -40,8 +41,13 @@ class Forks:
     """Result of a search for forks."""
 
     found: tuple[Fork, ...]  # the newest of each author's name, trusted authors first, then newest first
-    complete: bool  # False if there may be more by authors who are not trusted
+    incomplete: tuple[str, ...]  # why there may be more, a line each
     refused: int  # events that do not verify, are revoked, or name the release wrongly
+
+    @property
+    def complete(self) -> bool:
+        """Whether all relays answered, and nothing was cut off."""
+        return not self.incomplete
 
 
 def find_role(fork: Release, ancestor: Release) -> str:
@@ -94,8 +100,8 @@ async def query_forks(
 
     await reader.within_limit(find_revoked(), "reading revocations")
     found = newest_of_each_name(search.releases.values(), ancestor, trusted, revoked)
-    complete = not (reader.incomplete or search.overflowed)
-    return Forks(found=found, complete=complete, refused=len(search.refused) + len(revoked))
+    incomplete = (*reader.incomplete, *([_OVERFLOWED] if search.overflowed else []))
+    return Forks(found=found, incomplete=incomplete, refused=len(search.refused) + len(revoked))
 
 
 @dataclass(slots=True)

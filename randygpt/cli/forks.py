@@ -59,8 +59,8 @@ def _print_notes(result: "Forks", shown: int, title: str) -> None:
         print_stderr(f"no forks of {title} found")
     if len(result.found) > shown:
         print_stderr(f"{len(result.found) - shown:,} more: pass --limit {len(result.found)}")
-    if not result.complete:
-        print_stderr("there may be more: only the newest were read (--trusted reads those by authors you trust)")
+    for reason in result.incomplete:
+        print_stderr(f"incomplete: {reason}")
     if result.refused:
         print_stderr(f"left out: {result.refused:,} releases that are revoked, or whose claim is wrong")
 

@@ -39,8 +39,10 @@ def choose_forks(
     base, _, title = find_start(home, which, relay)
     if base is None:
         raise CallerError(f"{title} is a file: only a release has forks")
-    found = asyncio.run(find_forks(home, base, relays=relay, only_trusted=True)).found
-    forks = [each.release for each in found if each.role == "base" and not each.release.merged]
+    result = asyncio.run(find_forks(home, base, relays=relay, only_trusted=True))
+    for reason in result.incomplete:
+        print_stderr(f"incomplete: {reason}")
+    forks = [each.release for each in result.found if each.role == "base" and not each.release.merged]
     if len(forks) < MIN_INPUTS:
         count = "one fork" if forks else "no fork"
         raise CallerError(

@@ -112,6 +112,7 @@ async def test_relay_that_sends_without_end_is_left(scripted: ScriptedRelay, mon
     scripted.junk = [orjson.loads(endless.event.to_json())] * 20  # before every answer, whatever is asked for
     result = await search(scripted, trusted=())
     assert (found(result), result.complete) == ([(endless, "base", False)], False)
+    assert result.incomplete == (f"{scripted.url}: returns more events than a search reads",)
 
 
 @pytest.mark.full
