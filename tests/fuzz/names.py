@@ -23,7 +23,7 @@ from relay_client.nip19 import (
 )
 
 _ALICE = Nip05Address.parse("alice@a.example")
-_NOBODY = TrustList(mode="explicit", names={}, addresses={})
+_EMPTY_LIST = TrustList(mode="explicit", names={}, addresses={})
 _MAX_FIELD = 255  # bytes of a name or relay in a reference
 
 
@@ -33,8 +33,8 @@ def _document(data: bytes) -> None:
 
 def _web_name(data: bytes) -> None:
     text = text_of(data)
-    address_alone(text, _NOBODY)
-    split_web_name(text, _NOBODY)
+    address_alone(text, _EMPTY_LIST)
+    split_web_name(text, _EMPTY_LIST)
     address = Nip05Address.parse(text)
     same(address, Nip05Address.parse(str(address)))
     _ = address.url
