@@ -70,16 +70,19 @@ class Batch:
         self._remove(slot)
         return sequence
 
-    def step(self) -> list[Sequence]:
+    def step(self, *, threads: int = 1) -> list[Sequence]:
         """Run one step.
 
         Decode one token per prefilled sequence, prefill others within the token budget; return those that got a token.
+
+        Args:
+            threads: Threads to decode with.
         """
         for slot in reversed(range(len(self._slots))):
             if self._slots[slot].cancelled:
                 self._remove(slot)
         chunks = self._next_chunks()
-        sampled = self._sample(*self._compute(chunks))
+        sampled = self._sample(*self._compute(chunks, threads))
         for slot, ids in chunks:
             sequence = self._slots[slot]
             sequence.uncomputed_ids = sequence.uncomputed_ids[len(ids) :]
@@ -118,12 +121,12 @@ class Batch:
     def _turn(self, sequence: Sequence) -> tuple[int, int]:
         return self._prefilled[sequence.request.key], sequence.prefill_order
 
-    def _compute(self, chunks: Chunks) -> tuple[list[int], Array]:
+    def _compute(self, chunks: Chunks, threads: int) -> tuple[list[int], Array]:
         """Return the slots that get a token, and its logits (n, V): decoding ones, and those whose prefill ends."""
         tokens = [self._slots[slot].uncomputed_ids[0] for slot in range(self._decoding)]
         if not tokens and not chunks:
             return [], np.empty((0, self._decoder.config.vocab_size), np.float32)
-        logits = self._decoder.forward(self._cache, tokens, chunks)
+        logits = self._decoder.forward(self._cache, tokens, chunks, threads=threads)
         ended = (slot for slot, ids in chunks if len(ids) == len(self._slots[slot].uncomputed_ids))  # all but the last
         slots = [*range(self._decoding), *ended]
         return slots, logits[: len(slots)]

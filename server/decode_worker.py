@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from randygpt.model.decode_kernel import default_threads
 from server.batch import Batch
 from server.metrics import Metrics
 from server.models import LoadedModel
 from server.scheduler import Scheduler, shutting_down
 from server.sequence import Delivery, Sequence, deliver, failures
+
+_SHARED_UP_TO = 4  # sequences of one worker that all cores decode together, while the other workers are idle
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -26,6 +29,7 @@ class DecodeWorker:
     incoming: list[Sequence] = field(default_factory=list)  # to be added before the next step
     heartbeats: list[asyncio.Event] = field(default_factory=list)  # waiters for the next heartbeat
     _batches: dict[LoadedModel, Batch] = field(default_factory=dict)
+    _threads: int = 1  # to decode with
     _stepped_at: dict[LoadedModel, float] = field(default_factory=dict)  # last step with tokens, by perf_counter
 
     @property
@@ -88,6 +92,8 @@ class DecodeWorker:
             self.heartbeats.clear()
             if scheduler.closed:
                 return False
+            others_idle = not any(other.load for other in scheduler.workers if other is not self)
+            self._threads = default_threads() if others_idle and self.load <= _SHARED_UP_TO else 1
             incoming, self.incoming = self.incoming, []
             for sequence in incoming:
                 model = sequence.request.model
@@ -105,7 +111,7 @@ class DecodeWorker:
         batch = self._batches[model]
         previous = self._stepped_at.get(model, time.perf_counter())
         try:
-            advanced = batch.step()
+            advanced = batch.step(threads=self._threads)
         except Exception as error:  # noqa: BLE001 (raised where a request waits for output)
             self._deliver(failures(batch.sequences, error))
             self._drop(model)

@@ -17,7 +17,8 @@
 #define LANES 16       /* floats of a vector */
 #define PADDING 64     /* floats; rows in scratch memory have a multiple of it */
 #define MAX_THREADS 16
-#define MEETING_SPINS 4000    /* of a thread that waits for the others, before it yields its core */
+#define MEETING_SPIN_NS 1000000 /* a thread waits so long for the others before it yields its core */
+#define CLOCK_SPINS 64        /* between two looks at the clock */
 #define MAX_STEPS_ALONE 256   /* after a step with helpers that had to yield: another process has a core */
 #define IDLE_SPIN_NS 200000   /* a helper waits so long for the next step before it sleeps */
 
@@ -83,6 +84,13 @@ struct team {
 static struct team team = {
     .in_use = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .pause = 1};
 
+static int64_t now_ns(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
+}
+
 /* Wait until all threads of the step have come here. */
 static void meet(int threads)
 {
@@ -94,11 +102,16 @@ static void meet(int threads)
         atomic_store_explicit(&team.meeting, meeting + 1, memory_order_release);
         return;
     }
-    for (int spins = 0; atomic_load_explicit(&team.meeting, memory_order_acquire) == meeting; spins++) {
-        if (spins < MEETING_SPINS) {
-            PAUSE();
-        } else {
-            atomic_fetch_add_explicit(&team.yields, spins == MEETING_SPINS, memory_order_relaxed);
+    int64_t until = 0;
+    for (unsigned spins = 1; atomic_load_explicit(&team.meeting, memory_order_acquire) == meeting; spins++) {
+        PAUSE();
+        if (spins % CLOCK_SPINS)
+            continue;
+        int64_t now = now_ns();
+        if (until == 0)
+            until = now + MEETING_SPIN_NS;
+        if (now > until) {
+            atomic_fetch_add_explicit(&team.yields, 1, memory_order_relaxed);
             sched_yield();
         }
     }
@@ -332,20 +345,13 @@ static void run(const struct model *model, const struct step *step, int thread, 
 
 /* ---- helpers ----------------------------------------------------------------------------------------------------- */
 
-static int64_t now_ns(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
-}
-
 /* Return the number of the next step: spin for a short time, then sleep. */
 static unsigned next_step(unsigned seen)
 {
     unsigned number;
     int64_t until = now_ns() + IDLE_SPIN_NS;
     while ((number = atomic_load_explicit(&team.step_number, memory_order_acquire)) == seen && now_ns() < until)
-        for (int i = 0; i < 16; i++)
+        for (int i = 0; i < CLOCK_SPINS; i++)
             PAUSE();
     if (number != seen)
         return number;
