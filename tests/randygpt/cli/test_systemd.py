@@ -168,21 +168,13 @@ async def test_hanging_decode_worker_stops_the_watchdog(manager: Manager, monkey
     monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
     monkeypatch.setenv("WATCHDOG_USEC", "3000")
     model = endless()
-    entered = threading.Event()
-
-    class Noticed(Gated):
-        def forward(self, *facts: object) -> object:  # type: ignore[override]
-            entered.set()
-            return super().forward(*facts)
-
     with gate(TIMEOUT_S) as opened:
-        slow = LoadedModel(
-            language_model=replace(model, decoder=Noticed(model.decoder, opened)), release_id=None, label="slow"
-        )
+        decoder = Gated(model.decoder, opened)
+        slow = LoadedModel(language_model=replace(model, decoder=decoder), release_id=None, label="slow")
         async with run_server(ActiveModel(current=slow), None, ServerConfig(), watchdog=systemd.watchdog) as address:
             await asyncio.to_thread(manager.receive_until, "WATCHDOG=1")
             request = asyncio.create_task(asyncio.to_thread(ask, address))
-            await asyncio.to_thread(entered.wait)
+            assert await asyncio.to_thread(decoder.entered.wait, TIMEOUT_S)
             earlier = 0  # messages sent before it hung; a healthy engine never stops sending
             while earlier < 10_000 and await asyncio.to_thread(receives_at_once, manager):
                 earlier += 1
