@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from distribution.chunking import decode
@@ -88,7 +88,9 @@ class ResultChecks:
 
         def wanted(models: Sequence[FoundModel]) -> Filter:
             names = tuple(dict.fromkeys(model.name for model in models))
-            return self._filter(HEAD_KIND, models, "d", names)
+            filters = self._filter(HEAD_KIND, models, "d", names)
+            # nostr-sdk's relay looks up only the first name of a single author
+            return replace(filters, tags={}) if len(names) > 1 == len(filters.authors) else filters
 
         await self._ask(batch, wanted, receive)
         return heads

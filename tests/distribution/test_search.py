@@ -249,3 +249,12 @@ async def test_small_flood_on_a_real_relay(free_port: int) -> None:
             assert len(await pool.query(Filter(kinds=(RELEASE_KIND,), limit=500))) == 154
         result = await search([relay.url], limits=ReadLimits(page=100))
     assert names(result) == NAMES
+
+
+async def test_all_models_of_one_author_are_listed(free_port: int) -> None:
+    mine = [announce(ALICE, f"real{number}", created_at=NOW - 9_000 - number) for number in range(3)]
+    async with LocalRelay(port=free_port) as relay:
+        async with Pool([relay.url]) as pool:
+            await pool.publish((event, [relay.url]) for event in events_of(mine))
+        result = await search([relay.url], author=ALICE.pubkey)
+    assert names(result) == ["real0", "real1", "real2"]
