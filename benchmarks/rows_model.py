@@ -10,7 +10,7 @@ from measure import BASELINE, TEXT, Bench, Measured, Raw, Row, compare, iteratio
 
 from randygpt.training.recipe import RECIPES
 
-CLASSIC_RUN = ("--recipe", "classic", "--preset", "s", "--iters", "8")
+CLASSIC_RUN = ("--recipe", "classic", "--preset", "s", "--iters", "20")
 CLASSIC_ITERATIONS = 1000  # that a fast run is compared with
 RECIPE_ROUNDS = 2
 
@@ -19,7 +19,7 @@ def training(bench: Bench, preset: str, plain_steps: int) -> Measured:
     """Compare an iteration of the plain program with one of `randygpt train`, batch size 64."""
     return compare(
         lambda: bench.plain_training_ms(preset, plain_steps),
-        lambda: iteration_ms(bench.train("--recipe", "classic", "--preset", preset, "--iters", "8")),
+        lambda: iteration_ms(bench.train("--recipe", "classic", "--preset", preset, "--iters", "20")),
     )
 
 

@@ -83,7 +83,7 @@ def training(bench: Bench, preset: str) -> Measured:
         numbers = (bench.vocab_size, 64, TRAINING_STEPS)
         return bench.run_peer("compiled_training.py", preset, *map(str, numbers))["ms_per_iter"]
 
-    flags = ("--recipe", "classic", "--preset", preset, "--iters", "8")
+    flags = ("--recipe", "classic", "--preset", preset, "--iters", "20")
     return a_b_b_a(compiled, lambda: iteration_ms(bench.train(*flags)))
 
 
