@@ -23,19 +23,10 @@ from relay_client.relay_status import RelayReport
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedList:
-    """A list of servers as relays have it now."""
+    """A list as relays have it now."""
 
-    servers: Sequence[str]  # origins, at most 16
-    added: int  # number of servers that the list on relays did not name
-    relays: Mapping[str, RelayReport]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedRelays:
-    """A list of relays as relays have it now."""
-
-    write: Sequence[str]  # URLs of its write relays
-    added: int  # number of write relays that the list on relays did not name
+    entries: Sequence[str]  # origins of servers, or URLs of write relays
+    added: int  # number of entries that the list on relays did not name
     relays: Mapping[str, RelayReport]
 
 
@@ -94,10 +85,10 @@ async def publish_servers(
     replaced = await replace_event(relays, key, SERVER_LIST_KIND, extend)
     event, latest = replaced.event, replaced.latest
     added = len(event.tags) - len(latest.tags if latest else ())
-    return PublishedList(servers=listed_servers(event), added=added, relays=replaced.relays)
+    return PublishedList(entries=listed_servers(event), added=added, relays=replaced.relays)
 
 
-async def publish_relays(relays: Sequence[str], key: EventSigner, urls: Sequence[str], *, now: int) -> PublishedRelays:
+async def publish_relays(relays: Sequence[str], key: EventSigner, urls: Sequence[str], *, now: int) -> PublishedList:
     """Add write relays to the relay list of `key` (NIP-65, kind 10002) on relays; what it names already stays.
 
     Args:
@@ -115,7 +106,7 @@ async def publish_relays(relays: Sequence[str], key: EventSigner, urls: Sequence
     )
     named = listed_write_relays(replaced.event)
     before = listed_write_relays(replaced.latest) if replaced.latest else []
-    return PublishedRelays(write=named, added=len(named) - len(before), relays=replaced.relays)
+    return PublishedList(entries=named, added=len(named) - len(before), relays=replaced.relays)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

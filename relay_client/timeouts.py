@@ -19,7 +19,7 @@ class Timeouts:
     count_s: float = 5.0  # for the count of some events (NIP-45)
     sign_s: float = 60.0  # for a remote signer, whose user may have to approve
     sign_repeat_s: float = 15.0  # until a request is sent again that the signer has not answered
-    sign_notice_s: float = 1.0  # until the user is told what is waited for
+    sign_notice_s: float = 1.0  # before a note says what the signer has to approve
     pair_s: float = 300.0  # for a remote signer to scan our address
     relay_info_s: float = 3.0  # for a NIP-11 document
     retry_first_s: float = 0.5  # bound of the first wait before reconnecting; doubles up to `retry_longest_s`

@@ -10,7 +10,7 @@ import typer
 
 from randygpt.cli.flags import Json, Quiet, Relays
 from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
-from randygpt.cli.output import emit, format_size, is_confirmed, print_stderr
+from randygpt.cli.output import emit, format_size, is_confirmed
 from randygpt.cli.usage import Group
 from randygpt.errors import CallerError, TransportError
 from randygpt.user.home import Home
@@ -87,6 +87,7 @@ def publish(
     They are added as relays that you write to; what the list on your relays names stays on it. Others then find your
     models by your name alone. Only public wss relays are published. Every program of nostr uses this list.
     """
+    from randygpt.cli.published_list import show_published
     from randygpt.own_lists import publish_relays
     from relay_client.hints import is_usable_hint
 
@@ -97,20 +98,8 @@ def publish(
         raise CallerError(f"none of your relays is a public wss relay: {', '.join(listed) or 'the list is empty'}")
     asked, key = home.resolve_relays(relay), signing_key(home, key_file, password_file)
     published = asyncio.run(publish_relays(asked, key, urls, now=int(time.time())))
-    left_out = [url for url in listed if url not in urls]
-    if not quiet:
-        for url in left_out:
-            print_stderr(f"not published: {url} is not a public wss relay")
-        for report in published.relays.values():
-            if report.reason:
-                print_stderr(f"skipped relay: {report.reason}")
-    result = {
-        "write": list(published.write),
-        "added": published.added,
-        "not_public": left_out,
-        "relays": {url: {"has_list": each.in_use, "reason": each.reason} for url, each in published.relays.items()},
-    }
-    emit(as_json, result, "\n".join(published.write))
+    not_public = [url for url in listed if url not in urls]
+    show_published(published, "write", not_public=not_public, noun="public wss relay", as_json=as_json, quiet=quiet)
 
 
 @app.command("check", epilog="Example: randygpt relays check wss://relay.example --send")

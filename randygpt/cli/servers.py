@@ -9,7 +9,7 @@ import typer
 
 from randygpt.cli.flags import Json, Quiet, Relays
 from randygpt.cli.keys import KeyFile, PasswordFile, signing_key
-from randygpt.cli.output import emit, print_stderr
+from randygpt.cli.output import emit
 from randygpt.cli.usage import Group
 from randygpt.errors import CallerError, PeerError, TransportError
 from randygpt.user.home import Home
@@ -102,6 +102,7 @@ def publish(
     Your servers are added to the list that your relays have; what it names stays on it. Only public https servers are
     published.
     """
+    from randygpt.cli.published_list import show_published
     from randygpt.own_lists import publish_servers
     from relay_client.blossom.address import is_public_origin
 
@@ -114,20 +115,10 @@ def publish(
         raise CallerError(f"none of your servers is a public https server: {', '.join(listed)}")
     urls, key = home.resolve_relays(relay), signing_key(home, key_file, password_file)
     published = asyncio.run(publish_servers(urls, key, origins, now=int(time.time())))
-    left_out = [origin for origin in listed if origin not in origins]
-    if not quiet:
-        for origin in left_out:
-            print_stderr(f"not published: {origin} is not a public https server")
-        for report in published.relays.values():
-            if report.reason:
-                print_stderr(f"skipped relay: {report.reason}")
-    result = {
-        "servers": list(published.servers),
-        "added": published.added,
-        "not_public": left_out,
-        "relays": {url: {"has_list": each.in_use, "reason": each.reason} for url, each in published.relays.items()},
-    }
-    emit(as_json, result, "\n".join(published.servers))
+    not_public = [origin for origin in listed if origin not in origins]
+    show_published(
+        published, "servers", not_public=not_public, noun="public https server", as_json=as_json, quiet=quiet
+    )
 
 
 async def _refusals(origins: list[str]) -> dict[str, str]:

@@ -17,17 +17,6 @@ from relay_client.nip19 import encode_npub
 NOW = 1_790_000_000
 
 
-@pytest.fixture
-def friend(author: Path, threaded_relay: ScriptedRelay, tmp_path: Path) -> Path:
-    """A home whose relay has the model `demo`."""
-    words = ("publish", "checkpoint_best.bin", "--relay", threaded_relay.url)
-    assert invoke(author, *words).returncode == 0
-    home = tmp_path / "friend"
-    home.mkdir()
-    assert invoke(home, "relays", "add", threaded_relay.url).returncode == 0
-    return home
-
-
 def put_profile(relay: ScriptedRelay, key: SecretKey, name: str, *, created_at: int = NOW) -> None:
     content = json.dumps({"name": name})
     event = json.loads(EventDraft(kind=0, created_at=created_at, content=content).sign(key).to_json())

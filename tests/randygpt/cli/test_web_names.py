@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from support.command import invoke, only_line
 from support.public_network import PUBLIC, WebServer, lead_to, server_context, web_server
-from support.scripted_relay import ScriptedRelay
 
 from relay_client.keys import SecretKey
 from relay_client.nip19 import encode_npub
@@ -22,17 +21,6 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: SecretKey) -> Iter
         lead_to(monkeypatch, {"web.example": PUBLIC}, local)
         server.answer({"names": {"alice": key.pubkey.hex(), "_": key.pubkey.hex()}})
         yield server
-
-
-@pytest.fixture
-def friend(author: Path, threaded_relay: ScriptedRelay, tmp_path: Path) -> Path:
-    """A home whose relay has the model `demo`."""
-    words = ("publish", "checkpoint_best.bin", "--relay", threaded_relay.url)
-    assert invoke(author, *words).returncode == 0
-    home = tmp_path / "friend"
-    home.mkdir()
-    assert invoke(home, "relays", "add", threaded_relay.url).returncode == 0
-    return home
 
 
 def remembered(home: Path) -> dict[str, str]:
